@@ -1,0 +1,32 @@
+//! The product's rules, pure: plain functions of *(state, input, now)*.
+//!
+//! Nothing here touches tokio, sockets, files or clocks; time and randomness come in as arguments.
+//! The drivers in the crates above read bytes and clocks and act on what these machines say.
+//!
+//! | module | decides |
+//! |---|---|
+//! | [`diagnose`] | what kind of fault an error is, its exit code and HTTP status |
+//! | [`name`], [`authority`], [`cidr`] | which names, hosts and addresses are legal |
+//! | [`target`] | what a user may expose |
+//! | [`secret`], [`token`], [`accounts`] | credentials and what they allow |
+//! | [`backoff`], [`health`], [`bucket`], [`shutdown`] | when to do something |
+//! | [`config`] | what the files say, with every problem at once |
+//! | [`head`], [`forwarded`] | what of a visitor's request goes on, and as what |
+//! | [`timestamp`] | RFC 3339 without a clock |
+
+pub mod accounts;
+pub mod authority;
+pub mod backoff;
+pub mod bucket;
+pub mod cidr;
+pub mod config;
+pub mod diagnose;
+pub mod forwarded;
+pub mod head;
+pub mod health;
+pub mod name;
+pub mod secret;
+pub mod shutdown;
+pub mod target;
+pub mod timestamp;
+pub mod token;

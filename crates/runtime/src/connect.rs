@@ -1,0 +1,429 @@
+//! `Connect`: "open me a byte stream to the target as it is right now", and the direct ways to do it.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use adit_core::diagnose::{Diagnose, Fault};
+use rustix::io::Errno;
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+use crate::tls::{ServerTrust, TlsError, unverified_client_config};
+
+mod tcp;
+
+pub use tcp::TcpConnect;
+
+/// A boxed future, as [`Connect`] returns it.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// Opens byte streams to one target. Nothing above it knows what kind of target it is.
+pub trait Connect: Send + Sync + 'static {
+    /// Opens one stream. Has a deadline of its own; dropping the future gives up.
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>>;
+
+    /// The target as a user would write it, for messages.
+    fn describe(&self) -> String;
+}
+
+impl<C: Connect + ?Sized> Connect for Arc<C> {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        (**self).connect()
+    }
+
+    fn describe(&self) -> String {
+        (**self).describe()
+    }
+}
+
+/// What any byte stream can do: both directions, and shutdown as half-close.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
+
+/// An open byte stream; the common kinds are reached without a virtual call.
+pub enum Io {
+    /// A plain TCP connection.
+    Tcp(TcpStream),
+    /// TLS over any of the others.
+    Tls(Box<TlsStream<Self>>),
+    /// Anything else: a stream within a session, a pipe.
+    Other(Box<dyn Duplex>),
+}
+
+impl Io {
+    /// Wraps any stream.
+    pub fn other<D: Duplex>(stream: D) -> Self {
+        Self::Other(Box::new(stream))
+    }
+
+    /// The protocol agreed on by ALPN, when this is TLS.
+    #[must_use]
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match self {
+            Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::Tcp(_) | Self::Other(_) => None,
+        }
+    }
+
+    /// The TCP connection underneath, when there is one.
+    #[must_use]
+    pub fn tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::Tls(stream) => stream.get_ref().0.tcp(),
+            Self::Other(_) => None,
+        }
+    }
+}
+
+impl fmt::Debug for Io {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Io::Tcp",
+            Self::Tls(_) => "Io::Tls",
+            Self::Other(_) => "Io::Other",
+        })
+    }
+}
+
+impl AsyncRead for Io {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Other(stream) => Pin::new(stream).poll_read(cx, buf),
+        }
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Other(stream) => Pin::new(stream).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(stream) => stream.is_write_vectored(),
+            Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Other(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Other(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self.get_mut() {
+            Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Other(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+/// TLS over another connector.
+pub struct TlsConnect<C> {
+    under: C,
+    config: Arc<ClientConfig>,
+    server_name: ServerName<'static>,
+    timeout: Duration,
+}
+
+impl<C: Connect> TlsConnect<C> {
+    /// TLS over `under`, to a server that calls itself `server_name`. `timeout` is for the handshake.
+    ///
+    /// # Errors
+    /// When the name is neither a DNS name nor an address.
+    pub fn new(under: C, server_name: &str, config: Arc<ClientConfig>, timeout: Duration) -> Result<Self, TlsError> {
+        Ok(Self {
+            under,
+            config,
+            server_name: crate::tls::server_name(server_name)?,
+            timeout,
+        })
+    }
+
+    async fn open(&self) -> Result<Io, ConnectError> {
+        let stream = self.under.connect().await?;
+        let handshake = TlsConnector::from(Arc::clone(&self.config)).connect(self.server_name.clone(), stream);
+        match tokio::time::timeout(self.timeout, handshake).await {
+            Ok(Ok(stream)) => Ok(Io::Tls(Box::new(stream))),
+            Ok(Err(source)) => Err(ConnectError::tls(self.describe(), source)),
+            Err(_) => Err(ConnectError::Timeout {
+                target: self.describe(),
+                after: self.timeout,
+            }),
+        }
+    }
+}
+
+impl TlsConnect<TcpConnect> {
+    /// An `https://host:port` target: the system's roots, except on this machine, where local
+    /// services show whatever certificate they have.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the roots cannot be read or the host is no name.
+    pub fn to_service(host: &str, port: u16, timeout: Duration, alpn: &[&[u8]]) -> Result<Self, TlsError> {
+        let config = if crate::socket::is_loopback_host(host) {
+            unverified_client_config(alpn)?
+        } else {
+            ServerTrust::Roots.client_config(alpn)?
+        };
+        Self::new(TcpConnect::new(host, port, timeout), host, config, timeout)
+    }
+}
+
+impl<C: Connect> Connect for TlsConnect<C> {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(self.open())
+    }
+
+    fn describe(&self) -> String {
+        self.under.describe()
+    }
+}
+
+impl<C: Connect> fmt::Debug for TlsConnect<C> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "TlsConnect({})", self.describe())
+    }
+}
+
+/// Why no stream to the target could be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// Nothing listens there.
+    #[error("{target} refused the connection")]
+    Refused {
+        /// The target as a user would write it.
+        target: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// No answer in time.
+    #[error("{target} did not answer within {after:?}")]
+    Timeout {
+        /// The target as a user would write it.
+        target: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The host name has no address.
+    #[error("the host name of {target} could not be resolved")]
+    Resolve {
+        /// The target as a user would write it.
+        target: String,
+        /// What the resolver said.
+        #[source]
+        source: io::Error,
+    },
+    /// No way there, or the connection broke while it was made.
+    #[error("{target} cannot be reached")]
+    Unreachable {
+        /// The target as a user would write it.
+        target: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// This machine has no descriptors or local ports left.
+    #[error("out of descriptors or local ports for a connection to {target}")]
+    Exhausted {
+        /// The target as a user would write it.
+        target: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The peer's certificate is not the one we trust.
+    #[error("the certificate of {target} is not trusted")]
+    Certificate {
+        /// The target as a user would write it.
+        target: String,
+        /// What the verifier said.
+        #[source]
+        source: rustls::Error,
+    },
+    /// TLS failed in another way, for example because the peer does not speak it.
+    #[error("tls with {target} failed")]
+    Tls {
+        /// The target as a user would write it.
+        target: String,
+        /// What the TLS library said.
+        #[source]
+        source: io::Error,
+    },
+    /// The target exists but cannot take a connection now; for connectors that are not plain TCP.
+    #[error("{target} is not available: {reason}")]
+    Unavailable {
+        /// The target as a user would write it.
+        target: String,
+        /// Why, in lower case.
+        reason: String,
+    },
+}
+
+impl ConnectError {
+    /// Sorts an error of `connect(2)` to `target`.
+    #[must_use]
+    pub fn from_io(target: String, source: io::Error) -> Self {
+        match Errno::from_io_error(&source) {
+            Some(Errno::CONNREFUSED) => Self::Refused { target, source },
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN) => {
+                Self::Exhausted { target, source }
+            }
+            _ => Self::Unreachable { target, source },
+        }
+    }
+
+    fn tls(target: String, source: io::Error) -> Self {
+        let certificate = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        match certificate {
+            Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
+                let source = certificate.cloned().expect("matched just above");
+                Self::Certificate { target, source }
+            }
+            _ => Self::Tls { target, source },
+        }
+    }
+
+    /// Whether the target was too slow, as opposed to not there.
+    #[must_use]
+    pub fn is_timeout(&self) -> bool {
+        matches!(self, Self::Timeout { .. })
+    }
+
+    /// The target as a user would write it.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        match self {
+            Self::Refused { target, .. }
+            | Self::Timeout { target, .. }
+            | Self::Resolve { target, .. }
+            | Self::Unreachable { target, .. }
+            | Self::Exhausted { target, .. }
+            | Self::Certificate { target, .. }
+            | Self::Tls { target, .. }
+            | Self::Unavailable { target, .. } => target,
+        }
+    }
+}
+
+impl Diagnose for ConnectError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Refused { .. }
+            | Self::Timeout { .. }
+            | Self::Resolve { .. }
+            | Self::Unreachable { .. }
+            | Self::Certificate { .. }
+            | Self::Tls { .. }
+            | Self::Unavailable { .. } => Fault::Upstream,
+            Self::Exhausted { .. } => Fault::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Refused { target, .. } => format!("start the service, or check that it listens on {target}"),
+            Self::Timeout { .. } => "check that the address is right and no firewall is in between".into(),
+            Self::Resolve { .. } => "check the spelling of the host name and this machine's name servers".into(),
+            Self::Unreachable { .. } => "check the address and this machine's network".into(),
+            Self::Exhausted { .. } => "raise the limit of open files (ulimit -n), or lower the number of connections".into(),
+            Self::Certificate { .. } => {
+                "give the certificate authority's file, or pin the server's fingerprint, if this is the server you mean".into()
+            }
+            Self::Tls { .. } => "check that this port speaks tls".into(),
+            Self::Unavailable { .. } => return None,
+        };
+        Some(hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const TARGET: &str = "127.0.0.1:1";
+
+    fn sorted(errno: Errno) -> ConnectError {
+        ConnectError::from_io(TARGET.into(), errno.into())
+    }
+
+    #[test]
+    fn system_errors_are_sorted_by_what_they_mean() {
+        assert!(matches!(sorted(Errno::CONNREFUSED), ConnectError::Refused { .. }));
+        assert!(matches!(sorted(Errno::MFILE), ConnectError::Exhausted { .. }));
+        assert!(matches!(sorted(Errno::ADDRNOTAVAIL), ConnectError::Exhausted { .. }));
+        assert!(matches!(sorted(Errno::HOSTUNREACH), ConnectError::Unreachable { .. }));
+    }
+
+    #[test]
+    fn only_our_own_shortage_is_not_the_targets_fault() {
+        assert_eq!(sorted(Errno::MFILE).fault(), Fault::Internal);
+        assert_eq!(sorted(Errno::CONNREFUSED).fault(), Fault::Upstream);
+        assert_eq!(sorted(Errno::CONNREFUSED).target(), TARGET);
+        assert!(sorted(Errno::CONNREFUSED).hint().unwrap().contains(TARGET));
+    }
+
+    #[tokio::test]
+    async fn shutdown_closes_one_direction_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut served, _) = listener.accept().await.unwrap();
+        let mut io = Io::Tcp(client);
+        io.write_all(b"question").await.unwrap();
+        io.shutdown().await.unwrap();
+        let mut question = String::new();
+        served.read_to_string(&mut question).await.unwrap();
+        served.write_all(b"answer").await.unwrap();
+        drop(served);
+        let mut answer = String::new();
+        io.read_to_string(&mut answer).await.unwrap();
+        assert_eq!((question.as_str(), answer.as_str()), ("question", "answer"));
+    }
+
+    #[tokio::test]
+    async fn any_stream_can_be_an_io() {
+        let (near, mut far) = duplex(64);
+        let mut io = Io::other(near);
+        io.write_all(b"x").await.unwrap();
+        assert_eq!(far.read_u8().await.unwrap(), b'x');
+        assert!(io.alpn().is_none() && io.tcp().is_none());
+    }
+}

@@ -1,0 +1,468 @@
+//! Listening sockets: bound before anything is served, and accepted from without ever waiting for a peer.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use adit_core::diagnose::{Diagnose, Fault};
+use rustix::io::Errno;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::scope::Scope;
+use crate::socket;
+
+mod holder;
+
+pub use holder::Holder;
+
+/// Connections the kernel keeps for us until we accept them; it lowers this to its own limit.
+const BACKLOG: i32 = 4096;
+/// The pause after running out of descriptors: long enough not to spin, short enough not to be noticed.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// At most one warning in this time about what one listener runs out of.
+const WARN_EVERY: Duration = Duration::from_secs(1);
+/// How many ports above a taken one are tried for the hint.
+const NEARBY_PORTS: u16 = 50;
+
+/// A socket that is bound and listening, but not yet served.
+#[derive(Debug)]
+pub struct BoundListener {
+    listener: StdListener,
+    local: SocketAddr,
+}
+
+impl BoundListener {
+    /// Binds and listens. `[::]` takes IPv4 as well. Needs no tokio runtime.
+    ///
+    /// # Errors
+    /// [`BindError`], with the process that holds the port as far as it can be found out.
+    pub fn bind(address: SocketAddr) -> Result<Self, BindError> {
+        Self::bind_socket(address).map_err(|source| BindError::explain(address, source))
+    }
+
+    /// [`BoundListener::bind`], for surfaces that only this machine may reach (S13, S18).
+    ///
+    /// # Errors
+    /// [`BindError::NotLoopback`] for any other address.
+    pub fn bind_loopback(address: SocketAddr) -> Result<Self, BindError> {
+        if !address.ip().to_canonical().is_loopback() {
+            return Err(BindError::NotLoopback { address });
+        }
+        Self::bind(address)
+    }
+
+    fn bind_socket(address: SocketAddr) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.set_nonblocking(true)?;
+        socket::tune(&socket)?;
+        socket.bind(&address.into())?;
+        socket.listen(BACKLOG)?;
+        let listener = StdListener::from(socket);
+        let local = listener.local_addr()?;
+        Ok(Self { listener, local })
+    }
+
+    /// The address with the actual port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    /// The tokio listener, for the rare caller that accepts by itself.
+    ///
+    /// # Errors
+    /// When called outside a tokio runtime with I/O, or out of descriptors.
+    pub fn into_tokio(self) -> io::Result<TcpListener> {
+        TcpListener::from_std(self.listener)
+    }
+
+    /// Accepts until the scope drains, then closes the listener. `on_connection` must not block: it
+    /// starts a task or drops the connection.
+    ///
+    /// # Errors
+    /// Only when the socket cannot be handed to tokio at the start. Running out of descriptors later
+    /// pauses and goes on (S1).
+    pub async fn accept_loop<F>(self, scope: Scope, on_connection: F) -> io::Result<()>
+    where
+        F: Fn(TcpStream, SocketAddr) + Send,
+    {
+        let local = self.local;
+        let listener = self.into_tokio()?;
+        let drained = scope.drained();
+        tokio::pin!(drained);
+        let mut warning = Warning::default();
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut drained => return Ok(()),
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => on_connection(stream, peer),
+                Err(error) if is_peers_doing(&error) => {}
+                Err(error) => {
+                    warning.raise(local, &error);
+                    tokio::select! {
+                        biased;
+                        () = &mut drained => return Ok(()),
+                        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Why a listener could not be bound.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// Another socket listens there.
+    #[error("port {} on {} is taken{}", address.port(), address.ip(), By(holder.as_ref()))]
+    Taken {
+        /// The wanted address.
+        address: SocketAddr,
+        /// Who has it, when that could be found out.
+        holder: Option<Holder>,
+        /// A port close by that was free a moment ago.
+        free: Option<u16>,
+    },
+    /// The system does not let this user have the port.
+    #[error("port {} on {} may not be used by this user", address.port(), address.ip())]
+    NotPermitted {
+        /// The wanted address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The address does not belong to this machine.
+    #[error("{} is not an address of this machine", address.ip())]
+    NoSuchAddress {
+        /// The wanted address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The surface is for this machine only.
+    #[error("{address} can be reached from other machines, and this surface has no credentials and no tls")]
+    NotLoopback {
+        /// The wanted address.
+        address: SocketAddr,
+    },
+    /// Anything else, such as no descriptors left.
+    #[error("cannot listen on {address}")]
+    System {
+        /// The wanted address.
+        address: SocketAddr,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl BindError {
+    fn explain(address: SocketAddr, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::Taken {
+                address,
+                holder: Holder::of(address),
+                free: free_port_near(address),
+            },
+            io::ErrorKind::PermissionDenied => Self::NotPermitted { address, source },
+            io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress { address, source },
+            _ => Self::System { address, source },
+        }
+    }
+
+    /// The address that was wanted.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        match self {
+            Self::Taken { address, .. }
+            | Self::NotPermitted { address, .. }
+            | Self::NoSuchAddress { address, .. }
+            | Self::NotLoopback { address }
+            | Self::System { address, .. } => *address,
+        }
+    }
+}
+
+impl Diagnose for BindError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Taken { .. } | Self::NoSuchAddress { .. } | Self::NotLoopback { .. } => Fault::Config,
+            Self::NotPermitted { .. } => Fault::NotPermitted,
+            Self::System { .. } => Fault::Internal,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Taken { free, .. } => free.map(|port| format!("use {port}, which is free")),
+            Self::NotPermitted { address, .. } => Some(format!(
+                "use a port above 1023, or let the program have low ones \
+                 (setcap cap_net_bind_service=+ep, or AmbientCapabilities in its unit) for {}",
+                address.port()
+            )),
+            Self::NoSuchAddress { .. } => {
+                Some("use an address that `ip address` shows, 0.0.0.0 for all, or 127.0.0.1 for this machine only".into())
+            }
+            Self::NotLoopback { address } => Some(format!("use 127.0.0.1:{}", address.port())),
+            Self::System { .. } => None,
+        }
+    }
+}
+
+/// A cap on connections that are open at the same time; cloning gives another handle to the same cap.
+#[derive(Clone, Debug)]
+pub struct ConnectionLimit {
+    shared: Arc<LimitState>,
+}
+
+#[derive(Debug)]
+struct LimitState {
+    used: AtomicUsize,
+    max: AtomicUsize,
+}
+
+impl ConnectionLimit {
+    /// A cap of `max` connections.
+    #[must_use]
+    pub fn new(max: usize) -> Self {
+        let shared = LimitState {
+            used: AtomicUsize::new(0),
+            max: AtomicUsize::new(max),
+        };
+        Self {
+            shared: Arc::new(shared),
+        }
+    }
+
+    /// A place for one connection, given back on drop; `None` when all are taken.
+    #[must_use]
+    pub fn try_acquire(&self) -> Option<ConnectionPermit> {
+        let max = self.shared.max.load(Ordering::Relaxed);
+        self.shared
+            .used
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < max).then_some(used + 1))
+            .ok()
+            .map(|_| ConnectionPermit {
+                shared: Arc::clone(&self.shared),
+            })
+    }
+
+    /// How many places are taken.
+    #[must_use]
+    pub fn in_use(&self) -> usize {
+        self.shared.used.load(Ordering::Relaxed)
+    }
+
+    /// How many places there are.
+    #[must_use]
+    pub fn max(&self) -> usize {
+        self.shared.max.load(Ordering::Relaxed)
+    }
+
+    /// Changes the cap; connections above a lower one stay until they end by themselves.
+    pub fn set_max(&self, max: usize) {
+        self.shared.max.store(max, Ordering::Relaxed);
+    }
+}
+
+/// One connection's place under a [`ConnectionLimit`].
+#[derive(Debug)]
+pub struct ConnectionPermit {
+    shared: Arc<LimitState>,
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        self.shared.used.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// " by …" when the holder is known.
+struct By<'a>(Option<&'a Holder>);
+
+impl fmt::Display for By<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |holder| write!(f, " by {holder}"))
+    }
+}
+
+/// One warning a second at most, with the number of those kept back.
+#[derive(Default)]
+struct Warning {
+    last: Option<Instant>,
+    kept_back: u32,
+}
+
+impl Warning {
+    fn raise(&mut self, local: SocketAddr, error: &io::Error) {
+        if self.last.is_some_and(|last| last.elapsed() < WARN_EVERY) {
+            self.kept_back += 1;
+            return;
+        }
+        self.last = Some(Instant::now());
+        let repeated = std::mem::take(&mut self.kept_back);
+        tracing::warn!(%local, %error, repeated, "cannot accept connections, trying again shortly");
+    }
+}
+
+/// Errors of one connection that ended before it was accepted: the next one may be fine.
+fn is_peers_doing(error: &io::Error) -> bool {
+    let Some(errno) = Errno::from_io_error(error) else {
+        return false;
+    };
+    // accept(2): network errors already pending on the new socket are passed on by accept.
+    [
+        Errno::CONNABORTED,
+        Errno::CONNRESET,
+        Errno::INTR,
+        Errno::PROTO,
+        Errno::PERM,
+        Errno::NETDOWN,
+        Errno::NETUNREACH,
+        Errno::HOSTDOWN,
+        Errno::HOSTUNREACH,
+        Errno::NOPROTOOPT,
+        Errno::NONET,
+        Errno::OPNOTSUPP,
+        Errno::TIMEDOUT,
+    ]
+    .contains(&errno)
+}
+
+fn free_port_near(address: SocketAddr) -> Option<u16> {
+    let first = address.port().checked_add(1)?;
+    let last = address.port().saturating_add(NEARBY_PORTS);
+    (first..=last).find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncReadExt;
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn loopback() -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    }
+
+    #[tokio::test]
+    async fn accepted_connections_are_tuned_without_calls_of_their_own() {
+        let listener = BoundListener::bind(loopback()).unwrap();
+        let address = listener.local_addr();
+        let scope = Scope::root();
+        let (tx, mut rx) = mpsc::channel(1);
+        let serving = scope.clone();
+        scope.spawn("accept", async move {
+            listener
+                .accept_loop(serving, move |stream, peer| tx.try_send((stream, peer)).unwrap())
+                .await
+                .unwrap();
+        });
+        let client = TcpStream::connect(address).await.unwrap();
+        let (stream, peer) = timeout(DEADLINE, rx.recv()).await.unwrap().unwrap();
+        assert_eq!(peer, client.local_addr().unwrap());
+        let socket = socket2::SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+        assert!(socket.tcp_notsent_lowat().unwrap() < u32::MAX);
+        scope.drain();
+        timeout(DEADLINE, scope.idle()).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn drain_closes_the_listener_and_leaves_connections_alone() {
+        let listener = BoundListener::bind(loopback()).unwrap();
+        let address = listener.local_addr();
+        let scope = Scope::root();
+        let (tx, mut rx) = mpsc::channel(1);
+        let serving = scope.clone();
+        scope.spawn("accept", async move {
+            listener.accept_loop(serving, move |stream, _| tx.try_send(stream).unwrap()).await.unwrap();
+        });
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let accepted = timeout(DEADLINE, rx.recv()).await.unwrap().unwrap();
+        scope.drain();
+        timeout(DEADLINE, scope.idle()).await.unwrap();
+        assert!(TcpStream::connect(address).await.is_err());
+        drop(accepted);
+        assert_eq!(timeout(DEADLINE, client.read_u8()).await.unwrap().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn the_wildcard_of_ipv6_takes_ipv4_too() {
+        let Ok(listener) = BoundListener::bind("[::]:0".parse().unwrap()) else {
+            return; // a machine without IPv6
+        };
+        let port = listener.local_addr().port();
+        std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        std::net::TcpStream::connect(("::1", port)).unwrap();
+    }
+
+    #[test]
+    fn a_taken_port_names_its_holder_and_a_free_one_nearby() {
+        let first = BoundListener::bind(loopback()).unwrap();
+        let error = BoundListener::bind(first.local_addr()).unwrap_err();
+        let BindError::Taken { holder, free, .. } = &error else {
+            panic!("{error:?}");
+        };
+        assert_eq!(holder.as_ref().unwrap().pid, std::process::id());
+        let port = free.expect("one of the next ports is free");
+        assert!(port > first.local_addr().port());
+        assert!(error.to_string().contains(&format!("(pid {}", std::process::id())), "{error}");
+        assert_eq!(error.hint().unwrap(), format!("use {port}, which is free"));
+        assert_eq!(error.fault(), Fault::Config);
+    }
+
+    #[test]
+    fn a_wildcard_listener_is_found_as_the_holder_too() {
+        let first = BoundListener::bind("0.0.0.0:0".parse().unwrap()).unwrap();
+        let wanted = SocketAddr::from(([127, 0, 0, 1], first.local_addr().port()));
+        let error = BoundListener::bind(wanted).unwrap_err();
+        assert!(matches!(error, BindError::Taken { holder: Some(_), .. }), "{error:?}");
+    }
+
+    #[test]
+    fn an_address_of_another_machine_is_explained() {
+        let error = BoundListener::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
+        assert!(matches!(error, BindError::NoSuchAddress { .. }), "{error:?}");
+        assert!(error.hint().unwrap().contains("127.0.0.1"));
+    }
+
+    #[test]
+    fn a_surface_for_this_machine_refuses_a_public_address() {
+        for address in ["0.0.0.0:0", "[::]:0", "10.1.2.3:0"] {
+            let error = BoundListener::bind_loopback(address.parse().unwrap()).unwrap_err();
+            assert!(matches!(error, BindError::NotLoopback { .. }), "{error:?}");
+        }
+        BoundListener::bind_loopback(loopback()).unwrap();
+    }
+
+    #[test]
+    fn permits_are_counted_and_given_back() {
+        let limit = ConnectionLimit::new(2);
+        let first = limit.try_acquire().unwrap();
+        let _second = limit.clone().try_acquire().unwrap();
+        assert!(limit.try_acquire().is_none());
+        assert_eq!(limit.in_use(), 2);
+        drop(first);
+        let _third = limit.try_acquire().unwrap();
+        limit.set_max(1);
+        assert!(limit.try_acquire().is_none());
+    }
+}

@@ -1,0 +1,118 @@
+//! Socket options every long-lived TCP connection of ours gets, and the descriptor limit.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{SockRef, TcpKeepalive};
+
+/// How much unsent data the kernel takes before a socket stops being writable. Small, so that the
+/// fair writer of a lane decides late what goes next; large enough to keep a fast link busy.
+const UNSENT_LIMIT: u32 = 128 * 1024;
+
+/// A silent peer is asked after this long whether it is still there.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
+/// The pause between unanswered questions, and how many of them end the connection.
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
+const KEEPALIVE_TRIES: u32 = 4;
+
+/// Sends small writes at once, keeps little unsent data in the kernel and notices dead peers.
+///
+/// Connections accepted by a [`crate::BoundListener`] have these options already: on Linux they
+/// are inherited from the listening socket, which saves the calls per connection.
+///
+/// # Errors
+/// What the kernel says; the connection is usable all the same.
+pub fn tune<S: AsFd>(socket: &S) -> io::Result<()> {
+    let socket = SockRef::from(socket);
+    socket.set_tcp_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_notsent_lowat(UNSENT_LIMIT)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_AFTER)
+        .with_interval(KEEPALIVE_EVERY)
+        .with_retries(KEEPALIVE_TRIES);
+    socket.set_tcp_keepalive(&keepalive)
+}
+
+/// The part of [`tune`] that matters towards `peer`: a peer on this machine needs no keepalive.
+///
+/// # Errors
+/// What the kernel says; the connection is usable all the same.
+pub fn tune_towards<S: AsFd>(socket: &S, peer: IpAddr) -> io::Result<()> {
+    if peer.is_loopback() {
+        SockRef::from(socket).set_tcp_nodelay(true)
+    } else {
+        tune(socket)
+    }
+}
+
+/// Whether `host`, as a user writes it, can only mean this machine.
+#[must_use]
+pub fn is_loopback_host(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+        || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
+}
+
+/// Raises the soft limit of open descriptors to the hard one and returns the limit now in force
+/// (`None`: no limit). A process that may not is left as it was.
+pub fn raise_descriptor_limit() -> Option<u64> {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(error) => {
+            tracing::debug!(%error, "the limit of open descriptors stays as it was");
+            limit.current
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tuned_socket_has_the_options() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        tune(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_LIMIT);
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
+    }
+
+    #[test]
+    fn towards_this_machine_only_the_delay_goes() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let stream = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        tune_towards(&stream, stream.peer_addr().unwrap().ip()).unwrap();
+        let socket = SockRef::from(&stream);
+        assert!(socket.tcp_nodelay().unwrap());
+        assert!(!socket.keepalive().unwrap());
+    }
+
+    #[test]
+    fn only_names_and_addresses_of_this_machine_count_as_loopback() {
+        for host in ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1"] {
+            assert!(is_loopback_host(host), "{host}");
+        }
+        for host in ["localhost.example.com", "10.0.0.1", "::", "0.0.0.0", "example.com", ""] {
+            assert!(!is_loopback_host(host), "{host}");
+        }
+    }
+
+    #[test]
+    fn the_descriptor_limit_is_the_hard_one_afterwards() {
+        let limit = raise_descriptor_limit();
+        assert_eq!(getrlimit(Resource::Nofile).current, limit);
+    }
+}

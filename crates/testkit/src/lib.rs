@@ -1,0 +1,16 @@
+//! What adit's tests and benchmarks stand on: peers, services, load and faults, all on loopback.
+//!
+//! Nothing here knows adit's own crates, so any of them may use it in its tests.
+
+pub mod cert;
+pub mod faulty;
+pub mod load;
+pub mod noise;
+pub mod origin;
+pub mod process;
+pub mod raw;
+pub mod relay;
+pub mod ws;
+
+mod task;
+mod wire;
