@@ -220,7 +220,15 @@ mod tests {
 
     #[test]
     fn s8_addresses_are_a_fault_of_their_own() {
-        for text in ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "::1", "0x7f.1", "1.2.3.4."] {
+        for text in [
+            "127.0.0.1",
+            "127.0.0.1:80",
+            "[::1]",
+            "[::1]:80",
+            "::1",
+            "0x7f.1",
+            "1.2.3.4.",
+        ] {
             assert_eq!(one(text), Err(HostFault::Address), "{text}");
         }
     }

@@ -57,7 +57,10 @@ impl Backoff {
             return self.settings.first.min(self.settings.cap);
         }
         let factor = 1u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
-        self.settings.base.saturating_mul(factor).min(self.settings.cap)
+        self.settings
+            .base
+            .saturating_mul(factor)
+            .min(self.settings.cap)
     }
 
     /// Attempts since the last success.

@@ -4,6 +4,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
+use crate::diagnose::{Diagnose, Fault};
+
 /// A block of addresses. IPv4 addresses in IPv6 clothes (`::ffff:10.0.0.1`) count as IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Cidr {
@@ -13,9 +15,19 @@ pub struct Cidr {
 
 /// A text that is no address block.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not an address block such as 10.0.0.0/8")]
+#[error("`{text}` is not an address block")]
 pub struct CidrError {
     text: String,
+}
+
+impl Diagnose for CidrError {
+    fn fault(&self) -> Fault {
+        Fault::Usage
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some("write one address or a block, such as 10.0.0.0/8 or fd00::/8".to_owned())
+    }
 }
 
 impl Cidr {
@@ -96,11 +108,15 @@ const fn width(address: IpAddr) -> u8 {
 fn mask(address: IpAddr, bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
-            let keep = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
+            let keep = u32::MAX
+                .checked_shl(32 - u32::from(bits.min(32)))
+                .unwrap_or(0);
             IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & keep))
         }
         IpAddr::V6(v6) => {
-            let keep = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
+            let keep = u128::MAX
+                .checked_shl(128 - u32::from(bits.min(128)))
+                .unwrap_or(0);
             IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & keep))
         }
     }
@@ -143,14 +159,25 @@ mod tests {
 
     #[test]
     fn what_is_no_block_is_refused() {
-        for text in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "a/8", "10.0.0.0/-1", "10.0.0.0/"] {
+        for text in [
+            "",
+            "10.0.0.0/33",
+            "10.0.0/8",
+            "::/129",
+            "a/8",
+            "10.0.0.0/-1",
+            "10.0.0.0/",
+        ] {
             assert!(Cidr::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn one_source_is_an_address_in_version_4_and_a_64_block_in_version_6() {
-        assert_eq!(Cidr::source_prefix(ip("10.0.0.1")).to_string(), "10.0.0.1/32");
+        assert_eq!(
+            Cidr::source_prefix(ip("10.0.0.1")).to_string(),
+            "10.0.0.1/32"
+        );
         assert_eq!(
             Cidr::source_prefix(ip("2001:db8::1")),
             Cidr::source_prefix(ip("2001:db8::2"))

@@ -67,16 +67,6 @@ pub trait Diagnose: std::error::Error {
     }
 }
 
-impl<E: Diagnose + ?Sized> Diagnose for Box<E> {
-    fn fault(&self) -> Fault {
-        (**self).fault()
-    }
-
-    fn hint(&self) -> Option<String> {
-        (**self).hint()
-    }
-}
-
 /// The exit code of a program that ends with this fault.
 #[must_use]
 pub const fn exit_code(fault: Fault) -> u8 {
@@ -140,25 +130,5 @@ mod tests {
         for (fault, status) in table {
             assert_eq!(http_status(fault), status, "{fault}");
         }
-    }
-
-    #[derive(Debug, thiserror::Error)]
-    #[error("boxed")]
-    struct Boxed;
-
-    impl Diagnose for Boxed {
-        fn fault(&self) -> Fault {
-            Fault::Quota
-        }
-        fn hint(&self) -> Option<String> {
-            Some("wait".into())
-        }
-    }
-
-    #[test]
-    fn a_boxed_error_answers_as_its_content() {
-        let boxed: Box<dyn Diagnose> = Box::new(Boxed);
-        assert_eq!(boxed.fault(), Fault::Quota);
-        assert_eq!(boxed.hint().as_deref(), Some("wait"));
     }
 }

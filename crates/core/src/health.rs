@@ -153,7 +153,10 @@ mod tests {
         assert_eq!(health.handle_result(now, false), None);
         assert_eq!(health.handle_result(now, false), None);
         assert!(health.healthy());
-        assert_eq!(health.handle_result(now, false), Some(HealthState::Unhealthy));
+        assert_eq!(
+            health.handle_result(now, false),
+            Some(HealthState::Unhealthy)
+        );
         assert!(!health.healthy());
     }
 

@@ -215,7 +215,10 @@ mod tests {
         machine.handle_idle();
         assert_eq!(
             actions(&mut machine),
-            [ShutdownAction::StopAccepting, ShutdownAction::Exit { clean: true }]
+            [
+                ShutdownAction::StopAccepting,
+                ShutdownAction::Exit { clean: true }
+            ]
         );
         assert_eq!(machine.phase(), Phase::Done);
         assert_eq!(machine.poll_timeout(), None);
@@ -295,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_without_a_signal_leaves_three_signals_their_meaning() {
+    fn a_signal_after_a_stop_without_one_aborts() {
         let now = Instant::now();
         let mut machine = Machine::new(PhaseTimes::default());
         machine.handle_stop(now);

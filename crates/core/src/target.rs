@@ -334,7 +334,11 @@ mod tests {
         ] {
             let error = LocalTarget::parse(text, false).unwrap_err();
             assert_eq!(error, TargetError::Later { scheme });
-            assert!(error.to_string().ends_with("targets are not part of this version"));
+            assert!(
+                error
+                    .to_string()
+                    .ends_with("targets are not part of this version")
+            );
             assert!(error.hint().is_some());
         }
         assert_eq!(parse("ssh:22").unwrap(), "http://ssh:22");
@@ -343,15 +347,43 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused_with_its_reason() {
         assert_eq!(parse(""), Err(TargetError::Empty));
-        assert!(matches!(parse("ftp://h:21"), Err(TargetError::Scheme { .. })));
-        for text in ["tcp://:80", "http://-x:1", "a b:3", "::1:80", "[::1", "[x]:1", "http://a:b:1"] {
-            assert!(matches!(parse(text), Err(TargetError::Host { .. })), "{text}");
+        assert!(matches!(
+            parse("ftp://h:21"),
+            Err(TargetError::Scheme { .. })
+        ));
+        for text in [
+            "tcp://:80",
+            "http://-x:1",
+            "a b:3",
+            "::1:80",
+            "[::1",
+            "[x]:1",
+            "http://a:b:1",
+        ] {
+            assert!(
+                matches!(parse(text), Err(TargetError::Host { .. })),
+                "{text}"
+            );
         }
-        for text in ["0", "70000", "tcp://h", "h:", "h:x", "localhost", "http://h:0"] {
-            assert!(matches!(parse(text), Err(TargetError::Port { .. })), "{text}");
+        for text in [
+            "0",
+            "70000",
+            "tcp://h",
+            "h:",
+            "h:x",
+            "localhost",
+            "http://h:0",
+        ] {
+            assert!(
+                matches!(parse(text), Err(TargetError::Port { .. })),
+                "{text}"
+            );
         }
         for text in ["http://h/path", "http://h?q", "http://h#f"] {
-            assert!(matches!(parse(text), Err(TargetError::Surplus { .. })), "{text}");
+            assert!(
+                matches!(parse(text), Err(TargetError::Surplus { .. })),
+                "{text}"
+            );
         }
     }
 
@@ -363,11 +395,28 @@ mod tests {
 
     #[test]
     fn loopback_hosts_are_known_as_such() {
-        for text in ["3000", "localhost:1", "a.localhost:1", "[::1]:1", "127.8.8.8:1"] {
-            assert!(LocalTarget::parse(text, false).unwrap().is_loopback(), "{text}");
+        for text in [
+            "3000",
+            "localhost:1",
+            "a.localhost:1",
+            "[::1]:1",
+            "127.8.8.8:1",
+        ] {
+            assert!(
+                LocalTarget::parse(text, false).unwrap().is_loopback(),
+                "{text}"
+            );
         }
-        assert!(!LocalTarget::parse("10.0.0.1:1", false).unwrap().is_loopback());
-        assert!(!LocalTarget::parse("notlocalhost:1", false).unwrap().is_loopback());
+        assert!(
+            !LocalTarget::parse("10.0.0.1:1", false)
+                .unwrap()
+                .is_loopback()
+        );
+        assert!(
+            !LocalTarget::parse("notlocalhost:1", false)
+                .unwrap()
+                .is_loopback()
+        );
     }
 
     proptest! {

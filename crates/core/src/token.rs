@@ -182,9 +182,9 @@ impl Diagnose for TokenError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Empty | Self::Prefix | Self::Length { .. } | Self::Characters => Some(
-                "copy the whole line that `adit server token create` printed".to_owned(),
-            ),
+            Self::Empty | Self::Prefix | Self::Length { .. } | Self::Characters => {
+                Some("copy the whole line that `adit server token create` printed".to_owned())
+            }
             Self::Hash => Some("make the token again: adit server token create".to_owned()),
         }
     }
@@ -205,7 +205,10 @@ fn encode(bytes: &[u8; 32], text: &mut String) {
 fn is_canonical(body: &[u8]) -> bool {
     let digit = |b: &u8| ALPHABET.iter().position(|a| a == b);
     body.iter().all(|b| digit(b).is_some())
-        && body.last().and_then(digit).is_some_and(|last| last % 4 == 0)
+        && body
+            .last()
+            .and_then(digit)
+            .is_some_and(|last| last % 4 == 0)
 }
 
 const fn nibble(digit: u8) -> Option<u8> {
@@ -242,7 +245,10 @@ mod tests {
         // printf 'adit_AAAA…' | sha256sum
         let expected: [u8; 32] = Sha256::digest(format!("adit_{}", "A".repeat(43))).into();
         assert_eq!(token.hash().as_bytes(), &expected);
-        assert_eq!(TokenHash::parse(&token.hash().to_string()), Ok(token.hash()));
+        assert_eq!(
+            TokenHash::parse(&token.hash().to_string()),
+            Ok(token.hash())
+        );
         assert_eq!(token.hash().id().len(), 13);
     }
 
@@ -280,7 +286,14 @@ mod tests {
 
     #[test]
     fn what_is_no_hash_is_refused() {
-        for text in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)] {
+        for text in [
+            "",
+            "00",
+            &"g".repeat(64),
+            &"0".repeat(63),
+            &"0".repeat(65),
+            &"é".repeat(32),
+        ] {
             assert_eq!(TokenHash::parse(text), Err(TokenError::Hash), "{text}");
         }
         assert_eq!(TokenError::Hash.fault(), Fault::Config);

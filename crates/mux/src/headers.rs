@@ -192,21 +192,34 @@ impl Iterator for BlockReader {
     }
 }
 
-/// A block with the status of an answer in front; status 0 marks trailers.
+/// Where the time to the answer's head went, as the acceptor saw it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Timing {
+    /// From the Open's arrival to the request's departure, in microseconds.
+    pub agent_micros: u32,
+    /// From there to the local service's answer, in microseconds.
+    pub local_micros: u32,
+}
+
+/// The head of an answer, or trailers: `status: u16 | agent: u32 | local: u32 | block`.
 #[derive(Debug, Clone)]
 pub struct AnswerHead {
-    /// 100–599, or 0 for trailers.
+    /// 100–999, or 0 for trailers.
     pub status: u16,
+    /// Zero for trailers.
+    pub timing: Timing,
     /// The pairs.
     pub headers: BlockReader,
 }
 
 impl AnswerHead {
-    /// Starts an answer head: the status, then a block to be filled.
+    /// Starts an answer head: status and timing, then a block to be filled.
     #[must_use]
-    pub fn writer(status: u16) -> BlockWriter {
+    pub fn writer(status: u16, timing: Timing) -> BlockWriter {
         let mut out = Vec::with_capacity(512);
         out.extend_from_slice(&status.to_be_bytes());
+        out.extend_from_slice(&timing.agent_micros.to_be_bytes());
+        out.extend_from_slice(&timing.local_micros.to_be_bytes());
         BlockWriter::new(out)
     }
 
@@ -219,7 +232,8 @@ impl AnswerHead {
         if status != 0 && !(100..=999).contains(&status) {
             return Err(BlockError::Value);
         }
-        Ok(Self { status, headers: BlockReader::new(payload)? })
+        let timing = Timing { agent_micros: take_u32(&mut payload)?, local_micros: take_u32(&mut payload)? };
+        Ok(Self { status, timing, headers: BlockReader::new(payload)? })
     }
 }
 
@@ -296,9 +310,9 @@ mod tests {
 
     #[test]
     fn an_answer_head_has_a_legal_status() {
-        assert!(AnswerHead::read(Bytes::from_static(&[0, 42, 0, 0])).is_err());
-        assert_eq!(AnswerHead::read(Bytes::from_static(&[0, 200, 0, 0])).unwrap().status, 200);
-        assert_eq!(AnswerHead::read(Bytes::from_static(&[0, 0, 0, 0])).unwrap().status, 0);
+        assert!(AnswerHead::read(Bytes::from_static(&[0, 42, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])).is_err());
+        assert_eq!(AnswerHead::read(Bytes::from_static(&[0, 200, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])).unwrap().status, 200);
+        assert_eq!(AnswerHead::read(Bytes::from_static(&[0; 12])).unwrap().status, 0);
     }
 
     proptest! {

@@ -470,6 +470,11 @@ impl<D: Default> Lane<D> {
         self.events.pop_front()
     }
 
+    /// Every stream's driver part, once the lane is over and they are all to be told.
+    pub fn drain_data(&mut self) -> impl Iterator<Item = D> + '_ {
+        self.slots.iter_mut().flatten().map(|stream| std::mem::take(&mut stream.data))
+    }
+
     fn window(&self, floor: u32, now: Instant) -> crate::flow::RecvWindow {
         crate::flow::RecvWindow::new(floor, self.config.window_max, Arc::clone(&self.pool), now)
     }

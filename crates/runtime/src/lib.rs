@@ -1,18 +1,18 @@
 //! The tokio glue every part of adit shares: task scopes, listeners, connections, TLS, readiness,
 //! the admin server, logs, signals. The only crate that spawns tasks.
 
-//pub mod admin;
+pub mod admin;
 pub mod connect;
-//pub mod lines;
+pub mod lines;
 pub mod listener;
-//pub mod readiness;
+pub mod readiness;
 pub mod scope;
-//pub mod shutdown;
-//pub mod signals;
+pub mod shutdown;
+pub mod signals;
 pub mod socket;
-//pub mod telemetry;
+pub mod telemetry;
 pub mod tls;
-//pub mod watch;
+pub mod watch;
 
 pub use connect::{BoxFuture, Connect, ConnectError, Duplex, Io, TcpConnect, TlsConnect};
 pub use listener::{BindError, BoundListener, ConnectionLimit, ConnectionPermit};

@@ -403,12 +403,14 @@ impl TaskTable {
     }
 
     fn remove(&mut self, key: usize) -> Option<Waker> {
+        let slot = self.slots.get_mut(key)?;
+        if let Slot::Vacant { .. } = slot {
+            return None;
+        }
         let vacant = Slot::Vacant { next: self.vacant };
-        match std::mem::replace(&mut self.slots[key], vacant) {
-            Slot::Taken { waker, .. } => {
-                self.vacant = Some(key);
-                Some(waker)
-            }
+        self.vacant = Some(key);
+        match std::mem::replace(slot, vacant) {
+            Slot::Taken { waker, .. } => Some(waker),
             Slot::Vacant { .. } => None,
         }
     }
@@ -483,7 +485,9 @@ mod tests {
     }
 
     async fn idle(scope: &Scope) {
-        timeout(DEADLINE, scope.idle()).await.expect("the scope becomes idle");
+        timeout(DEADLINE, scope.idle())
+            .await
+            .expect("the scope becomes idle");
     }
 
     #[tokio::test]
@@ -502,7 +506,11 @@ mod tests {
             finished.await.ok();
         });
         assert!(!scope.is_idle());
-        assert!(timeout(Duration::from_millis(20), scope.idle()).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(20), scope.idle())
+                .await
+                .is_err()
+        );
         finish.send(()).unwrap();
         idle(&scope).await;
         assert!(grandchild.is_idle());
@@ -515,7 +523,11 @@ mod tests {
         assert!(scope.is_draining() && scope.is_cancelled() && !scope.is_aborted());
         timeout(DEADLINE, scope.drained()).await.unwrap();
         timeout(DEADLINE, scope.cancelled()).await.unwrap();
-        assert!(timeout(Duration::from_millis(10), scope.aborted()).await.is_err());
+        assert!(
+            timeout(Duration::from_millis(10), scope.aborted())
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test]
@@ -574,7 +586,10 @@ mod tests {
         scope.abort();
         let ran = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ran);
-        scope.spawn("too late", async move { flag.store(true, Ordering::SeqCst) });
+        scope.spawn(
+            "too late",
+            async move { flag.store(true, Ordering::SeqCst) },
+        );
         idle(&scope).await;
         assert!(!ran.load(Ordering::SeqCst));
     }
@@ -606,7 +621,10 @@ mod tests {
         while scope.running().contains_key("last") {
             tokio::task::yield_now().await;
         }
-        assert_eq!(scope.running(), BTreeMap::from([("reader", 3), ("writer", 1)]));
+        assert_eq!(
+            scope.running(),
+            BTreeMap::from([("reader", 3), ("writer", 1)])
+        );
         scope.abort();
         idle(&scope).await;
         assert!(scope.running().is_empty());
@@ -616,7 +634,9 @@ mod tests {
     async fn blocking_work_answers_and_its_panic_is_an_error() {
         let scope = Scope::root();
         assert_eq!(scope.spawn_blocking("adds", || 1 + 1).await.unwrap(), 2);
-        let lost = scope.spawn_blocking("panics", || -> u8 { panic!("on purpose") }).await;
+        let lost = scope
+            .spawn_blocking("panics", || -> u8 { panic!("on purpose") })
+            .await;
         assert_eq!(lost.unwrap_err().name, "panics");
         idle(&scope).await;
         assert_eq!(scope.panics(), 1);
@@ -646,7 +666,10 @@ mod tests {
         }
         idle(&scope).await;
         assert!(scope.running().is_empty());
-        assert!(spawner.inner.children().list.len() < 5000, "dead children are pruned");
+        assert!(
+            spawner.inner.children().list.len() < 5000,
+            "dead children are pruned"
+        );
     }
 
     #[test]

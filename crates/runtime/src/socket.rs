@@ -52,8 +52,12 @@ pub fn tune_towards<S: AsFd>(socket: &S, peer: IpAddr) -> io::Result<()> {
 /// Whether `host`, as a user writes it, can only mean this machine.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
-    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
-    bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let bare = host
+        .strip_prefix('[')
+        .and_then(|h| h.strip_suffix(']'))
+        .unwrap_or(host);
+    bare.parse::<IpAddr>()
+        .is_ok_and(|ip| ip.to_canonical().is_loopback())
         || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
@@ -102,10 +106,25 @@ mod tests {
 
     #[test]
     fn only_names_and_addresses_of_this_machine_count_as_loopback() {
-        for host in ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1"] {
+        for host in [
+            "localhost",
+            "LOCALHOST.",
+            "127.0.0.1",
+            "127.9.9.9",
+            "::1",
+            "[::1]",
+            "::ffff:127.0.0.1",
+        ] {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in ["localhost.example.com", "10.0.0.1", "::", "0.0.0.0", "example.com", ""] {
+        for host in [
+            "localhost.example.com",
+            "10.0.0.1",
+            "::",
+            "0.0.0.0",
+            "example.com",
+            "",
+        ] {
             assert!(!is_loopback_host(host), "{host}");
         }
     }

@@ -41,12 +41,18 @@ pub struct Link {
 impl Link {
     /// A link with this round-trip time.
     pub fn round_trip(time: Duration) -> Self {
-        Self { delay: time / 2, ..Self::default() }
+        Self {
+            delay: time / 2,
+            ..Self::default()
+        }
     }
 
     /// The same link with a rate in bits a second.
     pub fn with_bits_per_second(self, bits: u64) -> Self {
-        Self { rate: Some(bits / 8), ..self }
+        Self {
+            rate: Some(bits / 8),
+            ..self
+        }
     }
 }
 
@@ -116,11 +122,16 @@ impl Relay {
     }
 
     /// Relays `listen` to `target`.
-    // Async because it needs a running reactor, which the caller should not have to know.
-    #[expect(clippy::unused_async, reason = "a caller outside a runtime fails to compile instead of at run time")]
     pub async fn start_on(listen: SocketAddr, target: SocketAddr, link: Link) -> io::Result<Self> {
         let (listener, addr) = task::listen_on(listen)?;
-        let settings = Settings { target, link, stalled: [false; 2], admit: Admit::Relay, cut: None, cuts: 0 };
+        let settings = Settings {
+            target,
+            link,
+            stalled: [false; 2],
+            admit: Admit::Relay,
+            cut: None,
+            cuts: 0,
+        };
         let shared = Arc::new(Shared {
             settings: watch::Sender::new(settings),
             free_at: [Mutex::new(None), Mutex::new(None)],
@@ -129,7 +140,11 @@ impl Relay {
             accepted: AtomicU64::new(0),
         });
         let task = task::spawn(run(listener, Arc::clone(&shared)));
-        Ok(Self { addr, shared, _task: task })
+        Ok(Self {
+            addr,
+            shared,
+            _task: task,
+        })
     }
 
     /// Where clients connect.
@@ -139,32 +154,44 @@ impl Relay {
 
     /// Changes the link; bytes already under way keep their times.
     pub fn set_link(&self, link: Link) {
-        self.shared.settings.send_modify(|settings| settings.link = link);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.link = link);
     }
 
     /// Changes where new connections go.
     pub fn set_target(&self, target: SocketAddr) {
-        self.shared.settings.send_modify(|settings| settings.target = target);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.target = target);
     }
 
     /// Changes what happens to new connections.
     pub fn set_admit(&self, admit: Admit) {
-        self.shared.settings.send_modify(|settings| settings.admit = admit);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.admit = admit);
     }
 
     /// Holds all bytes of one direction back.
     pub fn stall(&self, direction: Direction) {
-        self.shared.settings.send_modify(|settings| settings.stalled[direction as usize] = true);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.stalled[direction as usize] = true);
     }
 
     /// Holds all bytes of both directions back.
     pub fn stall_both(&self) {
-        self.shared.settings.send_modify(|settings| settings.stalled = [true; 2]);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.stalled = [true; 2]);
     }
 
     /// Lets bytes pass again, both ways.
     pub fn resume(&self) {
-        self.shared.settings.send_modify(|settings| settings.stalled = [false; 2]);
+        self.shared
+            .settings
+            .send_modify(|settings| settings.stalled = [false; 2]);
     }
 
     /// Ends the connections there are now; later ones are not touched.
@@ -199,7 +226,9 @@ impl Shared {
     async fn until_flowing(&self, direction: Direction) {
         let mut settings = self.settings.subscribe();
         // The sender lives as long as `self`, so this only ends when bytes may flow.
-        let _ = settings.wait_for(|settings| !settings.stalled[direction as usize]).await;
+        let _ = settings
+            .wait_for(|settings| !settings.stalled[direction as usize])
+            .await;
     }
 
     fn is_stalled(&self, direction: Direction) -> bool {
@@ -219,7 +248,9 @@ impl Shared {
     /// When `length` bytes that arrive now have left the link.
     fn departure(&self, direction: Direction, length: usize) -> Instant {
         let now = Instant::now();
-        let Some(rate) = self.link().rate else { return now };
+        let Some(rate) = self.link().rate else {
+            return now;
+        };
         let mut free_at = lock(&self.free_at[direction as usize]);
         let start = free_at.map_or(now, |at| at.max(now));
         let end = start + Duration::from_secs_f64(length as f64 / rate.max(1) as f64);
@@ -262,7 +293,9 @@ async fn carry(shared: &Shared, client: TcpStream, settings: Settings, number: u
                 pump(shared, Direction::Down, &server, &client, number * 2 + 1),
             )
         } => if ended.is_ok() { Cut::Close } else { Cut::Reset },
-        _ = watched.wait_for(|now| now.cuts != settings.cuts) => shared.settings.borrow().cut.unwrap_or(Cut::Close),
+        cut = async {
+            watched.wait_for(|now| now.cuts != settings.cuts).await.ok().and_then(|now| now.cut)
+        } => cut.unwrap_or(Cut::Close),
     };
     match cut {
         Cut::Reset => {
@@ -291,14 +324,29 @@ struct Queue {
     less: Notify,
 }
 
-async fn pump(shared: &Shared, direction: Direction, from: &TcpStream, to: &TcpStream, seed: u64) -> io::Result<()> {
+async fn pump(
+    shared: &Shared,
+    direction: Direction,
+    from: &TcpStream,
+    to: &TcpStream,
+    seed: u64,
+) -> io::Result<()> {
     let queue = Queue::default();
-    tokio::try_join!(arrive(shared, direction, from, &queue, seed), leave(shared, direction, to, &queue))?;
+    tokio::try_join!(
+        arrive(shared, direction, from, &queue, seed),
+        leave(shared, direction, to, &queue)
+    )?;
     Ok(())
 }
 
 /// Reads what comes and queues it with the time it is due; `None` is the end.
-async fn arrive(shared: &Shared, direction: Direction, from: &TcpStream, queue: &Queue, seed: u64) -> io::Result<()> {
+async fn arrive(
+    shared: &Shared,
+    direction: Direction,
+    from: &TcpStream,
+    queue: &Queue,
+    seed: u64,
+) -> io::Result<()> {
     let mut noise = Noise::new(seed);
     let mut buffer = BytesMut::new();
     let mut last = Instant::now();
@@ -314,7 +362,8 @@ async fn arrive(shared: &Shared, direction: Direction, from: &TcpStream, queue: 
         let length = piece.as_ref().map_or(0, Bytes::len);
         let link = shared.link();
         let jitter = noise.below(u64::try_from(link.jitter.as_nanos()).unwrap_or(u64::MAX));
-        last = last.max(shared.departure(direction, length) + link.delay + Duration::from_nanos(jitter));
+        last = last
+            .max(shared.departure(direction, length) + link.delay + Duration::from_nanos(jitter));
         let ended = piece.is_none();
         queue.held.fetch_add(length, Ordering::Relaxed);
         lock(&queue.pieces).push_back((last, piece));
@@ -330,7 +379,10 @@ async fn read(from: &TcpStream, buffer: &mut BytesMut, link: Link) -> io::Result
         *buffer = BytesMut::with_capacity(CHUNK);
     }
     // About a millisecond's worth, so that connections that share the link take turns.
-    let turn = link.rate.map_or(CHUNK, |rate| usize::try_from(rate / 1000).unwrap_or(CHUNK)).clamp(2048, CHUNK);
+    let turn = link
+        .rate
+        .map_or(CHUNK, |rate| usize::try_from(rate / 1000).unwrap_or(CHUNK))
+        .clamp(2048, CHUNK);
     loop {
         from.readable().await?;
         match from.try_read_buf(&mut (&mut *buffer).limit(turn)) {
@@ -343,7 +395,12 @@ async fn read(from: &TcpStream, buffer: &mut BytesMut, link: Link) -> io::Result
 }
 
 /// Writes what is due.
-async fn leave(shared: &Shared, direction: Direction, to: &TcpStream, queue: &Queue) -> io::Result<()> {
+async fn leave(
+    shared: &Shared,
+    direction: Direction,
+    to: &TcpStream,
+    queue: &Queue,
+) -> io::Result<()> {
     loop {
         let next = lock(&queue.pieces).front().map(|(due, _)| *due);
         let Some(due) = next else {
@@ -359,7 +416,9 @@ async fn leave(shared: &Shared, direction: Direction, to: &TcpStream, queue: &Qu
         let front = lock(&queue.pieces).pop_front();
         let Some((_, piece)) = front else { continue };
         let Some(piece) = piece else {
-            return socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write).or_else(already_gone);
+            return socket2::SockRef::from(to)
+                .shutdown(std::net::Shutdown::Write)
+                .or_else(already_gone);
         };
         write(to, &piece).await?;
         queue.held.fetch_sub(piece.len(), Ordering::Relaxed);
@@ -380,7 +439,11 @@ async fn write(to: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
 }
 
 fn already_gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::NotConnected {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

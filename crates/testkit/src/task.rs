@@ -1,6 +1,5 @@
 //! The only place in the crate that spawns tasks; every task ends with the handle that owns it.
 
-use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -22,8 +21,41 @@ impl<T> Drop for Task<T> {
 }
 
 /// Runs `future` until it ends or its handle is dropped.
-pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
+pub(crate) fn spawn<T: Send + 'static>(
+    future: impl Future<Output = T> + Send + 'static,
+) -> Task<T> {
     Task(tokio::spawn(future))
+}
+
+/// Tasks that run side by side and are aborted when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Group<T = ()>(JoinSet<T>);
+
+impl<T: Send + 'static> Group<T> {
+    pub(crate) fn new() -> Self {
+        Self(JoinSet::new())
+    }
+
+    pub(crate) fn spawn(&mut self, future: impl Future<Output = T> + Send + 'static) {
+        self.0.spawn(future);
+    }
+
+    /// The result of the next task to end; `None` when there is none left. A task that panicked is an error.
+    pub(crate) async fn next(&mut self) -> Option<io::Result<T>> {
+        self.0
+            .join_next()
+            .await
+            .map(|joined| joined.map_err(io::Error::other))
+    }
+
+    /// Waits for all of them, whatever comes of each.
+    pub(crate) async fn finish(&mut self) {
+        while self.next().await.is_some() {}
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
 }
 
 /// A listener on a free port of 127.0.0.1 with a backlog that takes a flood.
@@ -33,7 +65,11 @@ pub(crate) fn listen() -> io::Result<(TcpListener, SocketAddr)> {
 
 /// A listener on `addr`.
 pub(crate) fn listen_on(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    let socket = if addr.is_ipv4() {
+        tokio::net::TcpSocket::new_v4()?
+    } else {
+        tokio::net::TcpSocket::new_v6()?
+    };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     let listener = socket.listen(4096)?;
@@ -47,7 +83,7 @@ where
     F: Fn(TcpStream, SocketAddr) -> Served + Send,
     Served: Future<Output = ()> + Send + 'static,
 {
-    let mut connections = JoinSet::new();
+    let mut connections = Group::new();
     loop {
         tokio::select! {
             biased;
@@ -59,7 +95,7 @@ where
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
             },
-            Some(_) = connections.join_next(), if !connections.is_empty() => {}
+            Some(_) = connections.next(), if !connections.is_empty() => {}
         }
     }
 }

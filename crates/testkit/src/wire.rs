@@ -35,7 +35,11 @@ pub(crate) struct Wire<S> {
 
 impl<S: AsyncRead + Unpin> Wire<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self { io, buffer: BytesMut::new(), trailers: Vec::new() }
+        Self {
+            io,
+            buffer: BytesMut::new(),
+            trailers: Vec::new(),
+        }
     }
 
     /// Reads once; 0 is the peer's end.
@@ -53,8 +57,10 @@ impl<S: AsyncRead + Unpin> Wire<S> {
             if let Some(end) = find(&self.buffer, b"\r\n\r\n", seen) {
                 return Ok(Some(self.buffer.split_to(end + 4).freeze()));
             }
-            seen = self.buffer.len().saturating_sub(3);
-            self.more(READ_ROOM).await.or_else(|error| ended_cleanly(error, self.buffer.is_empty()))?;
+            seen = self.searched(3)?;
+            self.more(READ_ROOM)
+                .await
+                .or_else(|error| ended_cleanly(error, self.buffer.is_empty()))?;
             if seen == 0 && self.buffer.is_empty() {
                 return Ok(None);
             }
@@ -75,7 +81,9 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                     return Ok(Some(piece));
                 }
                 Framing::Chunked(None) => *framing = self.chunk_size().await?,
-                Framing::Chunked(Some(left)) => return self.chunk_piece(left, framing).await.map(Some),
+                Framing::Chunked(Some(left)) => {
+                    return self.chunk_piece(left, framing).await.map(Some);
+                }
                 Framing::ToEnd => {
                     if self.buffer.is_empty() && self.fill(BODY_ROOM).await? == 0 {
                         *framing = Framing::Ended;
@@ -113,7 +121,8 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         let line = self.line().await?;
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
         let text = std::str::from_utf8(digits).map_err(|_| invalid("a chunk size is not text"))?;
-        let size = u64::from_str_radix(text.trim(), 16).map_err(|_| invalid("a chunk size is not a number"))?;
+        let size = u64::from_str_radix(text.trim(), 16)
+            .map_err(|_| invalid("a chunk size is not a number"))?;
         if size > 0 {
             return Ok(Framing::Chunked(Some(size)));
         }
@@ -130,7 +139,9 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         if self.buffer.is_empty() {
             self.more(BODY_ROOM).await?;
         }
-        let length = usize::try_from(most).unwrap_or(usize::MAX).min(self.buffer.len());
+        let length = usize::try_from(most)
+            .unwrap_or(usize::MAX)
+            .min(self.buffer.len());
         Ok(self.buffer.split_to(length).freeze())
     }
 
@@ -142,17 +153,25 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 self.buffer.advance(2);
                 return Ok(line);
             }
-            seen = self.buffer.len().saturating_sub(1);
+            seen = self.searched(1)?;
             self.more(READ_ROOM).await?;
         }
     }
 
-    async fn more(&mut self, room: usize) -> io::Result<()> {
+    /// Where to look on for an end whose first `overlap` bytes may be there already.
+    fn searched(&self, overlap: usize) -> io::Result<usize> {
         if self.buffer.len() > LINE_CAP {
             return Err(invalid("a head or line is too long"));
         }
+        Ok(self.buffer.len().saturating_sub(overlap))
+    }
+
+    async fn more(&mut self, room: usize) -> io::Result<()> {
         match self.fill(room).await? {
-            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended in the middle of a message")),
+            0 => Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the peer ended in the middle of a message",
+            )),
             _ => Ok(()),
         }
     }
@@ -165,12 +184,18 @@ pub(crate) fn fields(head: &[u8]) -> Vec<(String, String)> {
 
 /// The lines of a head, without their ends.
 pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
-    head.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).filter(|line| !line.is_empty())
+    head.split(|byte| *byte == b'\n')
+        .map(|line| line.strip_suffix(b"\r").unwrap_or(line))
+        .filter(|line| !line.is_empty())
 }
 
 /// Where `needle` starts in `haystack`, looking from `from`.
 pub(crate) fn find(haystack: &[u8], needle: &[u8], from: usize) -> Option<usize> {
-    haystack.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|at| at + from)
+    haystack
+        .get(from..)?
+        .windows(needle.len())
+        .position(|window| window == needle)
+        .map(|at| at + from)
 }
 
 /// An error that says the peer broke the format.
@@ -185,5 +210,9 @@ fn field(line: &[u8]) -> Option<(String, String)> {
 }
 
 fn ended_cleanly(error: io::Error, nothing_read: bool) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::UnexpectedEof && nothing_read { Ok(()) } else { Err(error) }
+    if error.kind() == io::ErrorKind::UnexpectedEof && nothing_read {
+        Ok(())
+    } else {
+        Err(error)
+    }
 }

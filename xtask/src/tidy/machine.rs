@@ -11,6 +11,9 @@ const PLACES: [&str; 4] = [
     concat!("/", "tmp/plan", "/"),
 ];
 
+/// The home directory of nobody, for tests and examples.
+const EXAMPLE: &str = concat!("/", "home", "/me");
+
 /// The one registry that a lock file may name.
 const REGISTRY: &str = "registry+https://github.com/rust-lang/crates.io-index";
 
@@ -35,7 +38,8 @@ pub(super) fn check(file: &File, found: &mut Vec<Finding>) {
 fn names_place(line: &str, place: &str) -> bool {
     line.match_indices(place).any(|(at, _)| {
         let before = line[..at].chars().next_back();
-        !before.is_some_and(|c| c.is_alphanumeric() || "._-/*}".contains(c))
+        let inside = before.is_some_and(|c| c.is_alphanumeric() || "._-/*}".contains(c));
+        !inside && !line[at..].starts_with(EXAMPLE)
     })
 }
 
@@ -65,7 +69,8 @@ mod tests {
     fn places_on_one_machine_are_found() {
         let text = format!("ok\ncd {}main\n", PLACES[0]);
         assert_eq!(lines_of(&text), [2]);
-        assert_eq!(lines_of(&format!("path = \"{}me\"\n", PLACES[2])), [1]);
+        assert_eq!(lines_of(&format!("path = \"{}anna\"\n", PLACES[2])), [1]);
+        assert!(lines_of(&format!("path = \"{EXAMPLE}/token\"\n")).is_empty());
     }
 
     #[test]

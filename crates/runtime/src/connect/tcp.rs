@@ -31,7 +31,9 @@ impl TcpConnect {
     /// look-up and all addresses together.
     #[must_use]
     pub fn new(host: &str, port: u16, timeout: Duration) -> Self {
-        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        let bare = host
+            .strip_prefix('[')
+            .and_then(|host| host.strip_suffix(']'));
         Self {
             host: bare.unwrap_or(host).to_owned(),
             port,
@@ -54,10 +56,13 @@ impl TcpConnect {
     }
 
     async fn try_all(&self) -> Result<TcpStream, ConnectError> {
-        let addresses = self.resolve().await.map_err(|source| ConnectError::Resolve {
-            target: self.describe(),
-            source,
-        })?;
+        let addresses = self
+            .resolve()
+            .await
+            .map_err(|source| ConnectError::Resolve {
+                target: self.describe(),
+                source,
+            })?;
         race(&addresses)
             .await
             .map_err(|source| match Errno::from_io_error(&source) {
@@ -75,12 +80,20 @@ impl TcpConnect {
         }
         if socket::is_loopback_host(&self.host) {
             // A service may listen on one family only; no need to ask a resolver either.
-            let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
+            let both = [
+                IpAddr::V4(Ipv4Addr::LOCALHOST),
+                IpAddr::V6(Ipv6Addr::LOCALHOST),
+            ];
             return Ok(both.map(|ip| SocketAddr::new(ip, self.port)).to_vec());
         }
-        let found: Vec<_> = lookup_host((self.host.as_str(), self.port)).await?.collect();
+        let found: Vec<_> = lookup_host((self.host.as_str(), self.port))
+            .await?
+            .collect();
         if found.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
+            return Err(io::Error::new(
+                io::ErrorKind::NotFound,
+                "the name has no address",
+            ));
         }
         Ok(alternate_families(found))
     }
@@ -133,11 +146,15 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             match waiting.next() {
                 Some(address) => {
                     attempts.push(Box::pin(connect_one(address)));
-                    next_turn.as_mut().reset(Instant::now() + NEXT_ADDRESS_AFTER);
+                    next_turn
+                        .as_mut()
+                        .reset(Instant::now() + NEXT_ADDRESS_AFTER);
                 }
                 None if attempts.is_empty() => {
                     let error = worst.take();
-                    return Poll::Ready(Err(error.unwrap_or_else(|| io::ErrorKind::NotFound.into())));
+                    return Poll::Ready(Err(
+                        error.unwrap_or_else(|| io::ErrorKind::NotFound.into())
+                    ));
                 }
                 None => return Poll::Pending,
             }
@@ -175,7 +192,9 @@ fn more_telling(known: Option<io::Error>, new: io::Error) -> io::Error {
 /// The families in turn, the resolver's favourite first.
 fn alternate_families(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
-    let (favoured, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
+    let (favoured, other): (Vec<_>, Vec<_>) = found
+        .into_iter()
+        .partition(|address| address.is_ipv6() == first_is_v6);
     let mut other = other.into_iter();
     let mut ordered = Vec::new();
     for address in favoured {
@@ -207,7 +226,10 @@ mod tests {
     async fn a_stream_to_the_target_carries_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut io = TcpConnect::new("127.0.0.1", port, DEADLINE).connect().await.unwrap();
+        let mut io = TcpConnect::new("127.0.0.1", port, DEADLINE)
+            .connect()
+            .await
+            .unwrap();
         let (mut served, _) = listener.accept().await.unwrap();
         io.write_all(b"hello").await.unwrap();
         let mut got = [0; 5];
@@ -223,7 +245,10 @@ mod tests {
                 continue; // a machine without IPv6
             };
             let port = listener.local_addr().unwrap().port();
-            TcpConnect::new("localhost", port, DEADLINE).open().await.unwrap();
+            TcpConnect::new("localhost", port, DEADLINE)
+                .open()
+                .await
+                .unwrap();
         }
     }
 
@@ -231,9 +256,15 @@ mod tests {
     async fn a_closed_port_is_refused_and_named() {
         let port = closed_port();
         for host in ["127.0.0.1", "localhost"] {
-            let error = TcpConnect::new(host, port, DEADLINE).open().await.unwrap_err();
+            let error = TcpConnect::new(host, port, DEADLINE)
+                .open()
+                .await
+                .unwrap_err();
             assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
-            assert_eq!(error.to_string(), format!("{host}:{port} refused the connection"));
+            assert_eq!(
+                error.to_string(),
+                format!("{host}:{port} refused the connection")
+            );
             assert!(error.hint().is_some());
         }
     }
@@ -277,9 +308,16 @@ mod tests {
 
     #[test]
     fn families_alternate_and_the_resolvers_favourite_leads() {
-        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let parse = |list: &[&str]| {
+            list.iter()
+                .map(|a| a.parse().unwrap())
+                .collect::<Vec<SocketAddr>>()
+        };
         let found = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
-        assert_eq!(alternate_families(found), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
+        assert_eq!(
+            alternate_families(found),
+            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])
+        );
     }
 
     #[test]

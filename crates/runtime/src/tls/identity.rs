@@ -39,16 +39,21 @@ impl Identity {
             wanted: "private key",
         };
         let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable_key())?;
-        let signer = provider().key_provider.load_private_key(secret).map_err(|_| unusable_key())?;
+        let signer = provider()
+            .key_provider
+            .load_private_key(secret)
+            .map_err(|_| unusable_key())?;
         let certified = CertifiedKey::new(chain, signer);
         match certified.keys_match() {
             Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
                 certified: Arc::new(certified),
             }),
-            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => Err(TlsError::Mismatch {
-                certificate: certificate.to_owned(),
-                key: key.to_owned(),
-            }),
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(TlsError::Mismatch {
+                    certificate: certificate.to_owned(),
+                    key: key.to_owned(),
+                })
+            }
             Err(_) => Err(TlsError::Unusable {
                 path: certificate.to_owned(),
                 wanted: "certificate",
@@ -175,7 +180,10 @@ impl ReloadingResolver {
     /// The files it comes from, to be watched.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]).collect()
+        self.files
+            .iter()
+            .flat_map(|(certificate, key)| [certificate.clone(), key.clone()])
+            .collect()
     }
 }
 
@@ -254,7 +262,9 @@ fn generate_parts(names: &[String]) -> Result<(rcgen::Certificate, KeyPair), Tls
     let make = || {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = DistinguishedName::new();
-        params.distinguished_name.push(DnType::CommonName, "adit server");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "adit server");
         params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ServerAuth);
         let key = KeyPair::generate()?;
         Ok((params.self_signed(&key)?, key))
@@ -271,7 +281,11 @@ fn generate(names: &[String]) -> Result<String, TlsError> {
 fn keep_first(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let draft = directory.join(format!(".{SELF_SIGNED_FILE}.{}", std::process::id()));
     let _ = fs::remove_file(&draft); // of an earlier process with this number that was killed
-    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
     let linked = match fs::hard_link(&draft, path) {

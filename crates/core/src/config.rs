@@ -1,0 +1,22 @@
+//! What the files say: `server.yaml` and `adit.yaml`, with every problem reported at once.
+//!
+//! A file is read into a tree that keeps its places, then walked with getters that record a problem and go on.
+//! So five mistakes are five problems, each with file, line, key and a hint.
+
+mod problem;
+pub mod publish;
+mod reader;
+pub mod server;
+mod substitute;
+mod tree;
+pub mod unit;
+
+pub use problem::{Problem, Problems};
+pub use publish::PublishConfig;
+pub use server::ServerConfig;
+
+/// Looks up an environment variable; the caller has the environment.
+pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The version that both files state.
+pub const CONFIG_VERSION: u32 = 1;

@@ -1,0 +1,417 @@
+//! From the tree to a [`PublishConfig`].
+
+use http::{HeaderName, HeaderValue};
+
+use super::{
+    CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig,
+    PublishedTunnel, SERVER_PORT, ServerAddress, TrustConfig,
+};
+use crate::config::reader::{Complaint, Reader, Section, loopback_address, positive_duration};
+use crate::config::{Environment, Problem, Problems, tree};
+use crate::forwarded::is_hop_by_hop;
+use crate::health::HealthSettings;
+use crate::name::{Hostname, TunnelName};
+use crate::target::{LocalTarget, TargetKind};
+
+/// Parts of `adit.yaml` that belong to later versions.
+const LATER: [&str; 4] = ["kubernetes", "defaults", "forwards", "gateway"];
+
+pub(super) fn parse(
+    file: &str,
+    text: &str,
+    env: Environment<'_>,
+) -> Result<PublishConfig, Problems> {
+    let (node, problems) = tree::read(file, text).map_err(Problems::one)?;
+    let reader = Reader::new(file, env, problems);
+    let config = {
+        let root = reader.root(&node);
+        root.version();
+        for key in LATER {
+            root.later(key);
+        }
+        if !root.has("publish") {
+            root.missing(
+                "publish",
+                "say what to publish: publish: { server: …, tunnels: { … } }",
+            );
+        }
+        let config = publish(root.section("publish"));
+        root.finish();
+        config
+    };
+    reader.finish(config)
+}
+
+/// Reads the address of a tunnel server: `host`, `host:port`, `[v6]:port`.
+///
+/// # Errors
+/// With a problem without a place; the caller knows where the text came from.
+pub fn parse_server_address(text: &str) -> Result<ServerAddress, Problem> {
+    server_address(text).map_err(without_place)
+}
+
+/// Reads the SHA-256 of a certificate: 64 hexadecimal digits, colons and the prefix `sha256:` permitted.
+///
+/// # Errors
+/// With a problem without a place; the caller knows where the text came from.
+pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], Problem> {
+    fingerprint(text).map_err(without_place)
+}
+
+fn without_place(complaint: Complaint) -> Problem {
+    Problem {
+        file: String::new(),
+        line: 0,
+        column: 0,
+        key: String::new(),
+        message: complaint.message,
+        hint: complaint.hint,
+    }
+}
+
+fn publish(section: Section<'_>) -> PublishConfig {
+    let config = PublishConfig {
+        server: section.get("server", server_address),
+        token_file: section.path("token_file"),
+        trust: trust(&section),
+        server_name: section.get("server_name", Hostname::parse),
+        agent_id: section.get("agent_id", agent_id),
+        lanes: section.number("lanes", 1..=8).unwrap_or(LANES),
+        metrics: section.get("metrics", loopback_address),
+        tunnels: tunnels(&section.section("tunnels")),
+    };
+    // A token in the file itself would end in backups and repositories: rule S6.
+    if section.has("token") {
+        let complaint = Complaint::new(
+            "a token must not stand in this file",
+            "put it into a file of its own and set token_file, or set ADIT_TOKEN",
+        );
+        section.complain("token", complaint);
+    }
+    section.finish();
+    config
+}
+
+fn trust(section: &Section<'_>) -> TrustConfig {
+    let ca_file = section.path("ca_file").map(TrustConfig::CaFile);
+    let pinned = section
+        .get("fingerprint", fingerprint)
+        .map(TrustConfig::Fingerprint);
+    if section.has("ca_file") && section.has("fingerprint") {
+        let complaint = Complaint::new("there is a ca_file as well", "keep one of the two");
+        section.complain("fingerprint", complaint);
+    }
+    pinned.or(ca_file).unwrap_or(TrustConfig::System)
+}
+
+fn server_address(text: &str) -> Result<ServerAddress, Complaint> {
+    let fault = || {
+        Complaint::new(
+            format!("`{text}` is not the address of a server"),
+            "write host:port, such as tunnel.example.com:8443",
+        )
+    };
+    let text = text.trim();
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
+        return Ok(ServerAddress {
+            host: ip.to_string(),
+            port: SERVER_PORT,
+        });
+    }
+    let (host, port) = match text.rsplit_once(':') {
+        None => (text, SERVER_PORT),
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
+            (host, port.parse().map_err(|_| fault())?)
+        }
+        Some(_) => return Err(fault()),
+    };
+    let host = match host
+        .strip_prefix('[')
+        .and_then(|host| host.strip_suffix(']'))
+    {
+        Some(v6) => v6
+            .parse::<std::net::Ipv6Addr>()
+            .map_err(|_| fault())?
+            .to_string(),
+        None => match host.parse::<std::net::Ipv4Addr>() {
+            Ok(v4) => v4.to_string(),
+            Err(_) => Hostname::parse(host).map_err(|_| fault())?.to_string(),
+        },
+    };
+    if port == 0 {
+        return Err(fault());
+    }
+    Ok(ServerAddress { host, port })
+}
+
+fn fingerprint(text: &str) -> Result<[u8; 32], Complaint> {
+    let bare = text.trim();
+    let digits: String = match bare.get(..7) {
+        Some(prefix) if prefix.eq_ignore_ascii_case("sha256:") => &bare[7..],
+        Some(_) | None => bare,
+    }
+    .chars()
+    .filter(|c| *c != ':')
+    .collect();
+    crate::token::TokenHash::parse(&digits)
+        .map(|hash| *hash.as_bytes())
+        .map_err(|_| {
+            Complaint::new(
+                "is not the SHA-256 of a certificate",
+                "copy what `adit server` prints at its start: sha256: and 64 hexadecimal digits",
+            )
+        })
+}
+
+fn agent_id(text: &str) -> Result<String, Complaint> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
+    if text.is_empty() || text.len() > 64 || !text.bytes().all(legal) {
+        return Err(Complaint::new(
+            format!("`{text}` cannot be the id of an agent"),
+            "use 1 to 64 letters, digits, `-`, `_` or `.`",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn tunnels(section: &Section<'_>) -> Vec<PublishedTunnel> {
+    let mut tunnels: Vec<PublishedTunnel> = Vec::new();
+    for (key, entry) in section.named_sections() {
+        let Some(tunnel) = tunnel(key, &entry) else {
+            entry.finish();
+            continue;
+        };
+        if let Some(other) = tunnels.iter().find(|other| other.public == tunnel.public) {
+            entry.complain_here(Complaint::new(
+                format!("{} is taken by the tunnel `{}`", tunnel.public, other.key),
+                "give it another `as`, `host` or `port`",
+            ));
+        }
+        entry.finish();
+        tunnels.push(tunnel);
+    }
+    tunnels
+}
+
+fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
+    let has_port = section.has("port");
+    let hint = "say what to publish, such as 3000 or http://127.0.0.1:3000";
+    let to = section.require("to", hint, |text| LocalTarget::parse(text, has_port));
+    let public = public_place(key, section, to.as_ref());
+    let headers = header_edits(section.section("headers"));
+    let response_headers = header_edits(section.section("response_headers"));
+    let proxy_protocol = section.word("proxy_protocol", &[("v2", true), ("off", false)]);
+    let host_header = section.get("host_header", host_header);
+    let verify = section.boolean("verify");
+    let health = section.optional_section("health").map(health);
+    let connect_timeout = section.get("connect_timeout", positive_duration);
+    let request_timeout = section.get("request_timeout", positive_duration);
+    let tunnel = PublishedTunnel {
+        key: key.to_owned(),
+        to: to?,
+        public: public?,
+        host_header,
+        headers,
+        response_headers,
+        proxy_protocol: proxy_protocol.unwrap_or(false),
+        verify: verify.unwrap_or(true),
+        health,
+        connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+        request_timeout,
+    };
+    check_kind(section, &tunnel);
+    Some(tunnel)
+}
+
+fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> Option<PublicPlace> {
+    let name = section.get("as", TunnelName::parse).map(PublicPlace::Name);
+    let host = section.get("host", Hostname::parse).map(PublicPlace::Host);
+    let port = section.number("port", 1..=u16::MAX).map(PublicPlace::Port);
+    let given: Vec<&str> = ["as", "host", "port"]
+        .into_iter()
+        .filter(|key| section.holds(key))
+        .collect();
+    if let [first, second, ..] = given[..] {
+        let complaint = Complaint::new(
+            format!("there is `{first}` as well"),
+            "a tunnel has one of `as`, `host` and `port`; write a second tunnel for another",
+        );
+        section.complain(second, complaint);
+        return None;
+    }
+    if !given.is_empty() {
+        return name.or(host).or(port);
+    }
+    if to.is_some_and(|to| to.kind == TargetKind::Tcp) {
+        section.missing(
+            "port",
+            "a tcp target needs a public port, such as port: 15432",
+        );
+        return None;
+    }
+    match TunnelName::parse(key) {
+        Ok(name) => Some(PublicPlace::Name(name)),
+        Err(error) => {
+            let complaint = Complaint::new(
+                format!("`{key}` cannot be the public name: {error}"),
+                "rename it, or set `as`, `host` or `port`",
+            );
+            section.complain_here(complaint);
+            None
+        }
+    }
+}
+
+/// What goes with requests does not go with byte pipes, and the other way round.
+fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
+    let by_port = matches!(tunnel.public, PublicPlace::Port(_));
+    let bytes = tunnel.to.kind == TargetKind::Tcp;
+    if bytes != by_port {
+        let complaint = if bytes {
+            Complaint::new(
+                "a tcp target needs a public port",
+                "set `port` instead of a name",
+            )
+        } else {
+            Complaint::new(
+                format!(
+                    "a public port leads to a tcp target, not to {}",
+                    tunnel.to.kind.scheme()
+                ),
+                format!("write tcp://{}", tunnel.to.authority()),
+            )
+        };
+        section.complain("to", complaint);
+        return;
+    }
+    let misplaced: &[&str] = if bytes {
+        &[
+            "host_header",
+            "headers",
+            "response_headers",
+            "request_timeout",
+        ]
+    } else {
+        &["proxy_protocol"]
+    };
+    for key in misplaced.iter().filter(|key| section.holds(key)) {
+        let kind = if bytes { "http" } else { "tcp" };
+        section.complain(
+            key,
+            Complaint::new(format!("is for {kind} targets only"), "leave it out"),
+        );
+    }
+    if section.holds("verify") && tunnel.to.kind != TargetKind::Https {
+        section.complain(
+            "verify",
+            Complaint::new("is for https targets only", "leave it out"),
+        );
+    }
+    if !tunnel.verify && !tunnel.to.is_loopback() {
+        let complaint = Complaint::new(
+            "the certificate of another machine must be verified",
+            "leave it out, or reach the service through this machine",
+        );
+        section.complain("verify", complaint);
+    }
+}
+
+fn host_header(text: &str) -> Result<String, Complaint> {
+    // Local services are known by addresses too, so this is looser than a visitor's Host.
+    let legal =
+        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    if text.is_empty() || !text.bytes().all(legal) {
+        return Err(Complaint::new(
+            format!("`{text}` cannot be a Host header"),
+            "write a host, with a port if need be, such as shop.internal",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+fn header_edits(section: Section<'_>) -> HeaderEdits {
+    let adds = section.section("add");
+    let mut add = Vec::new();
+    for (name, value) in adds.named_texts() {
+        match header(name, &value) {
+            Ok(header) => add.push(header),
+            Err(complaint) => adds.complain(name, complaint),
+        }
+    }
+    let remove = section.list("remove", header_name).unwrap_or_default();
+    section.finish();
+    HeaderEdits { add, remove }
+}
+
+fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Complaint> {
+    let value = HeaderValue::from_str(value).map_err(|_| {
+        Complaint::new(
+            "the value has characters that no header has",
+            "use plain text on one line",
+        )
+    })?;
+    Ok((header_name(name)?, value))
+}
+
+fn header_name(text: &str) -> Result<HeaderName, Complaint> {
+    let name = HeaderName::from_bytes(text.as_bytes()).map_err(|_| {
+        Complaint::new(
+            format!("`{text}` cannot be the name of a header"),
+            "use letters, digits and hyphens, such as X-Team",
+        )
+    })?;
+    if name == http::header::HOST {
+        return Err(Complaint::new(
+            "`host` is not changed here",
+            "set host_header",
+        ));
+    }
+    if is_hop_by_hop(name.as_str()) || name == http::header::CONTENT_LENGTH {
+        return Err(Complaint::new(
+            format!("`{name}` belongs to the connection and cannot be changed"),
+            "leave it out",
+        ));
+    }
+    Ok(name)
+}
+
+fn health(section: Section<'_>) -> HealthCheck {
+    let default = HealthSettings::default();
+    let http = section.word("type", &[("tcp", false), ("http", true)]);
+    let path = section.get("path", |text| {
+        if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
+            return Ok(text.to_owned());
+        }
+        Err(Complaint::new(
+            format!("`{text}` is not a path"),
+            "write it with its slash, such as /health",
+        ))
+    });
+    if http == Some(false) && path.is_some() {
+        section.complain(
+            "path",
+            Complaint::new("is for type http only", "set type: http"),
+        );
+    }
+    let probe = match (http, path) {
+        (Some(false), _) | (None, None) => Probe::Tcp,
+        (_, path) => Probe::Http {
+            path: path.unwrap_or_else(|| "/".to_owned()),
+        },
+    };
+    let settings = HealthSettings {
+        interval: section
+            .get("interval", positive_duration)
+            .unwrap_or(default.interval),
+        timeout: section
+            .get("timeout", positive_duration)
+            .unwrap_or(default.timeout),
+        rise: section.number("rise", 1..=100).unwrap_or(default.rise),
+        fall: section.number("fall", 1..=100).unwrap_or(default.fall),
+    };
+    section.finish();
+    HealthCheck { probe, settings }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,745 @@
+//! Walks a tree with getters that record a problem and go on.
+
+use std::cell::RefCell;
+use std::fmt::Display;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::problem::{Problem, Problems};
+use super::substitute::{SubstituteError, substitute};
+use super::tree::{Entry, Node, Place, Value};
+use super::unit::parse_duration;
+use super::{CONFIG_VERSION, Environment};
+use crate::diagnose::Diagnose;
+
+/// What is wrong with one value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Complaint {
+    pub(crate) message: String,
+    pub(crate) hint: Option<String>,
+}
+
+impl Complaint {
+    pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
+    }
+}
+
+impl<E: Diagnose> From<E> for Complaint {
+    fn from(error: E) -> Self {
+        Self {
+            message: error.to_string(),
+            hint: error.hint(),
+        }
+    }
+}
+
+/// What all sections of a file share.
+pub(crate) struct Reader<'a> {
+    file: &'a str,
+    env: Environment<'a>,
+    problems: RefCell<Vec<Problem>>,
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(file: &'a str, env: Environment<'a>, problems: Vec<Problem>) -> Self {
+        Self {
+            file,
+            env,
+            problems: RefCell::new(problems),
+        }
+    }
+
+    /// The file as a whole; nothing at all is an empty map.
+    pub(crate) fn root(&'a self, node: &'a Node) -> Section<'a> {
+        self.section(String::new(), node)
+    }
+
+    /// The value, when there was no problem.
+    pub(crate) fn finish<T>(self, value: T) -> Result<T, Problems> {
+        let problems = self.problems.into_inner();
+        if problems.is_empty() {
+            return Ok(value);
+        }
+        let mut problems = Problems(problems);
+        problems.sort();
+        Err(problems)
+    }
+
+    fn complain(&self, place: Place, key: &str, complaint: Complaint) {
+        self.problems.borrow_mut().push(Problem {
+            file: self.file.to_owned(),
+            line: place.line,
+            column: place.column,
+            key: key.to_owned(),
+            message: complaint.message,
+            hint: complaint.hint,
+        });
+    }
+
+    fn section(&'a self, path: String, node: &'a Node) -> Section<'a> {
+        let entries: &[Entry] = match &node.value {
+            Value::Map(entries) => entries,
+            Value::Null => &[],
+            other => {
+                let message = format!("must be a map of keys, not {}", other.kind());
+                self.complain(
+                    node.place,
+                    &path,
+                    Complaint {
+                        message,
+                        hint: None,
+                    },
+                );
+                &[]
+            }
+        };
+        Section {
+            reader: self,
+            path,
+            place: node.place,
+            entries,
+            known: RefCell::new(Vec::new()),
+        }
+    }
+
+    /// The text of a scalar with its variables put in.
+    fn text(&self, path: &str, node: &Node) -> Option<String> {
+        let Value::Text(text) = &node.value else {
+            let message = format!("must be a single value, not {}", node.value.kind());
+            self.complain(
+                node.place,
+                path,
+                Complaint {
+                    message,
+                    hint: None,
+                },
+            );
+            return None;
+        };
+        match substitute(text, self.env) {
+            Ok(text) => Some(text),
+            Err(error) => {
+                self.complain(node.place, path, substitute_complaint(&error));
+                None
+            }
+        }
+    }
+}
+
+/// One map of the file. Asking for a key makes it known; [`Section::finish`] reports the others.
+pub(crate) struct Section<'a> {
+    reader: &'a Reader<'a>,
+    path: String,
+    place: Place,
+    entries: &'a [Entry],
+    known: RefCell<Vec<&'static str>>,
+}
+
+impl<'a> Section<'a> {
+    /// A value by its parser; `None` when it is absent or wrong.
+    pub(crate) fn get<T, E: Into<Complaint>>(
+        &self,
+        key: &'static str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        let node = self.node(key)?;
+        let path = self.path_of(key);
+        let text = self.reader.text(&path, node)?;
+        match parse(text.trim()) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.reader.complain(node.place, &path, error.into());
+                None
+            }
+        }
+    }
+
+    /// A value that must be there.
+    pub(crate) fn require<T, E: Into<Complaint>>(
+        &self,
+        key: &'static str,
+        hint: &str,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+    ) -> Option<T> {
+        if self.node(key).is_none() {
+            self.missing(key, hint);
+            return None;
+        }
+        self.get(key, parse)
+    }
+
+    /// A list; one value alone is a list of one. `None` when it is absent or one of its items is wrong.
+    pub(crate) fn list<T, E: Into<Complaint>>(
+        &self,
+        key: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+    ) -> Option<Vec<T>> {
+        let node = self.node(key)?;
+        let path = self.path_of(key);
+        let items = match &node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Null | Value::Text(_) | Value::Map(_) => std::slice::from_ref(node),
+        };
+        let mut found = Vec::with_capacity(items.len());
+        let mut wrong = false;
+        for (index, item) in items.iter().enumerate() {
+            let path = if items.len() > 1 {
+                format!("{path}[{index}]")
+            } else {
+                path.clone()
+            };
+            let Some(text) = self.reader.text(&path, item) else {
+                wrong = true;
+                continue;
+            };
+            match parse(text.trim()) {
+                Ok(value) => found.push(value),
+                Err(error) => {
+                    wrong = true;
+                    self.reader.complain(item.place, &path, error.into());
+                }
+            }
+        }
+        (!wrong).then_some(found)
+    }
+
+    /// A number within bounds.
+    pub(crate) fn number<T>(&self, key: &'static str, bounds: RangeInclusive<T>) -> Option<T>
+    where
+        T: FromStr + PartialOrd + Display,
+    {
+        self.get(key, |text| number(text, &bounds))
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self, key: &'static str) -> Option<bool> {
+        self.get(key, |text| match text {
+            "true" | "yes" | "on" => Ok(true),
+            "false" | "no" | "off" => Ok(false),
+            _ => Err(Complaint::new(
+                format!("`{text}` is neither true nor false"),
+                "write true or false",
+            )),
+        })
+    }
+
+    /// Text that must not be empty.
+    pub(crate) fn text(&self, key: &'static str) -> Option<String> {
+        self.get(key, |text| {
+            if text.is_empty() {
+                return Err(Complaint::new(
+                    "must not be empty",
+                    "give it a value or leave the key out",
+                ));
+            }
+            Ok(text.to_owned())
+        })
+    }
+
+    /// A path: `~/` is the home directory, a relative one starts at the directory of the file.
+    pub(crate) fn path(&self, key: &'static str) -> Option<PathBuf> {
+        self.get(key, |text| {
+            resolve_path(text, self.reader.file, self.reader.env)
+        })
+    }
+
+    /// One of several words.
+    pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        self.get(key, |text| {
+            let found = words
+                .iter()
+                .find(|(word, _)| word.eq_ignore_ascii_case(text));
+            found.map(|(_, value)| *value).ok_or_else(|| {
+                let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
+                Complaint::new(
+                    format!("`{text}` is not known here"),
+                    suggestion(text, &known),
+                )
+            })
+        })
+    }
+
+    /// A map below; an empty one when it is absent.
+    pub(crate) fn section(&self, key: &'static str) -> Section<'a> {
+        self.optional_section(key).unwrap_or_else(|| Section {
+            reader: self.reader,
+            path: self.path_of(key),
+            place: self.place,
+            entries: &[],
+            known: RefCell::new(Vec::new()),
+        })
+    }
+
+    /// A map below, when it is there.
+    pub(crate) fn optional_section(&self, key: &'static str) -> Option<Section<'a>> {
+        let node = self.node(key)?;
+        Some(self.reader.section(self.path_of(key), node))
+    }
+
+    /// All keys with their maps, for maps whose keys the user chooses.
+    pub(crate) fn named_sections(&self) -> Vec<(&'a str, Section<'a>)> {
+        let section = |entry: &'a Entry| self.reader.section(self.path_of(&entry.key), &entry.node);
+        self.entries
+            .iter()
+            .map(|entry| (entry.key.as_str(), section(entry)))
+            .collect()
+    }
+
+    /// All keys with their texts, for maps whose keys the user chooses.
+    pub(crate) fn named_texts(&self) -> Vec<(&'a str, String)> {
+        let text = |entry: &'a Entry| self.reader.text(&self.path_of(&entry.key), &entry.node);
+        self.entries
+            .iter()
+            .filter_map(|entry| Some((entry.key.as_str(), text(entry)?)))
+            .collect()
+    }
+
+    /// Refuses a key that belongs to a later version.
+    pub(crate) fn later(&self, key: &'static str) {
+        self.known.borrow_mut().push(key);
+        if let Some(entry) = self.entry(key) {
+            let complaint = Complaint::new(
+                format!("`{key}` is not part of this version"),
+                "leave it out for now",
+            );
+            self.reader
+                .complain(entry.place, &self.path_of(key), complaint);
+        }
+    }
+
+    /// Checks the file's version; a file without one is of this version.
+    pub(crate) fn version(&self) {
+        self.get("version", |text| match text.parse() {
+            Ok(CONFIG_VERSION) => Ok(()),
+            Ok(_) | Err(_) => Err(Complaint::new(
+                format!("version `{text}` is not known"),
+                format!("this adit reads version {CONFIG_VERSION}"),
+            )),
+        });
+    }
+
+    /// Whether a key is there with a value, right or wrong.
+    pub(crate) fn has(&self, key: &'static str) -> bool {
+        self.node(key).is_some()
+    }
+
+    /// The same for a key that was asked for already.
+    pub(crate) fn holds(&self, key: &str) -> bool {
+        self.entry(key)
+            .is_some_and(|entry| entry.node.value != Value::Null)
+    }
+
+    /// Records that a key is missing, at the place of the map it belongs to.
+    pub(crate) fn missing(&self, key: &str, hint: &str) {
+        let complaint = Complaint::new("is missing", hint);
+        self.reader
+            .complain(self.place, &self.path_of(key), complaint);
+    }
+
+    /// Records a problem of a key, at its value when it is there.
+    pub(crate) fn complain(&self, key: &str, complaint: impl Into<Complaint>) {
+        let place = self.entry(key).map_or(self.place, |entry| entry.node.place);
+        self.reader
+            .complain(place, &self.path_of(key), complaint.into());
+    }
+
+    /// Records a problem of the map itself.
+    pub(crate) fn complain_here(&self, complaint: impl Into<Complaint>) {
+        self.reader
+            .complain(self.place, &self.path, complaint.into());
+    }
+
+    /// Reports the keys that nobody asked for.
+    pub(crate) fn finish(self) {
+        let known = self.known.borrow();
+        for entry in self.entries {
+            if known.contains(&entry.key.as_str()) {
+                continue;
+            }
+            let complaint = Complaint::new("there is no such key", suggestion(&entry.key, &known));
+            self.reader
+                .complain(entry.place, &self.path_of(&entry.key), complaint);
+        }
+    }
+
+    fn node(&self, key: &'static str) -> Option<&'a Node> {
+        let mut known = self.known.borrow_mut();
+        if !known.contains(&key) {
+            known.push(key);
+        }
+        let node = &self.entry(key)?.node;
+        (node.value != Value::Null).then_some(node)
+    }
+
+    fn entry(&self, key: &str) -> Option<&'a Entry> {
+        self.entries.iter().find(|entry| entry.key == key)
+    }
+
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            return key.to_owned();
+        }
+        format!("{}.{key}", self.path)
+    }
+}
+
+/// Reads a number within bounds.
+pub(crate) fn number<T>(text: &str, bounds: &RangeInclusive<T>) -> Result<T, Complaint>
+where
+    T: FromStr + PartialOrd + Display,
+{
+    let range = || format!("write a number from {} to {}", bounds.start(), bounds.end());
+    let value: T = text
+        .replace('_', "")
+        .parse()
+        .map_err(|_| Complaint::new(format!("`{text}` is not a number that fits here"), range()))?;
+    if !bounds.contains(&value) {
+        return Err(Complaint::new(format!("{text} is out of range"), range()));
+    }
+    Ok(value)
+}
+
+/// Reads an address to listen on: `IP:PORT`, `:PORT`, `PORT` or `localhost:PORT`.
+pub(crate) fn listen_address(text: &str, default: IpAddr) -> Result<SocketAddr, Complaint> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let ip = match host {
+        "" => Some(default),
+        "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+        "*" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
+        _ => None,
+    };
+    let port = port
+        .bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| port.parse().ok())
+        .flatten();
+    match (ip, port) {
+        (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
+        _ => Err(Complaint::new(
+            format!("`{text}` is not an address to listen on"),
+            "write IP:PORT, such as 0.0.0.0:8080, 127.0.0.1:9090 or [::]:8080",
+        )),
+    }
+}
+
+/// Rule S13: what has no credentials and no TLS stays on loopback.
+pub(crate) fn loopback_address(text: &str) -> Result<SocketAddr, Complaint> {
+    let address = listen_address(text, IpAddr::V4(Ipv4Addr::LOCALHOST))?;
+    if address.ip().to_canonical().is_loopback() {
+        return Ok(address);
+    }
+    Err(Complaint::new(
+        format!("{address} can be reached from other machines"),
+        format!(
+            "use 127.0.0.1:{}; it has neither credentials nor TLS",
+            address.port()
+        ),
+    ))
+}
+
+/// Reads a duration that is not zero.
+pub(crate) fn positive_duration(text: &str) -> Result<Duration, Complaint> {
+    let duration = parse_duration(text)?;
+    if duration.is_zero() {
+        return Err(Complaint::new(
+            "must be longer than nothing",
+            "write it as 300ms, 30s or 5m",
+        ));
+    }
+    Ok(duration)
+}
+
+/// A path as the user means it.
+pub(crate) fn resolve_path(
+    text: &str,
+    file: &str,
+    env: Environment<'_>,
+) -> Result<PathBuf, Complaint> {
+    if text.is_empty() {
+        return Err(Complaint::new(
+            "must not be empty",
+            "write the path of a file",
+        ));
+    }
+    if let Some(rest) = text.strip_prefix("~/") {
+        let home = env("HOME").filter(|home| !home.is_empty()).ok_or_else(|| {
+            Complaint::new(
+                "`~` is not known, because HOME is not set",
+                "write the whole path",
+            )
+        })?;
+        return Ok(Path::new(&home).join(rest));
+    }
+    let base = Path::new(file).parent().unwrap_or_else(|| Path::new(""));
+    Ok(base.join(text))
+}
+
+/// What the user probably meant, or all there is.
+fn suggestion(text: &str, known: &[&str]) -> String {
+    let text = text.to_ascii_lowercase().replace('-', "_");
+    let nearest = known
+        .iter()
+        .map(|word| (distance(&text, word), *word))
+        .min_by_key(|(distance, _)| *distance);
+    match nearest {
+        Some((distance, word)) if distance <= 1 + word.len() / 4 => {
+            format!("did you mean `{word}`?")
+        }
+        _ => {
+            let mut all: Vec<&str> = known.to_vec();
+            all.sort_unstable();
+            format!("known here: {}", all.join(", "))
+        }
+    }
+}
+
+/// Insertions, deletions and replacements from one text to the other.
+fn distance(a: &str, b: &str) -> usize {
+    // Keys are short; a long text is no misspelling of one.
+    if a.len() > 64 {
+        return usize::MAX;
+    }
+    let b: Vec<char> = b.chars().collect();
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = i;
+        row[0] = i + 1;
+        for (j, y) in b.iter().enumerate() {
+            let replaced = diagonal + usize::from(x != *y);
+            diagonal = row[j + 1];
+            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[b.len()]
+}
+
+fn substitute_complaint(error: &SubstituteError) -> Complaint {
+    match error {
+        SubstituteError::Unset(name) => Complaint::new(
+            format!("the variable {name} is not set"),
+            format!("set it, or give a default: ${{{name}:-…}}"),
+        ),
+        SubstituteError::Open => {
+            Complaint::new("`${` has no `}`", "write ${NAME}; $${ stands for ${ itself")
+        }
+        SubstituteError::Name(name) => Complaint::new(
+            format!("`{name}` cannot be the name of a variable"),
+            "write ${NAME}; $${ stands for ${ itself",
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::tree;
+    use proptest::prelude::*;
+
+    fn env(name: &str) -> Option<String> {
+        match name {
+            "HOME" => Some("/home/me".to_owned()),
+            "PORT" => Some("8080".to_owned()),
+            _ => None,
+        }
+    }
+
+    fn with<T>(text: &str, read: impl FnOnce(&Section<'_>) -> T) -> (T, Vec<String>) {
+        let (node, problems) = tree::read("dir/f.yaml", text).unwrap();
+        let reader = Reader::new("dir/f.yaml", &env, problems);
+        let section = reader.root(&node);
+        let value = read(&section);
+        section.finish();
+        let problems = reader.finish(()).err().unwrap_or_default();
+        (value, problems.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn values_are_read_by_their_parsers() {
+        let ((port, wait, flag, text), problems) =
+            with("port: ${PORT}\nwait: 5s\nflag: yes\ntext: x\n", |s| {
+                (
+                    s.number("port", 1u16..=u16::MAX),
+                    s.get("wait", parse_duration),
+                    s.boolean("flag"),
+                    s.text("text"),
+                )
+            });
+        assert_eq!(problems, [""; 0]);
+        assert_eq!(port, Some(8080));
+        assert_eq!(wait, Some(Duration::from_secs(5)));
+        assert_eq!((flag, text.as_deref()), (Some(true), Some("x")));
+    }
+
+    #[test]
+    fn each_wrong_value_is_a_problem_with_place_key_and_hint() {
+        let (_, problems) = with(
+            "port: 70000\nwait: soon\nflag: maybe\nlist: {a: 1}\n",
+            |s| {
+                s.number("port", 1u16..=u16::MAX);
+                s.get("wait", parse_duration);
+                s.boolean("flag");
+                s.list("list", |text| number(text, &(0..=1)));
+            },
+        );
+        assert_eq!(problems.len(), 4, "{problems:#?}");
+        assert_eq!(
+            problems[0],
+            "dir/f.yaml:1:7: port: `70000` is not a number that fits here\nhint: write a number from 1 to 65535"
+        );
+        assert!(problems[1].starts_with("dir/f.yaml:2:7: wait: `soon` is not a duration\nhint:"));
+        assert!(problems[3].starts_with("dir/f.yaml:4:7: list: must be a single value, not a map"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_reported_with_the_nearest_known_one() {
+        let (_, problems) = with("listne: 1\nzzz: 2\nbase-domain: x\n", |s| {
+            s.text("listen");
+            s.text("base_domain");
+        });
+        assert!(
+            problems[0].ends_with("hint: did you mean `listen`?"),
+            "{}",
+            problems[0]
+        );
+        assert!(
+            problems[1].ends_with("hint: known here: base_domain, listen"),
+            "{}",
+            problems[1]
+        );
+        assert!(
+            problems[2].ends_with("hint: did you mean `base_domain`?"),
+            "{}",
+            problems[2]
+        );
+    }
+
+    #[test]
+    fn an_unset_variable_is_reported_with_key_and_line() {
+        let (_, problems) = with("a: x\nb: ${NOPE}\n", |s| (s.text("a"), s.text("b")));
+        assert_eq!(
+            problems,
+            [
+                "dir/f.yaml:2:4: b: the variable NOPE is not set\nhint: set it, or give a default: ${NOPE:-…}"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_list_may_be_written_as_one_value_and_its_items_have_places() {
+        let read = |text: &str| with(text, |s| s.list("l", |t| number(t, &(0u8..=9))));
+        assert_eq!(read("l: 5\n").0, Some(vec![5]));
+        assert_eq!(read("l: [1, 2]\n").0, Some(vec![1, 2]));
+        assert_eq!(read("l: []\n").0, Some(vec![]));
+        let (found, problems) = read("l: [1, x, 3]\n");
+        assert_eq!(found, None);
+        assert!(
+            problems[0].starts_with("dir/f.yaml:1:8: l[1]: "),
+            "{}",
+            problems[0]
+        );
+    }
+
+    #[test]
+    fn paths_start_at_the_file_or_at_home() {
+        let (found, problems) = with("a: x.pem\nb: ~/t\nc: /abs\nd: ''\n", |s| {
+            (s.path("a"), s.path("b"), s.path("c"), s.path("d"))
+        });
+        assert_eq!(found.0.unwrap(), Path::new("dir/x.pem"));
+        assert_eq!(found.1.unwrap(), Path::new("/home/me/t"));
+        assert_eq!(found.2.unwrap(), Path::new("/abs"));
+        assert_eq!(found.3, None);
+        assert_eq!(problems.len(), 1);
+        assert!(resolve_path("~/x", "f", &|_| None).is_err());
+    }
+
+    #[test]
+    fn addresses_to_listen_on_have_short_forms() {
+        let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let read = |text: &str| listen_address(text, any).map(|a| a.to_string());
+        assert_eq!(read("127.0.0.1:80").unwrap(), "127.0.0.1:80");
+        assert_eq!(read(":8080").unwrap(), "0.0.0.0:8080");
+        assert_eq!(read("8080").unwrap(), "0.0.0.0:8080");
+        assert_eq!(read("localhost:0").unwrap(), "127.0.0.1:0");
+        assert_eq!(read("*:1").unwrap(), "0.0.0.0:1");
+        assert_eq!(read("[::]:1").unwrap(), "[::]:1");
+        for text in ["", "host:80", "1.2.3.4", ":x", ":70000", ":+1", "::1:"] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn missing_and_later_keys_are_reported() {
+        let (_, problems) = with("old: 1\n", |s| {
+            s.require("server", "write host:port", |text| {
+                Ok::<_, Complaint>(text.to_owned())
+            });
+            s.later("old");
+            s.version();
+        });
+        assert_eq!(problems.len(), 2);
+        assert!(
+            problems[1].contains("old: `old` is not part of this version"),
+            "{}",
+            problems[0]
+        );
+        assert!(
+            problems[0].contains("server: is missing\nhint: write host:port"),
+            "{}",
+            problems[1]
+        );
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        assert_eq!(with("version: 1\n", |s| s.version()).1, [""; 0]);
+        let problems = with("version: 2\n", |s| s.version()).1;
+        assert!(
+            problems[0].contains("version `2` is not known"),
+            "{}",
+            problems[0]
+        );
+    }
+
+    #[test]
+    fn a_section_that_is_no_map_is_one_problem() {
+        let (_, problems) = with("a: 5\nb:\n", |s| {
+            s.section("a").finish();
+            s.section("b").finish();
+            s.section("c").finish();
+        });
+        assert_eq!(
+            problems,
+            ["dir/f.yaml:1:4: a: must be a map of keys, not a single value"]
+        );
+    }
+
+    #[test]
+    fn words_are_matched_without_case() {
+        let words = [("text", 1), ("json", 2)];
+        assert_eq!(with("a: JSON\n", |s| s.word("a", &words)).0, Some(2));
+        let problems = with("a: jsno\n", |s| s.word("a", &words)).1;
+        assert!(
+            problems[0].contains("`jsno` is not known here\nhint: "),
+            "{}",
+            problems[0]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn the_distance_is_symmetric_and_zero_for_equals(a in "[a-d]{0,8}", b in "[a-d]{0,8}") {
+            prop_assert_eq!(distance(&a, &b), distance(&b, &a));
+            prop_assert_eq!(distance(&a, &b) == 0, a == b);
+        }
+    }
+}

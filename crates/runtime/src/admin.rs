@@ -1,0 +1,421 @@
+//! The admin server: metrics and health, on a thread and a runtime of its own, so that it answers
+//! when everything else is busy. For this machine only (S13).
+
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HOST, HeaderValue, X_CONTENT_TYPE_OPTIONS};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use crate::listener::{BindError, BoundListener, ConnectionLimit};
+use crate::scope::Scope;
+use crate::socket;
+
+/// Open connections at most; more than one scraper and a few people need. Further ones are closed.
+const CONNECTIONS_MAX: usize = 512;
+/// How long a client may take for a request head, and may stay silent between two.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Enough for any head a scraper or browser sends to this machine.
+const HEAD_MAX: usize = 16 * 1024;
+
+/// Answers a path (without the query); called on the admin thread.
+pub type Routes = Arc<dyn Fn(&str) -> AdminAnswer + Send + Sync>;
+
+/// A running admin server; it ends when this is dropped.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    scope: Scope,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Binds `address` and starts to serve.
+    ///
+    /// # Errors
+    /// [`BindError`]; [`BindError::NotLoopback`] for an address that other machines could reach.
+    pub fn start(address: SocketAddr, routes: Routes) -> Result<Self, BindError> {
+        Self::start_with(address, routes, HEADER_TIMEOUT)
+    }
+
+    fn start_with(
+        address: SocketAddr,
+        routes: Routes,
+        header_timeout: Duration,
+    ) -> Result<Self, BindError> {
+        let listener = BoundListener::bind_loopback(address)?;
+        let address = listener.local_addr();
+        let system = |source: io::Error| BindError::System { address, source };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(system)?;
+        let scope = Scope::root();
+        let service = Service {
+            routes,
+            bound: address.ip(),
+            header_timeout,
+        };
+        let serving = scope.clone();
+        let thread = std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || runtime.block_on(serve(listener, serving, service)))
+            .map_err(system)?;
+        Ok(Self {
+            address,
+            scope,
+            thread: Some(thread),
+        })
+    }
+
+    /// The address with the actual port.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Ends it and waits for its thread, at most for the answer that is being made.
+    pub fn stop(mut self) {
+        self.scope.abort();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was reported when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.scope.abort();
+    }
+}
+
+/// What the admin server says to one request.
+#[derive(Clone, Debug)]
+pub struct AdminAnswer {
+    status: StatusCode,
+    content_type: &'static str,
+    body: Bytes,
+}
+
+impl AdminAnswer {
+    /// Text in the given format.
+    #[must_use]
+    pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
+        Self {
+            status: StatusCode::OK,
+            content_type,
+            body: body.into(),
+        }
+    }
+
+    /// Plain text.
+    #[must_use]
+    pub fn text(body: impl Into<Bytes>) -> Self {
+        Self::new("text/plain; charset=utf-8", body)
+    }
+
+    /// JSON.
+    #[must_use]
+    pub fn json(value: &Value) -> Self {
+        Self::new("application/json", format!("{value:#}\n"))
+    }
+
+    /// Nothing is there.
+    #[must_use]
+    pub fn not_found() -> Self {
+        Self::text("not found\n").with_status(StatusCode::NOT_FOUND)
+    }
+
+    /// The same with another status.
+    #[must_use]
+    pub fn with_status(mut self, status: StatusCode) -> Self {
+        self.status = status;
+        self
+    }
+
+    /// The status.
+    #[must_use]
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// The body.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    fn into_response(self) -> Response<Full<Bytes>> {
+        let mut response = Response::new(Full::new(self.body));
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(self.content_type));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        if self.status == StatusCode::METHOD_NOT_ALLOWED {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        response
+    }
+}
+
+#[derive(Clone)]
+struct Service {
+    routes: Routes,
+    bound: IpAddr,
+    header_timeout: Duration,
+}
+
+impl Service {
+    fn answer(&self, request: &Request<Incoming>) -> AdminAnswer {
+        if !self.is_for_us(request) {
+            let text = "this address answers to this machine's own names only, such as localhost\n";
+            return AdminAnswer::text(text).with_status(StatusCode::FORBIDDEN);
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            return AdminAnswer::text("only GET and HEAD\n")
+                .with_status(StatusCode::METHOD_NOT_ALLOWED);
+        }
+        let path = request.uri().path();
+        catch_unwind(AssertUnwindSafe(|| (self.routes)(path))).unwrap_or_else(|_| {
+            tracing::error!(path, "an admin page panicked");
+            AdminAnswer::text("failed\n").with_status(StatusCode::INTERNAL_SERVER_ERROR)
+        })
+    }
+
+    /// Against DNS rebinding: a web page elsewhere can point its own name at 127.0.0.1, and the
+    /// browser then sends that name.
+    fn is_for_us(&self, request: &Request<Incoming>) -> bool {
+        let mut hosts = request.headers().get_all(HOST).iter();
+        let named = match (hosts.next(), hosts.next()) {
+            (Some(host), None) => host.to_str().is_ok_and(|host| self.is_our_name(host)),
+            (None, None) => request.version() == Version::HTTP_10,
+            (_, Some(_)) => false,
+        };
+        named
+            && request
+                .uri()
+                .host()
+                .is_none_or(|host| self.is_our_name(host))
+    }
+
+    fn is_our_name(&self, authority: &str) -> bool {
+        let Ok(authority) = authority.parse::<http::uri::Authority>() else {
+            return false;
+        };
+        let host = authority.host();
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        socket::is_loopback_host(host) || bare.parse::<IpAddr>().is_ok_and(|ip| ip == self.bound)
+    }
+}
+
+async fn serve(listener: BoundListener, scope: Scope, service: Service) {
+    let limit = ConnectionLimit::new(CONNECTIONS_MAX);
+    let tasks = scope.clone();
+    let accepting = listener.accept_loop(scope.clone(), move |stream, _| {
+        let Some(permit) = limit.try_acquire() else {
+            return;
+        };
+        let service = service.clone();
+        tasks.spawn("admin connection", async move {
+            serve_connection(stream, service).await;
+            drop(permit);
+        });
+    });
+    if let Err(error) = accepting.await {
+        tracing::error!(%error, "the admin server cannot accept");
+    }
+    scope.idle().await;
+}
+
+async fn serve_connection(stream: TcpStream, service: Service) {
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(service.header_timeout)
+        .max_buf_size(HEAD_MAX);
+    let answering = service_fn(move |request: Request<Incoming>| {
+        let answer = service.answer(&request);
+        async move { Ok::<_, Infallible>(answer.into_response()) }
+    });
+    if let Err(error) = builder
+        .serve_connection(TokioIo::new(stream), answering)
+        .await
+    {
+        tracing::debug!(%error, "an admin connection ended early");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn start() -> AdminServer {
+        let routes: Routes = Arc::new(|path| match path {
+            "/metrics" => AdminAnswer::text("up 1\n"),
+            "/panic" => panic!("on purpose"),
+            _ => AdminAnswer::not_found(),
+        });
+        AdminServer::start_with(
+            "127.0.0.1:0".parse().unwrap(),
+            routes,
+            Duration::from_millis(200),
+        )
+        .unwrap()
+    }
+
+    fn exchange(server: &AdminServer, request: &str) -> String {
+        let mut stream = TcpStream::connect(server.local_addr()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
+    fn get(server: &AdminServer, path: &str, host: &str) -> String {
+        exchange(
+            server,
+            &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
+        )
+    }
+
+    #[test]
+    fn a_known_path_is_answered_and_an_unknown_one_is_not_found() {
+        let server = start();
+        let answer = get(&server, "/metrics?x=1", "127.0.0.1");
+        assert!(
+            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nup 1\n"),
+            "{answer}"
+        );
+        assert!(answer.contains("cache-control: no-store"), "{answer}");
+        assert!(get(&server, "/other", "localhost").starts_with("HTTP/1.1 404 "));
+        server.stop();
+    }
+
+    #[test]
+    fn head_has_the_length_and_no_body() {
+        let server = start();
+        let answer = exchange(
+            &server,
+            "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        );
+        assert!(
+            answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
+    }
+
+    #[test]
+    fn s13_only_reading_is_possible() {
+        let server = start();
+        for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
+            let head = format!(
+                "{method} /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            );
+            let answer = exchange(&server, &head);
+            assert!(
+                answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"),
+                "{answer}"
+            );
+        }
+    }
+
+    #[test]
+    fn s13_a_foreign_host_name_is_refused() {
+        let server = start();
+        for host in [
+            "evil.example",
+            "localhost.evil.example",
+            "10.0.0.1",
+            "",
+            "localhost@evil",
+            "127.0.0.1.nip.io",
+        ] {
+            assert!(
+                get(&server, "/metrics", host).starts_with("HTTP/1.1 403 "),
+                "{host}"
+            );
+        }
+        for host in ["localhost", "LOCALHOST:9090", "127.0.0.1:1", "[::1]:9090"] {
+            assert!(
+                get(&server, "/metrics", host).starts_with("HTTP/1.1 200 "),
+                "{host}"
+            );
+        }
+        let two = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
+        assert!(exchange(&server, two).starts_with("HTTP/1.1 403 "));
+        let none = "GET /metrics HTTP/1.1\r\nConnection: close\r\n\r\n";
+        assert!(exchange(&server, none).starts_with("HTTP/1.1 403 "));
+        let absolute = "GET http://evil.example/metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        assert!(exchange(&server, absolute).starts_with("HTTP/1.1 403 "));
+    }
+
+    #[test]
+    fn s13_a_public_address_is_refused() {
+        let routes: Routes = Arc::new(|_| AdminAnswer::not_found());
+        let error = AdminServer::start("0.0.0.0:0".parse().unwrap(), routes).unwrap_err();
+        assert!(matches!(error, BindError::NotLoopback { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn a_page_that_panics_is_an_error_and_the_next_request_works() {
+        let server = start();
+        assert!(get(&server, "/panic", "localhost").starts_with("HTTP/1.1 500 "));
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+    }
+
+    #[test]
+    fn s11_silent_and_slow_clients_are_let_go_and_others_are_served_meanwhile() {
+        let server = start();
+        let mut silent: Vec<_> = (0..200)
+            .map(|_| TcpStream::connect(server.local_addr()).unwrap())
+            .collect();
+        let mut slow = TcpStream::connect(server.local_addr()).unwrap();
+        slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
+            .unwrap();
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+        for stream in silent.iter_mut().chain([&mut slow]) {
+            stream.set_read_timeout(Some(DEADLINE)).unwrap();
+            let mut rest = Vec::new();
+            stream.read_to_end(&mut rest).unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn it_answers_while_the_main_runtime_is_blocked() {
+        let server = start();
+        // This test's runtime has one thread, which is busy here: nothing else of it can run.
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+        server.stop();
+    }
+
+    #[test]
+    fn after_stop_the_port_is_free_again() {
+        let server = start();
+        let address = server.local_addr();
+        let idle = TcpStream::connect(address).unwrap();
+        server.stop();
+        drop(idle);
+        BoundListener::bind(address).unwrap();
+    }
+}

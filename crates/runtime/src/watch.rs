@@ -1,0 +1,354 @@
+//! Notices that configuration, certificates or tokens have changed on disk.
+//!
+//! The directories are watched rather than the files, because editors and Kubernetes replace files by
+//! renaming. A look once a second covers what the system does not report: network file systems,
+//! symlinks that lead elsewhere, watches that could not be had.
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use notify::{RecommendedWatcher, RecursiveMode, Watcher};
+use tokio::sync::watch;
+
+use crate::scope::Scope;
+use crate::signals::Hangups;
+
+/// The look for changes nobody reported.
+const POLL: Duration = Duration::from_secs(1);
+/// Files must be left alone for this long before a change counts: writers write in several steps.
+const QUIET: Duration = Duration::from_millis(200);
+/// A file that is written to all the time counts as changed after this long.
+const QUIET_MAX: Duration = Duration::from_secs(2);
+/// Reports not yet looked at. One is enough to look, so more are dropped.
+const REPORTS: usize = 16;
+
+/// Watches files until it is dropped.
+#[derive(Debug)]
+pub struct FileWatch {
+    ticks: watch::Receiver<u64>,
+    commands: SyncSender<Command>,
+}
+
+impl FileWatch {
+    /// Starts to watch. The files need not exist.
+    ///
+    /// # Errors
+    /// When no thread can be had.
+    pub fn start(files: Vec<PathBuf>) -> io::Result<Self> {
+        let (commands, inbox) = sync_channel(REPORTS);
+        let (ticker, ticks) = watch::channel(0);
+        let reports = commands.clone();
+        // Before the thread starts: what changes after this call is noticed.
+        let seen = signatures(&files);
+        std::thread::Builder::new()
+            .name("file watch".into())
+            .spawn(move || {
+                let mut watcher = WatchThread {
+                    files,
+                    seen,
+                    inbox,
+                    ticker,
+                    watcher: None,
+                };
+                watcher.watch_directories(&reports);
+                watcher.run(&reports);
+            })?;
+        Ok(Self { ticks, commands })
+    }
+
+    /// A number that rises with each change (several changes at once count as one).
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.ticks.clone()
+    }
+
+    /// Counts as a change, whatever the files say.
+    pub fn trigger(&self) {
+        // The thread empties the queue at once; it is gone only after a panic, which was reported.
+        let _ = self.commands.send(Command::Trigger);
+    }
+
+    /// Each SIGHUP counts as a change, until the scope drains.
+    ///
+    /// # Errors
+    /// When the system refuses a signal handler.
+    pub fn trigger_on_hangup(&self, scope: &Scope) -> io::Result<()> {
+        let commands = self.commands.clone();
+        Hangups::install()?.each(scope, move || {
+            // Full: a look is due anyway, and the next signal may be heard.
+            let _ = commands.try_send(Command::Trigger);
+        });
+        Ok(())
+    }
+
+    /// Watches these files from now on.
+    pub fn set_files(&self, files: Vec<PathBuf>) {
+        let _ = self.commands.send(Command::SetFiles(files));
+    }
+}
+
+impl Drop for FileWatch {
+    fn drop(&mut self) {
+        let _ = self.commands.send(Command::Stop);
+    }
+}
+
+#[derive(Debug)]
+enum Command {
+    /// Something happened in one of the directories.
+    Look,
+    Trigger,
+    SetFiles(Vec<PathBuf>),
+    Stop,
+}
+
+struct WatchThread {
+    files: Vec<PathBuf>,
+    seen: Vec<Signature>,
+    inbox: Receiver<Command>,
+    ticker: watch::Sender<u64>,
+    /// Keeps the system's watches alive.
+    watcher: Option<RecommendedWatcher>,
+}
+
+impl WatchThread {
+    fn run(mut self, reports: &SyncSender<Command>) {
+        loop {
+            match self.inbox.recv_timeout(POLL) {
+                Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {
+                    if signatures(&self.files) != self.seen && !self.settle() {
+                        return;
+                    }
+                }
+                Ok(Command::Trigger) => self.tick(),
+                Ok(Command::SetFiles(files)) => self.set_files(files, reports),
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+
+    /// Waits until the files are left alone, then ticks. `false`: it is time to stop.
+    fn settle(&mut self) -> bool {
+        let patience = Instant::now() + QUIET_MAX;
+        let mut latest = signatures(&self.files);
+        let mut quiet_at = Instant::now() + QUIET;
+        while Instant::now() < quiet_at.min(patience) {
+            let wait = quiet_at
+                .min(patience)
+                .saturating_duration_since(Instant::now());
+            match self.inbox.recv_timeout(wait) {
+                Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {}
+                Ok(Command::Trigger) => break,
+                Ok(Command::SetFiles(files)) => self.files = files,
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
+            }
+            let now = signatures(&self.files);
+            if now != latest {
+                latest = now;
+                quiet_at = Instant::now() + QUIET;
+            }
+        }
+        self.tick();
+        true
+    }
+
+    fn tick(&mut self) {
+        self.seen = signatures(&self.files);
+        self.ticker.send_modify(|ticks| *ticks += 1);
+    }
+
+    fn set_files(&mut self, files: Vec<PathBuf>, reports: &SyncSender<Command>) {
+        if files != self.files {
+            self.files = files;
+            self.seen = signatures(&self.files);
+            self.watch_directories(reports);
+        }
+    }
+
+    fn watch_directories(&mut self, reports: &SyncSender<Command>) {
+        let reporter = reports.clone();
+        let report = move |_| {
+            // Full: a look is due anyway.
+            let _ = reporter.try_send(Command::Look);
+        };
+        self.watcher = None;
+        let mut watcher = match notify::recommended_watcher(report) {
+            Ok(watcher) => watcher,
+            Err(error) => {
+                tracing::warn!(%error, "the system reports no file changes, looking once a second instead");
+                return;
+            }
+        };
+        let directories: BTreeSet<&Path> =
+            self.files.iter().map(|file| directory_of(file)).collect();
+        for directory in directories {
+            if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
+                let directory = directory.display();
+                tracing::debug!(%directory, %error, "not watched, looking once a second instead");
+            }
+        }
+        self.watcher = Some(watcher);
+        // For what changed while nobody watched.
+        let _ = reports.try_send(Command::Look);
+    }
+}
+
+/// What changes when a file does; `None`: there is no such file.
+type Signature = Option<(u64, u64, u64, i64, i64, i64, i64)>;
+
+fn signatures(files: &[PathBuf]) -> Vec<Signature> {
+    files.iter().map(|file| signature(file)).collect()
+}
+
+fn signature(file: &Path) -> Signature {
+    let data = fs::metadata(file).ok()?;
+    Some((
+        data.dev(),
+        data.ino(),
+        data.size(),
+        data.mtime(),
+        data.mtime_nsec(),
+        data.ctime(),
+        data.ctime_nsec(),
+    ))
+}
+
+fn directory_of(file: &Path) -> &Path {
+    match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    async fn next(changes: &mut watch::Receiver<u64>) -> u64 {
+        timeout(DEADLINE, changes.changed())
+            .await
+            .expect("a change is noticed")
+            .unwrap();
+        *changes.borrow_and_update()
+    }
+
+    #[tokio::test]
+    async fn a_file_written_in_place_is_one_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.yaml");
+        fs::write(&path, "a").unwrap();
+        let watch = FileWatch::start(vec![path.clone()]).unwrap();
+        let mut changes = watch.changes();
+        for text in ["b", "bb", "bbb"] {
+            fs::write(&path, text).unwrap();
+        }
+        assert_eq!(next(&mut changes).await, 1);
+        assert!(!changes.has_changed().unwrap());
+    }
+
+    #[tokio::test]
+    async fn a_file_replaced_by_renaming_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.yaml");
+        fs::write(&path, "a").unwrap();
+        let watch = FileWatch::start(vec![path.clone()]).unwrap();
+        let mut changes = watch.changes();
+        let draft = dir.path().join(".server.yaml.swp");
+        fs::write(&draft, "b").unwrap();
+        fs::rename(&draft, &path).unwrap();
+        next(&mut changes).await;
+        // And again: the watch did not stay with the old file.
+        fs::write(&draft, "c").unwrap();
+        fs::rename(&draft, &path).unwrap();
+        next(&mut changes).await;
+    }
+
+    #[tokio::test]
+    async fn a_symlink_swapped_as_in_a_mounted_config_map_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        for version in ["v1", "v2"] {
+            fs::create_dir(dir.path().join(version)).unwrap();
+            fs::write(dir.path().join(version).join("server.yaml"), "same").unwrap();
+        }
+        let data = dir.path().join("..data");
+        symlink("v1", &data).unwrap();
+        let path = dir.path().join("server.yaml");
+        symlink("..data/server.yaml", &path).unwrap();
+        let watch = FileWatch::start(vec![path]).unwrap();
+        let mut changes = watch.changes();
+        let fresh = dir.path().join("..data_tmp");
+        symlink("v2", &fresh).unwrap();
+        fs::rename(&fresh, &data).unwrap();
+        next(&mut changes).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_appears_later_is_a_change() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("not/yet/tokens.json");
+        let watch = FileWatch::start(vec![path.clone()]).unwrap();
+        let mut changes = watch.changes();
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(&path, "{}").unwrap();
+        next(&mut changes).await;
+    }
+
+    #[tokio::test]
+    async fn other_files_in_the_directory_do_not_count() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("server.yaml");
+        fs::write(&path, "a").unwrap();
+        let watch = FileWatch::start(vec![path.clone()]).unwrap();
+        let mut changes = watch.changes();
+        fs::write(dir.path().join("other"), "x").unwrap();
+        assert!(
+            timeout(Duration::from_millis(400), changes.changed())
+                .await
+                .is_err()
+        );
+        fs::write(&path, "bb").unwrap();
+        assert_eq!(next(&mut changes).await, 1);
+    }
+
+    #[tokio::test]
+    async fn a_trigger_counts_without_a_change() {
+        let watch = FileWatch::start(vec![]).unwrap();
+        let mut changes = watch.changes();
+        watch.trigger();
+        assert_eq!(next(&mut changes).await, 1);
+    }
+
+    #[tokio::test]
+    async fn the_set_of_files_can_be_exchanged() {
+        let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let watch = FileWatch::start(vec![left.path().join("a")]).unwrap();
+        let mut changes = watch.changes();
+        let path = right.path().join("b");
+        watch.set_files(vec![path.clone()]);
+        // Commands are taken in order: after this tick the new set is in force.
+        watch.trigger();
+        next(&mut changes).await;
+        fs::write(&path, "x").unwrap();
+        next(&mut changes).await;
+    }
+
+    #[tokio::test]
+    async fn a_dropped_watch_ends_its_thread() {
+        let watch = FileWatch::start(vec![]).unwrap();
+        let mut changes = watch.changes();
+        drop(watch);
+        let ended = timeout(DEADLINE, changes.changed()).await.unwrap();
+        assert!(ended.is_err(), "the sender is gone with the thread");
+    }
+}

@@ -1,0 +1,9 @@
+//! Services to publish: each listens on a free port of 127.0.0.1 and ends when its handle is dropped.
+
+mod grpc;
+mod http;
+mod tcp;
+
+pub use grpc::{GrpcAnswer, GrpcOrigin, call as grpc_call};
+pub use http::{HttpOrigin, RANGE_LENGTH, pattern};
+pub use tcp::TcpOrigin;

@@ -1,0 +1,60 @@
+//! TCP tunnels: a byte pipe from a stream to the local service.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use mux::{ErrorCode, Open};
+use runtime::Io;
+use tokio::io::AsyncWriteExt as _;
+
+use super::local::{Local, Served, connect_code};
+use super::proxy_protocol;
+use crate::Stream;
+use crate::pump::{Cut, Meter, Pump};
+
+/// Serves one TCP connection of a visitor.
+pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started: Instant) {
+    local.metrics.local_requests.inc();
+    let connected = tokio::select! {
+        biased;
+        _ = stream.reset_by_peer() => Err((ErrorCode::Cancel, "visitor_left")),
+        result = connect(&local, &open) => result,
+    };
+    let (received, sent, error) = match connected {
+        Ok(io) => pump(io, stream).await,
+        Err((code, error)) => {
+            stream.reset(code);
+            (0, 0, Some(error))
+        }
+    };
+    let visitor = open.visitor.map(|visitor| visitor.to_string()).unwrap_or_default();
+    local.served(&Served {
+        method: b"TCP",
+        path: visitor.as_bytes(),
+        status: 0,
+        error,
+        took: started.elapsed(),
+        received,
+        sent,
+    });
+}
+
+async fn connect(local: &Local, open: &Open) -> Result<Io, (ErrorCode, &'static str)> {
+    let mut io = local.connect(&*local.tunnel.connect).await.map_err(|error| (connect_code(&error), "connect"))?;
+    if local.tunnel.proxy_protocol {
+        let header = proxy_protocol::header(open.visitor, open.entrance);
+        io.write_all(&header).await.map_err(|_| (ErrorCode::Connect, "connect"))?;
+    }
+    Ok(io)
+}
+
+/// Both directions until each has ended, or something cuts them short.
+pub(super) async fn pump(io: Io, stream: Stream) -> (u64, u64, Option<&'static str>) {
+    let end = Pump::new(io, stream, Meter::default()).await;
+    let error = match end.cut {
+        None | Some(Cut::Stream(ErrorCode::Cancel | ErrorCode::NoError)) => None,
+        Some(Cut::Stream(_)) => Some("stream_reset"),
+        Some(Cut::Socket(_)) => Some("local_reset"),
+    };
+    (end.outward, end.inward, error)
+}

@@ -1,0 +1,356 @@
+//! TLS over a TCP socket, without buffers of its own while idle.
+//!
+//! rustls' unbuffered interface decrypts out of, and encrypts into, scratch memory shared by all lanes of a
+//! thread; a lane itself keeps only a record that arrived in part, or ciphertext that the socket did not take.
+
+use std::cell::RefCell;
+use std::io;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
+use rustls::{ClientConfig, ServerConfig};
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+
+/// Read at once from a socket: several records, so that a busy lane needs few system calls.
+const READ_CHUNK: usize = 128 * 1024;
+/// A partial record at the most: 16 KiB, its header, tag and padding (RFC 8446 section 5.2).
+const RECORD_MAX: usize = 16 * 1024 + 256 + 5;
+/// Room for what [`TlsPipe::encrypt`] is given at once.
+const WRITE_CHUNK: usize = 160 * 1024;
+/// Ciphertext overhead of one record at the most.
+const RECORD_OVERHEAD: usize = 64;
+/// Handshake bytes a peer may make us keep.
+const HANDSHAKE_MAX: usize = 64 * 1024;
+
+thread_local! {
+    static INCOMING: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The TLS conversation failed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TlsFault {
+    /// The socket failed.
+    #[error("the connection failed")]
+    Io(#[from] io::Error),
+    /// The peer broke TLS, or its certificate was refused.
+    #[error("TLS failed")]
+    Tls(#[from] rustls::Error),
+    /// A buffer was too small for TLS; a fault of ours.
+    #[error("TLS could not write: {0}")]
+    Buffer(&'static str),
+    /// The peer is gone.
+    #[error("the peer closed the connection")]
+    Closed,
+}
+
+enum Side {
+    Client(UnbufferedClientConnection),
+    Server(UnbufferedServerConnection),
+}
+
+/// What the TLS machine wants next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Ask it again.
+    Again,
+    /// More bytes from the peer.
+    Blocked,
+    /// The handshake is done, and all that was received has been handed out.
+    Established,
+    /// The peer said good-bye.
+    PeerClosed,
+}
+
+/// TLS over a socket.
+pub(crate) struct TlsPipe {
+    tcp: TcpStream,
+    side: Side,
+    /// A record that arrived in part.
+    partial: Vec<u8>,
+    /// Ciphertext the socket has not taken, from `sent` on.
+    outgoing: Vec<u8>,
+    sent: usize,
+    peer_closed: bool,
+}
+
+impl TlsPipe {
+    /// Accepts the server's side of a handshake.
+    pub(crate) async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Self, TlsFault> {
+        let side = Side::Server(UnbufferedServerConnection::new(config)?);
+        Self::handshake(tcp, side).await
+    }
+
+    /// Begins the client's side of a handshake.
+    pub(crate) async fn connect(
+        tcp: TcpStream,
+        config: Arc<ClientConfig>,
+        name: ServerName<'static>,
+    ) -> Result<Self, TlsFault> {
+        let side = Side::Client(UnbufferedClientConnection::new(config, name)?);
+        Self::handshake(tcp, side).await
+    }
+
+    async fn handshake(tcp: TcpStream, side: Side) -> Result<Self, TlsFault> {
+        let mut pipe =
+            Self { tcp, side, partial: Vec::new(), outgoing: Vec::new(), sent: 0, peer_closed: false };
+        let mut incoming = Vec::new();
+        loop {
+            let (used, step) = pipe.step(&mut incoming, &mut |_| {})?;
+            incoming.drain(..used);
+            match step {
+                Step::Again => continue,
+                Step::PeerClosed => return Err(TlsFault::Closed),
+                Step::Established | Step::Blocked => {}
+            }
+            std::future::poll_fn(|cx| pipe.poll_flush(cx)).await?;
+            if step == Step::Established {
+                pipe.partial = incoming;
+                return Ok(pipe);
+            }
+            if incoming.len() > HANDSHAKE_MAX {
+                return Err(TlsFault::Buffer("the handshake is too long"));
+            }
+            pipe.tcp.readable().await?;
+            match pipe.tcp.try_read_buf(&mut incoming) {
+                Ok(0) => return Err(TlsFault::Closed),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The socket below.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.tcp
+    }
+
+    /// Reads what the socket has, at most about 128 KiB, and hands the plaintext to `sink`.
+    ///
+    /// Returns false once the peer has ended its direction.
+    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<Result<bool, TlsFault>> {
+        if self.peer_closed {
+            return Poll::Ready(Ok(false));
+        }
+        // A handshake may leave whole records behind, which no readiness will announce.
+        if !self.partial.is_empty() && has_whole_record(&self.partial) {
+            let mut kept = std::mem::take(&mut self.partial);
+            let used = self.decrypt(&mut kept, sink)?;
+            kept.drain(..used);
+            self.partial = kept;
+            return Poll::Ready(Ok(!self.peer_closed));
+        }
+        INCOMING.with_borrow_mut(|buffer| {
+            buffer.resize(RECORD_MAX + READ_CHUNK, 0);
+            let start = self.partial.len();
+            buffer[..start].copy_from_slice(&self.partial);
+            let got = loop {
+                ready!(self.tcp.poll_read_ready(cx))?;
+                match self.tcp.try_read(&mut buffer[start..start + READ_CHUNK]) {
+                    Ok(got) => break got,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                    Err(error) => return Poll::Ready(Err(error.into())),
+                }
+            };
+            if got == 0 {
+                self.peer_closed = true;
+                return Poll::Ready(Ok(false));
+            }
+            let filled = &mut buffer[..start + got];
+            let used = self.decrypt(filled, sink)?;
+            // The memory of an old partial record is given back: an idle lane keeps none.
+            let rest = &filled[used..];
+            if rest.is_empty() {
+                self.partial = Vec::new();
+            } else {
+                self.partial.clear();
+                self.partial.extend_from_slice(rest);
+            }
+            Poll::Ready(Ok(!self.peer_closed))
+        })
+    }
+
+    /// Decrypts all whole records; returns how many bytes they took.
+    fn decrypt(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<usize, TlsFault> {
+        let mut used = 0;
+        loop {
+            let (now, step) = self.step(&mut incoming[used..], sink)?;
+            used += now;
+            match step {
+                Step::Again => {}
+                Step::Blocked | Step::Established => return Ok(used),
+                Step::PeerClosed => {
+                    self.peer_closed = true;
+                    return Ok(used);
+                }
+            }
+        }
+    }
+
+    /// One step of the TLS machine; ciphertext it makes goes behind `outgoing`.
+    fn step(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<(usize, Step), TlsFault> {
+        let outgoing = &mut self.outgoing;
+        match &mut self.side {
+            Side::Client(conn) => drive(conn.process_tls_records(incoming), outgoing, sink),
+            Side::Server(conn) => drive(conn.process_tls_records(incoming), outgoing, sink),
+        }
+    }
+
+    /// Encrypts `plain`, each piece of at most 16 KiB in a record of its own, behind what is still unsent.
+    pub(crate) fn encrypt(&mut self, plain: &[u8]) -> Result<(), TlsFault> {
+        debug_assert!(plain.len() <= WRITE_CHUNK, "callers encrypt a turn's worth at once");
+        loop {
+            let outgoing = &mut self.outgoing;
+            let done = match &mut self.side {
+                Side::Client(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
+                Side::Server(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
+            };
+            if done {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether ciphertext waits for the socket.
+    pub(crate) fn has_unsent(&self) -> bool {
+        self.sent < self.outgoing.len()
+    }
+
+    /// Writes what is unsent.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFault>> {
+        while self.has_unsent() {
+            match self.tcp.try_write(&self.outgoing[self.sent..]) {
+                Ok(n) => self.sent += n,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(self.tcp.poll_write_ready(cx))?;
+                }
+                Err(error) => return Poll::Ready(Err(error.into())),
+            }
+        }
+        self.outgoing.clear();
+        self.sent = 0;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Gives the output buffer's memory back; called when a lane goes idle.
+    pub(crate) fn shrink(&mut self) {
+        if !self.has_unsent() {
+            self.outgoing = Vec::new();
+            self.sent = 0;
+        }
+    }
+
+    /// Lends the lane an output buffer, so that idle lanes share a thread's one.
+    pub(crate) fn lend(&mut self, buffer: &mut Vec<u8>) {
+        if self.outgoing.is_empty() {
+            std::mem::swap(&mut self.outgoing, buffer);
+            self.outgoing.clear();
+            self.sent = 0;
+        }
+    }
+
+    /// Takes the lent buffer back, unless it still holds ciphertext.
+    pub(crate) fn reclaim(&mut self, buffer: &mut Vec<u8>) {
+        if !self.has_unsent() && buffer.capacity() == 0 {
+            std::mem::swap(&mut self.outgoing, buffer);
+            self.sent = 0;
+        }
+    }
+}
+
+/// Whether the front of `bytes` is a whole TLS record (RFC 8446 section 5.1).
+fn has_whole_record(bytes: &[u8]) -> bool {
+    bytes.first_chunk::<5>().is_some_and(|head| {
+        bytes.len() >= 5 + usize::from(u16::from_be_bytes([head[3], head[4]]))
+    })
+}
+
+fn drive<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    outgoing: &mut Vec<u8>,
+    sink: &mut dyn FnMut(&[u8]),
+) -> Result<(usize, Step), TlsFault> {
+    let mut discard = status.discard;
+    let step = match status.state? {
+        ConnectionState::ReadTraffic(mut traffic) => {
+            while let Some(record) = traffic.next_record() {
+                let record = record?;
+                discard += record.discard;
+                sink(record.payload);
+            }
+            Step::Again
+        }
+        ConnectionState::EncodeTlsData(mut data) => {
+            encode_into(outgoing, |room| data.encode(room))?;
+            Step::Again
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            // What was encoded lies in `outgoing` and is sent in order, before anything else.
+            data.done();
+            Step::Again
+        }
+        ConnectionState::BlockedHandshake => Step::Blocked,
+        ConnectionState::WriteTraffic(_) => Step::Established,
+        ConnectionState::PeerClosed | ConnectionState::Closed => Step::PeerClosed,
+        // Early data is off on both sides.
+        _ => return Err(TlsFault::Buffer("unexpected TLS state")),
+    };
+    Ok((discard, step))
+}
+
+/// Encrypts when the machine is ready for it; false: ask it again.
+fn seal<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    plain: &[u8],
+    outgoing: &mut Vec<u8>,
+) -> Result<bool, TlsFault> {
+    match status.state? {
+        ConnectionState::WriteTraffic(mut traffic) => {
+            let records = plain.len() / (16 * 1024) + 1;
+            let from = outgoing.len();
+            outgoing.resize(from + plain.len() + records * RECORD_OVERHEAD, 0);
+            let written = match traffic.encrypt(plain, &mut outgoing[from..]) {
+                Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => {
+                    outgoing.resize(from + required_size, 0);
+                    traffic.encrypt(plain, &mut outgoing[from..])
+                }
+                other => other,
+            }
+            .map_err(|_| TlsFault::Buffer("the traffic keys are used up"))?;
+            outgoing.truncate(from + written);
+            Ok(true)
+        }
+        ConnectionState::EncodeTlsData(mut data) => {
+            encode_into(outgoing, |room| data.encode(room))?;
+            Ok(false)
+        }
+        ConnectionState::TransmitTlsData(data) => {
+            data.done();
+            Ok(false)
+        }
+        ConnectionState::PeerClosed => Ok(false),
+        _ => Err(TlsFault::Closed),
+    }
+}
+
+fn encode_into(
+    outgoing: &mut Vec<u8>,
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+) -> Result<(), TlsFault> {
+    let from = outgoing.len();
+    outgoing.resize(from + 4096, 0);
+    let written = match encode(&mut outgoing[from..]) {
+        Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
+            outgoing.resize(from + required_size, 0);
+            encode(&mut outgoing[from..])
+        }
+        other => other,
+    }
+    .map_err(|_| TlsFault::Buffer("a handshake message could not be encoded"))?;
+    outgoing.truncate(from + written);
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! Byte pipes: a socket on one side, a stream on the other, each direction ending on its own.
+//!
+//! Nothing is buffered while a pipe is idle: a thread's scratch memory is read into, and only what was read
+//! is kept until the stream or the socket takes it.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use mux::lane::StreamError;
+use mux::{ErrorCode, Incoming};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+use crate::Stream;
+use crate::throttle::Throttle;
+
+/// Read from a socket at once.
+const SCRATCH: usize = 64 * 1024;
+/// Chunks written to a socket at once.
+const GATHER: usize = 16;
+/// Reads or writes a turn; then others have theirs.
+const STEPS_A_TURN: usize = 16;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Counts and bounds what passes.
+#[derive(Clone, Default)]
+pub(crate) struct Meter {
+    /// Bytes from the socket to the stream.
+    pub(crate) inward: Option<Arc<Throttle>>,
+    /// Bytes from the stream to the socket.
+    pub(crate) outward: Option<Arc<Throttle>>,
+}
+
+/// How a pipe ended.
+#[derive(Debug)]
+pub(crate) struct PumpEnd {
+    /// Bytes from the socket to the stream.
+    pub(crate) inward: u64,
+    /// Bytes from the stream to the socket.
+    pub(crate) outward: u64,
+    /// What cut it short; `None` when both directions came to their end.
+    pub(crate) cut: Option<Cut>,
+}
+
+/// What cut a pipe short.
+#[derive(Debug)]
+pub(crate) enum Cut {
+    /// The socket failed.
+    Socket(io::Error),
+    /// The stream was reset.
+    Stream(ErrorCode),
+}
+
+/// A pipe between `io` and `stream`.
+pub(crate) struct Pump<T> {
+    io: T,
+    stream: Stream,
+    meter: Meter,
+    inward: Direction,
+    outward: Direction,
+    pending: Vec<Bytes>,
+    stream_ended: bool,
+}
+
+#[derive(Default)]
+struct Direction {
+    bytes: u64,
+    done: bool,
+    delay: Option<Pin<Box<Sleep>>>,
+}
+
+impl Direction {
+    /// Waits while the bandwidth quota is overdrawn.
+    fn poll_delay(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(delay) = &mut self.delay {
+            ready!(delay.as_mut().poll(cx));
+            self.delay = None;
+        }
+        Poll::Ready(())
+    }
+
+    fn passed(&mut self, bytes: usize, throttle: Option<&Arc<Throttle>>) {
+        self.bytes += bytes as u64;
+        if let Some(throttle) = throttle {
+            self.delay = throttle.charge(bytes).map(|wait| Box::pin(tokio::time::sleep(wait)));
+        }
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
+    /// A pipe that counts into `meter`.
+    pub(crate) fn new(io: T, stream: Stream, meter: Meter) -> Self {
+        Self {
+            io,
+            stream,
+            meter,
+            inward: Direction::default(),
+            outward: Direction::default(),
+            pending: Vec::new(),
+            stream_ended: false,
+        }
+    }
+
+    /// Sends `first` ahead of what the socket delivers; for bytes that were read with a request's head.
+    pub(crate) async fn send_first(&self, first: Bytes) -> Result<(), StreamError> {
+        self.stream.send(first).await
+    }
+
+    /// Carries bytes until both directions have ended, or one failed; gives the socket back.
+    pub(crate) async fn run(mut self) -> (T, PumpEnd) {
+        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
+        (self.io, end)
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEnd> {
+        let inward = if self.inward.done { Poll::Ready(Ok(())) } else { self.poll_inward(cx) };
+        if let Poll::Ready(Err(cut)) = inward {
+            return Poll::Ready(self.cut_short(cut));
+        }
+        let outward = if self.outward.done { Poll::Ready(Ok(())) } else { self.poll_outward(cx) };
+        match outward {
+            Poll::Ready(Err(cut)) => Poll::Ready(self.cut_short(cut)),
+            Poll::Ready(Ok(())) if self.inward.done => Poll::Ready(self.end(None)),
+            _ => Poll::Pending,
+        }
+    }
+
+    /// One failure ends both directions; a failure of the socket is passed on to the stream.
+    fn cut_short(&mut self, cut: Cut) -> PumpEnd {
+        if matches!(cut, Cut::Socket(_)) {
+            self.stream.reset(ErrorCode::Cancel);
+        }
+        self.end(Some(cut))
+    }
+
+    /// The socket → the stream.
+    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+        for _ in 0..STEPS_A_TURN {
+            ready!(self.inward.poll_delay(cx));
+            let room = ready!(self.stream.poll_capacity(cx)).map_err(cut)?;
+            let chunk = ready!(poll_chunk(&mut self.io, cx, room)).map_err(Cut::Socket)?;
+            let Some(mut chunk) = chunk else {
+                let _ = self.stream.finish();
+                self.inward.done = true;
+                return Poll::Ready(Ok(()));
+            };
+            self.inward.passed(chunk.len(), self.meter.inward.as_ref());
+            // The capacity asked for is still there: only this task sends on the stream.
+            while !chunk.is_empty() {
+                match self.stream.poll_send(cx, &mut chunk) {
+                    Poll::Ready(result) => result.map_err(cut)?,
+                    Poll::Pending => return Poll::Ready(Err(Cut::Stream(ErrorCode::Internal))),
+                }
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// The stream → the socket.
+    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+        for _ in 0..STEPS_A_TURN {
+            ready!(self.outward.poll_delay(cx));
+            self.receive(cx)?;
+            if self.pending.is_empty() {
+                if !self.stream_ended {
+                    return Poll::Pending;
+                }
+                ready!(Pin::new(&mut self.io).poll_shutdown(cx)).map_err(Cut::Socket)?;
+                self.outward.done = true;
+                return Poll::Ready(Ok(()));
+            }
+            let written = ready!(self.poll_write(cx)).map_err(Cut::Socket)?;
+            self.outward.passed(written, self.meter.outward.as_ref());
+            self.advance(written);
+            if self.pending.is_empty() {
+                // An idle pipe keeps no list.
+                self.pending = Vec::new();
+                ready!(Pin::new(&mut self.io).poll_flush(cx)).map_err(Cut::Socket)?;
+            }
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    /// Collects what the stream has, up to one gathered write.
+    fn receive(&mut self, cx: &mut Context<'_>) -> Result<(), Cut> {
+        while self.pending.len() < GATHER && !self.stream_ended {
+            match self.stream.poll_recv(cx) {
+                Poll::Ready(Ok(Incoming::Data(bytes))) => self.pending.push(bytes),
+                Poll::Ready(Ok(Incoming::End)) => self.stream_ended = true,
+                Poll::Ready(Ok(Incoming::Head(_))) => return Err(Cut::Stream(ErrorCode::Protocol)),
+                // What arrived before a reset still goes out first.
+                Poll::Ready(Err(error)) if self.pending.is_empty() => return Err(cut(error)),
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let written = if let [one] = self.pending.as_slice() {
+            ready!(Pin::new(&mut self.io).poll_write(cx, one))?
+        } else {
+            let mut slices = [IoSlice::new(&[]); GATHER];
+            for (slice, bytes) in slices.iter_mut().zip(&self.pending) {
+                *slice = IoSlice::new(bytes);
+            }
+            let count = self.pending.len().min(GATHER);
+            ready!(Pin::new(&mut self.io).poll_write_vectored(cx, &slices[..count]))?
+        };
+        if written == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        Poll::Ready(Ok(written))
+    }
+
+    fn advance(&mut self, mut written: usize) {
+        let mut whole = 0;
+        for bytes in &mut self.pending {
+            let n = bytes.len().min(written);
+            bytes.advance(n);
+            written -= n;
+            if !bytes.is_empty() {
+                break;
+            }
+            whole += 1;
+        }
+        self.pending.drain(..whole);
+    }
+
+    fn end(&self, cut: Option<Cut>) -> PumpEnd {
+        PumpEnd { inward: self.inward.bytes, outward: self.outward.bytes, cut }
+    }
+}
+
+fn cut(error: StreamError) -> Cut {
+    match error {
+        StreamError::Reset(code) => Cut::Stream(code),
+        StreamError::Closed => Cut::Stream(ErrorCode::Cancel),
+    }
+}
+
+/// Reads what is there, at most `room`; `None` at the end.
+fn poll_chunk<T: AsyncRead + Unpin>(io: &mut T, cx: &mut Context<'_>, room: usize) -> Poll<io::Result<Option<Bytes>>> {
+    BUFFER.with_borrow_mut(|buffer| {
+        buffer.resize(SCRATCH, 0);
+        let mut buf = ReadBuf::new(&mut buffer[..room.min(SCRATCH)]);
+        ready!(Pin::new(io).poll_read(cx, &mut buf))?;
+        let got = buf.filled();
+        Poll::Ready(Ok((!got.is_empty()).then(|| Bytes::copy_from_slice(got))))
+    })
+}

@@ -1,0 +1,284 @@
+//! Control messages of a session: Register, Unregister, AuthRefresh, TunnelState.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use adit_core::name::{Hostname, TunnelName};
+use mux::frame::{FrameType, flags};
+use mux::message::{
+    self, AuthRefresh, Fault, RefreshResponse, Register, Registered, TunnelKind, TunnelResult, TunnelSpec,
+    TunnelStates, Unregister,
+};
+
+use super::account::Quota;
+use super::auth::Authenticate as _;
+use super::registry::{Claim, ClaimError, RouteKey};
+use super::session::{Published, Session, read_control};
+use super::state::{State, fault};
+use crate::lane::LaneShared;
+
+/// Tunnels in one Register at the most.
+const TUNNELS_A_MESSAGE: usize = 256;
+/// Letters and digits of a name the server chooses.
+const CHOSEN_NAME_LEN: usize = 10;
+
+impl State {
+    /// Answers one control message.
+    pub(super) async fn control(
+        self: &Arc<Self>,
+        session: &Arc<Session>,
+        lane: &Arc<LaneShared>,
+        kind: FrameType,
+        payload: &[u8],
+    ) {
+        match kind {
+            FrameType::Register => {
+                let Some(register) = read_control::<Register>(lane, payload) else { return };
+                let mut results = Vec::new();
+                for spec in register.tunnels.into_iter().take(TUNNELS_A_MESSAGE) {
+                    results.push(self.register(session, spec).await);
+                }
+                lane.send_control(kind, flags::ACK, &message::encode(&Registered { tunnels: results }));
+                if let Some(previous) = session.take_previous() {
+                    self.retire(previous, session);
+                }
+            }
+            FrameType::Unregister => {
+                let Some(unregister) = read_control::<Unregister>(lane, payload) else { return };
+                for id in unregister.ids.into_iter().take(TUNNELS_A_MESSAGE) {
+                    self.unregister(session, id).await;
+                }
+                lane.send_control(kind, flags::ACK, b"{}");
+            }
+            FrameType::AuthRefresh => {
+                let Some(refresh) = read_control::<AuthRefresh>(lane, payload) else { return };
+                let answer = self.refresh(session, &refresh);
+                lane.send_control(kind, flags::ACK, &message::encode(&answer));
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes what an agent says of its local services.
+    pub(super) fn tunnel_states(&self, session: &Arc<Session>, payload: &[u8]) {
+        let Ok(states) = message::decode::<TunnelStates>(payload) else { return };
+        session.with_tunnels(|tunnels| {
+            for state in states.tunnels {
+                if let Some(tunnel) = tunnels.get_mut(&state.id) {
+                    tunnel.healthy = state.healthy;
+                    tunnel.reason = state.reason.chars().filter(|c| !c.is_control()).take(200).collect();
+                }
+            }
+        });
+    }
+
+    /// Publishes one tunnel. What is authorised is the route that results, not a field of the message (S16).
+    async fn register(self: &Arc<Self>, session: &Arc<Session>, spec: TunnelSpec) -> TunnelResult {
+        let id = spec.id;
+        match self.try_register(session, spec).await {
+            Ok((url, epoch)) => TunnelResult { id, error: None, url, epoch },
+            Err(error) => {
+                self.metrics.error("register", "agent");
+                self.audit.refused(session, id, &error);
+                TunnelResult { id, error: Some(error), ..TunnelResult::default() }
+            }
+        }
+    }
+
+    async fn try_register(self: &Arc<Self>, session: &Arc<Session>, spec: TunnelSpec) -> Result<(String, u64), Fault> {
+        let grant = session.grant();
+        if grant.expired(SystemTime::now()) {
+            return Err(fault("token_expired", "the token has expired", "get a new token"));
+        }
+        // The same tunnel again: the older claim gives way to this one.
+        self.unregister(session, spec.id).await;
+        let published = session.with_tunnels(|tunnels| tunnels.len());
+        if grant.max_tunnels.is_some_and(|max| published >= max as usize) {
+            return Err(fault("quota_exceeded", "this token may publish no more tunnels", "unpublish one"));
+        }
+        let tunnel_use = session.account.take(Quota::Tunnels).map_err(|exceeded| {
+            self.metrics.quota(exceeded.quota);
+            self.audit.quota(session.account.name(), &exceeded);
+            let message = format!("the account may publish {} tunnels at once", exceeded.limit);
+            fault("quota_exceeded", message, "unpublish one, or ask for a larger quota")
+        })?;
+        let (key, url) = match spec.kind {
+            TunnelKind::Http => self.http_route(session, &spec)?,
+            TunnelKind::Tcp => self.tcp_route(session, &spec)?,
+        };
+        let claim = Claim {
+            key: key.clone(),
+            account: session.account.name().to_owned(),
+            agent: session.agent_id.clone(),
+            session: session.id.clone(),
+            tunnel: spec.id,
+        };
+        let claimed = self.registry.claim(claim).await.map_err(|error| match error {
+            ClaimError::Taken => name_taken(&key),
+            ClaimError::Unavailable(why) => fault("unavailable", why, "it is tried again"),
+        })?;
+        if let RouteKey::Port(port) = key
+            && let Err(error) = self.ports.open(self, port)
+        {
+            self.registry.release(&key, &session.id, claimed.epoch).await;
+            return Err(fault("port_unavailable", error, "ask for another port, or 0 for any"));
+        }
+        let published = Published {
+            key: key.clone(),
+            epoch: claimed.epoch,
+            healthy: spec.healthy,
+            reason: String::new(),
+            url: url.clone(),
+            _use: tunnel_use,
+        };
+        session.with_tunnels(|tunnels| tunnels.insert(spec.id, published));
+        if session.is_over() {
+            // It ended while it registered: nobody else would take the claim back.
+            self.unregister(session, spec.id).await;
+        }
+        self.metrics.registry_size.set(i64::try_from(self.registry.size()).unwrap_or(i64::MAX));
+        self.audit.registered(session, &url, claimed.epoch);
+        tracing::info!(agent = %session.agent_id, account = session.account.name(), %url, "tunnel published");
+        Ok((url, claimed.epoch))
+    }
+
+    fn http_route(&self, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
+        let config = self.config.load();
+        let grant = session.grant();
+        let host = if !spec.host.is_empty() {
+            let host = Hostname::parse(&spec.host)
+                .map_err(|error| fault("invalid_name", format!("`{}`: {error}", printable(&spec.host)), ""))?;
+            if host.under(&config.public.base_domain).is_some() || host == config.public.base_domain {
+                return Err(fault(
+                    "invalid_name",
+                    format!("`{}` lies under the server's own domain", host.as_str()),
+                    "ask for it as a name, not as a custom host",
+                ));
+            }
+            let allowed = grant.may_take_host(&host) || config.hosts_of(session.account.name()).contains(&host);
+            if !allowed {
+                return Err(not_allowed(host.as_str()));
+            }
+            host
+        } else {
+            let name = if spec.name.is_empty() {
+                self.chosen_name(session)?
+            } else {
+                TunnelName::parse(&spec.name)
+                    .map_err(|error| fault("invalid_name", format!("`{}`: {error}", printable(&spec.name)), ""))?
+            };
+            if config.is_reserved(name.as_str()) {
+                return Err(fault("name_reserved", format!("`{}` is a name nobody gets", name.as_str()), "choose another"));
+            }
+            if !grant.may_take_name(&name) {
+                return Err(not_allowed(name.as_str()));
+            }
+            name.host(&config.public.base_domain)
+                .map_err(|error| fault("invalid_name", format!("`{}`: {error}", name.as_str()), ""))?
+        };
+        let key = RouteKey::Host(host.as_str().to_owned());
+        self.reserve(session, &key)?;
+        Ok((key, config.public_url(&host, self.public_port)))
+    }
+
+    /// A random name the token allows: its first pattern that ends in `*`, filled up.
+    fn chosen_name(&self, session: &Session) -> Result<TunnelName, Fault> {
+        let grant = session.grant();
+        let stem = grant.allow.iter().find_map(|pattern| pattern.as_str().strip_suffix('*')).ok_or_else(|| {
+            fault("name_needed", "this token allows only names of its own", "say which one: --as NAME")
+        })?;
+        let letters = b"abcdefghijkmnpqrstuvwxyz23456789";
+        let mut name = stem.to_owned();
+        for _ in 0..CHOSEN_NAME_LEN {
+            name.push(char::from(letters[rand::random_range(0..letters.len())]));
+        }
+        TunnelName::parse(&name).map_err(|error| fault("invalid_name", error.to_string(), "say which one: --as NAME"))
+    }
+
+    fn tcp_route(&self, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
+        let config = self.config.load();
+        let grant = session.grant();
+        let Some(range) = config.public.tcp_ports else {
+            return Err(fault(
+                "tcp_not_offered",
+                "this server publishes no TCP ports",
+                "set public.tcp_ports on the server",
+            ));
+        };
+        let account_range = config.accounts.get(session.account.name()).and_then(|account| account.ports);
+        let allowed = |port: u16| {
+            range.contains(port)
+                && (grant.may_take_port(port) || account_range.is_some_and(|range| range.contains(port)))
+        };
+        let port = if spec.port == 0 {
+            range
+                .iter()
+                .filter(|port| allowed(*port))
+                .find(|port| {
+                    let key = RouteKey::Port(*port);
+                    self.registry.lookup(&key).is_none() && self.reserve(session, &key).is_ok()
+                })
+                .ok_or_else(|| fault("no_free_port", "no TCP port is free for this token", "unpublish one"))?
+        } else {
+            if !allowed(spec.port) {
+                return Err(fault(
+                    "not_allowed",
+                    format!("this token may not take port {}", spec.port),
+                    format!("the server offers {}-{}; ask for a token with --ports", range.first(), range.last()),
+                ));
+            }
+            spec.port
+        };
+        let key = RouteKey::Port(port);
+        self.reserve(session, &key)?;
+        Ok((key, format!("tcp://{}:{port}", config.public.base_domain.as_str())))
+    }
+
+    fn reserve(&self, session: &Session, key: &RouteKey) -> Result<(), Fault> {
+        let cooldown = self.config.load().names.cooldown;
+        self.reservations
+            .take(&key.to_string(), session.account.name(), SystemTime::now(), cooldown)
+            .map_err(|_| name_taken(key))
+    }
+
+    async fn unregister(&self, session: &Arc<Session>, id: u32) {
+        if let Some(old) = session.with_tunnels(|tunnels| tunnels.remove(&id)) {
+            self.release(&old.key, &session.id, old.epoch).await;
+        }
+    }
+
+    fn refresh(&self, session: &Arc<Session>, refresh: &AuthRefresh) -> RefreshResponse {
+        let result = self.credentials.authenticate(refresh.token.expose(), SystemTime::now());
+        match result {
+            Ok(grant) if grant.account == session.account.name() => {
+                let expires = grant.expires.map(adit_core::timestamp::unix);
+                self.audit.refreshed(session, &grant.token_id);
+                session.set_grant(grant);
+                RefreshResponse { error: None, expires }
+            }
+            Ok(_) => RefreshResponse {
+                error: Some(fault("invalid_token", "the token is of another account", "")),
+                expires: None,
+            },
+            Err(error) => {
+                RefreshResponse { error: Some(fault(error.code(), error.to_string(), "")), expires: None }
+            }
+        }
+    }
+}
+
+fn name_taken(key: &RouteKey) -> Fault {
+    fault("name_taken", format!("{key} belongs to another account"), "choose another name")
+}
+
+fn not_allowed(name: &str) -> Fault {
+    fault(
+        "not_allowed",
+        format!("this token may not take `{}`", printable(name)),
+        "use a name the token allows, or ask for a token with --allow",
+    )
+}
+
+fn printable(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(80).collect()
+}

@@ -1,0 +1,216 @@
+//! The visitor's socket behind a strict check of HTTP/1 request heads (S9), with time-outs hyper does not have.
+//!
+//! hyper takes some heads that RFC 9112 section 6.3 calls an attack (Transfer-Encoding before Content-Length, say) and
+//! mends them in silence. The guard sees the bytes first. A bad head is replaced by a harmless one, and the
+//! fault is left for the service to find, so that the visitor gets a proper answer in the proper order.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use adit_core::head::{HeadFault, HeadGuard};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
+
+/// What hyper is given in place of a bad head.
+const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r\n\r\n";
+/// Read from the socket at once.
+const CHUNK: usize = 16 * 1024;
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What the guard tells the service of its connection.
+#[derive(Debug, Default)]
+pub(super) struct Findings {
+    fault: Mutex<Option<(u64, HeadFault)>>,
+    faulty: AtomicBool,
+    /// A byte of a request has come: the connection is not idle.
+    pub(super) busy: AtomicBool,
+}
+
+impl Findings {
+    /// The fault of the connection's `request`th request, counted from 1.
+    pub(super) fn fault_of(&self, request: u64) -> Option<HeadFault> {
+        if !self.faulty.load(Ordering::Acquire) {
+            return None;
+        }
+        let fault = self.fault.lock().unwrap_or_else(PoisonError::into_inner);
+        fault.as_ref().filter(|(at, _)| *at == request).map(|(_, fault)| *fault)
+    }
+
+    fn note(&self, request: u64, fault: HeadFault) {
+        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some((request, fault));
+        self.faulty.store(true, Ordering::Release);
+    }
+}
+
+/// Times a connection is given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GuardTimes {
+    /// From a head's first byte to its end.
+    pub(super) head: Duration,
+    /// Between requests, and before the first.
+    pub(super) idle: Duration,
+}
+
+/// A visitor's connection, guarded.
+pub(super) struct Guarded<S> {
+    io: S,
+    guard: HeadGuard,
+    findings: Arc<Findings>,
+    /// Checked bytes hyper has not read yet.
+    ready: Vec<u8>,
+    read: usize,
+    closed: bool,
+    times: GuardTimes,
+    timer: Option<Pin<Box<Sleep>>>,
+    /// When the head that is being read must be whole.
+    head_by: Option<Instant>,
+    /// When the connection was last used; idle time counts from there.
+    used: Instant,
+}
+
+impl<S> Guarded<S> {
+    pub(super) fn new(io: S, guard: HeadGuard, findings: Arc<Findings>, times: GuardTimes) -> Self {
+        Self {
+            io,
+            guard,
+            findings,
+            ready: Vec::new(),
+            read: 0,
+            closed: false,
+            times,
+            timer: None,
+            head_by: None,
+            used: Instant::now(),
+        }
+    }
+
+    /// Takes fresh bytes through the guard.
+    fn take(&mut self, input: &[u8]) {
+        if let Err(fault) = self.guard.accept(input, &mut self.ready) {
+            self.findings.note(self.guard.heads_passed() + 1, fault);
+            self.ready.extend_from_slice(STAND_IN);
+            self.closed = true;
+        }
+        let now = Instant::now();
+        self.used = now;
+        self.head_by = match (self.guard.mid_head(), self.head_by) {
+            (true, None) => Some(now + self.times.head),
+            (true, by) => by,
+            (false, _) => None,
+        };
+    }
+
+    fn hand_out(&mut self, buf: &mut ReadBuf<'_>) {
+        let left = &self.ready[self.read..];
+        let n = left.len().min(buf.remaining());
+        buf.put_slice(&left[..n]);
+        self.read += n;
+        if self.read == self.ready.len() {
+            self.ready = Vec::new();
+            self.read = 0;
+        }
+    }
+
+    /// Ready when the visitor has had its time: a slow head, or an idle connection.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let by = match self.head_by {
+                Some(by) => by,
+                // While a request is being answered silence is no fault of the visitor's.
+                None if self.findings.busy.load(Ordering::Relaxed) || self.guard.is_h2() => {
+                    Instant::now() + self.times.idle
+                }
+                None => self.used + self.times.idle,
+            };
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
+            ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= by {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(by.into());
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Guarded<S> {
+    /// Waits until the first head, or the HTTP/2 preface, is there; false when the visitor left before.
+    pub(super) async fn peek(&mut self) -> io::Result<bool> {
+        std::future::poll_fn(|cx| {
+            ready!(self.poll_checked(cx))?;
+            Poll::Ready(Ok(!self.ready.is_empty()))
+        })
+        .await
+    }
+
+    /// Whether the visitor began with the HTTP/2 preface.
+    pub(super) fn is_h2(&self) -> bool {
+        self.guard.is_h2()
+    }
+
+    /// Reads until checked bytes are there, or the visitor has ended its direction.
+    fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.ready.is_empty() && !self.closed {
+            let got = BUFFER.with_borrow_mut(|buffer| {
+                buffer.resize(CHUNK, 0);
+                let mut chunk = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
+                match chunk.filled() {
+                    [] => self.closed = true,
+                    filled => self.take(filled),
+                }
+                Poll::Ready(Ok::<_, io::Error>(()))
+            });
+            match got {
+                Poll::Ready(result) => result?,
+                Poll::Pending => {
+                    ready!(self.poll_overdue(cx));
+                    return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_checked(cx))?;
+        self.hand_out(buf);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.io.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

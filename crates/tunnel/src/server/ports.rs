@@ -1,0 +1,141 @@
+//! Public TCP ports: a listener for each port that is served.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use mux::{ErrorCode, Open};
+use runtime::listener::{BoundListener, ConnectionLimit, ConnectionPermit};
+use runtime::scope::Scope;
+use tokio::net::TcpStream;
+
+use super::access::Entry;
+use super::account::Quota;
+use super::registry::RouteKey;
+use super::state::{Choice, State};
+use crate::pump::{Cut, Meter, Pump, PumpEnd};
+
+/// The listeners of public TCP ports.
+pub(super) struct Ports {
+    address: IpAddr,
+    open: Mutex<HashMap<u16, Scope>>,
+    limit: ConnectionLimit,
+}
+
+impl Ports {
+    /// Listeners will bind `address`; `limit` is shared with the HTTP entrance.
+    pub(super) fn new(address: IpAddr, limit: ConnectionLimit) -> Self {
+        Self { address, open: Mutex::default(), limit }
+    }
+
+    /// Starts listening on a port, unless that is so already.
+    pub(super) fn open(&self, state: &Arc<State>, port: u16) -> Result<(), String> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.contains_key(&port) {
+            return Ok(());
+        }
+        let listener = BoundListener::bind(SocketAddr::new(self.address, port)).map_err(|error| error.to_string())?;
+        let scope = state.scope.child();
+        let limit = self.limit.clone();
+        let weak = Arc::downgrade(state);
+        scope.spawn("tcp-accept", {
+            let scope = scope.clone();
+            async move {
+                let accepted = listener.accept_loop(scope, move |tcp, visitor| {
+                    let Some(state) = weak.upgrade() else { return };
+                    match limit.try_acquire() {
+                        Some(permit) => state.visit_port(port, tcp, visitor, permit),
+                        None => state.metrics.error("connections_limit", "public"),
+                    }
+                });
+                if let Err(error) = accepted.await {
+                    tracing::error!(port, %error, "public port cannot be listened on");
+                }
+            }
+        });
+        open.insert(port, scope);
+        Ok(())
+    }
+
+    /// Stops listening; connections that run are left alone.
+    pub(super) fn close(&self, port: u16) {
+        if let Some(scope) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port) {
+            scope.drain();
+        }
+    }
+}
+
+impl State {
+    /// Carries one visitor's TCP connection.
+    fn visit_port(self: &Arc<Self>, port: u16, tcp: TcpStream, visitor: SocketAddr, permit: ConnectionPermit) {
+        let entrance = tcp.local_addr().ok();
+        let state = Arc::clone(self);
+        let choice = self.registry.lookup(&RouteKey::Port(port)).map(|route| self.choose(&route));
+        let Some(Choice::Open(members)) = choice else {
+            self.metrics.error("no_agent", "public");
+            return;
+        };
+        let Some((session, _)) = members.first() else { return };
+        let account = Arc::clone(&session.account);
+        let taken = account.take_request(Instant::now()).and_then(|()| account.take(Quota::Streams));
+        let stream_use = match taken {
+            Ok(stream_use) => stream_use,
+            Err(exceeded) => {
+                self.metrics.quota(exceeded.quota);
+                self.audit.quota(account.name(), &exceeded);
+                return;
+            }
+        };
+        let opened = members.iter().find_map(|(session, tunnel)| {
+            session.open(&Open::tcp(*tunnel, Some(visitor), entrance), false).ok()
+        });
+        let Some((stream, in_flight)) = opened else {
+            self.metrics.error("agent_lost", "public");
+            return;
+        };
+        let meter =
+            Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
+        let pump = Pump::new(tcp, stream, meter);
+        self.scope.spawn("tcp-visit", async move {
+            let started = Instant::now();
+            state.metrics.streams.inc();
+            state.metrics.streams_active.inc();
+            let (tcp, end) = pump.run().await;
+            // A reset travels on as a reset: the visitor must not take a cut answer for a whole one.
+            if matches!(end.cut, Some(Cut::Stream(_))) {
+                let _ = tcp.set_zero_linger();
+            }
+            drop((permit, stream_use, in_flight));
+            state.metrics.streams_active.dec();
+            state.metrics.stream_seconds.observe(started.elapsed().as_secs_f64());
+            state.log_port(port, visitor, account.name(), &end, started);
+        });
+    }
+
+    fn log_port(&self, port: u16, visitor: SocketAddr, account: &str, end: &PumpEnd, started: Instant) {
+        if !self.access.is_on() {
+            return;
+        }
+        let note = match &end.cut {
+            None => String::new(),
+            Some(Cut::Socket(error)) => format!("visitor: {error}"),
+            Some(Cut::Stream(ErrorCode::Connect)) => "the local service refused the connection".into(),
+            Some(Cut::Stream(code)) => format!("agent: {code}"),
+        };
+        self.access.write(&Entry {
+            request_id: "-".into(),
+            visitor: visitor.ip().to_canonical(),
+            account: account.to_owned(),
+            host: format!(":{port}"),
+            method: "TCP".into(),
+            path: String::new(),
+            protocol: "tcp",
+            status: if end.cut.is_none() { 200 } else { 502 },
+            bytes_in: end.inward,
+            bytes_out: end.outward,
+            duration: started.elapsed(),
+            note,
+        });
+    }
+}

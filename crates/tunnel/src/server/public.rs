@@ -1,0 +1,197 @@
+//! The visitors' HTTP listener: plain or TLS, HTTP/1.1 or HTTP/2.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use adit_core::head::{HeadGuard, HeadLimits};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use runtime::listener::ConnectionLimit;
+use rustls::ServerConfig as TlsConfig;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::guard::{Findings, GuardTimes, Guarded};
+use super::state::State;
+use super::visit::{Visitor, visit};
+
+/// Concurrent requests on one HTTP/2 connection.
+const H2_STREAMS: u32 = 256;
+/// Window of an HTTP/2 visitor's stream and connection, in bytes.
+const H2_WINDOW: u32 = 1024 * 1024;
+/// A quiet HTTP/2 visitor is asked whether it is still there.
+const H2_PING: Duration = Duration::from_secs(20);
+
+/// What accepting visitors needs.
+pub(super) struct PublicEntrance {
+    pub(super) state: Arc<State>,
+    pub(super) tls: Option<Arc<TlsConfig>>,
+    pub(super) limit: ConnectionLimit,
+}
+
+/// Said to a visitor when every connection is taken; there is no room to parse what it asks.
+const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/plain\r\nretry-after: 1\r\n\
+connection: close\r\ncontent-length: 41\r\n\r\nthe server has all its connections in use";
+
+impl PublicEntrance {
+    /// Takes one connection; everything that waits happens in a task of its own (S1).
+    pub(super) fn accept(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
+        let Some(permit) = self.limit.try_acquire() else {
+            self.state.metrics.error("connections_limit", "public");
+            let _ = tcp.try_write(FULL);
+            return;
+        };
+        let entrance = Arc::clone(self);
+        self.state.scope.spawn("visitor", async move {
+            entrance.state.metrics.visitors.inc();
+            entrance.serve(tcp, peer).await;
+            entrance.state.metrics.visitors.dec();
+            drop(permit);
+        });
+    }
+
+    async fn serve(&self, tcp: TcpStream, peer: SocketAddr) {
+        let entrance = tcp.local_addr().ok();
+        let visitor = Visitor { peer, entrance, tls: self.tls.is_some(), sni: None };
+        let Some(tls) = &self.tls else {
+            return self.serve_http(tcp, visitor, false).await;
+        };
+        let patience = self.state.config.load().limits.tls_timeout;
+        match runtime::tls::accept(tls, tcp, patience).await {
+            Ok(stream) => {
+                let connection = stream.get_ref().1;
+                let sni = connection.server_name().map(str::to_ascii_lowercase);
+                let h2 = connection.alpn_protocol() == Some(b"h2");
+                self.serve_http(stream, Visitor { sni, ..visitor }, h2).await;
+            }
+            Err(_) => self.state.metrics.error("tls", "public"),
+        }
+    }
+
+    async fn serve_http<S>(&self, io: S, visitor: Visitor, alpn_h2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let config = self.state.config.load_full();
+        let limits = HeadLimits { head_size: config.limits.head_size, headers: config.limits.headers, ..HeadLimits::default() };
+        let times = GuardTimes { head: config.limits.header_timeout, idle: config.limits.idle_timeout };
+        let findings = Arc::new(Findings::default());
+        let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
+        let h2 = alpn_h2
+            || match first_bytes_are_h2(&mut io).await {
+                Some(h2) => h2,
+                None => return,
+            };
+        let connection = Arc::new(Connection { visitor, findings, requests: AtomicU64::new(0) });
+        if h2 { self.serve_h2(io, connection).await } else { self.serve_h1(io, connection).await }
+    }
+
+    async fn serve_h1<S>(&self, io: Guarded<S>, connection: Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let state = Arc::clone(&self.state);
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
+            async move {
+                let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
+                let fault = connection.findings.fault_of(number);
+                connection.findings.busy.store(true, Ordering::Relaxed);
+                let response = visit(&state, &connection.visitor, request, fault).await;
+                connection.findings.busy.store(false, Ordering::Relaxed);
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let config = self.state.config.load();
+        let serving = hyper::server::conn::http1::Builder::new()
+            .half_close(true)
+            // The guard sees to slow heads and idle connections, and tells the two apart.
+            .header_read_timeout(None)
+            .max_buf_size(config.limits.head_size.max(16 * 1024))
+            .max_headers(config.limits.headers + 1)
+            .pipeline_flush(true)
+            .serve_connection(TokioIo::new(io), service)
+            .with_upgrades();
+        drop(config);
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            // Errors are the visitor's: it left, or broke HTTP.
+            _ = &mut serving => {}
+            () = self.state.scope.drained() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = self.state.scope.until_cancelled(serving).await;
+            }
+        }
+    }
+
+    async fn serve_h2<S>(&self, io: Guarded<S>, connection: Arc<Connection>)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let state = Arc::clone(&self.state);
+        let service = service_fn(move |request: hyper::Request<Incoming>| {
+            let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
+            async move { Ok::<_, Infallible>(visit(&state, &connection.visitor, request, None).await) }
+        });
+        let config = self.state.config.load();
+        let serving = hyper::server::conn::http2::Builder::new(SpawnIn(self.state.scope.clone()))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING)
+            .max_concurrent_streams(H2_STREAMS)
+            .initial_stream_window_size(H2_WINDOW)
+            .initial_connection_window_size(H2_WINDOW * 4)
+            .max_header_list_size(u32::try_from(config.limits.head_size).unwrap_or(64 * 1024))
+            .serve_connection(TokioIo::new(io), service);
+        drop(config);
+        let mut serving = std::pin::pin!(serving);
+        tokio::select! {
+            _ = &mut serving => {}
+            () = self.state.scope.drained() => {
+                serving.as_mut().graceful_shutdown();
+                let _ = self.state.scope.until_cancelled(serving).await;
+            }
+        }
+    }
+}
+
+/// One visitor's connection, as its requests see it.
+struct Connection {
+    visitor: Visitor,
+    findings: Arc<Findings>,
+    requests: AtomicU64,
+}
+
+/// Lets hyper's HTTP/2 spawn into our scope.
+#[derive(Clone)]
+struct SpawnIn(runtime::scope::Scope);
+
+impl<F> hyper::rt::Executor<F> for SpawnIn
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn("visitor-h2", future);
+    }
+}
+
+/// Whether the visitor speaks HTTP/2 by prior knowledge (RFC 9113 section 3.4); `None` when it left.
+async fn first_bytes_are_h2<S: AsyncRead + AsyncWrite + Unpin>(io: &mut Guarded<S>) -> Option<bool> {
+    match io.peek().await {
+        Ok(true) => Some(io.is_h2()),
+        Ok(false) => None,
+        Err(error) => {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                let _ = io.write_all(SLOW).await;
+            }
+            None
+        }
+    }
+}
+
+/// Said to a visitor whose first head takes too long.
+const SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";

@@ -1,0 +1,156 @@
+//! A request's body on its way to the agent, beside the wait for the answer.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use http_body::Body as _;
+use hyper::body::Incoming;
+use mux::ErrorCode;
+use tokio::sync::oneshot;
+
+use super::account::Account;
+use super::record::Record;
+use super::state::State;
+use crate::Stream;
+use crate::throttle::Throttle;
+use crate::wire_http::trailer_block;
+
+/// How long a body may be slow before it is judged.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// Tells when a body was given up because it came too slowly.
+pub(super) struct Slow(oneshot::Receiver<()>);
+
+impl Slow {
+    /// Resolves when the body was given up; never, when it was not.
+    pub(super) async fn wait(self) {
+        if self.0.await.is_err() {
+            std::future::pending().await
+        }
+    }
+}
+
+/// Starts sending a body.
+pub(super) fn start(
+    state: &Arc<State>,
+    stream: &Arc<Stream>,
+    body: Incoming,
+    account: &Arc<Account>,
+    record: &Record,
+) -> Slow {
+    let (tell, slow) = oneshot::channel();
+    let stream = Arc::clone(stream);
+    let throttle = Arc::clone(&account.upload);
+    let uploaded = record.uploaded();
+    // Only a body whose length was announced is owed: one without may be a conversation with pauses.
+    let min_rate = body.size_hint().exact().map(|_| state.config.load().limits.body_min_rate);
+    state.scope.spawn("upload", async move {
+        let counted = |bytes: usize| {
+            uploaded.fetch_add(bytes as u64, Ordering::Relaxed);
+        };
+        match send(&stream, body, &throttle, min_rate, counted).await {
+            Outcome::Done => {}
+            Outcome::VisitorLeft => stream.reset(ErrorCode::Cancel),
+            Outcome::TooSlow => {
+                // The answer is decided before the stream ends, so that it says why.
+                let _ = tell.send(());
+                tokio::task::yield_now().await;
+                stream.reset(ErrorCode::Cancel);
+            }
+        }
+    });
+    Slow(slow)
+}
+
+enum Outcome {
+    Done,
+    VisitorLeft,
+    TooSlow,
+}
+
+async fn send(
+    stream: &Stream,
+    body: Incoming,
+    throttle: &Throttle,
+    min_rate: Option<u64>,
+    counted: impl Fn(usize),
+) -> Outcome {
+    let mut body = pin!(body);
+    let mut pace = Pace { rate: min_rate.unwrap_or(0), waited: Duration::ZERO, bytes: 0 };
+    loop {
+        let asked = Instant::now();
+        let next = std::future::poll_fn(|cx| body.as_mut().poll_frame(cx));
+        let frame = match pace.patience() {
+            None => next.await,
+            Some(patience) => match tokio::time::timeout(patience, next).await {
+                Ok(frame) => frame,
+                Err(_) => return Outcome::TooSlow,
+            },
+        };
+        pace.waited += asked.elapsed();
+        let frame = match frame {
+            None => break,
+            Some(Err(_)) => return Outcome::VisitorLeft,
+            Some(Ok(frame)) => frame,
+        };
+        match frame.into_data() {
+            Ok(data) => {
+                let n = data.len();
+                pace.bytes += n as u64;
+                // The agent wants no more of it: its answer may be on its way all the same.
+                if stream.send(data).await.is_err() {
+                    return Outcome::Done;
+                }
+                counted(n);
+                if let Some(wait) = throttle.charge(n) {
+                    tokio::time::sleep(wait).await;
+                }
+            }
+            Err(frame) => {
+                if let Some(block) = frame.into_trailers().ok().and_then(|trailers| trailer_block(&trailers)) {
+                    let _ = stream.send_head(block, true);
+                    return Outcome::Done;
+                }
+            }
+        }
+    }
+    let _ = stream.finish();
+    Outcome::Done
+}
+
+/// Holds a visitor to a minimum rate over the time we waited for it, not for the agent.
+struct Pace {
+    /// Bytes a second; 0 for none.
+    rate: u64,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// How long the next bytes may take.
+    fn patience(&self) -> Option<Duration> {
+        if self.rate == 0 {
+            return None;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a rate needs no more than 52 bits")]
+        let earned = Duration::try_from_secs_f64(self.bytes as f64 / self.rate as f64).unwrap_or(Duration::MAX);
+        Some(GRACE.saturating_add(earned).saturating_sub(self.waited).max(Duration::from_millis(1)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_body_uses_up_its_grace_and_a_steady_one_earns_more() {
+        let mut pace = Pace { rate: 1000, waited: Duration::from_secs(9), bytes: 0 };
+        assert_eq!(pace.patience(), Some(Duration::from_secs(1)));
+        pace.bytes = 9000;
+        assert_eq!(pace.patience(), Some(GRACE));
+        pace.rate = 0;
+        assert_eq!(pace.patience(), None);
+    }
+}

@@ -1,0 +1,400 @@
+//! One request: checked, routed, counted, sent to an agent, answered.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use adit_core::authority::{HostPort, request_host};
+use adit_core::forwarded::{Arrival, Claimed, Forwarding};
+use adit_core::head::HeadFault;
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use mux::headers::AnswerHead;
+use mux::lane::OpenStreamError;
+use mux::open::Scheme;
+use mux::{ErrorCode, Open, StreamKind};
+
+use super::account::{Account, Quota, Use};
+use super::answer::Problem;
+use super::metrics::FirstByte;
+use super::record::{Record, address_of};
+use super::registry::RouteKey;
+use super::session::InFlight;
+use super::state::{Choice, State};
+use super::upload;
+use crate::Stream;
+use crate::pump::{Meter, Pump};
+use crate::wire_http::{BodyError, StreamBody, put_headers, read_headers};
+
+/// Where a request comes from.
+#[derive(Debug, Clone)]
+pub(super) struct Visitor {
+    pub(super) peer: SocketAddr,
+    pub(super) entrance: Option<SocketAddr>,
+    pub(super) tls: bool,
+    /// The host name asked for in TLS.
+    pub(super) sni: Option<String>,
+}
+
+/// The body of an answer: our own, or an agent's.
+pub(super) enum AnswerBody {
+    Own(Option<Bytes>),
+    Stream(StreamBody),
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Self::Stream(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Own(bytes) => bytes.is_none(),
+            Self::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Self::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// Answers one request; never fails.
+pub(super) async fn visit(
+    state: &Arc<State>,
+    visitor: &Visitor,
+    request: Request<Incoming>,
+    fault: Option<HeadFault>,
+) -> Response<AnswerBody> {
+    let trusted = state.config.load().is_trusted_proxy(visitor.peer.ip());
+    let mut record = Record::new(state, visitor, &request, trusted);
+    let accept = request.headers().get(http::header::ACCEPT).cloned();
+    let problem = match fault {
+        Some(fault) => Problem::BadRequest(fault.status(), fault.to_string()),
+        None => match carry(state, visitor, request, trusted, &mut record).await {
+            Ok(response) => return response,
+            Err(problem) => problem,
+        },
+    };
+    let mut headers = HeaderMap::new();
+    if let Some(accept) = accept {
+        headers.insert(http::header::ACCEPT, accept);
+    }
+    let response = problem.render(&headers, record.request_id());
+    record.fail(&problem, response.body().len());
+    response.map(|bytes| AnswerBody::Own((!bytes.is_empty()).then_some(bytes)))
+}
+
+/// The route of a request and what was taken for it.
+struct Admitted {
+    host: HostPort,
+    account: Arc<Account>,
+    members: Vec<(Arc<super::session::Session>, u32)>,
+    stream_use: Use,
+}
+
+/// Checks host and quotas before anything is sent (S8, S12).
+fn admit(state: &Arc<State>, visitor: &Visitor, request: &Request<Incoming>, record: &mut Record) -> Result<Admitted, Problem> {
+    let host = host_of(request).map_err(|what| Problem::BadRequest(400, what))?;
+    record.set_host(host.host.as_str());
+    if state.is_draining() {
+        return Err(Problem::Draining);
+    }
+    let key = RouteKey::Host(host.host.as_str().to_owned());
+    let Some(route) = state.registry.lookup(&key) else {
+        return Err(match state.reservations.is_held(host.host.as_str()) {
+            true => Problem::NoAgent(host.host.as_str().to_owned()),
+            false => Problem::UnknownTunnel(host.host.as_str().to_owned()),
+        });
+    };
+    record.set_account(&route.account);
+    if let Some(sni) = visitor.sni.as_deref().filter(|sni| *sni != host.host.as_str()) {
+        let other = state.registry.lookup(&RouteKey::Host(sni.to_owned()));
+        if other.is_none_or(|other| other.account != route.account) {
+            return Err(Problem::Misdirected);
+        }
+    }
+    let members = match state.choose(&route) {
+        Choice::Open(members) => members,
+        Choice::Unhealthy(reason) => return Err(Problem::Unhealthy(reason)),
+        Choice::Offline => return Err(Problem::NoAgent(host.host.as_str().to_owned())),
+    };
+    let account = members
+        .first()
+        .map(|(session, _)| Arc::clone(&session.account))
+        .ok_or_else(|| Problem::NoAgent(host.host.as_str().to_owned()))?;
+    let refused = |exceeded: super::account::Exceeded| {
+        state.metrics.quota(exceeded.quota);
+        state.audit.quota(account.name(), &exceeded);
+        Problem::Quota(exceeded)
+    };
+    account.take_request(Instant::now()).map_err(refused)?;
+    let stream_use = account.take(Quota::Streams).map_err(refused)?;
+    Ok(Admitted { host, account: Arc::clone(&account), members, stream_use })
+}
+
+async fn carry(
+    state: &Arc<State>,
+    visitor: &Visitor,
+    mut request: Request<Incoming>,
+    trusted: bool,
+    record: &mut Record,
+) -> Result<Response<AnswerBody>, Problem> {
+    let admitted = admit(state, visitor, &request, record)?;
+    let upgrade = wants_upgrade(&request)?;
+    let on_upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
+    let has_body = !request.body().is_end_stream();
+    let open = open_of(state, visitor, &request, &admitted.host, trusted, upgrade, record)?;
+    let (method, body) = (request.method().clone(), request.into_body());
+    let sent_at = Instant::now();
+    let (stream, in_flight) = open_stream(&admitted, open, !has_body && !upgrade)?;
+    let stream = Arc::new(stream);
+    state.metrics.streams.inc();
+    let flight = Flight { _stream_use: admitted.stream_use, _in_flight: in_flight, state: Arc::clone(state) };
+    state.metrics.streams_active.inc();
+    let slow = has_body.then(|| upload::start(state, &stream, body, &admitted.account, record));
+    let head = await_head(state, &stream, slow).await?;
+    let status = StatusCode::from_u16(head.status).map_err(|_| Problem::BadAnswer)?;
+    let timing = head.timing;
+    let headers = read_headers(head.headers).map_err(|_| Problem::BadAnswer)?;
+    let times = FirstByte {
+        total: sent_at.elapsed().as_secs_f64(),
+        agent: f64::from(timing.agent_micros) / 1e6,
+        local: f64::from(timing.local_micros) / 1e6,
+    };
+    state.metrics.first_byte(&times);
+    record.answered(status.as_u16(), flight);
+    if status == StatusCode::SWITCHING_PROTOCOLS {
+        let Some(on_upgrade) = on_upgrade else { return Err(Problem::BadAnswer) };
+        return Ok(switch(state, &admitted.account, stream, headers, on_upgrade, record));
+    }
+    Ok(answer(state, &admitted.account, stream, (status, headers), &method, &times, record))
+}
+
+/// Builds the answer around the stream that carries its body.
+fn answer(
+    state: &Arc<State>,
+    account: &Arc<Account>,
+    stream: Arc<Stream>,
+    (status, mut headers): (StatusCode, HeaderMap),
+    method: &Method,
+    times: &FirstByte,
+    record: &mut Record,
+) -> Response<AnswerBody> {
+    if let Ok(id) = HeaderValue::from_str(record.request_id()) {
+        headers.entry("x-request-id").or_insert(id);
+    }
+    if state.server_timing {
+        let open = (times.total - times.agent - times.local).max(0.0);
+        let text = format!(
+            "tunnel;dur={:.3}, agent;dur={:.3}, local;dur={:.3}",
+            open * 1e3,
+            times.agent * 1e3,
+            times.local * 1e3
+        );
+        if let Ok(value) = HeaderValue::from_str(&text) {
+            headers.append("server-timing", value);
+        }
+    }
+    let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 205 | 304);
+    let announced = headers
+        .get(CONTENT_LENGTH)
+        .filter(|_| !bodyless)
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.parse().ok());
+    let watch = record.watch(Arc::clone(&account.download));
+    let body = StreamBody::new(stream, announced, Some(Box::new(watch)));
+    let mut response = Response::new(AnswerBody::Stream(body));
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// Turns both directions into byte pipes once the visitor's connection has switched.
+fn switch(
+    state: &Arc<State>,
+    account: &Arc<Account>,
+    stream: Arc<Stream>,
+    headers: HeaderMap,
+    on_upgrade: hyper::upgrade::OnUpgrade,
+    record: &mut Record,
+) -> Response<AnswerBody> {
+    let meter = Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
+    let mut watch = record.watch(Arc::clone(&account.download));
+    let scope = state.scope.clone();
+    state.scope.spawn("upgraded", async move {
+        let Ok(upgraded) = on_upgrade.await else { return };
+        let Some(stream) = Arc::into_inner(stream) else { return };
+        let io = hyper_util::rt::TokioIo::new(upgraded);
+        let pump = Pump::new(io, stream, meter);
+        if let Some((_, end)) = scope.until_cancelled(pump.run()).await {
+            watch.finish(end.inward, end.outward, end.cut.is_none());
+        }
+    });
+    let mut response = Response::new(AnswerBody::Own(None));
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    *response.headers_mut() = headers;
+    response.headers_mut().insert(http::header::CONNECTION, HeaderValue::from_static("upgrade"));
+    response
+}
+
+/// The one host a request is for (S8).
+fn host_of(request: &Request<Incoming>) -> Result<HostPort, String> {
+    let hosts: Vec<&[u8]> = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes).collect();
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    request_host(&hosts, authority, request.version() == Version::HTTP_2).map_err(|fault| fault.to_string())
+}
+
+/// Whether the request asks for an upgrade; one with a body is refused (S9).
+fn wants_upgrade(request: &Request<Incoming>) -> Result<bool, Problem> {
+    let refused = |what: &str| Problem::BadRequest(400, what.to_owned());
+    if request.method() == Method::CONNECT {
+        return Err(refused("CONNECT is not for this server"));
+    }
+    let named = request
+        .headers()
+        .get_all(http::header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("upgrade")));
+    let token = request.headers().get(UPGRADE).filter(|_| named && request.version() == Version::HTTP_11);
+    match token {
+        None => Ok(false),
+        // A server may ignore it (RFC 9113 section 3.1), and this one does.
+        Some(token) if token.as_bytes().eq_ignore_ascii_case(b"h2c") => Ok(false),
+        Some(_) if !request.body().is_end_stream() => Err(refused("an upgrade cannot have a body")),
+        Some(_) => Ok(true),
+    }
+}
+
+fn open_of(
+    state: &State,
+    visitor: &Visitor,
+    request: &Request<Incoming>,
+    host: &HostPort,
+    trusted: bool,
+    upgrade: bool,
+    record: &Record,
+) -> Result<Open, Problem> {
+    let mut headers = request.headers().clone();
+    headers.remove(EXPECT);
+    let written = match host.port {
+        Some(port) => format!("{}:{port}", host.host.as_str()),
+        None => host.host.as_str().to_owned(),
+    };
+    let arrival = Arrival {
+        peer: visitor.peer.ip(),
+        trusted,
+        host: &written,
+        https: visitor.tls,
+        port: visitor.entrance.map_or(state.public_port, |entrance| entrance.port()),
+    };
+    Forwarding::new(&arrival, &Claimed::of(request.headers())).apply(&mut headers);
+    headers.insert(HOST, HeaderValue::from_str(&written).map_err(|_| Problem::TooLarge)?);
+    let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
+    let mut block = Open::header_writer();
+    if !put_headers(&mut block, &headers, upgrade) {
+        return Err(Problem::TooLarge);
+    }
+    let proxies = trusted.then(|| address_of(state, visitor.peer.ip(), request.headers()));
+    let address = proxies.map_or(visitor.peer, |ip| SocketAddr::new(ip, visitor.peer.port()));
+    Ok(Open {
+        kind: if upgrade { StreamKind::Upgrade } else { StreamKind::Http },
+        scheme: if visitor.tls { Scheme::Tls } else { Scheme::Plain },
+        hops: 0,
+        tunnel: 0,
+        credit: 0,
+        trace: record.trace(),
+        visitor: Some(address),
+        entrance: visitor.entrance,
+        method: Bytes::copy_from_slice(request.method().as_str().as_bytes()),
+        target: Bytes::copy_from_slice(if target.is_empty() { b"/" } else { target.as_bytes() }),
+        headers: block.finish().into(),
+    })
+}
+
+/// Opens the stream at the first agent that takes it.
+fn open_stream(admitted: &Admitted, mut open: Open, end: bool) -> Result<(Stream, InFlight), Problem> {
+    let mut last = Problem::Lost;
+    for (session, tunnel) in &admitted.members {
+        open.tunnel = *tunnel;
+        match session.open(&open, end) {
+            Ok(opened) => return Ok(opened),
+            Err(OpenStreamError::TooLong) => return Err(Problem::TooLarge),
+            Err(_) => last = Problem::Lost,
+        }
+    }
+    Err(last)
+}
+
+/// Waits for the answer's head.
+async fn await_head(state: &State, stream: &Arc<Stream>, slow: Option<upload::Slow>) -> Result<AnswerHead, Problem> {
+    let patience = state.config.load().limits.response_timeout;
+    let head = async {
+        loop {
+            match stream.recv().await {
+                Ok(mux::Incoming::Head(block)) => {
+                    let head = AnswerHead::read(block).map_err(|_| Problem::BadAnswer)?;
+                    // Interim answers (RFC 9110 section 15.2) end here, but for the switch of protocols.
+                    if head.status == 101 || !(100..200).contains(&head.status) {
+                        return Ok(head);
+                    }
+                }
+                Ok(_) => return Err(Problem::BadAnswer),
+                Err(error) => return Err(problem_of(error.into(), patience)),
+            }
+        }
+    };
+    let waited = tokio::time::timeout(patience, async {
+        match slow {
+            None => head.await,
+            Some(slow) => tokio::select! {
+                head = head => head,
+                () = slow.wait() => Err(Problem::SlowBody),
+            },
+        }
+    });
+    let result = waited.await.unwrap_or(Err(Problem::Timeout(patience)));
+    if let Err(problem) = &result {
+        stream.reset(if matches!(problem, Problem::Timeout(_)) { ErrorCode::Timeout } else { ErrorCode::Cancel });
+    }
+    result
+}
+
+fn problem_of(error: BodyError, patience: Duration) -> Problem {
+    let BodyError::Reset(code) = error else { return Problem::BadAnswer };
+    match code {
+        ErrorCode::Connect => Problem::Refused,
+        ErrorCode::Timeout => Problem::Timeout(patience),
+        ErrorCode::BadAnswer | ErrorCode::Truncated | ErrorCode::Protocol => Problem::BadAnswer,
+        ErrorCode::Unhealthy => Problem::Unhealthy(String::new()),
+        _ => Problem::Lost,
+    }
+}
+
+/// What a request holds while it is carried; given back when its answer is over.
+pub(super) struct Flight {
+    _stream_use: Use,
+    _in_flight: InFlight,
+    state: Arc<State>,
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.state.metrics.streams_active.dec();
+    }
+}
