@@ -1,6 +1,5 @@
 //! `adit demo`: a sample web service behind a tunnel, everything in one process and on loopback.
 
-pub(crate) use facts::{Hop, HopSource};
 pub(crate) use service::serve;
 
 mod answer;

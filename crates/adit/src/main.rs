@@ -1,33 +1,22 @@
-//! Placeholder that serves the demo's sample service, until the command line is there.
+//! The `adit` binary: command line, wiring, reports. The only crate that prints, reads arguments or exits.
 
-use std::sync::Arc;
-
+mod command;
 mod demo;
+mod report;
+mod terminal;
 
-fn main() {
-    let built = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build();
-    built.expect("a runtime").block_on(async {
-        let scope = runtime::Scope::root();
-        let listener =
-            runtime::BoundListener::bind(([127, 0, 0, 1], 3999).into()).expect("a free port");
-        let hops: demo::HopSource = Arc::new(|_: &str| {
-            [
-                ("visitor → server", 0.21),
-                ("server → agent", 0.18),
-                ("agent → local", 0.25),
-                ("local service", 0.4),
-                ("back", 0.3),
-            ]
-            .map(|(name, ms)| demo::Hop {
-                name: name.into(),
-                ms,
-            })
-            .into()
-        });
-        demo::serve(listener, scope, hops)
-            .await
-            .expect("the listener works");
-    });
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+fn main() -> ExitCode {
+    let arguments = match command::Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // clap prints help and version to stdout, mistakes to stderr; both are its own texts.
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+        }
+    };
+    command::run(arguments)
 }

@@ -351,6 +351,7 @@ enum Moment {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
     use std::time::Duration;
 
     fn at(seconds: u64) -> SystemTime {
@@ -495,6 +496,65 @@ mod tests {
         for refusal in [Refusal::Unknown, Refusal::Revoked, Refusal::Expired] {
             assert_eq!(refusal.fault(), Fault::Auth);
             assert!(refusal.hint().is_some());
+        }
+    }
+
+    /// What may be done to a store.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Add { seed: u8, lives: Option<u64> },
+        Revoke { seed: u8 },
+        Pass { seconds: u64 },
+        Reread,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            (0u8..8, proptest::option::of(0u64..50))
+                .prop_map(|(seed, lives)| Step::Add { seed, lives }),
+            (0u8..8).prop_map(|seed| Step::Revoke { seed }),
+            (0u64..20).prop_map(|seconds| Step::Pass { seconds }),
+            Just(Step::Reread),
+        ];
+        proptest::collection::vec(step, 0..40)
+    }
+
+    proptest! {
+        #[test]
+        fn a_store_does_what_a_plain_map_would(steps in steps()) {
+            let token = |seed: u8| Token::from_random([seed; 32]);
+            let mut store = TokenStore::new();
+            // Seed → (end, revoked).
+            let mut model: HashMap<u8, (Option<u64>, bool)> = HashMap::new();
+            let mut now = 1000;
+            for step in steps {
+                match step {
+                    Step::Add { seed, lives } => {
+                        let end = lives.map(|lives| now + lives);
+                        let new = NewToken { expires: end.map(at), ..new_token("a", &["*"]) };
+                        let added = store.add(&token(seed), new, at(now)).is_ok();
+                        prop_assert_eq!(added, !model.contains_key(&seed));
+                        model.entry(seed).or_insert((end, false));
+                    }
+                    Step::Revoke { seed } => {
+                        let revoked = store.revoke(&token(seed).hash().id(), at(now)).is_ok();
+                        prop_assert_eq!(revoked, model.contains_key(&seed));
+                        model.entry(seed).and_modify(|entry| entry.1 = true);
+                    }
+                    Step::Pass { seconds } => now += seconds,
+                    Step::Reread => store = TokenStore::parse("t", &store.to_json()).unwrap(),
+                }
+                for seed in 0..8 {
+                    let found = store.authenticate(&token(seed), at(now)).map(|grant| grant.token_id);
+                    let expected = match model.get(&seed) {
+                        None => Err(Refusal::Unknown),
+                        Some((_, true)) => Err(Refusal::Revoked),
+                        Some((Some(end), false)) if *end <= now => Err(Refusal::Expired),
+                        Some(_) => Ok(token(seed).hash().id()),
+                    };
+                    prop_assert_eq!(found, expected);
+                }
+            }
         }
     }
 }

@@ -266,4 +266,72 @@ mod tests {
             prop_assert_eq!(found.to_string(), text);
         }
     }
+
+    #[test]
+    fn s8_tricks_with_two_hosts_find_no_gap() {
+        // Each of these was a way past some server's check of the host.
+        for text in [
+            "a.b,c.d",
+            "a.b c.d",
+            "a.b\tc.d",
+            "a.b#c.d",
+            "a.b?c.d",
+            "a.b\\c.d",
+            "a.b/c.d",
+            "a.b@c.d",
+            "a.b:80@c.d",
+            "a.b:80:90",
+            "http://a.b",
+            "//a.b",
+            "a.b%00.c.d",
+            "a.b\0",
+            "a.b\r\nX: y",
+            "*.a.b",
+            "a.b..",
+            ".a.b",
+            "a.b;c",
+            "localhost'",
+            "\"a.b\"",
+            "[a.b]",
+            "a.b:80 ",
+            " a.b",
+            "a.b:80/",
+        ] {
+            assert!(one(text).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_host_header_is_checked_even_where_the_target_names_the_host() {
+        assert_eq!(
+            request_host(&[b"user@a.b"], Some("a.b"), true),
+            Err(HostFault::Userinfo)
+        );
+        assert_eq!(
+            request_host(&[b"a.b"], Some("1.2.3.4"), false),
+            Err(HostFault::Address)
+        );
+        assert_eq!(
+            request_host(&[b""], Some("a.b"), true),
+            Err(HostFault::Missing)
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_accepted_is_one_legal_host(
+            hosts in proptest::collection::vec("[a-cA-C.:@\\[\\]0-9 -]{0,8}", 0..3),
+            target in proptest::option::of("[a-cA-C.:@0-9-]{0,8}"), version2 in any::<bool>()
+        ) {
+            let bytes: Vec<&[u8]> = hosts.iter().map(String::as_bytes).collect();
+            if let Ok(found) = request_host(&bytes, target.as_deref(), version2) {
+                prop_assert!(hosts.len() <= 1);
+                prop_assert!(version2 || hosts.len() == 1);
+                let same = |text: &str| parse_host(text.as_bytes()) == Ok(found.clone());
+                prop_assert!(hosts.iter().map(String::as_str).all(same));
+                prop_assert!(target.as_deref().is_none_or(same));
+                prop_assert!(found.host.as_str().parse::<std::net::IpAddr>().is_err());
+            }
+        }
+    }
 }

@@ -193,4 +193,36 @@ mod tests {
             prop_assert_eq!(Cidr::parse(&block.to_string()), Ok(block));
         }
     }
+
+    /// The first bits of an address as text.
+    fn bits(address: IpAddr, length: u8) -> String {
+        let all = match address {
+            IpAddr::V4(v4) => format!("{:032b}", v4.to_bits()),
+            IpAddr::V6(v6) => format!("{:0128b}", v6.to_bits()),
+        };
+        all[..usize::from(length)].to_owned()
+    }
+
+    proptest! {
+        #[test]
+        fn addresses_of_a_block_share_its_first_bits(a in any::<u32>(), flip in any::<u32>(), length in 0u8..=32) {
+            // Addresses that differ late are the interesting ones.
+            let b = a ^ (flip >> (length.min(31)));
+            let (a, b) = (IpAddr::V4(Ipv4Addr::from_bits(a)), IpAddr::V4(Ipv4Addr::from_bits(b)));
+            prop_assert_eq!(Cidr::new(a, length).contains(b), bits(a, length) == bits(b, length));
+        }
+
+        #[test]
+        fn and_so_they_do_in_version_6(a in any::<u128>(), flip in any::<u128>(), length in 0u8..=128) {
+            let a = a | (1 << 127);
+            let b = a ^ (flip >> (length.min(127)) >> 1);
+            let (a, b) = (IpAddr::V6(Ipv6Addr::from_bits(a)), IpAddr::V6(Ipv6Addr::from_bits(b)));
+            prop_assert_eq!(Cidr::new(a, length).contains(b), bits(a, length) == bits(b, length));
+        }
+
+        #[test]
+        fn no_text_makes_the_parser_panic(text in any::<String>()) {
+            let _ = Cidr::parse(&text);
+        }
+    }
 }

@@ -182,26 +182,26 @@ pub fn is_hop_by_hop(name: &str) -> bool {
         .any(|known| known.eq_ignore_ascii_case(name))
 }
 
-/// The headers that a `Connection` header names: they end at the next hop, too.
-pub fn connection_names(value: &str) -> impl Iterator<Item = &str> {
-    value
-        .split(',')
+/// The headers that `Connection` names: they end at the next hop, too.
+///
+/// Those that a request lives by are not among them, or a visitor could take out what proxies have put in:
+/// `Connection: x-forwarded-for` is a known way around an address check.
+#[must_use]
+pub fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
         .map(str::trim)
-        .filter(|name| !name.is_empty())
+        .filter(|name| !is_end_to_end(name))
+        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
+        .collect()
 }
 
 /// Takes out all headers that end at this hop.
 pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(connection_names)
-        // Naming one of ours must not take it away from the local service.
-        .filter(|name| !is_end_to_end(name))
-        .filter_map(|name| HeaderName::from_bytes(name.as_bytes()).ok())
-        .collect();
-    for name in named {
+    for name in named_by_connection(headers) {
         headers.remove(name);
     }
     for name in HOP_BY_HOP {
@@ -218,9 +218,8 @@ fn is_end_to_end(name: &str) -> bool {
         "authorization",
         "cookie",
     ];
-    fixed
-        .iter()
-        .chain(&NAMES)
+    let all = fixed.iter().chain(&NAMES);
+    all.into_iter()
         .any(|known| known.eq_ignore_ascii_case(name))
 }
 

@@ -497,4 +497,40 @@ mod tests {
             prop_assert_eq!(TunnelName::parse(&text).map(|n| n.to_string()), Ok(text));
         }
     }
+
+    #[test]
+    fn names_look_themselves_up_by_their_text() {
+        let routes: std::collections::HashMap<Hostname, u8> = [(host("A.b"), 1)].into();
+        assert_eq!(routes.get("a.b"), Some(&1));
+        assert_eq!(routes.get("A.b"), None);
+        let name: TunnelName = "App".parse().unwrap();
+        assert_eq!(name.as_ref(), "app");
+    }
+
+    proptest! {
+        #[test]
+        fn a_tunnel_lies_under_its_base_domain(name in "[a-z]{1,8}", base in "[a-z]{1,8}(\\.[a-z]{1,8}){0,2}") {
+            let base = host(&base);
+            let full = TunnelName::parse(&name).unwrap().host(&base).unwrap();
+            prop_assert_eq!(full.under(&base), Some(name.as_str()));
+            prop_assert_eq!(base.under(&full), None);
+        }
+
+        #[test]
+        fn a_host_is_legal_exactly_when_each_label_is(labels in proptest::collection::vec("[a-z0-9_-]{0,4}", 1..4)) {
+            let legal = |label: &String| {
+                let edges = !label.starts_with('-') && !label.ends_with('-');
+                !label.is_empty() && !label.contains('_') && edges
+            };
+            let numeric = labels.last().is_some_and(|last| is_numeric(last));
+            // A last empty label is the trailing dot, and it is forgiven.
+            let labels_looked_at = match labels.split_last() {
+                Some((last, rest)) if last.is_empty() && !rest.is_empty() => rest,
+                _ => &labels,
+            };
+            let numeric = numeric || labels_looked_at.last().is_some_and(|last| is_numeric(last));
+            let expected = labels_looked_at.iter().all(legal) && !numeric;
+            prop_assert_eq!(Hostname::parse(&labels.join(".")).is_ok(), expected);
+        }
+    }
 }

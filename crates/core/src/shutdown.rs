@@ -362,4 +362,19 @@ mod tests {
             }
         }
     }
+
+    #[test]
+    fn each_phase_has_its_word() {
+        let phases = [
+            (Phase::Running, "running"),
+            (Phase::StopAccepting, "stop_accepting"),
+            (Phase::Draining, "draining"),
+            (Phase::Cancelling, "cancelling"),
+            (Phase::Aborting, "aborting"),
+            (Phase::Done, "done"),
+        ];
+        for (phase, word) in phases {
+            assert_eq!(phase.as_str(), word);
+        }
+    }
 }

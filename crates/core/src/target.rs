@@ -435,4 +435,39 @@ mod tests {
             prop_assert_eq!(target.to_string(), text);
         }
     }
+
+    #[test]
+    fn kinds_know_their_schemes() {
+        assert!(
+            TargetKind::H2c.is_http() && TargetKind::Https.is_http() && !TargetKind::Tcp.is_http()
+        );
+        assert_eq!(TargetKind::of_scheme("HTTPS"), Ok(TargetKind::Https));
+    }
+
+    #[test]
+    fn every_refusal_is_a_usage_fault_with_a_hint() {
+        for text in [
+            "",
+            "k8s://a",
+            "ftp://a:1",
+            "tcp://:1",
+            "http://h:0",
+            "http://h/p",
+        ] {
+            let error = LocalTarget::parse(text, false).unwrap_err();
+            assert_eq!(error.fault(), Fault::Usage, "{text}");
+            assert!(error.hint().is_some(), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_accepted_has_a_host_a_port_and_nothing_else(text in "[a-z0-9.:/\\[\\]@?#-]{0,14}") {
+            if let Ok(target) = LocalTarget::parse(&text, false) {
+                prop_assert!(target.port > 0 && !target.host.is_empty());
+                prop_assert!(!target.host.contains(['/', '@', '?', '#', '[', ']']));
+                prop_assert_eq!(LocalTarget::parse(&target.to_string(), false), Ok(target));
+            }
+        }
+    }
 }

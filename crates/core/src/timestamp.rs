@@ -216,4 +216,27 @@ mod tests {
             let _ = parse(&text);
         }
     }
+
+    #[test]
+    fn every_day_for_four_centuries_follows_the_one_before() {
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for days in 0..146_097 {
+            assert_eq!(date_of(days), (year, month, day));
+            assert_eq!(days_before(year, month, day), days);
+            day += 1;
+            if day > days_in(year, month).unwrap() {
+                (day, month) = (1, month + 1);
+            }
+            if month > 12 {
+                (month, year) = (1, year + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn times_before_1970_count_as_1970() {
+        let before = UNIX_EPOCH - Duration::from_secs(5);
+        assert_eq!(unix(before), 0);
+        assert_eq!(format(before), "1970-01-01T00:00:00.000Z");
+    }
 }

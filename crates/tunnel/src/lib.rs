@@ -5,6 +5,8 @@
 //! | [`agent`] | the end that publishes local services |
 //! | [`server`] | the end that visitors reach |
 
+pub mod agent;
+mod described;
 mod handshake;
 mod lane;
 mod pump;

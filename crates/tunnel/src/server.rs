@@ -45,6 +45,12 @@ use runtime::tls::{Fingerprint, Identity, ReloadingResolver, TlsError};
 pub use auth::{AuthFilesError, read_tokens, tokens_path};
 use state::State;
 
+/// Name, type and meaning of every metric of the server, for the reference page.
+#[must_use]
+pub fn metric_names() -> Vec<(String, String, String)> {
+    metrics::names()
+}
+
 /// How often name reservations that changed are written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
 

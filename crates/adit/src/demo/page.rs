@@ -86,7 +86,11 @@ fn header_rows(headers: &[(String, String)]) -> String {
     let (ours, others): (Vec<_>, Vec<_>) = headers.iter().partition(|(name, _)| is_ours(name));
     let mut rows = String::new();
     for (name, value) in ours.into_iter().chain(others) {
-        let class = if is_ours(name) { " class=\"set-by-adit\"" } else { "" };
+        let class = if is_ours(name) {
+            " class=\"set-by-adit\""
+        } else {
+            ""
+        };
         let _ = write!(
             rows,
             "<tr{class}><th scope=\"row\">{}</th><td>{}</td></tr>",

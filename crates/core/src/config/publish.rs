@@ -151,6 +151,8 @@ impl PublishedTunnel {
 /// Where visitors find a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum PublicPlace {
+    /// A name under the server's base domain that the server chooses.
+    Any,
     /// A name under the server's base domain.
     Name(TunnelName),
     /// A host of the account's own.
@@ -162,6 +164,7 @@ pub enum PublicPlace {
 impl std::fmt::Display for PublicPlace {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
+            Self::Any => f.write_str("any name"),
             Self::Name(name) => name.fmt(f),
             Self::Host(host) => host.fmt(f),
             Self::Port(port) => write!(f, "port {port}"),

@@ -742,4 +742,81 @@ mod tests {
             prop_assert_eq!(distance(&a, &b) == 0, a == b);
         }
     }
+
+    #[test]
+    fn maps_with_keys_of_the_users_choice_are_read_whole() {
+        let (found, problems) = with("m: { B: '1', a: ${PORT}, c: [x] }\n", |s| {
+            let section = s.section("m");
+            let texts = section.named_texts();
+            texts
+                .into_iter()
+                .map(|(key, text)| format!("{key}={text}"))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(found, ["B=1", "a=8080"]);
+        assert_eq!(
+            problems,
+            ["dir/f.yaml:1:28: m.c: must be a single value, not a list"]
+        );
+        let (found, problems) = with("m: { a: {}, b: 5 }\n", |s| {
+            let names = s.section("m").named_sections();
+            names
+                .into_iter()
+                .map(|(key, _)| key.to_owned())
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(found, ["a", "b"]);
+        assert_eq!(
+            problems,
+            ["dir/f.yaml:1:16: m.b: must be a map of keys, not a single value"]
+        );
+    }
+
+    #[test]
+    fn numbers_may_have_underscores_and_no_other_signs() {
+        let read = |text: &str| number(text, &(0u32..=100_000));
+        assert_eq!(read("10_000"), Ok(10_000));
+        for text in [
+            "",
+            "_",
+            "1e3",
+            "0x10",
+            "1.0",
+            "1,000",
+            "-1",
+            "100001",
+            "99999999999",
+        ] {
+            assert!(read(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_has_no_credentials_listens_on_loopback_only() {
+        for text in [
+            "9090",
+            ":9090",
+            "localhost:1",
+            "127.5.5.5:1",
+            "[::1]:1",
+            "[::ffff:127.0.0.1]:1",
+        ] {
+            assert!(loopback_address(text).is_ok(), "{text}");
+        }
+        for text in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "*:1"] {
+            let complaint = loopback_address(text).unwrap_err();
+            assert!(complaint.hint.unwrap().contains("127.0.0.1:1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_looks_like_nothing_known_gets_the_list() {
+        assert_eq!(suggestion("zebra", &["b", "a"]), "known here: a, b");
+        assert_eq!(suggestion("", &[]), "known here: ");
+        assert_eq!(suggestion(&"x".repeat(100), &["a"]), "known here: a");
+        assert_eq!(
+            suggestion("Base-Domain", &["base_domain"]),
+            "did you mean `base_domain`?"
+        );
+    }
 }

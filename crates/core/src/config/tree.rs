@@ -102,14 +102,28 @@ fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Node, serde_s
 }
 
 fn problem_of(file: &str, error: &serde_saphyr::Error) -> Problem {
+    use serde_saphyr::Error;
+
     let place = error.location().map(place).unwrap_or_default();
-    let whole = error.without_snippet().to_string();
+    let error = error.without_snippet();
+    let message = match error {
+        Error::DuplicateMappingKey { key: Some(key), .. } => {
+            format!("the key `{key}` is there twice")
+        }
+        Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
+        Error::MultipleDocuments { .. } => "there is a second document in the file".to_owned(),
+        Error::RecursiveReferencesRequireWeakTypes { .. } => {
+            "an anchor refers to itself".to_owned()
+        }
+        Error::Budget { .. } => "the file nests too deep or is too large".to_owned(),
+        other => lower_first(without_place(&other.to_string())),
+    };
     Problem {
         file: file.to_owned(),
         line: place.line,
         column: place.column,
         key: String::new(),
-        message: lower_first(without_place(&whole)),
+        message,
         hint: None,
     }
 }
@@ -123,11 +137,16 @@ fn without_place(text: &str) -> &str {
     }
 }
 
+/// As our own messages start; abbreviations stay as they are.
 fn lower_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_lowercase().chain(chars).collect()
-    })
+    let Some(first) = chars.next() else {
+        return String::new();
+    };
+    if chars.clone().next().is_some_and(char::is_uppercase) {
+        return text.to_owned();
+    }
+    first.to_lowercase().chain(chars).collect()
 }
 
 fn place(location: Location) -> Place {
@@ -349,7 +368,11 @@ mod tests {
         assert_eq!(entries(&node).len(), 2);
         assert_eq!(problems.len(), 1);
         assert_eq!((problems[0].line, problems[0].column), (3, 1));
-        assert!(problems[0].message.contains("duplicate"), "{}", problems[0]);
+        assert!(
+            problems[0].message.contains("`a` is there twice"),
+            "{}",
+            problems[0]
+        );
     }
 
     #[test]
@@ -388,6 +411,83 @@ mod tests {
         #[test]
         fn nor_does_anything_that_looks_like_yaml(text in "[a-c:\\[\\]{},&*!|>'\"#%@?~<0-9.\\n\\t -]{0,60}") {
             let _ = read("f.yaml", &text);
+        }
+    }
+
+    /// A tree without places, to be written as YAML.
+    fn trees() -> impl Strategy<Value = Value> {
+        let text = prop_oneof!["[a-z0-9 :#\"'\\\\é]{0,8}", "true|null|0x1F|1\\.50|~|-|on"];
+        let leaf = prop_oneof![Just(Value::Null), text.prop_map(Value::Text)];
+        leaf.prop_recursive(4, 30, 4, |inner| {
+            let entries = proptest::collection::btree_map("[a-z]{1,4}", inner.clone(), 0..4);
+            prop_oneof![
+                proptest::collection::vec(inner, 0..4)
+                    .prop_map(|all| Value::List(all.into_iter().map(bare).collect())),
+                entries.prop_map(|all| {
+                    let entry = |(key, value)| Entry {
+                        key,
+                        place: Place::default(),
+                        node: bare(value),
+                    };
+                    Value::Map(all.into_iter().map(entry).collect())
+                }),
+            ]
+        })
+    }
+
+    fn bare(value: Value) -> Node {
+        Node {
+            place: Place::default(),
+            value,
+        }
+    }
+
+    /// YAML in flow style, with every text in double quotes.
+    fn write(value: &Value) -> String {
+        let quoted = |text: &str| serde_json::to_string(text).unwrap();
+        match value {
+            Value::Null => "~".to_owned(),
+            Value::Text(text) => quoted(text),
+            Value::List(items) => {
+                let items: Vec<_> = items.iter().map(|item| write(&item.value)).collect();
+                format!("[{}]", items.join(", "))
+            }
+            Value::Map(entries) => {
+                let pair = |e: &Entry| format!("{}: {}", quoted(&e.key), write(&e.node.value));
+                let pairs: Vec<_> = entries.iter().map(pair).collect();
+                format!("{{{}}}", pairs.join(", "))
+            }
+        }
+    }
+
+    fn without_places(node: Node) -> Node {
+        bare(match node.value {
+            Value::List(items) => Value::List(items.into_iter().map(without_places).collect()),
+            Value::Map(entries) => {
+                let entry = |e: Entry| Entry {
+                    place: Place::default(),
+                    node: without_places(e.node),
+                    ..e
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
+            scalar => scalar,
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_tree_is_read_back_from_its_yaml(tree in trees()) {
+            let (found, problems) = read("f.yaml", &write(&tree)).unwrap();
+            prop_assert_eq!(problems, []);
+            prop_assert_eq!(without_places(found), bare(tree));
+        }
+
+        #[test]
+        fn a_plain_number_keeps_its_text(text in "-?[0-9]{1,25}(\\.[0-9]{1,5})?(e[0-9])?") {
+            let node = tree(&format!("k: {text}"));
+            let Value::Text(found) = &entries(&node)[0].node.value else { panic!() };
+            prop_assert_eq!(found, &text);
         }
     }
 }

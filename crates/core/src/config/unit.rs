@@ -234,4 +234,29 @@ mod tests {
             let _ = (parse_duration(&text), parse_size(&text), parse_rate(&text));
         }
     }
+
+    #[test]
+    fn durations_are_shown_as_they_would_be_written() {
+        for text in ["0ms", "300ms", "1500ms", "2s", "5m", "1h", "1d", "25h"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+    }
+
+    #[test]
+    fn each_wrong_quantity_says_how_to_write_it() {
+        let error = parse_duration("soon").unwrap_err();
+        assert_eq!(error.to_string(), "`soon` is not a duration");
+        assert!(error.hint().unwrap().contains("30s"));
+        assert_eq!(parse_size("x").unwrap_err().fault(), Fault::Usage);
+        assert!(parse_rate("x").unwrap_err().hint().unwrap().contains("/s"));
+    }
+
+    proptest! {
+        #[test]
+        fn a_size_is_its_number_times_its_unit(number in 0u64..1_000_000, unit in 0usize..5) {
+            let (name, factor) = [("", 1), ("kB", 1000), ("KiB", 1024), ("MB", 1_000_000), ("GiB", 1 << 30)][unit];
+            prop_assert_eq!(parse_size(&format!("{number}{name}")), Ok(number * factor));
+            prop_assert_eq!(parse_rate(&format!("{number} {name}/s")), Ok(number * factor));
+        }
+    }
 }

@@ -4,6 +4,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod model;
+
 /// What became of a connection's bytes: what was passed on, and the fault if there was one.
 type Outcome = (Vec<u8>, Option<HeadFault>, u64);
 

@@ -169,8 +169,14 @@ mod tests {
             let bulk = Bulk::start(origin.addr(), direction, 2, Duration::from_secs(10))
                 .await
                 .unwrap();
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            assert!(bulk.bytes() > 1_000_000, "{direction:?}: {}", bulk.bytes());
+            let flowed = async {
+                while bulk.bytes() < 10_000_000 {
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), flowed)
+                .await
+                .unwrap();
             assert_eq!(bulk.failed(), 0);
         }
     }

@@ -67,13 +67,14 @@ mod tests {
     #[tokio::test]
     async fn a_short_wait_is_short() {
         let mut pace = Pace::new().unwrap();
-        let start = Instant::now();
+        let mut quickest = Duration::MAX;
         for _ in 0..100 {
+            let start = Instant::now();
             pace.rest(Duration::from_micros(100)).await.unwrap();
+            assert!(start.elapsed() >= Duration::from_micros(100));
+            quickest = quickest.min(start.elapsed());
         }
-        let took = start.elapsed();
-        assert!(took >= Duration::from_millis(10), "{took:?}");
-        // The runtime's timer would take 100 to 200 ms for these.
-        assert!(took < Duration::from_millis(100), "{took:?}");
+        // The runtime's timer would take a millisecond at the least; on a busy machine some waits are long.
+        assert!(quickest < Duration::from_micros(900), "{quickest:?}");
     }
 }

@@ -83,7 +83,7 @@ impl AgentError {
     /// Whether an agent that was connected before should give up.
     pub(super) fn is_final(&self) -> bool {
         match self {
-            Self::Refused { fault } => matches!(fault.code.as_str(), "revoked" | "replaced"),
+            Self::Refused { fault } => matches!(fault.code.as_str(), "token_revoked" | "replaced"),
             Self::Address { .. } | Self::Dismissed { .. } => true,
             Self::Token(_)
             | Self::Tls(_)
@@ -192,7 +192,7 @@ mod tests {
 
     #[test]
     fn a_revoked_token_and_a_successor_end_it_at_any_time() {
-        assert!(refused("revoked", 0).is_final());
+        assert!(refused("token_revoked", 0).is_final());
         assert!(refused("replaced", 0).is_final());
     }
 

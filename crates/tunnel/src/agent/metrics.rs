@@ -4,7 +4,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, LabelSetEncoder};
+use mux::lane::Stats;
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, LabelSetEncoder};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -42,8 +43,6 @@ impl<const N: usize> EncodeLabelSet for Labels<N> {
         Ok(())
     }
 }
-
-use prometheus_client::encoding::EncodeLabel as _;
 
 type ByTunnel = Family<Labels<1>, Counter>;
 
@@ -173,6 +172,14 @@ impl AgentMetrics {
         self.errors.get_or_create(&Labels([("type", Label::Static(kind))])).inc();
     }
 
+    /// Counts what a lane did between two looks.
+    pub(super) fn count(&self, before: &Stats, now: &Stats) {
+        self.credit_stalls.inc_by(now.credit_stalls.saturating_sub(before.credit_stalls));
+        self.queue_waits.inc_by(now.queued.saturating_sub(before.queued));
+        let waited = Duration::from_micros(now.queued_micros.saturating_sub(before.queued_micros));
+        self.queue_seconds.inc_by(waited.as_secs_f64());
+    }
+
     /// The metrics of one tunnel, at hand.
     pub(super) fn tunnel(&self, name: &std::sync::Arc<str>) -> TunnelMetrics {
         let tunnel = ("tunnel", Label::Text(name.clone()));
@@ -241,6 +248,20 @@ impl TunnelMetrics {
             ("status", Label::Number(status)),
         ]))
     }
+}
+
+/// Name, type and meaning of every metric, for the reference page.
+pub(super) fn names() -> Vec<(String, String, String)> {
+    let mut registry = Registry::default();
+    let metrics = AgentMetrics::new(&mut registry);
+    // A family without a member is not shown.
+    let tunnel = metrics.tunnel(&"".into());
+    tunnel.served(b"GET", 200, Duration::ZERO);
+    metrics.error("");
+    let mut text = String::new();
+    // Encoding into a string cannot fail.
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    crate::described::described(&text)
 }
 
 fn histogram() -> Histogram {

@@ -50,7 +50,11 @@ async fn connect(local: &Local, open: &Open) -> Result<Io, (ErrorCode, &'static 
 
 /// Both directions until each has ended, or something cuts them short.
 pub(super) async fn pump(io: Io, stream: Stream) -> (u64, u64, Option<&'static str>) {
-    let end = Pump::new(io, stream, Meter::default()).await;
+    let (io, end) = Pump::new(io, stream, Meter::default()).run().await;
+    if let (Some(Cut::Stream(_)), Some(tcp)) = (&end.cut, io.tcp()) {
+        // The visitor's connection was reset: the service is to see a reset, not an orderly end.
+        let _ = tcp.set_zero_linger();
+    }
     let error = match end.cut {
         None | Some(Cut::Stream(ErrorCode::Cancel | ErrorCode::NoError)) => None,
         Some(Cut::Stream(_)) => Some("stream_reset"),

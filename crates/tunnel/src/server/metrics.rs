@@ -187,6 +187,41 @@ fn method_label(method: &http::Method) -> &'static str {
     }
 }
 
+const LIVE_COUNTERS: [(&str, &str); 6] = [
+    ("tunnel_frames_received", "Frames received from agents"),
+    ("tunnel_frames_sent", "Frames sent to agents"),
+    ("tunnel_credit_stalls", "Times a stream had to wait for credit"),
+    ("tunnel_mux_queued", "Times a stream waited in a write queue"),
+    ("tunnel_mux_queue_microseconds", "Sum of waits in write queues"),
+    ("tunnel_access_log_dropped", "Access lines dropped because the writer was behind"),
+];
+const WINDOW_MEMORY: (&str, &str) = ("tunnel_window_memory_bytes", "Receive windows above their floors");
+const ACCOUNT_GAUGES: [(&str, &str); 3] = [
+    ("tunnel_connections_per_account", "Agents connected now, by account"),
+    ("tunnel_tunnels_per_account", "Tunnels published now, by account"),
+    ("tunnel_streams_per_account", "Streams in flight, by account"),
+];
+const BANDWIDTH: (&str, &str) = ("tunnel_bandwidth_bytes", "Bytes carried, by direction and account");
+
+/// Name, type and meaning of every metric, for the reference page.
+pub(crate) fn names() -> Vec<(String, String, String)> {
+    let mut registry = Registry::default();
+    let metrics = Metrics::new(&mut registry);
+    // A family without a member is not shown.
+    metrics.request(&http::Method::GET, 200, "");
+    metrics.error("", "");
+    metrics.quota(Quota::Agents);
+    metrics.first_byte(&FirstByte { total: 0.0, agent: 0.0, local: 0.0 });
+    let mut text = String::new();
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    let mut list = crate::described::described(&text);
+    let live = LIVE_COUNTERS.into_iter().chain([BANDWIDTH]).map(|(name, help)| (name, "counter", help));
+    let gauges = ACCOUNT_GAUGES.into_iter().chain([WINDOW_MEMORY]).map(|(name, help)| (name, "gauge", help));
+    list.extend(live.chain(gauges).map(|(name, kind, help)| (name.to_owned(), kind.to_owned(), help.to_owned())));
+    list.sort();
+    list
+}
+
 /// Values that are read when they are asked for: lanes, accounts.
 pub(crate) struct Live(pub(crate) Weak<State>);
 
@@ -205,32 +240,27 @@ impl Collector for Live {
         let sum = |gone: &AtomicU64, of: fn(&Stats) -> u64| {
             gone.load(Ordering::Relaxed) + lanes.iter().map(of).sum::<u64>()
         };
-        let counters = [
-            ("tunnel_frames_received", "Frames received from agents", sum(&ended.frames_in, |s| s.frames_in)),
-            ("tunnel_frames_sent", "Frames sent to agents", sum(&ended.frames_out, |s| s.frames_out)),
-            ("tunnel_credit_stalls", "Times a stream had to wait for credit", sum(&ended.credit_stalls, |s| s.credit_stalls)),
-            ("tunnel_mux_queued", "Times a stream waited in a write queue", sum(&ended.queued, |s| s.queued)),
-            ("tunnel_mux_queue_microseconds", "Sum of waits in write queues", sum(&ended.queued_micros, |s| s.queued_micros)),
-            ("tunnel_access_log_dropped", "Access lines dropped because the writer was behind", state.access.dropped()),
+        let values = [
+            sum(&ended.frames_in, |s| s.frames_in),
+            sum(&ended.frames_out, |s| s.frames_out),
+            sum(&ended.credit_stalls, |s| s.credit_stalls),
+            sum(&ended.queued, |s| s.queued),
+            sum(&ended.queued_micros, |s| s.queued_micros),
+            state.access.dropped(),
         ];
-        for (name, help, value) in counters {
+        for ((name, help), value) in LIVE_COUNTERS.into_iter().zip(values) {
             let counter = ConstCounter::new(value);
             counter.encode(encoder.encode_descriptor(name, help, None, counter.metric_type())?)?;
         }
         let memory = ConstGauge::new(i64::try_from(state.accounts.window_memory()).unwrap_or(i64::MAX));
-        memory.encode(encoder.encode_descriptor("tunnel_window_memory_bytes", "Receive windows above their floors", None, memory.metric_type())?)?;
+        memory.encode(encoder.encode_descriptor(WINDOW_MEMORY.0, WINDOW_MEMORY.1, None, memory.metric_type())?)?;
         encode_accounts(&state, &mut encoder)
     }
 }
 
 fn encode_accounts(state: &State, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
     let accounts = state.accounts.all();
-    let gauges: [(&str, &str, usize); 3] = [
-        ("tunnel_connections_per_account", "Agents connected now, by account", 0),
-        ("tunnel_tunnels_per_account", "Tunnels published now, by account", 1),
-        ("tunnel_streams_per_account", "Streams in flight, by account", 2),
-    ];
-    for (name, help, at) in gauges {
+    for (at, (name, help)) in ACCOUNT_GAUGES.into_iter().enumerate() {
         let mut family = encoder.encode_descriptor(name, help, None, prometheus_client::metrics::MetricType::Gauge)?;
         for account in &accounts {
             let value = ConstGauge::new(i64::from(account.in_use()[at]));
@@ -238,8 +268,8 @@ fn encode_accounts(state: &State, encoder: &mut DescriptorEncoder<'_>) -> Result
         }
     }
     let mut family = encoder.encode_descriptor(
-        "tunnel_bandwidth_bytes",
-        "Bytes carried, by direction and account",
+        BANDWIDTH.0,
+        BANDWIDTH.1,
         None,
         prometheus_client::metrics::MetricType::Counter,
     )?;

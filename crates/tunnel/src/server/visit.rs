@@ -182,7 +182,7 @@ async fn carry(
         let Some(on_upgrade) = on_upgrade else { return Err(Problem::BadAnswer) };
         return Ok(switch(state, &admitted.account, stream, headers, on_upgrade, record));
     }
-    Ok(answer(state, &admitted.account, stream, (status, headers), &method, &times, record))
+    Ok(answer(state, &admitted.account, stream, (status, headers), (&method, upgrade), &times, record))
 }
 
 /// Builds the answer around the stream that carries its body.
@@ -191,7 +191,7 @@ fn answer(
     account: &Arc<Account>,
     stream: Arc<Stream>,
     (status, mut headers): (StatusCode, HeaderMap),
-    method: &Method,
+    (method, upgrade_refused): (&Method, bool),
     times: &FirstByte,
     record: &mut Record,
 ) -> Response<AnswerBody> {
@@ -209,6 +209,10 @@ fn answer(
         if let Ok(value) = HeaderValue::from_str(&text) {
             headers.append("server-timing", value);
         }
+    }
+    if upgrade_refused {
+        // The guard saw an upgrade and checks nothing behind it any more.
+        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
     }
     let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 205 | 304);
     let announced = headers
@@ -305,6 +309,12 @@ fn open_of(
     };
     Forwarding::new(&arrival, &Claimed::of(request.headers())).apply(&mut headers);
     headers.insert(HOST, HeaderValue::from_str(&written).map_err(|_| Problem::TooLarge)?);
+    // The id in our logs and answers; what a visitor claims counts only behind a trusted proxy.
+    if !(trusted && headers.contains_key("x-request-id"))
+        && let Ok(id) = HeaderValue::from_str(record.request_id())
+    {
+        headers.insert("x-request-id", id);
+    }
     let target = request.uri().path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
     let mut block = Open::header_writer();
     if !put_headers(&mut block, &headers, upgrade) {

@@ -188,10 +188,7 @@ async fn the_event_stream_ticks_and_ends_at_the_drain() {
         stream.read_to_end(&mut got).await.expect("an orderly end");
         let text = String::from_utf8_lossy(&got).into_owned();
         assert!(text.contains("text/event-stream"), "{text}");
-        assert!(
-            text.contains("event: tick\ndata: {\"requests\":"),
-            "{text}"
-        );
+        assert!(text.contains("event: tick\ndata: {\"requests\":"), "{text}");
         assert!(
             text.ends_with("0\r\n\r\n"),
             "the stream must end, not break: {text}"

@@ -16,6 +16,13 @@ mod table;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if arguments
+        .iter()
+        .any(|word| word == "--help" || word == "-h")
+    {
+        table::print(&options::help());
+        return ExitCode::SUCCESS;
+    }
     let done = if arguments.first().is_some_and(|word| word == "origin") {
         service::run()
     } else {

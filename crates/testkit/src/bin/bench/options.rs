@@ -94,6 +94,18 @@ impl Options {
     }
 }
 
+/// What `--help` prints.
+pub(crate) fn help() -> String {
+    let rows: String = ROWS
+        .iter()
+        .map(|row| format!("  {:<18}{}\n", row.name, row.title))
+        .collect();
+    format!(
+        "{USAGE}\n\nrows (all unless named):\n{rows}\npeers (all that are installed unless named):\n  {}\n\nadit itself is $ADIT_BIN or target/release/adit\n",
+        PEERS.join(" ")
+    )
+}
+
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
     text.parse()
         .map_err(|_| format!("`{text}` is not a number; {USAGE}"))

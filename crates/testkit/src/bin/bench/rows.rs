@@ -32,7 +32,8 @@ enum Carries {
 pub(crate) struct Row {
     /// Its name on the command line.
     pub(crate) name: &'static str,
-    title: &'static str,
+    /// What is measured.
+    pub(crate) title: &'static str,
     carries: Carries,
     columns: &'static [&'static str],
     /// The figure that is also given as a ratio to the bare connection.

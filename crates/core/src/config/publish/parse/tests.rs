@@ -8,6 +8,8 @@ use crate::config::publish::*;
 use crate::config::{Problems, PublishConfig};
 use crate::target::TargetKind;
 
+mod keys;
+
 fn parse(text: &str) -> Result<PublishConfig, Problems> {
     let env = |name: &str| (name == "HOME").then(|| "/home/me".to_owned());
     PublishConfig::parse("adit.yaml", text, &env)

@@ -8,6 +8,8 @@ use proptest::prelude::*;
 use crate::config::server::*;
 use crate::config::{Problems, ServerConfig};
 
+mod keys;
+
 fn env(name: &str) -> Option<String> {
     match name {
         "DOMAIN" => Some("tunnel.example.com".to_owned()),
@@ -213,7 +215,7 @@ fn a_repeated_key_is_reported_beside_the_other_problems() {
     let found = bad("workers: 0\nadmin: {listen: 9090}\nworkers: 2\n");
     assert_eq!(found.len(), 2, "{found:?}");
     assert_eq!(found[0].1, "workers");
-    assert!(found[1].2.contains("duplicate"));
+    assert!(found[1].2.contains("is there twice"));
 }
 
 #[test]

@@ -1,0 +1,141 @@
+//! The command line.
+
+mod config;
+mod demo;
+mod expose;
+mod files;
+mod live;
+mod reference;
+mod server;
+mod token;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use adit_core::diagnose::Fault;
+use clap::{Args, Parser, Subcommand};
+use runtime::telemetry::{LogFormat, LogSettings};
+
+use crate::report::{Failure, Output};
+use crate::terminal;
+
+/// Make services reachable, in both directions.
+#[derive(Debug, Parser)]
+#[command(name = "adit", version, about, arg_required_else_help = true, propagate_version = true)]
+#[command(after_help = "Start with `adit demo`: everything on this machine, nothing to set up.")]
+pub(crate) struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options every command takes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Global {
+    /// Configuration file
+    #[arg(short = 'f', long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) config: Option<PathBuf>,
+    /// How results and failures are shown
+    #[arg(short = 'o', long, global = true, value_enum, default_value_t, help_heading = "Global options")]
+    pub(crate) output: Output,
+    /// More log lines; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, help_heading = "Global options")]
+    pub(crate) verbose: u8,
+    /// Only warnings and errors
+    #[arg(short, long, global = true, help_heading = "Global options")]
+    pub(crate) quiet: bool,
+    /// Form of log lines
+    #[arg(long, global = true, value_enum, value_name = "FORM", help_heading = "Global options")]
+    pub(crate) log_format: Option<LogForm>,
+    /// No colours
+    #[arg(long, global = true, help_heading = "Global options")]
+    pub(crate) no_color: bool,
+}
+
+/// Form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogForm {
+    /// For people.
+    Text,
+    /// A JSON object a line.
+    Json,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine in one process: sample service, tunnel server, agent
+    Demo(demo::DemoArguments),
+    /// Publish local services at a tunnel server
+    Expose(Box<expose::ExposeArguments>),
+    /// Run a tunnel server, or manage its tokens
+    Server(server::ServerArguments),
+    /// Check configuration files
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page
+    Man,
+    /// Print a reference page
+    #[command(hide = true)]
+    Reference {
+        /// Which one
+        page: reference::Page,
+    },
+}
+
+/// Runs a command and tells how it ended.
+pub(crate) fn run(arguments: Arguments) -> ExitCode {
+    let global = arguments.global;
+    let output = global.output;
+    let result = match arguments.command {
+        Command::Demo(arguments) => demo::run(&global, &arguments),
+        Command::Expose(arguments) => expose::run(&global, *arguments),
+        Command::Server(arguments) => server::run(&global, arguments),
+        Command::Config(command) => config::run(&global, &command),
+        Command::Completions { shell } => {
+            reference::completions(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Man => reference::man(),
+        Command::Reference { page } => reference::print(page),
+    };
+    result.unwrap_or_else(|failure| {
+        failure.print(output);
+        failure.exit()
+    })
+}
+
+impl Global {
+    /// Starts logging: `level` and `json` are what a configuration asks for, the command line wins.
+    pub(crate) fn start_logs(&self, level: Option<&str>, json: bool) -> Result<(), Failure> {
+        let json = self.log_format.map_or(json, |form| form == LogForm::Json);
+        let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
+        let settings = LogSettings {
+            format: if json { LogFormat::Json } else { LogFormat::Text },
+            verbosity,
+            level: level.filter(|_| verbosity == 0).map(str::to_owned),
+            colour: terminal::colour(self.no_color),
+        };
+        runtime::telemetry::start(&settings).map_err(|error| Failure::new(Fault::Usage, error.to_string(), ""))
+    }
+}
+
+/// A runtime of `workers` threads; by default half the processors, as the other half belongs to whoever we serve.
+///
+/// One thread does the work of a busy session without handing data between processors; more than half of them
+/// only adds wake-ups (measured; see docs/design).
+pub(crate) fn build_runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let workers = workers.unwrap_or(processors.div_ceil(2)).max(1);
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name("adit-worker")
+        .enable_all()
+        .build()
+        .map_err(|error| Failure::new(Fault::Internal, format!("no runtime: {error}"), ""))
+}

@@ -1,0 +1,81 @@
+//! Completions, manual page, and the reference pages that are made from the program itself.
+
+use std::process::ExitCode;
+
+use adit_core::diagnose::Fault;
+use clap::CommandFactory as _;
+
+use super::Arguments;
+use crate::report::Failure;
+use crate::terminal;
+
+/// A generated reference page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Page {
+    /// Every metric.
+    Metrics,
+    /// Every command and option.
+    Cli,
+}
+
+/// Prints a completion script.
+pub(crate) fn completions(shell: clap_complete::Shell) {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "adit", &mut script);
+    terminal::data(&String::from_utf8_lossy(&script));
+}
+
+/// Prints the manual page.
+pub(crate) fn man() -> Result<ExitCode, Failure> {
+    let mut page = Vec::new();
+    clap_mangen::Man::new(Arguments::command())
+        .render(&mut page)
+        .map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    terminal::data(&String::from_utf8_lossy(&page));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Prints a reference page as Markdown.
+pub(crate) fn print(page: Page) -> Result<ExitCode, Failure> {
+    terminal::data(&match page {
+        Page::Metrics => metrics(),
+        Page::Cli => cli(),
+    });
+    Ok(ExitCode::SUCCESS)
+}
+
+fn metrics() -> String {
+    let mut text = String::from(
+        "# Metrics\n\nMade by `./dev docs` from the program; do not edit.\n\nOpenMetrics text at `/metrics` of the admin address. \
+         Counters end in `_total` there.\n",
+    );
+    for (title, list) in [("Server", tunnel::server::metric_names()), ("Agent", tunnel::agent::metric_names())] {
+        text.push_str(&format!("\n## {title}\n\n| name | type | meaning |\n|---|---|---|\n"));
+        for (name, kind, help) in list {
+            text.push_str(&format!("| `{name}` | {kind} | {help} |\n"));
+        }
+    }
+    text
+}
+
+fn cli() -> String {
+    let mut text = String::from("# Commands\n\nMade by `./dev docs` from the program; do not edit.\n");
+    let mut command = Arguments::command();
+    command.build();
+    describe(&mut command, "", &mut text);
+    text
+}
+
+fn describe(command: &mut clap::Command, parents: &str, text: &mut String) {
+    if command.is_hide_set() || command.get_name() == "help" {
+        return;
+    }
+    let name = format!("{parents}{}", command.get_name());
+    let help = command.render_long_help().to_string();
+    let help: Vec<&str> = help.lines().map(str::trim_end).collect();
+    text.push_str(&format!("\n## {name}\n\n```text\n{}\n```\n", help.join("\n").trim_end()));
+    let parents = format!("{name} ");
+    for sub in command.get_subcommands_mut() {
+        describe(sub, &parents, text);
+    }
+}

@@ -1,0 +1,196 @@
+//! `adit server`: the tunnel server.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use adit_core::config::server::{LogFormat, ServerConfig};
+use adit_core::diagnose::Fault;
+use adit_core::name::Hostname;
+use clap::{Args, Subcommand};
+use runtime::scope::Scope;
+use runtime::signals::StopSignals;
+use runtime::watch::FileWatch;
+use tunnel::server::{Bound, Running, Server, ServerOptions};
+
+use super::files::{self, ServerFiles};
+use super::{Global, build_runtime, token};
+use crate::report::{Failure, chain, failure};
+use crate::terminal;
+
+/// Run a tunnel server, or manage its tokens.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct ServerArguments {
+    #[command(flatten)]
+    run: RunArguments,
+    #[command(subcommand)]
+    command: Option<ServerCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    /// Create, list and revoke agents' tokens
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+}
+
+/// What may be said on the command line instead of in server.yaml.
+#[derive(Debug, Args)]
+struct RunArguments {
+    /// Tunnels become subdomains of this domain
+    #[arg(long, value_name = "DOMAIN")]
+    base_domain: Option<String>,
+    /// Where visitors connect
+    #[arg(long, value_name = "ADDRESS")]
+    public_listen: Option<SocketAddr>,
+    /// Where agents connect
+    #[arg(long, value_name = "ADDRESS")]
+    agents_listen: Option<SocketAddr>,
+    /// Where metrics and health are served
+    #[arg(long, value_name = "ADDRESS")]
+    admin_listen: Option<SocketAddr>,
+    /// Where the server keeps its certificate, tokens and names
+    #[arg(long, value_name = "DIRECTORY")]
+    data_dir: Option<PathBuf>,
+}
+
+impl RunArguments {
+    fn apply(&self, files: &mut ServerFiles) -> Result<(), Failure> {
+        let ServerFiles { config, data_dir, .. } = files;
+        if let Some(domain) = &self.base_domain {
+            config.public.base_domain = Hostname::parse(domain)
+                .map_err(|error| Failure::new(Fault::Usage, format!("--base-domain {domain}: {error}"), ""))?;
+        }
+        if let Some(address) = self.public_listen {
+            config.public.listen = vec![address];
+        }
+        if let Some(address) = self.agents_listen {
+            config.agents.listen = vec![address];
+        }
+        if let Some(address) = self.admin_listen {
+            config.admin.listen = address;
+        }
+        if let Some(directory) = &self.data_dir {
+            config.data_dir = Some(directory.clone());
+            data_dir.clone_from(directory);
+        }
+        Ok(())
+    }
+}
+
+pub(crate) fn run(global: &Global, arguments: ServerArguments) -> Result<ExitCode, Failure> {
+    if let Some(ServerCommand::Token(command)) = arguments.command {
+        return token::run(global, command);
+    }
+    let mut files = files::server_config(global.config.as_deref())?;
+    arguments.run.apply(&mut files)?;
+    let level = files.config.log.level.map(|level| level.as_str());
+    global.start_logs(level, files.config.log.format == LogFormat::Json)?;
+    let runtime = build_runtime(files.config.workers)?;
+    runtime.block_on(serve(files, arguments.run))
+}
+
+async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, Failure> {
+    runtime::socket::raise_descriptor_limit();
+    let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let scope = Scope::root();
+    let times = files.config.shutdown;
+    let ServerFiles { path, config, data_dir } = files;
+    let domain = config.public.base_domain.clone();
+    let server = Server::bind(config, &data_dir, &ServerOptions::default(), &scope).map_err(|error| failure(&error))?;
+    let (bound, listeners) = (server.bound(), server.listeners());
+    let running = Arc::new(server.start().map_err(|error| failure(&error))?);
+    announce(&bound, &domain);
+    let watch = watch_files(&scope, &running, path, arguments)?;
+    let outcome = runtime::shutdown::run(&scope, &listeners, times, &mut signals, std::future::pending(), |phase| {
+        tracing::info!(?phase, "shutdown");
+        running.on_phase(phase);
+    })
+    .await;
+    drop(watch);
+    tracing::info!(clean = outcome.clean, took = ?outcome.took, "stopped");
+    Ok(if outcome.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn announce(bound: &Bound, domain: &Hostname) {
+    let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    terminal::say(&format!("visitors     {}  →  *.{}", list(&bound.public), domain.as_str()));
+    terminal::say(&format!("agents       {} (TLS)", list(&bound.agents)));
+    if bound.self_signed {
+        terminal::say(&format!("fingerprint  {}", bound.fingerprint));
+        terminal::say("             a certificate of its own making: agents pin it with --fingerprint");
+    }
+    terminal::say(&format!("metrics      http://{}/metrics", bound.admin));
+    if !bound.has_tokens {
+        terminal::say("no agent can connect yet: adit server token create --account NAME --allow '*'");
+    }
+}
+
+/// Watches configuration, certificates and tokens; SIGHUP looks at once.
+fn watch_files(
+    scope: &Scope,
+    running: &Arc<Running>,
+    path: Option<PathBuf>,
+    arguments: RunArguments,
+) -> Result<Arc<FileWatch>, Failure> {
+    let internal = |error: std::io::Error| Failure::new(Fault::Internal, format!("files cannot be watched: {error}"), "");
+    let all = |running: &Running| running.files().into_iter().chain(path.clone()).collect::<Vec<_>>();
+    let watch = Arc::new(FileWatch::start(all(running)).map_err(internal)?);
+    watch.trigger_on_hangup(scope).map_err(internal)?;
+    let hangups = runtime::signals::Hangups::install().map_err(internal)?;
+    let task_running = Arc::clone(running);
+    hangups.each(scope, move || task_running.reopen_logs());
+    let (mut changes, task_scope, running) = (watch.changes(), scope.clone(), Arc::clone(running));
+    let task_watch = Arc::downgrade(&watch);
+    scope.spawn("reload", async move {
+        loop {
+            tokio::select! {
+                changed = changes.changed() => if changed.is_err() { return },
+                () = task_scope.drained() => return,
+            }
+            let known = path.clone();
+            let result = task_scope.spawn_blocking("reload", {
+                let running = Arc::clone(&running);
+                let overrides = arguments.overrides();
+                move || reload(&running, known, &overrides)
+            });
+            match result.await {
+                Ok(Ok(())) => {
+                    tracing::info!("reloaded");
+                    if let Some(watch) = task_watch.upgrade() {
+                        watch.set_files(running.files().into_iter().chain(path.clone()).collect());
+                    }
+                }
+                Ok(Err(text)) => tracing::error!("not reloaded, the old configuration stays in force: {text}"),
+                Err(lost) => tracing::error!(%lost, "reload failed"),
+            }
+        }
+    });
+    Ok(watch)
+}
+
+impl RunArguments {
+    fn overrides(&self) -> Self {
+        Self {
+            base_domain: self.base_domain.clone(),
+            public_listen: self.public_listen,
+            agents_listen: self.agents_listen,
+            admin_listen: self.admin_listen,
+            data_dir: self.data_dir.clone(),
+        }
+    }
+}
+
+fn reload(running: &Running, path: Option<PathBuf>, arguments: &RunArguments) -> Result<(), String> {
+    let Some(path) = path else {
+        return running.reload_files().map_err(|error| chain(&error));
+    };
+    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config = ServerConfig::parse(&path.display().to_string(), &text, &files::environment)
+        .map_err(|problems| problems.to_string())?;
+    let mut files = ServerFiles { path: None, data_dir: config.data_dir.clone().unwrap_or_default(), config };
+    arguments.apply(&mut files).map_err(|_| "the command line and the configuration do not fit".to_owned())?;
+    running.reload(files.config).map_err(|error| chain(&error))
+}

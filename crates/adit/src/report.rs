@@ -1,0 +1,128 @@
+//! One place where failures become text, JSON and an exit code.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use adit_core::config::Problems;
+use adit_core::diagnose::{Diagnose, Fault, exit_code};
+use serde_json::json;
+
+/// How a failure is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
+pub(crate) enum Output {
+    /// For people.
+    #[default]
+    Text,
+    /// For programs.
+    Json,
+}
+
+/// A failure on its way to the user.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    fault: Fault,
+    message: String,
+    hint: Option<String>,
+    problems: Option<Problems>,
+}
+
+impl Failure {
+    /// A failure that has no error type of its own.
+    pub(crate) fn new(fault: Fault, message: impl Into<String>, hint: impl Into<String>) -> Self {
+        let hint = hint.into();
+        Self { fault, message: message.into(), hint: (!hint.is_empty()).then_some(hint), problems: None }
+    }
+
+    /// Whether it is worth saying anything.
+    pub(crate) fn exit(&self) -> ExitCode {
+        ExitCode::from(exit_code(self.fault))
+    }
+
+    /// Says it on standard error.
+    #[expect(clippy::print_stderr, reason = "the report layer is where failures are printed")]
+    pub(crate) fn print(&self, output: Output) {
+        match output {
+            Output::Text => eprint!("{}", self.text()),
+            Output::Json => eprintln!("{}", self.json()),
+        }
+    }
+
+    fn text(&self) -> String {
+        if let Some(problems) = &self.problems {
+            let count = problems.len();
+            let noun = if count == 1 { "problem" } else { "problems" };
+            return format!("{}\nerror: {count} {noun} in the configuration\n", problems.to_string().trim_end());
+        }
+        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
+        format!("error: {}\n{hint}", self.message)
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let problems = self.problems.as_ref().map(|problems| {
+            problems
+                .iter()
+                .map(|p| {
+                    json!({
+                        "file": p.file, "line": p.line, "column": p.column,
+                        "key": p.key, "message": p.message, "hint": p.hint,
+                    })
+                })
+                .collect::<Vec<_>>()
+        });
+        json!({ "error": {
+            "fault": self.fault.as_str(),
+            "message": self.message,
+            "hint": self.hint,
+            "problems": problems,
+        }})
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self { fault: Fault::Config, message: "the configuration has problems".into(), hint: None, problems: Some(problems) }
+    }
+}
+
+/// A failure from any of our errors, with the texts of its causes.
+pub(crate) fn failure<E: Diagnose>(error: &E) -> Failure {
+    Failure { fault: error.fault(), message: chain(error), hint: error.hint(), problems: None }
+}
+
+/// An error's text and those of its causes, each once.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_shown_with_its_hint_as_text_and_as_json() {
+        let failure = Failure::new(Fault::Auth, "the token is not valid", "get a new one");
+        assert_eq!(failure.text(), "error: the token is not valid\nhint: get a new one\n");
+        assert_eq!(failure.json()["error"]["hint"], "get a new one");
+    }
+
+    #[test]
+    fn causes_are_said_once() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("outer: inner")]
+        struct Outer(#[source] Inner);
+        #[derive(Debug, thiserror::Error)]
+        #[error("inner")]
+        struct Inner;
+        assert_eq!(chain(&Outer(Inner)), "outer: inner");
+    }
+}

@@ -1,0 +1,30 @@
+//! What the terminal can do, and the only functions that print data.
+
+use std::io::{IsTerminal as _, Write as _};
+
+/// Whether standard error is a terminal that shows colours, as far as the user allows it.
+pub(crate) fn colour(no_color: bool) -> bool {
+    !no_color && std::env::var_os("NO_COLOR").is_none_or(|v| v.is_empty()) && std::io::stderr().is_terminal()
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn is_interactive() -> bool {
+    std::io::stdout().is_terminal()
+}
+
+/// Writes data to standard output. A closed pipe is the reader's wish, not a failure.
+pub(crate) fn data(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+/// Writes a line for people to standard error.
+pub(crate) fn say(text: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = writeln!(out, "{text}");
+}
+
+/// Columns of the terminal on standard output.
+pub(crate) fn width() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(20))
+}
