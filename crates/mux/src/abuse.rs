@@ -13,7 +13,7 @@ pub const WINDOW: Duration = Duration::from_secs(10);
 pub enum Cheap {
     /// A heartbeat that asks for an echo.
     Ping,
-    /// A stream reset by the peer before it was answered.
+    /// A stream that the peer opened and then reset.
     Reset,
     /// Data without bytes and without END.
     EmptyData,
@@ -37,12 +37,13 @@ impl Cheap {
         match self {
             // Every 5 s when idle, and once a growing window asks for a fresh round trip.
             Self::Ping => 200,
-            // Visitors who leave: bounded by the requests a server can take.
-            Self::Reset => 20_000,
+            // Visitors who leave. Costs no more than a request that is answered, so the bound is above the requests
+            // a lane can carry: a visitor must not be able to end an agent's lane.
+            Self::Reset => 100_000,
             Self::EmptyData => 100,
             Self::TinyWindow => 1_000,
-            // A reset 16 MiB stream may have 1 024 frames under way.
-            Self::Late => 50_000,
+            // A reset 16 MiB stream may have 1 024 frames under way. Each costs one look-up, as a live one does.
+            Self::Late => 200_000,
             Self::Control => 2_000,
         }
     }

@@ -367,7 +367,7 @@ impl<D: Default> Lane<D> {
                 let first = stream.owed_credit == 0;
                 stream.owed_credit = stream.owed_credit.saturating_add(grant);
                 if first {
-                    self.windows.push_back(key);
+                    self.queue_window(key);
                 }
                 self.liveness.refresh_round_trip(now);
             }
@@ -430,7 +430,6 @@ impl<D: Default> Lane<D> {
         if self.closed {
             return;
         }
-        self.closed = true;
         let mut payload = code.to_wire().to_be_bytes().to_vec();
         payload.push(0);
         let mut cut = text.len().min(256);
@@ -439,6 +438,7 @@ impl<D: Default> Lane<D> {
         }
         payload.extend_from_slice(&text.as_bytes()[..cut]);
         self.send_control(FrameType::Error, 0, &payload);
+        self.closed = true;
     }
 
     /// Whether new streams can be opened now.
@@ -528,10 +528,32 @@ impl<D: Default> Lane<D> {
         self.push_control(frame);
     }
 
+    /// Notes that a stream has credit to send. Streams that are gone meanwhile are swept out, so that the queue is
+    /// bounded by the streams even if the peer never reads.
+    fn queue_window(&mut self, key: Key) {
+        if self.windows.len() > 2 * self.ids.len() + 64 {
+            let mut windows = std::mem::take(&mut self.windows);
+            windows.retain(|key| self.get(*key).is_some());
+            self.windows = windows;
+        }
+        self.windows.push_back(key);
+    }
+
     fn push_control(&mut self, frame: Vec<u8>) {
-        self.control_bytes += frame.len();
+        // Nothing follows an Error frame.
+        if self.closed {
+            return;
+        }
+        self.control_bytes += backlog_share(&frame);
         self.control.push_back(frame);
     }
+}
+
+/// What a frame adds to the backlog a peer is held to: Opens are this side's own wish, not an answer the
+/// peer makes it owe, and a burst of them on a slow path must not look like a peer that does not read.
+fn backlog_share(frame: &[u8]) -> usize {
+    let is_open = frame.get(1) == Some(&FrameType::Open.to_wire());
+    if is_open { 0 } else { frame.len() }
 }
 
 fn live<D>(slots: &mut [Option<Stream<D>>], key: Key) -> Result<&mut Stream<D>, StreamError> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
+use http::header::{HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
 use http_body::{Body, Frame, SizeHint};
 use mux::headers::{AnswerHead, BlockError, BlockReader, BlockWriter, Timing};
 use mux::lane::StreamError;
@@ -38,7 +38,7 @@ impl From<StreamError> for BodyError {
 /// Hop-by-hop headers (RFC 9110 section 7.6.1, and those named by Connection) stay behind, but for
 /// `te: trailers`, and for `upgrade` when `upgrade` says so.
 pub(crate) fn put_headers(block: &mut BlockWriter, headers: &HeaderMap, upgrade: bool) -> bool {
-    let named = connection_names(headers);
+    let named = adit_core::forwarded::named_by_connection(headers);
     headers.iter().all(|(name, value)| {
         let keep = if name == UPGRADE {
             upgrade
@@ -46,21 +46,10 @@ pub(crate) fn put_headers(block: &mut BlockWriter, headers: &HeaderMap, upgrade:
             value.as_bytes().eq_ignore_ascii_case(b"trailers")
         } else {
             !adit_core::forwarded::is_hop_by_hop(name.as_str())
-                && !named.iter().any(|n| n.eq_ignore_ascii_case(name.as_str()))
+                && !named.contains(name)
         };
         !keep || block.pair(name.as_str(), value.as_bytes())
     })
-}
-
-fn connection_names(headers: &HeaderMap) -> Vec<String> {
-    headers
-        .get_all(CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .map(|name| name.trim().to_owned())
-        .filter(|name| !name.is_empty())
-        .collect()
 }
 
 /// Reads a block into a header map.

@@ -745,7 +745,7 @@ mod tests {
 
     #[test]
     fn maps_with_keys_of_the_users_choice_are_read_whole() {
-        let (found, problems) = with("m: { B: '1', a: ${PORT}, c: [x] }\n", |s| {
+        let (found, problems) = with("m: { B: '1', a: \"${PORT}\", c: [x] }\n", |s| {
             let section = s.section("m");
             let texts = section.named_texts();
             texts
@@ -756,7 +756,7 @@ mod tests {
         assert_eq!(found, ["B=1", "a=8080"]);
         assert_eq!(
             problems,
-            ["dir/f.yaml:1:28: m.c: must be a single value, not a list"]
+            ["dir/f.yaml:1:31: m.c: must be a single value, not a list"]
         );
         let (found, problems) = with("m: { a: {}, b: 5 }\n", |s| {
             let names = s.section("m").named_sections();

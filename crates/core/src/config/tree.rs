@@ -69,7 +69,7 @@ pub(crate) fn read(file: &str, text: &str) -> Result<(Node, Vec<Problem>), Probl
     match parse(text, DuplicateKeyPolicy::Error) {
         Ok(node) => Ok((node, Vec::new())),
         Err(error) => {
-            let problem = problem_of(file, &error);
+            let problem = problem_of(file, text, &error);
             if !matches!(
                 error.without_snippet(),
                 serde_saphyr::Error::DuplicateMappingKey { .. }
@@ -79,7 +79,7 @@ pub(crate) fn read(file: &str, text: &str) -> Result<(Node, Vec<Problem>), Probl
             // The rest of the file may have problems too: they are to be shown with this one.
             match parse(text, DuplicateKeyPolicy::FirstWins) {
                 Ok(node) => Ok((node, vec![problem])),
-                Err(error) => Err(problem_of(file, &error)),
+                Err(error) => Err(problem_of(file, text, &error)),
             }
         }
     }
@@ -101,7 +101,7 @@ fn parse(text: &str, duplicate_keys: DuplicateKeyPolicy) -> Result<Node, serde_s
     Ok(node(raw, text))
 }
 
-fn problem_of(file: &str, error: &serde_saphyr::Error) -> Problem {
+fn problem_of(file: &str, text: &str, error: &serde_saphyr::Error) -> Problem {
     use serde_saphyr::Error;
 
     let place = error.location().map(place).unwrap_or_default();
@@ -124,8 +124,16 @@ fn problem_of(file: &str, error: &serde_saphyr::Error) -> Problem {
         column: place.column,
         key: String::new(),
         message,
-        hint: None,
+        hint: hint_for(text, place),
     }
+}
+
+/// Within `{ }` and `[ ]` YAML takes the braces of a variable for its own.
+fn hint_for(text: &str, place: Place) -> Option<String> {
+    let index = usize::try_from(place.line).ok()?.checked_sub(1)?;
+    let line = text.lines().nth(index)?;
+    let bare = line.contains("${") && line.contains(['{', '[']) && !line.contains("\"${");
+    bare.then(|| "within { } and [ ] put quotes around a variable: \"${NAME}\"".to_owned())
 }
 
 /// The place is shown in front of the message already.
@@ -381,6 +389,14 @@ mod tests {
         assert!(problem.line >= 2, "{problem}");
         assert!(!problem.message.contains("at line"), "{problem}");
         assert!(!problem.message.contains('\n'), "{problem}");
+    }
+
+    #[test]
+    fn a_variable_without_quotes_in_a_flow_map_gets_a_hint() {
+        let problem = read("f.yaml", "a: 1\nm: { b: ${PORT}, c: 1 }\n").unwrap_err();
+        assert!(problem.hint.unwrap().contains("quotes"));
+        let problem = read("f.yaml", "a: [1\nb: 2\n").unwrap_err();
+        assert_eq!(problem.hint, None);
     }
 
     #[test]

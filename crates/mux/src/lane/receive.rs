@@ -133,7 +133,10 @@ impl<D: Default> Lane<D> {
             self.notify_reader(key);
             return Ok(());
         }
-        self.budgets.charge(now, Cheap::Reset)?;
+        // Resets of own streams are bounded by what this side opens: a local service that is down answers each so.
+        if !self.is_own(header.stream) {
+            self.budgets.charge(now, Cheap::Reset)?;
+        }
         let code = <[u8; 2]>::try_from(payload).map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(b)));
         self.abort(key, code);
         Ok(())

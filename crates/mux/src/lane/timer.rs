@@ -124,9 +124,10 @@ impl<D: Default> Lane<D> {
         self.send_control(FrameType::Heartbeat, 0, &number);
     }
 
-    /// Due when nothing was heard for the interval, and never twice within it.
+    /// Due when nothing was heard or nothing was said for the interval, and never twice within it. A side that
+    /// only listens must beat too: the other one, which does not, would take it for dead.
     fn next_beat(&self, every: Duration) -> Instant {
-        (self.liveness.heard + every).max(self.liveness.last_asked + every)
+        self.liveness.heard.min(self.liveness.spoke).max(self.liveness.last_asked) + every
     }
 
     fn sweep(&mut self, now: Instant) {

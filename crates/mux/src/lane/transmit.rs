@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::stream::{Outgoing, SendState};
-use super::{Key, Lane};
+use super::{Key, Lane, backlog_share};
 use crate::frame::{CONTROL_CAP, FrameType, HEADER_LEN, Header, flags, put_frame};
 
 /// A Data frame is not started with less room than this, so that no crumbs are sent.
@@ -17,7 +17,8 @@ impl<D: Default> Lane<D> {
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>, limit: usize) -> usize {
         let start = out.len();
         self.put_control(out, limit);
-        if !self.closed {
+        // Not before all control is out: Data must not overtake the Open of its stream.
+        if !self.closed && self.control.is_empty() {
             self.put_windows(out, limit);
             while out.len() + HEADER_LEN + CRUMB <= limit {
                 let Some((slot, most)) = self.scheduler.next() else { break };
@@ -42,7 +43,7 @@ impl<D: Default> Lane<D> {
     }
 
     fn put_control(&mut self, out: &mut Vec<u8>, limit: usize) {
-        if let Some(echo) = self.echo.take() {
+        if let Some(echo) = self.echo.take().filter(|_| !self.closed) {
             put_frame(out, FrameType::Heartbeat, flags::ACK, 0, &echo);
             self.stats.frames_out += 1;
         }
@@ -51,7 +52,7 @@ impl<D: Default> Lane<D> {
                 return;
             }
             out.extend_from_slice(frame);
-            self.control_bytes -= frame.len();
+            self.control_bytes -= backlog_share(frame);
             self.control.pop_front();
             self.stats.frames_out += 1;
         }
@@ -81,6 +82,11 @@ impl<D: Default> Lane<D> {
             return true;
         };
         let key = Key { slot, id: stream.id };
+        // A sparse stream that ran empty still waits its round; its turn must not become an empty frame.
+        if !stream.has_output() {
+            self.scheduler.sent(slot, 0, false);
+            return true;
+        }
         let at = out.len();
         out.extend_from_slice(&[0; HEADER_LEN]);
         let mut frame_flags = 0;

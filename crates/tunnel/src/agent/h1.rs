@@ -92,12 +92,27 @@ pub(super) struct LocalConnection {
 impl LocalConnection {
     /// Speaks HTTP/1.1 on an open connection.
     pub(super) async fn begin(io: Io) -> hyper::Result<Self> {
-        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(io)).await?;
-        Ok(Self { sender, driver: Driver { connection: Box::new(connection), over: false }, parked: Instant::now() })
+        let (sender, connection) = Builder::new()
+            .max_headers(HEADERS_MAX)
+            .handshake(TokioIo::new(io))
+            .await?;
+        let driver = Driver {
+            connection: Some(Box::new(connection)),
+            over: false,
+            keep: false,
+        };
+        Ok(Self {
+            sender,
+            driver,
+            parked: Instant::now(),
+        })
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> hyper::Result<Response<Incoming>> {
         let Self { sender, driver, .. } = self;
         driver.drive(sender.send_request(request)).await
     }
@@ -107,14 +122,30 @@ impl LocalConnection {
         self.driver.drive(work).await
     }
 
+    /// Sends a request that asks for an upgrade; [`LocalConnection::into_upgraded`] may follow a 101.
+    pub(super) async fn send_upgrade(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> hyper::Result<Response<Incoming>> {
+        self.driver.keep = true;
+        self.send(request).await
+    }
+
     /// After a 101: the bare connection, and what was read beyond the answer's head.
-    pub(super) async fn into_upgraded(self) -> hyper::Result<(Io, Bytes)> {
-        let mut driver = self.driver;
-        if !driver.over {
-            std::future::poll_fn(|cx| driver.connection.poll_without_shutdown(cx)).await?;
+    pub(super) async fn into_upgraded(self) -> hyper::Result<Option<(Io, Bytes)>> {
+        let Driver {
+            connection: Some(mut connection),
+            over,
+            ..
+        } = self.driver
+        else {
+            return Ok(None);
+        };
+        if !over {
+            std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
         }
-        let parts = driver.connection.into_parts();
-        Ok((parts.io.into_inner(), parts.read_buf))
+        let parts = connection.into_parts();
+        Ok(Some((parts.io.into_inner(), parts.read_buf)))
     }
 
     fn is_fresh(&self, now: Instant) -> bool {
@@ -129,15 +160,24 @@ impl LocalConnection {
 }
 
 struct Driver {
-    connection: Box<Connection<TokioIo<Io>, RequestBody>>,
+    connection: Option<Box<Connection<TokioIo<Io>, RequestBody>>>,
     over: bool,
+    /// The connection is of use after hyper is done with it: it was upgraded.
+    keep: bool,
 }
 
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) {
-        if !self.over {
-            // What went wrong is told to the request as well.
-            self.over = Pin::new(&mut *self.connection).poll(cx).is_ready();
+        let Some(connection) = self.connection.as_mut().filter(|_| !self.over) else {
+            return;
+        };
+        // What went wrong is told to the request as well.
+        if Pin::new(&mut **connection).poll(cx).is_ready() {
+            self.over = true;
+            if !self.keep {
+                // Whoever waits for the request's body to end is told by its end.
+                self.connection = None;
+            }
         }
     }
 
@@ -170,7 +210,10 @@ mod tests {
     }
 
     fn get() -> Request<RequestBody> {
-        Request::get("/").header("host", "a").body(RequestBody::Empty).unwrap()
+        Request::get("/")
+            .header("host", "a")
+            .body(RequestBody::Empty)
+            .unwrap()
     }
 
     async fn read_head(far: &mut DuplexStream) -> String {
@@ -184,7 +227,9 @@ mod tests {
     async fn exchange(connection: &mut LocalConnection, far: &mut DuplexStream) -> Bytes {
         let serve = async {
             read_head(far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
+                .await
+                .unwrap();
         };
         let (response, ()) = tokio::join!(connection.send(get()), serve);
         let body = response.unwrap().into_body();
@@ -223,7 +268,11 @@ mod tests {
         assert_eq!(pool.len(), 1);
         pool.sweep(now + IDLE);
         assert_eq!(pool.len(), 0);
-        assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "the service sees the end");
+        assert_eq!(
+            far.read(&mut [0]).await.unwrap(),
+            0,
+            "the service sees the end"
+        );
     }
 
     #[tokio::test]
@@ -245,7 +294,9 @@ mod tests {
         let (mut connection, mut far) = pair().await;
         let serve = async {
             read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello")
+                .await
+                .unwrap();
         };
         let (response, ()) = tokio::join!(connection.send(get()), serve);
         drop(response.unwrap());
@@ -265,11 +316,15 @@ mod tests {
             .unwrap();
         let serve = async {
             read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nfirst").await.unwrap();
+            far.write_all(
+                b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nfirst",
+            )
+            .await
+            .unwrap();
         };
-        let (response, ()) = tokio::join!(connection.send(request), serve);
+        let (response, ()) = tokio::join!(connection.send_upgrade(request), serve);
         assert_eq!(response.unwrap().status(), 101);
-        let (mut io, first) = connection.into_upgraded().await.unwrap();
+        let (mut io, first) = connection.into_upgraded().await.unwrap().unwrap();
         assert_eq!(first, "first");
         io.write_all(b"then").await.unwrap();
         let mut got = [0; 4];

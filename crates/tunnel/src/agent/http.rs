@@ -44,7 +44,10 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
         _ = stream.reset_by_peer() => Err(Failure::VISITOR_LEFT),
     };
     let status = exchange.status.load(Ordering::Relaxed);
-    let (mut received, mut sent) = (exchange.progress.bytes(), exchange.sent.load(Ordering::Relaxed));
+    let (mut received, mut sent) = (
+        exchange.progress.bytes(),
+        exchange.sent.load(Ordering::Relaxed),
+    );
     let complete = exchange.complete.load(Ordering::Relaxed);
     let error = match outcome {
         Ok(None) => None,
@@ -76,7 +79,11 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
 }
 
 /// After a 101: bytes both ways.
-async fn upgraded(io: runtime::Io, first: bytes::Bytes, stream: Stream) -> (u64, u64, Option<&'static str>) {
+async fn upgraded(
+    io: runtime::Io,
+    first: bytes::Bytes,
+    stream: Stream,
+) -> (u64, u64, Option<&'static str>) {
     let ahead = first.len() as u64;
     if ahead > 0 && stream.send(first).await.is_err() {
         return (0, 0, None);
@@ -95,18 +102,37 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    const VISITOR_LEFT: Self = Self { code: ErrorCode::Cancel, error: "visitor_left" };
-    const TIMEOUT: Self = Self { code: ErrorCode::Timeout, error: "timeout" };
-    const BAD_ANSWER: Self = Self { code: ErrorCode::BadAnswer, error: "bad_answer" };
-    const TRUNCATED: Self = Self { code: ErrorCode::Truncated, error: "truncated" };
-    pub(super) const BAD_REQUEST: Self = Self { code: ErrorCode::Protocol, error: "bad_request" };
+    const VISITOR_LEFT: Self = Self {
+        code: ErrorCode::Cancel,
+        error: "visitor_left",
+    };
+    const TIMEOUT: Self = Self {
+        code: ErrorCode::Timeout,
+        error: "timeout",
+    };
+    const BAD_ANSWER: Self = Self {
+        code: ErrorCode::BadAnswer,
+        error: "bad_answer",
+    };
+    const TRUNCATED: Self = Self {
+        code: ErrorCode::Truncated,
+        error: "truncated",
+    };
+    pub(super) const BAD_REQUEST: Self = Self {
+        code: ErrorCode::Protocol,
+        error: "bad_request",
+    };
 
     fn of(error: &hyper::Error) -> Self {
         if caused_by_visitor(error) {
             Self::VISITOR_LEFT
         } else if error.is_timeout() {
             Self::TIMEOUT
-        } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() || caused_by_io(error) {
+        } else if error.is_incomplete_message()
+            || error.is_closed()
+            || error.is_canceled()
+            || caused_by_io(error)
+        {
             Self::TRUNCATED
         } else {
             Self::BAD_ANSWER
@@ -170,7 +196,9 @@ impl Exchange<'_> {
             let departed = Instant::now();
             let response = match self.head(connection.send(request)).await {
                 Ok(response) => response,
-                Err(HeadFault::Hyper(error)) if reused && self.may_repeat(&begin, &error) => continue,
+                Err(HeadFault::Hyper(error)) if reused && self.may_repeat(&begin, &error) => {
+                    continue;
+                }
                 Err(fault) => return Err(self.failed(&fault)),
             };
             let timing = self.timing(departed);
@@ -198,7 +226,9 @@ impl Exchange<'_> {
             };
             let response = match self.head(exchange).await {
                 Ok(response) => response,
-                Err(HeadFault::Hyper(error)) if reused && again && self.may_repeat(&begin, &error) => {
+                Err(HeadFault::Hyper(error))
+                    if reused && again && self.may_repeat(&begin, &error) =>
+                {
                     again = false;
                     self.local.h2.forget();
                     continue;
@@ -221,27 +251,44 @@ impl Exchange<'_> {
         let mut connection = self.connect().await?;
         let request = self.request(Begin::Nothing, false)?;
         let departed = Instant::now();
-        let response =
-            self.head(connection.send(request)).await.map_err(|fault| self.failed(&fault))?;
+        let response = self
+            .head(connection.send_upgrade(request))
+            .await
+            .map_err(|fault| self.failed(&fault))?;
         let timing = self.timing(departed);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             connection.drive(self.answer(response, timing)).await?;
+            // The server's direction is still open, for bytes that are not wanted now.
+            let _ = tokio::time::timeout(LINGER, discard(self.stream)).await;
             return Ok(None);
         }
         let (mut head, _) = response.into_parts();
-        let switched = connection.into_upgraded().await.map_err(|error| Failure::of(&error))?;
+        let switched = connection
+            .into_upgraded()
+            .await
+            .map_err(|error| Failure::of(&error))?;
         self.local.tunnel.response_headers.apply(&mut head.headers);
         let block = answer_block(101, &head.headers, timing, true).ok_or(Failure::BAD_ANSWER)?;
+        if switched.is_none() {
+            return Err(Failure::TRUNCATED);
+        }
         self.status.store(101, Ordering::Relaxed);
-        self.stream.send_head(block, false).map_err(|_| Failure::VISITOR_LEFT)?;
-        Ok(Some(switched))
+        self.stream
+            .send_head(block, false)
+            .map_err(|_| Failure::VISITOR_LEFT)?;
+        Ok(switched)
     }
 
     async fn connect(&self) -> Result<LocalConnection, Failure> {
         let io = Box::pin(self.local.connect(&*self.local.tunnel.connect))
             .await
-            .map_err(|error| Failure { code: connect_code(&error), error: "connect" })?;
-        LocalConnection::begin(io).await.map_err(|error| Failure::of(&error))
+            .map_err(|error| Failure {
+                code: connect_code(&error),
+                error: "connect",
+            })?;
+        LocalConnection::begin(io)
+            .await
+            .map_err(|error| Failure::of(&error))
     }
 
     fn request(&self, begin: Begin, h2: bool) -> Result<http::Request<RequestBody>, Failure> {
@@ -274,10 +321,13 @@ impl Exchange<'_> {
         }
         self.local.tunnel.response_headers.apply(&mut head.headers);
         let status = head.status.as_u16();
-        let block = answer_block(status, &head.headers, timing, false).ok_or(Failure::BAD_ANSWER)?;
+        let block =
+            answer_block(status, &head.headers, timing, false).ok_or(Failure::BAD_ANSWER)?;
         let end = body.is_end_stream();
         self.status.store(status, Ordering::Relaxed);
-        self.stream.send_head(block, end).map_err(|_| Failure::VISITOR_LEFT)?;
+        self.stream
+            .send_head(block, end)
+            .map_err(|_| Failure::VISITOR_LEFT)?;
         if !end {
             self.answer_body(&mut body).await?;
         }
@@ -294,13 +344,23 @@ impl Exchange<'_> {
             match frame.into_data() {
                 Ok(data) => {
                     let bytes = data.len() as u64;
-                    self.stream.send(data).await.map_err(|_| Failure::VISITOR_LEFT)?;
+                    self.stream
+                        .send(data)
+                        .await
+                        .map_err(|_| Failure::VISITOR_LEFT)?;
                     self.sent.fetch_add(bytes, Ordering::Relaxed);
                 }
                 Err(frame) => {
                     // Trailers too large for a frame are left out, as trailers may be.
-                    if let Some(block) = frame.into_trailers().ok().and_then(|trailers| trailer_block(&trailers)) {
-                        return self.stream.send_head(block, true).map_err(|_| Failure::VISITOR_LEFT);
+                    if let Some(block) = frame
+                        .into_trailers()
+                        .ok()
+                        .and_then(|trailers| trailer_block(&trailers))
+                    {
+                        return self
+                            .stream
+                            .send_head(block, true)
+                            .map_err(|_| Failure::VISITOR_LEFT);
                     }
                 }
             }
@@ -361,7 +421,10 @@ enum HeadFault {
 
 fn h2_failure(fault: &H2Fault) -> Failure {
     match fault {
-        H2Fault::Connect(error) => Failure { code: connect_code(error), error: "connect" },
+        H2Fault::Connect(error) => Failure {
+            code: connect_code(error),
+            error: "connect",
+        },
         H2Fault::NotSpoken => Failure::BAD_ANSWER,
         H2Fault::Hyper(error) => Failure::of(error),
     }

@@ -18,7 +18,9 @@ const HURRY: Duration = Duration::from_secs(1);
 
 /// Probes a service until the scope drains.
 pub(super) async fn run(local: Arc<Local>, shared: Arc<Shared>, scope: Scope) {
-    let Some(check) = local.tunnel.health.clone() else { return };
+    let Some(check) = local.tunnel.health.clone() else {
+        return;
+    };
     let mut health = Health::new(check.settings, Instant::now());
     loop {
         let due = health.poll_timeout();
@@ -50,7 +52,7 @@ pub(super) async fn run(local: Arc<Local>, shared: Arc<Shared>, scope: Scope) {
         if healthy != local.is_healthy() {
             local.set_health(healthy, result.err().as_deref().unwrap_or_default());
             if let Some(session) = shared.session() {
-                session.tell_health(&local);
+                session.tell_health(std::slice::from_ref(&local));
             }
         }
     }
@@ -60,7 +62,13 @@ pub(super) async fn run(local: Arc<Local>, shared: Arc<Shared>, scope: Scope) {
 async fn probe(local: &Local, check: &HealthCheck) -> Result<(), String> {
     let look = async {
         match &check.probe {
-            Probe::Tcp => local.tunnel.connect.connect().await.map(drop).map_err(|error| chain(&error)),
+            Probe::Tcp => local
+                .tunnel
+                .connect
+                .connect()
+                .await
+                .map(drop)
+                .map_err(|error| chain(&error)),
             Probe::Http { path } => ask(local, path).await,
         }
     };
@@ -72,11 +80,22 @@ async fn probe(local: &Local, check: &HealthCheck) -> Result<(), String> {
 
 async fn ask(local: &Local, path: &str) -> Result<(), String> {
     let response = if local.tunnel.protocol == LocalProtocol::H2c {
-        let (mut sender, _) = local.h2.sender(local).await.map_err(|fault| chain(&fault))?;
+        let (mut sender, _) = local
+            .h2
+            .sender(local)
+            .await
+            .map_err(|fault| chain(&fault))?;
         sender.send_request(request(local, path, true)?).await
     } else {
-        let io = local.tunnel.connect.connect().await.map_err(|error| chain(&error))?;
-        let mut connection = LocalConnection::begin(io).await.map_err(|error| chain(&error))?;
+        let io = local
+            .tunnel
+            .connect
+            .connect()
+            .await
+            .map_err(|error| chain(&error))?;
+        let mut connection = LocalConnection::begin(io)
+            .await
+            .map_err(|error| chain(&error))?;
         connection.send(request(local, path, false)?).await
     };
     let status = response.map_err(|error| chain(&error))?.status();
@@ -91,12 +110,19 @@ fn request(local: &Local, path: &str, h2: bool) -> Result<http::Request<RequestB
         Some(host) => host.to_owned(),
         None => local.tunnel.connect.describe(),
     };
-    let mut request = http::Request::get(if h2 { format!("http://{host}{path}") } else { path.to_owned() });
+    let mut request = http::Request::get(if h2 {
+        format!("http://{host}{path}")
+    } else {
+        path.to_owned()
+    });
     if !h2 {
         request = request.header(HOST, host);
     }
     request
-        .header("user-agent", concat!("adit-health/", env!("CARGO_PKG_VERSION")))
+        .header(
+            "user-agent",
+            concat!("adit-health/", env!("CARGO_PKG_VERSION")),
+        )
         .body(RequestBody::Empty)
         .map_err(|_| format!("`{path}` is not a path"))
 }

@@ -107,8 +107,14 @@ impl Supervisor {
                 }
                 Step::Reconnect => self.patience = self.backoff.next_wait(rand::random()),
                 Step::Move(message) => {
-                    self.patience = Duration::from_millis(u64::from(message.retry_after_ms.min(60_000)));
-                    self.elsewhere = message.servers.iter().map(|server| clean(server, 300)).take(8).collect();
+                    self.patience =
+                        Duration::from_millis(u64::from(message.retry_after_ms.min(60_000)));
+                    self.elsewhere = message
+                        .servers
+                        .iter()
+                        .map(|server| clean(server, 300))
+                        .take(8)
+                        .collect();
                     self.previous = Some(session);
                 }
             }
@@ -146,20 +152,36 @@ impl Supervisor {
             if final_now && address == self.shared.config.server {
                 return Err(error);
             }
-            self.patience = self.backoff.next_wait(rand::random()).max(asked_patience(&error));
+            self.patience = self
+                .backoff
+                .next_wait(rand::random())
+                .max(asked_patience(&error));
             tracing::debug!(%address, %error, wait = ?self.patience, "connection attempt failed");
             let reason = super::local::chain(&error);
-            self.shared.tell(AgentEvent::Retrying { server: address, reason, wait: self.patience });
+            self.shared.tell(AgentEvent::Retrying {
+                server: address,
+                reason,
+                wait: self.patience,
+            });
         }
     }
 
-    async fn attempt(&self, address: &str) -> Result<(Arc<Session>, Vec<TunnelResult>, Duration), AgentError> {
+    async fn attempt(
+        &self,
+        address: &str,
+    ) -> Result<(Arc<Session>, Vec<TunnelResult>, Duration), AgentError> {
         let attempt = self.backoff.attempts() + 1;
-        self.shared.tell(AgentEvent::Connecting { server: address.to_owned(), attempt });
+        self.shared.tell(AgentEvent::Connecting {
+            server: address.to_owned(),
+            attempt,
+        });
         let shared = Arc::clone(&self.shared);
         let to = address.to_owned();
         let prepared = self.work.spawn_blocking("agent credentials", move || {
-            Ok::<_, AgentError>((Dialer::new(&to, &shared.config)?, shared.config.token.read()?))
+            Ok::<_, AgentError>((
+                Dialer::new(&to, &shared.config)?,
+                shared.config.token.read()?,
+            ))
         });
         let (dialer, token) = prepared.await.map_err(|error| AgentError::Conversation {
             server: address.to_owned(),
@@ -170,7 +192,11 @@ impl Supervisor {
         let took = started.elapsed();
         let guard = CloseOnDrop(Some(&session));
         let locals: Vec<_> = self.shared.table.iter().cloned().collect();
-        let results = if locals.is_empty() { Vec::new() } else { session.register(&locals).await? };
+        let results = if locals.is_empty() {
+            Vec::new()
+        } else {
+            session.register(&locals).await?
+        };
         guard.keep();
         Ok((session, results, took))
     }
@@ -179,6 +205,9 @@ impl Supervisor {
     fn welcome(&mut self, session: &Arc<Session>, took: Duration) {
         let shared = &self.shared;
         shared.set_session(Some(Arc::clone(session)));
+        // What changed while the session was not yet the one to tell.
+        let locals: Vec<_> = shared.table.iter().cloned().collect();
+        session.tell_health(&locals);
         shared.metrics.connection_status.set(1);
         shared.tell(AgentEvent::Connected {
             server: session.server().to_owned(),
@@ -187,18 +216,20 @@ impl Supervisor {
             lanes: session.lanes_granted,
             took,
         });
-        self.work.spawn("agent lanes", Arc::clone(session).keep_lanes());
+        self.work
+            .spawn("agent lanes", Arc::clone(session).keep_lanes());
         if let Some(previous) = self.previous.take() {
             self.lost_at = self.lost_at.or(previous.ended_at());
             let hurry = self.scope.clone();
             self.work.spawn("session retires", async move {
-                previous.retire(async {
-                    tokio::select! {
-                        () = hurry.cancelled() => {}
-                        () = tokio::time::sleep(RETIREMENT) => {}
-                    }
-                })
-                .await;
+                previous
+                    .retire(async {
+                        tokio::select! {
+                            () = hurry.cancelled() => {}
+                            () = tokio::time::sleep(RETIREMENT) => {}
+                        }
+                    })
+                    .await;
             });
         }
         if self.connected {
@@ -215,7 +246,11 @@ impl Supervisor {
     }
 
     /// Stays with a session until something has to be done about it.
-    async fn watch(&mut self, session: &Arc<Session>, results: Vec<TunnelResult>) -> Result<Step, AgentError> {
+    async fn watch(
+        &mut self,
+        session: &Arc<Session>,
+        results: Vec<TunnelResult>,
+    ) -> Result<Step, AgentError> {
         let scope = self.scope.clone();
         let mut retries = Retries::default();
         self.note(&mut retries, results)?;
@@ -240,10 +275,16 @@ impl Supervisor {
     }
 
     /// Tells what became of tunnels, and remembers those to be asked for again.
-    fn note(&mut self, retries: &mut Retries, results: Vec<TunnelResult>) -> Result<(), AgentError> {
+    fn note(
+        &mut self,
+        retries: &mut Retries,
+        results: Vec<TunnelResult>,
+    ) -> Result<(), AgentError> {
         let mut refused = Vec::new();
         for result in results {
-            let Some(local) = self.shared.table.get(result.id).cloned() else { continue };
+            let Some(local) = self.shared.table.get(result.id).cloned() else {
+                continue;
+            };
             match result.error {
                 None => {
                     self.published.insert(local.id);
@@ -256,16 +297,25 @@ impl Supervisor {
                 Some(fault) => refused.push((local, fault)),
             }
         }
-        if self.published.is_empty() && !refused.is_empty() && refused.iter().all(|(_, fault)| fault.retry_after_ms == 0)
+        if self.published.is_empty()
+            && !refused.is_empty()
+            && refused.iter().all(|(_, fault)| fault.retry_after_ms == 0)
         {
-            let faults = refused.into_iter().map(|(local, fault)| (local.name.to_string(), fault)).collect();
+            let faults = refused
+                .into_iter()
+                .map(|(local, fault)| (local.name.to_string(), fault))
+                .collect();
             return Err(AgentError::NothingPublished { faults });
         }
         for (local, fault) in refused {
             let again = fault.retry_after_ms > 0 || self.published.contains(&local.id);
             let retry = again.then(|| retries.add(local.id, &fault));
             self.shared.metrics.error("register");
-            self.shared.tell(AgentEvent::Refused { tunnel: local.name.to_string(), fault, retry });
+            self.shared.tell(AgentEvent::Refused {
+                tunnel: local.name.to_string(),
+                fault,
+                retry,
+            });
         }
         Ok(())
     }
@@ -274,15 +324,25 @@ impl Supervisor {
         let config = &self.shared.config;
         match over {
             // With another token at hand, the server's answer to that decides.
-            Over::GoingAway(message) if message.permanent && !self.may_have_new_token(&message.reason) => {
-                Err(AgentError::Dismissed { reason: clean(&message.reason, 300) })
+            Over::GoingAway(message)
+                if message.permanent && !self.may_have_new_token(&message.reason) =>
+            {
+                Err(AgentError::Dismissed {
+                    reason: clean(&message.reason, 300),
+                })
             }
             Over::GoingAway(message) => {
-                self.shared.tell(AgentEvent::Moving { reason: clean(&message.reason, 300) });
+                self.shared.tell(AgentEvent::Moving {
+                    reason: clean(&message.reason, 300),
+                });
                 Ok(Step::Move(message))
             }
-            Over::Lost(LaneEnd::ByPeer(ErrorCode::Replaced, reason)) => Err(AgentError::Dismissed { reason }),
-            Over::Lost(LaneEnd::ByPeer(ErrorCode::Unauthorized, reason)) if !config.token.can_change() => {
+            Over::Lost(LaneEnd::ByPeer(ErrorCode::Replaced, reason)) => {
+                Err(AgentError::Dismissed { reason })
+            }
+            Over::Lost(LaneEnd::ByPeer(ErrorCode::Unauthorized, reason))
+                if !config.token.can_change() =>
+            {
                 Err(AgentError::Dismissed { reason })
             }
             Over::Lost(end) => {
@@ -290,7 +350,9 @@ impl Supervisor {
                 self.shared.metrics.connection_status.set(0);
                 self.shared.metrics.error("session_lost");
                 self.shared.set_session(None);
-                self.shared.tell(AgentEvent::Lost { reason: end.to_string() });
+                self.shared.tell(AgentEvent::Lost {
+                    reason: end.to_string(),
+                });
                 Ok(Step::Reconnect)
             }
         }
@@ -306,7 +368,11 @@ impl Supervisor {
             return self.shared.config.server.clone();
         }
         let next = self.elsewhere.remove(0);
-        if super::dial::check(&next).is_ok() { next } else { self.shared.config.server.clone() }
+        if super::dial::check(&next).is_ok() {
+            next
+        } else {
+            self.shared.config.server.clone()
+        }
     }
 
     /// Finishes what is in flight, in all sessions that are left.
@@ -343,7 +409,9 @@ impl Drop for CloseOnDrop<'_> {
 /// How long the server asked to be left alone.
 fn asked_patience(error: &AgentError) -> Duration {
     match error {
-        AgentError::Refused { fault } => Duration::from_millis(u64::from(fault.retry_after_ms.min(60_000))),
+        AgentError::Refused { fault } => {
+            Duration::from_millis(u64::from(fault.retry_after_ms.min(60_000)))
+        }
         _ => Duration::ZERO,
     }
 }
@@ -357,7 +425,11 @@ struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self { ids: Vec::new(), at: Instant::now() + NEVER, backoff: Backoff::new(RETRY) }
+        Self {
+            ids: Vec::new(),
+            at: Instant::now() + NEVER,
+            backoff: Backoff::new(RETRY),
+        }
     }
 }
 
@@ -374,7 +446,10 @@ impl Retries {
 
     fn take(&mut self, shared: &Shared) -> Vec<Arc<Local>> {
         self.at = Instant::now() + NEVER;
-        self.ids.drain(..).filter_map(|id| shared.table.get(id).cloned()).collect()
+        self.ids
+            .drain(..)
+            .filter_map(|id| shared.table.get(id).cloned())
+            .collect()
     }
 }
 
@@ -386,11 +461,18 @@ struct Renewal {
 
 impl Renewal {
     fn new(shared: &Shared, session: &Session) -> Self {
-        let mut changed = shared.config.token_changed.clone().filter(|_| shared.config.token.can_change());
+        let mut changed = shared
+            .config
+            .token_changed
+            .clone()
+            .filter(|_| shared.config.token.can_change());
         if let Some(changed) = &mut changed {
             changed.mark_unchanged();
         }
-        Self { at: renew_at(shared, session, RENEW_AFTER), changed }
+        Self {
+            at: renew_at(shared, session, RENEW_AFTER),
+            changed,
+        }
     }
 
     async fn due(&mut self) {
@@ -411,7 +493,9 @@ impl Renewal {
 
     async fn renew(&mut self, shared: &Arc<Shared>, session: &Session, work: &Scope) {
         let source = shared.config.token.clone();
-        let read = work.spawn_blocking("agent credentials", move || source.read()).await;
+        let read = work
+            .spawn_blocking("agent credentials", move || source.read())
+            .await;
         let result: Result<bool, AgentError> = match read {
             Ok(Ok(token)) => session.refresh(token).await,
             Ok(Err(error)) => Err(error.into()),
@@ -431,7 +515,9 @@ impl Renewal {
         self.at = renew_at(shared, session, 0.5);
         if let Some(problem) = problem {
             shared.metrics.error("token");
-            shared.tell(AgentEvent::Token { problem: Some(problem) });
+            shared.tell(AgentEvent::Token {
+                problem: Some(problem),
+            });
         }
     }
 }
@@ -441,7 +527,11 @@ fn renew_at(shared: &Shared, session: &Session, part: f64) -> Instant {
     let left = session
         .expires()
         .filter(|_| shared.config.token.can_change())
-        .map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default());
+        .map(|expires| {
+            expires
+                .duration_since(SystemTime::now())
+                .unwrap_or_default()
+        });
     let wait = left.map_or(NEVER, |left| left.mul_f64(part).clamp(RENEW_PAUSE, NEVER));
     Instant::now() + wait
 }

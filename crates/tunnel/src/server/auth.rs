@@ -3,6 +3,7 @@
 mod jwt;
 
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use adit_core::accounts::{Grant, Refusal, TokenStore};
@@ -94,6 +95,8 @@ impl Diagnose for AuthFilesError {
 pub(crate) struct Credentials {
     tokens_path: PathBuf,
     tokens: ArcSwap<TokenStore>,
+    /// The token file as it was when it was read.
+    stamp: Mutex<Option<Stamp>>,
     jwt: ArcSwap<Option<JwtVerifier>>,
 }
 
@@ -101,9 +104,10 @@ impl Credentials {
     /// Reads the files. A token file that does not exist yet is an empty one.
     pub(crate) fn load(config: &ServerConfig, data_dir: &Path) -> Result<Self, AuthFilesError> {
         let tokens_path = tokens_path(&config.auth, data_dir);
+        let stamp = Mutex::new(stamp_of(&tokens_path));
         let tokens = read_tokens(&tokens_path)?;
         let jwt = config.auth.jwt.as_ref().map(JwtVerifier::load).transpose()?;
-        Ok(Self { tokens_path, tokens: ArcSwap::from_pointee(tokens), jwt: ArcSwap::from_pointee(jwt) })
+        Ok(Self { tokens_path, tokens: ArcSwap::from_pointee(tokens), stamp, jwt: ArcSwap::from_pointee(jwt) })
     }
 
     /// Whether the files a configuration names can be used; changes nothing.
@@ -114,9 +118,11 @@ impl Credentials {
 
     /// Reads the files anew; on an error everything stays as it was.
     pub(crate) fn reload(&self, config: &ServerConfig) -> Result<(), AuthFilesError> {
+        let stamp = stamp_of(&self.tokens_path);
         let tokens = read_tokens(&self.tokens_path)?;
         let jwt = config.auth.jwt.as_ref().map(JwtVerifier::load).transpose()?;
         self.tokens.store(std::sync::Arc::new(tokens));
+        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
         self.jwt.store(std::sync::Arc::new(jwt));
         Ok(())
     }
@@ -125,6 +131,27 @@ impl Credentials {
     pub(crate) fn files(&self, config: &ServerConfig) -> Vec<PathBuf> {
         let jwt = config.auth.jwt.as_ref().map(JwtVerifier::file);
         std::iter::once(self.tokens_path.clone()).chain(jwt).collect()
+    }
+
+    /// Reads the token file again if it has changed: a token is of use the moment it was created, not when
+    /// the watch has noticed. Returns whether there is something new.
+    fn catch_up(&self) -> bool {
+        let stamp = stamp_of(&self.tokens_path);
+        let mut known = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        if *known == stamp {
+            return false;
+        }
+        let Ok(tokens) = read_tokens(&self.tokens_path) else { return false };
+        self.tokens.store(std::sync::Arc::new(tokens));
+        *known = stamp;
+        true
+    }
+
+    fn check_token(&self, token: &Token, now: SystemTime) -> Result<Grant, Refusal> {
+        match self.tokens.load().authenticate(token, now) {
+            Err(Refusal::Unknown) if self.catch_up() => self.tokens.load().authenticate(token, now),
+            result => result,
+        }
     }
 
     /// Whether anybody could authenticate at all.
@@ -136,7 +163,7 @@ impl Credentials {
 impl Authenticate for Credentials {
     fn authenticate(&self, credential: &str, now: SystemTime) -> Result<Grant, AuthError> {
         if let Ok(token) = Token::parse(credential) {
-            return self.tokens.load().authenticate(&token, now).map_err(|refusal| match refusal {
+            return self.check_token(&token, now).map_err(|refusal| match refusal {
                 Refusal::Expired { .. } => AuthError::Expired,
                 Refusal::Revoked { .. } => AuthError::Revoked,
                 _ => AuthError::Invalid,
@@ -157,6 +184,15 @@ impl Authenticate for Credentials {
             None => self.tokens.load().by_id(&grant.token_id).is_some_and(|record| record.check(now).is_ok()),
         }
     }
+}
+
+/// Tells one state of a file from another: when it was written, its length, its inode.
+type Stamp = (SystemTime, u64, u64);
+
+fn stamp_of(path: &Path) -> Option<Stamp> {
+    use std::os::unix::fs::MetadataExt as _;
+    let metadata = std::fs::metadata(path).ok()?;
+    Some((metadata.modified().ok()?, metadata.len(), metadata.ino()))
 }
 
 /// Where the tokens lie: as configured, else in the data directory.

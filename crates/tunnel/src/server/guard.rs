@@ -96,8 +96,11 @@ impl<S> Guarded<S> {
     /// Takes fresh bytes through the guard.
     fn take(&mut self, input: &[u8]) {
         if let Err(fault) = self.guard.accept(input, &mut self.ready) {
-            self.findings.note(self.guard.heads_passed() + 1, fault);
-            self.ready.extend_from_slice(STAND_IN);
+            // A fault behind a head that was passed cuts the body short; there is no request to answer in its place.
+            if !fault.in_body() {
+                self.findings.note(self.guard.heads_passed() + 1, fault);
+                self.ready.extend_from_slice(STAND_IN);
+            }
             self.closed = true;
         }
         let now = Instant::now();

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use adit_core::authority::{HostPort, request_host};
 use adit_core::forwarded::{Arrival, Claimed, Forwarding};
-use adit_core::head::HeadFault;
+use adit_core::head::{HeadFault, upgrade_protocol};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -83,9 +83,10 @@ pub(super) async fn visit(
     let trusted = state.config.load().is_trusted_proxy(visitor.peer.ip());
     let mut record = Record::new(state, visitor, &request, trusted);
     let accept = request.headers().get(http::header::ACCEPT).cloned();
+    let upgrade = request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some();
     let problem = match fault {
         Some(fault) => Problem::BadRequest(fault.status(), fault.to_string()),
-        None => match carry(state, visitor, request, trusted, &mut record).await {
+        None => match carry(state, visitor, request, (trusted, upgrade), &mut record).await {
             Ok(response) => return response,
             Err(problem) => problem,
         },
@@ -94,7 +95,10 @@ pub(super) async fn visit(
     if let Some(accept) = accept {
         headers.insert(http::header::ACCEPT, accept);
     }
-    let response = problem.render(&headers, record.request_id());
+    let mut response = problem.render(&headers, record.request_id());
+    if upgrade {
+        close_behind_upgrade(response.headers_mut());
+    }
     record.fail(&problem, response.body().len());
     response.map(|bytes| AnswerBody::Own((!bytes.is_empty()).then_some(bytes)))
 }
@@ -151,11 +155,11 @@ async fn carry(
     state: &Arc<State>,
     visitor: &Visitor,
     mut request: Request<Incoming>,
-    trusted: bool,
+    (trusted, upgrade): (bool, bool),
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Problem> {
     let admitted = admit(state, visitor, &request, record)?;
-    let upgrade = wants_upgrade(&request)?;
+    check_upgrade(&request, upgrade)?;
     let on_upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
     let has_body = !request.body().is_end_stream();
     let open = open_of(state, visitor, &request, &admitted.host, trusted, upgrade, record)?;
@@ -211,8 +215,7 @@ fn answer(
         }
     }
     if upgrade_refused {
-        // The guard saw an upgrade and checks nothing behind it any more.
-        headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
+        close_behind_upgrade(&mut headers);
     }
     let bodyless = *method == Method::HEAD || matches!(status.as_u16(), 204 | 205 | 304);
     let announced = headers
@@ -263,26 +266,21 @@ fn host_of(request: &Request<Incoming>) -> Result<HostPort, String> {
     request_host(&hosts, authority, request.version() == Version::HTTP_2).map_err(|fault| fault.to_string())
 }
 
-/// Whether the request asks for an upgrade; one with a body is refused (S9).
-fn wants_upgrade(request: &Request<Incoming>) -> Result<bool, Problem> {
-    let refused = |what: &str| Problem::BadRequest(400, what.to_owned());
+/// Refuses what cannot be switched: CONNECT, and an upgrade with a body (S9).
+fn check_upgrade(request: &Request<Incoming>, upgrade: bool) -> Result<(), Problem> {
+    let refused = |what: &str| Err(Problem::BadRequest(400, what.to_owned()));
     if request.method() == Method::CONNECT {
-        return Err(refused("CONNECT is not for this server"));
+        return refused("CONNECT is not supported");
     }
-    let named = request
-        .headers()
-        .get_all(http::header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .any(|value| value.split(',').any(|part| part.trim().eq_ignore_ascii_case("upgrade")));
-    let token = request.headers().get(UPGRADE).filter(|_| named && request.version() == Version::HTTP_11);
-    match token {
-        None => Ok(false),
-        // A server may ignore it (RFC 9113 section 3.1), and this one does.
-        Some(token) if token.as_bytes().eq_ignore_ascii_case(b"h2c") => Ok(false),
-        Some(_) if !request.body().is_end_stream() => Err(refused("an upgrade cannot have a body")),
-        Some(_) => Ok(true),
+    if upgrade && !request.body().is_end_stream() {
+        return refused("an upgrade cannot have a body");
     }
+    Ok(())
+}
+
+/// The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
+fn close_behind_upgrade(headers: &mut HeaderMap) {
+    headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
 }
 
 fn open_of(

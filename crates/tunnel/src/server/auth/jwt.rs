@@ -107,7 +107,7 @@ impl JwtVerifier {
         let account = claims.get(&names.account).and_then(Value::as_str).ok_or(AuthError::Invalid)?;
         adit_core::accounts::check_account(account).map_err(|_| AuthError::Invalid)?;
         let (mut allow, mut hosts) = (Vec::new(), Vec::new());
-        for name in texts(claims.get(&names.names)) {
+        for name in texts(claims.get(&names.names)).ok_or(AuthError::Invalid)? {
             // A name with a dot is a custom host, one without a subdomain pattern.
             if name.contains('.') {
                 hosts.push(Hostname::parse(&name).map_err(|_| AuthError::Invalid)?);
@@ -148,14 +148,15 @@ impl JwtVerifier {
     }
 }
 
-/// A claim that is a list of texts, or one text with blanks or commas between.
-fn texts(claim: Option<&Value>) -> Vec<String> {
+/// A claim that is a list of texts, or one text with blanks or commas between; `None` for anything else.
+fn texts(claim: Option<&Value>) -> Option<Vec<String>> {
     match claim {
-        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        None | Some(Value::Null) => Some(Vec::new()),
+        Some(Value::Array(list)) => list.iter().map(|item| item.as_str().map(str::to_owned)).collect(),
         Some(Value::String(text)) => {
-            text.split([' ', ',']).filter(|part| !part.is_empty()).map(str::to_owned).collect()
+            Some(text.split([' ', ',']).filter(|part| !part.is_empty()).map(str::to_owned).collect())
         }
-        _ => Vec::new(),
+        Some(_) => None,
     }
 }
 

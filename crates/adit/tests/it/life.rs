@@ -1,0 +1,1 @@
+//! Starts, losses, ends: how a session lives.

@@ -1,0 +1,6 @@
+//! The whole program, as its users run it: `adit server` and `adit expose` as processes, real peers, loopback only.
+
+mod http;
+mod life;
+mod support;
+mod tcp;

@@ -1,0 +1,32 @@
+//! Starts the product and what it is tested with.
+
+mod agent;
+mod server;
+mod wait;
+
+pub(crate) use agent::{Agent, Publish};
+pub(crate) use server::{PortBlock, Server, Setup};
+pub(crate) use wait::{DEADLINE, SOON, eventually, within};
+
+use std::path::Path;
+use std::process::Command;
+
+/// The binary under test.
+const BINARY: &str = env!("CARGO_BIN_EXE_adit");
+
+/// `adit` in a directory of its own, with nothing of this user's settings.
+pub(crate) fn adit(home: &Path) -> Command {
+    let mut command = Command::new(BINARY);
+    command
+        .current_dir(home)
+        .env("HOME", home)
+        .env("XDG_STATE_HOME", home.join("state"))
+        .env("XDG_CONFIG_HOME", home.join("config"))
+        .env_remove("STATE_DIRECTORY")
+        .env_remove("ADIT_CONFIG")
+        .env_remove("ADIT_LOG")
+        .env_remove("ADIT_SERVER")
+        .env_remove("ADIT_TOKEN")
+        .env("NO_COLOR", "1");
+    command
+}
