@@ -23,12 +23,14 @@ pub enum Cheap {
     Late,
     /// Any frame of the session: auth, register, state, settings, optional ones.
     Control,
+    /// A header block beyond those that may wait unread on a stream.
+    Heads,
 }
 
 /// Grants below this many bytes count as tiny.
 pub const TINY_GRANT: u32 = 256;
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 impl Cheap {
     /// The largest count a [`WINDOW`], each several times what an honest peer at full load was seen to need.
@@ -45,6 +47,8 @@ impl Cheap {
             // A reset 16 MiB stream may have 1 024 frames under way. Each costs one look-up, as a live one does.
             Self::Late => 200_000,
             Self::Control => 2_000,
+            // Each also costs its stream.
+            Self::Heads => 1,
         }
     }
 
@@ -56,6 +60,7 @@ impl Cheap {
             Self::TinyWindow => 3,
             Self::Late => 4,
             Self::Control => 5,
+            Self::Heads => 6,
         }
     }
 }

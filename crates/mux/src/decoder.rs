@@ -42,14 +42,14 @@ impl Decoder {
         input: &mut &[u8],
         on_frame: impl FnOnce(Header, &[u8]) -> R,
     ) -> Result<Option<R>, HeaderError> {
-        if self.is_between_frames() {
-            if let Some((head, rest)) = input.split_first_chunk::<HEADER_LEN>() {
-                let header = Header::decode(head, self.limits)?;
-                let length = header.length as usize;
-                if let Some((payload, rest)) = rest.split_at_checked(length) {
-                    *input = rest;
-                    return Ok(Some(on_frame(header, payload)));
-                }
+        if self.is_between_frames()
+            && let Some((head, rest)) = input.split_first_chunk::<HEADER_LEN>()
+        {
+            let header = Header::decode(head, self.limits)?;
+            let length = header.length as usize;
+            if let Some((payload, rest)) = rest.split_at_checked(length) {
+                *input = rest;
+                return Ok(Some(on_frame(header, payload)));
             }
         }
         self.collect(input, on_frame)

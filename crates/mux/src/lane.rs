@@ -175,7 +175,7 @@ pub struct Stats {
     pub bytes_out: u64,
     /// Times a writer had to wait for credit.
     pub credit_stalls: u64,
-    /// Times a stream waited in the write queue.
+    /// Times streams, and batches of Opens, waited in the write queue.
     pub queued: u64,
     /// Sum of those waits, in microseconds.
     pub queued_micros: u64,
@@ -200,6 +200,8 @@ pub struct Lane<D> {
     scheduler: Scheduler,
     control: VecDeque<Vec<u8>>,
     control_bytes: usize,
+    /// When the oldest control frame was queued.
+    control_since: Option<Instant>,
     echo: Option<[u8; 8]>,
     windows: VecDeque<Key>,
     events: VecDeque<Event>,
@@ -232,6 +234,7 @@ impl<D: Default> Lane<D> {
             scheduler: Scheduler::default(),
             control: VecDeque::new(),
             control_bytes: 0,
+            control_since: None,
             echo: None,
             windows: VecDeque::new(),
             events: VecDeque::new(),
@@ -262,7 +265,8 @@ impl<D: Default> Lane<D> {
         }
         let id = self.next_id;
         let next = id.checked_add(2).ok_or(OpenStreamError::Exhausted)?;
-        let floor = if self.pool.under_pressure() { FLOOR_UNDER_PRESSURE } else { self.config.window };
+        let least = if self.pool.under_pressure() { FLOOR_UNDER_PRESSURE } else { u32::MAX };
+        let floor = self.config.window.min(least);
         open.credit = floor;
         let payload = open
             .encode()
@@ -277,6 +281,7 @@ impl<D: Default> Lane<D> {
         let mut frame = Vec::with_capacity(payload.len() + crate::frame::HEADER_LEN);
         put_frame(&mut frame, FrameType::Open, if end { flags::END } else { 0 }, id, &payload);
         self.push_control(frame);
+        self.control_since.get_or_insert(now);
         Ok(key)
     }
 
@@ -405,8 +410,10 @@ impl<D: Default> Lane<D> {
     /// Whether the peer has reset the stream.
     #[must_use]
     pub fn reset_by_peer(&self, key: Key) -> Option<ErrorCode> {
-        match self.get(key)?.recv {
-            stream::RecvState::Reset(code) => Some(code),
+        let stream = self.get(key)?;
+        match (stream.recv, stream.send) {
+            // A peer that had ended its direction, as after a request without body, can still reset the stream.
+            (stream::RecvState::Reset(code), _) | (_, SendState::Reset(code)) => Some(code),
             _ => None,
         }
     }

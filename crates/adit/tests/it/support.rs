@@ -1,10 +1,12 @@
 //! Starts the product and what it is tested with.
 
 mod agent;
+mod curl;
 mod server;
 mod wait;
 
 pub(crate) use agent::{Agent, Publish};
+pub(crate) use curl::curl;
 pub(crate) use server::{PortBlock, Server, Setup};
 pub(crate) use wait::{DEADLINE, SOON, eventually, within};
 

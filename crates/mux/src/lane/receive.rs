@@ -75,6 +75,12 @@ impl<D: Default> Lane<D> {
                 self.notify_reader(key);
                 Ok(())
             }
+            Verdict::ResetStream(ErrorCode::EnhanceYourCalm) => {
+                self.budgets.charge(now, Cheap::Heads)?;
+                self.push_reset(key.id, ErrorCode::EnhanceYourCalm);
+                self.abort(key, ErrorCode::EnhanceYourCalm);
+                Ok(())
+            }
             Verdict::ResetStream(code) => self.fault(key, code),
         }
     }

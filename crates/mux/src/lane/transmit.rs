@@ -17,6 +17,11 @@ impl<D: Default> Lane<D> {
     pub fn poll_transmit(&mut self, now: Instant, out: &mut Vec<u8>, limit: usize) -> usize {
         let start = out.len();
         self.put_control(out, limit);
+        if self.control.is_empty()
+            && let Some(since) = self.control_since.take()
+        {
+            self.count_wait(now, since);
+        }
         // Not before all control is out: Data must not overtake the Open of its stream.
         if !self.closed && self.control.is_empty() {
             self.put_windows(out, limit);
@@ -37,9 +42,8 @@ impl<D: Default> Lane<D> {
     /// Whether [`Lane::poll_transmit`] would append something.
     #[must_use]
     pub fn has_output(&self) -> bool {
-        !self.control.is_empty()
-            || self.echo.is_some()
-            || (!self.closed && !(self.windows.is_empty() && self.scheduler.is_empty()))
+        let quiet = self.windows.is_empty() && self.scheduler.is_empty();
+        !self.control.is_empty() || !self.closed && (self.echo.is_some() || !quiet)
     }
 
     fn put_control(&mut self, out: &mut Vec<u8>, limit: usize) {
@@ -71,6 +75,12 @@ impl<D: Default> Lane<D> {
                 self.stats.frames_out += 1;
             }
         }
+    }
+
+    fn count_wait(&mut self, now: Instant, since: Instant) {
+        self.stats.queued += 1;
+        let waited = now.saturating_duration_since(since).as_micros();
+        self.stats.queued_micros += u64::try_from(waited).unwrap_or(u64::MAX);
     }
 
     /// Sends one frame of a stream; false when it does not fit any more.
@@ -117,18 +127,20 @@ impl<D: Default> Lane<D> {
         out[at..at + HEADER_LEN].copy_from_slice(&header.encode());
         self.stats.frames_out += 1;
         let more = stream.has_output();
+        let mut waited = None;
         if let Some(since) = stream.queued_since.take() {
-            self.stats.queued += 1;
-            let waited = now.saturating_duration_since(since).as_micros();
-            self.stats.queued_micros += u64::try_from(waited).unwrap_or(u64::MAX);
             if more {
                 stream.queued_since = Some(now);
             }
+            waited = Some(since);
         }
         let gone = stream.detached && stream.is_over();
         // A waiting writer is called back once half its queue is free, not for every frame.
         let roomy = stream.queued * 2 <= self.config.send_queue && stream.credit.left() > 0;
         self.scheduler.sent(slot, sent + HEADER_LEN, more);
+        if let Some(since) = waited {
+            self.count_wait(now, since);
+        }
         if gone {
             self.remove(key);
         } else if roomy {

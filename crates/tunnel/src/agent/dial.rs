@@ -69,7 +69,7 @@ impl Dialer {
             message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
         match response.error.take() {
             Some(fault) => Err(AgentError::Refused {
-                fault: printable(fault),
+                fault: printable(&fault),
             }),
             None => Ok((pipe, reader, response)),
         }
@@ -84,7 +84,7 @@ impl Dialer {
             message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
         match response.error {
             Some(fault) => Err(AgentError::Refused {
-                fault: printable(fault),
+                fault: printable(&fault),
             }),
             None => Ok((pipe, reader)),
         }
@@ -188,7 +188,7 @@ pub(super) fn check(address: &str) -> Result<(), AgentError> {
 }
 
 /// What a server says goes to a terminal: without control characters, and not for ever.
-pub(super) fn printable(fault: Fault) -> Fault {
+pub(super) fn printable(fault: &Fault) -> Fault {
     Fault {
         code: clean(&fault.code, 64),
         message: clean(&fault.message, 500),
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn what_a_server_says_cannot_reach_the_terminal_raw() {
-        let fault = printable(Fault {
+        let fault = printable(&Fault {
             code: "x".into(),
             message: "a\x1b[2Jb\n".into(),
             ..Fault::default()

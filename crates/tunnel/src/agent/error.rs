@@ -23,7 +23,7 @@ pub enum AgentError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// No connection to the server.
-    #[error("the server cannot be reached: {source}")]
+    #[error("the server cannot be reached")]
     Unreachable {
         /// What happened.
         #[source]

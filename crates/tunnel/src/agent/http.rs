@@ -53,7 +53,7 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
         Ok(None) => None,
         Ok(Some((connection, first))) => {
             let end = match Arc::try_unwrap(stream) {
-                Ok(stream) => upgraded(connection, first, stream).await,
+                Ok(stream) => tcp::pump(connection, first, stream).await,
                 // Nobody shares the stream of a request without a body.
                 Err(_) => (0, 0, Some("internal")),
             };
@@ -76,20 +76,6 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
         received,
         sent,
     });
-}
-
-/// After a 101: bytes both ways.
-async fn upgraded(
-    io: runtime::Io,
-    first: bytes::Bytes,
-    stream: Stream,
-) -> (u64, u64, Option<&'static str>) {
-    let ahead = first.len() as u64;
-    if ahead > 0 && stream.send(first).await.is_err() {
-        return (0, 0, None);
-    }
-    let (received, sent, error) = tcp::pump(io, stream).await;
-    (received, sent + ahead, error)
 }
 
 /// A request that came to nothing.

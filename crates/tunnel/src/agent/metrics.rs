@@ -44,7 +44,7 @@ impl<const N: usize> EncodeLabelSet for Labels<N> {
                 Label::Static(value) => (*name, *value).encode(encoder.encode_label())?,
                 Label::Text(value) => (*name, value.as_ref()).encode(encoder.encode_label())?,
                 Label::Number(value) => {
-                    (*name, u32::from(*value)).encode(encoder.encode_label())?
+                    (*name, u32::from(*value)).encode(encoder.encode_label())?;
                 }
             }
         }

@@ -81,6 +81,9 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
 
 /// Whether a request is gRPC, which needs HTTP/2 (its trailers and full duplex).
 pub(super) fn is_grpc(open: &Open) -> bool {
+    if &open.method[..] != b"POST" {
+        return false;
+    }
     let Ok(block) = open.read_headers() else {
         return false;
     };

@@ -135,6 +135,11 @@ impl Session {
         self.lock().ended_at
     }
 
+    /// Whether a lane is left.
+    pub(super) fn is_alive(&self) -> bool {
+        !self.lock().lanes.is_empty()
+    }
+
     /// Publishes tunnels; the answer has one result for each of them.
     pub(super) async fn register(
         &self,
@@ -153,7 +158,7 @@ impl Session {
             .into_iter()
             .map(|result| TunnelResult {
                 url: clean(&result.url, 300),
-                error: result.error.map(printable),
+                error: result.error.as_ref().map(printable),
                 ..result
             })
             .collect())
@@ -191,7 +196,7 @@ impl Session {
         let answer = self.answer(|state| state.refreshed.take()).await?;
         if let Some(fault) = answer.error {
             return Err(AgentError::Refused {
-                fault: printable(fault),
+                fault: printable(&fault),
             });
         }
         let mut state = self.lock();

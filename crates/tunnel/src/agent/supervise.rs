@@ -1,6 +1,7 @@
 //! The agent's life: connect, publish, watch, move, reconnect, for ever.
 
 use std::collections::HashSet;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -22,6 +23,10 @@ use crate::lane::LaneEnd;
 const STABLE: Duration = Duration::from_secs(5);
 /// Streams of a session that a newer one replaced may take this long to end.
 const RETIREMENT: Duration = Duration::from_secs(600);
+/// Streams of a session that ends for good may take this long.
+const FAREWELL: Duration = Duration::from_secs(30);
+/// Patience a server can ask for, in milliseconds.
+const LONGEST_ASKED: u32 = 60_000;
 /// The part of a credential's life after which it is renewed.
 const RENEW_AFTER: f64 = 0.8;
 /// A credential is not renewed more often than this.
@@ -62,6 +67,8 @@ pub(super) struct Supervisor {
     lost_at: Option<Instant>,
     /// A session that is to go once its successor is there.
     previous: Option<Arc<Session>>,
+    /// Sessions whose successor is there, and whose streams still run.
+    retiring: Vec<Arc<Session>>,
     published: HashSet<u32>,
 }
 
@@ -77,6 +84,7 @@ impl Supervisor {
             connected: false,
             lost_at: None,
             previous: None,
+            retiring: Vec::new(),
             published: HashSet::new(),
         }
     }
@@ -91,9 +99,9 @@ impl Supervisor {
             let step = match self.watch(&session, results).await {
                 Ok(step) => step,
                 Err(error) => {
+                    // What a successor left to this session may still be finished.
+                    session.retire(self.patience_of(FAREWELL)).await;
                     self.shared.set_session(None);
-                    session.close(ErrorCode::NoError, "the agent gives up");
-                    session.retire(std::future::ready(())).await;
                     return Err(error);
                 }
             };
@@ -108,7 +116,11 @@ impl Supervisor {
                 Step::Reconnect => self.patience = self.backoff.next_wait(rand::random()),
                 Step::Move(message) => {
                     self.patience =
-                        Duration::from_millis(u64::from(message.retry_after_ms.min(60_000)));
+                        Duration::from_millis(u64::from(message.retry_after_ms.min(LONGEST_ASKED)));
+                    if began.elapsed() < STABLE {
+                        // A server that sends every newcomer away must not be asked without a pause.
+                        self.patience = self.patience.max(self.backoff.next_wait(rand::random()));
+                    }
                     self.elsewhere = message
                         .servers
                         .iter()
@@ -220,17 +232,13 @@ impl Supervisor {
             .spawn("agent lanes", Arc::clone(session).keep_lanes());
         if let Some(previous) = self.previous.take() {
             self.lost_at = self.lost_at.or(previous.ended_at());
-            let hurry = self.scope.clone();
-            self.work.spawn("session retires", async move {
-                previous
-                    .retire(async {
-                        tokio::select! {
-                            () = hurry.cancelled() => {}
-                            () = tokio::time::sleep(RETIREMENT) => {}
-                        }
-                    })
-                    .await;
-            });
+            self.retiring.retain(|session| session.is_alive());
+            self.retiring.push(Arc::clone(&previous));
+            let hurry = self.patience_of(RETIREMENT);
+            self.work.spawn(
+                "session retires",
+                async move { previous.retire(hurry).await },
+            );
         }
         if self.connected {
             shared.metrics.reconnections.inc();
@@ -358,6 +366,14 @@ impl Supervisor {
         }
     }
 
+    /// Resolves after `time`, or when the agent is to hurry.
+    fn patience_of(&self, time: Duration) -> impl Future<Output = ()> + use<> {
+        let scope = self.scope.clone();
+        async move {
+            let _ = tokio::time::timeout(time, scope.cancelled()).await;
+        }
+    }
+
     fn may_have_new_token(&self, reason: &str) -> bool {
         reason.starts_with("token_") && self.shared.config.token.can_change()
     }
@@ -378,7 +394,8 @@ impl Supervisor {
     /// Finishes what is in flight, in all sessions that are left.
     async fn end(&mut self, session: Option<Arc<Session>>) {
         self.shared.tell(AgentEvent::Draining);
-        let sessions: Vec<_> = self.previous.take().into_iter().chain(session).collect();
+        let older = self.retiring.drain(..).chain(self.previous.take());
+        let sessions: Vec<_> = older.chain(session).collect();
         for session in &sessions {
             session.go_away("the agent is stopping");
         }
@@ -410,7 +427,7 @@ impl Drop for CloseOnDrop<'_> {
 fn asked_patience(error: &AgentError) -> Duration {
     match error {
         AgentError::Refused { fault } => {
-            Duration::from_millis(u64::from(fault.retry_after_ms.min(60_000)))
+            Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED)))
         }
         _ => Duration::ZERO,
     }
@@ -437,7 +454,7 @@ impl Retries {
     /// Remembers a tunnel; says how long it waits.
     fn add(&mut self, id: u32, fault: &Fault) -> Duration {
         if self.ids.is_empty() {
-            let asked = Duration::from_millis(u64::from(fault.retry_after_ms.min(60_000)));
+            let asked = Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED)));
             self.at = Instant::now() + self.backoff.next_wait(rand::random()).max(asked);
         }
         self.ids.push(id);
@@ -482,7 +499,7 @@ impl Renewal {
                 None => false,
             };
             if !told {
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         };
         tokio::select! {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
 use mux::{ErrorCode, Open};
 use runtime::Io;
 use tokio::io::AsyncWriteExt as _;
@@ -20,15 +21,17 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
         _ = stream.reset_by_peer() => Err((ErrorCode::Cancel, "visitor_left")),
         result = connect(&local, &open) => result,
     };
+    // Idle connections are many: nothing that is not needed any more is kept.
+    let visitor = open.visitor;
+    drop(open);
     let (received, sent, error) = match connected {
-        Ok(io) => pump(io, stream).await,
+        Ok(io) => pump(io, Bytes::new(), stream).await,
         Err((code, error)) => {
             stream.reset(code);
             (0, 0, Some(error))
         }
     };
-    let visitor = open
-        .visitor
+    let visitor = visitor
         .map(|visitor| visitor.to_string())
         .unwrap_or_default();
     local.served(&Served {
@@ -57,7 +60,13 @@ async fn connect(local: &Local, open: &Open) -> Result<Io, (ErrorCode, &'static 
 }
 
 /// Both directions until each has ended, or something cuts them short.
-pub(super) async fn pump(io: Io, stream: Stream) -> (u64, u64, Option<&'static str>) {
+///
+/// `first` was read from `io` already. Says how many bytes were received from and sent to the visitor.
+pub(super) async fn pump(io: Io, first: Bytes, stream: Stream) -> (u64, u64, Option<&'static str>) {
+    let ahead = first.len() as u64;
+    if ahead > 0 && stream.send(first).await.is_err() {
+        return (0, 0, None);
+    }
     let (io, end) = Pump::new(io, stream, Meter::default()).run().await;
     if let (Some(Cut::Stream(_)), Some(tcp)) = (&end.cut, io.tcp()) {
         // The visitor's connection was reset: the service is to see a reset, not an orderly end.
@@ -68,5 +77,5 @@ pub(super) async fn pump(io: Io, stream: Stream) -> (u64, u64, Option<&'static s
         Some(Cut::Stream(_)) => Some("stream_reset"),
         Some(Cut::Socket(_)) => Some("local_reset"),
     };
-    (end.outward, end.inward, error)
+    (end.outward, end.inward + ahead, error)
 }

@@ -74,6 +74,8 @@ pub(crate) struct TlsPipe {
     /// Ciphertext the socket has not taken, from `sent` on.
     outgoing: Vec<u8>,
     sent: usize,
+    /// Plaintext that arrived together with the end of the handshake.
+    early: Vec<u8>,
     peer_closed: bool,
 }
 
@@ -96,10 +98,14 @@ impl TlsPipe {
 
     async fn handshake(tcp: TcpStream, side: Side) -> Result<Self, TlsFault> {
         let mut pipe =
-            Self { tcp, side, partial: Vec::new(), outgoing: Vec::new(), sent: 0, peer_closed: false };
+            Self { tcp, side, partial: Vec::new(), outgoing: Vec::new(), sent: 0, early: Vec::new(), peer_closed: false };
         let mut incoming = Vec::new();
         loop {
-            let (used, step) = pipe.step(&mut incoming, &mut |_| {})?;
+            // A client may send data right behind its Finished: it must not be lost with the handshake.
+            let mut early = std::mem::take(&mut pipe.early);
+            let stepped = pipe.step(&mut incoming, &mut |plain| early.extend_from_slice(plain));
+            pipe.early = early;
+            let (used, step) = stepped?;
             incoming.drain(..used);
             match step {
                 Step::Again => continue,
@@ -133,6 +139,10 @@ impl TlsPipe {
     ///
     /// Returns false once the peer has ended its direction.
     pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<Result<bool, TlsFault>> {
+        if !self.early.is_empty() {
+            sink(&std::mem::take(&mut self.early));
+            return Poll::Ready(Ok(!self.peer_closed));
+        }
         if self.peer_closed {
             return Poll::Ready(Ok(false));
         }

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -27,15 +27,49 @@ thread_local! {
 }
 
 /// What the guard tells the service of its connection.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Findings {
     fault: Mutex<Option<(u64, HeadFault)>>,
     faulty: AtomicBool,
-    /// A byte of a request has come: the connection is not idle.
-    pub(super) busy: AtomicBool,
+    /// Requests whose answers are not over: the connection is not idle.
+    busy: AtomicU32,
+    since: Instant,
+    /// When the last answer was over, in milliseconds after `since`.
+    quiet_at: AtomicU64,
 }
 
 impl Findings {
+    pub(super) fn new() -> Self {
+        Self {
+            fault: Mutex::new(None),
+            faulty: AtomicBool::new(false),
+            busy: AtomicU32::new(0),
+            since: Instant::now(),
+            quiet_at: AtomicU64::new(0),
+        }
+    }
+
+    /// A request has begun; each is to be followed by [`Findings::over`].
+    pub(super) fn begun(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The answer of a request is over, body and all.
+    pub(super) fn over(&self) {
+        let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.quiet_at.store(at, Ordering::Relaxed);
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
+    }
+
+    /// When the last answer was over; at first, when the connection began.
+    fn quiet_since(&self) -> Instant {
+        self.since + Duration::from_millis(self.quiet_at.load(Ordering::Relaxed))
+    }
+
     /// The fault of the connection's `request`th request, counted from 1.
     pub(super) fn fault_of(&self, request: u64) -> Option<HeadFault> {
         if !self.faulty.load(Ordering::Acquire) {
@@ -54,9 +88,9 @@ impl Findings {
 /// Times a connection is given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct GuardTimes {
-    /// From a head's first byte to its end.
+    /// From a head's first byte to its end; for the first head, from the connection's start.
     pub(super) head: Duration,
-    /// Between requests, and before the first.
+    /// Between requests.
     pub(super) idle: Duration,
 }
 
@@ -69,6 +103,8 @@ pub(super) struct Guarded<S> {
     ready: Vec<u8>,
     read: usize,
     closed: bool,
+    /// The body that is being read is malformed: its request must not end as a whole one.
+    broken: bool,
     times: GuardTimes,
     timer: Option<Pin<Box<Sleep>>>,
     /// When the head that is being read must be whole.
@@ -86,6 +122,7 @@ impl<S> Guarded<S> {
             ready: Vec::new(),
             read: 0,
             closed: false,
+            broken: false,
             times,
             timer: None,
             head_by: None,
@@ -123,18 +160,29 @@ impl<S> Guarded<S> {
         }
     }
 
+    /// When the visitor's time is over, as things are now.
+    fn due(&self) -> Instant {
+        let quiet = self.findings.quiet_since();
+        match self.head_by {
+            Some(by) => by,
+            // While a request is answered silence is no fault of the visitor's, and what is upgraded has no requests.
+            None if self.guard.is_upgraded() || self.findings.is_busy() => Instant::now() + self.times.idle,
+            // Pings and credit are no use of the connection.
+            None if self.guard.is_h2() => quiet + self.times.idle,
+            None if self.guard.heads_passed() == 0 => self.used + self.times.head.min(self.times.idle),
+            None => self.used.max(quiet) + self.times.idle,
+        }
+    }
+
     /// Ready when the visitor has had its time: a slow head, or an idle connection.
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
-            let by = match self.head_by {
-                Some(by) => by,
-                // While a request is being answered silence is no fault of the visitor's.
-                None if self.findings.busy.load(Ordering::Relaxed) || self.guard.is_h2() => {
-                    Instant::now() + self.times.idle
-                }
-                None => self.used + self.times.idle,
-            };
+            let by = self.due();
             let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
+            // A head that began may be due before the idle time the timer was set for.
+            if timer.deadline() > by.into() {
+                timer.as_mut().reset(by.into());
+            }
             ready!(timer.as_mut().poll(cx));
             if Instant::now() >= by {
                 return Poll::Ready(());
@@ -179,6 +227,9 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
                     return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
                 }
             }
+        }
+        if self.ready.is_empty() && self.broken {
+            return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
         }
         Poll::Ready(Ok(()))
     }

@@ -2,11 +2,15 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use adit_core::head::{HeadGuard, HeadLimits};
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -17,7 +21,8 @@ use tokio::net::TcpStream;
 
 use super::guard::{Findings, GuardTimes, Guarded};
 use super::state::State;
-use super::visit::{Visitor, visit};
+use super::visit::{AnswerBody, Visitor, visit};
+use crate::wire_http::BodyError;
 
 /// Concurrent requests on one HTTP/2 connection.
 const H2_STREAMS: u32 = 256;
@@ -79,7 +84,7 @@ impl PublicEntrance {
         let config = self.state.config.load_full();
         let limits = HeadLimits { head_size: config.limits.head_size, headers: config.limits.headers, ..HeadLimits::default() };
         let times = GuardTimes { head: config.limits.header_timeout, idle: config.limits.idle_timeout };
-        let findings = Arc::new(Findings::default());
+        let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
         let h2 = alpn_h2
             || match first_bytes_are_h2(&mut io).await {
@@ -99,11 +104,10 @@ impl PublicEntrance {
             let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
             async move {
                 let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
-                let fault = connection.findings.fault_of(number);
-                connection.findings.busy.store(true, Ordering::Relaxed);
-                let response = visit(&state, &connection.visitor, request, fault).await;
-                connection.findings.busy.store(false, Ordering::Relaxed);
-                Ok::<_, Infallible>(response)
+                let busy = Busy::new(&connection);
+                let fault = || connection.findings.fault_of(number);
+                let response = visit(&state, &connection.visitor, request, &fault).await;
+                Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
             }
         });
         let config = self.state.config.load();
@@ -135,7 +139,11 @@ impl PublicEntrance {
         let state = Arc::clone(&self.state);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
-            async move { Ok::<_, Infallible>(visit(&state, &connection.visitor, request, None).await) }
+            async move {
+                let busy = Busy::new(&connection);
+                let response = visit(&state, &connection.visitor, request, &|| None).await;
+                Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
+            }
         });
         let config = self.state.config.load();
         let serving = hyper::server::conn::http2::Builder::new(SpawnIn(self.state.scope.clone()))
@@ -164,6 +172,45 @@ struct Connection {
     visitor: Visitor,
     findings: Arc<Findings>,
     requests: AtomicU64,
+}
+
+/// A request under way: while there is one, its connection is not idle.
+struct Busy(Arc<Connection>);
+
+impl Busy {
+    fn new(connection: &Arc<Connection>) -> Self {
+        connection.findings.begun();
+        Self(Arc::clone(connection))
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.findings.over();
+    }
+}
+
+/// An answer's body that keeps its connection busy to its end.
+struct Counted {
+    body: AnswerBody,
+    _busy: Busy,
+}
+
+impl Body for Counted {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Lets hyper's HTTP/2 spawn into our scope.

@@ -73,7 +73,7 @@ impl Session {
             tunnels: HashMap::new(),
             grant: parts.grant,
             nonces: HashSet::new(),
-            previous: parts.previous,
+            previous: None,
             over: false,
         };
         // A session may use half of its account's memory.
@@ -136,6 +136,10 @@ impl Session {
 
     pub(super) fn take_previous(&self) -> Option<Arc<Session>> {
         self.lock().previous.take()
+    }
+
+    pub(super) fn set_previous(&self, previous: Arc<Session>) {
+        self.lock().previous = Some(previous);
     }
 
     pub(super) fn lanes(&self) -> Vec<Arc<LaneShared>> {

@@ -89,13 +89,26 @@ impl State {
         sessions.by_id.get(id).cloned()
     }
 
+    /// Adds a session; the agent's one before it is its predecessor until the new one has registered.
+    ///
+    /// An agent has two sessions at the most: a predecessor that had one of its own never registered, and ends at
+    /// once, or successions without end would be a way around the quota.
     pub(super) fn add_session(&self, session: &Arc<Session>) {
         let agent = (session.account.name().to_owned(), session.agent_id.clone());
         let mut sessions = self.sessions();
         sessions.by_id.insert(session.id.clone(), Arc::clone(session));
-        sessions.by_agent.insert(agent, session.id.clone());
+        let before = sessions.by_agent.insert(agent, session.id.clone());
+        let before = before.and_then(|id| sessions.by_id.get(&id).cloned());
         drop(sessions);
         self.metrics.connections.inc();
+        let Some(before) = before else { return };
+        match before.take_previous() {
+            Some(oldest) => {
+                session.set_previous(oldest);
+                before.close(ErrorCode::Replaced, "a newer session of this agent took over");
+            }
+            None => session.set_previous(before),
+        }
     }
 
     /// The last lane of a session is gone: its claims are taken back, each only if it is still its own.

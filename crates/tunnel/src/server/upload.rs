@@ -5,6 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
+};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use mux::ErrorCode;
@@ -109,7 +112,8 @@ async fn send(
                 }
             }
             Err(frame) => {
-                if let Some(block) = frame.into_trailers().ok().and_then(|trailers| trailer_block(&trailers)) {
+                let trailers = frame.into_trailers().ok().map(harmless);
+                if let Some(block) = trailers.and_then(|trailers| trailer_block(&trailers)) {
                     let _ = stream.send_head(block, true);
                     return Outcome::Done;
                 }
@@ -118,6 +122,17 @@ async fn send(
     }
     let _ = stream.finish();
     Outcome::Done
+}
+
+/// Trailers without what is for heads alone (RFC 9110 section 6.5.1), above all what we say of the visitor (S10).
+fn harmless(mut trailers: HeaderMap) -> HeaderMap {
+    for name in adit_core::forwarded::NAMES {
+        trailers.remove(name);
+    }
+    for name in [HOST, CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, CONTENT_RANGE, AUTHORIZATION, COOKIE] {
+        trailers.remove(name);
+    }
+    trailers
 }
 
 /// Holds a visitor to a minimum rate over the time we waited for it, not for the agent.

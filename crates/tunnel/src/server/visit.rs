@@ -7,10 +7,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use adit_core::authority::{HostPort, request_host};
-use adit_core::forwarded::{Arrival, Claimed, Forwarding};
+use adit_core::forwarded::{Arrival, Claimed, Forwarding, drop_hop_by_hop};
 use adit_core::head::{HeadFault, upgrade_protocol};
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue};
+use http::header::{CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -73,22 +73,23 @@ impl Body for AnswerBody {
     }
 }
 
-/// Answers one request; never fails.
+/// Answers one request; never fails. `fault` is what the guard found of it by now, in its head or its body.
 pub(super) async fn visit(
     state: &Arc<State>,
     visitor: &Visitor,
     request: Request<Incoming>,
-    fault: Option<HeadFault>,
+    fault: &(dyn Fn() -> Option<HeadFault> + Send + Sync),
 ) -> Response<AnswerBody> {
     let trusted = state.config.load().is_trusted_proxy(visitor.peer.ip());
     let mut record = Record::new(state, visitor, &request, trusted);
     let accept = request.headers().get(http::header::ACCEPT).cloned();
     let upgrade = request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some();
-    let problem = match fault {
-        Some(fault) => Problem::BadRequest(fault.status(), fault.to_string()),
+    let bad = |fault: HeadFault| Problem::BadRequest(fault.status(), fault.to_string());
+    let problem = match fault() {
+        Some(fault) => bad(fault),
         None => match carry(state, visitor, request, (trusted, upgrade), &mut record).await {
             Ok(response) => return response,
-            Err(problem) => problem,
+            Err(problem) => fault().map_or(problem, bad),
         },
     };
     let mut headers = HeaderMap::new();
@@ -113,6 +114,10 @@ struct Admitted {
 
 /// Checks host and quotas before anything is sent (S8, S12).
 fn admit(state: &Arc<State>, visitor: &Visitor, request: &Request<Incoming>, record: &mut Record) -> Result<Admitted, Problem> {
+    // HTTP/2 heads do not come through the guard.
+    if request.headers().len() > state.config.load().limits.headers {
+        return Err(Problem::TooLarge);
+    }
     let host = host_of(request).map_err(|what| Problem::BadRequest(400, what))?;
     record.set_host(host.host.as_str());
     if state.is_draining() {
@@ -174,7 +179,8 @@ async fn carry(
     let head = await_head(state, &stream, slow).await?;
     let status = StatusCode::from_u16(head.status).map_err(|_| Problem::BadAnswer)?;
     let timing = head.timing;
-    let headers = read_headers(head.headers).map_err(|_| Problem::BadAnswer)?;
+    let mut headers = read_headers(head.headers).map_err(|_| Problem::BadAnswer)?;
+    check_answer(&mut headers, status)?;
     let times = FirstByte {
         total: sent_at.elapsed().as_secs_f64(),
         agent: f64::from(timing.agent_micros) / 1e6,
@@ -187,6 +193,20 @@ async fn carry(
         return Ok(switch(state, &admitted.account, stream, headers, on_upgrade, record));
     }
     Ok(answer(state, &admitted.account, stream, (status, headers), (&method, upgrade), &times, record))
+}
+
+/// Holds an answer's head to one reading: an agent is another party, and a proxy in front of us may keep our connections.
+fn check_answer(headers: &mut HeaderMap, status: StatusCode) -> Result<(), Problem> {
+    let upgrade = headers.remove(UPGRADE).filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    drop_hop_by_hop(headers);
+    headers.extend(upgrade.map(|token| (UPGRADE, token)));
+    if status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let legal = !length.is_empty() && length.len() < 20 && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if legal && lengths.next().is_none() { Ok(()) } else { Err(Problem::BadAnswer) }
 }
 
 /// Builds the answer around the stream that carries its body.
@@ -305,7 +325,14 @@ fn open_of(
         https: visitor.tls,
         port: visitor.entrance.map_or(state.public_port, |entrance| entrance.port()),
     };
-    Forwarding::new(&arrival, &Claimed::of(request.headers())).apply(&mut headers);
+    let claimed = Claimed::of(request.headers());
+    let proxies = trusted.then(|| address_of(state, visitor.peer.ip(), request.headers()));
+    let by_list = proxies.filter(|_| claimed.for_.is_some());
+    Forwarding::new(&arrival, &claimed).apply(&mut headers);
+    // In the proxies' list only what trusted ones wrote counts, as in our own logs (S10).
+    if let Some(value) = by_list.and_then(|ip| HeaderValue::from_str(&ip.to_string()).ok()) {
+        headers.insert("x-real-ip", value);
+    }
     headers.insert(HOST, HeaderValue::from_str(&written).map_err(|_| Problem::TooLarge)?);
     // The id in our logs and answers; what a visitor claims counts only behind a trusted proxy.
     if !(trusted && headers.contains_key("x-request-id"))
@@ -318,7 +345,6 @@ fn open_of(
     if !put_headers(&mut block, &headers, upgrade) {
         return Err(Problem::TooLarge);
     }
-    let proxies = trusted.then(|| address_of(state, visitor.peer.ip(), request.headers()));
     let address = proxies.map_or(visitor.peer, |ip| SocketAddr::new(ip, visitor.peer.port()));
     Ok(Open {
         kind: if upgrade { StreamKind::Upgrade } else { StreamKind::Http },

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use testkit::process::Process;
@@ -135,13 +135,24 @@ impl Agent {
 
     /// Waits until so many tunnels are published.
     async fn published(&mut self, tunnels: usize) {
-        let count = |text: &str| text.lines().filter_map(url_of).count();
         let process = self.process();
-        let seen = process.line(DEADLINE, |_| count(&process.stdout()) >= tunnels).await;
-        if let Err(error) = seen {
-            panic!("{tunnels} tunnels were not published: {error}");
+        let seen = || process.stdout().lines().filter_map(url_of).collect::<Vec<_>>();
+        let end = Instant::now() + DEADLINE;
+        let mut urls = seen();
+        while urls.len() < tunnels {
+            // One line more each time; a process that has ended has no more.
+            let from = process.line_count();
+            urls = seen();
+            if urls.len() >= tunnels {
+                break;
+            }
+            let left = end.saturating_duration_since(Instant::now());
+            if let Err(error) = process.line_from(from, left, |_| true).await {
+                panic!("{tunnels} tunnels were not published: {error}");
+            }
+            urls = seen();
         }
-        self.urls = self.process().stdout().lines().filter_map(url_of).collect();
+        self.urls = urls;
     }
 
     /// The agent's process.

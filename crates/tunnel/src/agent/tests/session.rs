@@ -380,7 +380,7 @@ async fn an_idle_agent_ends_at_once() {
     let server = FakeServer::start().await;
     let mut running = start(config(&server, vec![web(closed())]));
     running.published().await;
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     running.scope.drain();
     let scope = running.scope.clone();
     running.end().await.unwrap();

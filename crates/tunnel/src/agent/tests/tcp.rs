@@ -80,7 +80,7 @@ async fn a_service_that_ends_first_still_gets_what_the_visitor_sends() {
 async fn the_service_is_told_the_visitors_address_if_it_wants() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (server, _running) = serving(listener.local_addr().unwrap(), |tunnel| {
-        tunnel.proxy_protocol = true
+        tunnel.proxy_protocol = true;
     })
     .await;
     let stream = visit(&server);

@@ -1,0 +1,55 @@
+//! gRPC: HTTP/2 end to end, with trailers.
+
+use testkit::noise;
+use testkit::origin::{GrpcAnswer, GrpcOrigin, grpc_call};
+use tokio::net::TcpStream;
+
+use crate::support::{Publish, Server, within};
+
+async fn call(server: &Server, path: &str, body: Vec<u8>) -> GrpcAnswer {
+    let io = TcpStream::connect(server.public).await.expect("a connection");
+    let host = server.host("grpc");
+    let call = grpc_call(io, &host, path, body.into());
+    within("the call", call).await.expect("an answer")
+}
+
+async fn check(target: &str, origin: &GrpcOrigin) {
+    let server = Server::start().await;
+    let _agent = Publish::to(&server).target(target, &["--as", "grpc"]).start().await;
+    let body = noise::bytes(1, 300_000);
+    let answer = call(&server, "/echo.Echo/Say", body.clone()).await;
+    assert_eq!(answer.status, 200);
+    assert_eq!(answer.headers["content-type"], "application/grpc");
+    assert_eq!(answer.headers["x-path"], "/echo.Echo/Say");
+    assert!(answer.body == body, "the echo is equal");
+    assert_eq!((&answer.trailers["grpc-status"], &answer.trailers["grpc-message"]), (&"0".parse().expect("a value"), &"done".parse().expect("a value")));
+    let failed = call(&server, "/fail", Vec::new()).await;
+    assert_eq!((failed.status, &failed.trailers["grpc-status"]), (200, &"5".parse().expect("a value")));
+    assert_eq!(origin.calls(), 2);
+}
+
+#[tokio::test]
+async fn a_call_with_trailers_works_end_to_end_over_h2c() {
+    let origin = GrpcOrigin::start().await.unwrap();
+    check(&format!("h2c://{}", origin.addr()), &origin).await;
+}
+
+#[tokio::test]
+async fn a_call_to_a_plain_http_target_is_carried_over_h2c_by_its_content_type() {
+    let origin = GrpcOrigin::start().await.unwrap();
+    check(&format!("http://{}", origin.addr()), &origin).await;
+}
+
+#[tokio::test]
+async fn a_service_that_restarts_is_called_again() {
+    let server = Server::start().await;
+    let relay_target = GrpcOrigin::start().await.unwrap();
+    let relay = testkit::relay::Relay::start(relay_target.addr(), testkit::relay::Link::default()).await.unwrap();
+    let _agent = Publish::to(&server).target(&format!("h2c://{}", relay.addr()), &["--as", "grpc"]).start().await;
+    assert_eq!(call(&server, "/a", Vec::new()).await.status, 200);
+    relay.cut(testkit::relay::Cut::Reset);
+    crate::support::eventually(crate::support::SOON, "a call after the reset", || async {
+        (call(&server, "/b", Vec::new()).await.status == 200).then_some(())
+    })
+    .await;
+}
