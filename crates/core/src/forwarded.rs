@@ -18,14 +18,13 @@ pub const NAMES: [&str; 6] = [
 ];
 
 /// Headers that end at the next hop (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [&str; 9] = [
+const HOP_BY_HOP: [&str; 8] = [
     "connection",
     "keep-alive",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
     "te",
-    "trailer",
     "transfer-encoding",
     "upgrade",
 ];

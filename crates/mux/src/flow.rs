@@ -17,6 +17,8 @@ pub const FLOOR_UNDER_PRESSURE: u32 = 16 * 1024;
 pub const WINDOW_MAX: u32 = 16 * 1024 * 1024;
 /// How long a window may be larger than needed before it shrinks.
 pub const SHRINK_AFTER: Duration = Duration::from_secs(10);
+/// Below this a window that is used up at once grows fourfold, so that a long path is filled within ten round trips.
+const SMALL: u32 = 1024 * 1024;
 /// A sender's credit sum never passes this; more is a violation (compare RFC 9113 section 6.9.1).
 pub const CREDIT_CAP: u64 = 1 << 31;
 
@@ -146,13 +148,17 @@ impl RecvWindow {
     }
 
     /// Credit to grant now, if enough has been read; grows the window when the path asks for it.
+    ///
+    /// `round_trip` must be the path's own, without our queues: a window that grows with the queue it
+    /// makes would grow without end.
     pub fn grant(&mut self, now: Instant, round_trip: Duration) -> Option<u32> {
         let mut room = self.room();
         if room * 2 < u64::from(self.window) {
             return None;
         }
-        if now.saturating_duration_since(self.last_grant) < round_trip * 2 {
-            self.grow();
+        let elapsed = now.saturating_duration_since(self.last_grant);
+        if elapsed < round_trip * 2 {
+            self.grow(elapsed < round_trip + round_trip / 2);
             room = self.room();
         } else {
             self.release();
@@ -196,8 +202,9 @@ impl RecvWindow {
         u64::from(self.window).saturating_sub(self.outstanding + self.unread)
     }
 
-    fn grow(&mut self) {
-        let next = self.window.saturating_mul(2).min(self.max);
+    fn grow(&mut self, fast: bool) {
+        let factor = if fast && self.window < SMALL { 4 } else { 2 };
+        let next = self.window.saturating_mul(factor).min(self.max);
         let wanted = u64::from(next.saturating_sub(self.floor));
         let more = wanted.saturating_sub(self.reserved);
         if next > self.window && self.pool.try_take(more) {

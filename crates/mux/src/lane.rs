@@ -179,6 +179,8 @@ pub struct Stats {
     pub queued: u64,
     /// Sum of those waits, in microseconds.
     pub queued_micros: u64,
+    /// Heartbeats sent, echoes not counted.
+    pub heartbeats: u64,
 }
 
 /// Control bytes that may wait to be sent; a peer that does not read is cut off beyond.
@@ -363,7 +365,7 @@ impl<D: Default> Lane<D> {
     /// # Errors
     /// The stream was reset; what had arrived before is handed out first.
     pub fn recv(&mut self, now: Instant, key: Key) -> Result<Option<Incoming>, StreamError> {
-        let round_trip = self.liveness.round_trip();
+        let round_trip = self.liveness.path_round_trip();
         let stream = live(&mut self.slots, key)?;
         let item = stream.take()?;
         if let Some(Incoming::Data(bytes)) = &item {

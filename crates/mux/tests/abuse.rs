@@ -359,6 +359,22 @@ fn a_flood_of_header_blocks_resets_the_stream_and_the_second_time_ends_the_lane(
 }
 
 #[test]
+fn header_blocks_that_wait_are_bounded_in_bytes_too() {
+    let mut v = Victim::agent();
+    let key = v.opened(2);
+    let long = vec![0; CONTROL_CAP as usize];
+    v.takes(FrameType::Data, flags::HEADERS, 2, &long).unwrap();
+    assert!(matches!(
+        v.lane.recv(v.now, key),
+        Ok(Some(Incoming::Head(_)))
+    ));
+    v.takes(FrameType::Data, flags::HEADERS, 2, &long).unwrap();
+    assert_eq!(v.resets(), [], "what was read does not count");
+    v.takes(FrameType::Data, flags::HEADERS, 2, &long).unwrap();
+    assert_eq!(v.resets(), [(2, ErrorCode::EnhanceYourCalm)]);
+}
+
+#[test]
 fn a_drip_stays_within_every_budget() {
     let mut v = Victim::agent();
     v.opened(2);

@@ -486,7 +486,7 @@ fn grows_and_shrinks(rate: u64) {
         }
         per_round_trip.push(got);
     }
-    let full = usize::try_from(rate / 20).unwrap();
+    let full = usize::try_from(rate / 20).expect("small");
     assert!(
         per_round_trip[10..].iter().all(|got| got * 10 >= full * 8),
         "{full}: {per_round_trip:?}"

@@ -22,9 +22,10 @@ use crate::throttle::Throttle;
 /// Read from a socket at once.
 const SCRATCH: usize = 64 * 1024;
 /// Chunks written to a socket at once.
-const GATHER: usize = 16;
-/// Reads or writes a turn; then others have theirs.
-const STEPS_A_TURN: usize = 16;
+const GATHER: usize = 8;
+/// Bytes a turn and direction; then others have theirs. A pipe that took all it could would make an
+/// interactive one wait for megabytes.
+const BYTES_A_TURN: u64 = 128 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -109,11 +110,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
         }
     }
 
-    /// Sends `first` ahead of what the socket delivers; for bytes that were read with a request's head.
-    pub(crate) async fn send_first(&self, first: Bytes) -> Result<(), StreamError> {
-        self.stream.send(first).await
-    }
-
     /// Carries bytes until both directions have ended, or one failed; gives the socket back.
     pub(crate) async fn run(mut self) -> (T, PumpEnd) {
         let end = std::future::poll_fn(|cx| self.poll(cx)).await;
@@ -143,7 +139,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
 
     /// The socket → the stream.
     fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
-        for _ in 0..STEPS_A_TURN {
+        let until = self.inward.bytes + BYTES_A_TURN;
+        while self.inward.bytes < until {
             ready!(self.inward.poll_delay(cx));
             let room = ready!(self.stream.poll_capacity(cx)).map_err(cut)?;
             let chunk = ready!(poll_chunk(&mut self.io, cx, room)).map_err(Cut::Socket)?;
@@ -167,7 +164,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
 
     /// The stream → the socket.
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
-        for _ in 0..STEPS_A_TURN {
+        let until = self.outward.bytes + BYTES_A_TURN;
+        while self.outward.bytes < until {
             ready!(self.outward.poll_delay(cx));
             self.receive(cx)?;
             if self.pending.is_empty() {

@@ -327,11 +327,13 @@ impl Running {
             }
         }
         self.state.credentials.check(&config)?;
-        self.state.config.store(Arc::new(config));
-        let config = self.state.config.load_full();
-        self.state.accounts.reload(|name| config.quotas_of(name).clone());
-        self.state.metrics.reloads.inc();
-        self.state.audit.admin("reload", "configuration");
+        if *old != config {
+            self.state.config.store(Arc::new(config));
+            let config = self.state.config.load_full();
+            self.state.accounts.reload(|name| config.quotas_of(name).clone());
+            self.state.metrics.reloads.inc();
+            self.state.audit.admin("reload", "configuration");
+        }
         self.reload_files()
     }
 

@@ -87,6 +87,8 @@ pub(crate) struct StreamBody {
     /// Bytes announced by content-length and not yet received.
     announced: Option<u64>,
     done: bool,
+    /// What ended it early; told once what came before has had its chance to be sent on.
+    failed: Option<BodyError>,
     on_data: Option<Box<dyn BodyWatch>>,
 }
 
@@ -103,7 +105,7 @@ pub(crate) trait BodyWatch: Send + 'static {
 impl StreamBody {
     /// A body of what the stream receives from here on.
     pub(crate) fn new(stream: Arc<Stream>, announced: Option<u64>, on_data: Option<Box<dyn BodyWatch>>) -> Self {
-        Self { stream, announced, done: false, on_data }
+        Self { stream, announced, done: false, failed: None, on_data }
     }
 
     fn end(&mut self, clean: bool) {
@@ -121,7 +123,7 @@ impl Body for StreamBody {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = &mut *self;
         if this.done {
-            return Poll::Ready(None);
+            return Poll::Ready(this.failed.take().map(Err));
         }
         if let Some(watch) = &mut this.on_data {
             std::task::ready!(watch.poll_ready(cx));
@@ -148,11 +150,19 @@ impl Body for StreamBody {
             Err(error) => Some(Err(error.into())),
         };
         this.end(matches!(outcome, None | Some(Ok(_))));
-        Poll::Ready(outcome)
+        match outcome {
+            // hyper drops what it has not flushed when a body fails, and flushes when one has nothing for it.
+            Some(Err(error)) => {
+                this.failed = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            outcome => Poll::Ready(outcome),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.done
+        self.done && self.failed.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -162,54 +172,16 @@ impl Body for StreamBody {
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        if !self.done {
-            self.end(false);
+        if self.done {
+            return;
+        }
+        // Whoever got all that was announced need not wait for the end to be said.
+        let whole = self.announced == Some(0);
+        self.end(whole);
+        if !whole {
             self.stream.reset(ErrorCode::Cancel);
         }
     }
-}
-
-/// How sending a body ended.
-#[derive(Debug)]
-pub(crate) enum Sent<E> {
-    /// To its end.
-    Whole,
-    /// The other end does not want more of it.
-    Unwanted,
-    /// The body itself failed; the stream was not ended.
-    Failed(E),
-}
-
-/// Sends a body and its trailers on a stream, as fast as credit allows.
-pub(crate) async fn send_body<B>(stream: &Stream, body: B, mut passed: impl FnMut(usize)) -> Sent<B::Error>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let mut body = body;
-    loop {
-        let frame = match std::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
-            None => break,
-            Some(Err(error)) => return Sent::Failed(error),
-            Some(Ok(frame)) => frame,
-        };
-        match frame.into_data() {
-            Ok(data) => {
-                let n = data.len();
-                if stream.send(data).await.is_err() {
-                    return Sent::Unwanted;
-                }
-                passed(n);
-            }
-            Err(frame) => {
-                let Ok(trailers) = frame.into_trailers() else { continue };
-                let Some(block) = trailer_block(&trailers) else { continue };
-                let _ = stream.send_head(block, true);
-                return Sent::Whole;
-            }
-        }
-    }
-    let _ = stream.finish();
-    Sent::Whole
 }
 
 #[cfg(test)]

@@ -38,16 +38,16 @@ Without TARGET everything in the `publish:` section of adit.yaml is published.")
 pub(crate) struct ExposeArguments {
     /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port
     target: Option<String>,
-    /// The subdomain wanted; without it the server chooses one
+    /// The subdomain wanted, e.g. app1; without it the server chooses one
     #[arg(long = "as", value_name = "NAME", conflicts_with_all = ["host", "port"])]
     name: Option<String>,
-    /// A custom host instead of a subdomain
+    /// A host of your own instead of a subdomain, e.g. shop.example.com
     #[arg(long, value_name = "HOST", conflicts_with = "port")]
     host: Option<String>,
     /// A public TCP port instead of a host name; 0 for any
     #[arg(long, value_name = "PORT")]
     port: Option<u16>,
-    /// The server's agent address
+    /// The server's address for agents, e.g. tunnel.example.com:8443
     #[arg(short, long, value_name = "HOST:PORT", env = "ADIT_SERVER")]
     server: Option<String>,
     /// File with the token (mode 0600)
@@ -71,10 +71,10 @@ pub(crate) struct ExposeArguments {
     /// Tell a TCP service the visitor's address by PROXY protocol version 2
     #[arg(long)]
     proxy_protocol: bool,
-    /// Names this agent; sessions of the same name replace each other
+    /// This agent's name; a newer agent of the same name takes over [default: made once and kept]
     #[arg(long, value_name = "ID")]
     agent_id: Option<String>,
-    /// Connections to the server, 1 to 8
+    /// Connections to the server, 1 to 8 [default: 2]
     #[arg(long, value_name = "N")]
     lanes: Option<u32>,
     /// Serve metrics and health here [default when given without a value: 127.0.0.1:9091]
@@ -146,7 +146,9 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
 
 fn tunnel_of(arguments: &ExposeArguments, target: &str) -> Result<PublishedTunnel, Failure> {
     let to = LocalTarget::parse(target, arguments.port.is_some()).map_err(|error| failure(&error))?;
-    let usage = |what: String, error: &dyn std::fmt::Display| Failure::new(Fault::Usage, format!("{what}: {error}"), "");
+    let usage = |what: String, error: &dyn std::fmt::Display| {
+        Failure::new(Fault::Usage, format!("{what}: {error}"), "use letters, digits and hyphens, such as app1 or shop.example.com")
+    };
     let public = match (&arguments.name, &arguments.host, arguments.port) {
         (Some(name), _, _) => {
             PublicPlace::Name(TunnelName::parse(name).map_err(|e| usage(format!("--as {name}"), &e))?)

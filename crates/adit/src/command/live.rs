@@ -33,6 +33,8 @@ pub(super) struct Live {
     /// Lines of the last drawing, to be drawn over.
     drawn: usize,
     lost_at: Option<Instant>,
+    /// Why the last attempt failed, as far as it was said already.
+    said: String,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -70,6 +72,7 @@ impl Live {
             metrics,
             drawn: 0,
             lost_at: None,
+            said: String::new(),
         }
     }
 
@@ -116,12 +119,32 @@ impl Live {
         self.update(event);
         match self.form {
             Form::View => {}
-            Form::Lines => lines(event),
+            Form::Lines => {
+                if self.is_news(event) {
+                    lines(event);
+                }
+            }
             Form::Json => {
                 if let Some(value) = value(event) {
                     terminal::data(&format!("{value}\n"));
                 }
             }
+        }
+    }
+
+    /// Attempts go on for ever; each reason is worth one line.
+    fn is_news(&mut self, event: &AgentEvent) -> bool {
+        match event {
+            AgentEvent::Retrying { reason, .. } if *reason == self.said => false,
+            AgentEvent::Retrying { reason, .. } => {
+                self.said.clone_from(reason);
+                true
+            }
+            AgentEvent::Connected { .. } => {
+                self.said.clear();
+                true
+            }
+            _ => true,
         }
     }
 
@@ -243,8 +266,9 @@ fn lines(event: &AgentEvent) {
         AgentEvent::Connected { server, account, lanes, took, .. } => {
             format!("connected to {server} in {} ms (account {account}, {lanes} lanes)", took.as_millis())
         }
-        AgentEvent::Retrying { server, reason, wait } => {
-            format!("cannot connect to {server}: {reason}; next attempt in {:.1} s", wait.as_secs_f64())
+        AgentEvent::Retrying { server, reason, hint, .. } => {
+            let hint = hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            format!("cannot connect to {server}: {reason}; trying on{hint}")
         }
         AgentEvent::Refused { tunnel, fault, .. } => {
             let hint = if fault.hint.is_empty() { String::new() } else { format!("\nhint: {}", fault.hint) };

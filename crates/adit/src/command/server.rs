@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::config::server::{LogFormat, ServerConfig};
 use adit_core::diagnose::Fault;
@@ -19,9 +20,19 @@ use super::{Global, build_runtime, token};
 use crate::report::{Failure, chain, failure};
 use crate::terminal;
 
+/// A reload that failed is tried again after this time.
+const RELOAD_AGAIN: Duration = Duration::from_secs(2);
+
 /// Run a tunnel server, or manage its tokens.
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true)]
+#[command(after_help = "\
+Without --config it reads server.yaml in this directory or in ~/.config/adit, if there is one; these options win over it.
+
+Examples:
+  adit server --base-domain tunnel.example.com
+  adit server token create --account acme --allow 'app*'
+  adit server --config /etc/adit/server.yaml")]
 pub(crate) struct ServerArguments {
     #[command(flatten)]
     run: RunArguments,
@@ -39,19 +50,19 @@ enum ServerCommand {
 /// What may be said on the command line instead of in server.yaml.
 #[derive(Debug, Args)]
 struct RunArguments {
-    /// Tunnels become subdomains of this domain
+    /// Tunnels become subdomains of this domain [default: localhost]
     #[arg(long, value_name = "DOMAIN")]
     base_domain: Option<String>,
-    /// Where visitors connect
+    /// Where visitors connect [default: 0.0.0.0:8080]
     #[arg(long, value_name = "ADDRESS")]
     public_listen: Option<SocketAddr>,
-    /// Where agents connect
+    /// Where agents connect [default: 0.0.0.0:8443]
     #[arg(long, value_name = "ADDRESS")]
     agents_listen: Option<SocketAddr>,
-    /// Where metrics and health are served
+    /// Where metrics and health are served, for this machine only [default: 127.0.0.1:9090]
     #[arg(long, value_name = "ADDRESS")]
     admin_listen: Option<SocketAddr>,
-    /// Where the server keeps its certificate, tokens and names
+    /// Where the server keeps its certificate, tokens and names [default: ~/.local/state/adit/server]
     #[arg(long, value_name = "DIRECTORY")]
     data_dir: Option<PathBuf>,
 }
@@ -102,8 +113,9 @@ async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, 
     let server = Server::bind(config, &data_dir, &ServerOptions::default(), &scope).map_err(|error| failure(&error))?;
     let (bound, listeners) = (server.bound(), server.listeners());
     let running = Arc::new(server.start().map_err(|error| failure(&error))?);
-    announce(&bound, &domain);
+    // First what a SIGHUP needs: whoever reads that the server is there may send one.
     let watch = watch_files(&scope, &running, path, arguments)?;
+    announce(&bound, &domain);
     let outcome = runtime::shutdown::run(&scope, &listeners, times, &mut signals, std::future::pending(), |phase| {
         tracing::info!(?phase, "shutdown");
         running.on_phase(phase);
@@ -145,9 +157,18 @@ fn watch_files(
     let (mut changes, task_scope, running) = (watch.changes(), scope.clone(), Arc::clone(running));
     let task_watch = Arc::downgrade(&watch);
     scope.spawn("reload", async move {
+        let mut failed: Option<String> = None;
         loop {
+            // What failed is tried again: a token revoked while files could not be read must not live on for that.
+            let again = async {
+                match &failed {
+                    Some(_) => tokio::time::sleep(RELOAD_AGAIN).await,
+                    None => std::future::pending().await,
+                }
+            };
             tokio::select! {
                 changed = changes.changed() => if changed.is_err() { return },
+                () = again => {}
                 () = task_scope.drained() => return,
             }
             let known = path.clone();
@@ -156,16 +177,22 @@ fn watch_files(
                 let overrides = arguments.overrides();
                 move || reload(&running, known, &overrides)
             });
-            match result.await {
+            let problem = match result.await {
                 Ok(Ok(())) => {
                     tracing::info!("reloaded");
                     if let Some(watch) = task_watch.upgrade() {
                         watch.set_files(running.files().into_iter().chain(path.clone()).collect());
                     }
+                    failed = None;
+                    continue;
                 }
-                Ok(Err(text)) => tracing::error!("not reloaded, the old configuration stays in force: {text}"),
-                Err(lost) => tracing::error!(%lost, "reload failed"),
+                Ok(Err(text)) => text,
+                Err(lost) => lost.to_string(),
+            };
+            if failed.as_ref() != Some(&problem) {
+                tracing::error!("not reloaded, the old configuration stays in force: {problem}");
             }
+            failed = Some(problem);
         }
     });
     Ok(watch)

@@ -149,15 +149,27 @@ async fn a_server_that_cannot_be_used_is_told_apart_by_exit_code() {
     let said = run(&["--server", &agents, "--token-file", &wrong, "--fingerprint", &server.fingerprint, "-o", "json"]);
     assert!(said.starts_with("exit code 3"), "{said}");
     insta::assert_snapshot!("wrong_token_json", said);
-    let free = process::free_port().expect("a port");
-    let said = run(&["--server", &format!("127.0.0.1:{free}"), "--token-file", &token, "--fingerprint", &zeros]);
-    assert!(said.starts_with("exit code 4"), "{said}");
-    insta::assert_snapshot!("server_unreachable", said);
-    let said = run(&["--server", &server.public.to_string(), "--token-file", &token, "--fingerprint", &zeros]);
-    assert!(said.starts_with("exit code 4"), "{said}");
-    insta::assert_snapshot!("not_an_agents_port", said);
     let said = run(&["--server", &agents, "--token-file", &token, "--fingerprint", &server.fingerprint, "--as", "www"]);
     assert!(said.starts_with("exit code 2"), "--as twice is a mistake: {said}");
+}
+
+#[tokio::test]
+async fn a_server_that_does_not_answer_is_said_once_and_tried_on() {
+    let server = Server::start().await;
+    let home = home();
+    let free = process::free_port().expect("a port");
+    for (snapshot, address) in [("server_unreachable", format!("127.0.0.1:{free}")), ("not_an_agents_port", server.public.to_string())] {
+        let mut command = adit(home.path());
+        command.args(["expose", "3000", "--server", &address]).env("ADIT_TOKEN", "adit_x");
+        let agent = Process::start(&mut command).expect("it starts");
+        agent.line(DEADLINE, |line| line.contains("hint: ")).await.expect("a hint");
+        insta::assert_snapshot!(snapshot, steady(&agent.output(), &[]));
+        // The time in which no second line may come, though there are several attempts.
+        tokio::time::sleep(Duration::from_millis(1500)).await;
+        assert_eq!(agent.output().matches("cannot connect").count(), 1, "{}", agent.output());
+        agent.signal(Signal::INT).expect("a signal");
+        assert_eq!(agent.exited(DEADLINE).await.expect("it ends").code(), Some(130));
+    }
 }
 
 #[tokio::test]
@@ -207,9 +219,11 @@ async fn the_demo_prints_an_address_that_answers_and_ends_at_once() {
     let authority = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
     let port: u16 = authority.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port");
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], port));
-    let page = raw::get(address, &authority, "/").await.expect("a page");
+    let page = raw::request(address, "GET", &authority, "/", &[("Accept", "text/html")], b"").await.expect("a page");
     assert_eq!(page.status, 200);
     assert!(page.text().contains("<html"), "{}", page.text());
+    let text = raw::get(address, &authority, "/").await.expect("the same for programs");
+    assert!(text.text().starts_with("It works"), "{}", text.text());
     demo.line(DEADLINE, |line| line.contains("Ctrl-C ends it")).await.expect("the last line");
     let started = Instant::now();
     demo.signal(Signal::INT).expect("a signal");

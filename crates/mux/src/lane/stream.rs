@@ -63,6 +63,9 @@ pub(super) enum RecvState {
 const COALESCE: usize = 4096;
 /// Header blocks that may wait unread on a stream (several 1xx, the answer head, trailers).
 pub(super) const MAX_WAITING_HEADS: u8 = 8;
+/// Bytes of header blocks that may wait unread on a stream: one of the longest, and half as much again. Heads cost
+/// no credit, so this is what bounds their memory.
+pub(super) const MAX_WAITING_HEAD_BYTES: usize = 96 * 1024;
 
 enum Waiting {
     Head(Bytes),
@@ -92,6 +95,7 @@ pub(super) struct Stream<D> {
     pub(super) window: RecvWindow,
     inbox: VecDeque<Waiting>,
     heads_waiting: u8,
+    head_bytes: usize,
     pub(super) recv: RecvState,
     want_read: bool,
     /// Credit granted and not yet sent.
@@ -114,6 +118,7 @@ impl<D> Stream<D> {
             window,
             inbox: VecDeque::new(),
             heads_waiting: 0,
+            head_bytes: 0,
             recv: RecvState::Open,
             want_read: false,
             owed_credit: 0,
@@ -171,6 +176,7 @@ impl<D> Stream<D> {
         let item = match self.inbox.pop_front() {
             Some(Waiting::Head(block)) => {
                 self.heads_waiting -= 1;
+                self.head_bytes -= block.len();
                 Some(Incoming::Head(block))
             }
             Some(Waiting::Data(bytes)) => Some(Incoming::Data(bytes.into())),
@@ -204,10 +210,12 @@ impl<D> Stream<D> {
 
     /// Stores a header block; false when too many wait already.
     pub(super) fn store_head(&mut self, payload: &[u8]) -> bool {
-        if self.heads_waiting >= MAX_WAITING_HEADS {
+        let bytes = self.head_bytes + payload.len();
+        if self.heads_waiting >= MAX_WAITING_HEADS || bytes > MAX_WAITING_HEAD_BYTES {
             return false;
         }
         self.heads_waiting += 1;
+        self.head_bytes = bytes;
         self.inbox.push_back(Waiting::Head(Bytes::copy_from_slice(payload)));
         true
     }

@@ -11,12 +11,19 @@ const FIRST_GUESS: Duration = Duration::from_millis(50);
 /// A round trip older than this is measured anew while windows grow.
 const STALE: Duration = Duration::from_secs(1);
 
+/// After two of these a path that has become longer is believed.
+const PERIOD: Duration = Duration::from_secs(60);
+
 /// When the peer was last heard, and how far away it is.
 #[derive(Debug)]
 pub(super) struct Liveness {
     heard: Instant,
     spoke: Instant,
+    /// Smoothed, for people.
     round_trip: Duration,
+    /// The shortest of this period and of the one before: the path without our own queues.
+    shortest: [Option<Duration>; 2],
+    period: Instant,
     /// Number and time of the heartbeat whose echo is awaited.
     asked: Option<(u64, Instant)>,
     asks: u64,
@@ -31,6 +38,8 @@ impl Liveness {
             heard: now,
             spoke: now,
             round_trip: FIRST_GUESS,
+            shortest: [None; 2],
+            period: now,
             asked: None,
             asks: 0,
             last_asked: now,
@@ -51,6 +60,11 @@ impl Liveness {
         self.round_trip
     }
 
+    /// The path's own round trip, as far as it was ever seen without queues.
+    pub(super) fn path_round_trip(&self) -> Duration {
+        self.shortest.into_iter().flatten().min().unwrap_or(FIRST_GUESS)
+    }
+
     /// A fresh round trip is wanted, unless the last one is recent.
     pub(super) fn refresh_round_trip(&mut self, now: Instant) {
         if now.saturating_duration_since(self.last_asked) >= STALE {
@@ -65,6 +79,11 @@ impl Liveness {
         }
         self.asked = None;
         let sample = now.saturating_duration_since(at);
+        if now.saturating_duration_since(self.period) >= PERIOD {
+            self.period = now;
+            self.shortest = [None, self.shortest[0]];
+        }
+        self.shortest[0] = Some(self.shortest[0].map_or(sample, |shortest| shortest.min(sample)));
         let first = number == 1;
         // Queueing only ever adds to a sample, so a shorter one is believed at once.
         self.round_trip = if first || sample < self.round_trip {
@@ -118,6 +137,7 @@ impl<D: Default> Lane<D> {
 
     pub(super) fn ping(&mut self, now: Instant) {
         self.liveness.asks += 1;
+        self.stats.heartbeats += 1;
         self.liveness.asked = Some((self.liveness.asks, now));
         self.liveness.last_asked = now;
         let number = self.liveness.asks.to_be_bytes();
@@ -131,7 +151,7 @@ impl<D: Default> Lane<D> {
     }
 
     fn sweep(&mut self, now: Instant) {
-        let round_trip = self.liveness.round_trip();
+        let round_trip = self.liveness.path_round_trip();
         let keys: Vec<Key> = self.ids.iter().map(|(id, slot)| Key { slot: *slot, id: *id }).collect();
         for key in keys {
             let Some(stream) = self.get_mut(key) else { continue };

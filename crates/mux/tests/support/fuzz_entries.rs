@@ -297,7 +297,7 @@ impl Session {
         // More unread heads are the sender's fault, not the lane's.
         if *waiting < 8
             && self.lanes[side]
-                .send_head(self.now, key, vec![7; size * 100], size % 5 == 4)
+                .send_head(self.now, key, vec![7; size * 40], size % 5 == 4)
                 .is_ok()
         {
             *waiting += 1;

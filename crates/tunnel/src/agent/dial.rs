@@ -135,6 +135,7 @@ impl Dialer {
         {
             let reason = match error {
                 CertificateError::Other(other) => other.to_string(),
+                CertificateError::UnknownIssuer => "nobody this machine trusts has signed it".into(),
                 other => other.to_string(),
             };
             return AgentError::Untrusted {
@@ -179,6 +180,14 @@ fn split(address: &str) -> Result<(&str, u16), AgentError> {
         Ok((host, port))
     } else {
         Err(fault())
+    }
+}
+
+/// Whether two addresses name one host, whatever the port.
+pub(super) fn is_same_host(one: &str, other: &str) -> bool {
+    match (split(one), split(other)) {
+        (Ok((one, _)), Ok((other, _))) => one.eq_ignore_ascii_case(other),
+        _ => false,
     }
 }
 
@@ -237,6 +246,14 @@ mod tests {
                 "{bad}"
             );
         }
+    }
+
+    #[test]
+    fn s14_another_host_is_another_host() {
+        assert!(is_same_host("tunnel.example.com:9443", "Tunnel.Example.com:8443"));
+        assert!(!is_same_host("10.0.0.1:22", "tunnel.example.com:8443"));
+        assert!(!is_same_host("tunnel.example.com.evil:8443", "tunnel.example.com:8443"));
+        assert!(!is_same_host("", "tunnel.example.com:8443"));
     }
 
     #[test]

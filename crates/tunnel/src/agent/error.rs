@@ -131,8 +131,8 @@ impl Diagnose for AgentError {
             Self::Tls(error) => error.hint(),
             Self::Unreachable { source } => source.hint(),
             Self::Untrusted { .. } => Some(
-                "compare with the fingerprint the server printed at its start and pin that, or give the \
-                 certificate authority's file"
+                "compare it with the `fingerprint` line the server printed at its start and pin that with \
+                 --fingerprint, or name its authority with --ca-file"
                     .into(),
             ),
             Self::Conversation { .. } => Some("check that this is the server's port for agents (8443 as a rule)".into()),

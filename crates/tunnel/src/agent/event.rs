@@ -21,6 +21,8 @@ pub enum AgentEvent {
         server: String,
         /// What happened, in lower case.
         reason: String,
+        /// What to do about it, if that is known.
+        hint: Option<String>,
         /// When the next attempt is made.
         wait: Duration,
     },

@@ -305,6 +305,10 @@ impl Exchange<'_> {
         if head.status.is_informational() {
             return Err(Failure::BAD_ANSWER);
         }
+        // RFC 9112 section 6.3: chunked wins, and a length beside it must not travel on.
+        if head.headers.contains_key(http::header::TRANSFER_ENCODING) {
+            head.headers.remove(http::header::CONTENT_LENGTH);
+        }
         self.local.tunnel.response_headers.apply(&mut head.headers);
         let status = head.status.as_u16();
         let block =

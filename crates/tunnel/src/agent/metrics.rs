@@ -202,6 +202,8 @@ impl AgentMetrics {
             .inc_by(now.queued.saturating_sub(before.queued));
         let waited = Duration::from_micros(now.queued_micros.saturating_sub(before.queued_micros));
         self.queue_seconds.inc_by(waited.as_secs_f64());
+        let beats = now.heartbeats.saturating_sub(before.heartbeats);
+        self.heartbeats.inc_by(i64::try_from(beats).unwrap_or(i64::MAX));
     }
 
     /// The metrics of one tunnel, at hand.

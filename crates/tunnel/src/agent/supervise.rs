@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
+use adit_core::diagnose::Diagnose as _;
 use mux::ErrorCode;
 use mux::message::{Fault, GoAway, TunnelResult};
 use runtime::Scope;
@@ -125,6 +126,8 @@ impl Supervisor {
                         .servers
                         .iter()
                         .map(|server| clean(server, 300))
+                        // S14: a server chooses among its own ports, not among the hosts this agent can reach.
+                        .filter(|server| super::dial::is_same_host(server, &self.shared.config.server))
                         .take(8)
                         .collect();
                     self.previous = Some(session);
@@ -173,6 +176,7 @@ impl Supervisor {
             self.shared.tell(AgentEvent::Retrying {
                 server: address,
                 reason,
+                hint: error.hint(),
                 wait: self.patience,
             });
         }

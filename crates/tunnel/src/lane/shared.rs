@@ -131,12 +131,6 @@ impl LaneShared {
         streams.saturating_add(bulk.saturating_mul(10_000))
     }
 
-    /// Whether new streams can be opened.
-    pub(crate) fn accepts(&self) -> bool {
-        let core = self.lock();
-        !core.over && core.closing.is_none() && core.machine.accepts()
-    }
-
     /// Opens a stream.
     pub(crate) fn open(self: &Arc<Self>, open: Open, end: bool) -> Result<Stream, OpenStreamError> {
         let mut core = self.lock();

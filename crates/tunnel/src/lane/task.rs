@@ -18,11 +18,11 @@ use tokio::time::{Sleep, sleep_until};
 use super::{LaneEnd, LaneHandler, LaneShared, TlsFault, TlsPipe};
 
 /// Reads of about 128 KiB a turn; then others have their turn.
-const READS_A_TURN: usize = 4;
+const READS_A_TURN: usize = 2;
 /// Records gathered under one lock.
 const RECORDS_A_GATHER: usize = 4;
-/// Gathers a turn: 512 KiB.
-const GATHERS_A_TURN: usize = 8;
+/// Gathers a turn: 256 KiB.
+const GATHERS_A_TURN: usize = 4;
 /// Plaintext of one record; frames are packed so that none straddles two.
 const RECORD: usize = 16 * 1024;
 

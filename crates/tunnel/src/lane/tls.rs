@@ -130,11 +130,6 @@ impl TlsPipe {
         }
     }
 
-    /// The socket below.
-    pub(crate) fn tcp(&self) -> &TcpStream {
-        &self.tcp
-    }
-
     /// Reads what the socket has, at most about 128 KiB, and hands the plaintext to `sink`.
     ///
     /// Returns false once the peer has ended its direction.

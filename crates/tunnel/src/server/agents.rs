@@ -197,6 +197,8 @@ impl AgentEntrance {
             return;
         }
         state.add_session(&session);
+        // The credential may have been revoked while nobody could see this session.
+        state.check_credential(&session);
         state.audit.authenticated(&session);
         tracing::info!(%peer, agent = %session.agent_id, account = session.account.name(), software = %session.software, "agent connected");
         state.watch_expiry(&session);
@@ -243,7 +245,6 @@ impl AgentEntrance {
             window: request.window.clamp(mux::flow::FLOOR_UNDER_PRESSURE, mux::flow::WINDOW_MAX),
             window_pool: config.limits.memory / 4,
             grant,
-            previous,
             state: Arc::downgrade(state),
             agent_use,
             account,
@@ -292,6 +293,10 @@ impl AgentEntrance {
         });
         let Some(lane) = lane else { return };
         let handler = Arc::new(SessionHandler(Arc::clone(session)));
+        if session.is_closed() {
+            // It was revoked or replaced before its lane was there.
+            lane.close(mux::ErrorCode::Unauthorized, "the session has ended");
+        }
         let task = LaneTask::new(pipe, lane, handler, reader.into_parts(), DATA_DEFAULT.min(CONTROL_CAP));
         self.state.scope.spawn("lane", task);
     }

@@ -28,6 +28,8 @@ pub(crate) enum Problem {
     Unhealthy(String),
     /// The local service's answer was not HTTP.
     BadAnswer,
+    /// The local service closed the connection instead of answering.
+    NoAnswer,
     /// The agent went away, or gave up, before an answer came.
     Lost,
     /// The request's head does not fit a frame.
@@ -35,7 +37,7 @@ pub(crate) enum Problem {
     /// The server is shutting down.
     Draining,
     /// No answer in time.
-    Timeout(Duration),
+    Timeout(Option<Duration>),
     /// The request's body came too slowly.
     SlowBody,
 }
@@ -48,7 +50,7 @@ impl Problem {
             Self::UnknownTunnel(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Quota(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoAgent(_) | Self::Refused | Self::Unhealthy(_) | Self::BadAnswer | Self::Lost => {
+            Self::NoAgent(_) | Self::Refused | Self::Unhealthy(_) | Self::BadAnswer | Self::NoAnswer | Self::Lost => {
                 StatusCode::BAD_GATEWAY
             }
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -69,6 +71,7 @@ impl Problem {
             Self::Refused => "local_refused",
             Self::Unhealthy(_) => "local_unhealthy",
             Self::BadAnswer => "bad_answer",
+            Self::NoAnswer => "no_answer",
             Self::Lost => "agent_lost",
             Self::TooLarge => "head_too_large",
             Self::Draining => "draining",
@@ -93,10 +96,12 @@ impl Problem {
             Self::Unhealthy(reason) if reason.is_empty() => "The local service's health check fails.".into(),
             Self::Unhealthy(reason) => format!("The local service's health check fails: {reason}."),
             Self::BadAnswer => "The local service's answer was not valid HTTP.".into(),
+            Self::NoAnswer => "The local service closed the connection before it answered.".into(),
             Self::Lost => "The connection to the agent was lost before an answer came.".into(),
             Self::TooLarge => "The request's header fields are too large.".into(),
             Self::Draining => "The server is shutting down.".into(),
-            Self::Timeout(after) => format!("The local service did not answer within {after:?}."),
+            Self::Timeout(Some(after)) => format!("The local service did not answer within {after:?}."),
+            Self::Timeout(None) => "The local service did not answer within the time its agent allows.".into(),
             Self::SlowBody => "The request's body came too slowly.".into(),
         }
     }
@@ -111,10 +116,12 @@ impl Problem {
             Self::Refused => "Check that the service runs and listens where the agent expects it.",
             Self::Unhealthy(_) => "It is asked again every few seconds and comes back by itself.",
             Self::BadAnswer => "Check that the port speaks HTTP; for other protocols publish it as tcp://.",
+            Self::NoAnswer => "Check the service's own log; it may have crashed.",
             Self::Lost => "The agent reconnects by itself; try again.",
             Self::TooLarge => "Send fewer or smaller cookies and header fields.",
             Self::Draining => "Try again in a moment.",
-            Self::Timeout(_) => "Check what keeps the service busy, or raise limits.response_timeout.",
+            Self::Timeout(Some(_)) => "Check what keeps the service busy, or raise limits.response_timeout.",
+            Self::Timeout(None) => "Check what keeps the service busy, or raise the tunnel's request_timeout.",
             Self::SlowBody => "Check the connection and try again.",
         }
     }
@@ -256,9 +263,10 @@ mod tests {
             (Problem::Refused, 502),
             (Problem::Unhealthy(String::new()), 502),
             (Problem::BadAnswer, 502),
+            (Problem::NoAnswer, 502),
             (Problem::Lost, 502),
             (Problem::Draining, 503),
-            (Problem::Timeout(second), 504),
+            (Problem::Timeout(Some(second)), 504),
             (Problem::TooLarge, 431),
             (Problem::SlowBody, 408),
         ] {

@@ -120,7 +120,8 @@ impl State {
         if let RouteKey::Port(port) = key
             && let Err(error) = self.ports.open(self, port)
         {
-            self.registry.release(&key, &session.id, claimed.epoch).await;
+            // As a whole, or the port would stay this account's for ever.
+            self.release(&key, &session.id, claimed.epoch).await;
             return Err(fault("port_unavailable", error, "ask for another port, or 0 for any"));
         }
         let published = Published {
@@ -131,7 +132,10 @@ impl State {
             url: url.clone(),
             _use: tunnel_use,
         };
-        session.with_tunnels(|tunnels| tunnels.insert(spec.id, published));
+        if let Some(rival) = session.with_tunnels(|tunnels| tunnels.insert(spec.id, published)) {
+            // Two messages at once for one number: the later one has it, and nothing of the other may stay.
+            self.release(&rival.key, &session.id, rival.epoch).await;
+        }
         if session.is_over() {
             // It ended while it registered: nobody else would take the claim back.
             self.unregister(session, spec.id).await;
@@ -254,6 +258,7 @@ impl State {
                 let expires = grant.expires.map(adit_core::timestamp::unix);
                 self.audit.refreshed(session, &grant.token_id);
                 session.set_grant(grant);
+                self.check_credential(session);
                 RefreshResponse { error: None, expires }
             }
             Ok(_) => RefreshResponse {

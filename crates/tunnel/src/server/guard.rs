@@ -103,6 +103,8 @@ pub(super) struct Guarded<S> {
     ready: Vec<u8>,
     read: usize,
     closed: bool,
+    /// A bad head was found: nothing behind it is read any more.
+    refused: bool,
     /// The body that is being read is malformed: its request must not end as a whole one.
     broken: bool,
     times: GuardTimes,
@@ -122,6 +124,7 @@ impl<S> Guarded<S> {
             ready: Vec::new(),
             read: 0,
             closed: false,
+            refused: false,
             broken: false,
             times,
             timer: None,
@@ -137,8 +140,12 @@ impl<S> Guarded<S> {
             if !fault.in_body() {
                 self.findings.note(self.guard.heads_passed() + 1, fault);
                 self.ready.extend_from_slice(STAND_IN);
+                self.refused = true;
+            } else {
+                self.findings.note(self.guard.heads_passed(), fault);
+                self.closed = true;
+                self.broken = true;
             }
-            self.closed = true;
         }
         let now = Instant::now();
         self.used = now;
@@ -210,6 +217,10 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
     /// Reads until checked bytes are there, or the visitor has ended its direction.
     fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ready.is_empty() && !self.closed {
+            if self.refused {
+                // Not an end, which counts as the visitor's leaving: the answer to the stand-in ends the connection.
+                return Poll::Pending;
+            }
             let got = BUFFER.with_borrow_mut(|buffer| {
                 buffer.resize(CHUNK, 0);
                 let mut chunk = ReadBuf::new(buffer);

@@ -112,12 +112,13 @@ impl PublicEntrance {
         });
         let config = self.state.config.load();
         let serving = hyper::server::conn::http1::Builder::new()
-            .half_close(true)
+            // A visitor who ends its direction has left, as with other proxies: its request is cancelled. No
+            // `pipeline_flush` either: with it hyper buffers a whole answer for a visitor who does not read.
+            .half_close(false)
             // The guard sees to slow heads and idle connections, and tells the two apart.
             .header_read_timeout(None)
             .max_buf_size(config.limits.head_size.max(16 * 1024))
             .max_headers(config.limits.headers + 1)
-            .pipeline_flush(true)
             .serve_connection(TokioIo::new(io), service)
             .with_upgrades();
         drop(config);

@@ -18,6 +18,10 @@ struct Reservation {
     released: u64,
 }
 
+/// Names an account may hold while nobody serves them; far more than one has agents for. Beyond, its oldest is
+/// forgotten: registering and leaving must not be a way to take all names, or all memory.
+const HELD_MAX: usize = 500;
+
 /// Names and who holds them.
 #[derive(Debug)]
 pub(crate) struct Reservations {
@@ -71,8 +75,10 @@ impl Reservations {
     pub(crate) fn released(&self, name: &str, now: SystemTime) {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = by_name.get_mut(name) {
-            held.released = timestamp::unix(now);
+            held.released = timestamp::unix(now).max(1);
             self.changed.store(true, Ordering::Relaxed);
+            let account = held.account.clone();
+            forget_oldest(&mut by_name, &account);
         }
     }
 
@@ -96,6 +102,20 @@ impl Reservations {
             self.changed.store(true, Ordering::Relaxed);
         }
         written
+    }
+}
+
+/// Makes an account keep to [`HELD_MAX`].
+fn forget_oldest(by_name: &mut HashMap<String, Reservation>, account: &str) {
+    // Far below the bound nobody can be over it.
+    if by_name.len() <= HELD_MAX {
+        return;
+    }
+    let held = || by_name.iter().filter(|(_, r)| r.released > 0 && r.account == account);
+    if held().count() > HELD_MAX
+        && let Some(oldest) = held().min_by_key(|(_, r)| r.released).map(|(name, _)| name.clone())
+    {
+        by_name.remove(&oldest);
     }
 }
 
@@ -131,6 +151,19 @@ mod tests {
         names.released("app", now);
         assert!(names.take("app", "b", now + DAY, DAY).is_ok());
         std::fs::remove_dir_all(dir).unwrap();
+    }
+
+    #[test]
+    fn s7_one_account_cannot_hold_names_without_end() {
+        let names = Reservations::load(Path::new("/nowhere/names.json"), timestamp::from_unix(1));
+        names.take("theirs", "b", timestamp::from_unix(5), DAY).unwrap();
+        names.released("theirs", timestamp::from_unix(5));
+        for number in 0..HELD_MAX as u64 + 10 {
+            let (name, now) = (format!("n{number}"), timestamp::from_unix(10 + number));
+            names.take(&name, "a", now, DAY).unwrap();
+            names.released(&name, now);
+        }
+        assert!(!names.is_held("n0") && names.is_held("n10") && names.is_held("theirs"));
     }
 
     #[test]

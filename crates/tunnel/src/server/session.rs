@@ -60,6 +60,8 @@ struct Inner {
     nonces: HashSet<String>,
     /// The older session of this agent, retired once this one has registered.
     previous: Option<Arc<Session>>,
+    /// It was told to end; a lane that starts only now ends with it.
+    closed: bool,
     over: bool,
 }
 
@@ -74,6 +76,7 @@ impl Session {
             grant: parts.grant,
             nonces: HashSet::new(),
             previous: None,
+            closed: false,
             over: false,
         };
         // A session may use half of its account's memory.
@@ -207,9 +210,15 @@ impl Session {
     /// Ends all lanes.
     pub(super) fn close(&self, code: ErrorCode, text: &str) {
         self.draining.store(true, Ordering::Relaxed);
+        self.lock().closed = true;
         for lane in self.lanes() {
             lane.close(code, text);
         }
+    }
+
+    /// Whether [`Session::close`] was called.
+    pub(super) fn is_closed(&self) -> bool {
+        self.lock().closed
     }
 
     /// Streams that still run.
@@ -242,7 +251,6 @@ pub(super) struct SessionParts {
     pub(super) window: u32,
     pub(super) window_pool: u64,
     pub(super) grant: Grant,
-    pub(super) previous: Option<Arc<Session>>,
     pub(super) state: Weak<State>,
     pub(super) agent_use: Use,
 }

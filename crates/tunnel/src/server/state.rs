@@ -205,14 +205,16 @@ impl State {
     /// Reads the files behind authentication anew and ends sessions whose credential no longer stands.
     pub(super) fn reload_credentials(&self) -> Result<(), AuthFilesError> {
         self.credentials.reload(&self.config.load())?;
-        let now = SystemTime::now();
-        for session in self.all_sessions() {
-            let grant = session.grant();
-            if !self.credentials.still_valid(&grant, now) {
-                self.expel(&session, if grant.expired(now) { "token_expired" } else { "token_revoked" });
-            }
-        }
+        self.all_sessions().iter().for_each(|session| self.check_credential(session));
         Ok(())
+    }
+
+    /// Ends a session whose credential does not stand any more.
+    pub(super) fn check_credential(&self, session: &Arc<Session>) {
+        let (grant, now) = (session.grant(), SystemTime::now());
+        if !self.credentials.still_valid(&grant, now) {
+            self.expel(session, if grant.expired(now) { "token_expired" } else { "token_revoked" });
+        }
     }
 
     /// Ends a session whose credential is over.

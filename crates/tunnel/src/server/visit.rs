@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use adit_core::authority::{HostPort, request_host};
 use adit_core::forwarded::{Arrival, Claimed, Forwarding, drop_hop_by_hop};
@@ -172,6 +172,7 @@ async fn carry(
     let sent_at = Instant::now();
     let (stream, in_flight) = open_stream(&admitted, open, !has_body && !upgrade)?;
     let stream = Arc::new(stream);
+    let abandoned = Abandoned(Some(Arc::clone(&stream)));
     state.metrics.streams.inc();
     let flight = Flight { _stream_use: admitted.stream_use, _in_flight: in_flight, state: Arc::clone(state) };
     state.metrics.streams_active.inc();
@@ -188,11 +189,33 @@ async fn carry(
     };
     state.metrics.first_byte(&times);
     record.answered(status.as_u16(), flight);
+    abandoned.keep();
     if status == StatusCode::SWITCHING_PROTOCOLS {
         let Some(on_upgrade) = on_upgrade else { return Err(Problem::BadAnswer) };
         return Ok(switch(state, &admitted.account, stream, headers, on_upgrade, record));
     }
+    if upgrade {
+        // Refused: nothing will be sent on the byte pipe that does not come to be.
+        let _ = stream.finish();
+    }
     Ok(answer(state, &admitted.account, stream, (status, headers), (&method, upgrade), &times, record))
+}
+
+/// Cancels a stream whose visitor leaves before there is an answer; its upload may hold it too.
+struct Abandoned(Option<Arc<Stream>>);
+
+impl Abandoned {
+    fn keep(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0.take() {
+            stream.reset(ErrorCode::Cancel);
+        }
+    }
 }
 
 /// Holds an answer's head to one reading: an agent is another party, and a proxy in front of us may keep our connections.
@@ -389,7 +412,7 @@ async fn await_head(state: &State, stream: &Arc<Stream>, slow: Option<upload::Sl
                     }
                 }
                 Ok(_) => return Err(Problem::BadAnswer),
-                Err(error) => return Err(problem_of(error.into(), patience)),
+                Err(error) => return Err(problem_of(error.into())),
             }
         }
     };
@@ -402,19 +425,21 @@ async fn await_head(state: &State, stream: &Arc<Stream>, slow: Option<upload::Sl
             },
         }
     });
-    let result = waited.await.unwrap_or(Err(Problem::Timeout(patience)));
+    let result = waited.await.unwrap_or(Err(Problem::Timeout(Some(patience))));
     if let Err(problem) = &result {
         stream.reset(if matches!(problem, Problem::Timeout(_)) { ErrorCode::Timeout } else { ErrorCode::Cancel });
     }
     result
 }
 
-fn problem_of(error: BodyError, patience: Duration) -> Problem {
+fn problem_of(error: BodyError) -> Problem {
     let BodyError::Reset(code) = error else { return Problem::BadAnswer };
     match code {
         ErrorCode::Connect => Problem::Refused,
-        ErrorCode::Timeout => Problem::Timeout(patience),
-        ErrorCode::BadAnswer | ErrorCode::Truncated | ErrorCode::Protocol => Problem::BadAnswer,
+        // The agent's own limit, which we do not know.
+        ErrorCode::Timeout => Problem::Timeout(None),
+        ErrorCode::Truncated => Problem::NoAnswer,
+        ErrorCode::BadAnswer | ErrorCode::Protocol => Problem::BadAnswer,
         ErrorCode::Unhealthy => Problem::Unhealthy(String::new()),
         _ => Problem::Lost,
     }

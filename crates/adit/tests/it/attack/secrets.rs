@@ -51,7 +51,7 @@ async fn s6_no_token_is_shown_anywhere_at_the_highest_log_level() {
         assert!(!all.contains(&secret_of(secret)[..16]), "a part of a token is shown");
     }
     assert!(!all.contains(password), "what was tried is shown");
-    assert!(all.contains("DEBUG") || all.contains("TRACE"), "the logs were as loud as they get");
+    assert!(all.contains("agent connected") && all.contains("agent refused"), "there was something to be shown");
 }
 
 #[tokio::test]

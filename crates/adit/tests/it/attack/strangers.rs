@@ -58,7 +58,8 @@ async fn s1_silent_connections_on_each_listener_do_not_delay_a_new_agent() {
 
 #[tokio::test]
 async fn s1_running_out_of_descriptors_neither_ends_nor_spins_the_server_and_it_recovers() {
-    let server = Server::start().await;
+    // A reload that comes just then cannot read its files, and says so.
+    let server = Server::setup().errors_expected().start().await;
     let origin = HttpOrigin::start().await.unwrap();
     let agent = Publish::to(&server).http("app1", origin.addr()).start().await;
     let pid = Pid::from_raw(i32::try_from(server.process().pid()).unwrap()).unwrap();
@@ -81,8 +82,12 @@ async fn s1_running_out_of_descriptors_neither_ends_nor_spins_the_server_and_it_
         (answer.status == 200).then_some(())
     })
     .await;
-    let mut late = RawAgent::start(&server).await;
-    late.publish("late").await.unwrap();
+    let token = server.token("acme");
+    eventually(DEADLINE, "a token made after the flood is known", || async {
+        RawAgent::with_token(&server, &token, "late").await.ok()
+    })
+    .await;
+    assert!(!server.process().stderr().contains("panicked"));
     drop(agent);
 }
 
@@ -294,10 +299,10 @@ async fn s1_a_cut_handshake_message_after_the_handshake_neither_stops_nor_spins_
 async fn s3_a_large_handshake_message_in_many_records_is_refused() {
     let server = Server::setup().section(SHORT).start().await;
     let (mut tcp, mut sealer) = by_hand(server.agents).await;
-    // It claims to be 16 MiB long, and comes in pieces of 4 KiB.
-    let mut piece = vec![24, 0xff, 0xff, 0xff];
+    // It claims to be 60,000 bytes long, which TLS allows, and comes in pieces of 4 KiB.
+    let mut piece = vec![24, 0, 0xea, 0x60];
     piece.resize(4096, 0);
-    for _ in 0..64 {
+    for _ in 0..15 {
         if tcp.write_all(&sealer.seal(&piece, HANDSHAKE)).await.is_err() {
             break;
         }
@@ -328,7 +333,7 @@ async fn s1_a_session_survives_the_ends_of_strangers() {
     let mut agent = RawAgent::publishing(&server, "steady").await;
     for _ in 0..20 {
         let tcp = TcpStream::connect(server.agents).await.unwrap();
-        testkit::raw::Client::new(tcp).reset();
+        raw::Client::new(tcp).reset();
         drop(Wire::connect(server.agents).await.unwrap());
     }
     let visitor = server.get("steady", "/");

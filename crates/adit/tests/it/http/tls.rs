@@ -15,7 +15,7 @@ struct Secure {
 
 async fn secure() -> Secure {
     let ca = TestCa::new().expect("an authority");
-    let leaf = ca.leaf("public", &["*.localhost", "localhost"]).expect("a certificate");
+    let leaf = ca.leaf("public", &["app1.localhost", "app2.localhost", "shop.localhost"]).expect("a certificate");
     let tls = format!("tls: {{ cert: {}, key: {} }}", leaf.cert.display(), leaf.key.display());
     let server = Server::setup().public(&tls).start().await;
     let origin = HttpOrigin::start().await.expect("a local service");
@@ -43,7 +43,7 @@ async fn a_certificate_is_replaced_when_its_files_change_and_connections_stay() 
     let mut old = Client::connect_tls(secure.server.public, "app1.localhost", client()).await.unwrap();
     let host = secure.server.host("app1");
     assert_eq!(old.get(&host, "/").await.unwrap().status, 200);
-    let leaf = secure.ca.leaf("public", &["*.localhost", "new.example"]).unwrap();
+    let leaf = secure.ca.leaf("public", &["app1.localhost", "new.example"]).unwrap();
     eventually(DEADLINE, "the new certificate", || async {
         let stream = raw::tls(secure.server.public, "app1.localhost", client()).await.ok()?;
         let shown = stream.get_ref().1.peer_certificates()?.first()?.clone();
@@ -56,7 +56,7 @@ async fn a_certificate_is_replaced_when_its_files_change_and_connections_stay() 
 #[tokio::test]
 async fn a_broken_certificate_file_leaves_the_old_one_in_force() {
     let ca = TestCa::new().unwrap();
-    let leaf = ca.leaf("public", &["*.localhost"]).unwrap();
+    let leaf = ca.leaf("public", &["app1.localhost", "app2.localhost", "shop.localhost"]).unwrap();
     let tls = format!("tls: {{ cert: {}, key: {} }}", leaf.cert.display(), leaf.key.display());
     let server = Server::setup().public(&tls).errors_expected().start().await;
     std::fs::write(&leaf.cert, "not a certificate").unwrap();
@@ -69,7 +69,7 @@ async fn a_broken_certificate_file_leaves_the_old_one_in_force() {
 #[tokio::test]
 async fn s8_a_connection_made_for_one_tenant_does_not_serve_another() {
     let ca = TestCa::new().unwrap();
-    let leaf = ca.leaf("public", &["*.localhost"]).unwrap();
+    let leaf = ca.leaf("public", &["app1.localhost", "app2.localhost", "shop.localhost"]).unwrap();
     let tls = format!("tls: {{ cert: {}, key: {} }}", leaf.cert.display(), leaf.key.display());
     let server = Server::setup().public(&tls).start().await;
     let origin = HttpOrigin::start().await.unwrap();

@@ -21,7 +21,7 @@ pub(crate) struct Setup {
     ports: Option<PortBlock>,
     errors_expected: bool,
     arguments: Vec<String>,
-    before: Option<(String, String)>,
+    before: Vec<(String, String)>,
 }
 
 impl Setup {
@@ -50,9 +50,9 @@ impl Setup {
         self
     }
 
-    /// Writes a file into the data directory before the start.
-    pub(crate) fn file(mut self, name: &str, content: &str) -> Self {
-        self.before = Some((name.to_owned(), content.to_owned()));
+    /// Writes a file of mode 0600 into the data directory before the start.
+    pub(crate) fn secret(mut self, name: &str, content: &str) -> Self {
+        self.before.push((name.to_owned(), content.to_owned()));
         self
     }
 
@@ -114,8 +114,8 @@ impl Server {
             ports,
         };
         std::fs::create_dir_all(server.data_dir()).expect("the data directory");
-        if let Some((name, content)) = &server.setup.before {
-            std::fs::write(server.data_dir().join(name), content).expect("a file before the start");
+        for (name, content) in &server.setup.before {
+            write_secret(&server.data_dir().join(name), content).expect("a file before the start");
         }
         std::fs::write(server.config_path(), server.yaml("")).expect("the server's file");
         server.run().await;
