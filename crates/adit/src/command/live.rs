@@ -83,6 +83,7 @@ impl Live {
         ready: Component,
         scope: Scope,
     ) {
+        self.say_metrics();
         let mut due: Option<Instant> = None;
         loop {
             let frame = async {
@@ -112,6 +113,16 @@ impl Live {
         }
         if self.form == Form::View {
             self.draw();
+        }
+    }
+
+    /// The view shows it all the time; others must hear of it, as the port may be one that was free.
+    fn say_metrics(&self) {
+        let Some(address) = self.metrics else { return };
+        match self.form {
+            Form::View => {}
+            Form::Lines => terminal::say(&format!("metrics  http://{address}/metrics")),
+            Form::Json => terminal::data(&format!("{}\n", json!({ "event": "metrics", "address": address.to_string() }))),
         }
     }
 

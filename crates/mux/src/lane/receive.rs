@@ -142,6 +142,9 @@ impl<D: Default> Lane<D> {
         // Resets of own streams are bounded by what this side opens: a local service that is down answers each so.
         if !self.is_own(header.stream) {
             self.budgets.charge(now, Cheap::Reset)?;
+        } else if self.get_mut(key).is_some_and(|stream| stream.recv != RecvState::Open && stream.may_send().is_err()) {
+            // There is nothing left to reset, until its holder lets go of it.
+            self.budgets.charge(now, Cheap::Late)?;
         }
         let code = <[u8; 2]>::try_from(payload).map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(b)));
         self.abort(key, code);

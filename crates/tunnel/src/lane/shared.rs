@@ -20,7 +20,7 @@ pub(crate) struct Wakers {
 }
 
 impl Wakers {
-    fn take_all(&mut self) -> [Option<Waker>; 3] {
+    pub(super) fn take_all(&mut self) -> [Option<Waker>; 3] {
         [self.read.take(), self.write.take(), self.reset.take()]
     }
 }

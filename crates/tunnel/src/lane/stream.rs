@@ -9,6 +9,7 @@ use mux::lane::StreamError;
 use mux::{ErrorCode, Incoming, Key};
 
 use super::LaneShared;
+use super::shared::Wakers;
 
 /// Bytes after which a stream counts as bulk, so that new streams avoid its lane.
 const BULK_AFTER: u64 = 1 << 20;
@@ -147,9 +148,14 @@ impl Stream {
         self.lane.with(|lane, now| lane.finish(now, self.key))
     }
 
-    /// Aborts the stream.
+    /// Aborts the stream. Whoever waits on it through another handle is woken, and sees that it is closed.
     pub fn reset(&self, code: ErrorCode) {
-        self.lane.with(|lane, _| lane.reset(self.key, code));
+        let mut core = self.lane.lock();
+        let waiting = core.machine.data_mut(self.key).map(Wakers::take_all).unwrap_or_default();
+        core.machine.reset(self.key, code);
+        let task = core.nudge();
+        drop(core);
+        waiting.into_iter().flatten().chain(task).for_each(Waker::wake);
     }
 
     /// Waits until the peer resets the stream or the lane is over.

@@ -147,7 +147,13 @@ impl TlsPipe {
             let used = self.decrypt(&mut kept, sink)?;
             kept.drain(..used);
             self.partial = kept;
-            return Poll::Ready(Ok(!self.peer_closed));
+            if used > 0 || self.peer_closed {
+                return Poll::Ready(Ok(!self.peer_closed));
+            }
+            // A handshake message in pieces (RFC 8446 section 5.1): nothing comes of it until the rest is there.
+        }
+        if self.partial.len() > RECORD_MAX {
+            return Poll::Ready(Err(TlsFault::Buffer("a handshake message is too long")));
         }
         INCOMING.with_borrow_mut(|buffer| {
             buffer.resize(RECORD_MAX + READ_CHUNK, 0);

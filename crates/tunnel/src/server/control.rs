@@ -113,9 +113,16 @@ impl State {
             session: session.id.clone(),
             tunnel: spec.id,
         };
-        let claimed = self.registry.claim(claim).await.map_err(|error| match error {
-            ClaimError::Taken => name_taken(&key),
-            ClaimError::Unavailable(why) => fault("unavailable", why, "it is tried again"),
+        let claimed = self.registry.claim(claim).await.map_err(|error| {
+            if let RouteKey::Port(port) = key
+                && self.registry.lookup(&key).is_none()
+            {
+                self.ports.close(port);
+            }
+            match error {
+                ClaimError::Taken => name_taken(&key),
+                ClaimError::Unavailable(why) => fault("unavailable", why, "it is tried again"),
+            }
         })?;
         if let RouteKey::Port(port) = key
             && let Err(error) = self.ports.open(self, port)
@@ -199,7 +206,7 @@ impl State {
         TunnelName::parse(&name).map_err(|error| fault("invalid_name", error.to_string(), "say which one: --as NAME"))
     }
 
-    fn tcp_route(&self, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
+    fn tcp_route(self: &Arc<Self>, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
         let config = self.config.load();
         let grant = session.grant();
         let Some(range) = config.public.tcp_ports else {
@@ -219,8 +226,16 @@ impl State {
                 .iter()
                 .filter(|port| allowed(*port))
                 .find(|port| {
+                    // Bound first: a port that another program has must not be reserved.
                     let key = RouteKey::Port(*port);
-                    self.registry.lookup(&key).is_none() && self.reserve(session, &key).is_ok()
+                    if self.registry.lookup(&key).is_some() || !self.ports.open_new(self, *port) {
+                        return false;
+                    }
+                    let reserved = self.reserve(session, &key).is_ok();
+                    if !reserved {
+                        self.ports.close(*port);
+                    }
+                    reserved
                 })
                 .ok_or_else(|| fault("no_free_port", "no TCP port is free for this token", "unpublish one"))?
         } else {

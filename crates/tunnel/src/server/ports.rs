@@ -58,6 +58,11 @@ impl Ports {
         Ok(())
     }
 
+    /// Starts listening on a port nobody serves; false when somebody does, here or in another program.
+    pub(super) fn open_new(&self, state: &Arc<State>, port: u16) -> bool {
+        !self.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&port) && self.open(state, port).is_ok()
+    }
+
     /// Stops listening; connections that run are left alone.
     pub(super) fn close(&self, port: u16) {
         if let Some(scope) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port) {

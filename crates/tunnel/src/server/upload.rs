@@ -14,6 +14,7 @@ use mux::ErrorCode;
 use tokio::sync::oneshot;
 
 use super::account::Account;
+use super::answer::Problem;
 use super::record::Record;
 use super::state::State;
 use crate::Stream;
@@ -23,14 +24,15 @@ use crate::wire_http::trailer_block;
 /// How long a body may be slow before it is judged.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Tells when a body was given up because it came too slowly.
-pub(super) struct Slow(oneshot::Receiver<()>);
+/// Tells when a body was given up, and why.
+pub(super) struct GivenUp(oneshot::Receiver<Problem>);
 
-impl Slow {
+impl GivenUp {
     /// Resolves when the body was given up; never, when it was not.
-    pub(super) async fn wait(self) {
-        if self.0.await.is_err() {
-            std::future::pending().await
+    pub(super) async fn wait(self) -> Problem {
+        match self.0.await {
+            Ok(problem) => problem,
+            Err(_) => std::future::pending().await,
         }
     }
 }
@@ -42,8 +44,8 @@ pub(super) fn start(
     body: Incoming,
     account: &Arc<Account>,
     record: &Record,
-) -> Slow {
-    let (tell, slow) = oneshot::channel();
+) -> GivenUp {
+    let (tell, given_up) = oneshot::channel();
     let stream = Arc::clone(stream);
     let throttle = Arc::clone(&account.upload);
     let uploaded = record.uploaded();
@@ -54,32 +56,26 @@ pub(super) fn start(
             uploaded.fetch_add(bytes as u64, Ordering::Relaxed);
         };
         match send(&stream, body, &throttle, min_rate, counted).await {
-            Outcome::Done => {}
-            Outcome::VisitorLeft => stream.reset(ErrorCode::Cancel),
-            Outcome::TooSlow => {
+            None => {}
+            Some(problem) => {
                 // The answer is decided before the stream ends, so that it says why.
-                let _ = tell.send(());
+                let _ = tell.send(problem);
                 tokio::task::yield_now().await;
                 stream.reset(ErrorCode::Cancel);
             }
         }
     });
-    Slow(slow)
+    GivenUp(given_up)
 }
 
-enum Outcome {
-    Done,
-    VisitorLeft,
-    TooSlow,
-}
-
+/// Sends a body as far as it comes and is wanted; tells why it was given up, if it was.
 async fn send(
     stream: &Stream,
     body: Incoming,
     throttle: &Throttle,
     min_rate: Option<u64>,
     counted: impl Fn(usize),
-) -> Outcome {
+) -> Option<Problem> {
     let mut body = pin!(body);
     let mut pace = Pace { rate: min_rate.unwrap_or(0), waited: Duration::ZERO, bytes: 0 };
     loop {
@@ -89,13 +85,14 @@ async fn send(
             None => next.await,
             Some(patience) => match tokio::time::timeout(patience, next).await {
                 Ok(frame) => frame,
-                Err(_) => return Outcome::TooSlow,
+                Err(_) => return Some(Problem::SlowBody),
             },
         };
         pace.waited += asked.elapsed();
         let frame = match frame {
             None => break,
-            Some(Err(_)) => return Outcome::VisitorLeft,
+            // The visitor left, or what it sends is no body.
+            Some(Err(_)) => return Some(Problem::BadRequest(400, "its body was cut short".into())),
             Some(Ok(frame)) => frame,
         };
         match frame.into_data() {
@@ -104,7 +101,7 @@ async fn send(
                 pace.bytes += n as u64;
                 // The agent wants no more of it: its answer may be on its way all the same.
                 if stream.send(data).await.is_err() {
-                    return Outcome::Done;
+                    return None;
                 }
                 counted(n);
                 if let Some(wait) = throttle.charge(n) {
@@ -115,13 +112,13 @@ async fn send(
                 let trailers = frame.into_trailers().ok().map(harmless);
                 if let Some(block) = trailers.and_then(|trailers| trailer_block(&trailers)) {
                     let _ = stream.send_head(block, true);
-                    return Outcome::Done;
+                    return None;
                 }
             }
         }
     }
     let _ = stream.finish();
-    Outcome::Done
+    None
 }
 
 /// Trailers without what is for heads alone (RFC 9110 section 6.5.1), above all what we say of the visitor (S10).

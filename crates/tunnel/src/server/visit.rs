@@ -176,8 +176,8 @@ async fn carry(
     state.metrics.streams.inc();
     let flight = Flight { _stream_use: admitted.stream_use, _in_flight: in_flight, state: Arc::clone(state) };
     state.metrics.streams_active.inc();
-    let slow = has_body.then(|| upload::start(state, &stream, body, &admitted.account, record));
-    let head = await_head(state, &stream, slow).await?;
+    let given_up = has_body.then(|| upload::start(state, &stream, body, &admitted.account, record));
+    let head = await_head(state, &stream, given_up).await?;
     let status = StatusCode::from_u16(head.status).map_err(|_| Problem::BadAnswer)?;
     let timing = head.timing;
     let mut headers = read_headers(head.headers).map_err(|_| Problem::BadAnswer)?;
@@ -399,7 +399,7 @@ fn open_stream(admitted: &Admitted, mut open: Open, end: bool) -> Result<(Stream
 }
 
 /// Waits for the answer's head.
-async fn await_head(state: &State, stream: &Arc<Stream>, slow: Option<upload::Slow>) -> Result<AnswerHead, Problem> {
+async fn await_head(state: &State, stream: &Arc<Stream>, given_up: Option<upload::GivenUp>) -> Result<AnswerHead, Problem> {
     let patience = state.config.load().limits.response_timeout;
     let head = async {
         loop {
@@ -417,11 +417,11 @@ async fn await_head(state: &State, stream: &Arc<Stream>, slow: Option<upload::Sl
         }
     };
     let waited = tokio::time::timeout(patience, async {
-        match slow {
+        match given_up {
             None => head.await,
-            Some(slow) => tokio::select! {
+            Some(given_up) => tokio::select! {
                 head = head => head,
-                () = slow.wait() => Err(Problem::SlowBody),
+                problem = given_up.wait() => Err(problem),
             },
         }
     });

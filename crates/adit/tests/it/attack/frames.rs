@@ -232,7 +232,7 @@ async fn s4_floods_on_streams_end_the_lane() {
     for (what, kind, flag, payload, count) in [
         ("empty data", FrameType::Data, 0, b"".as_slice(), 200),
         ("tiny windows", FrameType::Window, 0, tiny, 2_000),
-        ("resets of a stream that is gone", FrameType::Close, flags::RST, cancel, 80_000),
+        ("resets of a stream that is gone", FrameType::Close, flags::RST, cancel, 300_000),
     ] {
         let server = Server::start().await;
         let mut agent = RawAgent::publishing(&server, "app1").await;

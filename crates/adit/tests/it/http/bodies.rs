@@ -218,20 +218,3 @@ async fn an_answer_that_comes_before_the_upload_is_over_reaches_the_visitor() {
     assert_eq!(answer.status, 413, "curl exit {}", answer.exit);
     assert_eq!(tunnel.server.get("app1", "/").await.status, 200);
 }
-
-#[tokio::test]
-async fn many_requests_at_once_share_one_http_2_connection() {
-    let tunnel = Tunnel::start().await;
-    let config = tunnel.server.dir().join("many");
-    let text: String = (0..50)
-        .map(|n| format!("url = \"{}\"\noutput = \"{}/out{n}\"\n", tunnel.url(&format!("/bytes/{}", 10_000 + n)), tunnel.server.dir().display()))
-        .collect();
-    std::fs::write(&config, text).unwrap();
-    let file = config.display().to_string();
-    let answer = curl(&["--http2-prior-knowledge", "--parallel", "--parallel-max", "50", "-K", &file]).await;
-    assert_eq!(answer.exit, 0);
-    for n in 0..50 {
-        let body = std::fs::read(tunnel.server.dir().join(format!("out{n}"))).unwrap();
-        assert_eq!(body, pattern(0, 10_000 + n), "answer {n}");
-    }
-}

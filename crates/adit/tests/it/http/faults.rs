@@ -56,9 +56,9 @@ async fn a_tunnels_own_request_timeout_is_a_504() {
 #[tokio::test]
 async fn a_service_that_answers_with_garbage_or_closes_is_a_502() {
     let tunnel = Tunnel::start().await;
-    for path in ["/garbage", "/reset"] {
+    for (path, word) in [("/garbage", "bad_answer"), ("/reset", "no_answer")] {
         let answer = tunnel.server.get("app1", path).await;
-        assert_eq!(said(&answer), (502, "bad_answer"), "{path}");
+        assert_eq!(said(&answer), (502, word), "{path}");
         assert!(answer.text().contains("hint: "), "{path}: {}", answer.text());
         assert_eq!(tunnel.server.get("app1", "/").await.status, 200, "after {path}");
     }
@@ -136,22 +136,25 @@ async fn a_visitor_who_leaves_cancels_the_local_request_within_a_second() {
 }
 
 #[tokio::test]
-async fn a_visitor_who_leaves_an_upload_nobody_reads_cancels_it_too() {
-    let tunnel_server = Server::start().await;
+async fn an_upload_that_nobody_reads_ends_with_the_response_timeout_and_leaves_nothing_behind() {
+    let server = Server::setup().section("limits: { response_timeout: 1s }").start().await;
     let deaf = FaultyListener::start(Behaviour::Deaf).await.unwrap();
-    let _agent = Publish::to(&tunnel_server).http("app1", deaf.addr()).start().await;
-    let mut client = Client::connect(tunnel_server.public).await.unwrap();
+    let _agent = Publish::to(&server).http("app1", deaf.addr()).start().await;
+    let mut client = Client::connect(server.public).await.unwrap();
     let length = [("Content-Length", "100000000")];
-    client.send(&raw::head("POST", &tunnel_server.host("app1"), "/", &length, None)).await.unwrap();
+    client.send(&raw::head("POST", &server.host("app1"), "/", &length, None)).await.unwrap();
     // Far more than any window: the last piece is not taken.
     let piece = noise::bytes(1, 1 << 20);
-    while tokio::time::timeout(Duration::from_millis(500), client.send(&piece)).await.is_ok_and(|sent| sent.is_ok()) {}
-    assert_eq!(tunnel_server.metric("tunnel_streams_active").await, Some(1.0));
+    while tokio::time::timeout(Duration::from_millis(300), client.send(&piece)).await.is_ok_and(|sent| sent.is_ok()) {}
     client.reset();
-    eventually(DEADLINE, "the end of the stream", || async {
-        (tunnel_server.metric("tunnel_streams_active").await == Some(0.0)).then_some(())
-    })
-    .await;
+    for gauge in ["tunnel_streams_active", "tunnel_visitor_connections", "tunnel_window_memory_bytes"] {
+        eventually(DEADLINE, gauge, || async { (server.metric(gauge).await == Some(0.0)).then_some(()) }).await;
+    }
+    // A task that was left behind would be waited for.
+    let asked = Instant::now();
+    server.process().terminate().unwrap();
+    assert_eq!(server.process().exited(DEADLINE).await.unwrap().code(), Some(0));
+    assert!(asked.elapsed() < Duration::from_secs(3), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

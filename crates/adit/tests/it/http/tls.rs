@@ -1,7 +1,7 @@
 //! The public listener with a certificate.
 
 use testkit::cert::TestCa;
-use testkit::origin::HttpOrigin;
+use testkit::origin::{HttpOrigin, pattern};
 use testkit::raw::{self, Client};
 
 use crate::support::{DEADLINE, Publish, Server, curl, eventually};
@@ -90,4 +90,22 @@ async fn plain_bytes_on_the_tls_port_do_not_disturb_it() {
     let ca = secure.ca.path().display().to_string();
     let answer = curl(&["--cacert", &ca, secure.agent.url()]).await;
     assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn many_requests_at_once_share_one_http_2_connection() {
+    let secure = secure().await;
+    let dir = secure.server.dir().display();
+    let text: String = (0..50)
+        .map(|n| format!("url = \"{}/bytes/{}\"\noutput = \"{dir}/out{n}\"\n", secure.agent.url(), 10_000 + n))
+        .collect();
+    let config = secure.server.dir().join("many");
+    std::fs::write(&config, text).unwrap();
+    let (ca, config) = (secure.ca.path().display().to_string(), config.display().to_string());
+    let answer = curl(&["--cacert", &ca, "--http2", "--parallel", "--parallel-max", "50", "-K", &config]).await;
+    assert_eq!(answer.exit, 0);
+    for n in 0..50 {
+        let body = std::fs::read(secure.server.dir().join(format!("out{n}"))).unwrap_or_default();
+        assert_eq!(body, pattern(0, 10_000 + n), "answer {n}");
+    }
 }
