@@ -27,10 +27,7 @@ pub(crate) fn check(root: &Path) -> Outcome {
 }
 
 fn each(root: &Path, act: impl Fn(&Path, &str) -> Result<&'static str, String>) -> Outcome {
-    let mut outcome = Outcome {
-        good: true,
-        text: String::new(),
-    };
+    let mut outcome = Outcome { good: true, text: String::new() };
     for name in PAGES {
         let path = page_path(name);
         let result = generate(root, name).and_then(|page| act(&root.join(&path), &page));

@@ -26,11 +26,7 @@ struct Finding {
 
 impl Finding {
     fn new(path: &Path, line: usize, text: impl Into<String>) -> Self {
-        Self {
-            path: path.to_path_buf(),
-            line,
-            text: text.into(),
-        }
+        Self { path: path.to_path_buf(), line, text: text.into() }
     }
 }
 
@@ -45,10 +41,7 @@ pub(crate) fn run(root: &Path) -> Outcome {
     let files = match files::read_tree(root) {
         Ok(files) => files,
         Err(error) => {
-            return Outcome {
-                good: false,
-                text: format!("tidy: the tree could not be read: {error}\n"),
-            };
+            return Outcome { good: false, text: format!("tidy: the tree could not be read: {error}\n") };
         }
     };
     report(files.len(), &findings(root, &files))
@@ -82,10 +75,7 @@ fn report(checked: usize, found: &[Finding]) -> Outcome {
         1 => writeln!(text, "tidy: 1 finding in {checked} files"),
         many => writeln!(text, "tidy: {many} findings in {checked} files"),
     };
-    Outcome {
-        good: found.is_empty(),
-        text,
-    }
+    Outcome { good: found.is_empty(), text }
 }
 
 #[cfg(test)]
@@ -94,16 +84,10 @@ mod tests {
 
     #[test]
     fn all_findings_are_reported_with_file_and_line() {
-        let found = [
-            Finding::new(Path::new("a.rs"), 3, "too long"),
-            Finding::new(Path::new("b.rs"), 1, "no docs"),
-        ];
+        let found = [Finding::new(Path::new("a.rs"), 3, "too long"), Finding::new(Path::new("b.rs"), 1, "no docs")];
         let outcome = report(7, &found);
         assert!(!outcome.good);
-        assert_eq!(
-            outcome.text,
-            "a.rs:3: too long\nb.rs:1: no docs\ntidy: 2 findings in 7 files\n"
-        );
+        assert_eq!(outcome.text, "a.rs:3: too long\nb.rs:1: no docs\ntidy: 2 findings in 7 files\n");
     }
 
     #[test]
@@ -119,10 +103,7 @@ mod tests {
             path: PathBuf::from("crates/mux/src/helpers.rs"),
             bytes: b"fn f() { let _ = Instant::now(); todo!() }".to_vec(),
         };
-        let texts: Vec<String> = findings(Path::new("."), &[file])
-            .iter()
-            .map(ToString::to_string)
-            .collect();
+        let texts: Vec<String> = findings(Path::new("."), &[file]).iter().map(ToString::to_string).collect();
         assert_eq!(texts.len(), 5, "{texts:#?}");
     }
 }

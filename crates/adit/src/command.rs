@@ -69,7 +69,7 @@ enum Command {
     /// Publish local services at a tunnel server
     Expose(Box<expose::ExposeArguments>),
     /// Run a tunnel server, or manage its tokens
-    Server(server::ServerArguments),
+    Server(Box<server::ServerArguments>),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -94,8 +94,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let output = global.output;
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(&global, &arguments),
-        Command::Expose(arguments) => expose::run(&global, *arguments),
-        Command::Server(arguments) => server::run(&global, arguments),
+        Command::Expose(arguments) => expose::run(&global, &arguments),
+        Command::Server(arguments) => server::run(&global, *arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
             reference::completions(shell);

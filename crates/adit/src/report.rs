@@ -80,7 +80,12 @@ impl Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self { fault: Fault::Config, message: "the configuration has problems".into(), hint: None, problems: Some(problems) }
+        Self {
+            fault: Fault::Config,
+            message: "the configuration has problems".into(),
+            hint: None,
+            problems: Some(problems),
+        }
     }
 }
 

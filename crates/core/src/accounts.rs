@@ -111,12 +111,7 @@ impl TokenStore {
     ///
     /// # Errors
     /// When the account's name is not usable, or the very token is there already.
-    pub fn add(
-        &mut self,
-        token: &Token,
-        new: NewToken,
-        now: SystemTime,
-    ) -> Result<&TokenRecord, StoreError> {
+    pub fn add(&mut self, token: &Token, new: NewToken, now: SystemTime) -> Result<&TokenRecord, StoreError> {
         check_account(&new.account)?;
         let hash = token.hash();
         if self.lookup(&hash).is_some() {
@@ -155,10 +150,7 @@ impl TokenStore {
     #[must_use]
     pub fn lookup(&self, hash: &TokenHash) -> Option<&TokenRecord> {
         let candidates = self.index.get(&hash.bucket())?;
-        candidates
-            .iter()
-            .filter_map(|at| self.tokens.get(*at))
-            .find(|record| record.hash == *hash)
+        candidates.iter().filter_map(|at| self.tokens.get(*at)).find(|record| record.hash == *hash)
     }
 
     /// The record of a public id.
@@ -225,9 +217,7 @@ impl Grant {
     /// Whether it allows this tunnel name. Reserved names are the caller's to refuse as well.
     #[must_use]
     pub fn may_take_name(&self, name: &TunnelName) -> bool {
-        self.allow
-            .iter()
-            .any(|pattern| pattern.matches(name.as_str()))
+        self.allow.iter().any(|pattern| pattern.matches(name.as_str()))
     }
 
     /// Whether it allows this custom host.
@@ -273,9 +263,7 @@ impl Diagnose for Refusal {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown => Some("check that it is the token of this server".to_owned()),
-            Self::Revoked | Self::Expired => {
-                Some("ask for a new one: adit server token create".to_owned())
-            }
+            Self::Revoked | Self::Expired => Some("ask for a new one: adit server token create".to_owned()),
         }
     }
 }
@@ -314,9 +302,7 @@ impl Diagnose for StoreError {
         match self {
             Self::Unknown { .. } => Some("see the ids: adit server token list".to_owned()),
             Self::Duplicate { .. } => None,
-            Self::Account { .. } => {
-                Some("use 1 to 64 letters, digits, `-`, `_`, `.` or `@`".to_owned())
-            }
+            Self::Account { .. } => Some("use 1 to 64 letters, digits, `-`, `_`, `.` or `@`".to_owned()),
         }
     }
 }
@@ -328,9 +314,7 @@ impl Diagnose for StoreError {
 pub fn check_account(name: &str) -> Result<(), StoreError> {
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'@');
     if name.is_empty() || name.len() > 64 || !name.bytes().all(legal) {
-        return Err(StoreError::Account {
-            name: name.to_owned(),
-        });
+        return Err(StoreError::Account { name: name.to_owned() });
     }
     Ok(())
 }
@@ -361,10 +345,7 @@ mod tests {
     fn new_token(account: &str, allow: &[&str]) -> NewToken {
         NewToken {
             account: account.to_owned(),
-            allow: allow
-                .iter()
-                .map(|p| NamePattern::parse(p).unwrap())
-                .collect(),
+            allow: allow.iter().map(|p| NamePattern::parse(p).unwrap()).collect(),
             ..NewToken::default()
         }
     }
@@ -372,9 +353,7 @@ mod tests {
     fn one_token() -> (TokenStore, Token) {
         let mut store = TokenStore::new();
         let token = Token::from_random([1; 32]);
-        store
-            .add(&token, new_token("a", &["app*"]), at(1000))
-            .unwrap();
+        store.add(&token, new_token("a", &["app*"]), at(1000)).unwrap();
         (store, token)
     }
 
@@ -412,10 +391,7 @@ mod tests {
     fn s5_a_token_ends_at_its_expiry() {
         let mut store = TokenStore::new();
         let token = Token::from_random([3; 32]);
-        let new = NewToken {
-            expires: Some(at(2000)),
-            ..new_token("a", &["*"])
-        };
+        let new = NewToken { expires: Some(at(2000)), ..new_token("a", &["*"]) };
         store.add(&token, new, at(1000)).unwrap();
         let grant = store.authenticate(&token, at(1999)).unwrap();
         assert!(!grant.expired(at(1999)) && grant.expired(at(2000)));
@@ -458,15 +434,8 @@ mod tests {
     #[test]
     fn the_same_token_is_not_stored_twice() {
         let (mut store, token) = one_token();
-        let error = store
-            .add(&token, new_token("b", &["*"]), at(1))
-            .unwrap_err();
-        assert_eq!(
-            error,
-            StoreError::Duplicate {
-                id: token.hash().id()
-            }
-        );
+        let error = store.add(&token, new_token("b", &["*"]), at(1)).unwrap_err();
+        assert_eq!(error, StoreError::Duplicate { id: token.hash().id() });
     }
 
     #[test]
@@ -474,9 +443,7 @@ mod tests {
         let token = Token::from_random([4; 32]);
         let long = "a".repeat(65);
         for name in ["", "a b", "a/b", "é", "a\n", long.as_str()] {
-            let error = TokenStore::new()
-                .add(&token, new_token(name, &[]), at(1))
-                .unwrap_err();
+            let error = TokenStore::new().add(&token, new_token(name, &[]), at(1)).unwrap_err();
             assert!(matches!(error, StoreError::Account { .. }), "{name}");
         }
         assert!(check_account("me@example.com").is_ok());
@@ -510,8 +477,7 @@ mod tests {
 
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
-            (0u8..8, proptest::option::of(0u64..50))
-                .prop_map(|(seed, lives)| Step::Add { seed, lives }),
+            (0u8..8, proptest::option::of(0u64..50)).prop_map(|(seed, lives)| Step::Add { seed, lives }),
             (0u8..8).prop_map(|seed| Step::Revoke { seed }),
             (0u64..20).prop_map(|seconds| Step::Pass { seconds }),
             Just(Step::Reread),

@@ -62,12 +62,7 @@ impl Diagnose for HostFault {
         match self {
             Self::Address => Some("open the tunnel by its host name, not by an address".to_owned()),
             Self::NotAscii => Some("write the name in its `xn--` form".to_owned()),
-            Self::Missing
-            | Self::Duplicate
-            | Self::Mismatch
-            | Self::Userinfo
-            | Self::Port
-            | Self::Name => None,
+            Self::Missing | Self::Duplicate | Self::Mismatch | Self::Userinfo | Self::Port | Self::Name => None,
         }
     }
 }
@@ -79,19 +74,13 @@ impl Diagnose for HostFault {
 ///
 /// # Errors
 /// When there is none or more than one, when two places disagree, or when it is no legal host name.
-pub fn request_host(
-    hosts: &[&[u8]],
-    uri_authority: Option<&str>,
-    version2: bool,
-) -> Result<HostPort, HostFault> {
+pub fn request_host(hosts: &[&[u8]], uri_authority: Option<&str>, version2: bool) -> Result<HostPort, HostFault> {
     let header = match hosts {
         [] => None,
         [one] => Some(parse_host(one)?),
         [_, _, ..] => return Err(HostFault::Duplicate),
     };
-    let target = uri_authority
-        .map(|text| parse_host(text.as_bytes()))
-        .transpose()?;
+    let target = uri_authority.map(|text| parse_host(text.as_bytes())).transpose()?;
     match (header, target) {
         (None, Some(target)) if version2 => Ok(target),
         (None, _) => Err(HostFault::Missing),
@@ -142,11 +131,7 @@ fn parse_port(text: &str) -> Result<u16, HostFault> {
 
 fn name_fault(host: &str) -> HostFault {
     let bare = host.strip_suffix('.').unwrap_or(host);
-    if bare.rsplit('.').next().is_some_and(is_numeric) {
-        HostFault::Address
-    } else {
-        HostFault::Name
-    }
+    if bare.rsplit('.').next().is_some_and(is_numeric) { HostFault::Address } else { HostFault::Name }
 }
 
 impl std::fmt::Display for HostPort {
@@ -179,31 +164,16 @@ mod tests {
     fn s8_a_missing_or_repeated_host_is_refused() {
         assert_eq!(request_host(&[], None, false), Err(HostFault::Missing));
         assert_eq!(request_host(&[b""], None, false), Err(HostFault::Missing));
-        assert_eq!(
-            request_host(&[b"a.b", b"a.b"], None, false),
-            Err(HostFault::Duplicate)
-        );
-        assert_eq!(
-            request_host(&[b"a.b", b"a.b"], Some("a.b"), true),
-            Err(HostFault::Duplicate)
-        );
+        assert_eq!(request_host(&[b"a.b", b"a.b"], None, false), Err(HostFault::Duplicate));
+        assert_eq!(request_host(&[b"a.b", b"a.b"], Some("a.b"), true), Err(HostFault::Duplicate));
     }
 
     #[test]
     fn s8_the_absolute_form_needs_an_equal_host_header() {
         assert!(request_host(&[b"a.b"], Some("A.B."), false).is_ok());
-        assert_eq!(
-            request_host(&[b"a.b"], Some("c.d"), false),
-            Err(HostFault::Mismatch)
-        );
-        assert_eq!(
-            request_host(&[b"a.b:81"], Some("a.b:82"), false),
-            Err(HostFault::Mismatch)
-        );
-        assert_eq!(
-            request_host(&[], Some("a.b"), false),
-            Err(HostFault::Missing)
-        );
+        assert_eq!(request_host(&[b"a.b"], Some("c.d"), false), Err(HostFault::Mismatch));
+        assert_eq!(request_host(&[b"a.b:81"], Some("a.b:82"), false), Err(HostFault::Mismatch));
+        assert_eq!(request_host(&[], Some("a.b"), false), Err(HostFault::Missing));
     }
 
     #[test]
@@ -211,24 +181,13 @@ mod tests {
         assert!(request_host(&[], Some("a.b"), true).is_ok());
         assert!(request_host(&[b"a.b"], None, true).is_ok());
         assert!(request_host(&[b"a.b"], Some("a.b"), true).is_ok());
-        assert_eq!(
-            request_host(&[b"a.b"], Some("x.b"), true),
-            Err(HostFault::Mismatch)
-        );
+        assert_eq!(request_host(&[b"a.b"], Some("x.b"), true), Err(HostFault::Mismatch));
         assert_eq!(request_host(&[], None, true), Err(HostFault::Missing));
     }
 
     #[test]
     fn s8_addresses_are_a_fault_of_their_own() {
-        for text in [
-            "127.0.0.1",
-            "127.0.0.1:80",
-            "[::1]",
-            "[::1]:80",
-            "::1",
-            "0x7f.1",
-            "1.2.3.4.",
-        ] {
+        for text in ["127.0.0.1", "127.0.0.1:80", "[::1]", "[::1]:80", "::1", "0x7f.1", "1.2.3.4."] {
             assert_eq!(one(text), Err(HostFault::Address), "{text}");
         }
     }
@@ -303,18 +262,9 @@ mod tests {
 
     #[test]
     fn a_host_header_is_checked_even_where_the_target_names_the_host() {
-        assert_eq!(
-            request_host(&[b"user@a.b"], Some("a.b"), true),
-            Err(HostFault::Userinfo)
-        );
-        assert_eq!(
-            request_host(&[b"a.b"], Some("1.2.3.4"), false),
-            Err(HostFault::Address)
-        );
-        assert_eq!(
-            request_host(&[b""], Some("a.b"), true),
-            Err(HostFault::Missing)
-        );
+        assert_eq!(request_host(&[b"user@a.b"], Some("a.b"), true), Err(HostFault::Userinfo));
+        assert_eq!(request_host(&[b"a.b"], Some("1.2.3.4"), false), Err(HostFault::Address));
+        assert_eq!(request_host(&[b""], Some("a.b"), true), Err(HostFault::Missing));
     }
 
     proptest! {

@@ -18,11 +18,7 @@ pub struct BackoffSettings {
 
 impl Default for BackoffSettings {
     fn default() -> Self {
-        Self {
-            first: Duration::from_millis(100),
-            base: Duration::from_millis(100),
-            cap: Duration::from_secs(10),
-        }
+        Self { first: Duration::from_millis(100), base: Duration::from_millis(100), cap: Duration::from_secs(10) }
     }
 }
 
@@ -37,10 +33,7 @@ impl Backoff {
     /// A backoff that has seen no failure.
     #[must_use]
     pub const fn new(settings: BackoffSettings) -> Self {
-        Self {
-            settings,
-            attempts: 0,
-        }
+        Self { settings, attempts: 0 }
     }
 
     /// The wait before the next attempt. `random` is any 64 random bits.
@@ -57,10 +50,7 @@ impl Backoff {
             return self.settings.first.min(self.settings.cap);
         }
         let factor = 1u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
-        self.settings
-            .base
-            .saturating_mul(factor)
-            .min(self.settings.cap)
+        self.settings.base.saturating_mul(factor).min(self.settings.cap)
     }
 
     /// Attempts since the last success.
@@ -102,10 +92,7 @@ mod tests {
             longest.push(backoff.longest().as_millis());
             backoff.next_wait(1);
         }
-        assert_eq!(
-            longest,
-            [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]
-        );
+        assert_eq!(longest, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
     }
 
     #[test]
@@ -122,10 +109,7 @@ mod tests {
 
     #[test]
     fn it_never_gives_up_however_many_attempts_failed() {
-        let mut backoff = Backoff {
-            attempts: u32::MAX - 1,
-            ..Backoff::default()
-        };
+        let mut backoff = Backoff { attempts: u32::MAX - 1, ..Backoff::default() };
         backoff.next_wait(1);
         backoff.next_wait(1);
         assert_eq!(backoff.attempts(), u32::MAX);

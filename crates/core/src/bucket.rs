@@ -20,18 +20,10 @@ pub struct TokenBucket {
 impl TokenBucket {
     /// A full bucket of `rate` units a second and `burst` units at most. A rate of zero is no limit.
     #[must_use]
-    #[expect(
-        clippy::cast_precision_loss,
-        reason = "rates above 2^53 a second are no limit at all"
-    )]
+    #[expect(clippy::cast_precision_loss, reason = "rates above 2^53 a second are no limit at all")]
     pub fn new(rate: u64, burst: u64) -> Self {
         let burst = burst.max(1) as f64;
-        Self {
-            rate: rate as f64,
-            burst,
-            level: burst,
-            filled: None,
-        }
+        Self { rate: rate as f64, burst, level: burst, filled: None }
     }
 
     /// A bucket that never refuses.
@@ -112,13 +104,8 @@ impl TokenBucket {
     }
 
     fn fill(&mut self, now: Instant) {
-        let since = self
-            .filled
-            .map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
-        self.level = self
-            .rate
-            .mul_add(since.as_secs_f64(), self.level)
-            .min(self.burst);
+        let since = self.filled.map_or(Duration::ZERO, |then| now.saturating_duration_since(then));
+        self.level = self.rate.mul_add(since.as_secs_f64(), self.level).min(self.burst);
         // A clock value from before the last one must not be counted a second time later.
         self.filled = Some(self.filled.map_or(now, |then| then.max(now)));
     }
@@ -139,10 +126,7 @@ impl TokenBucket {
     }
 }
 
-#[expect(
-    clippy::cast_precision_loss,
-    reason = "counts above 2^53 do not occur in one call"
-)]
+#[expect(clippy::cast_precision_loss, reason = "counts above 2^53 do not occur in one call")]
 const fn units(n: u64) -> f64 {
     n as f64
 }

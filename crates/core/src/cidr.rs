@@ -36,10 +36,7 @@ impl Cidr {
     pub fn new(address: IpAddr, bits: u8) -> Self {
         let address = address.to_canonical();
         let bits = bits.min(width(address));
-        Self {
-            address: mask(address, bits),
-            bits,
-        }
+        Self { address: mask(address, bits), bits }
     }
 
     /// Parses `ADDRESS/BITS` or one address.
@@ -47,9 +44,7 @@ impl Cidr {
     /// # Errors
     /// When the address or the number of bits is wrong.
     pub fn parse(text: &str) -> Result<Self, CidrError> {
-        let fault = || CidrError {
-            text: text.to_owned(),
-        };
+        let fault = || CidrError { text: text.to_owned() };
         let (address, bits) = match text.split_once('/') {
             None => (text, None),
             Some((address, bits)) => (address, Some(bits)),
@@ -108,15 +103,11 @@ const fn width(address: IpAddr) -> u8 {
 fn mask(address: IpAddr, bits: u8) -> IpAddr {
     match address {
         IpAddr::V4(v4) => {
-            let keep = u32::MAX
-                .checked_shl(32 - u32::from(bits.min(32)))
-                .unwrap_or(0);
+            let keep = u32::MAX.checked_shl(32 - u32::from(bits.min(32))).unwrap_or(0);
             IpAddr::V4(Ipv4Addr::from_bits(v4.to_bits() & keep))
         }
         IpAddr::V6(v6) => {
-            let keep = u128::MAX
-                .checked_shl(128 - u32::from(bits.min(128)))
-                .unwrap_or(0);
+            let keep = u128::MAX.checked_shl(128 - u32::from(bits.min(128))).unwrap_or(0);
             IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & keep))
         }
     }
@@ -159,29 +150,15 @@ mod tests {
 
     #[test]
     fn what_is_no_block_is_refused() {
-        for text in [
-            "",
-            "10.0.0.0/33",
-            "10.0.0/8",
-            "::/129",
-            "a/8",
-            "10.0.0.0/-1",
-            "10.0.0.0/",
-        ] {
+        for text in ["", "10.0.0.0/33", "10.0.0/8", "::/129", "a/8", "10.0.0.0/-1", "10.0.0.0/"] {
             assert!(Cidr::parse(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn one_source_is_an_address_in_version_4_and_a_64_block_in_version_6() {
-        assert_eq!(
-            Cidr::source_prefix(ip("10.0.0.1")).to_string(),
-            "10.0.0.1/32"
-        );
-        assert_eq!(
-            Cidr::source_prefix(ip("2001:db8::1")),
-            Cidr::source_prefix(ip("2001:db8::2"))
-        );
+        assert_eq!(Cidr::source_prefix(ip("10.0.0.1")).to_string(), "10.0.0.1/32");
+        assert_eq!(Cidr::source_prefix(ip("2001:db8::1")), Cidr::source_prefix(ip("2001:db8::2")));
     }
 
     proptest! {

@@ -8,14 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use http::header::{CONNECTION, HeaderMap, HeaderName, HeaderValue};
 
 /// The headers that are set, in the order of [`Forwarding::headers`].
-pub const NAMES: [&str; 6] = [
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-real-ip",
-    "forwarded",
-];
+pub const NAMES: [&str; 6] =
+    ["x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port", "x-real-ip", "forwarded"];
 
 /// Headers that end at the next hop (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [&str; 8] = [
@@ -112,10 +106,7 @@ impl Forwarding {
             _ => arrival.port,
         };
         let real_ip = claimed.real_ip.as_deref().and_then(address_of);
-        let first = claimed
-            .for_
-            .as_deref()
-            .and_then(|list| address_of(list.split(',').next()?));
+        let first = claimed.for_.as_deref().and_then(|list| address_of(list.split(',').next()?));
         Self {
             values: [
                 appended(claimed.for_.as_deref(), &peer.to_string()),
@@ -130,9 +121,7 @@ impl Forwarding {
 
     /// Names and values.
     pub fn headers(&self) -> impl Iterator<Item = (&'static str, &str)> {
-        NAMES
-            .into_iter()
-            .zip(self.values.iter().map(String::as_str))
+        NAMES.into_iter().zip(self.values.iter().map(String::as_str))
     }
 
     /// Replaces whatever is there by these values.
@@ -155,11 +144,7 @@ impl Forwarding {
 ///
 /// The first address from the right that is no trusted proxy is the visitor; what stands left of it may be invented.
 #[must_use]
-pub fn visitor_address(
-    peer: IpAddr,
-    forwarded_for: Option<&str>,
-    trusted: &dyn Fn(IpAddr) -> bool,
-) -> IpAddr {
+pub fn visitor_address(peer: IpAddr, forwarded_for: Option<&str>, trusted: &dyn Fn(IpAddr) -> bool) -> IpAddr {
     let mut visitor = peer.to_canonical();
     for item in forwarded_for.unwrap_or_default().rsplit(',') {
         if !trusted(visitor) {
@@ -176,9 +161,7 @@ pub fn visitor_address(
 /// Whether a header ends at the next hop. Case does not matter.
 #[must_use]
 pub fn is_hop_by_hop(name: &str) -> bool {
-    HOP_BY_HOP
-        .iter()
-        .any(|known| known.eq_ignore_ascii_case(name))
+    HOP_BY_HOP.iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 /// The headers that `Connection` names: they end at the next hop, too.
@@ -210,16 +193,9 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
 
 /// Headers that `Connection` cannot take out: without them a request changes its meaning or its owner.
 fn is_end_to_end(name: &str) -> bool {
-    let fixed = [
-        "host",
-        "content-length",
-        "content-type",
-        "authorization",
-        "cookie",
-    ];
+    let fixed = ["host", "content-length", "content-type", "authorization", "cookie"];
     let all = fixed.iter().chain(&NAMES);
-    all.into_iter()
-        .any(|known| known.eq_ignore_ascii_case(name))
+    all.into_iter().any(|known| known.eq_ignore_ascii_case(name))
 }
 
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
@@ -237,17 +213,11 @@ fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
 }
 
 fn plain(value: &HeaderValue) -> Option<&str> {
-    value
-        .to_str()
-        .ok()
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
+    value.to_str().ok().map(str::trim).filter(|text| !text.is_empty())
 }
 
 fn last_item(list: &str) -> Option<&str> {
-    list.rsplit(',')
-        .map(str::trim)
-        .find(|item| !item.is_empty())
+    list.rsplit(',').map(str::trim).find(|item| !item.is_empty())
 }
 
 fn appended(before: Option<&str>, item: &str) -> String {

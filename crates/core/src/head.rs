@@ -37,11 +37,7 @@ pub struct HeadLimits {
 
 impl Default for HeadLimits {
     fn default() -> Self {
-        Self {
-            head_size: HEAD_MAX,
-            headers: 100,
-            upgrades: UpgradeRule::Any,
-        }
+        Self { head_size: HEAD_MAX, headers: 100, upgrades: UpgradeRule::Any }
     }
 }
 
@@ -80,13 +76,7 @@ impl HeadGuard {
             headers: limits.headers.clamp(1, HEADERS_MAX),
             ..limits
         };
-        Self {
-            limits,
-            state: State::Start,
-            partial: Vec::new(),
-            scan: HeadScan::default(),
-            heads: 0,
-        }
+        Self { limits, state: State::Start, partial: Vec::new(), scan: HeadScan::default(), heads: 0 }
     }
 
     /// Takes the next bytes and appends to `out` what may go on: heads when they are complete and clean, body bytes at once.
@@ -182,11 +172,7 @@ impl HeadGuard {
 
     fn start(&mut self, rest: &[u8], out: &mut Vec<u8>) -> usize {
         let expected = &PREFACE[self.partial.len()..];
-        let same = expected
-            .iter()
-            .zip(rest)
-            .take_while(|(a, b)| a == b)
-            .count();
+        let same = expected.iter().zip(rest).take_while(|(a, b)| a == b).count();
         if same < expected.len() && same < rest.len() {
             self.state = State::Head;
             return 0;
@@ -219,11 +205,7 @@ impl HeadGuard {
                 Scan::Complete(length) => length,
             }
         };
-        let head = if before == 0 {
-            &rest[..length]
-        } else {
-            &self.partial[..length]
-        };
+        let head = if before == 0 { &rest[..length] } else { &self.partial[..length] };
         let verdict = Verdict::of(head, &self.limits)?;
         out.extend_from_slice(head);
         self.heads += 1;

@@ -17,12 +17,7 @@ pub struct HealthSettings {
 
 impl Default for HealthSettings {
     fn default() -> Self {
-        Self {
-            interval: Duration::from_secs(10),
-            timeout: Duration::from_secs(5),
-            rise: 1,
-            fall: 3,
-        }
+        Self { interval: Duration::from_secs(10), timeout: Duration::from_secs(5), rise: 1, fall: 3 }
     }
 }
 
@@ -51,12 +46,7 @@ impl Health {
     /// A target of which nothing is known; its first probe is due at once.
     #[must_use]
     pub const fn new(settings: HealthSettings, now: Instant) -> Self {
-        Self {
-            settings,
-            state: HealthState::Unknown,
-            against: 0,
-            next_probe: now,
-        }
+        Self { settings, state: HealthState::Unknown, against: 0, next_probe: now }
     }
 
     /// Takes the result of a probe; says the new state when it changed.
@@ -64,11 +54,8 @@ impl Health {
     /// The very first result decides alone: a service that is down at the start is shown as down at once.
     pub fn handle_result(&mut self, now: Instant, ok: bool) -> Option<HealthState> {
         self.next_probe = now + self.settings.interval;
-        let (found, needed) = if ok {
-            (HealthState::Healthy, self.settings.rise)
-        } else {
-            (HealthState::Unhealthy, self.settings.fall)
-        };
+        let (found, needed) =
+            if ok { (HealthState::Healthy, self.settings.rise) } else { (HealthState::Unhealthy, self.settings.fall) };
         if self.state == found {
             self.against = 0;
             return None;
@@ -119,11 +106,7 @@ mod tests {
 
     fn health(rise: u32, fall: u32) -> (Health, Instant) {
         let now = Instant::now();
-        let settings = HealthSettings {
-            rise,
-            fall,
-            ..HealthSettings::default()
-        };
+        let settings = HealthSettings { rise, fall, ..HealthSettings::default() };
         (Health::new(settings, now), now)
     }
 
@@ -153,10 +136,7 @@ mod tests {
         assert_eq!(health.handle_result(now, false), None);
         assert_eq!(health.handle_result(now, false), None);
         assert!(health.healthy());
-        assert_eq!(
-            health.handle_result(now, false),
-            Some(HealthState::Unhealthy)
-        );
+        assert_eq!(health.handle_result(now, false), Some(HealthState::Unhealthy));
         assert!(!health.healthy());
     }
 

@@ -89,10 +89,7 @@ const RESERVED: &[&str] = &[
 /// A server's own extra names come from its config; this is the list that always holds.
 #[must_use]
 pub fn reserved(name: &str) -> bool {
-    name.starts_with('_')
-        || RESERVED
-            .iter()
-            .any(|taken| taken.eq_ignore_ascii_case(name))
+    name.starts_with('_') || RESERVED.iter().any(|taken| taken.eq_ignore_ascii_case(name))
 }
 
 /// A legal DNS host name: lower-cased, without a trailing dot, no IP literal.
@@ -110,10 +107,7 @@ impl Hostname {
             return Err(NameError::Empty);
         }
         if name.len() > HOST_MAX {
-            return Err(NameError::TooLong {
-                length: name.len(),
-                most: HOST_MAX,
-            });
+            return Err(NameError::TooLong { length: name.len(), most: HOST_MAX });
         }
         let mut last = "";
         for label in name.split('.') {
@@ -227,9 +221,7 @@ impl Diagnose for NameError {
                 Some("use letters, digits and hyphens, such as `my-app`".to_owned())
             }
             Self::Address => Some("use a host name, such as app.localhost".to_owned()),
-            Self::NotOneLabel => {
-                Some("a full name of your own is a custom host: set `host` instead".to_owned())
-            }
+            Self::NotOneLabel => Some("a full name of your own is a custom host: set `host` instead".to_owned()),
         }
     }
 }
@@ -297,10 +289,7 @@ fn check_label(label: &str) -> Result<(), NameError> {
         return Err(NameError::Hyphen);
     }
     if bytes.len() > LABEL_MAX {
-        return Err(NameError::TooLong {
-            length: bytes.len(),
-            most: LABEL_MAX,
-        });
+        return Err(NameError::TooLong { length: bytes.len(), most: LABEL_MAX });
     }
     Ok(())
 }
@@ -350,41 +339,18 @@ mod tests {
         assert_eq!(Hostname::parse("a..b"), Err(NameError::Empty));
         assert_eq!(Hostname::parse("-a.b"), Err(NameError::Hyphen));
         assert_eq!(Hostname::parse("a-.b"), Err(NameError::Hyphen));
-        assert_eq!(
-            Hostname::parse("a_b.c"),
-            Err(NameError::Character { character: '_' })
-        );
-        assert_eq!(
-            Hostname::parse("bücher.example"),
-            Err(NameError::Character { character: 'ü' })
-        );
+        assert_eq!(Hostname::parse("a_b.c"), Err(NameError::Character { character: '_' }));
+        assert_eq!(Hostname::parse("bücher.example"), Err(NameError::Character { character: 'ü' }));
         assert_eq!(
             Hostname::parse(&format!("{}.com", "a".repeat(64))),
-            Err(NameError::TooLong {
-                length: 64,
-                most: 63
-            })
+            Err(NameError::TooLong { length: 64, most: 63 })
         );
-        assert_eq!(
-            Hostname::parse(&["abcdefg"; 32].join(".")),
-            Err(NameError::TooLong {
-                length: 255,
-                most: 253
-            })
-        );
+        assert_eq!(Hostname::parse(&["abcdefg"; 32].join(".")), Err(NameError::TooLong { length: 255, most: 253 }));
     }
 
     #[test]
     fn an_address_is_no_host_name() {
-        for text in [
-            "127.0.0.1",
-            "1",
-            "10.1",
-            "0x7f.1",
-            "a.0x7f",
-            "2130706433",
-            "1.2.3.4.",
-        ] {
+        for text in ["127.0.0.1", "1", "10.1", "0x7f.1", "a.0x7f", "2130706433", "1.2.3.4."] {
             assert_eq!(Hostname::parse(text), Err(NameError::Address), "{text}");
         }
         assert_eq!(host("1.example").as_str(), "1.example");
@@ -407,10 +373,7 @@ mod tests {
         assert_eq!(TunnelName::parse("a.b"), Err(NameError::NotOneLabel));
         assert_eq!(TunnelName::parse("a."), Err(NameError::NotOneLabel));
         assert_eq!(TunnelName::parse(""), Err(NameError::Empty));
-        assert_eq!(
-            TunnelName::parse("a b"),
-            Err(NameError::Character { character: ' ' })
-        );
+        assert_eq!(TunnelName::parse("a b"), Err(NameError::Character { character: ' ' }));
         assert_eq!(TunnelName::parse("123").unwrap().as_str(), "123");
     }
 

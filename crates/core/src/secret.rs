@@ -47,9 +47,7 @@ mod tests {
         struct Holder {
             token: Secret<String>,
         }
-        let holder = Holder {
-            token: Secret::new("hunter2".to_owned()),
-        };
+        let holder = Holder { token: Secret::new("hunter2".to_owned()) };
         assert_eq!(format!("{holder:?}"), "Holder { token: [redacted] }");
         assert!(!format!("{holder:#?}").contains("hunter2"));
     }

@@ -78,13 +78,7 @@ impl Machine {
     /// A machine of a running program.
     #[must_use]
     pub const fn new(times: PhaseTimes) -> Self {
-        Self {
-            times,
-            phase: Phase::Running,
-            signals: 0,
-            deadline: None,
-            actions: VecDeque::new(),
-        }
+        Self { times, phase: Phase::Running, signals: 0, deadline: None, actions: VecDeque::new() }
     }
 
     /// A signal to stop: the first begins the shutdown, the second aborts, the third exits.
@@ -213,13 +207,7 @@ mod tests {
         let mut machine = Machine::new(PhaseTimes::default());
         machine.handle_signal(now);
         machine.handle_idle();
-        assert_eq!(
-            actions(&mut machine),
-            [
-                ShutdownAction::StopAccepting,
-                ShutdownAction::Exit { clean: true }
-            ]
-        );
+        assert_eq!(actions(&mut machine), [ShutdownAction::StopAccepting, ShutdownAction::Exit { clean: true }]);
         assert_eq!(machine.phase(), Phase::Done);
         assert_eq!(machine.poll_timeout(), None);
     }
@@ -256,10 +244,7 @@ mod tests {
         assert_eq!(machine.phase(), Phase::Draining);
         assert_eq!(machine.poll_timeout(), Some(now + Duration::from_secs(8)));
         machine.handle_idle();
-        assert_eq!(
-            actions(&mut machine).last(),
-            Some(&ShutdownAction::Exit { clean: true })
-        );
+        assert_eq!(actions(&mut machine).last(), Some(&ShutdownAction::Exit { clean: true }));
     }
 
     #[test]
@@ -271,10 +256,7 @@ mod tests {
         machine.handle_timeout(now + Duration::from_secs(10));
         assert_eq!(machine.phase(), Phase::Cancelling);
         machine.handle_idle();
-        assert_eq!(
-            actions(&mut machine).last(),
-            Some(&ShutdownAction::Exit { clean: false })
-        );
+        assert_eq!(actions(&mut machine).last(), Some(&ShutdownAction::Exit { clean: false }));
     }
 
     #[test]
@@ -287,11 +269,7 @@ mod tests {
         machine.handle_signal(now);
         assert_eq!(
             actions(&mut machine),
-            [
-                ShutdownAction::StopAccepting,
-                ShutdownAction::Abort,
-                ShutdownAction::Exit { clean: false }
-            ]
+            [ShutdownAction::StopAccepting, ShutdownAction::Abort, ShutdownAction::Exit { clean: false }]
         );
         machine.handle_signal(now);
         assert_eq!(machine.poll_action(), None);
@@ -323,12 +301,7 @@ mod tests {
     fn phases_of_no_length_are_passed_in_one_call() {
         let now = Instant::now();
         let zero = Duration::ZERO;
-        let mut machine = Machine::new(PhaseTimes {
-            accept: zero,
-            drain: zero,
-            cancel: zero,
-            abort: zero,
-        });
+        let mut machine = Machine::new(PhaseTimes { accept: zero, drain: zero, cancel: zero, abort: zero });
         machine.handle_signal(now);
         machine.handle_timeout(now);
         assert_eq!(machine.phase(), Phase::Done);

@@ -8,8 +8,7 @@ use crate::diagnose::{Diagnose, Fault};
 const LOOPBACK: &str = "127.0.0.1";
 
 /// What `to` and the argument of `adit expose` accept, for hints.
-const FORMS: &str =
-    "write a port (3000), host:port, or a URL: http://h:p, https://h:p, h2c://h:p, tcp://h:p";
+const FORMS: &str = "write a port (3000), host:port, or a URL: http://h:p, https://h:p, h2c://h:p, tcp://h:p";
 
 /// A service that an agent publishes.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -113,9 +112,7 @@ impl TargetKind {
         kinds
             .into_iter()
             .find(|kind| kind.scheme().eq_ignore_ascii_case(scheme))
-            .ok_or_else(|| TargetError::Scheme {
-                scheme: scheme.to_owned(),
-            })
+            .ok_or_else(|| TargetError::Scheme { scheme: scheme.to_owned() })
     }
 }
 
@@ -172,10 +169,9 @@ impl Diagnose for TargetError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Empty | Self::Scheme { .. } | Self::Host { .. } => Some(FORMS.to_owned()),
-            Self::Later { .. } => Some(
-                "expose a local port, or a host this machine can reach, such as tcp://10.0.0.5:5432"
-                    .to_owned(),
-            ),
+            Self::Later { .. } => {
+                Some("expose a local port, or a host this machine can reach, such as tcp://10.0.0.5:5432".to_owned())
+            }
             Self::Port { .. } => Some("add a port from 1 to 65535, such as :3000".to_owned()),
             Self::Surplus { .. } => {
                 Some("leave out the path, the query and the user: they come with each request".to_owned())
@@ -193,9 +189,7 @@ impl fmt::Display for LocalTarget {
 fn later_scheme(text: &str) -> Option<&'static str> {
     let (scheme, rest) = text.split_once(':')?;
     // `ssh:22` is a host and a port; `forward:NAME` has no slashes by design.
-    let known = ["k8s", "ssh", "jump", "forward"]
-        .into_iter()
-        .find(|known| known.eq_ignore_ascii_case(scheme))?;
+    let known = ["k8s", "ssh", "jump", "forward"].into_iter().find(|known| known.eq_ignore_ascii_case(scheme))?;
     let is_port = !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit());
     (!is_port).then_some(known)
 }
@@ -203,9 +197,7 @@ fn later_scheme(text: &str) -> Option<&'static str> {
 fn without_slash<'a>(rest: &'a str, text: &str) -> Result<&'a str, TargetError> {
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     if rest.contains(['/', '?', '#', '@']) {
-        return Err(TargetError::Surplus {
-            text: without_userinfo(text),
-        });
+        return Err(TargetError::Surplus { text: without_userinfo(text) });
     }
     Ok(rest)
 }
@@ -220,11 +212,7 @@ fn without_userinfo(text: &str) -> String {
     }
 }
 
-fn host_and_port(
-    rest: &str,
-    url: Option<TargetKind>,
-    text: &str,
-) -> Result<(String, u16), TargetError> {
+fn host_and_port(rest: &str, url: Option<TargetKind>, text: &str) -> Result<(String, u16), TargetError> {
     if url.is_none() && !rest.is_empty() && rest.bytes().all(|b| b.is_ascii_digit()) {
         return Ok((LOOPBACK.to_owned(), parse_port(rest, text)?));
     }
@@ -279,15 +267,11 @@ fn parse_port(port: &str, text: &str) -> Result<u16, TargetError> {
 }
 
 fn host_error(text: &str) -> TargetError {
-    TargetError::Host {
-        text: text.to_owned(),
-    }
+    TargetError::Host { text: text.to_owned() }
 }
 
 fn port_error(text: &str) -> TargetError {
-    TargetError::Port {
-        text: text.to_owned(),
-    }
+    TargetError::Port { text: text.to_owned() }
 }
 
 #[cfg(test)]
@@ -334,11 +318,7 @@ mod tests {
         ] {
             let error = LocalTarget::parse(text, false).unwrap_err();
             assert_eq!(error, TargetError::Later { scheme });
-            assert!(
-                error
-                    .to_string()
-                    .ends_with("targets are not part of this version")
-            );
+            assert!(error.to_string().ends_with("targets are not part of this version"));
             assert!(error.hint().is_some());
         }
         assert_eq!(parse("ssh:22").unwrap(), "http://ssh:22");
@@ -347,43 +327,15 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused_with_its_reason() {
         assert_eq!(parse(""), Err(TargetError::Empty));
-        assert!(matches!(
-            parse("ftp://h:21"),
-            Err(TargetError::Scheme { .. })
-        ));
-        for text in [
-            "tcp://:80",
-            "http://-x:1",
-            "a b:3",
-            "::1:80",
-            "[::1",
-            "[x]:1",
-            "http://a:b:1",
-        ] {
-            assert!(
-                matches!(parse(text), Err(TargetError::Host { .. })),
-                "{text}"
-            );
+        assert!(matches!(parse("ftp://h:21"), Err(TargetError::Scheme { .. })));
+        for text in ["tcp://:80", "http://-x:1", "a b:3", "::1:80", "[::1", "[x]:1", "http://a:b:1"] {
+            assert!(matches!(parse(text), Err(TargetError::Host { .. })), "{text}");
         }
-        for text in [
-            "0",
-            "70000",
-            "tcp://h",
-            "h:",
-            "h:x",
-            "localhost",
-            "http://h:0",
-        ] {
-            assert!(
-                matches!(parse(text), Err(TargetError::Port { .. })),
-                "{text}"
-            );
+        for text in ["0", "70000", "tcp://h", "h:", "h:x", "localhost", "http://h:0"] {
+            assert!(matches!(parse(text), Err(TargetError::Port { .. })), "{text}");
         }
         for text in ["http://h/path", "http://h?q", "http://h#f"] {
-            assert!(
-                matches!(parse(text), Err(TargetError::Surplus { .. })),
-                "{text}"
-            );
+            assert!(matches!(parse(text), Err(TargetError::Surplus { .. })), "{text}");
         }
     }
 
@@ -395,28 +347,11 @@ mod tests {
 
     #[test]
     fn loopback_hosts_are_known_as_such() {
-        for text in [
-            "3000",
-            "localhost:1",
-            "a.localhost:1",
-            "[::1]:1",
-            "127.8.8.8:1",
-        ] {
-            assert!(
-                LocalTarget::parse(text, false).unwrap().is_loopback(),
-                "{text}"
-            );
+        for text in ["3000", "localhost:1", "a.localhost:1", "[::1]:1", "127.8.8.8:1"] {
+            assert!(LocalTarget::parse(text, false).unwrap().is_loopback(), "{text}");
         }
-        assert!(
-            !LocalTarget::parse("10.0.0.1:1", false)
-                .unwrap()
-                .is_loopback()
-        );
-        assert!(
-            !LocalTarget::parse("notlocalhost:1", false)
-                .unwrap()
-                .is_loopback()
-        );
+        assert!(!LocalTarget::parse("10.0.0.1:1", false).unwrap().is_loopback());
+        assert!(!LocalTarget::parse("notlocalhost:1", false).unwrap().is_loopback());
     }
 
     proptest! {
@@ -438,22 +373,13 @@ mod tests {
 
     #[test]
     fn kinds_know_their_schemes() {
-        assert!(
-            TargetKind::H2c.is_http() && TargetKind::Https.is_http() && !TargetKind::Tcp.is_http()
-        );
+        assert!(TargetKind::H2c.is_http() && TargetKind::Https.is_http() && !TargetKind::Tcp.is_http());
         assert_eq!(TargetKind::of_scheme("HTTPS"), Ok(TargetKind::Https));
     }
 
     #[test]
     fn every_refusal_is_a_usage_fault_with_a_hint() {
-        for text in [
-            "",
-            "k8s://a",
-            "ftp://a:1",
-            "tcp://:1",
-            "http://h:0",
-            "http://h/p",
-        ] {
+        for text in ["", "k8s://a", "ftp://a:1", "tcp://:1", "http://h:0", "http://h/p"] {
             let error = LocalTarget::parse(text, false).unwrap_err();
             assert_eq!(error.fault(), Fault::Usage, "{text}");
             assert!(error.hint().is_some(), "{text}");

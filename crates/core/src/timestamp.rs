@@ -11,8 +11,7 @@ const DAY: u64 = 86_400;
 /// Seconds since 1970, none before it.
 #[must_use]
 pub fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// The time of so many seconds since 1970; later than the year 9999 counts as its end.
@@ -29,11 +28,8 @@ pub fn format(time: SystemTime) -> String {
     let (year, month, day) = date_of(seconds / DAY);
     let (hour, minute, second) = clock_of(seconds % DAY);
     let mut text = String::with_capacity(24);
-    let written = write!(
-        text,
-        "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z",
-        since.subsec_millis()
-    );
+    let written =
+        write!(text, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:03}Z", since.subsec_millis());
     debug_assert!(written.is_ok(), "a string takes all text");
     text
 }
@@ -52,11 +48,7 @@ pub fn parse(text: &str) -> Option<SystemTime> {
     if !matches!(bytes[10], b'T' | b't' | b' ') {
         return None;
     }
-    let (year, month, day) = (
-        number(&bytes[..4])?,
-        number(&bytes[5..7])?,
-        number(&bytes[8..10])?,
-    );
+    let (year, month, day) = (number(&bytes[..4])?, number(&bytes[5..7])?, number(&bytes[8..10])?);
     let (hour, minute) = (number(&bytes[11..13])?, number(&bytes[14..16])?);
     let second = number(&bytes[17..19])?.min(59);
     if !(1970..=9999).contains(&year) || day == 0 || day > days_in(year, month)? {
@@ -72,11 +64,7 @@ pub fn parse(text: &str) -> Option<SystemTime> {
 }
 
 fn number(digits: &[u8]) -> Option<u64> {
-    digits.iter().try_fold(0, |sum: u64, digit| {
-        digit
-            .is_ascii_digit()
-            .then(|| sum * 10 + u64::from(digit - b'0'))
-    })
+    digits.iter().try_fold(0, |sum: u64, digit| digit.is_ascii_digit().then(|| sum * 10 + u64::from(digit - b'0')))
 }
 
 fn without_fraction(rest: &[u8]) -> Option<&[u8]> {
@@ -118,11 +106,7 @@ const fn days_in(year: u64, month: u64) -> Option<u64> {
 
 /// Days from 1970-01-01, counted from March so that the leap day comes last.
 const fn days_before(year: u64, month: u64, day: u64) -> u64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let leap_days = year / 4 - year / 100 + year / 400;
     year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
 }
@@ -135,11 +119,7 @@ const fn date_of(days: u64) -> (u64, u64, u64) {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let from_march = (5 * of_year + 2) / 153;
     let day = of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
+    let month = if from_march < 10 { from_march + 3 } else { from_march - 9 };
     let year = year_of_era + era * 400 + if month <= 2 { 1 } else { 0 };
     (year, month, day)
 }

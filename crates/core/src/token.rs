@@ -99,8 +99,7 @@ impl TokenHash {
         }
         let mut bytes = [0; 32];
         for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-            *byte = nibble(pair[0]).ok_or(TokenError::Hash)? << 4
-                | nibble(pair[1]).ok_or(TokenError::Hash)?;
+            *byte = nibble(pair[0]).ok_or(TokenError::Hash)? << 4 | nibble(pair[1]).ok_or(TokenError::Hash)?;
         }
         Ok(Self(bytes))
     }
@@ -204,11 +203,7 @@ fn encode(bytes: &[u8; 32], text: &mut String) {
 /// Legal characters, and no set bits beyond the 256: one token has one text.
 fn is_canonical(body: &[u8]) -> bool {
     let digit = |b: &u8| ALPHABET.iter().position(|a| a == b);
-    body.iter().all(|b| digit(b).is_some())
-        && body
-            .last()
-            .and_then(digit)
-            .is_some_and(|last| last % 4 == 0)
+    body.iter().all(|b| digit(b).is_some()) && body.last().and_then(digit).is_some_and(|last| last % 4 == 0)
 }
 
 const fn nibble(digit: u8) -> Option<u8> {
@@ -246,10 +241,7 @@ mod tests {
         let expected = "ac609d9cf2de1c2c9b4d5f50c658016febfd7fd91780d412ae7fa7305f2e9a65";
         assert_eq!(token.hash().to_string(), expected);
         assert_eq!(token.hash().id(), "tac609d9cf2de");
-        assert_eq!(
-            TokenHash::parse(&token.hash().to_string()),
-            Ok(token.hash())
-        );
+        assert_eq!(TokenHash::parse(&token.hash().to_string()), Ok(token.hash()));
     }
 
     #[test]
@@ -257,14 +249,8 @@ mod tests {
         let good = Token::from_random([7; 32]).expose().to_owned();
         assert_eq!(Token::parse(" \n").unwrap_err(), TokenError::Empty);
         assert_eq!(Token::parse("test-token").unwrap_err(), TokenError::Prefix);
-        assert_eq!(
-            Token::parse(&good[..40]).unwrap_err(),
-            TokenError::Length { length: 35 }
-        );
-        assert_eq!(
-            Token::parse(&good.replace("BwcH", "Bw+H")).unwrap_err(),
-            TokenError::Characters
-        );
+        assert_eq!(Token::parse(&good[..40]).unwrap_err(), TokenError::Length { length: 35 });
+        assert_eq!(Token::parse(&good.replace("BwcH", "Bw+H")).unwrap_err(), TokenError::Characters);
         assert!(Token::parse(&format!(" {good}\n")).is_ok());
     }
 
@@ -286,14 +272,7 @@ mod tests {
 
     #[test]
     fn what_is_no_hash_is_refused() {
-        for text in [
-            "",
-            "00",
-            &"g".repeat(64),
-            &"0".repeat(63),
-            &"0".repeat(65),
-            &"é".repeat(32),
-        ] {
+        for text in ["", "00", &"g".repeat(64), &"0".repeat(63), &"0".repeat(65), &"é".repeat(32)] {
             assert_eq!(TokenHash::parse(text), Err(TokenError::Hash), "{text}");
         }
         assert_eq!(TokenError::Hash.fault(), Fault::Config);

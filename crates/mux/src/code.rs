@@ -73,10 +73,7 @@ impl ErrorCode {
     /// Reads a number from the wire; what is not known reads as [`ErrorCode::Internal`].
     #[must_use]
     pub fn from_wire(value: u16) -> Self {
-        Self::ALL
-            .into_iter()
-            .find(|code| code.to_wire() == value)
-            .unwrap_or(Self::Internal)
+        Self::ALL.into_iter().find(|code| code.to_wire() == value).unwrap_or(Self::Internal)
     }
 
     /// The name used in logs, metrics and documents.

@@ -210,20 +210,7 @@ impl Header {
     pub fn encode(&self) -> [u8; HEADER_LEN] {
         let s = self.stream.to_be_bytes();
         let l = self.length.to_be_bytes();
-        [
-            VERSION,
-            self.kind.to_wire(),
-            self.flags,
-            0,
-            s[0],
-            s[1],
-            s[2],
-            s[3],
-            l[0],
-            l[1],
-            l[2],
-            l[3],
-        ]
+        [VERSION, self.kind.to_wire(), self.flags, 0, s[0], s[1], s[2], s[3], l[0], l[1], l[2], l[3]]
     }
 
     /// Decodes and checks a header.
@@ -344,10 +331,7 @@ mod tests {
         assert!(Header::decode(&raw(0x01, 0, 0, 8192), before).is_ok());
         assert!(Header::decode(&raw(0x31, 0, 0, 100), before).is_ok());
         assert!(Header::decode(&raw(0x01, 0, 0, 8193), before).is_err());
-        assert_eq!(
-            Header::decode(&raw(0x00, 0, 0, 8), before),
-            Err(HeaderError::Unauthenticated(0x00))
-        );
+        assert_eq!(Header::decode(&raw(0x00, 0, 0, 8), before), Err(HeaderError::Unauthenticated(0x00)));
     }
 
     #[test]

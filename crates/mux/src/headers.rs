@@ -10,18 +10,68 @@ use bytes::Bytes;
 /// Names that are sent as one byte; the index on the wire is the position plus one.
 /// The order is part of the protocol: append only.
 pub const STATIC_NAMES: [&str; 62] = [
-    "host", "user-agent", "accept", "accept-encoding", "accept-language", "accept-ranges",
-    "access-control-allow-credentials", "access-control-allow-headers", "access-control-allow-methods",
-    "access-control-allow-origin", "access-control-expose-headers", "access-control-max-age",
-    "access-control-request-headers", "access-control-request-method", "age", "allow", "alt-svc",
-    "authorization", "cache-control", "connection", "content-disposition", "content-encoding",
-    "content-language", "content-length", "content-location", "content-range",
-    "content-security-policy", "content-type", "cookie", "date", "dnt", "etag", "expect", "expires",
-    "forwarded", "grpc-message", "grpc-status", "if-match", "if-modified-since", "if-none-match",
-    "if-range", "last-modified", "link", "location", "origin", "pragma", "range", "referer",
-    "sec-fetch-dest", "sec-fetch-mode", "sec-fetch-site", "sec-websocket-accept",
-    "sec-websocket-key", "sec-websocket-protocol", "sec-websocket-version", "server", "set-cookie",
-    "te", "upgrade", "vary", "x-forwarded-for", "x-request-id",
+    "host",
+    "user-agent",
+    "accept",
+    "accept-encoding",
+    "accept-language",
+    "accept-ranges",
+    "access-control-allow-credentials",
+    "access-control-allow-headers",
+    "access-control-allow-methods",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "access-control-max-age",
+    "access-control-request-headers",
+    "access-control-request-method",
+    "age",
+    "allow",
+    "alt-svc",
+    "authorization",
+    "cache-control",
+    "connection",
+    "content-disposition",
+    "content-encoding",
+    "content-language",
+    "content-length",
+    "content-location",
+    "content-range",
+    "content-security-policy",
+    "content-type",
+    "cookie",
+    "date",
+    "dnt",
+    "etag",
+    "expect",
+    "expires",
+    "forwarded",
+    "grpc-message",
+    "grpc-status",
+    "if-match",
+    "if-modified-since",
+    "if-none-match",
+    "if-range",
+    "last-modified",
+    "link",
+    "location",
+    "origin",
+    "pragma",
+    "range",
+    "referer",
+    "sec-fetch-dest",
+    "sec-fetch-mode",
+    "sec-fetch-site",
+    "sec-websocket-accept",
+    "sec-websocket-key",
+    "sec-websocket-protocol",
+    "sec-websocket-version",
+    "server",
+    "set-cookie",
+    "te",
+    "upgrade",
+    "vary",
+    "x-forwarded-for",
+    "x-request-id",
 ];
 
 /// Pairs a block may hold at the most.
@@ -269,9 +319,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn read_all(block: Vec<u8>) -> Result<Vec<(String, Vec<u8>)>, BlockError> {
-        BlockReader::new(block.into())?
-            .map(|pair| pair.map(|(n, v)| (n.as_str().to_owned(), v.to_vec())))
-            .collect()
+        BlockReader::new(block.into())?.map(|pair| pair.map(|(n, v)| (n.as_str().to_owned(), v.to_vec()))).collect()
     }
 
     #[test]

@@ -28,8 +28,8 @@ use crate::pool::Pool;
 use crate::schedule::Scheduler;
 
 pub use stream::{Incoming, Key};
-pub use timer::Health;
 use stream::{SendState, Stream};
+pub use timer::Health;
 
 /// Which end of a lane this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -370,7 +370,9 @@ impl<D: Default> Lane<D> {
         let item = stream.take()?;
         if let Some(Incoming::Data(bytes)) = &item {
             stream.window.consume(bytes.len());
-            if stream.wants_grants() && let Some(grant) = stream.window.grant(now, round_trip) {
+            if stream.wants_grants()
+                && let Some(grant) = stream.window.grant(now, round_trip)
+            {
                 let first = stream.owed_credit == 0;
                 stream.owed_credit = stream.owed_credit.saturating_add(grant);
                 if first {

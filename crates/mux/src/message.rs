@@ -266,8 +266,7 @@ pub fn encode<T: Serialize>(message: &T) -> Vec<u8> {
 /// # Errors
 /// What JSON is at fault, without its content, which may be secret.
 pub fn decode<'a, T: Deserialize<'a>>(payload: &'a [u8]) -> Result<T, MessageError> {
-    serde_json::from_slice(payload)
-        .map_err(|error| MessageError { line: error.line(), column: error.column() })
+    serde_json::from_slice(payload).map_err(|error| MessageError { line: error.line(), column: error.column() })
 }
 
 /// A control message that cannot be read.

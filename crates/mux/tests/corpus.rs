@@ -5,14 +5,9 @@ use std::path::Path;
 #[path = "support/fuzz_entries.rs"]
 mod fuzz_entries;
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the ban on files is for the library; this test replays files"
-)]
+#[expect(clippy::disallowed_methods, reason = "the ban on files is for the library; this test replays files")]
 fn replay(target: &str, entry: fn(&[u8])) {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../fuzz/corpus")
-        .join(target);
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(target);
     let mut count = 0;
     for file in std::fs::read_dir(&dir).expect("the corpus is part of the repository") {
         let path = file.expect("a readable directory").path();

@@ -41,30 +41,14 @@ impl Talk {
     fn new(dice: &mut Dice, key: Key, opener: usize) -> Self {
         let mut way = || {
             let scale = 8 + dice.below(10);
-            let plan = if dice.one_in(4) {
-                0
-            } else {
-                dice.below(1 << scale)
-            };
-            Direction {
-                plan,
-                sent: 0,
-                received: 0,
-                finished: false,
-                ended: false,
-            }
+            let plan = if dice.one_in(4) { 0 } else { dice.below(1 << scale) };
+            Direction { plan, sent: 0, received: 0, finished: false, ended: false }
         };
         let ways = [way(), way()];
         let reset_at = dice.one_in(6).then(|| (dice.below(2), dice.below(50_000)));
         let mut keys = [None; 2];
         keys[opener] = Some(key);
-        Self {
-            id: key.id(),
-            keys,
-            ways,
-            reset_at,
-            over: false,
-        }
+        Self { id: key.id(), keys, ways, reset_at, over: false }
     }
 
     fn step(&mut self, net: &mut Net, window_max: usize, context: &str) {
@@ -73,11 +57,7 @@ impl Talk {
                 return;
             }
             if self.keys[side].is_none() {
-                self.keys[side] = net.ends[side]
-                    .opened
-                    .iter()
-                    .find(|key| key.id() == self.id)
-                    .copied();
+                self.keys[side] = net.ends[side].opened.iter().find(|key| key.id() == self.id).copied();
             }
             let Some(key) = self.keys[side] else { continue };
             if let Some((who, at)) = self.reset_at
@@ -95,17 +75,12 @@ impl Talk {
                 self.receive(net, side, key, context);
             }
             let way = &self.ways[side];
-            assert!(
-                way.sent - way.received <= window_max,
-                "{context}: more under way than the window, {self:?}"
-            );
+            assert!(way.sent - way.received <= window_max, "{context}: more under way than the window, {self:?}");
         }
         self.over = self.ways.iter().all(|way| way.ended);
         if self.over {
             for side in [SERVER, AGENT] {
-                net.ends[side]
-                    .lane
-                    .release(self.keys[side].expect("both ends talked"));
+                net.ends[side].lane.release(self.keys[side].expect("both ends talked"));
             }
         }
     }
@@ -114,19 +89,11 @@ impl Talk {
         let way = &mut self.ways[side];
         let n = (way.plan - way.sent).min(1 + net.dice.below(20_000));
         if n > 0 {
-            let mut chunk: Bytes = (0..n)
-                .map(|at| pattern(self.id, side, way.sent + at))
-                .collect();
-            way.sent += net.ends[side]
-                .lane
-                .send(net.now, key, &mut chunk)
-                .expect("nobody reset it");
+            let mut chunk: Bytes = (0..n).map(|at| pattern(self.id, side, way.sent + at)).collect();
+            way.sent += net.ends[side].lane.send(net.now, key, &mut chunk).expect("nobody reset it");
         }
         if way.sent == way.plan && !way.finished && net.dice.one_in(2) {
-            net.ends[side]
-                .lane
-                .finish(net.now, key)
-                .expect("nobody reset it");
+            net.ends[side].lane.finish(net.now, key).expect("nobody reset it");
             way.finished = true;
         }
     }
@@ -134,30 +101,17 @@ impl Talk {
     fn receive(&mut self, net: &mut Net, side: usize, key: Key, context: &str) {
         let way = &mut self.ways[1 - side];
         for _ in 0..1 + net.dice.below(4) {
-            match net.ends[side]
-                .lane
-                .recv(net.now, key)
-                .expect("nobody reset it")
-            {
+            match net.ends[side].lane.recv(net.now, key).expect("nobody reset it") {
                 None => return,
                 Some(Incoming::Data(bytes)) => {
                     assert!(!way.ended, "{context}: data behind the end of {}", self.id);
                     for (at, byte) in bytes.iter().enumerate() {
-                        assert_eq!(
-                            *byte,
-                            pattern(self.id, 1 - side, way.received + at),
-                            "{context}: {}",
-                            self.id
-                        );
+                        assert_eq!(*byte, pattern(self.id, 1 - side, way.received + at), "{context}: {}", self.id);
                     }
                     way.received += bytes.len();
                 }
                 Some(Incoming::End) => {
-                    assert!(
-                        way.finished && way.received == way.plan,
-                        "{context}: early end of {}",
-                        self.id
-                    );
+                    assert!(way.finished && way.received == way.plan, "{context}: early end of {}", self.id);
                     way.ended = true;
                     return;
                 }
@@ -212,11 +166,7 @@ fn random_schedule(seed: u64) {
         if opened == count && talks.iter().all(|talk| talk.over) {
             break;
         }
-        assert!(
-            step < 199_999,
-            "{context}: stalled, {:?}",
-            talks.iter().find(|talk| !talk.over)
-        );
+        assert!(step < 199_999, "{context}: stalled, {:?}", talks.iter().find(|talk| !talk.over));
     }
     forget_all(&mut net, &context);
 }
@@ -256,12 +206,7 @@ fn each_direction_ends_by_itself() {
         net.ends[first].lane.finish(net.now, keys[first]).unwrap();
         net.run(MS * 20, MS);
         assert_eq!(net.read(second, keys[second]), (0, true));
-        assert_eq!(
-            net.ends[first]
-                .lane
-                .send(net.now, keys[first], &mut "x".into()),
-            Err(StreamError::Closed)
-        );
+        assert_eq!(net.ends[first].lane.send(net.now, keys[first], &mut "x".into()), Err(StreamError::Closed));
         let mut got = 0;
         for _ in 0..40 {
             assert_eq!(net.send(second, keys[second], 5_000), 5_000);
@@ -302,20 +247,11 @@ fn a_reset_arrives_with_its_code_behind_what_had_arrived() {
         net.ends[who].lane.reset(keys[who], ErrorCode::Timeout);
         net.run(MS * 20, MS);
         let end = &mut net.ends[other];
-        assert_eq!(
-            end.lane.reset_by_peer(keys[other]),
-            Some(ErrorCode::Timeout)
-        );
-        assert!(matches!(
-            end.lane.recv(net.now, keys[other]),
-            Ok(Some(Incoming::Data(_)))
-        ));
+        assert_eq!(end.lane.reset_by_peer(keys[other]), Some(ErrorCode::Timeout));
+        assert!(matches!(end.lane.recv(net.now, keys[other]), Ok(Some(Incoming::Data(_)))));
         let reset = StreamError::Reset(ErrorCode::Timeout);
         assert_eq!(end.lane.recv(net.now, keys[other]), Err(reset));
-        assert_eq!(
-            end.lane.send(net.now, keys[other], &mut "x".into()),
-            Err(reset)
-        );
+        assert_eq!(end.lane.send(net.now, keys[other], &mut "x".into()), Err(reset));
         end.lane.release(keys[other]);
         assert_eq!(net.send(who, bystander[who], 100), 100);
         net.run(MS * 20, MS);
@@ -328,24 +264,15 @@ fn a_reset_arrives_with_its_code_behind_what_had_arrived() {
 #[test]
 fn a_reset_behind_the_end_is_noticed() {
     let mut net = Net::path(MS * 10, None);
-    let near = net.ends[SERVER]
-        .lane
-        .open(net.now, mux::Open::tcp(1, None, None), true, ())
-        .unwrap();
+    let near = net.ends[SERVER].lane.open(net.now, mux::Open::tcp(1, None, None), true, ()).unwrap();
     let far = net.accepted(AGENT, near.id());
     assert_eq!(net.read(AGENT, far), (0, true));
     assert_eq!(net.ends[AGENT].lane.reset_by_peer(far), None);
     net.ends[SERVER].lane.reset(near, ErrorCode::Cancel);
     net.run(MS * 20, MS);
-    assert_eq!(
-        net.ends[AGENT].lane.reset_by_peer(far),
-        Some(ErrorCode::Cancel)
-    );
+    assert_eq!(net.ends[AGENT].lane.reset_by_peer(far), Some(ErrorCode::Cancel));
     let reset = StreamError::Reset(ErrorCode::Cancel);
-    assert_eq!(
-        net.ends[AGENT].lane.send(net.now, far, &mut "x".into()),
-        Err(reset)
-    );
+    assert_eq!(net.ends[AGENT].lane.send(net.now, far, &mut "x".into()), Err(reset));
 }
 
 #[test]
@@ -354,20 +281,13 @@ fn a_stream_let_go_before_its_end_is_cancelled() {
     let keys = net.pair();
     net.ends[SERVER].lane.release(keys[SERVER]);
     net.run(MS * 20, MS);
-    assert_eq!(
-        net.ends[AGENT].lane.reset_by_peer(keys[AGENT]),
-        Some(ErrorCode::Cancel)
-    );
+    assert_eq!(net.ends[AGENT].lane.reset_by_peer(keys[AGENT]), Some(ErrorCode::Cancel));
 }
 
 #[test]
 fn new_streams_start_smaller_while_the_pool_is_nearly_used_up_and_never_larger_than_agreed() {
     for (window, expected) in [(FLOOR, 16 * 1024), (2_048, 2_048)] {
-        let config = LaneConfig {
-            window,
-            peer_window: window,
-            ..LaneConfig::default()
-        };
+        let config = LaneConfig { window, peer_window: window, ..LaneConfig::default() };
         let mut net = Net::new(9, [config.clone(), config], 1_000);
         assert!(net.ends[SERVER].pool.try_take(900));
         let keys = net.pair();
@@ -386,10 +306,7 @@ fn carried(never_read: bool) -> usize {
             held += net.send(SERVER, stuck[SERVER], 10_000);
             net.tick(MS);
         }
-        assert_eq!(
-            held, FLOOR as usize,
-            "a stream that is not read holds its floor and no more"
-        );
+        assert_eq!(held, FLOOR as usize, "a stream that is not read holds its floor and no more");
     }
     let pairs: Vec<_> = (0..63).map(|_| net.pair()).collect();
     let mut count = 0;
@@ -425,17 +342,10 @@ fn both_sides_saturated_with_heartbeats_running_do_not_lock_up() {
             }
             net.tick(MS);
         }
-        assert!(
-            got.iter().all(|n| *n > 800_000),
-            "second {second}: {got:?} of a million bytes each way"
-        );
+        assert!(got.iter().all(|n| *n > 800_000), "second {second}: {got:?} of a million bytes each way");
         assert!(net.ends.iter().all(|end| end.health == Health::Alive));
     }
-    assert!(
-        net.ends[AGENT].lane.round_trip() < MS * 200,
-        "{:?}",
-        net.ends[AGENT].lane.round_trip()
-    );
+    assert!(net.ends[AGENT].lane.round_trip() < MS * 200, "{:?}", net.ends[AGENT].lane.round_trip());
     net.check("saturated");
 }
 
@@ -450,17 +360,11 @@ fn both_sides_that_do_not_read_block_only_their_own_streams() {
     }
     assert_eq!(net.send(SERVER, keys[SERVER], 1), 0, "credit is used up");
     net.run(Duration::from_secs(60), MS * 10);
-    assert!(
-        net.ends.iter().all(|end| end.health == Health::Alive),
-        "heartbeats pass"
-    );
+    assert!(net.ends.iter().all(|end| end.health == Health::Alive), "heartbeats pass");
     let (read, _) = net.read(AGENT, keys[AGENT]);
     assert_eq!(read, FLOOR as usize);
     net.run(MS * 20, MS);
-    assert!(
-        net.send(SERVER, keys[SERVER], 1_000) > 0,
-        "reading lets the writer go on"
-    );
+    assert!(net.send(SERVER, keys[SERVER], 1_000) > 0, "reading lets the writer go on");
 }
 
 #[test]
@@ -487,19 +391,12 @@ fn grows_and_shrinks(rate: u64) {
         per_round_trip.push(got);
     }
     let full = usize::try_from(rate / 20).expect("small");
-    assert!(
-        per_round_trip[10..].iter().all(|got| got * 10 >= full * 8),
-        "{full}: {per_round_trip:?}"
-    );
+    assert!(per_round_trip[10..].iter().all(|got| got * 10 >= full * 8), "{full}: {per_round_trip:?}");
     assert!(net.ends[AGENT].pool.used() > 0);
     net.run(Duration::from_secs(1), MS);
     net.read(AGENT, keys[AGENT]);
     net.run(Duration::from_secs(45), MS * 10);
-    assert_eq!(
-        net.ends[AGENT].pool.used(),
-        0,
-        "an idle stream keeps its floor and no more"
-    );
+    assert_eq!(net.ends[AGENT].pool.used(), 0, "an idle stream keeps its floor and no more");
     assert_eq!(net.send(SERVER, keys[SERVER], 128 * 1024), FLOOR as usize);
     net.check("growth");
 }
@@ -520,10 +417,7 @@ fn windows_of_many_streams_stay_within_their_pool() {
         net.tick(MS);
         assert!(net.ends[AGENT].pool.used() <= limit);
     }
-    assert!(
-        net.ends[AGENT].pool.used() * 2 > limit,
-        "the pool is made use of"
-    );
+    assert!(net.ends[AGENT].pool.used() * 2 > limit, "the pool is made use of");
     for keys in pairs {
         net.ends[SERVER].lane.reset(keys[SERVER], ErrorCode::Cancel);
         net.ends[AGENT].lane.release(keys[AGENT]);
@@ -536,30 +430,17 @@ fn streams_behind_the_last_one_of_a_go_away_are_refused_and_those_before_it_fini
     let mut net = Net::path(MS * 40, None);
     let early = net.pair();
     let late = net.open(SERVER);
-    net.ends[AGENT].lane.go_away(GoAway {
-        reason: "restart".into(),
-        ..GoAway::default()
-    });
+    net.ends[AGENT].lane.go_away(GoAway { reason: "restart".into(), ..GoAway::default() });
     net.run(MS * 50, MS);
-    let away = net.ends[SERVER]
-        .events
-        .iter()
-        .any(|event| matches!(event, Event::GoAway(m) if m.last_stream == early[0].id()));
+    let away =
+        net.ends[SERVER].events.iter().any(|event| matches!(event, Event::GoAway(m) if m.last_stream == early[0].id()));
     assert!(away, "{:?}", net.ends[SERVER].events);
-    assert_eq!(
-        net.ends[SERVER].lane.recv(net.now, late),
-        Err(StreamError::Reset(ErrorCode::Refused))
-    );
-    let again = net.ends[SERVER]
-        .lane
-        .open(net.now, mux::Open::tcp(1, None, None), false, ());
+    assert_eq!(net.ends[SERVER].lane.recv(net.now, late), Err(StreamError::Reset(ErrorCode::Refused)));
+    let again = net.ends[SERVER].lane.open(net.now, mux::Open::tcp(1, None, None), false, ());
     assert_eq!(again, Err(OpenStreamError::GoingAway));
     assert!(!net.ends[SERVER].lane.accepts() && !net.ends[AGENT].lane.accepts());
     assert_eq!(net.send(SERVER, early[SERVER], 1_000), 1_000);
-    net.ends[SERVER]
-        .lane
-        .finish(net.now, early[SERVER])
-        .unwrap();
+    net.ends[SERVER].lane.finish(net.now, early[SERVER]).unwrap();
     net.run(MS * 50, MS);
     assert_eq!(net.read(AGENT, early[AGENT]), (1_000, true));
     assert!(net.ends[AGENT].opened.iter().all(|key| *key != late));
@@ -568,34 +449,23 @@ fn streams_behind_the_last_one_of_a_go_away_are_refused_and_those_before_it_fini
 
 #[test]
 fn more_streams_than_the_acceptor_takes_are_refused() {
-    let agent = LaneConfig {
-        max_streams: 2,
-        ..LaneConfig::default()
-    };
+    let agent = LaneConfig { max_streams: 2, ..LaneConfig::default() };
     let mut net = Net::new(3, [LaneConfig::default(), agent], 1 << 20);
     let keys: Vec<Key> = (0..3).map(|_| net.open(SERVER)).collect();
     net.run(MS * 10, MS);
     assert_eq!(net.ends[AGENT].opened.len(), 2);
-    assert_eq!(
-        net.ends[SERVER].lane.recv(net.now, keys[2]),
-        Err(StreamError::Reset(ErrorCode::Refused))
-    );
+    assert_eq!(net.ends[SERVER].lane.recv(net.now, keys[2]), Err(StreamError::Reset(ErrorCode::Refused)));
     assert_eq!(net.ends[SERVER].lane.recv(net.now, keys[1]), Ok(None));
     net.check("max streams");
 }
 
 #[test]
 fn more_streams_than_this_side_may_open_are_not_opened() {
-    let server = LaneConfig {
-        max_streams: 2,
-        ..LaneConfig::default()
-    };
+    let server = LaneConfig { max_streams: 2, ..LaneConfig::default() };
     let mut net = Net::new(3, [server, LaneConfig::default()], 1 << 20);
     let first = net.open(SERVER);
     net.open(SERVER);
-    let full = net.ends[SERVER]
-        .lane
-        .open(net.now, mux::Open::tcp(1, None, None), false, ());
+    let full = net.ends[SERVER].lane.open(net.now, mux::Open::tcp(1, None, None), false, ());
     assert_eq!(full, Err(OpenStreamError::Full));
     net.ends[SERVER].lane.reset(first, ErrorCode::Cancel);
     net.open(SERVER);
@@ -606,16 +476,10 @@ fn a_dead_peer_is_noticed_after_ten_seconds() {
     for cut in [&[SERVER][..], &[AGENT], &[SERVER, AGENT]] {
         let mut net = Net::path(MS * 10, None);
         net.run(Duration::from_secs(20), MS * 10);
-        assert!(
-            net.ends.iter().all(|end| end.health == Health::Alive),
-            "idle lanes live"
-        );
+        assert!(net.ends.iter().all(|end| end.health == Health::Alive), "idle lanes live");
         cut.iter().for_each(|side| net.wires[*side].cut = true);
         net.run(Duration::from_secs(4), MS * 10);
-        assert!(
-            net.ends.iter().all(|end| end.health == Health::Alive),
-            "not before its time"
-        );
+        assert!(net.ends.iter().all(|end| end.health == Health::Alive), "not before its time");
         net.run(Duration::from_secs(12), MS * 10);
         for side in cut {
             assert_eq!(net.ends[1 - side].health, Health::Dead);

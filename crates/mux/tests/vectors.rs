@@ -28,14 +28,7 @@ const fn vector(
     payload: fn() -> Vec<u8>,
     hex: &'static str,
 ) -> Vector {
-    Vector {
-        shows,
-        kind,
-        flags,
-        stream,
-        payload,
-        hex,
-    }
+    Vector { shows, kind, flags, stream, payload, hex }
 }
 
 #[rustfmt::skip]
@@ -122,9 +115,7 @@ fn auth_request() -> Vec<u8> {
 fn auth_response() -> Vec<u8> {
     message::encode(&message::AuthResponse {
         session: "s1".into(),
-        resume_secret: Opaque::new(
-            "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef",
-        ),
+        resume_secret: Opaque::new("0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"),
         epoch: 7,
         account: "a".into(),
         data_cap: 16_384,
@@ -148,57 +139,27 @@ fn auth_refused() -> Vec<u8> {
 }
 
 fn register() -> Vec<u8> {
-    let http = TunnelSpec {
-        id: 1,
-        kind: TunnelKind::Http,
-        name: "app1".into(),
-        healthy: true,
-        ..TunnelSpec::default()
-    };
-    let tcp = TunnelSpec {
-        id: 2,
-        kind: TunnelKind::Tcp,
-        port: 15_432,
-        healthy: true,
-        ..TunnelSpec::default()
-    };
-    message::encode(&message::Register {
-        tunnels: vec![http, tcp],
-    })
+    let http =
+        TunnelSpec { id: 1, kind: TunnelKind::Http, name: "app1".into(), healthy: true, ..TunnelSpec::default() };
+    let tcp = TunnelSpec { id: 2, kind: TunnelKind::Tcp, port: 15_432, healthy: true, ..TunnelSpec::default() };
+    message::encode(&message::Register { tunnels: vec![http, tcp] })
 }
 
 fn registered() -> Vec<u8> {
-    let published = TunnelResult {
-        id: 1,
-        url: "https://app1.example.com".into(),
-        epoch: 7,
-        ..TunnelResult::default()
-    };
+    let published = TunnelResult { id: 1, url: "https://app1.example.com".into(), epoch: 7, ..TunnelResult::default() };
     let fault = Fault {
         code: "quota_exceeded".into(),
         message: "too many".into(),
         hint: "unpublish one".into(),
         retry_after_ms: 1_000,
     };
-    let refused = TunnelResult {
-        id: 2,
-        error: Some(fault),
-        ..TunnelResult::default()
-    };
-    message::encode(&message::Registered {
-        tunnels: vec![published, refused],
-    })
+    let refused = TunnelResult { id: 2, error: Some(fault), ..TunnelResult::default() };
+    message::encode(&message::Registered { tunnels: vec![published, refused] })
 }
 
 fn tunnel_state() -> Vec<u8> {
-    let down = TunnelState {
-        id: 1,
-        healthy: false,
-        reason: "connection refused".into(),
-    };
-    message::encode(&message::TunnelStates {
-        tunnels: vec![down],
-    })
+    let down = TunnelState { id: 1, healthy: false, reason: "connection refused".into() };
+    message::encode(&message::TunnelStates { tunnels: vec![down] })
 }
 
 fn open_http() -> Vec<u8> {
@@ -237,21 +198,12 @@ fn open_upgrade() -> Vec<u8> {
 fn open_tcp() -> Vec<u8> {
     let visitor = "[2001:db8::7]:4711".parse().expect("an address");
     let entrance = "[2001:db8::1]:15432".parse().expect("an address");
-    let open = Open {
-        credit: 16_384,
-        ..Open::tcp(2, Some(visitor), Some(entrance))
-    };
+    let open = Open { credit: 16_384, ..Open::tcp(2, Some(visitor), Some(entrance)) };
     open.encode().expect("short parts")
 }
 
 fn answer_head() -> Vec<u8> {
-    let mut block = AnswerHead::writer(
-        200,
-        Timing {
-            agent_micros: 120,
-            local_micros: 3_400,
-        },
-    );
+    let mut block = AnswerHead::writer(200, Timing { agent_micros: 120, local_micros: 3_400 });
     assert!(block.pair("content-type", b"text/plain") && block.pair("content-length", b"6"));
     block.finish()
 }
@@ -313,21 +265,13 @@ fn hex(wire: &[u8]) -> String {
 
 fn unhex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text.bytes().filter(|b| *b != b' ').collect();
-    let pair = |two: &[u8]| {
-        u8::from_str_radix(std::str::from_utf8(two).expect("ascii"), 16).expect("hex digits")
-    };
+    let pair = |two: &[u8]| u8::from_str_radix(std::str::from_utf8(two).expect("ascii"), 16).expect("hex digits");
     digits.chunks(2).map(pair).collect()
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "the ban on files is for the library; this test reads a page"
-)]
+#[expect(clippy::disallowed_methods, reason = "the ban on files is for the library; this test reads a page")]
 fn page() -> String {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../../docs/reference/protocol.md"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/reference/protocol.md");
     std::fs::read_to_string(path).expect("the page is part of the repository")
 }
 
@@ -342,26 +286,11 @@ fn every_frame_encodes_to_its_vector() {
 fn every_vector_decodes_to_its_frame() {
     for v in VECTORS {
         let wire = unhex(v.hex);
-        let mut decoder = Decoder::new(Limits::Authenticated {
-            data_cap: DATA_DEFAULT,
-        });
+        let mut decoder = Decoder::new(Limits::Authenticated { data_cap: DATA_DEFAULT });
         let mut input = wire.as_slice();
-        let (header, payload) = decoder
-            .next(&mut input, |h, p| (h, p.to_vec()))
-            .unwrap()
-            .unwrap();
+        let (header, payload) = decoder.next(&mut input, |h, p| (h, p.to_vec())).unwrap().unwrap();
         let length = u32::try_from(payload.len()).unwrap();
-        assert_eq!(
-            header,
-            Header {
-                kind: v.kind,
-                flags: v.flags,
-                stream: v.stream,
-                length
-            },
-            "{}",
-            v.shows
-        );
+        assert_eq!(header, Header { kind: v.kind, flags: v.flags, stream: v.stream, length }, "{}", v.shows);
         assert_eq!(payload, (v.payload)(), "{}", v.shows);
         assert!(input.is_empty() && decoder.is_between_frames());
     }
@@ -371,99 +300,58 @@ fn every_vector_decodes_to_its_frame() {
 fn every_type_has_a_vector() {
     let shown: Vec<u8> = VECTORS.iter().map(|v| v.kind.to_wire()).collect();
     for byte in (0..=0xff).filter(|byte| !(0x41..=0x5f).contains(byte)) {
-        assert!(
-            FrameType::from_wire(byte).is_none() || shown.contains(&byte),
-            "type {byte:#04x}"
-        );
+        assert!(FrameType::from_wire(byte).is_none() || shown.contains(&byte), "type {byte:#04x}");
     }
 }
 
 fn payload_of(shows: &str) -> Bytes {
-    let v = VECTORS
-        .iter()
-        .find(|v| v.shows == shows)
-        .expect("a vector of that name");
+    let v = VECTORS.iter().find(|v| v.shows == shows).expect("a vector of that name");
     Bytes::from(unhex(v.hex)).slice(HEADER_LEN..)
 }
 
 fn pairs(block: BlockReader) -> Vec<(String, Bytes)> {
     let pair = |p: Result<(mux::headers::Name, Bytes), _>| p.expect("a legal pair");
-    block
-        .map(pair)
-        .map(|(n, v)| (n.as_str().to_owned(), v))
-        .collect()
+    block.map(pair).map(|(n, v)| (n.as_str().to_owned(), v)).collect()
 }
 
 #[test]
 fn the_parts_of_an_open_are_where_the_page_says() {
     let open = Open::decode(payload_of("Open, http, no body")).unwrap();
-    assert_eq!(
-        (open.kind, open.scheme, open.hops, open.tunnel),
-        (StreamKind::Http, Scheme::Tls, 0, 1)
-    );
+    assert_eq!((open.kind, open.scheme, open.hops, open.tunnel), (StreamKind::Http, Scheme::Tls, 0, 1));
     assert_eq!((open.credit, open.trace), (65_536, [0xab; 16]));
     assert_eq!(open.visitor.unwrap().to_string(), "192.0.2.7:4711");
     assert_eq!(open.entrance.unwrap().to_string(), "198.51.100.1:443");
-    assert_eq!(
-        (&open.method[..], &open.target[..]),
-        (&b"GET"[..], &b"/hello?a=1"[..])
-    );
+    assert_eq!((&open.method[..], &open.target[..]), (&b"GET"[..], &b"/hello?a=1"[..]));
     let got = pairs(open.read_headers().unwrap());
     assert_eq!(
         got,
-        [
-            ("host".into(), Bytes::from_static(b"app1.example.com")),
-            ("x-demo".into(), Bytes::from_static(b"1"))
-        ]
+        [("host".into(), Bytes::from_static(b"app1.example.com")), ("x-demo".into(), Bytes::from_static(b"1"))]
     );
     let tcp = Open::decode(payload_of("Open, tcp")).unwrap();
-    assert_eq!(
-        (tcp.kind, tcp.tunnel, tcp.credit),
-        (StreamKind::Tcp, 2, 16_384)
-    );
+    assert_eq!((tcp.kind, tcp.tunnel, tcp.credit), (StreamKind::Tcp, 2, 16_384));
     assert_eq!(tcp.visitor.unwrap().to_string(), "[2001:db8::7]:4711");
     let upgrade = Open::decode(payload_of("Open, upgrade")).unwrap();
-    assert_eq!(
-        (upgrade.kind, upgrade.visitor, upgrade.entrance),
-        (StreamKind::Upgrade, None, None)
-    );
+    assert_eq!((upgrade.kind, upgrade.visitor, upgrade.entrance), (StreamKind::Upgrade, None, None));
 }
 
 #[test]
 fn the_parts_of_an_answer_are_where_the_page_says() {
     let head = AnswerHead::read(payload_of("Data, answer head")).unwrap();
-    assert_eq!(
-        (
-            head.status,
-            head.timing.agent_micros,
-            head.timing.local_micros
-        ),
-        (200, 120, 3_400)
-    );
+    assert_eq!((head.status, head.timing.agent_micros, head.timing.local_micros), (200, 120, 3_400));
     assert_eq!(pairs(head.headers).len(), 2);
     let trailers = AnswerHead::read(payload_of("Data, trailers")).unwrap();
     assert_eq!(trailers.status, 0);
-    assert_eq!(
-        pairs(trailers.headers),
-        [("grpc-status".into(), Bytes::from_static(b"0"))]
-    );
+    assert_eq!(pairs(trailers.headers), [("grpc-status".into(), Bytes::from_static(b"0"))]);
 }
 
 #[test]
 fn messages_of_the_vectors_are_understood() {
     let request: message::AuthRequest = message::decode(&payload_of("AuthRequest")).unwrap();
-    assert_eq!(
-        (request.token.expose(), request.data_cap, request.lanes),
-        ("adit_secret", 16_384, 2)
-    );
-    let refused: message::AuthResponse =
-        message::decode(&payload_of("AuthResponse, refused")).unwrap();
+    assert_eq!((request.token.expose(), request.data_cap, request.lanes), ("adit_secret", 16_384, 2));
+    let refused: message::AuthResponse = message::decode(&payload_of("AuthResponse, refused")).unwrap();
     assert_eq!(refused.error.unwrap().code, "invalid_token");
     let registered: message::Registered = message::decode(&payload_of("Register, answer")).unwrap();
-    assert_eq!(
-        registered.tunnels[1].error.as_ref().unwrap().retry_after_ms,
-        1_000
-    );
+    assert_eq!(registered.tunnels[1].error.as_ref().unwrap().retry_after_ms, 1_000);
     let away: message::GoAway = message::decode(&payload_of("GoAway")).unwrap();
     assert_eq!((away.last_stream, away.retry_after_ms), (6, 250));
 }
@@ -471,11 +359,7 @@ fn messages_of_the_vectors_are_understood() {
 #[test]
 fn the_page_shows_every_vector() {
     let page = page();
-    let missing: Vec<_> = VECTORS
-        .iter()
-        .filter(|v| !page.lines().any(|line| line == v.hex))
-        .map(|v| v.shows)
-        .collect();
+    let missing: Vec<_> = VECTORS.iter().filter(|v| !page.lines().any(|line| line == v.hex)).map(|v| v.shows).collect();
     assert!(missing.is_empty(), "not in the page: {missing:?}");
 }
 
@@ -494,10 +378,7 @@ fn the_page_lists_every_static_name_and_every_error_code() {
 
 #[test]
 fn an_error_code_reads_as_its_name_in_errors_too() {
-    assert_eq!(
-        StreamError::Reset(ErrorCode::Refused).to_string(),
-        "the stream was reset by the peer: refused"
-    );
+    assert_eq!(StreamError::Reset(ErrorCode::Refused).to_string(), "the stream was reset by the peer: refused");
 }
 
 #[test]
@@ -512,8 +393,5 @@ fn the_table_for_the_page() {
 fn a_block_may_be_built_behind_other_bytes() {
     let mut block = BlockWriter::new(vec![1, 2, 3]);
     assert!(block.pair("te", b"trailers"));
-    assert_eq!(
-        block.finish(),
-        [&[1, 2, 3, 0, 1, 58, 0, 8][..], b"trailers"].concat()
-    );
+    assert_eq!(block.finish(), [&[1, 2, 3, 0, 1, 58, 0, 8][..], b"trailers"].concat());
 }

@@ -51,34 +51,19 @@ impl AdminServer {
         Self::start_with(address, routes, HEADER_TIMEOUT)
     }
 
-    fn start_with(
-        address: SocketAddr,
-        routes: Routes,
-        header_timeout: Duration,
-    ) -> Result<Self, BindError> {
+    fn start_with(address: SocketAddr, routes: Routes, header_timeout: Duration) -> Result<Self, BindError> {
         let listener = BoundListener::bind_loopback(address)?;
         let address = listener.local_addr();
         let system = |source: io::Error| BindError::System { address, source };
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(system)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
         let scope = Scope::root();
-        let service = Service {
-            routes,
-            bound: address.ip(),
-            header_timeout,
-        };
+        let service = Service { routes, bound: address.ip(), header_timeout };
         let serving = scope.clone();
         let thread = std::thread::Builder::new()
             .name("admin".into())
             .spawn(move || runtime.block_on(serve(listener, serving, service)))
             .map_err(system)?;
-        Ok(Self {
-            address,
-            scope,
-            thread: Some(thread),
-        })
+        Ok(Self { address, scope, thread: Some(thread) })
     }
 
     /// The address with the actual port.
@@ -115,11 +100,7 @@ impl AdminAnswer {
     /// Text in the given format.
     #[must_use]
     pub fn new(content_type: &'static str, body: impl Into<Bytes>) -> Self {
-        Self {
-            status: StatusCode::OK,
-            content_type,
-            body: body.into(),
-        }
+        Self { status: StatusCode::OK, content_type, body: body.into() }
     }
 
     /// Plain text.
@@ -187,8 +168,7 @@ impl Service {
             return AdminAnswer::text(text).with_status(StatusCode::FORBIDDEN);
         }
         if request.method() != Method::GET && request.method() != Method::HEAD {
-            return AdminAnswer::text("only GET and HEAD\n")
-                .with_status(StatusCode::METHOD_NOT_ALLOWED);
+            return AdminAnswer::text("only GET and HEAD\n").with_status(StatusCode::METHOD_NOT_ALLOWED);
         }
         let path = request.uri().path();
         catch_unwind(AssertUnwindSafe(|| (self.routes)(path))).unwrap_or_else(|_| {
@@ -206,11 +186,7 @@ impl Service {
             (None, None) => request.version() == Version::HTTP_10,
             (_, Some(_)) => false,
         };
-        named
-            && request
-                .uri()
-                .host()
-                .is_none_or(|host| self.is_our_name(host))
+        named && request.uri().host().is_none_or(|host| self.is_our_name(host))
     }
 
     fn is_our_name(&self, authority: &str) -> bool {
@@ -244,18 +220,12 @@ async fn serve(listener: BoundListener, scope: Scope, service: Service) {
 
 async fn serve_connection(stream: TcpStream, service: Service) {
     let mut builder = http1::Builder::new();
-    builder
-        .timer(TokioTimer::new())
-        .header_read_timeout(service.header_timeout)
-        .max_buf_size(HEAD_MAX);
+    builder.timer(TokioTimer::new()).header_read_timeout(service.header_timeout).max_buf_size(HEAD_MAX);
     let answering = service_fn(move |request: Request<Incoming>| {
         let answer = service.answer(&request);
         async move { Ok::<_, Infallible>(answer.into_response()) }
     });
-    if let Err(error) = builder
-        .serve_connection(TokioIo::new(stream), answering)
-        .await
-    {
+    if let Err(error) = builder.serve_connection(TokioIo::new(stream), answering).await {
         tracing::debug!(%error, "an admin connection ended early");
     }
 }
@@ -275,12 +245,7 @@ mod tests {
             "/panic" => panic!("on purpose"),
             _ => AdminAnswer::not_found(),
         });
-        AdminServer::start_with(
-            "127.0.0.1:0".parse().unwrap(),
-            routes,
-            Duration::from_millis(200),
-        )
-        .unwrap()
+        AdminServer::start_with("127.0.0.1:0".parse().unwrap(), routes, Duration::from_millis(200)).unwrap()
     }
 
     fn exchange(server: &AdminServer, request: &str) -> String {
@@ -293,20 +258,14 @@ mod tests {
     }
 
     fn get(server: &AdminServer, path: &str, host: &str) -> String {
-        exchange(
-            server,
-            &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"),
-        )
+        exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
     }
 
     #[test]
     fn a_known_path_is_answered_and_an_unknown_one_is_not_found() {
         let server = start();
         let answer = get(&server, "/metrics?x=1", "127.0.0.1");
-        assert!(
-            answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nup 1\n"),
-            "{answer}"
-        );
+        assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nup 1\n"), "{answer}");
         assert!(answer.contains("cache-control: no-store"), "{answer}");
         assert!(get(&server, "/other", "localhost").starts_with("HTTP/1.1 404 "));
         server.stop();
@@ -315,52 +274,28 @@ mod tests {
     #[test]
     fn head_has_the_length_and_no_body() {
         let server = start();
-        let answer = exchange(
-            &server,
-            "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
-        );
-        assert!(
-            answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\n"),
-            "{answer}"
-        );
+        let answer = exchange(&server, "HEAD /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        assert!(answer.contains("content-length: 5\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     }
 
     #[test]
     fn s13_only_reading_is_possible() {
         let server = start();
         for method in ["POST", "PUT", "DELETE", "OPTIONS"] {
-            let head = format!(
-                "{method} /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-            );
+            let head = format!("{method} /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
             let answer = exchange(&server, &head);
-            assert!(
-                answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"),
-                "{answer}"
-            );
+            assert!(answer.starts_with("HTTP/1.1 405 ") && answer.contains("allow: GET, HEAD"), "{answer}");
         }
     }
 
     #[test]
     fn s13_a_foreign_host_name_is_refused() {
         let server = start();
-        for host in [
-            "evil.example",
-            "localhost.evil.example",
-            "10.0.0.1",
-            "",
-            "localhost@evil",
-            "127.0.0.1.nip.io",
-        ] {
-            assert!(
-                get(&server, "/metrics", host).starts_with("HTTP/1.1 403 "),
-                "{host}"
-            );
+        for host in ["evil.example", "localhost.evil.example", "10.0.0.1", "", "localhost@evil", "127.0.0.1.nip.io"] {
+            assert!(get(&server, "/metrics", host).starts_with("HTTP/1.1 403 "), "{host}");
         }
         for host in ["localhost", "LOCALHOST:9090", "127.0.0.1:1", "[::1]:9090"] {
-            assert!(
-                get(&server, "/metrics", host).starts_with("HTTP/1.1 200 "),
-                "{host}"
-            );
+            assert!(get(&server, "/metrics", host).starts_with("HTTP/1.1 200 "), "{host}");
         }
         let two = "GET /metrics HTTP/1.1\r\nHost: localhost\r\nHost: evil.example\r\nConnection: close\r\n\r\n";
         assert!(exchange(&server, two).starts_with("HTTP/1.1 403 "));
@@ -387,12 +322,9 @@ mod tests {
     #[test]
     fn s11_silent_and_slow_clients_are_let_go_and_others_are_served_meanwhile() {
         let server = start();
-        let mut silent: Vec<_> = (0..200)
-            .map(|_| TcpStream::connect(server.local_addr()).unwrap())
-            .collect();
+        let mut silent: Vec<_> = (0..200).map(|_| TcpStream::connect(server.local_addr()).unwrap()).collect();
         let mut slow = TcpStream::connect(server.local_addr()).unwrap();
-        slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc")
-            .unwrap();
+        slow.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
         assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
         for stream in silent.iter_mut().chain([&mut slow]) {
             stream.set_read_timeout(Some(DEADLINE)).unwrap();

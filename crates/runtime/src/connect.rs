@@ -97,11 +97,7 @@ impl fmt::Debug for Io {
 }
 
 impl AsyncRead for Io {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
@@ -111,11 +107,7 @@ impl AsyncRead for Io {
 }
 
 impl AsyncWrite for Io {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
@@ -173,31 +165,17 @@ impl<C: Connect> TlsConnect<C> {
     ///
     /// # Errors
     /// When the name is neither a DNS name nor an address.
-    pub fn new(
-        under: C,
-        server_name: &str,
-        config: Arc<ClientConfig>,
-        timeout: Duration,
-    ) -> Result<Self, TlsError> {
-        Ok(Self {
-            under,
-            config,
-            server_name: crate::tls::server_name(server_name)?,
-            timeout,
-        })
+    pub fn new(under: C, server_name: &str, config: Arc<ClientConfig>, timeout: Duration) -> Result<Self, TlsError> {
+        Ok(Self { under, config, server_name: crate::tls::server_name(server_name)?, timeout })
     }
 
     async fn open(&self) -> Result<Io, ConnectError> {
         let stream = self.under.connect().await?;
-        let handshake =
-            TlsConnector::from(Arc::clone(&self.config)).connect(self.server_name.clone(), stream);
+        let handshake = TlsConnector::from(Arc::clone(&self.config)).connect(self.server_name.clone(), stream);
         match tokio::time::timeout(self.timeout, handshake).await {
             Ok(Ok(stream)) => Ok(Io::Tls(Box::new(stream))),
             Ok(Err(source)) => Err(ConnectError::tls(self.describe(), source)),
-            Err(_) => Err(ConnectError::Timeout {
-                target: self.describe(),
-                after: self.timeout,
-            }),
+            Err(_) => Err(ConnectError::Timeout { target: self.describe(), after: self.timeout }),
         }
     }
 }
@@ -208,12 +186,7 @@ impl TlsConnect<TcpConnect> {
     ///
     /// # Errors
     /// [`TlsError`] when the roots cannot be read or the host is no name.
-    pub fn to_service(
-        host: &str,
-        port: u16,
-        timeout: Duration,
-        alpn: &[&[u8]],
-    ) -> Result<Self, TlsError> {
+    pub fn to_service(host: &str, port: u16, timeout: Duration, alpn: &[&[u8]]) -> Result<Self, TlsError> {
         let config = if crate::socket::is_loopback_host(host) {
             unverified_client_config(alpn)?
         } else {
@@ -320,22 +293,15 @@ impl ConnectError {
     pub fn from_io(target: String, source: io::Error) -> Self {
         match Errno::from_io_error(&source) {
             Some(Errno::CONNREFUSED) => Self::Refused { target, source },
-            Some(
-                Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOBUFS
-                | Errno::NOMEM
-                | Errno::ADDRNOTAVAIL
-                | Errno::AGAIN,
-            ) => Self::Exhausted { target, source },
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL | Errno::AGAIN) => {
+                Self::Exhausted { target, source }
+            }
             _ => Self::Unreachable { target, source },
         }
     }
 
     fn tls(target: String, source: io::Error) -> Self {
-        let certificate = source
-            .get_ref()
-            .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+        let certificate = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match certificate {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
                 let source = certificate.cloned().expect("matched just above");
@@ -387,9 +353,12 @@ impl Diagnose for ConnectError {
             Self::Timeout { .. } => "check that the address is right and no firewall is in between".into(),
             Self::Resolve { .. } => "check the spelling of the host name and this machine's name servers".into(),
             Self::Unreachable { .. } => "check the address and this machine's network".into(),
-            Self::Exhausted { .. } => "raise the limit of open files (ulimit -n), or lower the number of connections".into(),
+            Self::Exhausted { .. } => {
+                "raise the limit of open files (ulimit -n), or lower the number of connections".into()
+            }
             Self::Certificate { .. } => {
-                "give the certificate authority's file, or pin the server's fingerprint, if this is the server you mean".into()
+                "give the certificate authority's file, or pin the server's fingerprint, if this is the server you mean"
+                    .into()
             }
             Self::Tls { .. } => "check that this port speaks tls".into(),
             Self::Unavailable { .. } => return None,
@@ -413,22 +382,10 @@ mod tests {
 
     #[test]
     fn system_errors_are_sorted_by_what_they_mean() {
-        assert!(matches!(
-            sorted(Errno::CONNREFUSED),
-            ConnectError::Refused { .. }
-        ));
-        assert!(matches!(
-            sorted(Errno::MFILE),
-            ConnectError::Exhausted { .. }
-        ));
-        assert!(matches!(
-            sorted(Errno::ADDRNOTAVAIL),
-            ConnectError::Exhausted { .. }
-        ));
-        assert!(matches!(
-            sorted(Errno::HOSTUNREACH),
-            ConnectError::Unreachable { .. }
-        ));
+        assert!(matches!(sorted(Errno::CONNREFUSED), ConnectError::Refused { .. }));
+        assert!(matches!(sorted(Errno::MFILE), ConnectError::Exhausted { .. }));
+        assert!(matches!(sorted(Errno::ADDRNOTAVAIL), ConnectError::Exhausted { .. }));
+        assert!(matches!(sorted(Errno::HOSTUNREACH), ConnectError::Unreachable { .. }));
     }
 
     #[test]
@@ -442,9 +399,7 @@ mod tests {
     #[tokio::test]
     async fn shutdown_closes_one_direction_only() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let client = TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut served, _) = listener.accept().await.unwrap();
         let mut io = Io::Tcp(client);
         io.write_all(b"question").await.unwrap();

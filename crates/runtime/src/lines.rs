@@ -79,25 +79,14 @@ impl LineSink {
         Self::start(Box::new(output), None, BUFFER_MAX)
     }
 
-    fn start(
-        output: Box<dyn Write + Send>,
-        path: Option<PathBuf>,
-        limit: usize,
-    ) -> Result<Self, LineSinkError> {
+    fn start(output: Box<dyn Write + Send>, path: Option<PathBuf>, limit: usize) -> Result<Self, LineSinkError> {
         let shared = Arc::new(Shared::new(limit));
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            output,
-            path,
-            warned: None,
-        };
+        let writer = Writer { shared: Arc::clone(&shared), output, path, warned: None };
         std::thread::Builder::new()
             .name("lines".into())
             .spawn(move || writer.run())
             .map_err(|source| LineSinkError::Thread { source })?;
-        Ok(Self {
-            handle: Some(Arc::new(Handle { shared })),
-        })
+        Ok(Self { handle: Some(Arc::new(Handle { shared })) })
     }
 
     /// Writes a line soon. Does not wait: when the buffer is full the line is dropped and counted,
@@ -141,33 +130,25 @@ impl LineSink {
     /// Blocks the thread: for the end of a program and for tests.
     #[must_use]
     pub fn flush(&self, patience: Duration) -> bool {
-        self.handle
-            .as_ref()
-            .is_none_or(|handle| handle.shared.flush(patience))
+        self.handle.as_ref().is_none_or(|handle| handle.shared.flush(patience))
     }
 
     /// Lines dropped because the buffer was full.
     #[must_use]
     pub fn dropped(&self) -> u64 {
-        self.handle
-            .as_ref()
-            .map_or(0, |handle| handle.shared.dropped.load(Ordering::Relaxed))
+        self.handle.as_ref().map_or(0, |handle| handle.shared.dropped.load(Ordering::Relaxed))
     }
 
     /// Batches of lines the system refused, as on a full disk.
     #[must_use]
     pub fn failed_writes(&self) -> u64 {
-        self.handle
-            .as_ref()
-            .map_or(0, |handle| handle.shared.failed.load(Ordering::Relaxed))
+        self.handle.as_ref().map_or(0, |handle| handle.shared.failed.load(Ordering::Relaxed))
     }
 }
 
 impl fmt::Debug for LineSink {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LineSink")
-            .field("dropped", &self.dropped())
-            .finish_non_exhaustive()
+        f.debug_struct("LineSink").field("dropped", &self.dropped()).finish_non_exhaustive()
     }
 }
 
@@ -202,9 +183,7 @@ impl Diagnose for LineSinkError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Open { .. } => {
-                Some("check that its directory exists and this user may write there".into())
-            }
+            Self::Open { .. } => Some("check that its directory exists and this user may write there".into()),
             Self::Thread { .. } => None,
         }
     }
@@ -338,15 +317,10 @@ impl Writer {
         batch.clear();
         let shared = &self.shared;
         let idle = |state: &mut State| state.pending.is_empty() && !state.reopen && !state.closing;
-        let state = shared
-            .work
-            .wait_while(shared.lock(), idle)
-            .unwrap_or_else(PoisonError::into_inner);
+        let state = shared.work.wait_while(shared.lock(), idle).unwrap_or_else(PoisonError::into_inner);
         let calm = |state: &mut State| !state.urgent && !state.reopen && !state.closing;
-        let (mut state, _) = shared
-            .work
-            .wait_timeout_while(state, LINGER, calm)
-            .unwrap_or_else(PoisonError::into_inner);
+        let (mut state, _) =
+            shared.work.wait_timeout_while(state, LINGER, calm).unwrap_or_else(PoisonError::into_inner);
         std::mem::swap(&mut state.pending, batch);
         state.urgent = false;
         (std::mem::take(&mut state.reopen), state.closing)
@@ -356,11 +330,7 @@ impl Writer {
         if batch.is_empty() {
             return;
         }
-        if let Err(error) = self
-            .output
-            .write_all(batch)
-            .and_then(|()| self.output.flush())
-        {
+        if let Err(error) = self.output.write_all(batch).and_then(|()| self.output.flush()) {
             self.shared.failed.fetch_add(1, Ordering::Relaxed);
             self.warn(&error);
         }
@@ -394,10 +364,7 @@ fn open_file(path: &Path) -> Result<std::fs::File, LineSinkError> {
         .create(true)
         .mode(0o600)
         .open(path)
-        .map_err(|source| LineSinkError::Open {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| LineSinkError::Open { path: path.to_owned(), source })
 }
 
 #[cfg(test)]
@@ -431,15 +398,8 @@ mod tests {
     fn gate(limit: usize) -> (LineSink, SyncSender<()>, Arc<Mutex<Vec<u8>>>) {
         let (let_through, open) = sync_channel(100);
         let written = Arc::new(Mutex::new(Vec::new()));
-        let output = Gate {
-            open,
-            written: Arc::clone(&written),
-        };
-        (
-            LineSink::start(Box::new(output), None, limit).unwrap(),
-            let_through,
-            written,
-        )
+        let output = Gate { open, written: Arc::clone(&written) };
+        (LineSink::start(Box::new(output), None, limit).unwrap(), let_through, written)
     }
 
     #[test]
@@ -450,10 +410,7 @@ mod tests {
         assert!(sink.write("one") && sink.write("two\r\nforged"));
         assert!(sink.flush(DEADLINE));
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo  forged\n");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -482,10 +439,7 @@ mod tests {
         sink.write("new");
         assert!(sink.flush(DEADLINE));
         assert_eq!(fs::read_to_string(&path).unwrap(), "new\n");
-        assert_eq!(
-            fs::read_to_string(dir.path().join("access.log.1")).unwrap(),
-            "old\n"
-        );
+        assert_eq!(fs::read_to_string(dir.path().join("access.log.1")).unwrap(), "old\n");
     }
 
     #[test]
@@ -495,11 +449,7 @@ mod tests {
         assert!(!sink.write("0123456789"));
         assert_eq!(sink.dropped(), 2);
         assert!(!sink.flush(Duration::from_millis(20)));
-        drop(
-            (0..10)
-                .map(|_| let_through.send(()).unwrap())
-                .collect::<Vec<_>>(),
-        );
+        drop((0..10).map(|_| let_through.send(()).unwrap()).collect::<Vec<_>>());
         assert!(sink.flush(DEADLINE));
         assert!(sink.write("again") && sink.flush(DEADLINE));
         let text = String::from_utf8(written.lock().unwrap().clone()).unwrap();
@@ -511,11 +461,7 @@ mod tests {
         let (sink, let_through, written) = gate(32);
         while sink.write("0123456789") {}
         let mut waiting = Box::pin(sink.write_all("audit line"));
-        assert!(
-            tokio::time::timeout(Duration::from_millis(20), &mut waiting)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(20), &mut waiting).await.is_err());
         for _ in 0..10 {
             let_through.send(()).unwrap();
         }
@@ -545,10 +491,7 @@ mod tests {
     fn a_file_that_cannot_be_opened_is_named() {
         let path = PathBuf::from("/nonexistent/access.log");
         let error = LineSink::open(&LineTarget::parse("/nonexistent/access.log")).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("cannot write to {}", path.display())
-        );
+        assert_eq!(error.to_string(), format!("cannot write to {}", path.display()));
         assert_eq!(error.fault(), Fault::Config);
     }
 }

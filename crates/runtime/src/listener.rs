@@ -56,11 +56,7 @@ impl BoundListener {
     }
 
     fn bind_socket(address: SocketAddr) -> io::Result<Self> {
-        let socket = Socket::new(
-            Domain::for_address(address),
-            Type::STREAM,
-            Some(Protocol::TCP),
-        )?;
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_reuse_address(true)?;
         if address.is_ipv6() {
             socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -157,9 +153,7 @@ pub enum BindError {
         source: io::Error,
     },
     /// The surface is for this machine only.
-    #[error(
-        "{address} can be reached from other machines, and this surface has no credentials and no tls"
-    )]
+    #[error("{address} can be reached from other machines, and this surface has no credentials and no tls")]
     NotLoopback {
         /// The wanted address.
         address: SocketAddr,
@@ -178,11 +172,9 @@ pub enum BindError {
 impl BindError {
     fn explain(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
-            io::ErrorKind::AddrInUse => Self::Taken {
-                address,
-                holder: Holder::of(address),
-                free: free_port_near(address),
-            },
+            io::ErrorKind::AddrInUse => {
+                Self::Taken { address, holder: Holder::of(address), free: free_port_near(address) }
+            }
             io::ErrorKind::PermissionDenied => Self::NotPermitted { address, source },
             io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress { address, source },
             _ => Self::System { address, source },
@@ -205,9 +197,7 @@ impl BindError {
 impl Diagnose for BindError {
     fn fault(&self) -> Fault {
         match self {
-            Self::Taken { .. } | Self::NoSuchAddress { .. } | Self::NotLoopback { .. } => {
-                Fault::Config
-            }
+            Self::Taken { .. } | Self::NoSuchAddress { .. } | Self::NotLoopback { .. } => Fault::Config,
             Self::NotPermitted { .. } => Fault::NotPermitted,
             Self::System { .. } => Fault::Internal,
         }
@@ -221,9 +211,9 @@ impl Diagnose for BindError {
                  (setcap cap_net_bind_service=+ep, or AmbientCapabilities in its unit) for {}",
                 address.port()
             )),
-            Self::NoSuchAddress { .. } => {
-                Some("use an address that `ip address` shows, 0.0.0.0 for all, or 127.0.0.1 for this machine only".into())
-            }
+            Self::NoSuchAddress { .. } => Some(
+                "use an address that `ip address` shows, 0.0.0.0 for all, or 127.0.0.1 for this machine only".into(),
+            ),
             Self::NotLoopback { address } => Some(format!("use 127.0.0.1:{}", address.port())),
             Self::System { .. } => None,
         }
@@ -246,13 +236,8 @@ impl ConnectionLimit {
     /// A cap of `max` connections.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let shared = LimitState {
-            used: AtomicUsize::new(0),
-            max: AtomicUsize::new(max),
-        };
-        Self {
-            shared: Arc::new(shared),
-        }
+        let shared = LimitState { used: AtomicUsize::new(0), max: AtomicUsize::new(max) };
+        Self { shared: Arc::new(shared) }
     }
 
     /// A place for one connection, given back on drop; `None` when all are taken.
@@ -261,13 +246,9 @@ impl ConnectionLimit {
         let max = self.shared.max.load(Ordering::Relaxed);
         self.shared
             .used
-            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| {
-                (used < max).then_some(used + 1)
-            })
+            .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < max).then_some(used + 1))
             .ok()
-            .map(|_| ConnectionPermit {
-                shared: Arc::clone(&self.shared),
-            })
+            .map(|_| ConnectionPermit { shared: Arc::clone(&self.shared) })
     }
 
     /// How many places are taken.
@@ -355,8 +336,7 @@ fn is_peers_doing(error: &io::Error) -> bool {
 fn free_port_near(address: SocketAddr) -> Option<u16> {
     let first = address.port().checked_add(1)?;
     let last = address.port().saturating_add(NEARBY_PORTS);
-    (first..=last)
-        .find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
+    (first..=last).find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
 }
 
 #[cfg(test)]
@@ -406,10 +386,7 @@ mod tests {
         let (tx, mut rx) = mpsc::channel(1);
         let serving = scope.clone();
         scope.spawn("accept", async move {
-            listener
-                .accept_loop(serving, move |stream, _| tx.try_send(stream).unwrap())
-                .await
-                .unwrap();
+            listener.accept_loop(serving, move |stream, _| tx.try_send(stream).unwrap()).await.unwrap();
         });
         let mut client = TcpStream::connect(address).await.unwrap();
         let accepted = timeout(DEADLINE, rx.recv()).await.unwrap().unwrap();
@@ -418,11 +395,7 @@ mod tests {
         assert!(TcpStream::connect(address).await.is_err());
         drop(accepted);
         assert_eq!(
-            timeout(DEADLINE, client.read_u8())
-                .await
-                .unwrap()
-                .unwrap_err()
-                .kind(),
+            timeout(DEADLINE, client.read_u8()).await.unwrap().unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
     }
@@ -447,12 +420,7 @@ mod tests {
         assert_eq!(holder.as_ref().unwrap().pid, std::process::id());
         let port = free.expect("one of the next ports is free");
         assert!(port > first.local_addr().port());
-        assert!(
-            error
-                .to_string()
-                .contains(&format!("(pid {}", std::process::id())),
-            "{error}"
-        );
+        assert!(error.to_string().contains(&format!("(pid {}", std::process::id())), "{error}");
         assert_eq!(error.hint().unwrap(), format!("use {port}, which is free"));
         assert_eq!(error.fault(), Fault::Config);
     }
@@ -462,25 +430,13 @@ mod tests {
         let first = BoundListener::bind("0.0.0.0:0".parse().unwrap()).unwrap();
         let wanted = SocketAddr::from(([127, 0, 0, 1], first.local_addr().port()));
         let error = BoundListener::bind(wanted).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                BindError::Taken {
-                    holder: Some(_),
-                    ..
-                }
-            ),
-            "{error:?}"
-        );
+        assert!(matches!(error, BindError::Taken { holder: Some(_), .. }), "{error:?}");
     }
 
     #[test]
     fn an_address_of_another_machine_is_explained() {
         let error = BoundListener::bind("192.0.2.1:0".parse().unwrap()).unwrap_err();
-        assert!(
-            matches!(error, BindError::NoSuchAddress { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, BindError::NoSuchAddress { .. }), "{error:?}");
         assert!(error.hint().unwrap().contains("127.0.0.1"));
     }
 

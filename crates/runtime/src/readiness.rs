@@ -18,18 +18,13 @@ impl Readiness {
     /// Live, and not ready until a first component is.
     #[must_use]
     pub fn new() -> Self {
-        Self {
-            state: watch::Sender::new(State::default()),
-        }
+        Self { state: watch::Sender::new(State::default()) }
     }
 
     /// Adds a component, not ready at first. All components must be ready for the whole to be.
     #[must_use]
     pub fn component(&self, name: impl Into<String>) -> Component {
-        let component = Component {
-            readiness: self.clone(),
-            name: name.into(),
-        };
+        let component = Component { readiness: self.clone(), name: name.into() };
         component.not_ready("starting");
         component
     }
@@ -79,11 +74,7 @@ impl Readiness {
             "/health/live" => self.is_live(),
             _ => return None,
         };
-        let status = if good {
-            StatusCode::OK
-        } else {
-            StatusCode::SERVICE_UNAVAILABLE
-        };
+        let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
         Some(AdminAnswer::json(&self.report()).with_status(status))
     }
 }
@@ -122,9 +113,7 @@ impl Component {
 
     fn set(&self, condition: Condition) {
         self.readiness.state.send_if_modified(|state| {
-            let before = state
-                .components
-                .insert(self.name.clone(), condition.clone());
+            let before = state.components.insert(self.name.clone(), condition.clone());
             before != Some(condition)
         });
     }
@@ -237,10 +226,7 @@ mod tests {
         assert!(readiness.is_ready());
         drop(public);
         assert!(!readiness.is_ready());
-        assert_eq!(
-            readiness.report()["components"],
-            json!({ "public": { "ready": false, "reason": "ended" } })
-        );
+        assert_eq!(readiness.report()["components"], json!({ "public": { "ready": false, "reason": "ended" } }));
     }
 
     #[test]
@@ -250,14 +236,8 @@ mod tests {
         public.ready();
         readiness.drain();
         assert_eq!(readiness.report()["status"], "draining");
-        assert_eq!(
-            readiness.answer("/health/ready").unwrap().status(),
-            StatusCode::SERVICE_UNAVAILABLE
-        );
-        assert_eq!(
-            readiness.answer("/health/live").unwrap().status(),
-            StatusCode::OK
-        );
+        assert_eq!(readiness.answer("/health/ready").unwrap().status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(readiness.answer("/health/live").unwrap().status(), StatusCode::OK);
         assert!(readiness.answer("/health/other").is_none());
     }
 
@@ -277,14 +257,8 @@ mod tests {
         let component = readiness.component("public");
         let waiting = readiness.until_ready();
         tokio::pin!(waiting);
-        assert!(
-            tokio::time::timeout(Duration::from_millis(10), &mut waiting)
-                .await
-                .is_err()
-        );
+        assert!(tokio::time::timeout(Duration::from_millis(10), &mut waiting).await.is_err());
         component.ready();
-        tokio::time::timeout(Duration::from_secs(5), waiting)
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), waiting).await.unwrap();
     }
 }

@@ -33,9 +33,7 @@ impl Scope {
     /// A scope without a parent: one per program, or per test.
     #[must_use]
     pub fn root() -> Self {
-        Self {
-            inner: Arc::new(Inner::new(None, 0)),
-        }
+        Self { inner: Arc::new(Inner::new(None, 0)) }
     }
 
     /// A scope that receives this one's signals, and whose tasks this one waits for in [`Scope::idle`].
@@ -333,11 +331,7 @@ struct Membership {
 impl Membership {
     fn enter(scope: &Arc<Inner>, name: &'static str) -> Self {
         scope.enter();
-        Self {
-            scope: Arc::clone(scope),
-            name,
-            key: None,
-        }
+        Self { scope: Arc::clone(scope), name, key: None }
     }
 
     /// On the first poll: leaves the waker where an abort finds it. A tokio task keeps one waker for life.
@@ -384,10 +378,7 @@ enum Slot {
 
 impl TaskTable {
     const fn new() -> Self {
-        Self {
-            slots: Vec::new(),
-            vacant: None,
-        }
+        Self { slots: Vec::new(), vacant: None }
     }
 
     fn insert(&mut self, name: &'static str, waker: Waker) -> usize {
@@ -445,10 +436,7 @@ impl Children {
     const FIRST_PRUNE: usize = 16;
 
     const fn new() -> Self {
-        Self {
-            list: Vec::new(),
-            prune_at: Self::FIRST_PRUNE,
-        }
+        Self { list: Vec::new(), prune_at: Self::FIRST_PRUNE }
     }
 
     fn push(&mut self, child: Weak<Inner>) {
@@ -485,9 +473,7 @@ mod tests {
     }
 
     async fn idle(scope: &Scope) {
-        timeout(DEADLINE, scope.idle())
-            .await
-            .expect("the scope becomes idle");
+        timeout(DEADLINE, scope.idle()).await.expect("the scope becomes idle");
     }
 
     #[tokio::test]
@@ -506,11 +492,7 @@ mod tests {
             finished.await.ok();
         });
         assert!(!scope.is_idle());
-        assert!(
-            timeout(Duration::from_millis(20), scope.idle())
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(20), scope.idle()).await.is_err());
         finish.send(()).unwrap();
         idle(&scope).await;
         assert!(grandchild.is_idle());
@@ -523,11 +505,7 @@ mod tests {
         assert!(scope.is_draining() && scope.is_cancelled() && !scope.is_aborted());
         timeout(DEADLINE, scope.drained()).await.unwrap();
         timeout(DEADLINE, scope.cancelled()).await.unwrap();
-        assert!(
-            timeout(Duration::from_millis(10), scope.aborted())
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(10), scope.aborted()).await.is_err());
     }
 
     #[tokio::test]
@@ -586,10 +564,7 @@ mod tests {
         scope.abort();
         let ran = Arc::new(AtomicBool::new(false));
         let flag = Arc::clone(&ran);
-        scope.spawn(
-            "too late",
-            async move { flag.store(true, Ordering::SeqCst) },
-        );
+        scope.spawn("too late", async move { flag.store(true, Ordering::SeqCst) });
         idle(&scope).await;
         assert!(!ran.load(Ordering::SeqCst));
     }
@@ -621,10 +596,7 @@ mod tests {
         while scope.running().contains_key("last") {
             tokio::task::yield_now().await;
         }
-        assert_eq!(
-            scope.running(),
-            BTreeMap::from([("reader", 3), ("writer", 1)])
-        );
+        assert_eq!(scope.running(), BTreeMap::from([("reader", 3), ("writer", 1)]));
         scope.abort();
         idle(&scope).await;
         assert!(scope.running().is_empty());
@@ -634,9 +606,7 @@ mod tests {
     async fn blocking_work_answers_and_its_panic_is_an_error() {
         let scope = Scope::root();
         assert_eq!(scope.spawn_blocking("adds", || 1 + 1).await.unwrap(), 2);
-        let lost = scope
-            .spawn_blocking("panics", || -> u8 { panic!("on purpose") })
-            .await;
+        let lost = scope.spawn_blocking("panics", || -> u8 { panic!("on purpose") }).await;
         assert_eq!(lost.unwrap_err().name, "panics");
         idle(&scope).await;
         assert_eq!(scope.panics(), 1);
@@ -666,10 +636,7 @@ mod tests {
         }
         idle(&scope).await;
         assert!(scope.running().is_empty());
-        assert!(
-            spawner.inner.children().list.len() < 5000,
-            "dead children are pruned"
-        );
+        assert!(spawner.inner.children().list.len() < 5000, "dead children are pruned");
     }
 
     #[test]

@@ -97,18 +97,8 @@ fn take(scope: &Scope, action: ShutdownAction) {
     }
 }
 
-fn finish(
-    scope: &Scope,
-    clean: bool,
-    signal: Option<StopSignal>,
-    begun: Option<Instant>,
-) -> Outcome {
-    Outcome {
-        clean,
-        signal,
-        took: begun.map_or(Duration::ZERO, |begun| begun.elapsed()),
-        left: scope.running(),
-    }
+fn finish(scope: &Scope, clean: bool, signal: Option<StopSignal>, begun: Option<Instant>) -> Outcome {
+    Outcome { clean, signal, took: begun.map_or(Duration::ZERO, |begun| begun.elapsed()), left: scope.running() }
 }
 
 /// Tokio's clock, which tests can pause.
@@ -134,19 +124,11 @@ mod tests {
 
     fn times() -> PhaseTimes {
         let seconds = Duration::from_secs;
-        PhaseTimes {
-            accept: seconds(2),
-            drain: seconds(8),
-            cancel: seconds(15),
-            abort: seconds(5),
-        }
+        PhaseTimes { accept: seconds(2), drain: seconds(8), cancel: seconds(15), abort: seconds(5) }
     }
 
     /// Runs a shutdown with the given signals, each at its second; gives the phases with their seconds.
-    async fn run_with(
-        scope: &Scope,
-        script: &'static [(u64, StopSignal)],
-    ) -> (Outcome, Vec<(u64, Phase)>) {
+    async fn run_with(scope: &Scope, script: &'static [(u64, StopSignal)]) -> (Outcome, Vec<(u64, Phase)>) {
         let (tx, rx) = mpsc::channel(4);
         let player = Scope::root();
         let start = Instant::now();
@@ -161,16 +143,9 @@ mod tests {
         let accepting = listeners.clone();
         listeners.spawn("accept", async move { accepting.drained().await });
         let mut phases = Vec::new();
-        let outcome = run(
-            scope,
-            &listeners,
-            times(),
-            &mut StopSignals::scripted(rx),
-            pending(),
-            |phase| {
-                phases.push((start.elapsed().as_secs(), phase));
-            },
-        )
+        let outcome = run(scope, &listeners, times(), &mut StopSignals::scripted(rx), pending(), |phase| {
+            phases.push((start.elapsed().as_secs(), phase));
+        })
         .await;
         player.abort();
         (outcome, phases)
@@ -204,12 +179,7 @@ mod tests {
         scope.spawn("polite", async move { polite.cancelled().await });
         let (outcome, phases) = run_with(&scope, &[(0, StopSignal::Interrupt)]).await;
         assert!(!outcome.clean && outcome.left.is_empty());
-        let expected = [
-            (0, Phase::StopAccepting),
-            (0, Phase::Draining),
-            (8, Phase::Cancelling),
-            (23, Phase::Aborting),
-        ];
+        let expected = [(0, Phase::StopAccepting), (0, Phase::Draining), (8, Phase::Cancelling), (23, Phase::Aborting)];
         assert_eq!(phases, expected);
     }
 
@@ -233,21 +203,11 @@ mod tests {
         let mut phases = Vec::new();
         let start = Instant::now();
         let stop = sleep(Duration::from_secs(1));
-        run(
-            &scope,
-            &listeners,
-            times(),
-            &mut StopSignals::scripted(rx),
-            stop,
-            |phase| {
-                phases.push((start.elapsed().as_secs(), phase));
-            },
-        )
+        run(&scope, &listeners, times(), &mut StopSignals::scripted(rx), stop, |phase| {
+            phases.push((start.elapsed().as_secs(), phase));
+        })
         .await;
-        assert_eq!(
-            phases[..2],
-            [(1, Phase::StopAccepting), (3, Phase::Draining)]
-        );
+        assert_eq!(phases[..2], [(1, Phase::StopAccepting), (3, Phase::Draining)]);
     }
 
     #[tokio::test(start_paused = true)]

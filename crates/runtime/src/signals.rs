@@ -35,10 +35,7 @@ pub struct StopSignals {
 
 #[derive(Debug)]
 enum Source {
-    System {
-        terminate: Signal,
-        interrupt: Signal,
-    },
+    System { terminate: Signal, interrupt: Signal },
     Script(mpsc::Receiver<StopSignal>),
 }
 
@@ -48,28 +45,21 @@ impl StopSignals {
     /// # Errors
     /// When the system refuses a handler.
     pub fn install() -> io::Result<Self> {
-        let source = Source::System {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        };
+        let source =
+            Source::System { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? };
         Ok(Self { source })
     }
 
     /// Signals that come from a channel: for tests, and for programs within a program.
     #[must_use]
     pub fn scripted(signals: mpsc::Receiver<StopSignal>) -> Self {
-        Self {
-            source: Source::Script(signals),
-        }
+        Self { source: Source::Script(signals) }
     }
 
     /// The next signal.
     pub async fn next(&mut self) -> StopSignal {
         let next = match &mut self.source {
-            Source::System {
-                terminate,
-                interrupt,
-            } => {
+            Source::System { terminate, interrupt } => {
                 tokio::select! {
                     _ = terminate.recv() => Some(StopSignal::Terminate),
                     _ = interrupt.recv() => Some(StopSignal::Interrupt),

@@ -30,10 +30,8 @@ pub fn tune<S: AsFd>(socket: &S) -> io::Result<()> {
     socket.set_tcp_nodelay(true)?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_notsent_lowat(UNSENT_LIMIT)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_AFTER)
-        .with_interval(KEEPALIVE_EVERY)
-        .with_retries(KEEPALIVE_TRIES);
+    let keepalive =
+        TcpKeepalive::new().with_time(KEEPALIVE_AFTER).with_interval(KEEPALIVE_EVERY).with_retries(KEEPALIVE_TRIES);
     socket.set_tcp_keepalive(&keepalive)
 }
 
@@ -42,22 +40,14 @@ pub fn tune<S: AsFd>(socket: &S) -> io::Result<()> {
 /// # Errors
 /// What the kernel says; the connection is usable all the same.
 pub fn tune_towards<S: AsFd>(socket: &S, peer: IpAddr) -> io::Result<()> {
-    if peer.is_loopback() {
-        SockRef::from(socket).set_tcp_nodelay(true)
-    } else {
-        tune(socket)
-    }
+    if peer.is_loopback() { SockRef::from(socket).set_tcp_nodelay(true) } else { tune(socket) }
 }
 
 /// Whether `host`, as a user writes it, can only mean this machine.
 #[must_use]
 pub fn is_loopback_host(host: &str) -> bool {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|h| h.strip_suffix(']'))
-        .unwrap_or(host);
-    bare.parse::<IpAddr>()
-        .is_ok_and(|ip| ip.to_canonical().is_loopback())
+    let bare = host.strip_prefix('[').and_then(|h| h.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
         || bare.trim_end_matches('.').eq_ignore_ascii_case("localhost")
 }
 
@@ -65,10 +55,7 @@ pub fn is_loopback_host(host: &str) -> bool {
 /// (`None`: no limit). A process that may not is left as it was.
 pub fn raise_descriptor_limit() -> Option<u64> {
     let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     match setrlimit(Resource::Nofile, raised) {
         Ok(()) => limit.maximum,
         Err(error) => {
@@ -106,25 +93,10 @@ mod tests {
 
     #[test]
     fn only_names_and_addresses_of_this_machine_count_as_loopback() {
-        for host in [
-            "localhost",
-            "LOCALHOST.",
-            "127.0.0.1",
-            "127.9.9.9",
-            "::1",
-            "[::1]",
-            "::ffff:127.0.0.1",
-        ] {
+        for host in ["localhost", "LOCALHOST.", "127.0.0.1", "127.9.9.9", "::1", "[::1]", "::ffff:127.0.0.1"] {
             assert!(is_loopback_host(host), "{host}");
         }
-        for host in [
-            "localhost.example.com",
-            "10.0.0.1",
-            "::",
-            "0.0.0.0",
-            "example.com",
-            "",
-        ] {
+        for host in ["localhost.example.com", "10.0.0.1", "::", "0.0.0.0", "example.com", ""] {
             assert!(!is_loopback_host(host), "{host}");
         }
     }

@@ -50,9 +50,7 @@ pub fn start(settings: &LogSettings) -> Result<(), TelemetryError> {
     let registry = tracing_subscriber::registry().with(filter);
     let started = match settings.format {
         LogFormat::Text => {
-            let lines = lines
-                .with_ansi(settings.colour)
-                .with_target(settings.verbosity > 0);
+            let lines = lines.with_ansi(settings.colour).with_target(settings.verbosity > 0);
             registry.with(lines).try_init()
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
@@ -76,35 +74,25 @@ impl ErrorEvents {
     /// The layer that feeds it.
     #[must_use]
     pub fn layer(&self) -> ErrorEventsLayer {
-        ErrorEventsLayer {
-            events: self.clone(),
-        }
+        ErrorEventsLayer { events: self.clone() }
     }
 
     /// Makes it see what the current thread logs, for as long as the guard lives.
     #[must_use]
     pub fn watch_this_thread(&self) -> tracing::subscriber::DefaultGuard {
-        tracing_subscriber::registry()
-            .with(self.layer())
-            .set_default()
+        tracing_subscriber::registry().with(self.layer()).set_default()
     }
 
     /// How many there were.
     #[must_use]
     pub fn count(&self) -> usize {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .len()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// What they said.
     #[must_use]
     pub fn texts(&self) -> Vec<String> {
-        self.seen
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -119,11 +107,7 @@ impl<S: Subscriber> Layer<S> for ErrorEventsLayer {
         if *event.metadata().level() == Level::ERROR {
             let mut text = Text(String::new());
             event.record(&mut text);
-            self.events
-                .seen
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push(text.0);
+            self.events.seen.lock().unwrap_or_else(PoisonError::into_inner).push(text.0);
         }
     }
 }
@@ -152,9 +136,9 @@ impl Diagnose for TelemetryError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Level { .. } => Some(format!(
-                "use error, warn, info, debug or trace; {LEVEL_VARIABLE} also takes `info,tunnel=debug`"
-            )),
+            Self::Level { .. } => {
+                Some(format!("use error, warn, info, debug or trace; {LEVEL_VARIABLE} also takes `info,tunnel=debug`"))
+            }
             Self::StartedBefore => None,
         }
     }
@@ -173,9 +157,7 @@ fn filter(settings: &LogSettings, variable: Option<&str>) -> Result<EnvFilter, T
             2.. => "trace",
         }),
     };
-    EnvFilter::builder()
-        .parse(&text)
-        .map_err(|_| TelemetryError::Level { text })
+    EnvFilter::builder().parse(&text).map_err(|_| TelemetryError::Level { text })
 }
 
 fn directives(level: &str) -> String {
@@ -213,11 +195,7 @@ mod tests {
     use super::*;
 
     fn level(verbosity: i8, level: Option<&str>, variable: Option<&str>) -> Option<LevelFilter> {
-        let settings = LogSettings {
-            verbosity,
-            level: level.map(str::to_owned),
-            ..LogSettings::default()
-        };
+        let settings = LogSettings { verbosity, level: level.map(str::to_owned), ..LogSettings::default() };
         filter(&settings, variable).unwrap().max_level_hint()
     }
 
@@ -233,10 +211,7 @@ mod tests {
     fn the_environment_wins_over_the_command_line_and_that_over_the_configuration() {
         assert_eq!(level(0, Some("error"), None), Some(LevelFilter::ERROR));
         assert_eq!(level(1, Some("error"), None), Some(LevelFilter::DEBUG));
-        assert_eq!(
-            level(1, Some("error"), Some("warn,tunnel=info")),
-            Some(LevelFilter::INFO)
-        );
+        assert_eq!(level(1, Some("error"), Some("warn,tunnel=info")), Some(LevelFilter::INFO));
         assert_eq!(level(0, None, Some("")), Some(LevelFilter::INFO));
     }
 
@@ -266,9 +241,6 @@ mod tests {
         let scope = crate::Scope::root();
         scope.spawn("reader", async { panic!("on purpose") });
         scope.idle().await;
-        assert_eq!(
-            events.texts(),
-            ["a task panicked task=\"reader\" panic=\"on purpose\""]
-        );
+        assert_eq!(events.texts(), ["a task panicked task=\"reader\" panic=\"on purpose\""]);
     }
 }

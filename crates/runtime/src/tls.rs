@@ -37,10 +37,7 @@ pub fn provider() -> Arc<CryptoProvider> {
 ///
 /// # Errors
 /// [`TlsError::Library`] when the library refuses the settings.
-pub fn server_config(
-    resolver: Arc<dyn ResolvesServerCert>,
-    alpn: &[&[u8]],
-) -> Result<Arc<ServerConfig>, TlsError> {
+pub fn server_config(resolver: Arc<dyn ResolvesServerCert>, alpn: &[&[u8]]) -> Result<Arc<ServerConfig>, TlsError> {
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
@@ -136,9 +133,7 @@ impl FromStr for Fingerprint {
 
     fn from_str(text: &str) -> Result<Self, NotAFingerprint> {
         let text = text.trim();
-        let prefixed = text
-            .get(..7)
-            .is_some_and(|start| start.eq_ignore_ascii_case("sha256:"));
+        let prefixed = text.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("sha256:"));
         let hex = if prefixed { &text[7..] } else { text };
         let mut digits = hex.bytes().filter(|byte| *byte != b':').map(hex_digit);
         let mut bytes = [0; 32];
@@ -155,9 +150,7 @@ impl FromStr for Fingerprint {
 
 /// The text is not a SHA-256 in hex.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
-#[error(
-    "not a fingerprint: 64 hex digits are expected, with or without colons, after an optional `sha256:`"
-)]
+#[error("not a fingerprint: 64 hex digits are expected, with or without colons, after an optional `sha256:`")]
 pub struct NotAFingerprint;
 
 /// What can be wrong with certificates, keys and names.
@@ -248,18 +241,11 @@ impl Diagnose for TlsError {
             Self::Unusable { wanted, .. } => {
                 format!("the file should have a PEM block with the {wanted}")
             }
-            Self::Mismatch { .. } => {
-                "give the certificate and the key that were issued together".into()
-            }
+            Self::Mismatch { .. } => "give the certificate and the key that were issued together".into(),
             Self::Exposed { path, mode } => format!("chmod {:o} {}", mode & 0o700, path.display()),
-            Self::NoRoots => {
-                "install the system's ca-certificates, or give a ca file or a fingerprint".into()
-            }
+            Self::NoRoots => "install the system's ca-certificates, or give a ca file or a fingerprint".into(),
             Self::Read { .. } => "check the path, and that this user may read the file".into(),
-            Self::NotAName { .. }
-            | Self::Write { .. }
-            | Self::Generate { .. }
-            | Self::Library { .. } => return None,
+            Self::NotAName { .. } | Self::Write { .. } | Self::Generate { .. } | Self::Library { .. } => return None,
         };
         Some(hint)
     }
@@ -267,19 +253,12 @@ impl Diagnose for TlsError {
 
 /// A name or address as certificates have it.
 pub(crate) fn server_name(name: &str) -> Result<ServerName<'static>, TlsError> {
-    let bare = name
-        .strip_prefix('[')
-        .and_then(|name| name.strip_suffix(']'))
-        .unwrap_or(name);
-    ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::NotAName {
-        name: name.to_owned(),
-    })
+    let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    ServerName::try_from(bare.to_owned()).map_err(|_| TlsError::NotAName { name: name.to_owned() })
 }
 
 fn hex_digit(byte: u8) -> Option<u8> {
-    char::from(byte)
-        .to_digit(16)
-        .and_then(|digit| u8::try_from(digit).ok())
+    char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok())
 }
 
 #[cfg(test)]

@@ -45,19 +45,11 @@ impl FileWatch {
         let reports = commands.clone();
         // Before the thread starts: what changes after this call is noticed.
         let seen = signatures(&files);
-        std::thread::Builder::new()
-            .name("file watch".into())
-            .spawn(move || {
-                let mut watcher = WatchThread {
-                    files,
-                    seen,
-                    inbox,
-                    ticker,
-                    watcher: None,
-                };
-                watcher.watch_directories(&reports);
-                watcher.run(&reports);
-            })?;
+        std::thread::Builder::new().name("file watch".into()).spawn(move || {
+            let mut watcher = WatchThread { files, seen, inbox, ticker, watcher: None };
+            watcher.watch_directories(&reports);
+            watcher.run(&reports);
+        })?;
         Ok(Self { ticks, commands })
     }
 
@@ -138,9 +130,7 @@ impl WatchThread {
         let mut latest = signatures(&self.files);
         let mut quiet_at = Instant::now() + QUIET;
         while Instant::now() < quiet_at.min(patience) {
-            let wait = quiet_at
-                .min(patience)
-                .saturating_duration_since(Instant::now());
+            let wait = quiet_at.min(patience).saturating_duration_since(Instant::now());
             match self.inbox.recv_timeout(wait) {
                 Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Trigger) => break,
@@ -184,8 +174,7 @@ impl WatchThread {
                 return;
             }
         };
-        let directories: BTreeSet<&Path> =
-            self.files.iter().map(|file| directory_of(file)).collect();
+        let directories: BTreeSet<&Path> = self.files.iter().map(|file| directory_of(file)).collect();
         for directory in directories {
             if let Err(error) = watcher.watch(directory, RecursiveMode::NonRecursive) {
                 let directory = directory.display();
@@ -207,15 +196,7 @@ fn signatures(files: &[PathBuf]) -> Vec<Signature> {
 
 fn signature(file: &Path) -> Signature {
     let data = fs::metadata(file).ok()?;
-    Some((
-        data.dev(),
-        data.ino(),
-        data.size(),
-        data.mtime(),
-        data.mtime_nsec(),
-        data.ctime(),
-        data.ctime_nsec(),
-    ))
+    Some((data.dev(), data.ino(), data.size(), data.mtime(), data.mtime_nsec(), data.ctime(), data.ctime_nsec()))
 }
 
 fn directory_of(file: &Path) -> &Path {
@@ -236,10 +217,7 @@ mod tests {
     const DEADLINE: Duration = Duration::from_secs(10);
 
     async fn next(changes: &mut watch::Receiver<u64>) -> u64 {
-        timeout(DEADLINE, changes.changed())
-            .await
-            .expect("a change is noticed")
-            .unwrap();
+        timeout(DEADLINE, changes.changed()).await.expect("a change is noticed").unwrap();
         *changes.borrow_and_update()
     }
 
@@ -312,11 +290,7 @@ mod tests {
         let watch = FileWatch::start(vec![path.clone()]).unwrap();
         let mut changes = watch.changes();
         fs::write(dir.path().join("other"), "x").unwrap();
-        assert!(
-            timeout(Duration::from_millis(400), changes.changed())
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(400), changes.changed()).await.is_err());
         fs::write(&path, "bb").unwrap();
         assert_eq!(next(&mut changes).await, 1);
     }

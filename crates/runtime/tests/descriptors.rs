@@ -16,22 +16,12 @@ const LIMIT: u64 = 64;
 
 fn set_soft_limit(current: u64) {
     let maximum = getrlimit(Resource::Nofile).maximum;
-    setrlimit(
-        Resource::Nofile,
-        Rlimit {
-            current: Some(current),
-            maximum,
-        },
-    )
-    .expect("a soft limit may be lowered");
+    setrlimit(Resource::Nofile, Rlimit { current: Some(current), maximum }).expect("a soft limit may be lowered");
 }
 
 fn cpu_time() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
-    Duration::new(
-        time.tv_sec.unsigned_abs(),
-        u32::try_from(time.tv_nsec).expect("less than a second"),
-    )
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).expect("less than a second"))
 }
 
 async fn until(what: &str, condition: impl Fn() -> bool) {
@@ -69,10 +59,7 @@ async fn s1_an_accept_loop_survives_running_out_of_descriptors() {
             .await
             .unwrap();
     });
-    until("the loop has started", || {
-        scope.running().contains_key("accept")
-    })
-    .await;
+    until("the loop has started", || scope.running().contains_key("accept")).await;
 
     set_soft_limit(LIMIT);
     let flooding = flood(address);
@@ -80,12 +67,7 @@ async fn s1_an_accept_loop_survives_running_out_of_descriptors() {
     // All descriptors are taken by the flood's own ends: nothing can be accepted, and the loop waits.
     let before = cpu_time();
     let start = Instant::now();
-    assert!(
-        tokio::time::timeout(Duration::from_millis(500), scope.idle())
-            .await
-            .is_err(),
-        "the loop has exited"
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(500), scope.idle()).await.is_err(), "the loop has exited");
     let used = cpu_time() - before;
     assert!(used < start.elapsed() / 4, "the loop spins: {used:?}");
     assert_eq!(total.load(Ordering::SeqCst), 0);
@@ -106,7 +88,5 @@ async fn s1_an_accept_loop_survives_running_out_of_descriptors() {
     .await;
     drop(newcomer);
     scope.drain();
-    tokio::time::timeout(DEADLINE, scope.idle())
-        .await
-        .expect("the loop ends at the drain");
+    tokio::time::timeout(DEADLINE, scope.idle()).await.expect("the loop ends at the drain");
 }

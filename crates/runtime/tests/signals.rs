@@ -26,15 +26,9 @@ async fn stop_signals_and_hang_ups_arrive() {
     let mut changes = watch.changes();
 
     send(Signal::TERM);
-    assert_eq!(
-        timeout(DEADLINE, stop.next()).await.unwrap(),
-        StopSignal::Terminate
-    );
+    assert_eq!(timeout(DEADLINE, stop.next()).await.unwrap(), StopSignal::Terminate);
     send(Signal::INT);
-    assert_eq!(
-        timeout(DEADLINE, stop.next()).await.unwrap(),
-        StopSignal::Interrupt
-    );
+    assert_eq!(timeout(DEADLINE, stop.next()).await.unwrap(), StopSignal::Interrupt);
 
     send(Signal::HUP);
     timeout(DEADLINE, hangups.next()).await.unwrap();

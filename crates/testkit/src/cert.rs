@@ -39,18 +39,11 @@ impl TestCa {
         let mut params = CertificateParams::new(Vec::<String>::new()).map_err(io::Error::other)?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        params
-            .distinguished_name
-            .push(rcgen::DnType::CommonName, "testkit authority");
+        params.distinguished_name.push(rcgen::DnType::CommonName, "testkit authority");
         let key = KeyPair::generate().map_err(io::Error::other)?;
         let pem = params.self_signed(&key).map_err(io::Error::other)?.pem();
         std::fs::write(dir.path().join("ca.pem"), &pem)?;
-        Ok(Self {
-            dir,
-            params,
-            key,
-            pem,
-        })
+        Ok(Self { dir, params, key, pem })
     }
 
     /// The authority's certificate as a PEM file.
@@ -92,13 +85,8 @@ impl TestCa {
         let der = CertificateDer::from_pem_slice(self.pem.as_bytes()).map_err(io::Error::other)?;
         roots.add(der).map_err(io::Error::other)?;
         let builder = ClientConfig::builder_with_provider(provider());
-        let builder = builder
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
-        Ok(offering(
-            builder.with_root_certificates(roots).with_no_client_auth(),
-            alpn,
-        ))
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        Ok(offering(builder.with_root_certificates(roots).with_no_client_auth(), alpn))
     }
 }
 
@@ -107,13 +95,9 @@ impl Leaf {
     pub fn server(&self, alpn: &[&str]) -> io::Result<ServerConfig> {
         let key = PrivateKeyDer::from_pem_file(&self.key).map_err(io::Error::other)?;
         let builder = ServerConfig::builder_with_provider(provider());
-        let builder = builder
-            .with_safe_default_protocol_versions()
-            .map_err(io::Error::other)?;
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
         let builder = builder.with_no_client_auth();
-        let mut config = builder
-            .with_single_cert(vec![self.der.clone()], key)
-            .map_err(io::Error::other)?;
+        let mut config = builder.with_single_cert(vec![self.der.clone()], key).map_err(io::Error::other)?;
         config.alpn_protocols = alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         Ok(config)
     }
@@ -126,13 +110,7 @@ pub fn trust_anything(alpn: &[&str]) -> ClientConfig {
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions");
     let verifier = Arc::new(TrustAnything(provider));
-    offering(
-        builder
-            .dangerous()
-            .with_custom_certificate_verifier(verifier)
-            .with_no_client_auth(),
-        alpn,
-    )
+    offering(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth(), alpn)
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -149,12 +127,7 @@ fn replace(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let new = path.with_extension("new");
-    let mut file = std::fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&new)?;
+    let mut file = std::fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     file.write_all(text.as_bytes())?;
     std::fs::rename(new, path)
 }
@@ -221,20 +194,10 @@ mod tests {
                 }
             }
         }));
-        let good = raw::tls(addr, "good.test", ca.client(&["http/1.1"]).unwrap())
-            .await
-            .unwrap();
+        let good = raw::tls(addr, "good.test", ca.client(&["http/1.1"]).unwrap()).await.unwrap();
         assert_eq!(good.get_ref().1.alpn_protocol(), Some(&b"http/1.1"[..]));
         assert_eq!(good.get_ref().1.peer_certificates().unwrap()[0], leaf.der);
-        assert!(
-            raw::tls(addr, "bad.test", ca.client(&[]).unwrap())
-                .await
-                .is_err()
-        );
-        assert!(
-            raw::tls(addr, "bad.test", trust_anything(&[]))
-                .await
-                .is_ok()
-        );
+        assert!(raw::tls(addr, "bad.test", ca.client(&[]).unwrap()).await.is_err());
+        assert!(raw::tls(addr, "bad.test", trust_anything(&[])).await.is_ok());
     }
 }

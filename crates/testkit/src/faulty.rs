@@ -59,11 +59,7 @@ impl FaultyListener {
                 let _ = misbehave(behaviour, stream).await;
             }
         }));
-        Ok(Self {
-            addr,
-            accepted,
-            _task: task,
-        })
+        Ok(Self { addr, accepted, _task: task })
     }
 
     /// Where it listens.
@@ -146,19 +142,12 @@ pub enum Fault {
 impl Plan {
     /// Passes in pieces of this size.
     pub fn chunks(chunk: usize) -> Self {
-        Self {
-            chunk,
-            ..Self::default()
-        }
+        Self { chunk, ..Self::default() }
     }
 
     /// Breaks after `bytes`.
     pub fn fault(after: u64, then: Fault) -> Self {
-        Self {
-            after: Some(after),
-            then,
-            ..Self::default()
-        }
+        Self { after: Some(after), then, ..Self::default() }
     }
 }
 
@@ -184,16 +173,10 @@ enum Turn {
 
 impl Progress {
     fn turn(&self, wanted: usize) -> Turn {
-        let chunk = if self.plan.chunk == 0 {
-            wanted
-        } else {
-            wanted.min(self.plan.chunk)
-        };
+        let chunk = if self.plan.chunk == 0 { wanted } else { wanted.min(self.plan.chunk) };
         match self.plan.after {
             Some(after) if self.passed >= after => Turn::Fault(self.plan.then),
-            Some(after) => {
-                Turn::Pass(chunk.min(usize::try_from(after - self.passed).unwrap_or(usize::MAX)))
-            }
+            Some(after) => Turn::Pass(chunk.min(usize::try_from(after - self.passed).unwrap_or(usize::MAX))),
             None => Turn::Pass(chunk),
         }
     }
@@ -202,26 +185,12 @@ impl Progress {
 impl<S> FaultyStream<S> {
     /// Wraps `inner`.
     pub fn new(inner: S, read: Plan, write: Plan) -> Self {
-        Self {
-            inner,
-            read: Progress {
-                plan: read,
-                passed: 0,
-            },
-            write: Progress {
-                plan: write,
-                passed: 0,
-            },
-        }
+        Self { inner, read: Progress { plan: read, passed: 0 }, write: Progress { plan: write, passed: 0 } }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for FaultyStream<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, out: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let (most, garble) = match this.read.turn(out.remaining()) {
             Turn::Pass(most) => (most, false),
@@ -246,11 +215,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for FaultyStream<S> {
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for FaultyStream<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let written = match this.write.turn(bytes.len()) {
             Turn::Pass(most) => ready!(Pin::new(&mut this.inner).poll_write(cx, &bytes[..most]))?,
@@ -295,12 +260,7 @@ mod tests {
             raw::exchange(listener.addr(), b"hello").await
         };
         assert_eq!(said(Behaviour::Say(b"no".to_vec())).await.unwrap(), b"no");
-        assert_eq!(
-            said(Behaviour::Slow(b"abc".to_vec(), Duration::from_millis(1)))
-                .await
-                .unwrap(),
-            b"abc"
-        );
+        assert_eq!(said(Behaviour::Slow(b"abc".to_vec(), Duration::from_millis(1))).await.unwrap(), b"abc");
         assert_eq!(said(Behaviour::Garbage(100)).await.unwrap().len(), 100);
         assert_eq!(said(Behaviour::HalfClose).await.unwrap(), b"");
         assert!(said(Behaviour::Reset).await.is_err());
@@ -312,22 +272,14 @@ mod tests {
         let listener = FaultyListener::start(Behaviour::Silent).await.unwrap();
         let mut stream = TcpStream::connect(listener.addr()).await.unwrap();
         stream.write_all(b"hello").await.unwrap();
-        assert!(
-            timeout(Duration::from_millis(50), stream.read(&mut [0; 1]))
-                .await
-                .is_err()
-        );
+        assert!(timeout(Duration::from_millis(50), stream.read(&mut [0; 1])).await.is_err());
         assert_eq!(listener.accepted(), 1);
     }
 
     #[tokio::test]
     async fn a_stream_breaks_after_its_bytes() {
         let (near, mut far) = tokio::io::duplex(64);
-        let mut stream = FaultyStream::new(
-            near,
-            Plan::fault(3, Fault::End),
-            Plan::fault(2, Fault::Reset),
-        );
+        let mut stream = FaultyStream::new(near, Plan::fault(3, Fault::End), Plan::fault(2, Fault::Reset));
         far.write_all(b"abcdef").await.unwrap();
         let mut got = Vec::new();
         stream.read_to_end(&mut got).await.unwrap();

@@ -68,17 +68,10 @@ impl std::error::Error for NotSeen {}
 impl Process {
     /// Starts `command` with its three streams piped.
     pub fn start(command: &mut Command) -> io::Result<Self> {
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let pid = Pid::from_child(&child);
         let shared = Arc::new(Shared {
-            state: Mutex::new(State {
-                pipes: 2,
-                ..State::default()
-            }),
+            state: Mutex::new(State { pipes: 2, ..State::default() }),
             changed: Condvar::new(),
             ticks: watch::Sender::new(0),
         });
@@ -95,18 +88,12 @@ impl Process {
     }
 
     /// Blocks until a line of either stream is wanted, and returns it; lines that came earlier count.
-    pub fn wait_line(
-        &self,
-        deadline: Duration,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<String, NotSeen> {
+    pub fn wait_line(&self, deadline: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, NotSeen> {
         let found = self.wait_for(deadline, |state| match state.find(0, &wanted) {
             Some(text) => Some(Some(text)),
             None => state.is_over().then_some(None),
         });
-        found
-            .flatten()
-            .ok_or_else(|| self.not_seen("the line did not come"))
+        found.flatten().ok_or_else(|| self.not_seen("the line did not come"))
     }
 
     /// As [`Process::wait_line`], without blocking the thread, and looking only at lines from number `from` on.
@@ -120,36 +107,24 @@ impl Process {
             Some(text) => Some(Some(text)),
             None => state.is_over().then_some(None),
         });
-        found
-            .await
-            .flatten()
-            .ok_or_else(|| self.not_seen("the line did not come"))
+        found.await.flatten().ok_or_else(|| self.not_seen("the line did not come"))
     }
 
     /// As [`Process::wait_line`], without blocking the thread.
-    pub async fn line(
-        &self,
-        deadline: Duration,
-        wanted: impl Fn(&str) -> bool,
-    ) -> Result<String, NotSeen> {
+    pub async fn line(&self, deadline: Duration, wanted: impl Fn(&str) -> bool) -> Result<String, NotSeen> {
         self.line_from(0, deadline, wanted).await
     }
 
     /// Blocks until it has exited.
     pub fn wait(&self, deadline: Duration) -> Result<ExitStatus, NotSeen> {
         let status = self.wait_for(deadline, |state| state.exit.filter(|_| state.is_over()));
-        status
-            .map(|(status, _)| status)
-            .ok_or_else(|| self.not_seen("it did not exit"))
+        status.map(|(status, _)| status).ok_or_else(|| self.not_seen("it did not exit"))
     }
 
     /// As [`Process::wait`], without blocking the thread.
     pub async fn exited(&self, deadline: Duration) -> Result<ExitStatus, NotSeen> {
         let status = self.when(deadline, |state| state.exit.filter(|_| state.is_over()));
-        status
-            .await
-            .map(|(status, _)| status)
-            .ok_or_else(|| self.not_seen("it did not exit"))
+        status.await.map(|(status, _)| status).ok_or_else(|| self.not_seen("it did not exit"))
     }
 
     /// Whether it runs still.
@@ -195,10 +170,7 @@ impl Process {
 
     /// Ends its stdin.
     pub fn close_stdin(&self) {
-        self.stdin
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
+        self.stdin.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Sends a signal; does nothing when it has exited.
@@ -227,24 +199,13 @@ impl Process {
     }
 
     fn text(&self, wanted: impl Fn(&Line) -> bool) -> String {
-        self.shared
-            .state()
-            .lines
-            .iter()
-            .filter(|line| wanted(line))
-            .map(|line| format!("{}\n", line.text))
-            .collect()
+        self.shared.state().lines.iter().filter(|line| wanted(line)).map(|line| format!("{}\n", line.text)).collect()
     }
 
     fn not_seen(&self, what: &str) -> NotSeen {
         let exit = self.shared.state().exit;
-        let exit = exit
-            .map(|(status, _)| format!(" ({status})"))
-            .unwrap_or_default();
-        NotSeen {
-            what: format!("{what}{exit}"),
-            output: self.output(),
-        }
+        let exit = exit.map(|(status, _)| format!(" ({status})")).unwrap_or_default();
+        NotSeen { what: format!("{what}{exit}"), output: self.output() }
     }
 
     fn wait_for<T>(&self, deadline: Duration, look: impl Fn(&State) -> Option<T>) -> Option<T> {
@@ -257,12 +218,7 @@ impl Process {
             let left = end.checked_duration_since(Instant::now())?;
             // Short turns, because the grace for last words ends without an event.
             let turn = left.min(LAST_WORDS / 10);
-            state = self
-                .shared
-                .changed
-                .wait_timeout(state, turn)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            state = self.shared.changed.wait_timeout(state, turn).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
@@ -290,16 +246,11 @@ impl Drop for Process {
 
 impl State {
     fn find(&self, from: usize, wanted: impl Fn(&str) -> bool) -> Option<String> {
-        self.lines
-            .iter()
-            .skip(from)
-            .find(|line| wanted(&line.text))
-            .map(|line| line.text.clone())
+        self.lines.iter().skip(from).find(|line| wanted(&line.text)).map(|line| line.text.clone())
     }
 
     fn is_over(&self) -> bool {
-        self.exit
-            .is_some_and(|(_, at)| self.pipes == 0 || at.elapsed() > LAST_WORDS)
+        self.exit.is_some_and(|(_, at)| self.pipes == 0 || at.elapsed() > LAST_WORDS)
     }
 }
 
@@ -316,15 +267,8 @@ impl Shared {
 }
 
 /// Runs `command` to its end, giving it `input`; its streams are in the returned process.
-pub fn run(
-    command: &mut Command,
-    input: &[u8],
-    deadline: Duration,
-) -> Result<(ExitStatus, Process), NotSeen> {
-    let failed = |error: io::Error| NotSeen {
-        what: format!("it did not start: {error}"),
-        output: String::new(),
-    };
+pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<(ExitStatus, Process), NotSeen> {
+    let failed = |error: io::Error| NotSeen { what: format!("it did not start: {error}"), output: String::new() };
     let process = Process::start(command).map_err(failed)?;
     // A program that reads no input may be gone before it is written.
     let _ = process.write_stdin(input);
@@ -342,40 +286,25 @@ pub fn free_port() -> io::Result<u16> {
 /// Raises this process's limit of open files to its hard limit and returns it; children inherit it.
 pub fn raise_descriptor_limit() -> io::Result<u64> {
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(Resource::Nofile, raised)?;
     Ok(limit.maximum.unwrap_or(u64::MAX))
 }
 
-fn follow(
-    pipe: Option<impl Read + Send + 'static>,
-    stderr: bool,
-    shared: &Arc<Shared>,
-) -> io::Result<()> {
+fn follow(pipe: Option<impl Read + Send + 'static>, stderr: bool, shared: &Arc<Shared>) -> io::Result<()> {
     let Some(pipe) = pipe else { return Ok(()) };
     let shared = Arc::clone(shared);
     let read = move || {
         let mut reader = BufReader::new(pipe);
         let mut bytes = Vec::new();
-        while reader
-            .read_until(b'\n', &mut bytes)
-            .is_ok_and(|got| got > 0)
-        {
-            let text = String::from_utf8_lossy(&bytes)
-                .trim_end_matches(['\n', '\r'])
-                .to_owned();
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|got| got > 0) {
+            let text = String::from_utf8_lossy(&bytes).trim_end_matches(['\n', '\r']).to_owned();
             shared.change(|state| state.lines.push(Line { stderr, text }));
             bytes.clear();
         }
         shared.change(|state| state.pipes -= 1);
     };
-    std::thread::Builder::new()
-        .name("child output".to_owned())
-        .spawn(read)
-        .map(drop)
+    std::thread::Builder::new().name("child output".to_owned()).spawn(read).map(drop)
 }
 
 fn await_exit(mut child: Child, pid: Pid, shared: &Arc<Shared>) -> io::Result<()> {
@@ -383,19 +312,13 @@ fn await_exit(mut child: Child, pid: Pid, shared: &Arc<Shared>) -> io::Result<()
     let wait = move || {
         // Wait without reaping: until it is reaped, under the lock, the id stays its own.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
-        while matches!(
-            rustix::process::waitid(WaitId::Pid(pid), options),
-            Err(rustix::io::Errno::INTR)
-        ) {}
+        while matches!(rustix::process::waitid(WaitId::Pid(pid), options), Err(rustix::io::Errno::INTR)) {}
         shared.change(|state| {
             let status = child.wait().unwrap_or_default();
             state.exit = Some((status, Instant::now()));
         });
     };
-    std::thread::Builder::new()
-        .name("child exit".to_owned())
-        .spawn(wait)
-        .map(drop)
+    std::thread::Builder::new().name("child exit".to_owned()).spawn(wait).map(drop)
 }
 
 #[cfg(test)]
@@ -415,42 +338,18 @@ mod tests {
 
     #[test]
     fn output_and_exit_code_are_seen() {
-        let (status, process) = run(
-            &mut shell("cat; echo out; echo err >&2; exit 3"),
-            b"in\n",
-            DEADLINE,
-        )
-        .unwrap();
+        let (status, process) = run(&mut shell("cat; echo out; echo err >&2; exit 3"), b"in\n", DEADLINE).unwrap();
         assert_eq!(status.code(), Some(3));
-        assert_eq!(
-            (process.stdout(), process.stderr()),
-            ("in\nout\n".to_owned(), "err\n".to_owned())
-        );
+        assert_eq!((process.stdout(), process.stderr()), ("in\nout\n".to_owned(), "err\n".to_owned()));
     }
 
     #[tokio::test]
     async fn a_line_can_be_waited_for_in_both_ways() {
-        let process = Process::start(&mut shell(
-            "echo ready 80; read line; echo got $line; sleep 60",
-        ))
-        .unwrap();
-        assert_eq!(
-            process
-                .line(DEADLINE, |line| line.contains("ready"))
-                .await
-                .unwrap(),
-            "ready 80"
-        );
+        let process = Process::start(&mut shell("echo ready 80; read line; echo got $line; sleep 60")).unwrap();
+        assert_eq!(process.line(DEADLINE, |line| line.contains("ready")).await.unwrap(), "ready 80");
         process.write_stdin(b"abc\n").unwrap();
-        assert_eq!(
-            process
-                .wait_line(DEADLINE, |line| line.starts_with("got"))
-                .unwrap(),
-            "got abc"
-        );
-        let missing = process
-            .wait_line(Duration::from_millis(50), |line| line == "never")
-            .unwrap_err();
+        assert_eq!(process.wait_line(DEADLINE, |line| line.starts_with("got")).unwrap(), "got abc");
+        let missing = process.wait_line(Duration::from_millis(50), |line| line == "never").unwrap_err();
         assert!(missing.output.contains("ready 80"), "{missing}");
     }
 
@@ -464,10 +363,9 @@ mod tests {
 
     #[test]
     fn signals_reach_it_and_dropping_kills_it() {
-        let process = Process::start(&mut shell(
-            "trap 'echo caught; exit 7' TERM; echo up; while :; do sleep 0.01; done",
-        ))
-        .unwrap();
+        let process =
+            Process::start(&mut shell("trap 'echo caught; exit 7' TERM; echo up; while :; do sleep 0.01; done"))
+                .unwrap();
         process.wait_line(DEADLINE, |line| line == "up").unwrap();
         process.signal(Signal::TERM).unwrap();
         assert_eq!(process.wait(DEADLINE).unwrap().code(), Some(7));
@@ -479,18 +377,12 @@ mod tests {
 
     #[test]
     fn the_cost_of_work_is_seen() {
-        let process = Process::start(&mut shell(
-            "i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; sleep 60",
-        ))
-        .unwrap();
-        process
-            .wait_line(Duration::from_secs(30), |line| line == "done")
-            .unwrap();
+        let process =
+            Process::start(&mut shell("i=0; while [ $i -lt 200000 ]; do i=$((i+1)); done; echo done; sleep 60"))
+                .unwrap();
+        process.wait_line(Duration::from_secs(30), |line| line == "done").unwrap();
         let usage = process.usage();
         assert!(usage.cpu > Duration::from_millis(5), "{usage:?}");
-        assert!(
-            usage.resident > 100 * 1024 && usage.processes >= 1,
-            "{usage:?}"
-        );
+        assert!(usage.resident > 100 * 1024 && usage.processes >= 1, "{usage:?}");
     }
 }

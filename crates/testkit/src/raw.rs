@@ -75,11 +75,7 @@ impl Client<TcpStream> {
 
 impl Client<TlsStream<TcpStream>> {
     /// Connects with TLS; ALPN and trust are as `config` says.
-    pub async fn connect_tls(
-        addr: SocketAddr,
-        server_name: &str,
-        config: rustls::ClientConfig,
-    ) -> io::Result<Self> {
+    pub async fn connect_tls(addr: SocketAddr, server_name: &str, config: rustls::ClientConfig) -> io::Result<Self> {
         Ok(Self::new(tls(addr, server_name, config).await?))
     }
 }
@@ -87,10 +83,7 @@ impl Client<TlsStream<TcpStream>> {
 impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Speaks over a stream that is already there.
     pub fn new(io: S) -> Self {
-        Self {
-            wire: Wire::new(io),
-            framing: Framing::Ended,
-        }
+        Self { wire: Wire::new(io), framing: Framing::Ended }
     }
 
     /// Sends these bytes and nothing else.
@@ -154,12 +147,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     /// Reads the next head, a 1xx one too.
     pub async fn any_head(&mut self, bodiless: bool) -> io::Result<Response> {
         let head = within(self.wire.head()).await?;
-        let head = head.ok_or_else(|| {
-            io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the peer ended before its answer",
-            )
-        })?;
+        let head =
+            head.ok_or_else(|| io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended before its answer"))?;
         let response = parse(&head)?;
         self.framing = framing(&response, bodiless)?;
         Ok(response)
@@ -194,13 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
 }
 
 /// The head of a request, ending in its empty line.
-pub fn head(
-    method: &str,
-    host: &str,
-    target: &str,
-    headers: &[(&str, &str)],
-    length: Option<usize>,
-) -> Vec<u8> {
+pub fn head(method: &str, host: &str, target: &str, headers: &[(&str, &str)], length: Option<usize>) -> Vec<u8> {
     let mut text = format!("{method} {target} HTTP/1.1\r\nHost: {host}\r\n");
     for (name, value) in headers {
         text.push_str(&format!("{name}: {value}\r\n"));
@@ -226,10 +209,7 @@ pub async fn request(
     headers: &[(&str, &str)],
     body: &[u8],
 ) -> io::Result<Response> {
-    Client::connect(addr)
-        .await?
-        .request(method, host, target, headers, body)
-        .await
+    Client::connect(addr).await?.request(method, host, target, headers, body).await
 }
 
 /// Sends `bytes` and returns all that comes back until the peer ends (a reset after some bytes counts as an end).
@@ -251,8 +231,7 @@ pub async fn tls(
     server_name: &str,
     config: rustls::ClientConfig,
 ) -> io::Result<TlsStream<TcpStream>> {
-    let name =
-        ServerName::try_from(server_name.to_owned()).map_err(|_| invalid("not a server name"))?;
+    let name = ServerName::try_from(server_name.to_owned()).map_err(|_| invalid("not a server name"))?;
     let stream = within(TcpStream::connect(addr)).await?;
     stream.set_nodelay(true)?;
     within(TlsConnector::from(Arc::new(config)).connect(name, stream)).await
@@ -260,19 +239,13 @@ pub async fn tls(
 
 /// `future`, or a time-out error after [`DEADLINE`].
 async fn within<T>(future: impl Future<Output = io::Result<T>>) -> io::Result<T> {
-    timeout(DEADLINE, future).await.unwrap_or_else(|_| {
-        Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            "the peer took too long",
-        ))
-    })
+    timeout(DEADLINE, future)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "the peer took too long")))
 }
 
 fn value<'a>(fields: &'a [(String, String)], name: &str) -> Option<&'a str> {
-    fields
-        .iter()
-        .find(|(field, _)| field.eq_ignore_ascii_case(name))
-        .map(|(_, value)| value.as_str())
+    fields.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
 }
 
 fn parse(head: &[u8]) -> io::Result<Response> {
@@ -283,12 +256,7 @@ fn parse(head: &[u8]) -> io::Result<Response> {
         .and_then(|rest| rest.split(' ').nth(1))
         .and_then(|status| status.parse().ok())
         .ok_or_else(|| invalid("the answer does not start like HTTP/1"))?;
-    Ok(Response {
-        status,
-        line,
-        headers: fields(head),
-        ..Response::default()
-    })
+    Ok(Response { status, line, headers: fields(head), ..Response::default() })
 }
 
 fn framing(response: &Response, bodiless: bool) -> io::Result<Framing> {
@@ -296,17 +264,11 @@ fn framing(response: &Response, bodiless: bool) -> io::Result<Framing> {
     if bodiless || status < 200 || status == 204 || status == 304 {
         return Ok(Framing::Ended);
     }
-    if response
-        .header("transfer-encoding")
-        .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-    {
+    if response.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
         return Ok(Framing::Chunked(None));
     }
     match response.header("content-length") {
-        Some(length) => length
-            .parse()
-            .map(Framing::Length)
-            .map_err(|_| invalid("a Content-Length is not a number")),
+        Some(length) => length.parse().map(Framing::Length).map_err(|_| invalid("a Content-Length is not a number")),
         None => Ok(Framing::ToEnd),
     }
 }

@@ -41,18 +41,12 @@ pub struct Link {
 impl Link {
     /// A link with this round-trip time.
     pub fn round_trip(time: Duration) -> Self {
-        Self {
-            delay: time / 2,
-            ..Self::default()
-        }
+        Self { delay: time / 2, ..Self::default() }
     }
 
     /// The same link with a rate in bits a second.
     pub fn with_bits_per_second(self, bits: u64) -> Self {
-        Self {
-            rate: Some(bits / 8),
-            ..self
-        }
+        Self { rate: Some(bits / 8), ..self }
     }
 }
 
@@ -124,14 +118,7 @@ impl Relay {
     /// Relays `listen` to `target`.
     pub async fn start_on(listen: SocketAddr, target: SocketAddr, link: Link) -> io::Result<Self> {
         let (listener, addr) = task::listen_on(listen)?;
-        let settings = Settings {
-            target,
-            link,
-            stalled: [false; 2],
-            admit: Admit::Relay,
-            cut: None,
-            cuts: 0,
-        };
+        let settings = Settings { target, link, stalled: [false; 2], admit: Admit::Relay, cut: None, cuts: 0 };
         let shared = Arc::new(Shared {
             settings: watch::Sender::new(settings),
             free_at: [Mutex::new(None), Mutex::new(None)],
@@ -140,11 +127,7 @@ impl Relay {
             accepted: AtomicU64::new(0),
         });
         let task = task::spawn(run(listener, Arc::clone(&shared)));
-        Ok(Self {
-            addr,
-            shared,
-            _task: task,
-        })
+        Ok(Self { addr, shared, _task: task })
     }
 
     /// Where clients connect.
@@ -154,44 +137,32 @@ impl Relay {
 
     /// Changes the link; bytes already under way keep their times.
     pub fn set_link(&self, link: Link) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.link = link);
+        self.shared.settings.send_modify(|settings| settings.link = link);
     }
 
     /// Changes where new connections go.
     pub fn set_target(&self, target: SocketAddr) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.target = target);
+        self.shared.settings.send_modify(|settings| settings.target = target);
     }
 
     /// Changes what happens to new connections.
     pub fn set_admit(&self, admit: Admit) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.admit = admit);
+        self.shared.settings.send_modify(|settings| settings.admit = admit);
     }
 
     /// Holds all bytes of one direction back.
     pub fn stall(&self, direction: Direction) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.stalled[direction as usize] = true);
+        self.shared.settings.send_modify(|settings| settings.stalled[direction as usize] = true);
     }
 
     /// Holds all bytes of both directions back.
     pub fn stall_both(&self) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.stalled = [true; 2]);
+        self.shared.settings.send_modify(|settings| settings.stalled = [true; 2]);
     }
 
     /// Lets bytes pass again, both ways.
     pub fn resume(&self) {
-        self.shared
-            .settings
-            .send_modify(|settings| settings.stalled = [false; 2]);
+        self.shared.settings.send_modify(|settings| settings.stalled = [false; 2]);
     }
 
     /// Ends the connections there are now; later ones are not touched.
@@ -226,9 +197,7 @@ impl Shared {
     async fn until_flowing(&self, direction: Direction) {
         let mut settings = self.settings.subscribe();
         // The sender lives as long as `self`, so this only ends when bytes may flow.
-        let _ = settings
-            .wait_for(|settings| !settings.stalled[direction as usize])
-            .await;
+        let _ = settings.wait_for(|settings| !settings.stalled[direction as usize]).await;
     }
 
     fn is_stalled(&self, direction: Direction) -> bool {
@@ -324,29 +293,14 @@ struct Queue {
     less: Notify,
 }
 
-async fn pump(
-    shared: &Shared,
-    direction: Direction,
-    from: &TcpStream,
-    to: &TcpStream,
-    seed: u64,
-) -> io::Result<()> {
+async fn pump(shared: &Shared, direction: Direction, from: &TcpStream, to: &TcpStream, seed: u64) -> io::Result<()> {
     let queue = Queue::default();
-    tokio::try_join!(
-        arrive(shared, direction, from, &queue, seed),
-        leave(shared, direction, to, &queue)
-    )?;
+    tokio::try_join!(arrive(shared, direction, from, &queue, seed), leave(shared, direction, to, &queue))?;
     Ok(())
 }
 
 /// Reads what comes and queues it with the time it is due; `None` is the end.
-async fn arrive(
-    shared: &Shared,
-    direction: Direction,
-    from: &TcpStream,
-    queue: &Queue,
-    seed: u64,
-) -> io::Result<()> {
+async fn arrive(shared: &Shared, direction: Direction, from: &TcpStream, queue: &Queue, seed: u64) -> io::Result<()> {
     let mut noise = Noise::new(seed);
     let mut buffer = BytesMut::new();
     let mut last = Instant::now();
@@ -362,8 +316,7 @@ async fn arrive(
         let length = piece.as_ref().map_or(0, Bytes::len);
         let link = shared.link();
         let jitter = noise.below(u64::try_from(link.jitter.as_nanos()).unwrap_or(u64::MAX));
-        last = last
-            .max(shared.departure(direction, length) + link.delay + Duration::from_nanos(jitter));
+        last = last.max(shared.departure(direction, length) + link.delay + Duration::from_nanos(jitter));
         let ended = piece.is_none();
         queue.held.fetch_add(length, Ordering::Relaxed);
         lock(&queue.pieces).push_back((last, piece));
@@ -379,10 +332,7 @@ async fn read(from: &TcpStream, buffer: &mut BytesMut, link: Link) -> io::Result
         *buffer = BytesMut::with_capacity(CHUNK);
     }
     // About a millisecond's worth, so that connections that share the link take turns.
-    let turn = link
-        .rate
-        .map_or(CHUNK, |rate| usize::try_from(rate / 1000).unwrap_or(CHUNK))
-        .clamp(2048, CHUNK);
+    let turn = link.rate.map_or(CHUNK, |rate| usize::try_from(rate / 1000).unwrap_or(CHUNK)).clamp(2048, CHUNK);
     loop {
         from.readable().await?;
         match from.try_read_buf(&mut (&mut *buffer).limit(turn)) {
@@ -395,12 +345,7 @@ async fn read(from: &TcpStream, buffer: &mut BytesMut, link: Link) -> io::Result
 }
 
 /// Writes what is due.
-async fn leave(
-    shared: &Shared,
-    direction: Direction,
-    to: &TcpStream,
-    queue: &Queue,
-) -> io::Result<()> {
+async fn leave(shared: &Shared, direction: Direction, to: &TcpStream, queue: &Queue) -> io::Result<()> {
     loop {
         let next = lock(&queue.pieces).front().map(|(due, _)| *due);
         let Some(due) = next else {
@@ -416,9 +361,7 @@ async fn leave(
         let front = lock(&queue.pieces).pop_front();
         let Some((_, piece)) = front else { continue };
         let Some(piece) = piece else {
-            return socket2::SockRef::from(to)
-                .shutdown(std::net::Shutdown::Write)
-                .or_else(already_gone);
+            return socket2::SockRef::from(to).shutdown(std::net::Shutdown::Write).or_else(already_gone);
         };
         write(to, &piece).await?;
         queue.held.fetch_sub(piece.len(), Ordering::Relaxed);
@@ -439,11 +382,7 @@ async fn write(to: &TcpStream, mut piece: &[u8]) -> io::Result<()> {
 }
 
 fn already_gone(error: io::Error) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::NotConnected {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    if error.kind() == io::ErrorKind::NotConnected { Ok(()) } else { Err(error) }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

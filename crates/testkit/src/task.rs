@@ -21,9 +21,7 @@ impl<T> Drop for Task<T> {
 }
 
 /// Runs `future` until it ends or its handle is dropped.
-pub(crate) fn spawn<T: Send + 'static>(
-    future: impl Future<Output = T> + Send + 'static,
-) -> Task<T> {
+pub(crate) fn spawn<T: Send + 'static>(future: impl Future<Output = T> + Send + 'static) -> Task<T> {
     Task(tokio::spawn(future))
 }
 
@@ -42,10 +40,7 @@ impl<T: Send + 'static> Group<T> {
 
     /// The result of the next task to end; `None` when there is none left. A task that panicked is an error.
     pub(crate) async fn next(&mut self) -> Option<io::Result<T>> {
-        self.0
-            .join_next()
-            .await
-            .map(|joined| joined.map_err(io::Error::other))
+        self.0.join_next().await.map(|joined| joined.map_err(io::Error::other))
     }
 
     /// Waits for all of them, whatever comes of each.
@@ -65,11 +60,7 @@ pub(crate) fn listen() -> io::Result<(TcpListener, SocketAddr)> {
 
 /// A listener on `addr`.
 pub(crate) fn listen_on(addr: SocketAddr) -> io::Result<(TcpListener, SocketAddr)> {
-    let socket = if addr.is_ipv4() {
-        tokio::net::TcpSocket::new_v4()?
-    } else {
-        tokio::net::TcpSocket::new_v6()?
-    };
+    let socket = if addr.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
     socket.bind(addr)?;
     let listener = socket.listen(4096)?;

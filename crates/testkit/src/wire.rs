@@ -35,11 +35,7 @@ pub(crate) struct Wire<S> {
 
 impl<S: AsyncRead + Unpin> Wire<S> {
     pub(crate) fn new(io: S) -> Self {
-        Self {
-            io,
-            buffer: BytesMut::new(),
-            trailers: Vec::new(),
-        }
+        Self { io, buffer: BytesMut::new(), trailers: Vec::new() }
     }
 
     /// Reads once; 0 is the peer's end.
@@ -58,9 +54,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
                 return Ok(Some(self.buffer.split_to(end + 4).freeze()));
             }
             seen = self.searched(3)?;
-            self.more(READ_ROOM)
-                .await
-                .or_else(|error| ended_cleanly(error, self.buffer.is_empty()))?;
+            self.more(READ_ROOM).await.or_else(|error| ended_cleanly(error, self.buffer.is_empty()))?;
             if seen == 0 && self.buffer.is_empty() {
                 return Ok(None);
             }
@@ -121,8 +115,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         let line = self.line().await?;
         let digits = line.split(|byte| *byte == b';').next().unwrap_or_default();
         let text = std::str::from_utf8(digits).map_err(|_| invalid("a chunk size is not text"))?;
-        let size = u64::from_str_radix(text.trim(), 16)
-            .map_err(|_| invalid("a chunk size is not a number"))?;
+        let size = u64::from_str_radix(text.trim(), 16).map_err(|_| invalid("a chunk size is not a number"))?;
         if size > 0 {
             return Ok(Framing::Chunked(Some(size)));
         }
@@ -139,9 +132,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
         if self.buffer.is_empty() {
             self.more(BODY_ROOM).await?;
         }
-        let length = usize::try_from(most)
-            .unwrap_or(usize::MAX)
-            .min(self.buffer.len());
+        let length = usize::try_from(most).unwrap_or(usize::MAX).min(self.buffer.len());
         Ok(self.buffer.split_to(length).freeze())
     }
 
@@ -168,10 +159,7 @@ impl<S: AsyncRead + Unpin> Wire<S> {
 
     async fn more(&mut self, room: usize) -> io::Result<()> {
         match self.fill(room).await? {
-            0 => Err(io::Error::new(
-                io::ErrorKind::UnexpectedEof,
-                "the peer ended in the middle of a message",
-            )),
+            0 => Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended in the middle of a message")),
             _ => Ok(()),
         }
     }
@@ -191,11 +179,7 @@ pub(crate) fn lines(head: &[u8]) -> impl Iterator<Item = &[u8]> {
 
 /// Where `needle` starts in `haystack`, looking from `from`.
 pub(crate) fn find(haystack: &[u8], needle: &[u8], from: usize) -> Option<usize> {
-    haystack
-        .get(from..)?
-        .windows(needle.len())
-        .position(|window| window == needle)
-        .map(|at| at + from)
+    haystack.get(from..)?.windows(needle.len()).position(|window| window == needle).map(|at| at + from)
 }
 
 /// An error that says the peer broke the format.
@@ -210,9 +194,5 @@ fn field(line: &[u8]) -> Option<(String, String)> {
 }
 
 fn ended_cleanly(error: io::Error, nothing_read: bool) -> io::Result<()> {
-    if error.kind() == io::ErrorKind::UnexpectedEof && nothing_read {
-        Ok(())
-    } else {
-        Err(error)
-    }
+    if error.kind() == io::ErrorKind::UnexpectedEof && nothing_read { Ok(()) } else { Err(error) }
 }

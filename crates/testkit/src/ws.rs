@@ -65,15 +65,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             ("Sec-WebSocket-Version", "13"),
             ("Sec-WebSocket-Key", KEY),
         ];
-        client
-            .send(&raw::head("GET", host, target, &headers, None))
-            .await?;
+        client.send(&raw::head("GET", host, target, &headers, None)).await?;
         let answer = client.response_head(false).await?;
         if answer.status != 101 {
-            return Err(io::Error::other(format!(
-                "the upgrade was answered with {}",
-                answer.line
-            )));
+            return Err(io::Error::other(format!("the upgrade was answered with {}", answer.line)));
         }
         if answer.header("sec-websocket-accept") != Some(accept_key(KEY).as_str()) {
             return Err(invalid("the upgrade was answered with a wrong accept key"));
@@ -81,20 +76,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
         let (io, rest) = client.into_parts();
         let mut wire = Wire::new(io);
         wire.buffer.extend_from_slice(&rest);
-        Ok(Self {
-            wire,
-            mask: Some(Noise::new(1)),
-            closing: false,
-        })
+        Ok(Self { wire, mask: Some(Noise::new(1)), closing: false })
     }
 
     /// The server's end, after its handshake.
     pub(crate) fn accepted(wire: Wire<S>) -> Self {
-        Self {
-            wire,
-            mask: None,
-            closing: false,
-        }
+        Self { wire, mask: None, closing: false }
     }
 
     /// Sends a text.
@@ -109,11 +96,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             Message::Binary(bytes) => (0x2, bytes),
             Message::Close(code) => {
                 self.closing = true;
-                (
-                    0x8,
-                    code.map(|code| code.to_be_bytes().to_vec())
-                        .unwrap_or_default(),
-                )
+                (0x8, code.map(|code| code.to_be_bytes().to_vec()).unwrap_or_default())
             }
             Message::Ping(bytes) => (0x9, bytes),
             Message::Pong(bytes) => (0xA, bytes),
@@ -125,12 +108,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     pub async fn receive(&mut self) -> io::Result<Option<Message>> {
         timeout(DEADLINE, self.receive_patiently())
             .await
-            .unwrap_or_else(|_| {
-                Err(io::Error::new(
-                    io::ErrorKind::TimedOut,
-                    "no WebSocket message came",
-                ))
-            })
+            .unwrap_or_else(|_| Err(io::Error::new(io::ErrorKind::TimedOut, "no WebSocket message came")))
     }
 
     /// The next message, however long it takes.
@@ -176,9 +154,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
     }
 
     async fn closed(&mut self, payload: &[u8]) -> io::Result<Message> {
-        let code = payload
-            .first_chunk::<2>()
-            .map(|code| u16::from_be_bytes(*code));
+        let code = payload.first_chunk::<2>().map(|code| u16::from_be_bytes(*code));
         if !self.closing {
             self.closing = true;
             self.frame(0x8, payload.to_vec()).await?;
@@ -219,15 +195,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
             127 => u64::from_be_bytes(self.array().await?),
             short => u64::from(short),
         };
-        let length = usize::try_from(length)
-            .ok()
-            .filter(|length| *length <= MESSAGE_CAP);
+        let length = usize::try_from(length).ok().filter(|length| *length <= MESSAGE_CAP);
         let length = length.ok_or_else(|| invalid("a WebSocket frame is too large"))?;
-        let key: Option<[u8; 4]> = if second & 0x80 == 0 {
-            None
-        } else {
-            Some(self.array().await?)
-        };
+        let key: Option<[u8; 4]> = if second & 0x80 == 0 { None } else { Some(self.array().await?) };
         let mut payload = self.wire.exactly(length).await?.to_vec();
         if let Some(key) = key {
             mask(&mut payload, key);
@@ -237,9 +207,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> WebSocket<S> {
 
     async fn array<const N: usize>(&mut self) -> io::Result<[u8; N]> {
         let bytes = self.wire.exactly(N).await?;
-        bytes[..]
-            .try_into()
-            .map_err(|_| invalid("a short WebSocket frame"))
+        bytes[..].try_into().map_err(|_| invalid("a short WebSocket frame"))
     }
 }
 
@@ -247,9 +215,7 @@ fn finished(text: bool, whole: Vec<u8>) -> io::Result<Message> {
     if !text {
         return Ok(Message::Binary(whole));
     }
-    String::from_utf8(whole)
-        .map(Message::Text)
-        .map_err(|_| invalid("a WebSocket text is not UTF-8"))
+    String::from_utf8(whole).map(Message::Text).map_err(|_| invalid("a WebSocket text is not UTF-8"))
 }
 
 fn mask(payload: &mut [u8], key: [u8; 4]) {

@@ -43,15 +43,13 @@ use mux::message::{AuthRequest, Opaque};
 use runtime::Scope;
 use tokio::sync::broadcast;
 
+pub use adit_core::config::publish::{HealthCheck, Probe};
 pub use error::AgentError;
 pub use event::{AgentEvent, RequestEvent};
 pub use metrics::AgentMetrics;
 pub use mux::message::Fault as ServerFault;
 pub use rules::{HeaderRuleError, HeaderRules};
-pub use settings::{
-    AgentConfig, AgentTunnel, CONNECT_TIMEOUT, HealthCheck, LANES, LocalProtocol, MEMORY, Probe,
-    TokenSource, Wanted,
-};
+pub use settings::{AgentConfig, AgentTunnel, CONNECT_TIMEOUT, LANES, LocalProtocol, MEMORY, TokenSource, Wanted};
 pub use token::TokenError;
 
 use crate::handshake::hex;
@@ -86,11 +84,7 @@ impl Agent {
     /// [`AgentError::Address`] when the server's address is none.
     pub fn new(config: AgentConfig, metrics: Arc<AgentMetrics>) -> Result<Self, AgentError> {
         dial::check(&config.server)?;
-        Ok(Self {
-            config,
-            metrics,
-            events: broadcast::Sender::new(EVENTS),
-        })
+        Ok(Self { config, metrics, events: broadcast::Sender::new(EVENTS) })
     }
 
     /// What the agent tells from here on. Subscribe before [`Agent::run`] to miss nothing.
@@ -106,19 +100,11 @@ impl Agent {
     pub async fn run(self, scope: Scope) -> Result<(), AgentError> {
         let work = scope.child();
         let shared = Shared::new(self, &work);
-        for local in shared
-            .table
-            .iter()
-            .filter(|local| local.tunnel.health.is_some())
-        {
-            work.spawn(
-                "health check",
-                probe::run(Arc::clone(local), Arc::clone(&shared), work.clone()),
-            );
+        for local in shared.table.iter().filter(|local| local.tunnel.health.is_some()) {
+            work.spawn("health check", probe::run(Arc::clone(local), Arc::clone(&shared), work.clone()));
         }
         work.spawn("agent upkeep", upkeep(Arc::clone(&shared), work.clone()));
-        let result =
-            Box::pin(Supervisor::new(Arc::clone(&shared), scope, work.clone()).run()).await;
+        let result = Box::pin(Supervisor::new(Arc::clone(&shared), scope, work.clone()).run()).await;
         shared.metrics.connection_status.set(0);
         work.cancel();
         if tokio::time::timeout(LAST_TASKS, work.idle()).await.is_err() {
@@ -130,9 +116,7 @@ impl Agent {
 
 impl std::fmt::Debug for Agent {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Agent")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Agent").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -151,11 +135,7 @@ struct Shared {
 
 impl Shared {
     fn new(agent: Agent, scope: &Scope) -> Arc<Self> {
-        let Agent {
-            mut config,
-            metrics,
-            events,
-        } = agent;
+        let Agent { mut config, metrics, events } = agent;
         let tunnels = std::mem::take(&mut config.tunnels);
         let locals = (1..)
             .zip(tunnels)
@@ -187,10 +167,7 @@ impl Shared {
 
     /// The session in force.
     fn session(&self) -> Option<Arc<Session>> {
-        self.current
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set_session(&self, session: Option<Arc<Session>>) {

@@ -203,7 +203,17 @@ impl Server {
         let readiness = Readiness::new();
         let admin = AdminServer::start(admin_address, admin::routes(&state, readiness.clone(), prometheus))
             .map_err(|source| ServerError::Bind { what: "admin.listen", source })?;
-        Ok(Self { state, listeners: scope.child(), public, agents, public_tls, agent_tls, admin, readiness, public_limit })
+        Ok(Self {
+            state,
+            listeners: scope.child(),
+            public,
+            agents,
+            public_tls,
+            agent_tls,
+            admin,
+            readiness,
+            public_limit,
+        })
     }
 
     /// Addresses and fingerprint, for messages.
@@ -232,7 +242,8 @@ impl Server {
     pub fn start(self) -> Result<Running, ServerError> {
         let Self { state, listeners, public, agents, public_tls, agent_tls, admin, readiness, public_limit } = self;
         let tls = |what, resolver: &Arc<ReloadingResolver>, alpn: &[&[u8]]| {
-            runtime::tls::server_config(Arc::clone(resolver) as _, alpn).map_err(|source| ServerError::Tls { what, source })
+            runtime::tls::server_config(Arc::clone(resolver) as _, alpn)
+                .map_err(|source| ServerError::Tls { what, source })
         };
         let ready = readiness.component("listeners");
         let limits = state.config.load().limits.clone();
@@ -243,7 +254,8 @@ impl Server {
         });
         let entrance = Arc::new(agents::AgentEntrance {
             state: Arc::clone(&state),
-            tls: agents::tls_config(Arc::clone(&agent_tls)).map_err(|source| ServerError::Tls { what: "agents.tls", source })?,
+            tls: agents::tls_config(Arc::clone(&agent_tls))
+                .map_err(|source| ServerError::Tls { what: "agents.tls", source })?,
             door: Arc::new(agents::Doorkeeper::new(limits.unauthenticated, limits.unauthenticated_per_prefix)),
             agents: limits.agents,
         });
@@ -257,7 +269,13 @@ impl Server {
         }
         save_reservations(&state);
         ready.ready();
-        Ok(Running { state, resolvers: public_tls.into_iter().chain([agent_tls]).collect(), admin, readiness, _ready: ready })
+        Ok(Running {
+            state,
+            resolvers: public_tls.into_iter().chain([agent_tls]).collect(),
+            admin,
+            readiness,
+            _ready: ready,
+        })
     }
 }
 

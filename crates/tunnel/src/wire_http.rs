@@ -45,8 +45,7 @@ pub(crate) fn put_headers(block: &mut BlockWriter, headers: &HeaderMap, upgrade:
         } else if name == TE {
             value.as_bytes().eq_ignore_ascii_case(b"trailers")
         } else {
-            !adit_core::forwarded::is_hop_by_hop(name.as_str())
-                && !named.contains(name)
+            !adit_core::forwarded::is_hop_by_hop(name.as_str()) && !named.contains(name)
         };
         !keep || block.pair(name.as_str(), value.as_bytes())
     })
@@ -73,7 +72,9 @@ pub(crate) fn read_headers(block: BlockReader) -> Result<HeaderMap, BlockError> 
 /// Builds the block for an answer head; `None` when its headers do not fit a frame.
 pub(crate) fn answer_block(status: u16, headers: &HeaderMap, timing: Timing, upgrade: bool) -> Option<Vec<u8>> {
     let mut block = AnswerHead::writer(status, timing);
-    put_headers(&mut block, headers, upgrade).then(|| block.finish()).filter(|b| b.len() <= mux::frame::CONTROL_CAP as usize)
+    put_headers(&mut block, headers, upgrade)
+        .then(|| block.finish())
+        .filter(|b| b.len() <= mux::frame::CONTROL_CAP as usize)
 }
 
 /// Builds the block for trailers.
@@ -189,13 +190,13 @@ mod tests {
     use super::*;
 
     fn map(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v)))
-            .fold(HeaderMap::new(), |mut map, (n, v)| {
+        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).fold(
+            HeaderMap::new(),
+            |mut map, (n, v)| {
                 map.append(n, v);
                 map
-            })
+            },
+        )
     }
 
     fn through(headers: &HeaderMap, upgrade: bool) -> HeaderMap {

@@ -83,27 +83,15 @@ const BANS: &[Ban] = &[
     spawning("task::spawn"),
     spawning("spawn_local"),
     spawning("JoinSet"),
-    Ban {
-        word: "unsafe",
-        applies: |_, _| true,
-        why: "only the monitor may use it",
-    },
+    Ban { word: "unsafe", applies: |_, _| true, why: "only the monitor may use it" },
 ];
 
 const fn pure(word: &'static str) -> Ban {
-    Ban {
-        word,
-        applies: |krate, _| PURE.contains(&krate),
-        why: PURE_WHY,
-    }
+    Ban { word, applies: |krate, _| PURE.contains(&krate), why: PURE_WHY }
 }
 
 const fn tunnel(word: &'static str) -> Ban {
-    Ban {
-        word,
-        applies: |krate, _| krate == "tunnel",
-        why: "an agent publishes whatever `Connect` it is given",
-    }
+    Ban { word, applies: |krate, _| krate == "tunnel", why: "an agent publishes whatever `Connect` it is given" }
 }
 
 const fn quiet(word: &'static str) -> Ban {
@@ -115,11 +103,7 @@ const fn quiet(word: &'static str) -> Ban {
 }
 
 const fn spawning(word: &'static str) -> Ban {
-    Ban {
-        word,
-        applies: |krate, _| krate != "runtime" && krate != "testkit",
-        why: "spawn through `runtime::Scope`",
-    }
+    Ban { word, applies: |krate, _| krate != "runtime" && krate != "testkit", why: "spawn through `runtime::Scope`" }
 }
 
 /// The programs that come with testkit, such as the bench, talk to a person too.
@@ -150,11 +134,7 @@ pub(super) fn check_manifest(file: &File, found: &mut Vec<Finding>) {
     let (Some(krate), Some(text)) = (crate_of(&file.path), file.text()) else {
         return;
     };
-    if file
-        .path
-        .file_name()
-        .is_none_or(|name| name != "Cargo.toml")
-    {
+    if file.path.file_name().is_none_or(|name| name != "Cargo.toml") {
         return;
     }
     for dependency in manifest::dependencies(text) {
@@ -203,10 +183,7 @@ mod tests {
 
     fn in_manifest(path: &str, text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let file = File {
-            path: path.into(),
-            bytes: text.as_bytes().to_vec(),
-        };
+        let file = File { path: path.into(), bytes: text.as_bytes().to_vec() };
         check_manifest(&file, &mut found);
         found.iter().map(ToString::to_string).collect()
     }
@@ -271,21 +248,8 @@ mod tests {
             ]
         );
         assert!(in_manifest("crates/adit/Cargo.toml", up).is_empty());
-        assert_eq!(
-            in_manifest(
-                "crates/testkit/Cargo.toml",
-                "[dev-dependencies]\nmux = \"0\"\n"
-            )
-            .len(),
-            1
-        );
-        assert!(
-            in_manifest(
-                "crates/mux/Cargo.toml",
-                "[dev-dependencies]\ntestkit = \"0\"\n"
-            )
-            .is_empty()
-        );
+        assert_eq!(in_manifest("crates/testkit/Cargo.toml", "[dev-dependencies]\nmux = \"0\"\n").len(), 1);
+        assert!(in_manifest("crates/mux/Cargo.toml", "[dev-dependencies]\ntestkit = \"0\"\n").is_empty());
     }
 
     #[test]

@@ -61,13 +61,11 @@ pub(super) fn read_tree(root: &Path) -> std::io::Result<Vec<File>> {
 }
 
 fn is_skipped_directory(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| SKIPPED_DIRECTORIES.iter().any(|skipped| name == *skipped))
+    path.file_name().is_some_and(|name| SKIPPED_DIRECTORIES.iter().any(|skipped| name == *skipped))
 }
 
 fn is_skipped_file(path: &Path) -> bool {
-    path.extension()
-        .is_some_and(|ending| SKIPPED_ENDINGS.iter().any(|skipped| ending == *skipped))
+    path.extension().is_some_and(|ending| SKIPPED_ENDINGS.iter().any(|skipped| ending == *skipped))
 }
 
 #[cfg(test)]
@@ -75,10 +73,7 @@ mod tests {
     use super::*;
 
     fn file(path: &str, bytes: &[u8]) -> File {
-        File {
-            path: path.into(),
-            bytes: bytes.to_vec(),
-        }
+        File { path: path.into(), bytes: bytes.to_vec() }
     }
 
     #[test]

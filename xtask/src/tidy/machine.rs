@@ -4,12 +4,8 @@ use super::Finding;
 use super::files::File;
 
 /// Directories that exist on one machine only. Put together here, so that this file passes.
-const PLACES: [&str; 4] = [
-    concat!("/", "work", "/"),
-    concat!("/", "root", "/"),
-    concat!("/", "home", "/"),
-    concat!("/", "tmp/plan", "/"),
-];
+const PLACES: [&str; 4] =
+    [concat!("/", "work", "/"), concat!("/", "root", "/"), concat!("/", "home", "/"), concat!("/", "tmp/plan", "/")];
 
 /// The home directory of nobody, for tests and examples.
 const EXAMPLE: &str = concat!("/", "home", "/me");
@@ -44,9 +40,7 @@ fn names_place(line: &str, place: &str) -> bool {
 }
 
 fn names_registry(line: &str) -> bool {
-    let other_source = line
-        .match_indices(concat!("registry", "+"))
-        .any(|(at, _)| !line[at..].starts_with(REGISTRY));
+    let other_source = line.match_indices(concat!("registry", "+")).any(|(at, _)| !line[at..].starts_with(REGISTRY));
     let replaced = line.trim_start().starts_with(concat!("replace", "-with"));
     other_source || replaced || line.contains(concat!("sparse", "+http"))
 }
@@ -57,10 +51,7 @@ mod tests {
 
     fn lines_of(text: &str) -> Vec<usize> {
         let mut found = Vec::new();
-        let file = File {
-            path: "a.toml".into(),
-            bytes: text.as_bytes().to_vec(),
-        };
+        let file = File { path: "a.toml".into(), bytes: text.as_bytes().to_vec() };
         check(&file, &mut found);
         found.iter().map(|finding| finding.line).collect()
     }

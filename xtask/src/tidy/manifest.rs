@@ -43,20 +43,12 @@ pub(super) fn dependencies(text: &str) -> Vec<Dependency> {
 }
 
 fn dependency(name: &str, kind: Kind, line: usize) -> Dependency {
-    Dependency {
-        name: name.to_owned(),
-        kind,
-        line,
-    }
+    Dependency { name: name.to_owned(), kind, line }
 }
 
 /// The kind of a section, and the dependency it is about when it is `[dependencies.name]`.
 fn section_of(header: &str) -> (Option<Kind>, Option<&str>) {
-    let kinds = [
-        ("dev-dependencies", Kind::Dev),
-        ("build-dependencies", Kind::Build),
-        ("dependencies", Kind::Normal),
-    ];
+    let kinds = [("dev-dependencies", Kind::Dev), ("build-dependencies", Kind::Build), ("dependencies", Kind::Normal)];
     for (word, kind) in kinds {
         let Some(at) = header.find(word) else {
             continue;
@@ -86,35 +78,19 @@ mod tests {
     use super::*;
 
     fn names(text: &str) -> Vec<(String, Kind)> {
-        dependencies(text)
-            .into_iter()
-            .map(|dependency| (dependency.name, dependency.kind))
-            .collect()
+        dependencies(text).into_iter().map(|dependency| (dependency.name, dependency.kind)).collect()
     }
 
     #[test]
     fn inline_tables_and_workspace_keys_are_read() {
         let text = "[package]\nname = \"x\"\n[dependencies]\n# tokio = 1\nbytes.workspace = true\nhttp = { version = \"1\" }\n[lints]\nworkspace = true\n";
-        assert_eq!(
-            names(text),
-            [
-                ("bytes".into(), Kind::Normal),
-                ("http".into(), Kind::Normal)
-            ]
-        );
+        assert_eq!(names(text), [("bytes".into(), Kind::Normal), ("http".into(), Kind::Normal)]);
     }
 
     #[test]
     fn kinds_are_told_apart() {
         let text = "[dev-dependencies]\na = \"1\"\n[build-dependencies]\nb = \"1\"\n[target.'cfg(unix)'.dependencies]\nc = \"1\"\n";
-        assert_eq!(
-            names(text),
-            [
-                ("a".into(), Kind::Dev),
-                ("b".into(), Kind::Build),
-                ("c".into(), Kind::Normal)
-            ]
-        );
+        assert_eq!(names(text), [("a".into(), Kind::Dev), ("b".into(), Kind::Build), ("c".into(), Kind::Normal)]);
     }
 
     #[test]

@@ -6,20 +6,15 @@ use super::Finding;
 use super::files::File;
 
 /// Names under which anything can be put, so that nothing is found again.
-const BANNED_NAMES: [&str; 10] = [
-    "util", "utils", "helper", "helpers", "common", "types", "manager", "managers", "misc", "mod",
-];
+const BANNED_NAMES: [&str; 10] =
+    ["util", "utils", "helper", "helpers", "common", "types", "manager", "managers", "misc", "mod"];
 
 /// Reports what is wrong with the file as such.
 pub(super) fn check(file: &File, found: &mut Vec<Finding>) {
     let Some(text) = file.text() else { return };
     if !text.is_empty() && !text.ends_with('\n') {
         let last = text.lines().count();
-        found.push(Finding::new(
-            &file.path,
-            last,
-            "the last line has no newline",
-        ));
+        found.push(Finding::new(&file.path, last, "the last line has no newline"));
     }
     if file.path.extension().is_some_and(|ending| ending == "rs") {
         check_name(&file.path, found);
@@ -62,10 +57,7 @@ mod tests {
 
     fn check_file(path: &str, text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let file = File {
-            path: path.into(),
-            bytes: text.as_bytes().to_vec(),
-        };
+        let file = File { path: path.into(), bytes: text.as_bytes().to_vec() };
         check(&file, &mut found);
         found.iter().map(ToString::to_string).collect()
     }
@@ -100,18 +92,12 @@ mod tests {
     #[test]
     fn missing_module_docs_are_found() {
         let found = check_file("a.rs", "// Not docs.\nfn f() {}\n");
-        assert_eq!(
-            found,
-            ["a.rs:1: no module docs: begin the file with `//!` and what it is for"]
-        );
+        assert_eq!(found, ["a.rs:1: no module docs: begin the file with `//!` and what it is for"]);
     }
 
     #[test]
     fn a_missing_last_newline_is_found_in_any_text_file() {
-        assert_eq!(
-            check_file("a.md", "one\ntwo"),
-            ["a.md:2: the last line has no newline"]
-        );
+        assert_eq!(check_file("a.md", "one\ntwo"), ["a.md:2: the last line has no newline"]);
         assert!(check_file("empty.md", "").is_empty());
     }
 }

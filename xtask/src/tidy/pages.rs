@@ -9,9 +9,7 @@ use super::files::File;
 const ABOUT_THE_TREE: [&str; 3] = ["ARCHITECTURE.md", "CONTRIBUTING.md", "STYLE.md"];
 
 /// First parts of a path that say that it is one of ours.
-const OWN_DIRECTORIES: [&str; 7] = [
-    "crates/", "docs/", "xtask/", "fuzz/", ".ci/", ".cargo/", "deploy/",
-];
+const OWN_DIRECTORIES: [&str; 7] = ["crates/", "docs/", "xtask/", "fuzz/", ".ci/", ".cargo/", "deploy/"];
 
 /// Reports paths and links that lead nowhere.
 pub(super) fn check(root: &Path, file: &File, found: &mut Vec<Finding>) {
@@ -19,9 +17,7 @@ pub(super) fn check(root: &Path, file: &File, found: &mut Vec<Finding>) {
     if file.path.extension().is_none_or(|ending| ending != "md") {
         return;
     }
-    let about_the_tree = ABOUT_THE_TREE
-        .iter()
-        .any(|page| file.path == Path::new(page));
+    let about_the_tree = ABOUT_THE_TREE.iter().any(|page| file.path == Path::new(page));
     let base = file.path.parent().unwrap_or(Path::new(""));
     for (index, line) in prose_lines(text) {
         for link in links(line) {
@@ -30,10 +26,7 @@ pub(super) fn check(root: &Path, file: &File, found: &mut Vec<Finding>) {
                 found.push(Finding::new(&file.path, index + 1, text));
             }
         }
-        for path in code_spans(line)
-            .filter(|_| about_the_tree)
-            .filter_map(own_path)
-        {
+        for path in code_spans(line).filter(|_| about_the_tree).filter_map(own_path) {
             if !root.join(path).exists() {
                 let text = format!("names `{path}`, which does not exist");
                 found.push(Finding::new(&file.path, index + 1, text));
@@ -72,13 +65,9 @@ fn own_path(span: &str) -> Option<&str> {
         return None;
     }
     let path = span.trim_start_matches("./").trim_end_matches('/');
-    let in_tree = OWN_DIRECTORIES
-        .iter()
-        .any(|start| span.trim_start_matches("./").starts_with(start));
+    let in_tree = OWN_DIRECTORIES.iter().any(|start| span.trim_start_matches("./").starts_with(start));
     let at_root = !path.contains('/')
-        && [".md", ".toml"]
-            .iter()
-            .any(|ending| path.ends_with(ending) && path.len() > ending.len());
+        && [".md", ".toml"].iter().any(|ending| path.ends_with(ending) && path.len() > ending.len());
     (in_tree || at_root).then_some(path)
 }
 
@@ -92,10 +81,7 @@ mod tests {
 
     fn check_page(name: &str, text: &str) -> Vec<String> {
         let mut found = Vec::new();
-        let file = File {
-            path: name.into(),
-            bytes: text.as_bytes().to_vec(),
-        };
+        let file = File { path: name.into(), bytes: text.as_bytes().to_vec() };
         check(own_root(), &file, &mut found);
         found.iter().map(ToString::to_string).collect()
     }
@@ -103,10 +89,7 @@ mod tests {
     #[test]
     fn a_link_to_a_missing_file_is_found() {
         let text = "see [this](src/main.rs#top), [that](src/nowhere.rs)\nand [site](https://example.com/x)\n";
-        assert_eq!(
-            check_page("any.md", text),
-            ["any.md:1: the link to `src/nowhere.rs` leads nowhere"]
-        );
+        assert_eq!(check_page("any.md", text), ["any.md:1: the link to `src/nowhere.rs` leads nowhere"]);
     }
 
     #[test]
@@ -129,14 +112,7 @@ mod tests {
         assert_eq!(own_path("crates/mux/"), Some("crates/mux"));
         assert_eq!(own_path("./docs/guide"), Some("docs/guide"));
         assert_eq!(own_path("deny.toml"), Some("deny.toml"));
-        for span in [
-            "text/html",
-            "cargo xtask tidy",
-            "crates/*",
-            "std::fs",
-            "server.yaml",
-            ".md",
-        ] {
+        for span in ["text/html", "cargo xtask tidy", "crates/*", "std::fs", "server.yaml", ".md"] {
             assert_eq!(own_path(span), None, "{span}");
         }
     }

@@ -29,18 +29,13 @@ pub(super) fn check(path: &Path, source: &Source, found: &mut Vec<Finding>) {
 
 /// Whether a whole file is test code.
 pub(super) fn is_test_path(path: &Path) -> bool {
-    let in_directory = path
-        .components()
-        .any(|part| part.as_os_str() == "tests" || part.as_os_str() == "benches");
+    let in_directory = path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "benches");
     in_directory || path.file_stem().is_some_and(|stem| stem == "tests")
 }
 
 fn lines_without_tests(source: &Source) -> usize {
-    let in_tests: usize = source
-        .test_ranges()
-        .iter()
-        .map(|(from, to)| source.line_of(*to) + 1 - source.line_of(*from))
-        .sum();
+    let in_tests: usize =
+        source.test_ranges().iter().map(|(from, to)| source.line_of(*to) + 1 - source.line_of(*from)).sum();
     source.raw().lines().count().saturating_sub(in_tests)
 }
 
@@ -113,10 +108,7 @@ mod tests {
 
     #[test]
     fn a_function_pointer_type_is_no_function() {
-        let raw = format!(
-            "struct S {{ f: fn(u8) -> u8,\n{}}}\n",
-            "a: u8,\n".repeat(90)
-        );
+        let raw = format!("struct S {{ f: fn(u8) -> u8,\n{}}}\n", "a: u8,\n".repeat(90));
         assert!(check_text("a.rs", &raw).is_empty());
     }
 
@@ -126,10 +118,7 @@ mod tests {
         let tests = format!("#[cfg(test)]\nmod tests {{\n{}}}\n", "// t\n".repeat(500));
         assert!(check_text("a.rs", &format!("{code}{tests}")).is_empty());
         let found = check_text("a.rs", &format!("{code}const B: u8 = 1;\n{tests}"));
-        assert_eq!(
-            found,
-            ["a.rs:1: 801 lines without tests; at most 800: split it"]
-        );
+        assert_eq!(found, ["a.rs:1: 801 lines without tests; at most 800: split it"]);
     }
 
     #[test]

@@ -19,11 +19,7 @@ impl Source {
     pub(super) fn new(raw: &str) -> Self {
         let mut line_starts = vec![0];
         line_starts.extend(raw.match_indices('\n').map(|(at, _)| at + 1));
-        Self {
-            raw: raw.to_owned(),
-            code: Blanker::new(raw.as_bytes()).run(),
-            line_starts,
-        }
+        Self { raw: raw.to_owned(), code: Blanker::new(raw.as_bytes()).run(), line_starts }
     }
 
     /// The text as written.
@@ -151,11 +147,7 @@ struct Blanker<'a> {
 
 impl<'a> Blanker<'a> {
     fn new(input: &'a [u8]) -> Self {
-        Self {
-            input,
-            at: 0,
-            output: Vec::with_capacity(input.len()),
-        }
+        Self { input, at: 0, output: Vec::with_capacity(input.len()) }
     }
 
     fn run(mut self) -> String {
@@ -314,10 +306,7 @@ mod tests {
     #[test]
     fn comments_become_spaces() {
         assert_eq!(code("a // b { \"\nc"), "a         \nc");
-        assert_eq!(
-            code("a /* b /* { */ } */ c"),
-            format!("a{}c", " ".repeat(19))
-        );
+        assert_eq!(code("a /* b /* { */ } */ c"), format!("a{}c", " ".repeat(19)));
     }
 
     #[test]
@@ -329,18 +318,12 @@ mod tests {
 
     #[test]
     fn a_comment_mark_in_a_string_is_no_comment() {
-        assert_eq!(
-            code(r#""http://a" b"#),
-            r#"".........." b"#.replacen("..", "", 1)
-        );
+        assert_eq!(code(r#""http://a" b"#), r#"".........." b"#.replacen("..", "", 1));
     }
 
     #[test]
     fn characters_are_told_from_lifetimes() {
-        assert_eq!(
-            code("'{' b'}' '\\'' '\\u{7d}' 'é'"),
-            "'.' b'.' '..' '......' '..'"
-        );
+        assert_eq!(code("'{' b'}' '\\'' '\\u{7d}' 'é'"), "'.' b'.' '..' '......' '..'");
         assert_eq!(code("fn f<'a>(x: &'a str) {}"), "fn f<'a>(x: &'a str) {}");
         assert_eq!(code("'\"' x"), "'.' x");
     }
@@ -364,9 +347,8 @@ mod tests {
 
     #[test]
     fn words_are_found_whole_and_only_in_code() {
-        let source = Source::new(
-            "tokio::spawn(x); // tokio::spawn\nmytokio::spawn; tokio::spawn_blocking; \"tokio::spawn\"",
-        );
+        let source =
+            Source::new("tokio::spawn(x); // tokio::spawn\nmytokio::spawn; tokio::spawn_blocking; \"tokio::spawn\"");
         let found: Vec<usize> = source.find_word("tokio::spawn").collect();
         assert_eq!(found, [0]);
     }
@@ -406,9 +388,6 @@ mod tests {
     #[test]
     fn lines_count_from_one() {
         let source = Source::new("a\nb\nc");
-        assert_eq!(
-            [0, 1, 2, 4].map(|offset| source.line_of(offset)),
-            [1, 1, 2, 3]
-        );
+        assert_eq!([0, 1, 2, 4].map(|offset| source.line_of(offset)), [1, 1, 2, 3]);
     }
 }

@@ -10,10 +10,7 @@ const BANNED_WORDS: [(&str, &str); 5] = [
     ("#[allow", "use #[expect(lint, reason = \"…\")]"),
     ("#![allow", "use #![expect(lint, reason = \"…\")]"),
     ("todo!", "finish it, or open an issue and return an error"),
-    (
-        "unimplemented!",
-        "finish it, or open an issue and return an error",
-    ),
+    ("unimplemented!", "finish it, or open an issue and return an error"),
     ("dbg!", "remove it"),
 ];
 

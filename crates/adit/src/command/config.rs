@@ -31,7 +31,11 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, 
         None => ["server.yaml", "adit.yaml"].into_iter().filter_map(files::find).collect(),
     };
     if paths.is_empty() {
-        return Err(Failure::new(Fault::Config, "there is no server.yaml or adit.yaml here", "name the file: adit config check FILE"));
+        return Err(Failure::new(
+            Fault::Config,
+            "there is no server.yaml or adit.yaml here",
+            "name the file: adit config check FILE",
+        ));
     }
     for path in paths {
         check(&path)?;

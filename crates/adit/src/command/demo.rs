@@ -47,7 +47,8 @@ pub(crate) struct DemoArguments {
 pub(crate) fn run(global: &Global, arguments: &DemoArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
     let runtime = build_runtime(None)?;
-    let directory = std::env::temp_dir().join(format!("adit-demo-{}-{:016x}", std::process::id(), rand::random::<u64>()));
+    let directory =
+        std::env::temp_dir().join(format!("adit-demo-{}-{:016x}", std::process::id(), rand::random::<u64>()));
     let result = runtime.block_on(serve(arguments.port, &directory));
     // The demo's certificate and logs are of no use to anybody once it is over.
     let _ = std::fs::remove_dir_all(&directory);
@@ -85,7 +86,8 @@ async fn serve(port: u16, directory: &std::path::Path) -> Result<ExitCode, Failu
         AgentTunnel::new("hello", Wanted::Name("hello".into()), connect()),
         AgentTunnel::new("tcp", Wanted::Port(0), connect()),
     ];
-    let agent = Agent::new(config, Arc::new(AgentMetrics::new(&mut Registry::default()))).map_err(|error| failure(&error))?;
+    let agent =
+        Agent::new(config, Arc::new(AgentMetrics::new(&mut Registry::default()))).map_err(|error| failure(&error))?;
     let mut events = agent.events();
     let agent_scope = scope.clone();
     scope.spawn("demo-agent", async move {

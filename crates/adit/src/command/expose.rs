@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adit_core::config::publish::{HeaderEdits, Probe, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address};
+use adit_core::config::publish::{
+    HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address,
+};
 use adit_core::diagnose::Fault;
 use adit_core::name::{Hostname, TunnelName};
 use adit_core::secret::Secret;
@@ -82,10 +84,10 @@ pub(crate) struct ExposeArguments {
     metrics: Option<SocketAddr>,
 }
 
-pub(crate) fn run(global: &Global, arguments: ExposeArguments) -> Result<ExitCode, Failure> {
+pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let publish = settings(global, &arguments)?;
-    let agent_config = agent_config(&publish, &arguments)?;
+    let publish = settings(global, arguments)?;
+    let agent_config = agent_config(&publish, arguments)?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, agent_config, publish.metrics))
 }
@@ -120,7 +122,11 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
     }
     if let Some(fingerprint) = &arguments.fingerprint {
         let parsed: Fingerprint = fingerprint.parse().map_err(|_| {
-            Failure::new(Fault::Usage, "--fingerprint is not a SHA-256", "copy the `fingerprint` line the server prints at its start")
+            Failure::new(
+                Fault::Usage,
+                "--fingerprint is not a SHA-256",
+                "copy the `fingerprint` line the server prints at its start",
+            )
         })?;
         publish.trust = TrustConfig::Fingerprint(parsed.0);
     }
@@ -147,13 +153,19 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
 fn tunnel_of(arguments: &ExposeArguments, target: &str) -> Result<PublishedTunnel, Failure> {
     let to = LocalTarget::parse(target, arguments.port.is_some()).map_err(|error| failure(&error))?;
     let usage = |what: String, error: &dyn std::fmt::Display| {
-        Failure::new(Fault::Usage, format!("{what}: {error}"), "use letters, digits and hyphens, such as app1 or shop.example.com")
+        Failure::new(
+            Fault::Usage,
+            format!("{what}: {error}"),
+            "use letters, digits and hyphens, such as app1 or shop.example.com",
+        )
     };
     let public = match (&arguments.name, &arguments.host, arguments.port) {
         (Some(name), _, _) => {
             PublicPlace::Name(TunnelName::parse(name).map_err(|e| usage(format!("--as {name}"), &e))?)
         }
-        (_, Some(host), _) => PublicPlace::Host(Hostname::parse(host).map_err(|e| usage(format!("--host {host}"), &e))?),
+        (_, Some(host), _) => {
+            PublicPlace::Host(Hostname::parse(host).map_err(|e| usage(format!("--host {host}"), &e))?)
+        }
         (_, _, Some(port)) => PublicPlace::Port(port),
         (None, None, None) if !to.kind.is_http() => PublicPlace::Port(0),
         (None, None, None) => PublicPlace::Any,
@@ -199,13 +211,7 @@ pub(super) fn agent_tunnel(published: &PublishedTunnel) -> Result<AgentTunnel, F
     agent.request_headers = rules(&published.headers)?;
     agent.response_headers = rules(&published.response_headers)?;
     agent.proxy_protocol = published.proxy_protocol;
-    agent.health = published.health.as_ref().map(|check| tunnel::agent::HealthCheck {
-        probe: match &check.probe {
-            Probe::Tcp => tunnel::agent::Probe::Tcp,
-            Probe::Http { path } => tunnel::agent::Probe::Http { path: path.clone() },
-        },
-        settings: check.settings,
-    });
+    agent.health.clone_from(&published.health);
     agent.request_timeout = published.request_timeout;
     Ok(agent)
 }

@@ -14,8 +14,9 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path)
-        .map_err(|error| Failure::new(Fault::Config, format!("{}: {error}", path.display()), "check the path given with --config"))
+    std::fs::read_to_string(path).map_err(|error| {
+        Failure::new(Fault::Config, format!("{}: {error}", path.display()), "check the path given with --config")
+    })
 }
 
 /// The first of the usual places that has `name`: this directory, then the user's configuration directory.

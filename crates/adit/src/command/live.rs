@@ -77,12 +77,7 @@ impl Live {
     }
 
     /// Shows events until the agent has ended.
-    pub(super) async fn follow(
-        &mut self,
-        mut events: broadcast::Receiver<AgentEvent>,
-        ready: Component,
-        scope: Scope,
-    ) {
+    pub(super) async fn follow(&mut self, mut events: broadcast::Receiver<AgentEvent>, ready: Component, scope: Scope) {
         self.say_metrics();
         let mut due: Option<Instant> = None;
         loop {
@@ -122,7 +117,9 @@ impl Live {
         match self.form {
             Form::View => {}
             Form::Lines => terminal::say(&format!("metrics  http://{address}/metrics")),
-            Form::Json => terminal::data(&format!("{}\n", json!({ "event": "metrics", "address": address.to_string() }))),
+            Form::Json => {
+                terminal::data(&format!("{}\n", json!({ "event": "metrics", "address": address.to_string() })));
+            }
         }
     }
 

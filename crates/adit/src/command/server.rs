@@ -147,7 +147,8 @@ fn watch_files(
     path: Option<PathBuf>,
     arguments: RunArguments,
 ) -> Result<Arc<FileWatch>, Failure> {
-    let internal = |error: std::io::Error| Failure::new(Fault::Internal, format!("files cannot be watched: {error}"), "");
+    let internal =
+        |error: std::io::Error| Failure::new(Fault::Internal, format!("files cannot be watched: {error}"), "");
     let all = |running: &Running| running.files().into_iter().chain(path.clone()).collect::<Vec<_>>();
     let watch = Arc::new(FileWatch::start(all(running)).map_err(internal)?);
     watch.trigger_on_hangup(scope).map_err(internal)?;

@@ -118,7 +118,11 @@ fn parse(arguments: CreateArguments, now: SystemTime) -> Result<NewToken, Failur
         .transpose()?;
     let expires = arguments
         .expires
-        .map(|text| lifetime(&text).map(|life| now + life).ok_or_else(|| usage(&format!("--expires {text}"), &"not a duration such as 12h or 30d")))
+        .map(|text| {
+            lifetime(&text)
+                .map(|life| now + life)
+                .ok_or_else(|| usage(&format!("--expires {text}"), &"not a duration such as 12h or 30d"))
+        })
         .transpose()?;
     Ok(NewToken { account: arguments.account, allow, hosts, ports, max_tunnels: arguments.max_tunnels, expires })
 }
@@ -163,7 +167,9 @@ fn list(global: &Global, place: &PlaceArguments) -> Result<ExitCode, Failure> {
     }
     match global.output {
         Output::Json => terminal::data(&format!("{}\n", json!({ "tokens": values }))),
-        Output::Text => terminal::data(&table(["ID", "ACCOUNT", "STATE", "ALLOW", "PORTS", "CREATED", "EXPIRES"], &rows)),
+        Output::Text => {
+            terminal::data(&table(["ID", "ACCOUNT", "STATE", "ALLOW", "PORTS", "CREATED", "EXPIRES"], &rows));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -205,7 +211,11 @@ impl Locked {
     fn open(path: &Path) -> Result<Self, Failure> {
         use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
         let fail = |error: std::io::Error| {
-            Failure::new(Fault::Config, format!("{}: {error}", path.display()), "check data_dir, or run as the server's user")
+            Failure::new(
+                Fault::Config,
+                format!("{}: {error}", path.display()),
+                "check data_dir, or run as the server's user",
+            )
         };
         if let Some(directory) = path.parent().filter(|d| !d.as_os_str().is_empty()) {
             std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
@@ -242,7 +252,11 @@ impl Locked {
             std::fs::rename(beside, &self.path)
         };
         write().map_err(|error| {
-            Failure::new(Fault::Config, format!("{}: {error}", self.path.display()), "check data_dir, or run as the server's user")
+            Failure::new(
+                Fault::Config,
+                format!("{}: {error}", self.path.display()),
+                "check data_dir, or run as the server's user",
+            )
         })
     }
 }

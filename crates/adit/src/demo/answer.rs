@@ -38,10 +38,7 @@ impl Body {
         // A whole number of alphabets, so that pieces fit together.
         let whole = PIECE / LETTERS.len() * LETTERS.len();
         let piece: Vec<u8> = LETTERS.iter().copied().cycle().take(whole).collect();
-        Self::Letters {
-            left: length,
-            piece: piece.into(),
-        }
+        Self::Letters { left: length, piece: piece.into() }
     }
 }
 
@@ -49,15 +46,11 @@ impl hyper::body::Body for Body {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let data = match &mut *self {
             Self::Whole(bytes) => Some(std::mem::take(bytes)).filter(|bytes| !bytes.is_empty()),
             Self::Letters { left, piece } => {
-                let length =
-                    usize::try_from(*left).map_or(piece.len(), |left| left.min(piece.len()));
+                let length = usize::try_from(*left).map_or(piece.len(), |left| left.min(piece.len()));
                 *left -= length as u64;
                 (length > 0).then(|| piece.slice(..length))
             }
@@ -87,10 +80,7 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Body) -> R
     let headers = answer.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(kind));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(
-        HeaderName::from_static("x-content-type-options"),
-        HeaderValue::from_static("nosniff"),
-    );
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
     if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
@@ -98,11 +88,7 @@ pub(super) fn with_type(status: StatusCode, kind: &'static str, body: Body) -> R
 }
 
 /// A text answer of some type.
-pub(super) fn text(
-    status: StatusCode,
-    kind: &'static str,
-    text: impl Into<Bytes>,
-) -> Response<Body> {
+pub(super) fn text(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Response<Body> {
     with_type(status, kind, Body::Whole(text.into()))
 }
 
@@ -120,10 +106,7 @@ pub(super) fn refuse(status: StatusCode, reason: &str) -> Response<Body> {
 
 /// The refusal of a method.
 pub(super) fn refuse_method(allowed: &Method) -> Response<Body> {
-    let mut answer = refuse(
-        StatusCode::METHOD_NOT_ALLOWED,
-        &format!("use {allowed} here"),
-    );
+    let mut answer = refuse(StatusCode::METHOD_NOT_ALLOWED, &format!("use {allowed} here"));
     if let Ok(value) = HeaderValue::from_str(allowed.as_str()) {
         answer.headers_mut().insert(ALLOW, value);
     }
@@ -158,9 +141,7 @@ mod tests {
     #[tokio::test]
     async fn events_end_with_their_sender() {
         let (sender, receiver) = mpsc::channel(1);
-        sender
-            .try_send(Bytes::from_static(b"one"))
-            .expect("there is room");
+        sender.try_send(Bytes::from_static(b"one")).expect("there is room");
         drop(sender);
         assert_eq!(read(Body::Events(receiver)).await, "one");
     }

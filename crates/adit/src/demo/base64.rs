@@ -10,11 +10,7 @@ pub(super) fn encode(bytes: &[u8]) -> String {
         let bits = at(0) << 16 | at(1) << 8 | at(2);
         for place in 0..4 {
             let index = (bits >> (18 - 6 * place) & 63) as usize;
-            text.push(if place <= group.len() {
-                char::from(ALPHABET[index])
-            } else {
-                '='
-            });
+            text.push(if place <= group.len() { char::from(ALPHABET[index]) } else { '=' });
         }
     }
     text

@@ -42,9 +42,7 @@ impl Facts {
     /// Takes down a request. `number` stands in for an id when it has none.
     pub(super) fn of(parts: &Parts, peer: SocketAddr, number: u64) -> Self {
         let header = |name: &str| text_of(&parts.headers, name);
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             method: parts.method.to_string(),
             path: parts.uri.to_string(),
@@ -52,12 +50,7 @@ impl Facts {
             headers: parts
                 .headers
                 .iter()
-                .map(|(name, value)| {
-                    (
-                        name.to_string(),
-                        String::from_utf8_lossy(value.as_bytes()).into_owned(),
-                    )
-                })
+                .map(|(name, value)| (name.to_string(), String::from_utf8_lossy(value.as_bytes()).into_owned()))
                 .collect(),
             peer: peer.to_string(),
             visitor: header("x-forwarded-for").map(|list| first_of(&list)),
@@ -70,9 +63,7 @@ impl Facts {
 
     /// The host that was asked for.
     pub(super) fn host(&self) -> &str {
-        self.header("x-forwarded-host")
-            .or_else(|| self.header("host"))
-            .unwrap_or("localhost")
+        self.header("x-forwarded-host").or_else(|| self.header("host")).unwrap_or("localhost")
     }
 
     /// The scheme that the visitor used.
@@ -157,16 +148,9 @@ pub(super) mod tests {
         assert_eq!((direct.scheme(), direct.host()), ("http", "127.0.0.1:3000"));
         let tunnelled = facts(
             "/",
-            &[
-                ("host", "127.0.0.1:3000"),
-                ("x-forwarded-host", "hello.localhost:8080"),
-                ("x-forwarded-proto", "https"),
-            ],
+            &[("host", "127.0.0.1:3000"), ("x-forwarded-host", "hello.localhost:8080"), ("x-forwarded-proto", "https")],
         );
-        assert_eq!(
-            (tunnelled.scheme(), tunnelled.host()),
-            ("https", "hello.localhost:8080")
-        );
+        assert_eq!((tunnelled.scheme(), tunnelled.host()), ("https", "hello.localhost:8080"));
     }
 
     #[test]

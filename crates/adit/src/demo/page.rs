@@ -26,10 +26,7 @@ pub(super) fn index(facts: &Facts) -> Response<Body> {
     let headers = answer.headers_mut();
     headers.insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY));
     headers.insert(REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
-    headers.insert(
-        HeaderName::from_static("cross-origin-opener-policy"),
-        HeaderValue::from_static("same-origin"),
-    );
+    headers.insert(HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin"));
     answer
 }
 
@@ -86,17 +83,8 @@ fn header_rows(headers: &[(String, String)]) -> String {
     let (ours, others): (Vec<_>, Vec<_>) = headers.iter().partition(|(name, _)| is_ours(name));
     let mut rows = String::new();
     for (name, value) in ours.into_iter().chain(others) {
-        let class = if is_ours(name) {
-            " class=\"set-by-adit\""
-        } else {
-            ""
-        };
-        let _ = write!(
-            rows,
-            "<tr{class}><th scope=\"row\">{}</th><td>{}</td></tr>",
-            escape(name),
-            escape(value)
-        );
+        let class = if is_ours(name) { " class=\"set-by-adit\"" } else { "" };
+        let _ = write!(rows, "<tr{class}><th scope=\"row\">{}</th><td>{}</td></tr>", escape(name), escape(value));
     }
     rows
 }
@@ -142,10 +130,7 @@ mod tests {
 
     #[test]
     fn the_page_shows_the_request_that_asked_for_it() {
-        let page = html(&facts(
-            "/a/path?x=1",
-            &[("host", "hello.localhost:8080"), ("x-own", "value-7")],
-        ));
+        let page = html(&facts("/a/path?x=1", &[("host", "hello.localhost:8080"), ("x-own", "value-7")]));
         assert!(page.contains("GET /a/path?x=1 HTTP/1.1"));
         assert!(page.contains("<th scope=\"row\">x-own</th><td>value-7</td>"));
         assert!(page.contains("curl -N http://hello.localhost:8080/api/events"));
@@ -155,21 +140,11 @@ mod tests {
     #[test]
     fn nothing_a_visitor_sends_becomes_markup() {
         let bad = "\"><script>alert(1)</script>{{header_rows}}";
-        let page = html(&facts(
-            "/%3Cb%3E",
-            &[
-                ("host", bad),
-                ("x-bad", bad),
-                ("x-forwarded-for", bad),
-                ("x-request-id", bad),
-            ],
-        ));
+        let page =
+            html(&facts("/%3Cb%3E", &[("host", bad), ("x-bad", bad), ("x-forwarded-for", bad), ("x-request-id", bad)]));
         assert!(!page.contains("<script>alert"), "{page}");
         assert!(!page.contains("\"><script"), "{page}");
-        assert!(
-            page.contains("{{header_rows}}"),
-            "a value must not be filled in again"
-        );
+        assert!(page.contains("{{header_rows}}"), "a value must not be filled in again");
     }
 
     #[test]
@@ -180,10 +155,7 @@ mod tests {
 
     #[test]
     fn headers_set_by_adit_are_marked() {
-        let page = html(&facts(
-            "/",
-            &[("forwarded", "for=1"), ("x-forwardedness", "no")],
-        ));
+        let page = html(&facts("/", &[("forwarded", "for=1"), ("x-forwardedness", "no")]));
         assert!(page.contains("<tr class=\"set-by-adit\"><th scope=\"row\">forwarded</th>"));
     }
 
@@ -193,19 +165,13 @@ mod tests {
         assert!(!page.split(['"', '\'']).any(|part| part.starts_with("//")));
         assert!(!page.contains("src=\"http") && !page.contains("<style"));
         assert!(!page.contains(" style=") && !page.contains(" onclick="));
-        assert_eq!(
-            page.matches("<script").count(),
-            page.matches("<script src=\"/assets/").count()
-        );
+        assert_eq!(page.matches("<script").count(), page.matches("<script src=\"/assets/").count());
     }
 
     #[test]
     fn every_file_the_page_names_is_there() {
         let page = html(&facts("/", &[("host", "h")]));
-        let named: Vec<&str> = page
-            .split('"')
-            .filter(|part| part.starts_with("/assets/"))
-            .collect();
+        let named: Vec<&str> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
         assert!(named.len() >= 3, "{named:?}");
         for path in named {
             assert!(asset(path).is_some(), "{path}");

@@ -45,10 +45,7 @@ impl Recent {
         let state = self.lock();
         let new = usize::try_from(state.count.saturating_sub(seen)).unwrap_or(KEPT);
         let skipped = state.kept.len().saturating_sub(new);
-        (
-            state.count,
-            state.kept.iter().skip(skipped).cloned().collect(),
-        )
+        (state.count, state.kept.iter().skip(skipped).cloned().collect())
     }
 
     /// Two fields that are set one after the other: a panic between them does no harm.
@@ -62,12 +59,7 @@ mod tests {
     use super::*;
 
     fn answered(path: &str) -> Answered {
-        Answered {
-            method: "GET".into(),
-            path: path.into(),
-            status: 200,
-            ms: 1.0,
-        }
+        Answered { method: "GET".into(), path: path.into(), status: 200, ms: 1.0 }
     }
 
     fn paths(new: &[Answered]) -> Vec<&str> {

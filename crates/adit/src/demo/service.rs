@@ -56,11 +56,7 @@ const MAX_WAIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the listener cannot be used.
-pub(crate) async fn serve(
-    listener: BoundListener,
-    scope: Scope,
-    hops: HopSource,
-) -> io::Result<()> {
+pub(crate) async fn serve(listener: BoundListener, scope: Scope, hops: HopSource) -> io::Result<()> {
     let sample = Arc::new(Sample {
         begun: Instant::now(),
         requests: AtomicU64::new(0),
@@ -115,11 +111,8 @@ impl Sample {
             async move { Ok::<_, std::convert::Infallible>(sample.answer(request, peer).await) }
         });
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new())
-            .header_read_timeout(HEADER_DEADLINE);
-        let connection = http
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
+        http.timer(TokioTimer::new()).header_read_timeout(HEADER_DEADLINE);
+        let connection = http.serve_connection(TokioIo::new(stream), service).with_upgrades();
         tokio::pin!(connection);
         let ended = tokio::select! {
             biased;
@@ -141,26 +134,14 @@ impl Sample {
         let mut answer = self.route(request, peer, number).await;
         let ms = milliseconds(begin.elapsed());
         if let Ok(value) = HeaderValue::from_str(&format!("local;dur={ms:.3}")) {
-            answer
-                .headers_mut()
-                .append(HeaderName::from_static("server-timing"), value);
+            answer.headers_mut().append(HeaderName::from_static("server-timing"), value);
         }
         let status = answer.status().as_u16();
-        self.recent.add(Answered {
-            method,
-            path,
-            status,
-            ms,
-        });
+        self.recent.add(Answered { method, path, status, ms });
         answer
     }
 
-    async fn route(
-        &self,
-        request: Request<Incoming>,
-        peer: SocketAddr,
-        number: u64,
-    ) -> Response<Body> {
+    async fn route(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Body> {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         let path = request.uri().path().to_owned();
         match path.as_str() {
@@ -177,9 +158,7 @@ impl Sample {
             path if path == "/api/inspect" || path.starts_with("/api/inspect/") => {
                 self.inspect(request, peer, number).await
             }
-            path if path.starts_with("/api/") => {
-                answer::refuse(StatusCode::NOT_FOUND, "there is no such endpoint")
-            }
+            path if path.starts_with("/api/") => answer::refuse(StatusCode::NOT_FOUND, "there is no such endpoint"),
             path => match page::asset(path) {
                 Some(file) if reads => file,
                 Some(_) => answer::refuse_method(&Method::GET),
@@ -189,12 +168,7 @@ impl Sample {
     }
 
     /// The page for browsers, JSON for programs, text for people at a terminal.
-    async fn front_page(
-        &self,
-        request: Request<Incoming>,
-        peer: SocketAddr,
-        number: u64,
-    ) -> Response<Body> {
+    async fn front_page(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let mut facts = self.facts(&parts, peer, number);
         match count(body).await {
@@ -204,18 +178,11 @@ impl Sample {
         match wanted(&parts) {
             Wanted::Page => page::index(&facts),
             Wanted::Json => answer::json(StatusCode::OK, &facts),
-            Wanted::Text => {
-                answer::text(StatusCode::OK, "text/plain; charset=utf-8", facts.to_text())
-            }
+            Wanted::Text => answer::text(StatusCode::OK, "text/plain; charset=utf-8", facts.to_text()),
         }
     }
 
-    async fn inspect(
-        &self,
-        request: Request<Incoming>,
-        peer: SocketAddr,
-        number: u64,
-    ) -> Response<Body> {
+    async fn inspect(&self, request: Request<Incoming>, peer: SocketAddr, number: u64) -> Response<Body> {
         let (parts, body) = request.into_parts();
         let mut facts = self.facts(&parts, peer, number);
         match count(body).await {
@@ -233,10 +200,7 @@ impl Sample {
 
     /// The hops of a request that was answered earlier: now they are all known.
     fn hops_of(&self, query: &HashMap<String, String>) -> Response<Body> {
-        let hops: Vec<Hop> = query
-            .get("id")
-            .map(|id| (self.hops)(id))
-            .unwrap_or_default();
+        let hops: Vec<Hop> = query.get("id").map(|id| (self.hops)(id)).unwrap_or_default();
         answer::json(StatusCode::OK, &serde_json::json!({ "hops": hops }))
     }
 
@@ -258,11 +222,7 @@ impl Sample {
                 let (requests, new) = recent.since(seen);
                 seen = requests;
                 let uptime_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                let event = event_of(&Tick {
-                    requests,
-                    uptime_ms,
-                    recent: new,
-                });
+                let event = event_of(&Tick { requests, uptime_ms, recent: new });
                 tokio::select! {
                     biased;
                     () = scope.drained() => return,
@@ -301,15 +261,9 @@ enum Wanted {
 
 /// What the visitor can read. A browser says so; curl takes anything.
 fn wanted(parts: &Parts) -> Wanted {
-    let header = |name| {
-        parts
-            .headers
-            .get(name)
-            .and_then(|value: &HeaderValue| value.to_str().ok())
-    };
+    let header = |name| parts.headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let accept = header(ACCEPT).unwrap_or("*/*");
-    let terminal = header(USER_AGENT)
-        .is_none_or(|agent| agent.starts_with("curl") || agent.starts_with("Wget"));
+    let terminal = header(USER_AGENT).is_none_or(|agent| agent.starts_with("curl") || agent.starts_with("Wget"));
     if accept.contains("text/html") {
         Wanted::Page
     } else if accept.contains("application/json") {
@@ -341,34 +295,22 @@ fn query(request: &Request<Incoming>) -> HashMap<String, String> {
 }
 
 fn download(query: &HashMap<String, String>) -> Response<Body> {
-    let wanted = query
-        .get("bytes")
-        .map_or(Ok(DEFAULT_DOWNLOAD), |text| text.parse());
+    let wanted = query.get("bytes").map_or(Ok(DEFAULT_DOWNLOAD), |text| text.parse());
     let Some(length) = wanted.ok().filter(|length| *length <= MAX_DOWNLOAD) else {
         let reason = format!("bytes must be a number up to {MAX_DOWNLOAD}");
         return answer::refuse(StatusCode::BAD_REQUEST, &reason);
     };
-    let mut answer = answer::with_type(
-        StatusCode::OK,
-        "application/octet-stream",
-        Body::letters(length),
-    );
+    let mut answer = answer::with_type(StatusCode::OK, "application/octet-stream", Body::letters(length));
     let name = HeaderValue::from_static("attachment; filename=\"adit-demo.bin\"");
     answer.headers_mut().insert(CONTENT_DISPOSITION, name);
     answer
 }
 
 async fn slow(query: &HashMap<String, String>) -> Response<Body> {
-    let asked = query
-        .get("ms")
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(1000);
+    let asked = query.get("ms").and_then(|text| text.parse().ok()).unwrap_or(1000);
     let wait = Duration::from_millis(asked).min(MAX_WAIT);
     tokio::time::sleep(wait).await;
-    answer::json(
-        StatusCode::OK,
-        &serde_json::json!({ "waited_ms": milliseconds(wait) }),
-    )
+    answer::json(StatusCode::OK, &serde_json::json!({ "waited_ms": milliseconds(wait) }))
 }
 
 async fn upload(request: Request<Incoming>) -> Response<Body> {
@@ -377,11 +319,7 @@ async fn upload(request: Request<Incoming>) -> Response<Body> {
     let read = each_piece(request.into_body(), |piece| hash.update(piece)).await;
     match read {
         Ok(bytes) => {
-            let sha256 = hash
-                .finalize()
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let sha256 = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
             let ms = milliseconds(begin.elapsed());
             answer::json(StatusCode::OK, &Received { bytes, ms, sha256 })
         }

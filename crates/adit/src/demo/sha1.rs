@@ -2,13 +2,7 @@
 
 /// The SHA-1 digest of `message`.
 pub(super) fn digest(message: &[u8]) -> [u8; 20] {
-    let mut state = [
-        0x6745_2301,
-        0xEFCD_AB89,
-        0x98BA_DCFE,
-        0x1032_5476,
-        0xC3D2_E1F0,
-    ];
+    let mut state = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
     for block in padded(message).chunks_exact(64) {
         mix(&mut state, block);
     }
@@ -34,9 +28,7 @@ fn padded(message: &[u8]) -> Vec<u8> {
 fn mix(state: &mut [u32; 5], block: &[u8]) {
     let mut words = [0_u32; 80];
     for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {
-        *word = bytes
-            .iter()
-            .fold(0, |word, byte| word << 8 | u32::from(*byte));
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
     }
     for i in 16..80 {
         words[i] = (words[i - 3] ^ words[i - 8] ^ words[i - 14] ^ words[i - 16]).rotate_left(1);
@@ -49,12 +41,7 @@ fn mix(state: &mut [u32; 5], block: &[u8]) {
             40..60 => (b & c | b & d | c & d, 0x8F1B_BCDC),
             _ => (b ^ c ^ d, 0xCA62_C1D6_u32),
         };
-        let next = a
-            .rotate_left(5)
-            .wrapping_add(choice)
-            .wrapping_add(e)
-            .wrapping_add(constant)
-            .wrapping_add(*word);
+        let next = a.rotate_left(5).wrapping_add(choice).wrapping_add(e).wrapping_add(constant).wrapping_add(*word);
         (e, d, c, b, a) = (d, c, b.rotate_left(30), a, next);
     }
     for (word, add) in state.iter_mut().zip([a, b, c, d, e]) {
@@ -67,10 +54,7 @@ mod tests {
     use super::*;
 
     fn hex(message: &[u8]) -> String {
-        digest(message)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        digest(message).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     #[test]
@@ -80,16 +64,9 @@ mod tests {
             hex(b"abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq"),
             "84983e441c3bd26ebaae4aa1f95129e5e54670f1"
         );
-        assert_eq!(
-            hex(&[b'a'; 1_000_000]),
-            "34aa973cd4c4daa4f61eeb2bdbad27316534016f"
-        );
-        let repeated =
-            "0123456701234567012345670123456701234567012345670123456701234567".repeat(10);
-        assert_eq!(
-            hex(repeated.as_bytes()),
-            "dea356a2cddd90c7a7ecedc5ebb563934f460452"
-        );
+        assert_eq!(hex(&[b'a'; 1_000_000]), "34aa973cd4c4daa4f61eeb2bdbad27316534016f");
+        let repeated = "0123456701234567012345670123456701234567012345670123456701234567".repeat(10);
+        assert_eq!(hex(repeated.as_bytes()), "dea356a2cddd90c7a7ecedc5ebb563934f460452");
     }
 
     #[test]

@@ -4,10 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION,
-    UPGRADE,
-};
+use http::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE};
 use http::{HeaderMap, Response, StatusCode};
 use runtime::Scope;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -48,21 +45,15 @@ pub(super) fn handshake(headers: &HeaderMap) -> Response<Body> {
     };
     if !wants(UPGRADE, "websocket") || !wants(CONNECTION, "upgrade") {
         let mut answer = answer::refuse(StatusCode::UPGRADE_REQUIRED, "this is a WebSocket");
-        answer
-            .headers_mut()
-            .insert(UPGRADE, HeaderValue::from_static("websocket"));
+        answer.headers_mut().insert(UPGRADE, HeaderValue::from_static("websocket"));
         return answer;
     }
     if !wants(SEC_WEBSOCKET_VERSION, "13") {
         let mut answer = answer::refuse(StatusCode::BAD_REQUEST, "only version 13 is spoken here");
-        answer
-            .headers_mut()
-            .insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+        answer.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         return answer;
     }
-    let key = headers
-        .get(SEC_WEBSOCKET_KEY)
-        .and_then(|key| key.to_str().ok());
+    let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| key.to_str().ok());
     let Some(accept) = key.and_then(|key| HeaderValue::from_str(&accept_of(key)).ok()) else {
         return answer::refuse(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is missing");
     };
@@ -145,11 +136,7 @@ async fn close<S: AsyncWrite + Unpin>(stream: &mut S, code: u16) -> io::Result<(
     stream.shutdown().await
 }
 
-async fn send<S: AsyncWrite + Unpin>(
-    stream: &mut S,
-    opcode: Opcode,
-    payload: &[u8],
-) -> io::Result<()> {
+async fn send<S: AsyncWrite + Unpin>(stream: &mut S, opcode: Opcode, payload: &[u8]) -> io::Result<()> {
     let mut frame = Vec::with_capacity(payload.len() + 10);
     encode(opcode, payload, &mut frame);
     let written = async {
@@ -166,15 +153,7 @@ mod tests {
     use super::*;
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                (
-                    name.parse().expect("a name"),
-                    HeaderValue::from_static(value),
-                )
-            })
-            .collect()
+        pairs.iter().map(|(name, value)| (name.parse().expect("a name"), HeaderValue::from_static(value))).collect()
     }
 
     #[test]
@@ -187,10 +166,7 @@ mod tests {
         ]);
         let answer = handshake(&request);
         assert_eq!(answer.status(), StatusCode::SWITCHING_PROTOCOLS);
-        assert_eq!(
-            answer.headers()[SEC_WEBSOCKET_ACCEPT],
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(answer.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
@@ -216,18 +192,11 @@ mod tests {
         let (mut client, server) = duplex(1024);
         let scope = Scope::root();
         let talk = async {
-            for frame in [
-                client_frame(1, b"hi"),
-                client_frame(9, b"?"),
-                client_frame(8, &[3, 232]),
-            ] {
+            for frame in [client_frame(1, b"hi"), client_frame(9, b"?"), client_frame(8, &[3, 232])] {
                 client.write_all(&frame).await.expect("the echo reads");
             }
             let mut answers = Vec::new();
-            client
-                .read_to_end(&mut answers)
-                .await
-                .expect("the echo closes");
+            client.read_to_end(&mut answers).await.expect("the echo closes");
             answers
         };
         let (ended, answers) = tokio::join!(echo(server, &scope), talk);
@@ -240,15 +209,9 @@ mod tests {
         let (mut client, server) = duplex(1024);
         let scope = Scope::root();
         let talk = async {
-            client
-                .write_all(&[0x81, 0x00])
-                .await
-                .expect("the echo reads");
+            client.write_all(&[0x81, 0x00]).await.expect("the echo reads");
             let mut answers = Vec::new();
-            client
-                .read_to_end(&mut answers)
-                .await
-                .expect("the echo closes");
+            client.read_to_end(&mut answers).await.expect("the echo closes");
             answers
         };
         let (ended, answers) = tokio::join!(echo(server, &scope), talk);
@@ -263,10 +226,7 @@ mod tests {
         scope.drain();
         echo(server, &scope).await.expect("an orderly end");
         let mut answers = Vec::new();
-        client
-            .read_to_end(&mut answers)
-            .await
-            .expect("the echo closes");
+        client.read_to_end(&mut answers).await.expect("the echo closes");
         assert_eq!(answers, b"\x88\x02\x03\xE9");
     }
 
@@ -276,10 +236,7 @@ mod tests {
         let scope = Scope::root();
         echo(server, &scope).await.expect("an orderly end");
         let mut answers = Vec::new();
-        client
-            .read_to_end(&mut answers)
-            .await
-            .expect("the echo closes");
+        client.read_to_end(&mut answers).await.expect("the echo closes");
         assert_eq!(answers, b"\x89\x00\x89\x00\x89\x00\x88\x02\x03\xE9");
     }
 }

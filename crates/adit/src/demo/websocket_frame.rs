@@ -140,17 +140,10 @@ impl Decoder {
             return Ok(None);
         }
         let mask: Vec<u8> = self.input[head.size - 4..head.size].to_vec();
-        let payload = self.input[head.size..end]
-            .iter()
-            .zip(mask.iter().cycle())
-            .map(|(byte, mask)| byte ^ mask)
-            .collect();
+        let payload =
+            self.input[head.size..end].iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect();
         self.input.drain(..end);
-        Ok(Some(Frame {
-            fin: head.fin,
-            opcode: head.opcode,
-            payload,
-        }))
+        Ok(Some(Frame { fin: head.fin, opcode: head.opcode, payload }))
     }
 
     fn join(&mut self, frame: &Frame) -> Result<Option<Message>, Fault> {
@@ -202,11 +195,7 @@ impl Head {
             return Err(Fault::Protocol);
         }
         let (extended, length) = match second & 0x7F {
-            126 => (
-                2,
-                rest.first_chunk::<2>()
-                    .map(|b| u64::from(u16::from_be_bytes(*b))),
-            ),
+            126 => (2, rest.first_chunk::<2>().map(|b| u64::from(u16::from_be_bytes(*b)))),
             127 => (8, rest.first_chunk::<8>().map(|b| u64::from_be_bytes(*b))),
             short => (0, Some(u64::from(short))),
         };
@@ -220,12 +209,7 @@ impl Head {
         if length > MAX_MESSAGE {
             return Err(Fault::TooBig);
         }
-        Ok(Some(Self {
-            fin,
-            opcode,
-            size: 2 + extended + 4,
-            length,
-        }))
+        Ok(Some(Self { fin, opcode, size: 2 + extended + 4, length }))
     }
 }
 
@@ -270,9 +254,7 @@ mod tests {
 
     #[test]
     fn the_masked_hello_of_rfc_6455_is_read() {
-        let frame = [
-            0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58,
-        ];
+        let frame = [0x81, 0x85, 0x37, 0xFA, 0x21, 0x3D, 0x7F, 0x9F, 0x4D, 0x51, 0x58];
         assert_eq!(decode(&frame), Ok(vec![Message::Text("Hello".into())]));
     }
 
@@ -299,11 +281,7 @@ mod tests {
                     decoder.push(bytes);
                     got = decoder.next_message().expect("a legal frame");
                 }
-                assert_eq!(
-                    got,
-                    Some(Message::Binary(payload.clone())),
-                    "{length} by {chunk}"
-                );
+                assert_eq!(got, Some(Message::Binary(payload.clone())), "{length} by {chunk}");
             }
         }
     }
@@ -313,13 +291,7 @@ mod tests {
         let mut bytes = client_frame(0x01, "grüß".as_bytes().split_at(3).0);
         bytes.extend(client_frame(0x89, b"there?"));
         bytes.extend(client_frame(0x80, "grüß".as_bytes().split_at(3).1));
-        assert_eq!(
-            decode(&bytes),
-            Ok(vec![
-                Message::Ping(b"there?".to_vec()),
-                Message::Text("grüß".into())
-            ])
-        );
+        assert_eq!(decode(&bytes), Ok(vec![Message::Ping(b"there?".to_vec()), Message::Text("grüß".into())]));
     }
 
     #[test]
@@ -327,11 +299,7 @@ mod tests {
         let unmasked = [0x81, 0x01, b'a'];
         assert_eq!(decode(&unmasked), Err(Fault::Protocol));
         for first in [0xC1, 0x83, 0x8B, 0x80, 0x09] {
-            assert_eq!(
-                decode(&client_frame(first, b"x")),
-                Err(Fault::Protocol),
-                "{first:#x}"
-            );
+            assert_eq!(decode(&client_frame(first, b"x")), Err(Fault::Protocol), "{first:#x}");
         }
         let mut twice = client_frame(0x01, b"a");
         twice.extend(client_frame(0x81, b"b"));
@@ -358,10 +326,7 @@ mod tests {
 
     #[test]
     fn a_close_carries_its_code() {
-        assert_eq!(
-            decode(&client_frame(0x88, &[])),
-            Ok(vec![Message::Close(None)])
-        );
+        assert_eq!(decode(&client_frame(0x88, &[])), Ok(vec![Message::Close(None)]));
         let frame = client_frame(0x88, &[0x03, 0xE8, b'b', b'y', b'e']);
         assert_eq!(decode(&frame), Ok(vec![Message::Close(Some(1000))]));
     }

@@ -63,15 +63,36 @@ fn mistakes_at_the_command_line_are_answered_with_what_to_type() {
     insta::assert_snapshot!("unknown_command", run(home.path(), &["exposse", "3000"]));
     insta::assert_snapshot!("unknown_option", run(home.path(), &["expose", "3000", "--nam", "x"]));
     insta::assert_snapshot!("bad_target", run(home.path(), &["expose", "htp://x", "--server", "localhost"]));
-    insta::assert_snapshot!("later_target", run(home.path(), &["expose", "k8s://a/b/service/c:80", "--server", "localhost"]));
+    insta::assert_snapshot!(
+        "later_target",
+        run(home.path(), &["expose", "k8s://a/b/service/c:80", "--server", "localhost"])
+    );
     insta::assert_snapshot!("bad_server", run(home.path(), &["expose", "3000", "--server", "http://x"]));
-    insta::assert_snapshot!("bad_name", run(home.path(), &["expose", "3000", "--server", "localhost", "--as", "Not a name"]));
-    insta::assert_snapshot!("bad_port", run(home.path(), &["expose", "tcp://127.0.0.1:1", "--server", "localhost", "--port", "99999"]));
+    insta::assert_snapshot!(
+        "bad_name",
+        run(home.path(), &["expose", "3000", "--server", "localhost", "--as", "Not a name"])
+    );
+    insta::assert_snapshot!(
+        "bad_port",
+        run(home.path(), &["expose", "tcp://127.0.0.1:1", "--server", "localhost", "--port", "99999"])
+    );
     insta::assert_snapshot!("no_config", run(home.path(), &["server", "--config", "missing.yaml"]));
     insta::assert_snapshot!("nothing_to_check", run(home.path(), &["config", "check"]));
-    insta::assert_snapshot!("token_without_names", run(home.path(), &["server", "token", "create", "--account", "acme"]));
-    insta::assert_snapshot!("token_of_nobody", run(home.path(), &["server", "token", "revoke", "t000000000000", "--data-dir", "d"]));
-    insta::assert_snapshot!("token_with_a_bad_life", run(home.path(), &["server", "token", "create", "--account", "a", "--allow", "*", "--expires", "soon", "--data-dir", "d"]));
+    insta::assert_snapshot!(
+        "token_without_names",
+        run(home.path(), &["server", "token", "create", "--account", "acme"])
+    );
+    insta::assert_snapshot!(
+        "token_of_nobody",
+        run(home.path(), &["server", "token", "revoke", "t000000000000", "--data-dir", "d"])
+    );
+    insta::assert_snapshot!(
+        "token_with_a_bad_life",
+        run(
+            home.path(),
+            &["server", "token", "create", "--account", "a", "--allow", "*", "--expires", "soon", "--data-dir", "d"]
+        )
+    );
 }
 
 #[test]
@@ -80,8 +101,14 @@ fn expose_says_what_it_needs() {
     insta::assert_snapshot!("expose_without_target", run(home.path(), &["expose"]));
     insta::assert_snapshot!("expose_without_server", run(home.path(), &["expose", "3000"]));
     insta::assert_snapshot!("expose_without_token", run(home.path(), &["expose", "3000", "--server", "localhost:1"]));
-    insta::assert_snapshot!("expose_without_token_json", run(home.path(), &["expose", "3000", "--server", "localhost:1", "-o", "json"]));
-    insta::assert_snapshot!("expose_bad_fingerprint", run(home.path(), &["expose", "3000", "--server", "localhost:1", "--fingerprint", "sha256:12"]));
+    insta::assert_snapshot!(
+        "expose_without_token_json",
+        run(home.path(), &["expose", "3000", "--server", "localhost:1", "-o", "json"])
+    );
+    insta::assert_snapshot!(
+        "expose_bad_fingerprint",
+        run(home.path(), &["expose", "3000", "--server", "localhost:1", "--fingerprint", "sha256:12"])
+    );
 }
 
 const FIVE_OF_A_SERVER: &str = "version: 1
@@ -163,7 +190,9 @@ async fn a_server_that_does_not_answer_is_said_once_and_tried_on() {
     let server = Server::start().await;
     let home = home();
     let free = process::free_port().expect("a port");
-    for (snapshot, address) in [("server_unreachable", format!("127.0.0.1:{free}")), ("not_an_agents_port", server.public.to_string())] {
+    for (snapshot, address) in
+        [("server_unreachable", format!("127.0.0.1:{free}")), ("not_an_agents_port", server.public.to_string())]
+    {
         let mut command = adit(home.path());
         command.args(["expose", "3000", "--server", &address]).env("ADIT_TOKEN", "adit_x");
         let agent = Process::start(&mut command).expect("it starts");
@@ -183,7 +212,18 @@ async fn a_name_that_cannot_be_had_is_said_with_the_reason() {
     let token = server.token_file("token", &server.token_with("acme", &["--allow", "app*"]));
     let token = token.to_str().expect("a path").to_owned();
     for (snapshot, name) in [("name_reserved", "www"), ("name_not_allowed", "shop")] {
-        let arguments = ["expose", "3000", "--as", name, "--server", &server.agents.to_string(), "--token-file", &token, "--fingerprint", &server.fingerprint];
+        let arguments = [
+            "expose",
+            "3000",
+            "--as",
+            name,
+            "--server",
+            &server.agents.to_string(),
+            "--token-file",
+            &token,
+            "--fingerprint",
+            &server.fingerprint,
+        ];
         let said = run(server.dir(), &arguments);
         assert!(said.starts_with("exit code 3"), "{said}");
         insta::assert_snapshot!(snapshot, steady(&said));
@@ -193,14 +233,30 @@ async fn a_name_that_cannot_be_had_is_said_with_the_reason() {
 #[test]
 fn tokens_are_made_listed_and_revoked() {
     let home = home();
-    let token = |arguments: &[&str]| run(home.path(), &[&["server", "token"], arguments, &["--data-dir", "d"]].concat());
-    let made = token(&["create", "--account", "acme", "--allow", "app*", "--ports", "15000-15010", "--max-tunnels", "3", "-o", "json"]);
+    let token =
+        |arguments: &[&str]| run(home.path(), &[&["server", "token"], arguments, &["--data-dir", "d"]].concat());
+    let made = token(&[
+        "create",
+        "--account",
+        "acme",
+        "--allow",
+        "app*",
+        "--ports",
+        "15000-15010",
+        "--max-tunnels",
+        "3",
+        "-o",
+        "json",
+    ]);
     let line = made.lines().find(|line| line.starts_with('{')).expect("an object");
     let made: serde_json::Value = serde_json::from_str(line).expect("JSON");
     let id = made["id"].as_str().expect("an id").to_owned();
     let secret = made["token"].as_str().expect("a token").to_owned();
     let listed = token(&["list"]);
-    assert!(listed.contains(&id) && listed.contains("app*") && listed.contains("15000-15010") && !listed.contains(&secret), "{listed}");
+    assert!(
+        listed.contains(&id) && listed.contains("app*") && listed.contains("15000-15010") && !listed.contains(&secret),
+        "{listed}"
+    );
     insta::assert_snapshot!("token_revoked", token(&["revoke", &id]).replace(&id, "ID"));
     assert!(token(&["list"]).contains("revoked"));
     insta::assert_snapshot!("token_created", hidden(&token(&["create", "--account", "acme", "--allow", "app*"])));

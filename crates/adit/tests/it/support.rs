@@ -7,7 +7,7 @@ mod wait;
 
 pub(crate) use agent::{Agent, Publish};
 pub(crate) use curl::curl;
-pub(crate) use server::{PortBlock, Server, Setup};
+pub(crate) use server::{Server, Setup};
 pub(crate) use wait::{DEADLINE, SOON, eventually, within};
 
 use std::path::Path;

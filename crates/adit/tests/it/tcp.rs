@@ -34,7 +34,8 @@ async fn all_six_half_close_cases_pass() {
     for (case, result) in results {
         assert_eq!(result, Ok(()), "{case}");
     }
-    eventually(DEADLINE, "the end of the local connections", || async { (tunnel.origin.open() == 0).then_some(()) }).await;
+    eventually(DEADLINE, "the end of the local connections", || async { (tunnel.origin.open() == 0).then_some(()) })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -57,19 +57,10 @@ pub(super) fn parse(file: &str, text: &str) -> Result<TokenStore, Problems> {
             hint: None,
         })
     })?;
-    let problem = |key: String, message: String| Problem {
-        file: file.to_owned(),
-        line: 0,
-        column: 0,
-        key,
-        message,
-        hint: None,
-    };
+    let problem =
+        |key: String, message: String| Problem { file: file.to_owned(), line: 0, column: 0, key, message, hint: None };
     if whole.version != STORE_VERSION {
-        let message = format!(
-            "version {} is not known; this adit reads {STORE_VERSION}",
-            whole.version
-        );
+        let message = format!("version {} is not known; this adit reads {STORE_VERSION}", whole.version);
         return Err(Problems::one(problem("version".to_owned(), message)));
     }
     let mut store = TokenStore::new();
@@ -86,20 +77,12 @@ pub(super) fn parse(file: &str, text: &str) -> Result<TokenStore, Problems> {
             }
         }
     }
-    if problems.is_empty() {
-        Ok(store)
-    } else {
-        Err(Problems(problems))
-    }
+    if problems.is_empty() { Ok(store) } else { Err(Problems(problems)) }
 }
 
 pub(super) fn write(tokens: &[TokenRecord]) -> String {
-    let whole = StoreOut {
-        version: STORE_VERSION,
-        tokens: tokens.iter().map(text_of).collect(),
-    };
-    let mut text =
-        serde_json::to_string_pretty(&whole).expect("plain text and numbers are always JSON");
+    let whole = StoreOut { version: STORE_VERSION, tokens: tokens.iter().map(text_of).collect() };
+    let mut text = serde_json::to_string_pretty(&whole).expect("plain text and numbers are always JSON");
     text.push('\n');
     text
 }
@@ -144,12 +127,8 @@ fn moment(moment: &Moment) -> Option<SystemTime> {
     }
 }
 
-fn optional_moment(
-    text: Option<&Moment>,
-    key: &'static str,
-) -> Result<Option<SystemTime>, (&'static str, String)> {
-    text.map(|text| moment(text).ok_or_else(|| no_time(key)))
-        .transpose()
+fn optional_moment(text: Option<&Moment>, key: &'static str) -> Result<Option<SystemTime>, (&'static str, String)> {
+    text.map(|text| moment(text).ok_or_else(|| no_time(key))).transpose()
 }
 
 fn no_time(key: &'static str) -> (&'static str, String) {
@@ -235,21 +214,13 @@ mod tests {
         let keys: Vec<_> = problems.0.iter().map(|p| p.key.as_str()).collect();
         assert_eq!(
             keys,
-            [
-                "tokens[0].hash",
-                "tokens[1].account",
-                "tokens[2].created",
-                "tokens[3]",
-                "tokens[5].hash",
-                "tokens[6]"
-            ]
+            ["tokens[0].hash", "tokens[1].account", "tokens[2].created", "tokens[3]", "tokens[5].hash", "tokens[6]"]
         );
     }
 
     #[test]
     fn broken_json_is_reported_with_its_place() {
-        let problems =
-            TokenStore::parse("tokens.json", "{\n  \"version\": 1,\n  oops\n}").unwrap_err();
+        let problems = TokenStore::parse("tokens.json", "{\n  \"version\": 1,\n  oops\n}").unwrap_err();
         let problem = &problems.0[0];
         assert_eq!((problem.line, problem.file.as_str()), (3, "tokens.json"));
         assert!(!problem.message.contains("line"), "{}", problem.message);

@@ -130,23 +130,14 @@ mod tests {
             problem(14, 11, "public.listen", Some("right it")).to_string(),
             "server.yaml:14:11: public.listen: is wrong\nhint: right it"
         );
-        assert_eq!(
-            problem(3, 0, "", None).to_string(),
-            "server.yaml:3: is wrong"
-        );
-        assert_eq!(
-            problem(0, 0, "a", None).to_string(),
-            "server.yaml: a: is wrong"
-        );
+        assert_eq!(problem(3, 0, "", None).to_string(), "server.yaml:3: is wrong");
+        assert_eq!(problem(0, 0, "a", None).to_string(), "server.yaml: a: is wrong");
     }
 
     #[test]
     fn problems_are_shown_in_the_order_of_the_file() {
-        let mut problems = Problems(vec![
-            problem(0, 0, "missing", None),
-            problem(9, 1, "late", None),
-            problem(2, 5, "early", None),
-        ]);
+        let mut problems =
+            Problems(vec![problem(0, 0, "missing", None), problem(9, 1, "late", None), problem(2, 5, "early", None)]);
         problems.sort();
         let keys: Vec<_> = problems.iter().map(|p| p.key.as_str()).collect();
         assert_eq!(keys, ["early", "late", "missing"]);

@@ -213,7 +213,7 @@ pub struct HealthCheck {
 pub enum Probe {
     /// Opens a connection.
     Tcp,
-    /// Asks for a path and wants a status below 500.
+    /// Asks for a path and wants a status below 400.
     Http {
         /// The path, with its slash.
         path: String,

@@ -24,19 +24,13 @@ pub(crate) struct Complaint {
 
 impl Complaint {
     pub(crate) fn new(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Self {
-            message: message.into(),
-            hint: Some(hint.into()),
-        }
+        Self { message: message.into(), hint: Some(hint.into()) }
     }
 }
 
 impl<E: Diagnose> From<E> for Complaint {
     fn from(error: E) -> Self {
-        Self {
-            message: error.to_string(),
-            hint: error.hint(),
-        }
+        Self { message: error.to_string(), hint: error.hint() }
     }
 }
 
@@ -49,11 +43,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(file: &'a str, env: Environment<'a>, problems: Vec<Problem>) -> Self {
-        Self {
-            file,
-            env,
-            problems: RefCell::new(problems),
-        }
+        Self { file, env, problems: RefCell::new(problems) }
     }
 
     /// The file as a whole; nothing at all is an empty map.
@@ -89,38 +79,18 @@ impl<'a> Reader<'a> {
             Value::Null => &[],
             other => {
                 let message = format!("must be a map of keys, not {}", other.kind());
-                self.complain(
-                    node.place,
-                    &path,
-                    Complaint {
-                        message,
-                        hint: None,
-                    },
-                );
+                self.complain(node.place, &path, Complaint { message, hint: None });
                 &[]
             }
         };
-        Section {
-            reader: self,
-            path,
-            place: node.place,
-            entries,
-            known: RefCell::new(Vec::new()),
-        }
+        Section { reader: self, path, place: node.place, entries, known: RefCell::new(Vec::new()) }
     }
 
     /// The text of a scalar with its variables put in.
     fn text(&self, path: &str, node: &Node) -> Option<String> {
         let Value::Text(text) = &node.value else {
             let message = format!("must be a single value, not {}", node.value.kind());
-            self.complain(
-                node.place,
-                path,
-                Complaint {
-                    message,
-                    hint: None,
-                },
-            );
+            self.complain(node.place, path, Complaint { message, hint: None });
             return None;
         };
         match substitute(text, self.env) {
@@ -190,11 +160,7 @@ impl<'a> Section<'a> {
         let mut found = Vec::with_capacity(items.len());
         let mut wrong = false;
         for (index, item) in items.iter().enumerate() {
-            let path = if items.len() > 1 {
-                format!("{path}[{index}]")
-            } else {
-                path.clone()
-            };
+            let path = if items.len() > 1 { format!("{path}[{index}]") } else { path.clone() };
             let Some(text) = self.reader.text(&path, item) else {
                 wrong = true;
                 continue;
@@ -223,10 +189,7 @@ impl<'a> Section<'a> {
         self.get(key, |text| match text {
             "true" | "yes" | "on" => Ok(true),
             "false" | "no" | "off" => Ok(false),
-            _ => Err(Complaint::new(
-                format!("`{text}` is neither true nor false"),
-                "write true or false",
-            )),
+            _ => Err(Complaint::new(format!("`{text}` is neither true nor false"), "write true or false")),
         })
     }
 
@@ -234,10 +197,7 @@ impl<'a> Section<'a> {
     pub(crate) fn text(&self, key: &'static str) -> Option<String> {
         self.get(key, |text| {
             if text.is_empty() {
-                return Err(Complaint::new(
-                    "must not be empty",
-                    "give it a value or leave the key out",
-                ));
+                return Err(Complaint::new("must not be empty", "give it a value or leave the key out"));
             }
             Ok(text.to_owned())
         })
@@ -245,23 +205,16 @@ impl<'a> Section<'a> {
 
     /// A path: `~/` is the home directory, a relative one starts at the directory of the file.
     pub(crate) fn path(&self, key: &'static str) -> Option<PathBuf> {
-        self.get(key, |text| {
-            resolve_path(text, self.reader.file, self.reader.env)
-        })
+        self.get(key, |text| resolve_path(text, self.reader.file, self.reader.env))
     }
 
     /// One of several words.
     pub(crate) fn word<T: Copy>(&self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         self.get(key, |text| {
-            let found = words
-                .iter()
-                .find(|(word, _)| word.eq_ignore_ascii_case(text));
+            let found = words.iter().find(|(word, _)| word.eq_ignore_ascii_case(text));
             found.map(|(_, value)| *value).ok_or_else(|| {
                 let known: Vec<&str> = words.iter().map(|(word, _)| *word).collect();
-                Complaint::new(
-                    format!("`{text}` is not known here"),
-                    suggestion(text, &known),
-                )
+                Complaint::new(format!("`{text}` is not known here"), suggestion(text, &known))
             })
         })
     }
@@ -286,31 +239,21 @@ impl<'a> Section<'a> {
     /// All keys with their maps, for maps whose keys the user chooses.
     pub(crate) fn named_sections(&self) -> Vec<(&'a str, Section<'a>)> {
         let section = |entry: &'a Entry| self.reader.section(self.path_of(&entry.key), &entry.node);
-        self.entries
-            .iter()
-            .map(|entry| (entry.key.as_str(), section(entry)))
-            .collect()
+        self.entries.iter().map(|entry| (entry.key.as_str(), section(entry))).collect()
     }
 
     /// All keys with their texts, for maps whose keys the user chooses.
     pub(crate) fn named_texts(&self) -> Vec<(&'a str, String)> {
         let text = |entry: &'a Entry| self.reader.text(&self.path_of(&entry.key), &entry.node);
-        self.entries
-            .iter()
-            .filter_map(|entry| Some((entry.key.as_str(), text(entry)?)))
-            .collect()
+        self.entries.iter().filter_map(|entry| Some((entry.key.as_str(), text(entry)?))).collect()
     }
 
     /// Refuses a key that belongs to a later version.
     pub(crate) fn later(&self, key: &'static str) {
         self.known.borrow_mut().push(key);
         if let Some(entry) = self.entry(key) {
-            let complaint = Complaint::new(
-                format!("`{key}` is not part of this version"),
-                "leave it out for now",
-            );
-            self.reader
-                .complain(entry.place, &self.path_of(key), complaint);
+            let complaint = Complaint::new(format!("`{key}` is not part of this version"), "leave it out for now");
+            self.reader.complain(entry.place, &self.path_of(key), complaint);
         }
     }
 
@@ -332,28 +275,24 @@ impl<'a> Section<'a> {
 
     /// The same for a key that was asked for already.
     pub(crate) fn holds(&self, key: &str) -> bool {
-        self.entry(key)
-            .is_some_and(|entry| entry.node.value != Value::Null)
+        self.entry(key).is_some_and(|entry| entry.node.value != Value::Null)
     }
 
     /// Records that a key is missing, at the place of the map it belongs to.
     pub(crate) fn missing(&self, key: &str, hint: &str) {
         let complaint = Complaint::new("is missing", hint);
-        self.reader
-            .complain(self.place, &self.path_of(key), complaint);
+        self.reader.complain(self.place, &self.path_of(key), complaint);
     }
 
     /// Records a problem of a key, at its value when it is there.
     pub(crate) fn complain(&self, key: &str, complaint: impl Into<Complaint>) {
         let place = self.entry(key).map_or(self.place, |entry| entry.node.place);
-        self.reader
-            .complain(place, &self.path_of(key), complaint.into());
+        self.reader.complain(place, &self.path_of(key), complaint.into());
     }
 
     /// Records a problem of the map itself.
     pub(crate) fn complain_here(&self, complaint: impl Into<Complaint>) {
-        self.reader
-            .complain(self.place, &self.path, complaint.into());
+        self.reader.complain(self.place, &self.path, complaint.into());
     }
 
     /// Reports the keys that nobody asked for.
@@ -364,8 +303,7 @@ impl<'a> Section<'a> {
                 continue;
             }
             let complaint = Complaint::new("there is no such key", suggestion(&entry.key, &known));
-            self.reader
-                .complain(entry.place, &self.path_of(&entry.key), complaint);
+            self.reader.complain(entry.place, &self.path_of(&entry.key), complaint);
         }
     }
 
@@ -418,11 +356,7 @@ pub(crate) fn listen_address(text: &str, default: IpAddr) -> Result<SocketAddr, 
         "*" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
         _ => None,
     };
-    let port = port
-        .bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| port.parse().ok())
-        .flatten();
+    let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
     match (ip, port) {
         (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
         _ => Err(Complaint::new(
@@ -440,10 +374,7 @@ pub(crate) fn loopback_address(text: &str) -> Result<SocketAddr, Complaint> {
     }
     Err(Complaint::new(
         format!("{address} can be reached from other machines"),
-        format!(
-            "use 127.0.0.1:{}; it has neither credentials nor TLS",
-            address.port()
-        ),
+        format!("use 127.0.0.1:{}; it has neither credentials nor TLS", address.port()),
     ))
 }
 
@@ -451,33 +382,20 @@ pub(crate) fn loopback_address(text: &str) -> Result<SocketAddr, Complaint> {
 pub(crate) fn positive_duration(text: &str) -> Result<Duration, Complaint> {
     let duration = parse_duration(text)?;
     if duration.is_zero() {
-        return Err(Complaint::new(
-            "must be longer than nothing",
-            "write it as 300ms, 30s or 5m",
-        ));
+        return Err(Complaint::new("must be longer than nothing", "write it as 300ms, 30s or 5m"));
     }
     Ok(duration)
 }
 
 /// A path as the user means it.
-pub(crate) fn resolve_path(
-    text: &str,
-    file: &str,
-    env: Environment<'_>,
-) -> Result<PathBuf, Complaint> {
+pub(crate) fn resolve_path(text: &str, file: &str, env: Environment<'_>) -> Result<PathBuf, Complaint> {
     if text.is_empty() {
-        return Err(Complaint::new(
-            "must not be empty",
-            "write the path of a file",
-        ));
+        return Err(Complaint::new("must not be empty", "write the path of a file"));
     }
     if let Some(rest) = text.strip_prefix("~/") {
-        let home = env("HOME").filter(|home| !home.is_empty()).ok_or_else(|| {
-            Complaint::new(
-                "`~` is not known, because HOME is not set",
-                "write the whole path",
-            )
-        })?;
+        let home = env("HOME")
+            .filter(|home| !home.is_empty())
+            .ok_or_else(|| Complaint::new("`~` is not known, because HOME is not set", "write the whole path"))?;
         return Ok(Path::new(&home).join(rest));
     }
     let base = Path::new(file).parent().unwrap_or_else(|| Path::new(""));
@@ -487,10 +405,7 @@ pub(crate) fn resolve_path(
 /// What the user probably meant, or all there is.
 fn suggestion(text: &str, known: &[&str]) -> String {
     let text = text.to_ascii_lowercase().replace('-', "_");
-    let nearest = known
-        .iter()
-        .map(|word| (distance(&text, word), *word))
-        .min_by_key(|(distance, _)| *distance);
+    let nearest = known.iter().map(|word| (distance(&text, word), *word)).min_by_key(|(distance, _)| *distance);
     match nearest {
         Some((distance, word)) if distance <= 1 + word.len() / 4 => {
             format!("did you mean `{word}`?")
@@ -529,9 +444,7 @@ fn substitute_complaint(error: &SubstituteError) -> Complaint {
             format!("the variable {name} is not set"),
             format!("set it, or give a default: ${{{name}:-…}}"),
         ),
-        SubstituteError::Open => {
-            Complaint::new("`${` has no `}`", "write ${NAME}; $${ stands for ${ itself")
-        }
+        SubstituteError::Open => Complaint::new("`${` has no `}`", "write ${NAME}; $${ stands for ${ itself"),
         SubstituteError::Name(name) => Complaint::new(
             format!("`{name}` cannot be the name of a variable"),
             "write ${NAME}; $${ stands for ${ itself",
@@ -565,15 +478,9 @@ mod tests {
 
     #[test]
     fn values_are_read_by_their_parsers() {
-        let ((port, wait, flag, text), problems) =
-            with("port: ${PORT}\nwait: 5s\nflag: yes\ntext: x\n", |s| {
-                (
-                    s.number("port", 1u16..=u16::MAX),
-                    s.get("wait", parse_duration),
-                    s.boolean("flag"),
-                    s.text("text"),
-                )
-            });
+        let ((port, wait, flag, text), problems) = with("port: ${PORT}\nwait: 5s\nflag: yes\ntext: x\n", |s| {
+            (s.number("port", 1u16..=u16::MAX), s.get("wait", parse_duration), s.boolean("flag"), s.text("text"))
+        });
         assert_eq!(problems, [""; 0]);
         assert_eq!(port, Some(8080));
         assert_eq!(wait, Some(Duration::from_secs(5)));
@@ -582,15 +489,12 @@ mod tests {
 
     #[test]
     fn each_wrong_value_is_a_problem_with_place_key_and_hint() {
-        let (_, problems) = with(
-            "port: 70000\nwait: soon\nflag: maybe\nlist: {a: 1}\n",
-            |s| {
-                s.number("port", 1u16..=u16::MAX);
-                s.get("wait", parse_duration);
-                s.boolean("flag");
-                s.list("list", |text| number(text, &(0..=1)));
-            },
-        );
+        let (_, problems) = with("port: 70000\nwait: soon\nflag: maybe\nlist: {a: 1}\n", |s| {
+            s.number("port", 1u16..=u16::MAX);
+            s.get("wait", parse_duration);
+            s.boolean("flag");
+            s.list("list", |text| number(text, &(0..=1)));
+        });
         assert_eq!(problems.len(), 4, "{problems:#?}");
         assert_eq!(
             problems[0],
@@ -606,21 +510,9 @@ mod tests {
             s.text("listen");
             s.text("base_domain");
         });
-        assert!(
-            problems[0].ends_with("hint: did you mean `listen`?"),
-            "{}",
-            problems[0]
-        );
-        assert!(
-            problems[1].ends_with("hint: known here: base_domain, listen"),
-            "{}",
-            problems[1]
-        );
-        assert!(
-            problems[2].ends_with("hint: did you mean `base_domain`?"),
-            "{}",
-            problems[2]
-        );
+        assert!(problems[0].ends_with("hint: did you mean `listen`?"), "{}", problems[0]);
+        assert!(problems[1].ends_with("hint: known here: base_domain, listen"), "{}", problems[1]);
+        assert!(problems[2].ends_with("hint: did you mean `base_domain`?"), "{}", problems[2]);
     }
 
     #[test]
@@ -628,9 +520,7 @@ mod tests {
         let (_, problems) = with("a: x\nb: ${NOPE}\n", |s| (s.text("a"), s.text("b")));
         assert_eq!(
             problems,
-            [
-                "dir/f.yaml:2:4: b: the variable NOPE is not set\nhint: set it, or give a default: ${NOPE:-…}"
-            ]
+            ["dir/f.yaml:2:4: b: the variable NOPE is not set\nhint: set it, or give a default: ${NOPE:-…}"]
         );
     }
 
@@ -642,18 +532,13 @@ mod tests {
         assert_eq!(read("l: []\n").0, Some(vec![]));
         let (found, problems) = read("l: [1, x, 3]\n");
         assert_eq!(found, None);
-        assert!(
-            problems[0].starts_with("dir/f.yaml:1:8: l[1]: "),
-            "{}",
-            problems[0]
-        );
+        assert!(problems[0].starts_with("dir/f.yaml:1:8: l[1]: "), "{}", problems[0]);
     }
 
     #[test]
     fn paths_start_at_the_file_or_at_home() {
-        let (found, problems) = with("a: x.pem\nb: ~/t\nc: /abs\nd: ''\n", |s| {
-            (s.path("a"), s.path("b"), s.path("c"), s.path("d"))
-        });
+        let (found, problems) =
+            with("a: x.pem\nb: ~/t\nc: /abs\nd: ''\n", |s| (s.path("a"), s.path("b"), s.path("c"), s.path("d")));
         assert_eq!(found.0.unwrap(), Path::new("dir/x.pem"));
         assert_eq!(found.1.unwrap(), Path::new("/home/me/t"));
         assert_eq!(found.2.unwrap(), Path::new("/abs"));
@@ -680,34 +565,20 @@ mod tests {
     #[test]
     fn missing_and_later_keys_are_reported() {
         let (_, problems) = with("old: 1\n", |s| {
-            s.require("server", "write host:port", |text| {
-                Ok::<_, Complaint>(text.to_owned())
-            });
+            s.require("server", "write host:port", |text| Ok::<_, Complaint>(text.to_owned()));
             s.later("old");
             s.version();
         });
         assert_eq!(problems.len(), 2);
-        assert!(
-            problems[1].contains("old: `old` is not part of this version"),
-            "{}",
-            problems[0]
-        );
-        assert!(
-            problems[0].contains("server: is missing\nhint: write host:port"),
-            "{}",
-            problems[1]
-        );
+        assert!(problems[1].contains("old: `old` is not part of this version"), "{}", problems[0]);
+        assert!(problems[0].contains("server: is missing\nhint: write host:port"), "{}", problems[1]);
     }
 
     #[test]
     fn another_version_is_refused() {
         assert_eq!(with("version: 1\n", |s| s.version()).1, [""; 0]);
         let problems = with("version: 2\n", |s| s.version()).1;
-        assert!(
-            problems[0].contains("version `2` is not known"),
-            "{}",
-            problems[0]
-        );
+        assert!(problems[0].contains("version `2` is not known"), "{}", problems[0]);
     }
 
     #[test]
@@ -717,10 +588,7 @@ mod tests {
             s.section("b").finish();
             s.section("c").finish();
         });
-        assert_eq!(
-            problems,
-            ["dir/f.yaml:1:4: a: must be a map of keys, not a single value"]
-        );
+        assert_eq!(problems, ["dir/f.yaml:1:4: a: must be a map of keys, not a single value"]);
     }
 
     #[test]
@@ -728,11 +596,7 @@ mod tests {
         let words = [("text", 1), ("json", 2)];
         assert_eq!(with("a: JSON\n", |s| s.word("a", &words)).0, Some(2));
         let problems = with("a: jsno\n", |s| s.word("a", &words)).1;
-        assert!(
-            problems[0].contains("`jsno` is not known here\nhint: "),
-            "{}",
-            problems[0]
-        );
+        assert!(problems[0].contains("`jsno` is not known here\nhint: "), "{}", problems[0]);
     }
 
     proptest! {
@@ -748,59 +612,30 @@ mod tests {
         let (found, problems) = with("m: { B: '1', a: \"${PORT}\", c: [x] }\n", |s| {
             let section = s.section("m");
             let texts = section.named_texts();
-            texts
-                .into_iter()
-                .map(|(key, text)| format!("{key}={text}"))
-                .collect::<Vec<_>>()
+            texts.into_iter().map(|(key, text)| format!("{key}={text}")).collect::<Vec<_>>()
         });
         assert_eq!(found, ["B=1", "a=8080"]);
-        assert_eq!(
-            problems,
-            ["dir/f.yaml:1:31: m.c: must be a single value, not a list"]
-        );
+        assert_eq!(problems, ["dir/f.yaml:1:31: m.c: must be a single value, not a list"]);
         let (found, problems) = with("m: { a: {}, b: 5 }\n", |s| {
             let names = s.section("m").named_sections();
-            names
-                .into_iter()
-                .map(|(key, _)| key.to_owned())
-                .collect::<Vec<_>>()
+            names.into_iter().map(|(key, _)| key.to_owned()).collect::<Vec<_>>()
         });
         assert_eq!(found, ["a", "b"]);
-        assert_eq!(
-            problems,
-            ["dir/f.yaml:1:16: m.b: must be a map of keys, not a single value"]
-        );
+        assert_eq!(problems, ["dir/f.yaml:1:16: m.b: must be a map of keys, not a single value"]);
     }
 
     #[test]
     fn numbers_may_have_underscores_and_no_other_signs() {
         let read = |text: &str| number(text, &(0u32..=100_000));
         assert_eq!(read("10_000"), Ok(10_000));
-        for text in [
-            "",
-            "_",
-            "1e3",
-            "0x10",
-            "1.0",
-            "1,000",
-            "-1",
-            "100001",
-            "99999999999",
-        ] {
+        for text in ["", "_", "1e3", "0x10", "1.0", "1,000", "-1", "100001", "99999999999"] {
             assert!(read(text).is_err(), "{text}");
         }
     }
 
     #[test]
     fn what_has_no_credentials_listens_on_loopback_only() {
-        for text in [
-            "9090",
-            ":9090",
-            "localhost:1",
-            "127.5.5.5:1",
-            "[::1]:1",
-            "[::ffff:127.0.0.1]:1",
-        ] {
+        for text in ["9090", ":9090", "localhost:1", "127.5.5.5:1", "[::1]:1", "[::ffff:127.0.0.1]:1"] {
             assert!(loopback_address(text).is_ok(), "{text}");
         }
         for text in ["0.0.0.0:1", "[::]:1", "10.0.0.1:1", "*:1"] {
@@ -814,9 +649,6 @@ mod tests {
         assert_eq!(suggestion("zebra", &["b", "a"]), "known here: a, b");
         assert_eq!(suggestion("", &[]), "known here: ");
         assert_eq!(suggestion(&"x".repeat(100), &["a"]), "known here: a");
-        assert_eq!(
-            suggestion("Base-Domain", &["base_domain"]),
-            "did you mean `base_domain`?"
-        );
+        assert_eq!(suggestion("Base-Domain", &["base_domain"]), "did you mean `base_domain`?");
     }
 }

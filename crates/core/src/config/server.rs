@@ -59,9 +59,7 @@ impl ServerConfig {
     /// The quotas of an account.
     #[must_use]
     pub fn quotas_of(&self, account: &str) -> &Quotas {
-        self.accounts
-            .get(account)
-            .map_or(&self.quotas, |entry| &entry.quotas)
+        self.accounts.get(account).map_or(&self.quotas, |entry| &entry.quotas)
     }
 
     /// Custom hosts an account may take, beside those of its token.
@@ -73,21 +71,13 @@ impl ServerConfig {
     /// Whether a name is reserved, by the list that always holds or by this file.
     #[must_use]
     pub fn is_reserved(&self, name: &str) -> bool {
-        crate::name::reserved(name)
-            || self
-                .names
-                .reserved
-                .iter()
-                .any(|n| n.eq_ignore_ascii_case(name))
+        crate::name::reserved(name) || self.names.reserved.iter().any(|n| n.eq_ignore_ascii_case(name))
     }
 
     /// Whether an address is a trusted proxy.
     #[must_use]
     pub fn is_trusted_proxy(&self, address: IpAddr) -> bool {
-        self.public
-            .trusted_proxies
-            .iter()
-            .any(|block| block.contains(address))
+        self.public.trusted_proxies.iter().any(|block| block.contains(address))
     }
 
     /// The URL under which visitors reach a host. `port` is the listener's real one.
@@ -322,10 +312,7 @@ impl Default for PublicConfig {
 
 impl Default for AgentsConfig {
     fn default() -> Self {
-        Self {
-            listen: vec![any_address(8443)],
-            tls: None,
-        }
+        Self { listen: vec![any_address(8443)], tls: None }
     }
 }
 
@@ -365,29 +352,19 @@ impl Default for LimitsConfig {
 
 impl Default for NamesConfig {
     fn default() -> Self {
-        Self {
-            cooldown: Duration::from_secs(24 * 3600),
-            reserved: Vec::new(),
-        }
+        Self { cooldown: Duration::from_secs(24 * 3600), reserved: Vec::new() }
     }
 }
 
 impl Default for AdminConfig {
     fn default() -> Self {
-        Self {
-            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)),
-        }
+        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9090)) }
     }
 }
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self {
-            access: LogTarget::Stderr,
-            audit: None,
-            level: None,
-            format: LogFormat::Text,
-        }
+        Self { access: LogTarget::Stderr, audit: None, level: None, format: LogFormat::Text }
     }
 }
 

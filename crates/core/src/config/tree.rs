@@ -70,10 +70,7 @@ pub(crate) fn read(file: &str, text: &str) -> Result<(Node, Vec<Problem>), Probl
         Ok(node) => Ok((node, Vec::new())),
         Err(error) => {
             let problem = problem_of(file, text, &error);
-            if !matches!(
-                error.without_snippet(),
-                serde_saphyr::Error::DuplicateMappingKey { .. }
-            ) {
+            if !matches!(error.without_snippet(), serde_saphyr::Error::DuplicateMappingKey { .. }) {
                 return Err(problem);
             }
             // The rest of the file may have problems too: they are to be shown with this one.
@@ -112,9 +109,7 @@ fn problem_of(file: &str, text: &str, error: &serde_saphyr::Error) -> Problem {
         }
         Error::DuplicateMappingKey { key: None, .. } => "a key is there twice".to_owned(),
         Error::MultipleDocuments { .. } => "there is a second document in the file".to_owned(),
-        Error::RecursiveReferencesRequireWeakTypes { .. } => {
-            "an anchor refers to itself".to_owned()
-        }
+        Error::RecursiveReferencesRequireWeakTypes { .. } => "an anchor refers to itself".to_owned(),
         Error::Budget { .. } => "the file nests too deep or is too large".to_owned(),
         other => lower_first(without_place(&other.to_string())),
     };
@@ -174,18 +169,11 @@ fn node(raw: Spanned<Raw>, source: &str) -> Node {
         Raw::Map(entries) => Value::Map(
             entries
                 .into_iter()
-                .map(|(key, value)| Entry {
-                    place: place(key.referenced),
-                    key: key.value,
-                    node: node(value, source),
-                })
+                .map(|(key, value)| Entry { place: place(key.referenced), key: key.value, node: node(value, source) })
                 .collect(),
         ),
     };
-    Node {
-        place: place(raw.referenced),
-        value,
-    }
+    Node { place: place(raw.referenced), value }
 }
 
 /// The text of a number or boolean as it stands in the file.
@@ -194,8 +182,7 @@ fn written(location: Location, source: &str) -> Option<String> {
     let length = usize::try_from(location.span().byte_len()?).ok()?;
     let text = source.get(start..start.checked_add(length)?)?.trim();
     // A tag or quotes mean that the span covers more than the value.
-    (!text.is_empty() && !text.starts_with(['!', '"', '\'', '|', '>', '&']))
-        .then(|| text.to_owned())
+    (!text.is_empty() && !text.starts_with(['!', '"', '\'', '|', '>', '&'])).then(|| text.to_owned())
 }
 
 /// What the parser hands over: a number or boolean has lost its text, but its place brings it back.
@@ -304,16 +291,8 @@ mod tests {
         assert_eq!(top[0].node.place, Place { line: 1, column: 4 });
         let c = &entries(&top[1].node)[0];
         assert_eq!(c.place, Place { line: 3, column: 3 });
-        let Value::List(items) = &c.node.value else {
-            panic!()
-        };
-        assert_eq!(
-            items[1].place,
-            Place {
-                line: 3,
-                column: 10
-            }
-        );
+        let Value::List(items) = &c.node.value else { panic!() };
+        assert_eq!(items[1].place, Place { line: 3, column: 10 });
     }
 
     #[test]
@@ -376,11 +355,7 @@ mod tests {
         assert_eq!(entries(&node).len(), 2);
         assert_eq!(problems.len(), 1);
         assert_eq!((problems[0].line, problems[0].column), (3, 1));
-        assert!(
-            problems[0].message.contains("`a` is there twice"),
-            "{}",
-            problems[0]
-        );
+        assert!(problems[0].message.contains("`a` is there twice"), "{}", problems[0]);
     }
 
     #[test]
@@ -437,14 +412,9 @@ mod tests {
         leaf.prop_recursive(4, 30, 4, |inner| {
             let entries = proptest::collection::btree_map("[a-z]{1,4}", inner.clone(), 0..4);
             prop_oneof![
-                proptest::collection::vec(inner, 0..4)
-                    .prop_map(|all| Value::List(all.into_iter().map(bare).collect())),
+                proptest::collection::vec(inner, 0..4).prop_map(|all| Value::List(all.into_iter().map(bare).collect())),
                 entries.prop_map(|all| {
-                    let entry = |(key, value)| Entry {
-                        key,
-                        place: Place::default(),
-                        node: bare(value),
-                    };
+                    let entry = |(key, value)| Entry { key, place: Place::default(), node: bare(value) };
                     Value::Map(all.into_iter().map(entry).collect())
                 }),
             ]
@@ -452,10 +422,7 @@ mod tests {
     }
 
     fn bare(value: Value) -> Node {
-        Node {
-            place: Place::default(),
-            value,
-        }
+        Node { place: Place::default(), value }
     }
 
     /// YAML in flow style, with every text in double quotes.
@@ -480,11 +447,7 @@ mod tests {
         bare(match node.value {
             Value::List(items) => Value::List(items.into_iter().map(without_places).collect()),
             Value::Map(entries) => {
-                let entry = |e: Entry| Entry {
-                    place: Place::default(),
-                    node: without_places(e.node),
-                    ..e
-                };
+                let entry = |e: Entry| Entry { place: Place::default(), node: without_places(e.node), ..e };
                 Value::Map(entries.into_iter().map(entry).collect())
             }
             scalar => scalar,

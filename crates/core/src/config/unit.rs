@@ -34,11 +34,7 @@ impl Diagnose for UnitError {
 /// # Errors
 /// When there is no number, no unit or another one, or it is above ten years.
 pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
-    let fault = || UnitError {
-        text: text.to_owned(),
-        kind: "duration",
-        hint: "write it as 300ms, 30s, 5m, 1h or 1d",
-    };
+    let fault = || UnitError { text: text.to_owned(), kind: "duration", hint: "write it as 300ms, 30s, 5m, 1h or 1d" };
     let (whole, nanos, unit) = split(text).ok_or_else(fault)?;
     let unit: u128 = match unit {
         "ms" => 1_000_000,
@@ -50,9 +46,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
         _ => return Err(fault()),
     };
     let nanos = scale(whole, nanos, unit);
-    let duration = u64::try_from(nanos)
-        .map(Duration::from_nanos)
-        .map_err(|_| fault())?;
+    let duration = u64::try_from(nanos).map(Duration::from_nanos).map_err(|_| fault())?;
     if duration > DURATION_MAX {
         return Err(fault());
     }
@@ -64,11 +58,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, UnitError> {
 /// # Errors
 /// When there is no number, or another unit, or it does not fit 63 bits.
 pub fn parse_size(text: &str) -> Result<u64, UnitError> {
-    let fault = || UnitError {
-        text: text.to_owned(),
-        kind: "size",
-        hint: "write it as 64KiB, 10MB or 1GiB",
-    };
+    let fault = || UnitError { text: text.to_owned(), kind: "size", hint: "write it as 64KiB, 10MB or 1GiB" };
     let (whole, nanos, unit) = split(text).ok_or_else(fault)?;
     let unit: u128 = match unit.to_ascii_lowercase().as_str() {
         "" | "b" => 1,
@@ -83,10 +73,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
         _ => return Err(fault()),
     };
     let bytes = scale(whole, nanos, unit);
-    i64::try_from(bytes)
-        .ok()
-        .and_then(|bytes| u64::try_from(bytes).ok())
-        .ok_or_else(fault)
+    i64::try_from(bytes).ok().and_then(|bytes| u64::try_from(bytes).ok()).ok_or_else(fault)
 }
 
 /// Reads bytes per second: a size with `/s`.
@@ -94,11 +81,7 @@ pub fn parse_size(text: &str) -> Result<u64, UnitError> {
 /// # Errors
 /// When it is no size, or not per second.
 pub fn parse_rate(text: &str) -> Result<u64, UnitError> {
-    let fault = || UnitError {
-        text: text.to_owned(),
-        kind: "rate",
-        hint: "write it as 10MB/s or 512KiB/s",
-    };
+    let fault = || UnitError { text: text.to_owned(), kind: "rate", hint: "write it as 10MB/s or 512KiB/s" };
     let size = text.trim().strip_suffix("/s").ok_or_else(fault)?;
     parse_size(size).map_err(|_| fault())
 }
@@ -107,15 +90,8 @@ pub fn parse_rate(text: &str) -> Result<u64, UnitError> {
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let ms = duration.as_millis();
-    let units = [
-        (86_400_000, "d"),
-        (3_600_000, "h"),
-        (60_000, "m"),
-        (1000, "s"),
-    ];
-    let found = units
-        .iter()
-        .find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
+    let units = [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")];
+    let found = units.iter().find(|(unit, _)| ms >= *unit && ms.is_multiple_of(*unit));
     match found {
         Some((unit, name)) => format!("{}{name}", ms / unit),
         None => format!("{ms}ms"),
@@ -125,20 +101,14 @@ pub fn show_duration(duration: Duration) -> String {
 /// Whole part, billionths and unit of `1.5MB`.
 fn split(text: &str) -> Option<(u64, u64, &str)> {
     let text = text.trim();
-    let end = text
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(text.len());
+    let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
     if whole.is_empty() || fraction.len() > 9 || number.ends_with('.') || fraction.contains('.') {
         return None;
     }
     let billionths = format!("{fraction:0<9}");
-    Some((
-        whole.parse().ok()?,
-        billionths.parse().ok()?,
-        unit.trim_start(),
-    ))
+    Some((whole.parse().ok()?, billionths.parse().ok()?, unit.trim_start()))
 }
 
 fn scale(whole: u64, billionths: u64, unit: u128) -> u128 {
@@ -162,29 +132,13 @@ mod tests {
             ("0", 0),
             (" 2 s ", 2000),
         ] {
-            assert_eq!(
-                parse_duration(text),
-                Ok(Duration::from_millis(ms)),
-                "{text}"
-            );
+            assert_eq!(parse_duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused() {
-        for text in [
-            "",
-            "30",
-            "s",
-            "-1s",
-            "1w",
-            "1.s",
-            ".5s",
-            "1..2s",
-            "1S",
-            "9999999d",
-            "99999999999999999999s",
-        ] {
+        for text in ["", "30", "s", "-1s", "1w", "1.s", ".5s", "1..2s", "1S", "9999999d", "99999999999999999999s"] {
             let error = parse_duration(text).unwrap_err();
             assert_eq!(error.kind, "duration", "{text}");
         }

@@ -5,13 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn arrival(peer: &str, trusted: bool) -> Arrival<'static> {
-    Arrival {
-        peer: peer.parse().unwrap(),
-        trusted,
-        host: "app1.localhost:8080",
-        https: false,
-        port: 8080,
-    }
+    Arrival { peer: peer.parse().unwrap(), trusted, host: "app1.localhost:8080", https: false, port: 8080 }
 }
 
 fn map(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -53,10 +47,7 @@ fn s10_what_a_stranger_claims_is_dropped() {
     assert_eq!(text(&headers, "x-forwarded-proto"), "http");
     assert_eq!(text(&headers, "x-forwarded-port"), "8080");
     assert_eq!(text(&headers, "x-real-ip"), "192.0.2.7");
-    assert_eq!(
-        text(&headers, "forwarded"),
-        "for=192.0.2.7;host=\"app1.localhost:8080\";proto=http"
-    );
+    assert_eq!(text(&headers, "forwarded"), "for=192.0.2.7;host=\"app1.localhost:8080\";proto=http");
 }
 
 #[test]
@@ -73,25 +64,14 @@ fn s10_a_trusted_proxy_is_believed_and_added_to_the_list() {
     assert_eq!(text(&headers, "x-forwarded-proto"), "https");
     assert_eq!(text(&headers, "x-forwarded-port"), "443");
     assert_eq!(text(&headers, "x-real-ip"), "203.0.113.9");
-    assert_eq!(
-        text(&headers, "forwarded"),
-        "for=203.0.113.9, for=10.0.0.1;host=app1.example.com;proto=https"
-    );
+    assert_eq!(text(&headers, "forwarded"), "for=203.0.113.9, for=10.0.0.1;host=app1.example.com;proto=https");
 }
 
 #[test]
 fn several_headers_of_a_trusted_proxy_become_one_list() {
-    let headers = after(
-        &arrival("10.0.0.1", true),
-        &[
-            ("x-forwarded-for", "1.1.1.1"),
-            ("x-forwarded-for", "2.2.2.2, 3.3.3.3"),
-        ],
-    );
-    assert_eq!(
-        text(&headers, "x-forwarded-for"),
-        "1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.1"
-    );
+    let headers =
+        after(&arrival("10.0.0.1", true), &[("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 3.3.3.3")]);
+    assert_eq!(text(&headers, "x-forwarded-for"), "1.1.1.1, 2.2.2.2, 3.3.3.3, 10.0.0.1");
 }
 
 #[test]
@@ -119,12 +99,7 @@ fn addresses_of_version_6_are_quoted_in_forwarded_only() {
 
 #[test]
 fn a_request_over_tls_is_said_to_be_https() {
-    let arrival = Arrival {
-        https: true,
-        port: 443,
-        host: "app1.example.com",
-        ..arrival("192.0.2.7", false)
-    };
+    let arrival = Arrival { https: true, port: 443, host: "app1.example.com", ..arrival("192.0.2.7", false) };
     let headers = after(&arrival, &[]);
     assert_eq!(text(&headers, "x-forwarded-proto"), "https");
     assert_eq!(text(&headers, "x-forwarded-port"), "443");
@@ -148,25 +123,14 @@ fn quotes_in_a_value_cannot_break_out_of_it() {
 #[test]
 fn the_visitor_is_the_last_address_that_is_no_trusted_proxy() {
     let trusted = |ip: IpAddr| ip.to_string().starts_with("10.");
-    let visitor = |peer: &str, list: Option<&str>| {
-        visitor_address(peer.parse().unwrap(), list, &trusted).to_string()
-    };
+    let visitor = |peer: &str, list: Option<&str>| visitor_address(peer.parse().unwrap(), list, &trusted).to_string();
     assert_eq!(visitor("192.0.2.1", Some("6.6.6.6")), "192.0.2.1");
     assert_eq!(visitor("10.0.0.1", None), "10.0.0.1");
     assert_eq!(visitor("10.0.0.1", Some("203.0.113.9")), "203.0.113.9");
-    assert_eq!(
-        visitor("10.0.0.1", Some("6.6.6.6, 203.0.113.9, 10.0.0.2")),
-        "203.0.113.9"
-    );
-    assert_eq!(
-        visitor("10.0.0.1", Some("6.6.6.6, nonsense, 10.0.0.2")),
-        "10.0.0.2"
-    );
+    assert_eq!(visitor("10.0.0.1", Some("6.6.6.6, 203.0.113.9, 10.0.0.2")), "203.0.113.9");
+    assert_eq!(visitor("10.0.0.1", Some("6.6.6.6, nonsense, 10.0.0.2")), "10.0.0.2");
     assert_eq!(visitor("10.0.0.1", Some("[2001:db8::1]:99")), "2001:db8::1");
-    assert_eq!(
-        visitor("10.0.0.1", Some("\"203.0.113.9:80\"")),
-        "203.0.113.9"
-    );
+    assert_eq!(visitor("10.0.0.1", Some("\"203.0.113.9:80\"")), "203.0.113.9");
 }
 
 #[test]
@@ -190,10 +154,7 @@ fn s9_hop_by_hop_headers_are_dropped() {
 #[test]
 fn s9_connection_cannot_take_out_what_a_request_lives_by() {
     let mut headers = map(&[
-        (
-            "connection",
-            "host, authorization, X-Forwarded-For, x-real-ip, cookie, content-length",
-        ),
+        ("connection", "host, authorization, X-Forwarded-For, x-real-ip, cookie, content-length"),
         ("host", "a.b"),
         ("authorization", "x"),
         ("x-forwarded-for", "1.1.1.1"),
@@ -204,10 +165,7 @@ fn s9_connection_cannot_take_out_what_a_request_lives_by() {
 
 #[test]
 fn connection_may_name_several_headers_in_several_lines() {
-    let headers = map(&[
-        ("connection", " X-A ,, x-b,"),
-        ("connection", "a b, x-c, Host"),
-    ]);
+    let headers = map(&[("connection", " X-A ,, x-b,"), ("connection", "a b, x-c, Host")]);
     assert_eq!(named_by_connection(&headers), ["x-a", "x-b", "x-c"]);
 }
 

@@ -52,11 +52,7 @@ pub(super) struct Run {
 
 impl Default for ChunkReader {
     fn default() -> Self {
-        Self {
-            at: At::Size,
-            left: 0,
-            count: 0,
-        }
+        Self { at: At::Size, left: 0, count: 0 }
     }
 }
 
@@ -73,19 +69,11 @@ impl ChunkReader {
                 continue;
             }
             if self.step(bytes[passed]).is_none() {
-                return Run {
-                    passed,
-                    done: false,
-                    fault: true,
-                };
+                return Run { passed, done: false, fault: true };
             }
             passed += 1;
         }
-        Run {
-            passed,
-            done: self.at == At::Done,
-            fault: false,
-        }
+        Run { passed, done: self.at == At::Done, fault: false }
     }
 
     /// How many data bytes come next.
@@ -125,11 +113,7 @@ impl ChunkReader {
             (At::Extension, byte) => self.counted(byte, EXTENSION_MAX, At::Extension)?,
             (At::SizeLf, b'\n') => {
                 self.count = 0;
-                if self.left == 0 {
-                    At::Trailer
-                } else {
-                    At::Data
-                }
+                if self.left == 0 { At::Trailer } else { At::Data }
             }
             (At::DataCr, b'\r') => At::DataLf,
             (At::DataLf, b'\n') => At::Size,
@@ -164,11 +148,7 @@ mod tests {
     }
 
     fn good(body: &str) {
-        let expected = Run {
-            passed: body.len(),
-            done: true,
-            fault: false,
-        };
+        let expected = Run { passed: body.len(), done: true, fault: false };
         assert_eq!(run(body), expected, "{body:?}");
         assert_eq!(run(&format!("{body}GET")), expected, "{body:?} and more");
     }
@@ -214,10 +194,7 @@ mod tests {
     #[test]
     fn extensions_and_trailers_are_bounded_and_plain() {
         bad(&format!("1;{}\r\n", "x".repeat(300)), 2 + 256);
-        bad(
-            &format!("0\r\nA: {}\r\n\r\n", "x".repeat(9000)),
-            3 + 2 + 8191,
-        );
+        bad(&format!("0\r\nA: {}\r\n\r\n", "x".repeat(9000)), 3 + 2 + 8191);
         bad("1;x\ny\r\n", 3);
         bad("1;\0", 2);
         bad("0\r\n A: b\r\n", 3);

@@ -44,12 +44,7 @@ fn passes(bytes: impl AsRef<[u8]>) -> u64 {
 fn refused(bytes: impl AsRef<[u8]>) -> HeadFault {
     let bytes = bytes.as_ref();
     let (out, fault, heads) = whole(bytes);
-    assert_eq!(
-        by_byte(bytes),
-        (out.clone(), fault, heads),
-        "{}",
-        bytes.escape_ascii()
-    );
+    assert_eq!(by_byte(bytes), (out.clone(), fault, heads), "{}", bytes.escape_ascii());
     assert_eq!(out, b"", "{}", bytes.escape_ascii());
     assert_eq!(heads, 0);
     fault.unwrap_or_else(|| panic!("passed: {}", bytes.escape_ascii()))
@@ -68,14 +63,8 @@ fn post(lines: &str, body: &str) -> String {
 #[test]
 fn clean_requests_pass_unchanged() {
     assert_eq!(passes(get("")), 1);
-    assert_eq!(
-        passes(get("Accept: */*\r\nX-Empty:\r\nX-Text: \u{e9}\t!\r\n")),
-        1
-    );
-    assert_eq!(
-        passes("GET http://a.b/x?y HTTP/1.1\r\nHost: a.b\r\n\r\n"),
-        1
-    );
+    assert_eq!(passes(get("Accept: */*\r\nX-Empty:\r\nX-Text: \u{e9}\t!\r\n")), 1);
+    assert_eq!(passes("GET http://a.b/x?y HTTP/1.1\r\nHost: a.b\r\n\r\n"), 1);
     assert_eq!(passes("OPTIONS * HTTP/1.1\r\nHost: a.b\r\n\r\n"), 1);
     assert_eq!(passes("GET / HTTP/1.0\r\nHost: a.b\r\n\r\n"), 1);
     assert_eq!(passes("PROPFIND / HTTP/1.1\r\nhost: a.b\r\n\r\n"), 1);
@@ -86,10 +75,7 @@ fn several_requests_with_bodies_follow_each_other_on_one_connection() {
     let mut all = get("");
     all += &post("Content-Length: 5\r\n", "hello");
     all += &post("Content-Length: 0\r\n", "");
-    all += &post(
-        "Transfer-Encoding: chunked\r\n",
-        "3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n",
-    );
+    all += &post("Transfer-Encoding: chunked\r\n", "3\r\nabc\r\n0\r\nX-Sum: 1\r\n\r\n");
     all += &post("Transfer-Encoding: Chunked\r\n", "0\r\n\r\n");
     all += "\r\n";
     all += &get("");
@@ -108,12 +94,7 @@ fn a_head_is_held_back_until_it_is_complete_and_a_body_is_not() {
     let mut guard = HeadGuard::new(HeadLimits::default());
     let mut out = Vec::new();
     assert!(!guard.mid_head());
-    guard
-        .accept(
-            b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n",
-            &mut out,
-        )
-        .unwrap();
+    guard.accept(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n", &mut out).unwrap();
     assert!(out.is_empty() && guard.mid_head() && guard.heads_passed() == 0);
     guard.accept(b"\r\nab", &mut out).unwrap();
     assert!(out.ends_with(b"\r\n\r\nab") && !guard.mid_head() && guard.mid_body());
@@ -130,29 +111,13 @@ fn s8_a_missing_or_repeated_host_is_refused() {
 
 #[test]
 fn s9_a_repeated_content_length_is_refused_even_when_equal() {
-    assert_eq!(
-        refused(post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")),
-        HeadFault::LengthRepeated
-    );
-    assert_eq!(
-        refused(post("Content-Length: 5\r\ncontent-length: 6\r\n", "hello")),
-        HeadFault::LengthRepeated
-    );
+    assert_eq!(refused(post("Content-Length: 5\r\nContent-Length: 5\r\n", "hello")), HeadFault::LengthRepeated);
+    assert_eq!(refused(post("Content-Length: 5\r\ncontent-length: 6\r\n", "hello")), HeadFault::LengthRepeated);
 }
 
 #[test]
 fn s9_a_content_length_is_digits_only() {
-    for value in [
-        "5, 5",
-        "+5",
-        "-5",
-        "0x5",
-        "5 5",
-        "",
-        "5a",
-        "99999999999999999999",
-        "5;",
-    ] {
+    for value in ["5, 5", "+5", "-5", "0x5", "5 5", "", "5a", "99999999999999999999", "5;"] {
         let head = format!("Content-Length: {value}\r\n");
         assert_eq!(refused(post(&head, "")), HeadFault::Length, "{value}");
     }
@@ -185,61 +150,34 @@ fn s9_a_transfer_encoding_is_exactly_chunked() {
         let head = format!("Transfer-Encoding: {value}\r\n");
         assert_eq!(refused(post(&head, "")), HeadFault::Encoding, "{value}");
     }
-    assert_eq!(
-        refused(post(
-            "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n",
-            ""
-        )),
-        HeadFault::Encoding
-    );
-    assert_eq!(
-        refused(post("Transfer-Encoding: gzip\r\n", "")),
-        HeadFault::UnknownEncoding
-    );
+    assert_eq!(refused(post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", "")), HeadFault::Encoding);
+    assert_eq!(refused(post("Transfer-Encoding: gzip\r\n", "")), HeadFault::UnknownEncoding);
     assert_eq!(
         refused("POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"),
         HeadFault::EncodingInVersion10
     );
     // What a lenient parser takes for chunked and a strict one does not.
-    assert_eq!(
-        refused(post("Transfer-Encoding:\x0bchunked\r\n", "")),
-        HeadFault::Header
-    );
-    assert_eq!(
-        refused(post("Transfer-Encoding : chunked\r\n", "")),
-        HeadFault::SpaceBeforeColon
-    );
+    assert_eq!(refused(post("Transfer-Encoding:\x0bchunked\r\n", "")), HeadFault::Header);
+    assert_eq!(refused(post("Transfer-Encoding : chunked\r\n", "")), HeadFault::SpaceBeforeColon);
 }
 
 #[test]
 fn s9_folded_headers_are_refused() {
     assert_eq!(refused(get("X-A: b\r\n c\r\n")), HeadFault::Folded);
     assert_eq!(refused(get("X-A: b\r\n\tc\r\n")), HeadFault::Folded);
-    assert_eq!(
-        refused("GET / HTTP/1.1\r\n Host: a.b\r\n\r\n"),
-        HeadFault::Folded
-    );
+    assert_eq!(refused("GET / HTTP/1.1\r\n Host: a.b\r\n\r\n"), HeadFault::Folded);
 }
 
 #[test]
 fn s9_bare_line_ends_and_nul_are_refused() {
     assert_eq!(refused("GET / HTTP/1.1\nHost: a.b\n\n"), HeadFault::BareLf);
     assert_eq!(refused(get("X-A: b\nX-B: c\r\n")), HeadFault::BareLf);
-    assert_eq!(
-        refused("GET / HTTP/1.1\r\nHost: a.b\r\n\n"),
-        HeadFault::BareLf
-    );
+    assert_eq!(refused("GET / HTTP/1.1\r\nHost: a.b\r\n\n"), HeadFault::BareLf);
     assert_eq!(refused(get("X-A: b\rX-B: c\r\n")), HeadFault::BareCr);
     assert_eq!(refused(get("X-A: b\r\r\n")), HeadFault::BareCr);
-    assert_eq!(
-        refused("\rGET / HTTP/1.1\r\nHost: a.b\r\n\r\n"),
-        HeadFault::BareCr
-    );
+    assert_eq!(refused("\rGET / HTTP/1.1\r\nHost: a.b\r\n\r\n"), HeadFault::BareCr);
     assert_eq!(refused(get("X-A: b\0c\r\n")), HeadFault::Nul);
-    assert_eq!(
-        refused("GET /\0 HTTP/1.1\r\nHost: a.b\r\n\r\n"),
-        HeadFault::Nul
-    );
+    assert_eq!(refused("GET /\0 HTTP/1.1\r\nHost: a.b\r\n\r\n"), HeadFault::Nul);
 }
 
 #[test]
@@ -281,11 +219,7 @@ fn malformed_request_lines_are_refused() {
 fn other_versions_and_connect_are_not_supported() {
     for version in ["2.0", "3.0", "1.2", "0.9", "1", "11"] {
         let fault = refused(format!("GET / HTTP/{version}\r\nHost: a.b\r\n\r\n"));
-        assert_eq!(
-            (fault, fault.status()),
-            (HeadFault::Version, 505),
-            "{version}"
-        );
+        assert_eq!((fault, fault.status()), (HeadFault::Version, 505), "{version}");
     }
     let fault = refused("CONNECT a.b:443 HTTP/1.1\r\nHost: a.b\r\n\r\n");
     assert_eq!((fault, fault.status()), (HeadFault::Connect, 501));
@@ -297,17 +231,9 @@ fn s11_a_head_has_at_most_64_kib_and_100_headers() {
     assert_eq!(passes(many(100)), 1);
     let fault = refused(many(101));
     assert_eq!((fault, fault.status()), (HeadFault::TooManyHeaders, 431));
-    let long = |n: usize| {
-        get(&format!(
-            "X-A: {}\r\n",
-            "b".repeat(n - get("X-A: \r\n").len())
-        ))
-    };
+    let long = |n: usize| get(&format!("X-A: {}\r\n", "b".repeat(n - get("X-A: \r\n").len())));
     assert_eq!(whole(long(HEAD_MAX).as_bytes()).1, None);
-    assert_eq!(
-        whole(long(HEAD_MAX + 1).as_bytes()).1,
-        Some(HeadFault::TooLarge)
-    );
+    assert_eq!(whole(long(HEAD_MAX + 1).as_bytes()).1, Some(HeadFault::TooLarge));
     let endless = vec![b'a'; HEAD_MAX];
     assert_eq!(refused(&endless), HeadFault::TooLarge);
     assert_eq!(whole(&endless[1..]).1, None);
@@ -316,29 +242,12 @@ fn s11_a_head_has_at_most_64_kib_and_100_headers() {
 
 #[test]
 fn limits_may_be_lower_and_never_higher() {
-    let small = HeadLimits {
-        head_size: 40,
-        headers: 2,
-        ..HeadLimits::default()
-    };
+    let small = HeadLimits { head_size: 40, headers: 2, ..HeadLimits::default() };
     assert_eq!(feed(&small, &[get("A: b\r\n").as_bytes()]).1, None);
-    assert_eq!(
-        feed(&small, &[get("A: bcdefghij\r\n").as_bytes()]).1,
-        Some(HeadFault::TooLarge)
-    );
-    assert_eq!(
-        feed(&small, &[b"G / HTTP/1.1\r\nA:\r\nB:\r\nHost:\r\n\r\n"]).1,
-        Some(HeadFault::TooManyHeaders)
-    );
-    let huge = HeadGuard::new(HeadLimits {
-        head_size: usize::MAX,
-        headers: usize::MAX,
-        ..HeadLimits::default()
-    });
-    assert_eq!(
-        (huge.limits.head_size, huge.limits.headers),
-        (HEAD_MAX, HEADERS_MAX)
-    );
+    assert_eq!(feed(&small, &[get("A: bcdefghij\r\n").as_bytes()]).1, Some(HeadFault::TooLarge));
+    assert_eq!(feed(&small, &[b"G / HTTP/1.1\r\nA:\r\nB:\r\nHost:\r\n\r\n"]).1, Some(HeadFault::TooManyHeaders));
+    let huge = HeadGuard::new(HeadLimits { head_size: usize::MAX, headers: usize::MAX, ..HeadLimits::default() });
+    assert_eq!((huge.limits.head_size, huge.limits.headers), (HEAD_MAX, HEADERS_MAX));
 }
 
 #[test]
@@ -370,28 +279,12 @@ fn s9_an_upgrade_with_a_body_is_refused() {
 
 #[test]
 fn s9_unknown_upgrades_are_refused() {
-    for value in [
-        "websocket, h2c",
-        "a b",
-        "",
-        "a/b/c",
-        "\"x\"",
-        "a/",
-        "\u{e9}",
-    ] {
+    for value in ["websocket, h2c", "a b", "", "a/b/c", "\"x\"", "a/", "\u{e9}"] {
         let fault = refused(get(&format!("Connection: upgrade\r\nUpgrade: {value}\r\n")));
         assert_eq!(fault, HeadFault::Upgrade, "{value}");
     }
-    assert_eq!(
-        refused(get(
-            "Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: x\r\n"
-        )),
-        HeadFault::Upgrade
-    );
-    let listed = HeadLimits {
-        upgrades: UpgradeRule::Listed(vec!["tcp".into()]),
-        ..HeadLimits::default()
-    };
+    assert_eq!(refused(get("Connection: upgrade\r\nUpgrade: websocket\r\nUpgrade: x\r\n")), HeadFault::Upgrade);
+    let listed = HeadLimits { upgrades: UpgradeRule::Listed(vec!["tcp".into()]), ..HeadLimits::default() };
     let outcome = |name: &str| {
         let head = get(&format!("Connection: upgrade\r\nUpgrade: {name}\r\n"));
         feed(&listed, &[head.as_bytes()]).1
@@ -402,8 +295,7 @@ fn s9_unknown_upgrades_are_refused() {
 
 #[test]
 fn an_offer_of_h2c_is_ignored_and_the_next_request_is_checked() {
-    let offer =
-        get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n");
+    let offer = get("Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAA\r\n");
     assert_eq!(passes(offer.clone() + &get("")), 2);
     let (_, fault, heads) = whole((offer + "GET /\n").as_bytes());
     assert_eq!((fault, heads), (Some(HeadFault::BareLf), 1));
@@ -413,11 +305,7 @@ fn an_offer_of_h2c_is_ignored_and_the_next_request_is_checked() {
 fn an_upgrade_that_connection_does_not_name_is_none() {
     assert_eq!(passes(get("Upgrade: websocket\r\n") + &get("")), 2);
     assert_eq!(
-        passes(
-            "GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"
-                .to_owned()
-                + &get("")
-        ),
+        passes("GET / HTTP/1.0\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n".to_owned() + &get("")),
         2
     );
 }
@@ -431,17 +319,10 @@ fn who_answers_finds_the_same_upgrade_as_the_guard() {
         }
         upgrade_protocol(&headers).map(str::to_owned)
     };
-    let websocket = [
-        ("connection", "keep-alive"),
-        ("connection", "Upgrade"),
-        ("upgrade", "websocket"),
-    ];
+    let websocket = [("connection", "keep-alive"), ("connection", "Upgrade"), ("upgrade", "websocket")];
     assert_eq!(protocol(&websocket).as_deref(), Some("websocket"));
     assert_eq!(protocol(&[("upgrade", "websocket")]), None);
-    assert_eq!(
-        protocol(&[("connection", "upgrade"), ("upgrade", "H2C")]),
-        None
-    );
+    assert_eq!(protocol(&[("connection", "upgrade"), ("upgrade", "H2C")]), None);
     assert_eq!(protocol(&[("connection", "upgrade")]), None);
 }
 
@@ -462,10 +343,7 @@ fn version_2_by_prior_knowledge_passes_unseen() {
 #[test]
 fn half_a_preface_is_an_ordinary_bad_request() {
     assert_eq!(refused("PRI * HTTP/2.0\r\n\r\nXX"), HeadFault::Version);
-    assert_eq!(
-        refused("PRI * HTTP/2.0\r\nHost: a\r\n\r\n"),
-        HeadFault::Version
-    );
+    assert_eq!(refused("PRI * HTTP/2.0\r\nHost: a\r\n\r\n"), HeadFault::Version);
     assert_eq!(passes("PRI / HTTP/1.1\r\nHost: a\r\n\r\n"), 1);
     let later = get("") + "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     assert_eq!(whole(later.as_bytes()).2, 1);
@@ -488,10 +366,7 @@ fn a_fault_stays_and_nothing_passes_after_it() {
     let mut guard = HeadGuard::new(HeadLimits::default());
     let mut out = Vec::new();
     assert_eq!(guard.accept(b"\n", &mut out), Err(HeadFault::BareLf));
-    assert_eq!(
-        guard.accept(get("").as_bytes(), &mut out),
-        Err(HeadFault::BareLf)
-    );
+    assert_eq!(guard.accept(get("").as_bytes(), &mut out), Err(HeadFault::BareLf));
     assert_eq!(guard.accept(b"", &mut out), Err(HeadFault::BareLf));
     assert!(out.is_empty() && guard.transparent() == 0 && !guard.mid_head());
 }
@@ -508,20 +383,13 @@ fn a_good_request_before_a_bad_one_passes() {
 fn body_bytes_may_go_past_the_guard() {
     let mut guard = HeadGuard::new(HeadLimits::default());
     let mut out = Vec::new();
-    guard
-        .accept(post("Content-Length: 10\r\n", "abc").as_bytes(), &mut out)
-        .unwrap();
+    guard.accept(post("Content-Length: 10\r\n", "abc").as_bytes(), &mut out).unwrap();
     assert_eq!(guard.transparent(), 7);
     guard.advance(4);
     assert_eq!(guard.transparent(), 3);
     guard.advance(3);
     assert_eq!(guard.transparent(), 0);
-    guard
-        .accept(
-            post("Transfer-Encoding: chunked\r\n", "8\r\nab").as_bytes(),
-            &mut out,
-        )
-        .unwrap();
+    guard.accept(post("Transfer-Encoding: chunked\r\n", "8\r\nab").as_bytes(), &mut out).unwrap();
     assert_eq!(guard.transparent(), 6);
     guard.advance(6);
     guard.accept(b"\r\n0\r\n\r\n", &mut out).unwrap();
@@ -578,11 +446,7 @@ fn connections() -> impl Strategy<Value = (Vec<u8>, Vec<usize>)> {
     let parts = proptest::collection::vec(0..PARTS.len(), 0..8);
     let cuts = proptest::collection::vec(0usize..400, 0..12);
     (parts, cuts).prop_map(|(parts, cuts)| {
-        let bytes = parts
-            .iter()
-            .map(|part| PARTS[*part])
-            .collect::<String>()
-            .into_bytes();
+        let bytes = parts.iter().map(|part| PARTS[*part]).collect::<String>().into_bytes();
         (bytes, cuts)
     })
 }
@@ -591,9 +455,7 @@ fn cut<'a>(bytes: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
     let mut cuts: Vec<usize> = cuts.iter().map(|at| (*at).min(bytes.len())).collect();
     cuts.extend([0, bytes.len()]);
     cuts.sort_unstable();
-    cuts.windows(2)
-        .map(|pair| &bytes[pair[0]..pair[1]])
-        .collect()
+    cuts.windows(2).map(|pair| &bytes[pair[0]..pair[1]]).collect()
 }
 
 proptest! {

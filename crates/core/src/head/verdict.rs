@@ -74,10 +74,7 @@ impl Verdict {
 /// `h2c` does not count, nor does an `Upgrade` that `Connection` does not name.
 #[must_use]
 pub fn upgrade_protocol(headers: &HeaderMap) -> Option<&str> {
-    let names_it = headers
-        .get_all(CONNECTION)
-        .iter()
-        .any(|value| has_token(value.as_bytes(), "upgrade"));
+    let names_it = headers.get_all(CONNECTION).iter().any(|value| has_token(value.as_bytes(), "upgrade"));
     let protocol = headers.get(UPGRADE)?.to_str().ok()?.trim();
     (names_it && !protocol.eq_ignore_ascii_case("h2c")).then_some(protocol)
 }
@@ -155,9 +152,7 @@ impl<'a> Found<'a> {
         }
         let protocol = std::str::from_utf8(value).map_err(|_| HeadFault::Upgrade)?;
         let name_and_version = protocol.split('/').count() <= 2;
-        let legal = protocol
-            .split('/')
-            .all(|part| !part.is_empty() && part.bytes().all(is_token));
+        let legal = protocol.split('/').all(|part| !part.is_empty() && part.bytes().all(is_token));
         if !name_and_version || !legal || !rule.permits(protocol) {
             return Err(HeadFault::Upgrade);
         }
@@ -171,8 +166,7 @@ fn is(header: &httparse::Header<'_>, name: &str) -> bool {
 
 /// Whether a list such as `keep-alive, Upgrade` has a word.
 fn has_token(list: &[u8], word: &str) -> bool {
-    list.split(|b| *b == b',')
-        .any(|item| item.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
+    list.split(|b| *b == b',').any(|item| item.trim_ascii().eq_ignore_ascii_case(word.as_bytes()))
 }
 
 /// Digits only: no sign, no space, no list.
@@ -185,14 +179,7 @@ fn number(digits: &[u8]) -> Option<u64> {
 
 /// Whether this is one coding other than `chunked`, which is a feature we lack; all else is an attempt.
 fn is_one_coding(coding: &[u8]) -> bool {
-    let known: [&[u8]; 6] = [
-        b"gzip",
-        b"x-gzip",
-        b"deflate",
-        b"compress",
-        b"x-compress",
-        b"br",
-    ];
+    let known: [&[u8]; 6] = [b"gzip", b"x-gzip", b"deflate", b"compress", b"x-compress", b"br"];
     known.iter().any(|name| coding.eq_ignore_ascii_case(name))
 }
 
@@ -201,11 +188,7 @@ fn check_target(method: &str, target: &str) -> Result<(), HeadFault> {
         return Err(HeadFault::Connect);
     }
     let absolute = || {
-        let scheme = |prefix: &str| {
-            target
-                .get(..prefix.len())
-                .is_some_and(|start| start.eq_ignore_ascii_case(prefix))
-        };
+        let scheme = |prefix: &str| target.get(..prefix.len()).is_some_and(|start| start.eq_ignore_ascii_case(prefix));
         scheme("http://") || scheme("https://")
     };
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") || absolute() {
@@ -235,19 +218,13 @@ fn fault_of(error: httparse::Error, head: &[u8]) -> HeadFault {
         _ if request_line.split(|b| *b == b' ').count() != 3 => HeadFault::RequestLine,
         httparse::Error::Version if has_version(request_line) => HeadFault::Version,
         httparse::Error::Version | httparse::Error::Token => HeadFault::RequestLine,
-        _ => lines
-            .take_while(|line| !line.is_empty())
-            .find_map(line_fault)
-            .unwrap_or(HeadFault::Header),
+        _ => lines.take_while(|line| !line.is_empty()).find_map(line_fault).unwrap_or(HeadFault::Header),
     }
 }
 
 /// Whether the line ends in something like `HTTP/3.0`.
 fn has_version(request_line: &[u8]) -> bool {
-    let last = request_line
-        .rsplit(|b| *b == b' ')
-        .next()
-        .unwrap_or_default();
+    let last = request_line.rsplit(|b| *b == b' ').next().unwrap_or_default();
     let Some(digits) = last.strip_prefix(b"HTTP/") else {
         return false;
     };

@@ -28,10 +28,7 @@ impl NamePattern {
         if text.bytes().filter(|b| *b == b'*').count() > 1 {
             return Err(NameError::Stars);
         }
-        Ok(Self {
-            star: text.find('*'),
-            text: super::lower(text),
-        })
+        Ok(Self { star: text.find('*'), text: super::lower(text) })
     }
 
     /// Whether a name fits. Names are lower-case, as [`super::TunnelName`] and [`super::Hostname`] hold them.
@@ -122,10 +119,7 @@ mod tests {
     fn what_is_no_pattern_is_refused() {
         assert_eq!(NamePattern::parse(""), Err(NameError::Empty));
         assert_eq!(NamePattern::parse("a*b*"), Err(NameError::Stars));
-        assert_eq!(
-            NamePattern::parse("a?"),
-            Err(NameError::Character { character: '?' })
-        );
+        assert_eq!(NamePattern::parse("a?"), Err(NameError::Character { character: '?' }));
     }
 
     proptest! {

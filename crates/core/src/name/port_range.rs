@@ -134,9 +134,7 @@ impl<'de> serde::Deserialize<'de> for PortRange {
 
 fn port(text: &str) -> Result<u16, PortRangeError> {
     let digits = text.trim();
-    let fault = || PortRangeError::Port {
-        text: digits.to_owned(),
-    };
+    let fault = || PortRangeError::Port { text: digits.to_owned() };
     if !digits.bytes().all(|b| b.is_ascii_digit()) {
         return Err(fault());
     }

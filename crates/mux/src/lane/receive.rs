@@ -146,7 +146,8 @@ impl<D: Default> Lane<D> {
             // There is nothing left to reset, until its holder lets go of it.
             self.budgets.charge(now, Cheap::Late)?;
         }
-        let code = <[u8; 2]>::try_from(payload).map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(b)));
+        let code =
+            <[u8; 2]>::try_from(payload).map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(b)));
         self.abort(key, code);
         Ok(())
     }
@@ -184,7 +185,8 @@ impl<D: Default> Lane<D> {
     }
 
     fn on_error(&mut self, payload: &[u8]) {
-        let code = payload.first_chunk::<2>().map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(*b)));
+        let code =
+            payload.first_chunk::<2>().map_or(ErrorCode::Internal, |b| ErrorCode::from_wire(u16::from_be_bytes(*b)));
         let text = payload.get(3..).unwrap_or_default();
         let text = String::from_utf8_lossy(&text[..text.len().min(256)]);
         let text = text.chars().map(|c| if c.is_control() { '?' } else { c }).collect();

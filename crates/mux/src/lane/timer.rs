@@ -86,11 +86,8 @@ impl Liveness {
         self.shortest[0] = Some(self.shortest[0].map_or(sample, |shortest| shortest.min(sample)));
         let first = number == 1;
         // Queueing only ever adds to a sample, so a shorter one is believed at once.
-        self.round_trip = if first || sample < self.round_trip {
-            sample
-        } else {
-            self.round_trip + (sample - self.round_trip) / 8
-        };
+        self.round_trip =
+            if first || sample < self.round_trip { sample } else { self.round_trip + (sample - self.round_trip) / 8 };
     }
 }
 

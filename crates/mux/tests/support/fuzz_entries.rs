@@ -21,39 +21,17 @@ pub(crate) fn frame(data: &[u8]) {
         return;
     };
     let (front, back) = wire.split_at(usize::from(cut).min(wire.len()));
-    for limits in [
-        Limits::Unauthenticated,
-        Limits::Authenticated {
-            data_cap: DATA_DEFAULT,
-        },
-    ] {
+    for limits in [Limits::Unauthenticated, Limits::Authenticated { data_cap: DATA_DEFAULT }] {
         let whole = decode(limits, &[wire]);
-        assert_eq!(
-            whole,
-            decode(limits, &[front, back]),
-            "two chunks decode differently"
-        );
+        assert_eq!(whole, decode(limits, &[front, back]), "two chunks decode differently");
         let single: Vec<&[u8]> = wire.chunks(1).collect();
-        assert_eq!(
-            whole,
-            decode(limits, &single),
-            "single bytes decode differently"
-        );
+        assert_eq!(whole, decode(limits, &single), "single bytes decode differently");
         let mut again = Vec::new();
         for (header, payload) in &whole.0 {
-            put_frame(
-                &mut again,
-                header.kind,
-                header.flags,
-                header.stream,
-                payload,
-            );
+            put_frame(&mut again, header.kind, header.flags, header.stream, payload);
             read_payload(header.kind, payload);
         }
-        assert!(
-            wire.starts_with(&again),
-            "decoded frames encode differently"
-        );
+        assert!(wire.starts_with(&again), "decoded frames encode differently");
     }
 }
 
@@ -98,21 +76,11 @@ pub(crate) fn header_block(data: &[u8]) {
         rewrite(block, BlockWriter::new(Vec::new()), 0);
     }
     if let Ok(head) = AnswerHead::read(bytes.clone()) {
-        rewrite(
-            head.headers,
-            AnswerHead::writer(head.status, head.timing),
-            10,
-        );
+        rewrite(head.headers, AnswerHead::writer(head.status, head.timing), 10);
     }
     if let Ok(open) = Open::decode(bytes) {
-        let wire = open
-            .encode()
-            .expect("what was decoded has lengths that fit");
-        assert_eq!(
-            (&wire[..3], &wire[4..]),
-            (&data[..3], &data[4..]),
-            "an open is written differently"
-        );
+        let wire = open.encode().expect("what was decoded has lengths that fit");
+        assert_eq!((&wire[..3], &wire[4..]), (&data[..3], &data[4..]), "an open is written differently");
         if let Ok(block) = open.read_headers() {
             rewrite(block, Open::header_writer(), 0);
         }
@@ -125,16 +93,10 @@ fn rewrite(block: BlockReader, mut writer: BlockWriter, skip: usize) {
         return;
     };
     for (name, value) in &pairs {
-        assert!(
-            writer.pair(name.as_str(), value),
-            "a pair that was read does not fit"
-        );
+        assert!(writer.pair(name.as_str(), value), "a pair that was read does not fit");
     }
     let wire = Bytes::from(writer.finish()).split_off(skip);
-    let again = BlockReader::new(wire)
-        .expect("our own block")
-        .collect::<Result<Vec<_>, _>>()
-        .expect("our own pairs");
+    let again = BlockReader::new(wire).expect("our own block").collect::<Result<Vec<_>, _>>().expect("our own pairs");
     assert_eq!(pairs.len(), again.len());
     for ((a, x), (b, y)) in pairs.iter().zip(&again) {
         assert_eq!((a.as_str(), x), (b.as_str(), y));
@@ -154,10 +116,7 @@ pub(crate) fn session_ops(data: &[u8]) {
     session.settle();
     let pools = session.pools.clone();
     drop(session);
-    assert!(
-        pools.iter().all(|pool| pool.used() == 0),
-        "memory is left in a pool"
-    );
+    assert!(pools.iter().all(|pool| pool.used() == 0), "memory is left in a pool");
 }
 
 struct Ops<'a>(std::slice::Iter<'a, u8>);
@@ -192,16 +151,9 @@ impl Session {
     fn new() -> Self {
         let now = Instant::now();
         let pools = [Pool::new(1 << 20, None), Pool::new(1 << 20, None)];
-        let config = LaneConfig {
-            max_streams: 40,
-            ..LaneConfig::default()
-        };
+        let config = LaneConfig { max_streams: 40, ..LaneConfig::default() };
         let lane = |side, pool: &Arc<Pool>| Lane::new(side, config.clone(), Arc::clone(pool), now);
-        let decoder = || {
-            Decoder::new(Limits::Authenticated {
-                data_cap: DATA_DEFAULT,
-            })
-        };
+        let decoder = || Decoder::new(Limits::Authenticated { data_cap: DATA_DEFAULT });
         Self {
             now,
             lanes: [lane(Side::Server, &pools[0]), lane(Side::Agent, &pools[1])],
@@ -281,12 +233,8 @@ impl Session {
             return;
         };
         let sent = self.sent.entry((key.id(), side)).or_default();
-        let mut chunk: Bytes = (0..ops.byte() * 300)
-            .map(|at| pattern(key.id(), side, *sent + at))
-            .collect();
-        *sent += self.lanes[side]
-            .send(self.now, key, &mut chunk)
-            .unwrap_or(0);
+        let mut chunk: Bytes = (0..ops.byte() * 300).map(|at| pattern(key.id(), side, *sent + at)).collect();
+        *sent += self.lanes[side].send(self.now, key, &mut chunk).unwrap_or(0);
     }
 
     fn send_head(&mut self, side: usize, ops: &mut Ops<'_>) {
@@ -295,11 +243,7 @@ impl Session {
         };
         let waiting = self.heads.entry((key.id(), side)).or_default();
         // More unread heads are the sender's fault, not the lane's.
-        if *waiting < 8
-            && self.lanes[side]
-                .send_head(self.now, key, vec![7; size * 40], size % 5 == 4)
-                .is_ok()
-        {
+        if *waiting < 8 && self.lanes[side].send_head(self.now, key, vec![7; size * 40], size % 5 == 4).is_ok() {
             *waiting += 1;
         }
     }
@@ -310,15 +254,8 @@ impl Session {
             match self.lanes[side].recv(self.now, key) {
                 Ok(Some(Incoming::Data(bytes))) => {
                     let at = self.received.entry(from).or_default();
-                    let right = bytes
-                        .iter()
-                        .enumerate()
-                        .all(|(i, b)| *b == pattern(key.id(), 1 - side, *at + i));
-                    assert!(
-                        right || self.hostile,
-                        "stream {} delivers other bytes than were sent",
-                        key.id()
-                    );
+                    let right = bytes.iter().enumerate().all(|(i, b)| *b == pattern(key.id(), 1 - side, *at + i));
+                    assert!(right || self.hostile, "stream {} delivers other bytes than were sent", key.id());
                     *at += bytes.len();
                 }
                 Ok(Some(Incoming::Head(_))) => {
@@ -343,8 +280,7 @@ impl Session {
         while !self.dead[side] {
             let (lane, now, hostile) = (&mut self.lanes[side], self.now, self.hostile);
             let handled = self.decoders[side].next(&mut input, |header, payload| {
-                let empty =
-                    header.kind == FrameType::Data && header.flags == 0 && payload.is_empty();
+                let empty = header.kind == FrameType::Data && header.flags == 0 && payload.is_empty();
                 assert!(hostile || !empty, "an empty frame was sent");
                 lane.handle_frame(now, header, payload)
             });
@@ -402,8 +338,7 @@ impl Session {
                 }
                 self.take_events(side);
             }
-            let done =
-                (0..2).all(|side| !self.lanes[side].has_output() && self.wires[side].is_empty());
+            let done = (0..2).all(|side| !self.lanes[side].has_output() && self.wires[side].is_empty());
             if done || self.dead.contains(&true) {
                 break;
             }
@@ -413,10 +348,7 @@ impl Session {
         }
         for (direction, sent) in &self.sent {
             let whole = self.received.get(direction).copied().unwrap_or(0) == *sent;
-            assert!(
-                whole || self.broken.contains(&direction.0),
-                "stream {direction:?} lost bytes"
-            );
+            assert!(whole || self.broken.contains(&direction.0), "stream {direction:?} lost bytes");
         }
     }
 }

@@ -50,13 +50,7 @@ pub(crate) struct Wire {
 
 impl Wire {
     fn new(now: Instant) -> Self {
-        Self {
-            latency: Duration::ZERO,
-            bytes_per_second: None,
-            cut: false,
-            free_at: now,
-            flight: VecDeque::new(),
-        }
+        Self { latency: Duration::ZERO, bytes_per_second: None, cut: false, free_at: now, flight: VecDeque::new() }
     }
 
     fn takes_more(&self, now: Instant) -> bool {
@@ -65,9 +59,7 @@ impl Wire {
 
     fn put(&mut self, now: Instant, bytes: Vec<u8>) {
         let begin = self.free_at.max(now);
-        let micros = self
-            .bytes_per_second
-            .map_or(0, |rate| bytes.len() as u64 * 1_000_000 / rate);
+        let micros = self.bytes_per_second.map_or(0, |rate| bytes.len() as u64 * 1_000_000 / rate);
         self.free_at = begin + Duration::from_micros(micros);
         if !self.cut {
             self.flight.push_back((self.free_at + self.latency, bytes));
@@ -76,9 +68,7 @@ impl Wire {
 
     fn take(&mut self, now: Instant) -> Option<Vec<u8>> {
         let due = self.flight.front().is_some_and(|(at, _)| *at <= now);
-        due.then(|| self.flight.pop_front())
-            .flatten()
-            .map(|(_, bytes)| bytes)
+        due.then(|| self.flight.pop_front()).flatten().map(|(_, bytes)| bytes)
     }
 }
 
@@ -117,9 +107,7 @@ impl Net {
                 events: Vec::new(),
                 health: Health::Alive,
                 violation: None,
-                decoder: Decoder::new(Limits::Authenticated {
-                    data_cap: DATA_DEFAULT,
-                }),
+                decoder: Decoder::new(Limits::Authenticated { data_cap: DATA_DEFAULT }),
             }
         };
         Self {
@@ -133,10 +121,7 @@ impl Net {
 
     /// Default lanes on a path with a round trip.
     pub(crate) fn path(round_trip: Duration, bytes_per_second: Option<u64>) -> Self {
-        let server = LaneConfig {
-            heartbeat: None,
-            ..LaneConfig::default()
-        };
+        let server = LaneConfig { heartbeat: None, ..LaneConfig::default() };
         let mut net = Self::new(1, [server, LaneConfig::default()], 64 << 20);
         for wire in &mut net.wires {
             wire.latency = round_trip / 2;
@@ -147,10 +132,7 @@ impl Net {
 
     /// Opens a stream from `side`; the other side's key comes with [`Net::accepted`].
     pub(crate) fn open(&mut self, side: usize) -> Key {
-        self.ends[side]
-            .lane
-            .open(self.now, Open::tcp(1, None, None), false, ())
-            .expect("there is room")
+        self.ends[side].lane.open(self.now, Open::tcp(1, None, None), false, ()).expect("there is room")
     }
 
     /// Runs until the stream's other end knows it.
@@ -194,11 +176,7 @@ impl Net {
     pub(crate) fn transmit(&mut self, side: usize) {
         while self.wires[side].takes_more(self.now) {
             let mut record = Vec::with_capacity(RECORD);
-            if self.ends[side]
-                .lane
-                .poll_transmit(self.now, &mut record, RECORD)
-                == 0
-            {
+            if self.ends[side].lane.poll_transmit(self.now, &mut record, RECORD) == 0 {
                 break;
             }
             self.wires[side].put(self.now, record);
@@ -211,11 +189,7 @@ impl Net {
             let mut rest = bytes.as_slice();
             while !rest.is_empty() {
                 // TCP keeps no borders.
-                let cut = if self.dice.one_in(3) {
-                    1 + self.dice.below(rest.len())
-                } else {
-                    rest.len()
-                };
+                let cut = if self.dice.one_in(3) { 1 + self.dice.below(rest.len()) } else { rest.len() };
                 let (mut chunk, later) = rest.split_at(cut);
                 rest = later;
                 self.feed(side, &mut chunk);
@@ -256,10 +230,7 @@ impl Net {
     /// Sends as many bytes as the lane takes, at most `most`.
     pub(crate) fn send(&mut self, side: usize, key: Key, most: usize) -> usize {
         let mut chunk = Bytes::from(vec![0; most]);
-        self.ends[side]
-            .lane
-            .send(self.now, key, &mut chunk)
-            .unwrap_or(0)
+        self.ends[side].lane.send(self.now, key, &mut chunk).unwrap_or(0)
     }
 
     /// Reads all there is; the bytes' count and whether the end was seen.

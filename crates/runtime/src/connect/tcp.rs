@@ -31,14 +31,8 @@ impl TcpConnect {
     /// look-up and all addresses together.
     #[must_use]
     pub fn new(host: &str, port: u16, timeout: Duration) -> Self {
-        let bare = host
-            .strip_prefix('[')
-            .and_then(|host| host.strip_suffix(']'));
-        Self {
-            host: bare.unwrap_or(host).to_owned(),
-            port,
-            timeout,
-        }
+        let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+        Self { host: bare.unwrap_or(host).to_owned(), port, timeout }
     }
 
     /// Opens one connection.
@@ -47,31 +41,18 @@ impl TcpConnect {
     /// [`ConnectError`], of the most telling of the addresses that were tried.
     pub async fn open(&self) -> Result<TcpStream, ConnectError> {
         let Ok(result) = tokio::time::timeout(self.timeout, self.try_all()).await else {
-            return Err(ConnectError::Timeout {
-                target: self.describe(),
-                after: self.timeout,
-            });
+            return Err(ConnectError::Timeout { target: self.describe(), after: self.timeout });
         };
         result
     }
 
     async fn try_all(&self) -> Result<TcpStream, ConnectError> {
-        let addresses = self
-            .resolve()
-            .await
-            .map_err(|source| ConnectError::Resolve {
-                target: self.describe(),
-                source,
-            })?;
-        race(&addresses)
-            .await
-            .map_err(|source| match Errno::from_io_error(&source) {
-                Some(Errno::TIMEDOUT) => ConnectError::Timeout {
-                    target: self.describe(),
-                    after: self.timeout,
-                },
-                _ => ConnectError::from_io(self.describe(), source),
-            })
+        let addresses =
+            self.resolve().await.map_err(|source| ConnectError::Resolve { target: self.describe(), source })?;
+        race(&addresses).await.map_err(|source| match Errno::from_io_error(&source) {
+            Some(Errno::TIMEDOUT) => ConnectError::Timeout { target: self.describe(), after: self.timeout },
+            _ => ConnectError::from_io(self.describe(), source),
+        })
     }
 
     async fn resolve(&self) -> io::Result<Vec<SocketAddr>> {
@@ -80,20 +61,12 @@ impl TcpConnect {
         }
         if socket::is_loopback_host(&self.host) {
             // A service may listen on one family only; no need to ask a resolver either.
-            let both = [
-                IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(Ipv6Addr::LOCALHOST),
-            ];
+            let both = [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)];
             return Ok(both.map(|ip| SocketAddr::new(ip, self.port)).to_vec());
         }
-        let found: Vec<_> = lookup_host((self.host.as_str(), self.port))
-            .await?
-            .collect();
+        let found: Vec<_> = lookup_host((self.host.as_str(), self.port)).await?.collect();
         if found.is_empty() {
-            return Err(io::Error::new(
-                io::ErrorKind::NotFound,
-                "the name has no address",
-            ));
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the name has no address"));
         }
         Ok(alternate_families(found))
     }
@@ -146,15 +119,11 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
             match waiting.next() {
                 Some(address) => {
                     attempts.push(Box::pin(connect_one(address)));
-                    next_turn
-                        .as_mut()
-                        .reset(Instant::now() + NEXT_ADDRESS_AFTER);
+                    next_turn.as_mut().reset(Instant::now() + NEXT_ADDRESS_AFTER);
                 }
                 None if attempts.is_empty() => {
                     let error = worst.take();
-                    return Poll::Ready(Err(
-                        error.unwrap_or_else(|| io::ErrorKind::NotFound.into())
-                    ));
+                    return Poll::Ready(Err(error.unwrap_or_else(|| io::ErrorKind::NotFound.into())));
                 }
                 None => return Poll::Pending,
             }
@@ -164,11 +133,7 @@ async fn race(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
 }
 
 async fn connect_one(address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() {
-        TcpSocket::new_v4()?
-    } else {
-        TcpSocket::new_v6()?
-    };
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Err(error) = socket::tune_towards(&socket, address.ip()) {
         tracing::debug!(%address, %error, "socket options not set");
     }
@@ -192,9 +157,7 @@ fn more_telling(known: Option<io::Error>, new: io::Error) -> io::Error {
 /// The families in turn, the resolver's favourite first.
 fn alternate_families(found: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let first_is_v6 = found.first().is_some_and(SocketAddr::is_ipv6);
-    let (favoured, other): (Vec<_>, Vec<_>) = found
-        .into_iter()
-        .partition(|address| address.is_ipv6() == first_is_v6);
+    let (favoured, other): (Vec<_>, Vec<_>) = found.into_iter().partition(|address| address.is_ipv6() == first_is_v6);
     let mut other = other.into_iter();
     let mut ordered = Vec::new();
     for address in favoured {
@@ -226,10 +189,7 @@ mod tests {
     async fn a_stream_to_the_target_carries_bytes() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let mut io = TcpConnect::new("127.0.0.1", port, DEADLINE)
-            .connect()
-            .await
-            .unwrap();
+        let mut io = TcpConnect::new("127.0.0.1", port, DEADLINE).connect().await.unwrap();
         let (mut served, _) = listener.accept().await.unwrap();
         io.write_all(b"hello").await.unwrap();
         let mut got = [0; 5];
@@ -245,10 +205,7 @@ mod tests {
                 continue; // a machine without IPv6
             };
             let port = listener.local_addr().unwrap().port();
-            TcpConnect::new("localhost", port, DEADLINE)
-                .open()
-                .await
-                .unwrap();
+            TcpConnect::new("localhost", port, DEADLINE).open().await.unwrap();
         }
     }
 
@@ -256,15 +213,9 @@ mod tests {
     async fn a_closed_port_is_refused_and_named() {
         let port = closed_port();
         for host in ["127.0.0.1", "localhost"] {
-            let error = TcpConnect::new(host, port, DEADLINE)
-                .open()
-                .await
-                .unwrap_err();
+            let error = TcpConnect::new(host, port, DEADLINE).open().await.unwrap_err();
             assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
-            assert_eq!(
-                error.to_string(),
-                format!("{host}:{port} refused the connection")
-            );
+            assert_eq!(error.to_string(), format!("{host}:{port} refused the connection"));
             assert!(error.hint().is_some());
         }
     }
@@ -308,16 +259,9 @@ mod tests {
 
     #[test]
     fn families_alternate_and_the_resolvers_favourite_leads() {
-        let parse = |list: &[&str]| {
-            list.iter()
-                .map(|a| a.parse().unwrap())
-                .collect::<Vec<SocketAddr>>()
-        };
+        let parse = |list: &[&str]| list.iter().map(|a| a.parse().unwrap()).collect::<Vec<SocketAddr>>();
         let found = parse(&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"]);
-        assert_eq!(
-            alternate_families(found),
-            parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"])
-        );
+        assert_eq!(alternate_families(found), parse(&["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"]));
     }
 
     #[test]

@@ -39,21 +39,13 @@ impl Holder {
 
     fn read(pid: u32, process: &Path) -> Self {
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        Self {
-            pid,
-            name: name.trim().to_owned(),
-            program: fs::read_link(process.join("exe")).ok(),
-        }
+        Self { pid, name: name.trim().to_owned(), program: fs::read_link(process.join("exe")).ok() }
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() {
-            "a process"
-        } else {
-            &self.name
-        };
+        let name = if self.name.is_empty() { "a process" } else { &self.name };
         write!(f, "{name} (pid {}", self.pid)?;
         if let Some(program) = &self.program {
             write!(f, ", {}", program.display())?;
@@ -73,8 +65,7 @@ fn listening_inodes(table: &str, address: SocketAddr) -> Vec<u64> {
             let state = fields.nth(1)?;
             let inode = fields.nth(5)?.parse().ok()?;
             let (ip, port) = parse_local(local)?;
-            (state == LISTEN && port == address.port() && overlaps(ip, address.ip()))
-                .then_some(inode)
+            (state == LISTEN && port == address.port() && overlaps(ip, address.ip())).then_some(inode)
         })
         .collect()
 }
@@ -112,13 +103,7 @@ fn has_socket(process: &Path, inodes: &[u64]) -> bool {
     descriptors.flatten().any(|descriptor| {
         fs::read_link(descriptor.path())
             .ok()
-            .and_then(|link| {
-                link.to_str()?
-                    .strip_prefix("socket:[")?
-                    .strip_suffix(']')?
-                    .parse()
-                    .ok()
-            })
+            .and_then(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
             .is_some_and(|inode: u64| inodes.contains(&inode))
     })
 }
@@ -154,29 +139,16 @@ mod tests {
 
     #[test]
     fn damaged_lines_are_skipped() {
-        for line in [
-            "",
-            "x",
-            "0100007F",
-            "0100007F:zz",
-            "01:0050",
-            "é100007F:0050",
-        ] {
+        for line in ["", "x", "0100007F", "0100007F:zz", "01:0050", "é100007F:0050"] {
             assert_eq!(parse_local(line), None, "{line}");
         }
     }
 
     #[test]
     fn a_holder_reads_as_in_the_interface_page() {
-        let mut holder = Holder {
-            pid: 812,
-            name: "postgres".into(),
-            program: Some("/usr/lib/postgresql/15/bin/postgres".into()),
-        };
-        assert_eq!(
-            holder.to_string(),
-            "postgres (pid 812, /usr/lib/postgresql/15/bin/postgres)"
-        );
+        let mut holder =
+            Holder { pid: 812, name: "postgres".into(), program: Some("/usr/lib/postgresql/15/bin/postgres".into()) };
+        assert_eq!(holder.to_string(), "postgres (pid 812, /usr/lib/postgresql/15/bin/postgres)");
         holder.program = None;
         assert_eq!(holder.to_string(), "postgres (pid 812)");
     }

@@ -34,30 +34,18 @@ impl Identity {
     pub fn load(certificate: &Path, key: &Path) -> Result<Self, TlsError> {
         warn_if_exposed(key);
         let chain = read_certificates(certificate)?;
-        let unusable_key = || TlsError::Unusable {
-            path: key.to_owned(),
-            wanted: "private key",
-        };
+        let unusable_key = || TlsError::Unusable { path: key.to_owned(), wanted: "private key" };
         let secret = PrivateKeyDer::from_pem_slice(&read(key)?).map_err(|_| unusable_key())?;
-        let signer = provider()
-            .key_provider
-            .load_private_key(secret)
-            .map_err(|_| unusable_key())?;
+        let signer = provider().key_provider.load_private_key(secret).map_err(|_| unusable_key())?;
         let certified = CertifiedKey::new(chain, signer);
         match certified.keys_match() {
-            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => Ok(Self {
-                certified: Arc::new(certified),
-            }),
-            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
-                Err(TlsError::Mismatch {
-                    certificate: certificate.to_owned(),
-                    key: key.to_owned(),
-                })
+            Ok(()) | Err(rustls::Error::InconsistentKeys(InconsistentKeys::Unknown)) => {
+                Ok(Self { certified: Arc::new(certified) })
             }
-            Err(_) => Err(TlsError::Unusable {
-                path: certificate.to_owned(),
-                wanted: "certificate",
-            }),
+            Err(rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                Err(TlsError::Mismatch { certificate: certificate.to_owned(), key: key.to_owned() })
+            }
+            Err(_) => Err(TlsError::Unusable { path: certificate.to_owned(), wanted: "certificate" }),
         }
     }
 
@@ -71,10 +59,8 @@ impl Identity {
         if !path.exists() {
             create_private_directory(directory)?;
             let pem = generate(names)?;
-            keep_first(directory, &path, pem.as_bytes()).map_err(|source| TlsError::Write {
-                path: path.clone(),
-                source,
-            })?;
+            keep_first(directory, &path, pem.as_bytes())
+                .map_err(|source| TlsError::Write { path: path.clone(), source })?;
         }
         refuse_if_exposed(&path, 0o077)?;
         Self::load(&path, &path)
@@ -92,9 +78,7 @@ impl Identity {
         })?;
         let signer = provider().key_provider.load_private_key(secret)?;
         let certified = CertifiedKey::new(vec![certificate.der().clone()], signer);
-        Ok(Self {
-            certified: Arc::new(certified),
-        })
+        Ok(Self { certified: Arc::new(certified) })
     }
 
     /// The leaf's fingerprint, for agents that pin it.
@@ -144,10 +128,7 @@ impl ReloadingResolver {
     }
 
     fn with_files(identity: Identity, files: Option<(PathBuf, PathBuf)>) -> Arc<Self> {
-        Arc::new(Self {
-            current: ArcSwap::new(identity.certified),
-            files,
-        })
+        Arc::new(Self { current: ArcSwap::new(identity.certified), files })
     }
 
     /// Reads the files again; says whether the certificate is another one now.
@@ -172,18 +153,13 @@ impl ReloadingResolver {
     /// The identity in use.
     #[must_use]
     pub fn identity(&self) -> Identity {
-        Identity {
-            certified: self.current.load_full(),
-        }
+        Identity { certified: self.current.load_full() }
     }
 
     /// The files it comes from, to be watched.
     #[must_use]
     pub fn files(&self) -> Vec<PathBuf> {
-        self.files
-            .iter()
-            .flat_map(|(certificate, key)| [certificate.clone(), key.clone()])
-            .collect()
+        self.files.iter().flat_map(|(certificate, key)| [certificate.clone(), key.clone()]).collect()
     }
 }
 
@@ -205,18 +181,12 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
     match certificates {
         Ok(certificates) if !certificates.is_empty() => Ok(certificates),
-        Ok(_) | Err(_) => Err(TlsError::Unusable {
-            path: path.to_owned(),
-            wanted: "certificate",
-        }),
+        Ok(_) | Err(_) => Err(TlsError::Unusable { path: path.to_owned(), wanted: "certificate" }),
     }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })
+    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 fn mode(path: &Path) -> io::Result<u32> {
@@ -233,15 +203,9 @@ fn warn_if_exposed(key: &Path) {
 }
 
 fn refuse_if_exposed(path: &Path, forbidden: u32) -> Result<(), TlsError> {
-    let mode = mode(path).map_err(|source| TlsError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let mode = mode(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
     if mode & forbidden != 0 {
-        return Err(TlsError::Exposed {
-            path: path.to_owned(),
-            mode,
-        });
+        return Err(TlsError::Exposed { path: path.to_owned(), mode });
     }
     Ok(())
 }
@@ -251,10 +215,7 @@ fn create_private_directory(directory: &Path) -> Result<(), TlsError> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|source| TlsError::Write {
-            path: directory.to_owned(),
-            source,
-        })?;
+        .map_err(|source| TlsError::Write { path: directory.to_owned(), source })?;
     refuse_if_exposed(directory, 0o002)
 }
 
@@ -262,9 +223,7 @@ fn generate_parts(names: &[String]) -> Result<(rcgen::Certificate, KeyPair), Tls
     let make = || {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = DistinguishedName::new();
-        params
-            .distinguished_name
-            .push(DnType::CommonName, "adit server");
+        params.distinguished_name.push(DnType::CommonName, "adit server");
         params.insert_extended_key_usage(ExtendedKeyUsagePurpose::ServerAuth);
         let key = KeyPair::generate()?;
         Ok((params.self_signed(&key)?, key))
@@ -281,11 +240,7 @@ fn generate(names: &[String]) -> Result<String, TlsError> {
 fn keep_first(directory: &Path, path: &Path, content: &[u8]) -> io::Result<()> {
     let draft = directory.join(format!(".{SELF_SIGNED_FILE}.{}", std::process::id()));
     let _ = fs::remove_file(&draft); // of an earlier process with this number that was killed
-    let mut file = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     file.write_all(content)?;
     file.sync_all()?;
     let linked = match fs::hard_link(&draft, path) {

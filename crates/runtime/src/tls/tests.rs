@@ -45,10 +45,7 @@ async fn echo_server(resolver: Arc<ReloadingResolver>, alpn: &[&[u8]]) -> Socket
 async fn dial(address: SocketAddr, name: &str, trust: &ServerTrust) -> Result<Io, ConnectError> {
     let config = trust.client_config(&[b"adit/1"]).unwrap();
     let tcp = TcpConnect::new(&address.ip().to_string(), address.port(), DEADLINE);
-    TlsConnect::new(tcp, name, config, DEADLINE)
-        .unwrap()
-        .connect()
-        .await
+    TlsConnect::new(tcp, name, config, DEADLINE).unwrap().connect().await
 }
 
 async fn echoes(mut io: Io) {
@@ -74,9 +71,7 @@ async fn another_certificate_than_the_pinned_one_is_refused_with_both_fingerprin
     let identity = Identity::ephemeral(&names(&["localhost"])).unwrap();
     let found = identity.fingerprint();
     let address = echo_server(ReloadingResolver::fixed(identity), &[]).await;
-    let error = dial(address, "localhost", &ServerTrust::Pinned([7; 32]))
-        .await
-        .unwrap_err();
+    let error = dial(address, "localhost", &ServerTrust::Pinned([7; 32])).await.unwrap_err();
     let ConnectError::Certificate { source, .. } = &error else {
         panic!("{error:?}");
     };
@@ -87,17 +82,13 @@ async fn another_certificate_than_the_pinned_one_is_refused_with_both_fingerprin
 #[tokio::test]
 async fn a_ca_file_is_trusted_for_the_certificates_names_only() {
     let dir = tempfile::tempdir().unwrap();
-    let identity =
-        Identity::self_signed(dir.path(), &names(&["tunnel.test", "127.0.0.1"])).unwrap();
+    let identity = Identity::self_signed(dir.path(), &names(&["tunnel.test", "127.0.0.1"])).unwrap();
     let trust = ServerTrust::CaFile(dir.path().join("self-signed.pem"));
     let address = echo_server(ReloadingResolver::fixed(identity), &[b"adit/1"]).await;
     echoes(dial(address, "tunnel.test", &trust).await.unwrap()).await;
     echoes(dial(address, "127.0.0.1", &trust).await.unwrap()).await;
     let error = dial(address, "other.test", &trust).await.unwrap_err();
-    assert!(
-        matches!(error, ConnectError::Certificate { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, ConnectError::Certificate { .. }), "{error:?}");
 }
 
 #[tokio::test]
@@ -110,18 +101,14 @@ async fn the_systems_roots_do_not_trust_a_self_signed_server() {
     let tcp = TcpConnect::new("localhost", address.port(), DEADLINE);
     let connect = TlsConnect::new(tcp, "localhost", config, DEADLINE).unwrap();
     let error = connect.connect().await.unwrap_err();
-    assert!(
-        matches!(error, ConnectError::Certificate { .. }),
-        "{error:?}"
-    );
+    assert!(matches!(error, ConnectError::Certificate { .. }), "{error:?}");
 }
 
 #[tokio::test]
 async fn a_service_on_this_machine_may_show_any_certificate() {
     let identity = Identity::ephemeral(&names(&["whatever.test"])).unwrap();
     let address = echo_server(ReloadingResolver::fixed(identity), &[b"h2", b"http/1.1"]).await;
-    let connect =
-        TlsConnect::to_service("localhost", address.port(), DEADLINE, &[b"http/1.1"]).unwrap();
+    let connect = TlsConnect::to_service("localhost", address.port(), DEADLINE, &[b"http/1.1"]).unwrap();
     let io = connect.connect().await.unwrap();
     assert_eq!(io.alpn(), Some(&b"http/1.1"[..]));
     echoes(io).await;
@@ -133,24 +120,9 @@ async fn a_replaced_certificate_is_used_from_the_next_handshake_on() {
     let second = Identity::ephemeral(&names(&["localhost"])).unwrap();
     let resolver = ReloadingResolver::fixed(first.clone());
     let address = echo_server(Arc::clone(&resolver), &[b"adit/1"]).await;
-    let open = dial(
-        address,
-        "localhost",
-        &ServerTrust::Pinned(first.fingerprint().0),
-    )
-    .await
-    .unwrap();
+    let open = dial(address, "localhost", &ServerTrust::Pinned(first.fingerprint().0)).await.unwrap();
     resolver.replace(second.clone());
-    echoes(
-        dial(
-            address,
-            "localhost",
-            &ServerTrust::Pinned(second.fingerprint().0),
-        )
-        .await
-        .unwrap(),
-    )
-    .await;
+    echoes(dial(address, "localhost", &ServerTrust::Pinned(second.fingerprint().0)).await.unwrap()).await;
     echoes(open).await;
 }
 
@@ -159,13 +131,9 @@ async fn a_client_that_says_nothing_is_given_up_at_the_deadline() {
     let identity = Identity::ephemeral(&names(&["localhost"])).unwrap();
     let config = server_config(ReloadingResolver::fixed(identity), &[]).unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let silent = TcpStream::connect(listener.local_addr().unwrap())
-        .await
-        .unwrap();
+    let silent = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
     let (stream, _) = listener.accept().await.unwrap();
-    let error = accept(&config, stream, Duration::from_millis(30))
-        .await
-        .unwrap_err();
+    let error = accept(&config, stream, Duration::from_millis(30)).await.unwrap_err();
     assert!(matches!(error, HandshakeError::Timeout { .. }), "{error:?}");
     drop(silent);
 }
@@ -177,16 +145,11 @@ async fn a_peer_that_speaks_no_tls_is_told_apart_from_a_bad_certificate() {
     let scope = crate::Scope::root();
     scope.spawn("plain server", async move {
         let (mut stream, _) = listener.accept().await.unwrap();
-        stream
-            .write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await.unwrap();
         // Left open: a reset could overtake the answer.
         stream.read_to_end(&mut Vec::new()).await.ok();
     });
-    let error = dial(address, "localhost", &ServerTrust::Pinned([0; 32]))
-        .await
-        .unwrap_err();
+    let error = dial(address, "localhost", &ServerTrust::Pinned([0; 32])).await.unwrap_err();
     assert!(matches!(error, ConnectError::Tls { .. }), "{error:?}");
 }
 
@@ -210,10 +173,7 @@ fn a_kept_key_that_others_may_read_is_refused_with_the_fix() {
     let path = dir.path().join("self-signed.pem");
     fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
     let error = Identity::self_signed(dir.path(), &[]).unwrap_err();
-    assert_eq!(
-        error.hint().unwrap(),
-        format!("chmod 600 {}", path.display())
-    );
+    assert_eq!(error.hint().unwrap(), format!("chmod 600 {}", path.display()));
 }
 
 #[test]
@@ -231,11 +191,7 @@ fn a_key_of_another_certificate_is_refused() {
     let (left, right) = (dir.path().join("left"), dir.path().join("right"));
     Identity::self_signed(&left, &names(&["a.test"])).unwrap();
     Identity::self_signed(&right, &names(&["a.test"])).unwrap();
-    let error = Identity::load(
-        &left.join("self-signed.pem"),
-        &right.join("self-signed.pem"),
-    )
-    .unwrap_err();
+    let error = Identity::load(&left.join("self-signed.pem"), &right.join("self-signed.pem")).unwrap_err();
     assert!(matches!(error, TlsError::Mismatch { .. }), "{error:?}");
 }
 
@@ -246,15 +202,9 @@ fn files_without_certificate_or_key_are_named() {
     fs::write(&empty, "nothing here").unwrap();
     Identity::self_signed(dir.path(), &names(&["a.test"])).unwrap();
     let good = dir.path().join("self-signed.pem");
-    for (certificate, key, wanted) in [
-        (&empty, &good, "certificate"),
-        (&good, &empty, "private key"),
-    ] {
+    for (certificate, key, wanted) in [(&empty, &good, "certificate"), (&good, &empty, "private key")] {
         let error = Identity::load(certificate, key).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("{} holds no usable {wanted}", empty.display())
-        );
+        assert_eq!(error.to_string(), format!("{} holds no usable {wanted}", empty.display()));
     }
     let missing = dir.path().join("missing.pem");
     let error = Identity::load(&missing, &good).unwrap_err();
@@ -286,23 +236,12 @@ fn fingerprints_are_read_in_every_usual_form() {
     let shown = fingerprint.to_string();
     assert!(shown.starts_with("sha256:") && shown.len() == 6 + 32 * 3);
     let bare = shown.replace("sha256", "").replace(':', "");
-    for text in [
-        shown.clone(),
-        shown.to_lowercase(),
-        shown.replace("sha256:", ""),
-        bare.clone(),
-        format!("SHA256:{bare}\n"),
-    ] {
+    for text in
+        [shown.clone(), shown.to_lowercase(), shown.replace("sha256:", ""), bare.clone(), format!("SHA256:{bare}\n")]
+    {
         assert_eq!(text.parse(), Ok(fingerprint), "{text}");
     }
-    for text in [
-        "",
-        "sha256:",
-        &bare[1..],
-        &format!("{bare}00"),
-        &bare.replace(&bare[..1], "g"),
-        "sha1:é",
-    ] {
+    for text in ["", "sha256:", &bare[1..], &format!("{bare}00"), &bare.replace(&bare[..1], "g"), "sha1:é"] {
         assert_eq!(text.parse::<Fingerprint>(), Err(NotAFingerprint), "{text}");
     }
 }
@@ -310,8 +249,5 @@ fn fingerprints_are_read_in_every_usual_form() {
 #[test]
 fn debug_output_shows_no_key() {
     let identity = Identity::ephemeral(&names(&["a.test"])).unwrap();
-    assert_eq!(
-        format!("{identity:?}"),
-        format!("Identity({})", identity.fingerprint())
-    );
+    assert_eq!(format!("{identity:?}"), format!("Identity({})", identity.fingerprint()));
 }

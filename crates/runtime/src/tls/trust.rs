@@ -7,8 +7,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore,
-    SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
 use super::identity::read_certificates;
@@ -36,10 +35,9 @@ impl ServerTrust {
             Self::CaFile(path) => {
                 let mut roots = RootCertStore::empty();
                 for certificate in read_certificates(path)? {
-                    roots.add(certificate).map_err(|_| TlsError::Unusable {
-                        path: path.clone(),
-                        wanted: "certificate",
-                    })?;
+                    roots
+                        .add(certificate)
+                        .map_err(|_| TlsError::Unusable { path: path.clone(), wanted: "certificate" })?;
                 }
                 trusting_roots(Arc::new(roots), alpn)
             }
@@ -63,10 +61,7 @@ pub struct FingerprintMismatch {
     pub found: Fingerprint,
 }
 
-fn trusting_roots(
-    roots: Arc<RootCertStore>,
-    alpn: &[&[u8]],
-) -> Result<Arc<ClientConfig>, TlsError> {
+fn trusting_roots(roots: Arc<RootCertStore>, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
@@ -75,10 +70,7 @@ fn trusting_roots(
 }
 
 fn trusting(accept: Accept, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = LeafVerifier {
-        accept,
-        algorithms: provider().signature_verification_algorithms,
-    };
+    let verifier = LeafVerifier { accept, algorithms: provider().signature_verification_algorithms };
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()

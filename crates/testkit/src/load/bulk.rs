@@ -65,17 +65,14 @@ impl Bulk {
         let mut flowed = flowing.subscribe();
         let mut connections = Vec::new();
         for _ in 0..streams {
-            let mut stream = timeout_at(end, TcpStream::connect(addr))
-                .await
-                .map_err(timed_out)??;
+            let mut stream = timeout_at(end, TcpStream::connect(addr)).await.map_err(timed_out)??;
             stream.set_nodelay(true)?;
             stream.write_all(&prelude).await?;
             connections.push(stream);
         }
         let mut transfers = Group::new();
         for stream in connections {
-            let (bytes, failed, flowing) =
-                (Arc::clone(&bytes), Arc::clone(&failed), flowing.clone());
+            let (bytes, failed, flowing) = (Arc::clone(&bytes), Arc::clone(&failed), flowing.clone());
             transfers.spawn(async move {
                 let ended = match direction {
                     BulkDirection::Down => down(stream, &bytes, &flowing).await,
@@ -87,19 +84,10 @@ impl Bulk {
             });
         }
         let task = task::spawn(async move { transfers.finish().await });
-        let all = timeout_at(end, flowed.wait_for(|flowing| *flowing == streams))
-            .await
-            .map(|all| all.is_ok());
+        let all = timeout_at(end, flowed.wait_for(|flowing| *flowing == streams)).await.map(|all| all.is_ok());
         match all {
-            Ok(true) => Ok(Self {
-                bytes,
-                failed,
-                _task: task,
-            }),
-            _ => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                "not all bulk transfers began to flow",
-            )),
+            Ok(true) => Ok(Self { bytes, failed, _task: task }),
+            _ => Err(io::Error::new(io::ErrorKind::TimedOut, "not all bulk transfers began to flow")),
         }
     }
 
@@ -114,11 +102,7 @@ impl Bulk {
     }
 }
 
-async fn down(
-    mut stream: TcpStream,
-    bytes: &AtomicU64,
-    flowing: &watch::Sender<usize>,
-) -> io::Result<()> {
+async fn down(mut stream: TcpStream, bytes: &AtomicU64, flowing: &watch::Sender<usize>) -> io::Result<()> {
     let mut buffer = vec![0; CHUNK];
     let mut first = true;
     loop {
@@ -132,11 +116,7 @@ async fn down(
     }
 }
 
-async fn up(
-    mut stream: TcpStream,
-    bytes: &AtomicU64,
-    flowing: &watch::Sender<usize>,
-) -> io::Result<()> {
+async fn up(mut stream: TcpStream, bytes: &AtomicU64, flowing: &watch::Sender<usize>) -> io::Result<()> {
     let buffer = noise::bytes(1, CHUNK);
     let mut first = true;
     loop {
@@ -149,10 +129,7 @@ async fn up(
 }
 
 fn timed_out(_: tokio::time::error::Elapsed) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::TimedOut,
-        "the bulk connections took too long",
-    )
+    io::Error::new(io::ErrorKind::TimedOut, "the bulk connections took too long")
 }
 
 #[cfg(test)]
@@ -166,17 +143,13 @@ mod tests {
     async fn bytes_flow_both_ways() {
         let origin = TcpOrigin::start().await.unwrap();
         for direction in [BulkDirection::Down, BulkDirection::Up] {
-            let bulk = Bulk::start(origin.addr(), direction, 2, Duration::from_secs(10))
-                .await
-                .unwrap();
+            let bulk = Bulk::start(origin.addr(), direction, 2, Duration::from_secs(10)).await.unwrap();
             let flowed = async {
                 while bulk.bytes() < 10_000_000 {
                     tokio::time::sleep(Duration::from_millis(1)).await;
                 }
             };
-            tokio::time::timeout(Duration::from_secs(10), flowed)
-                .await
-                .unwrap();
+            tokio::time::timeout(Duration::from_secs(10), flowed).await.unwrap();
             assert_eq!(bulk.failed(), 0);
         }
     }

@@ -17,12 +17,7 @@ use crate::task::Group;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Echoes `size` bytes over one stream for `duration`, resting `gap` in between, and returns the round-trip times.
-pub async fn ping(
-    addr: SocketAddr,
-    size: usize,
-    gap: Duration,
-    duration: Duration,
-) -> io::Result<Histogram> {
+pub async fn ping(addr: SocketAddr, size: usize, gap: Duration, duration: Duration) -> io::Result<Histogram> {
     let mut stream = open(addr).await?;
     let mut pace = Pace::new()?;
     let sent = noise::bytes(3, size);
@@ -32,15 +27,10 @@ pub async fn ping(
     while start.elapsed() < duration {
         let began = Instant::now();
         stream.write_all(&sent).await?;
-        timeout(DEADLINE, stream.read_exact(&mut got))
-            .await
-            .map_err(|_| late())??;
+        timeout(DEADLINE, stream.read_exact(&mut got)).await.map_err(|_| late())??;
         histogram.record(began.elapsed());
         if got != sent {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "the echo differs",
-            ));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the echo differs"));
         }
         pace.rest(gap).await?;
     }
@@ -61,10 +51,7 @@ pub async fn echo_whole(addr: SocketAddr, sent: &[u8]) -> io::Result<Vec<u8>> {
         Ok(got)
     };
     let both = async { tokio::try_join!(send, receive) };
-    timeout(DEADLINE, both)
-        .await
-        .map_err(|_| late())?
-        .map(|((), got)| got)
+    timeout(DEADLINE, both).await.map_err(|_| late())?.map(|((), got)| got)
 }
 
 /// Sends `streams` × `size` bytes of different noise through echo at the same time; returns how many came back equal.
@@ -104,14 +91,7 @@ mod tests {
     #[tokio::test]
     async fn pings_are_counted() {
         let origin = TcpOrigin::start().await.unwrap();
-        let times = ping(
-            origin.addr(),
-            64,
-            Duration::from_micros(200),
-            Duration::from_millis(100),
-        )
-        .await
-        .unwrap();
+        let times = ping(origin.addr(), 64, Duration::from_micros(200), Duration::from_millis(100)).await.unwrap();
         assert!(times.count() > 10, "{}", times.count());
     }
 

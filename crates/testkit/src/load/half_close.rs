@@ -18,18 +18,12 @@ const LARGE: usize = 1 << 20;
 const TALLY_PAUSE: Duration = Duration::from_millis(10);
 
 /// Runs all six against a [`crate::origin::TcpOrigin`] at `addr`, each under `deadline`; says what failed and how.
-pub async fn half_close(
-    addr: SocketAddr,
-    deadline: Duration,
-) -> Vec<(&'static str, Result<(), String>)> {
+pub async fn half_close(addr: SocketAddr, deadline: Duration) -> Vec<(&'static str, Result<(), String>)> {
     vec![
         ("echo_small", within(deadline, echo(addr, 1000)).await),
         ("echo_1m", within(deadline, echo(addr, 1 << 20)).await),
         ("echo_8m", within(deadline, echo(addr, 8 << 20)).await),
-        (
-            "sink_then_answer",
-            within(deadline, sink_then_answer(addr)).await,
-        ),
+        ("sink_then_answer", within(deadline, sink_then_answer(addr)).await),
         ("server_first", within(deadline, server_first(addr)).await),
         ("client_first", within(deadline, client_first(addr)).await),
     ]
@@ -39,9 +33,7 @@ pub async fn half_close(
 async fn echo(addr: SocketAddr, size: usize) -> io::Result<()> {
     let sent = noise::bytes(size as u64, size);
     let got = echo_whole(addr, &sent).await?;
-    check(got == sent, || {
-        format!("{} of {size} bytes came back right", same(&sent, &got))
-    })
+    check(got == sent, || format!("{} of {size} bytes came back right", same(&sent, &got)))
 }
 
 /// The server answers only when it has seen the client's end.
@@ -50,24 +42,16 @@ async fn sink_then_answer(addr: SocketAddr) -> io::Result<()> {
     stream.write_all(&noise::bytes(5, LARGE)).await?;
     stream.shutdown().await?;
     let answer = rest(&mut stream).await?;
-    check(answer == LARGE.to_string(), || {
-        format!("the answer after the end was {answer:?}")
-    })
+    check(answer == LARGE.to_string(), || format!("the answer after the end was {answer:?}"))
 }
 
 /// The server ends first; what the client sends after that still arrives.
 async fn server_first(addr: SocketAddr) -> io::Result<()> {
     static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let key = format!(
-        "first-{}-{}",
-        std::process::id(),
-        NUMBER.fetch_add(1, Ordering::Relaxed)
-    );
+    let key = format!("first-{}-{}", std::process::id(), NUMBER.fetch_add(1, Ordering::Relaxed));
     let mut stream = open(addr, &format!("first {key}\n")).await?;
     let hello = rest(&mut stream).await?;
-    check(hello == "hello", || {
-        format!("the server's first words were {hello:?}")
-    })?;
+    check(hello == "hello", || format!("the server's first words were {hello:?}"))?;
     stream.write_all(&noise::bytes(6, LARGE)).await?;
     stream.shutdown().await?;
     loop {
@@ -93,9 +77,7 @@ async fn client_first(addr: SocketAddr) -> io::Result<()> {
     stream.read_exact(&mut got).await?;
     stream.shutdown().await?;
     let rest = rest(&mut stream).await?;
-    check(got == sent && rest.is_empty(), || {
-        "the answer or the end was wrong".to_owned()
-    })
+    check(got == sent && rest.is_empty(), || "the answer or the end was wrong".to_owned())
 }
 
 async fn open(addr: SocketAddr, command: &str) -> io::Result<TcpStream> {
@@ -111,10 +93,7 @@ async fn rest(stream: &mut TcpStream) -> io::Result<String> {
     Ok(text)
 }
 
-async fn within(
-    deadline: Duration,
-    case: impl Future<Output = io::Result<()>>,
-) -> Result<(), String> {
+async fn within(deadline: Duration, case: impl Future<Output = io::Result<()>>) -> Result<(), String> {
     match timeout(deadline, case).await {
         Ok(result) => result.map_err(|error| error.to_string()),
         Err(_) => Err("took too long".to_owned()),
@@ -122,18 +101,11 @@ async fn within(
 }
 
 fn check(holds: bool, what: impl Fn() -> String) -> io::Result<()> {
-    if holds {
-        Ok(())
-    } else {
-        Err(io::Error::other(what()))
-    }
+    if holds { Ok(()) } else { Err(io::Error::other(what())) }
 }
 
 fn same(one: &[u8], two: &[u8]) -> usize {
-    one.iter()
-        .zip(two)
-        .take_while(|(one, two)| one == two)
-        .count()
+    one.iter().zip(two).take_while(|(one, two)| one == two).count()
 }
 
 #[cfg(test)]
@@ -147,9 +119,6 @@ mod tests {
     async fn a_bare_connection_passes_all_six() {
         let origin = TcpOrigin::start().await.unwrap();
         let results = half_close(origin.addr(), Duration::from_secs(10)).await;
-        assert!(
-            results.iter().all(|(_, result)| result.is_ok()),
-            "{results:?}"
-        );
+        assert!(results.iter().all(|(_, result)| result.is_ok()), "{results:?}");
     }
 }

@@ -23,12 +23,7 @@ pub struct Histogram {
 
 impl Default for Histogram {
     fn default() -> Self {
-        Self {
-            counts: vec![0; BUCKETS],
-            total: 0,
-            sum: 0,
-            max: 0,
-        }
+        Self { counts: vec![0; BUCKETS], total: 0, sum: 0, max: 0 }
     }
 }
 
@@ -91,8 +86,7 @@ fn highest(index: usize) -> u64 {
     let shift = (index / SUB).saturating_sub(1);
     let base = (index - shift * SUB) as u64 + 1;
     // The last bucket ends at the largest value there is.
-    base.checked_shl(shift as u32)
-        .map_or(u64::MAX, |end| end.wrapping_sub(1))
+    base.checked_shl(shift as u32).map_or(u64::MAX, |end| end.wrapping_sub(1))
 }
 
 #[cfg(test)]
@@ -121,12 +115,7 @@ mod tests {
         for micros in 1..=10_000 {
             histogram.record(Duration::from_micros(micros));
         }
-        for (fraction, micros) in [
-            (0.5, 5000.0),
-            (0.99, 9900.0),
-            (0.999, 9990.0),
-            (1.0, 10_000.0),
-        ] {
+        for (fraction, micros) in [(0.5, 5000.0), (0.99, 9900.0), (0.999, 9990.0), (1.0, 10_000.0)] {
             let got = histogram.quantile(fraction).as_secs_f64() * 1e6;
             assert!((got / micros - 1.0).abs() < 0.01, "{fraction}: {got}");
         }

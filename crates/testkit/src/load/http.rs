@@ -69,36 +69,19 @@ impl Report {
 impl HttpLoad {
     /// GETs of `path` on one kept-alive connection for a second.
     pub fn get(addr: SocketAddr, host: &str, path: &str) -> Self {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: testkit\r\nAccept: */*\r\n\r\n"
-        );
-        Self {
-            addr,
-            request: request.into(),
-            connections: 1,
-            duration: Duration::from_secs(1),
-            fresh: false,
-        }
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: testkit\r\nAccept: */*\r\n\r\n");
+        Self { addr, request: request.into(), connections: 1, duration: Duration::from_secs(1), fresh: false }
     }
 
     /// The same with a new connection for each request.
     pub fn get_fresh(addr: SocketAddr, host: &str, path: &str) -> Self {
-        let request = format!(
-            "GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: */*\r\n\r\n"
-        );
-        Self {
-            request: request.into(),
-            fresh: true,
-            ..Self::get(addr, host, path)
-        }
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\nAccept: */*\r\n\r\n");
+        Self { request: request.into(), fresh: true, ..Self::get(addr, host, path) }
     }
 
     /// The same over this many connections.
     pub fn connections(self, connections: usize) -> Self {
-        Self {
-            connections,
-            ..self
-        }
+        Self { connections, ..self }
     }
 
     /// The same for this long.
@@ -114,8 +97,7 @@ impl HttpLoad {
     /// Open loop: `rate` requests a second are due whatever the peer does, and each is measured from when it
     /// was due. With too few connections the waiting for a free one counts as latency, as it should.
     pub async fn open(&self, rate: f64) -> Report {
-        self.run(Some(Duration::from_secs_f64(1.0 / rate.max(0.001))))
-            .await
+        self.run(Some(Duration::from_secs_f64(1.0 / rate.max(0.001)))).await
     }
 
     async fn run(&self, interval: Option<Duration>) -> Report {
@@ -133,8 +115,7 @@ impl HttpLoad {
             workers.spawn(Arc::clone(&shared).work());
         }
         workers.finish().await;
-        let mut report =
-            std::mem::take(&mut *shared.report.lock().unwrap_or_else(PoisonError::into_inner));
+        let mut report = std::mem::take(&mut *shared.report.lock().unwrap_or_else(PoisonError::into_inner));
         report.elapsed = start.elapsed();
         report
     }
@@ -243,10 +224,7 @@ impl Connection {
     async fn open(addr: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(addr).await?;
         stream.set_nodelay(true)?;
-        Ok(Self {
-            stream,
-            buffer: vec![0; BUFFER].into_boxed_slice(),
-        })
+        Ok(Self { stream, buffer: vec![0; BUFFER].into_boxed_slice() })
     }
 
     /// Reads one answer with a length or chunked; its body is counted, not kept.
@@ -256,10 +234,7 @@ impl Connection {
         loop {
             let got = self.stream.read(&mut self.buffer[filled..]).await?;
             if got == 0 {
-                return Err(io::Error::new(
-                    io::ErrorKind::UnexpectedEof,
-                    "the peer ended before its answer",
-                ));
+                return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended before its answer"));
             }
             let first_byte = *first_byte.get_or_insert_with(Instant::now);
             let from = filled.saturating_sub(3);
@@ -267,10 +242,7 @@ impl Connection {
             if let Some(end) = find(&self.buffer[..filled], b"\r\n\r\n", from) {
                 let head = Head::parse(&self.buffer[..end])?;
                 self.skip_body(&head, end + 4, filled).await?;
-                return Ok(Answer {
-                    first_byte,
-                    keep: head.keep,
-                });
+                return Ok(Answer { first_byte, keep: head.keep });
             }
             if filled == self.buffer.len() {
                 return Err(invalid("the answer's head is too long"));
@@ -286,10 +258,7 @@ impl Connection {
         while left > 0 {
             match self.stream.read(&mut self.buffer).await? {
                 0 => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the peer ended in the body",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended in the body"));
                 }
                 got => left = left.saturating_sub(got),
             }
@@ -301,16 +270,11 @@ impl Connection {
     async fn skip_chunks(&mut self, start: usize, mut filled: usize) -> io::Result<()> {
         while !self.buffer[start..filled].ends_with(b"0\r\n\r\n") {
             if filled == self.buffer.len() {
-                return Err(invalid(
-                    "a chunked answer is too long for the load generator",
-                ));
+                return Err(invalid("a chunked answer is too long for the load generator"));
             }
             match self.stream.read(&mut self.buffer[filled..]).await? {
                 0 => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::UnexpectedEof,
-                        "the peer ended in the body",
-                    ));
+                    return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the peer ended in the body"));
                 }
                 got => filled += got,
             }
@@ -331,26 +295,18 @@ struct Head {
 
 impl Head {
     fn parse(head: &[u8]) -> io::Result<Self> {
-        let status = head
-            .get(9..12)
-            .and_then(|digits| std::str::from_utf8(digits).ok())
-            .and_then(|text| text.parse().ok());
+        let status =
+            head.get(9..12).and_then(|digits| std::str::from_utf8(digits).ok()).and_then(|text| text.parse().ok());
         match status {
             Some(100..400_u16) => {}
             Some(status) => return Err(io::Error::other(format!("status {status}"))),
             None => return Err(invalid("the answer does not start like HTTP/1")),
         }
-        let mut parsed = Self {
-            length: None,
-            keep: true,
-        };
+        let mut parsed = Self { length: None, keep: true };
         for line in lines(head).skip(1) {
             if let Some(value) = value(line, b"content-length:") {
                 let text = std::str::from_utf8(value).unwrap_or_default().trim();
-                parsed.length = Some(
-                    text.parse()
-                        .map_err(|_| invalid("a Content-Length is not a number"))?,
-                );
+                parsed.length = Some(text.parse().map_err(|_| invalid("a Content-Length is not a number"))?);
             } else if let Some(value) = value(line, b"connection:") {
                 parsed.keep = !value.trim_ascii().eq_ignore_ascii_case(b"close");
             }
@@ -375,9 +331,7 @@ mod tests {
     #[tokio::test]
     async fn a_closed_loop_counts_what_the_origin_served() {
         let origin = HttpOrigin::start().await.unwrap();
-        let load = HttpLoad::get(origin.addr(), "origin", "/")
-            .connections(4)
-            .duration(Duration::from_millis(200));
+        let load = HttpLoad::get(origin.addr(), "origin", "/").connections(4).duration(Duration::from_millis(200));
         let report = load.closed().await;
         assert_eq!((report.errors, report.first_error), (0, None));
         assert_eq!(report.requests, origin.requests());
@@ -389,10 +343,8 @@ mod tests {
     #[tokio::test]
     async fn fresh_connections_are_one_for_each_request() {
         let origin = HttpOrigin::start().await.unwrap();
-        let report = HttpLoad::get_fresh(origin.addr(), "origin", "/")
-            .duration(Duration::from_millis(100))
-            .closed()
-            .await;
+        let report =
+            HttpLoad::get_fresh(origin.addr(), "origin", "/").duration(Duration::from_millis(100)).closed().await;
         assert_eq!(report.first_error, None);
         assert_eq!(report.requests, origin.connections());
         assert!(report.first_byte.quantile(0.5) <= report.latency.quantile(0.5));
@@ -401,35 +353,21 @@ mod tests {
     #[tokio::test]
     async fn an_open_loop_keeps_its_rate_and_counts_waiting_as_latency() {
         let origin = HttpOrigin::start().await.unwrap();
-        let fast = HttpLoad::get(origin.addr(), "origin", "/")
-            .connections(8)
-            .duration(Duration::from_millis(500));
+        let fast = HttpLoad::get(origin.addr(), "origin", "/").connections(8).duration(Duration::from_millis(500));
         let report = fast.open(200.0).await;
         assert_eq!(report.requests, 100);
-        assert!(
-            report.latency.quantile(0.5) < Duration::from_millis(20),
-            "{:?}",
-            report.latency.quantile(0.5)
-        );
+        assert!(report.latency.quantile(0.5) < Duration::from_millis(20), "{:?}", report.latency.quantile(0.5));
         // One connection, 20 ms an answer, one due every 5 ms: the queue grows, and only an open loop sees it.
-        let slow = HttpLoad::get(origin.addr(), "origin", "/slow?ms=20")
-            .duration(Duration::from_millis(300));
+        let slow = HttpLoad::get(origin.addr(), "origin", "/slow?ms=20").duration(Duration::from_millis(300));
         let report = slow.open(200.0).await;
         assert_eq!(report.requests, 60);
-        assert!(
-            report.latency.max() > Duration::from_millis(500),
-            "{:?}",
-            report.latency.max()
-        );
+        assert!(report.latency.max() > Duration::from_millis(500), "{:?}", report.latency.max());
     }
 
     #[tokio::test]
     async fn errors_are_counted_and_a_dead_peer_ends_the_run() {
         let dead = FaultyListener::start(Behaviour::Reset).await.unwrap();
-        let report = HttpLoad::get(dead.addr(), "origin", "/")
-            .duration(Duration::from_secs(60))
-            .closed()
-            .await;
+        let report = HttpLoad::get(dead.addr(), "origin", "/").duration(Duration::from_secs(60)).closed().await;
         assert_eq!(report.requests, 0);
         assert!(report.errors >= 1);
         assert!(report.first_error.is_some());

@@ -54,12 +54,8 @@ impl Idle {
                     .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             });
         }
-        let mut idle = Self {
-            streams: Vec::with_capacity(count),
-            errors: 0,
-            first_error: None,
-            elapsed: Duration::ZERO,
-        };
+        let mut idle =
+            Self { streams: Vec::with_capacity(count), errors: 0, first_error: None, elapsed: Duration::ZERO };
         while let Some(opened) = opening.next().await {
             match opened.flatten() {
                 Ok(stream) => idle.streams.push(stream),
@@ -88,10 +84,7 @@ impl Idle {
                 stream.write_all(b"y").await?;
                 stream.read_u8().await
             };
-            dead += usize::from(!matches!(
-                timeout(Duration::from_secs(2), echoed).await,
-                Ok(Ok(b'y'))
-            ));
+            dead += usize::from(!matches!(timeout(Duration::from_secs(2), echoed).await, Ok(Ok(b'y'))));
         }
         (checked, dead)
     }
@@ -154,10 +147,7 @@ pub struct StalledWriters {
 impl StalledWriters {
     /// Fills `count` streams through `addr`.
     pub async fn open(addr: SocketAddr, count: usize) -> io::Result<Self> {
-        let mut writers = Self {
-            _streams: Vec::new(),
-            absorbed: 0,
-        };
+        let mut writers = Self { _streams: Vec::new(), absorbed: 0 };
         let bytes = vec![0x5A; CHUNK];
         for _ in 0..count {
             let mut stream = TcpStream::connect(addr).await?;

@@ -5,8 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
-    timerfd_settime,
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
 };
 use tokio::io::unix::AsyncFd;
 
@@ -21,10 +20,7 @@ impl Pace {
         reason = "its successor is unsafe for foreign descriptor types; an OwnedFd keeps the promise it asks for"
     )]
     pub fn new() -> io::Result<Self> {
-        let timer = timerfd_create(
-            TimerfdClockId::Monotonic,
-            TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC,
-        )?;
+        let timer = timerfd_create(TimerfdClockId::Monotonic, TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC)?;
         Ok(Self(AsyncFd::new(timer)?))
     }
 
@@ -35,18 +31,12 @@ impl Pace {
             if left.is_zero() {
                 return Ok(());
             }
-            let zero = Timespec {
-                tv_sec: 0,
-                tv_nsec: 0,
-            };
+            let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
             let value = Timespec {
                 tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
                 tv_nsec: i64::from(left.subsec_nanos()),
             };
-            let spec = Itimerspec {
-                it_interval: zero,
-                it_value: value,
-            };
+            let spec = Itimerspec { it_interval: zero, it_value: value };
             timerfd_settime(self.0.get_ref(), TimerfdTimerFlags::empty(), &spec)?;
             self.0.readable().await?.clear_ready();
         }

@@ -58,11 +58,7 @@ impl GrpcOrigin {
                 let _ = server.serve_connection(TokioIo::new(stream), service).await;
             }
         }));
-        Ok(Self {
-            addr,
-            calls,
-            _task: task,
-        })
+        Ok(Self { addr, calls, _task: task })
     }
 
     /// Where it listens, without TLS.
@@ -89,10 +85,7 @@ where
         .header("te", "trailers")
         .body(Full::new(body))
         .map_err(io::Error::other)?;
-    let response = sender
-        .send_request(request)
-        .await
-        .map_err(io::Error::other)?;
+    let response = sender.send_request(request).await.map_err(io::Error::other)?;
     let (head, body) = response.into_parts();
     let collected = body.collect().await.map_err(io::Error::other)?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
@@ -110,14 +103,9 @@ fn answer(request: Request<Incoming>) -> Response<EchoBody> {
     let mut trailers = HeaderMap::new();
     trailers.insert("grpc-status", HeaderValue::from_static(code));
     trailers.insert("grpc-message", HeaderValue::from_static("done"));
-    let body = EchoBody {
-        source: (code == "0").then(|| request.into_body()),
-        trailers: Some(trailers),
-    };
+    let body = EchoBody { source: (code == "0").then(|| request.into_body()), trailers: Some(trailers) };
     let mut response = Response::new(body);
-    response
-        .headers_mut()
-        .insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if let Ok(path) = HeaderValue::from_str(&path) {
         response.headers_mut().insert("x-path", path);
     }
@@ -134,10 +122,7 @@ impl Body for EchoBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         while let Some(source) = &mut self.source {
             match std::task::ready!(Pin::new(source).poll_frame(cx)) {
                 Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
@@ -146,11 +131,7 @@ impl Body for EchoBody {
                 None => self.source = None,
             }
         }
-        Poll::Ready(
-            self.trailers
-                .take()
-                .map(|trailers| Ok(Frame::trailers(trailers))),
-        )
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 }
 
@@ -167,14 +148,7 @@ mod tests {
         let origin = GrpcOrigin::start().await.unwrap();
         let sent = noise::bytes(1, 300_000);
         let stream = TcpStream::connect(origin.addr()).await.unwrap();
-        let answer = call(
-            stream,
-            "origin",
-            "/echo.Echo/Stream",
-            Bytes::from(sent.clone()),
-        )
-        .await
-        .unwrap();
+        let answer = call(stream, "origin", "/echo.Echo/Stream", Bytes::from(sent.clone())).await.unwrap();
         assert_eq!(answer.status, 200);
         assert!(answer.body == sent);
         assert_eq!(answer.trailers["grpc-status"], "0");

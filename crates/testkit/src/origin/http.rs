@@ -42,8 +42,7 @@ pub const RANGE_LENGTH: usize = 1_000_000;
 /// How many request heads are kept for tests to look at.
 const HEADS: usize = 256;
 /// The whole answer to `/`.
-const HELLO: &[u8] =
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!";
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!";
 
 /// The running service.
 #[derive(Debug)]
@@ -77,10 +76,7 @@ impl HttpOrigin {
 
     /// Starts it without keeping request heads: for load.
     pub async fn start_quiet() -> io::Result<Self> {
-        Self::launch(State {
-            quiet: true,
-            ..State::default()
-        })
+        Self::launch(State { quiet: true, ..State::default() })
     }
 
     fn launch(state: State) -> io::Result<Self> {
@@ -100,11 +96,7 @@ impl HttpOrigin {
                 let _ = serve(&state, stream).await;
             }
         }));
-        Ok(Self {
-            addr,
-            state,
-            _task: task,
-        })
+        Ok(Self { addr, state, _task: task })
     }
 
     /// Where it listens.
@@ -169,9 +161,7 @@ impl State {
 
 /// The body of every resource with a length: byte `at` is `at % 251`, so any slice can be checked.
 pub fn pattern(start: usize, length: usize) -> Vec<u8> {
-    (start..start + length)
-        .map(|at| u8::try_from(at % 251).unwrap_or_default())
-        .collect()
+    (start..start + length).map(|at| u8::try_from(at % 251).unwrap_or_default()).collect()
 }
 
 /// A count of things there are now.
@@ -202,56 +192,35 @@ struct Request {
 
 impl Request {
     fn parse(head: Bytes) -> io::Result<Self> {
-        let line = lines(&head)
-            .next()
-            .ok_or_else(|| invalid("an empty head"))?;
+        let line = lines(&head).next().ok_or_else(|| invalid("an empty head"))?;
         let line = String::from_utf8_lossy(line).into_owned();
         let mut words = line.split(' ');
-        let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next())
-        else {
+        let (Some(method), Some(target), Some(_)) = (words.next(), words.next(), words.next()) else {
             return Err(invalid("not a request line"));
         };
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
         let headers = fields(&head);
-        Ok(Self {
-            method: method.to_owned(),
-            path: path.to_owned(),
-            query: query.to_owned(),
-            headers,
-            head,
-        })
+        Ok(Self { method: method.to_owned(), path: path.to_owned(), query: query.to_owned(), headers, head })
     }
 
     fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(field, _)| field.eq_ignore_ascii_case(name))
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(field, _)| field.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
     fn number(&self, name: &str) -> Option<u64> {
-        self.query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
+        self.query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')?.parse().ok())
     }
 
     fn framing(&self) -> io::Result<Framing> {
-        if self
-            .header("transfer-encoding")
-            .is_some_and(|value| value.eq_ignore_ascii_case("chunked"))
-        {
+        if self.header("transfer-encoding").is_some_and(|value| value.eq_ignore_ascii_case("chunked")) {
             return Ok(Framing::Chunked(None));
         }
         let length = self.header("content-length").unwrap_or("0");
-        length
-            .parse()
-            .map(Framing::Length)
-            .map_err(|_| invalid("a Content-Length is not a number"))
+        length.parse().map(Framing::Length).map_err(|_| invalid("a Content-Length is not a number"))
     }
 
     fn wants_close(&self) -> bool {
-        self.header("connection")
-            .is_some_and(|value| value.to_ascii_lowercase().contains("close"))
+        self.header("connection").is_some_and(|value| value.to_ascii_lowercase().contains("close"))
     }
 }
 
@@ -278,11 +247,9 @@ async fn serve(state: &State, stream: TcpStream) -> io::Result<()> {
             return answers::upgrade(&request, wire).await;
         }
         let _in_flight = Counted::new(&state.in_flight);
-        let after = answers::answer(&request, &mut wire)
-            .await
-            .inspect_err(|_| {
-                state.cancelled.fetch_add(1, Ordering::Relaxed);
-            })?;
+        let after = answers::answer(&request, &mut wire).await.inspect_err(|_| {
+            state.cancelled.fetch_add(1, Ordering::Relaxed);
+        })?;
         if after == After::Close || request.wants_close() {
             return wire.io.shutdown().await;
         }
@@ -301,8 +268,7 @@ fn is_plain(head: &[u8]) -> bool {
 }
 
 fn is_field(line: &[u8], name: &[u8]) -> bool {
-    line.get(..name.len())
-        .is_some_and(|start| start.eq_ignore_ascii_case(name))
+    line.get(..name.len()).is_some_and(|start| start.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -71,11 +71,7 @@ impl TcpOrigin {
                 let _ = converse(&state, stream).await;
             }
         }));
-        Ok(Self {
-            addr,
-            state,
-            _task: task,
-        })
+        Ok(Self { addr, state, _task: task })
     }
 
     /// Where it listens.
@@ -145,25 +141,12 @@ async fn converse(state: &State, mut stream: TcpStream) -> io::Result<()> {
         }
         "tally" => {
             let tally = state.tally(first.unwrap_or_default());
-            let word = if tally.done.load(Ordering::Acquire) > 0 {
-                "done"
-            } else {
-                "open"
-            };
-            stream
-                .write_all(format!("{word} {}", tally.count.load(Ordering::Relaxed)).as_bytes())
-                .await
+            let word = if tally.done.load(Ordering::Acquire) > 0 { "done" } else { "open" };
+            stream.write_all(format!("{word} {}", tally.count.load(Ordering::Relaxed)).as_bytes()).await
         }
         "hold" => std::future::pending().await,
         "silent" => drain(&mut stream, 0, &Tally::default()).await.map(drop),
-        "drip" => {
-            drip(
-                stream,
-                number.unwrap_or(1),
-                words.next().and_then(|word| word.parse().ok()).unwrap_or(1),
-            )
-            .await
-        }
+        "drip" => drip(stream, number.unwrap_or(1), words.next().and_then(|word| word.parse().ok()).unwrap_or(1)).await,
         "reset" => reset(stream, number.unwrap_or(0)).await,
         "head" => {
             stream.write_all(b"hello\n").await?;
@@ -186,17 +169,9 @@ async fn command(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
             let whole = String::from_utf8_lossy(&bytes).into_owned();
             let known = whole.split_ascii_whitespace().next().is_some_and(is_verb);
             // An echo of a stranger's bytes must give the line end back too.
-            return Ok((
-                if known {
-                    whole.trim_end().to_owned()
-                } else {
-                    whole
-                },
-                rest,
-            ));
+            return Ok((if known { whole.trim_end().to_owned() } else { whole }, rest));
         }
-        let could_be_verb =
-            bytes.len() <= LINE_CAP && bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r'));
+        let could_be_verb = bytes.len() <= LINE_CAP && bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r'));
         if !could_be_verb || stream.read_buf(&mut bytes).await? == 0 {
             return Ok((String::new(), bytes));
         }
@@ -204,19 +179,7 @@ async fn command(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
 }
 
 fn is_verb(word: &str) -> bool {
-    matches!(
-        word,
-        "echo"
-            | "source"
-            | "sink"
-            | "first"
-            | "tally"
-            | "hold"
-            | "silent"
-            | "drip"
-            | "reset"
-            | "head"
-    )
+    matches!(word, "echo" | "source" | "sink" | "first" | "tally" | "hold" | "silent" | "drip" | "reset" | "head")
 }
 
 async fn echo(mut stream: TcpStream, first: Vec<u8>) -> io::Result<()> {
@@ -272,9 +235,7 @@ async fn drip(mut stream: TcpStream, pieces: u64, millis: u64) -> io::Result<()>
 
 async fn reset(mut stream: TcpStream, bytes: u64) -> io::Result<()> {
     if bytes > 0 {
-        stream
-            .write_all(&noise::bytes(8, usize::try_from(bytes).unwrap_or(CHUNK)))
-            .await?;
+        stream.write_all(&noise::bytes(8, usize::try_from(bytes).unwrap_or(CHUNK))).await?;
         // A reset discards what is still queued: give the bytes time to leave, as a real service that dies later would.
         tokio::time::sleep(Duration::from_millis(50)).await;
     }

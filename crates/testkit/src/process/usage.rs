@@ -37,16 +37,14 @@ pub fn usage(pid: u32) -> Usage {
 
 /// The usage of several processes together.
 pub fn usage_of_all(pids: &[u32]) -> Usage {
-    pids.iter()
-        .map(|pid| usage(*pid))
-        .fold(Usage::default(), |sum, one| Usage {
-            cpu: sum.cpu + one.cpu,
-            resident: sum.resident + one.resident,
-            private: sum.private + one.private,
-            peak: sum.peak + one.peak,
-            threads: sum.threads + one.threads,
-            processes: sum.processes + one.processes,
-        })
+    pids.iter().map(|pid| usage(*pid)).fold(Usage::default(), |sum, one| Usage {
+        cpu: sum.cpu + one.cpu,
+        resident: sum.resident + one.resident,
+        private: sum.private + one.private,
+        peak: sum.peak + one.peak,
+        threads: sum.threads + one.threads,
+        processes: sum.processes + one.processes,
+    })
 }
 
 /// A process and all its descendants.
@@ -54,17 +52,10 @@ pub fn tree(root: u32) -> Vec<u32> {
     let mut pids = vec![root];
     let mut at = 0;
     while let Some(pid) = pids.get(at).copied() {
-        let tasks = fs::read_dir(format!("/proc/{pid}/task"))
-            .into_iter()
-            .flatten()
-            .flatten();
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
         for task in tasks {
             let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            pids.extend(
-                children
-                    .split_ascii_whitespace()
-                    .filter_map(|child| child.parse::<u32>().ok()),
-            );
+            pids.extend(children.split_ascii_whitespace().filter_map(|child| child.parse::<u32>().ok()));
         }
         at += 1;
     }
@@ -74,16 +65,9 @@ pub fn tree(root: u32) -> Vec<u32> {
 fn cpu(pid: u32) -> Duration {
     let stat = read(pid, "stat");
     // The second field is the name in parentheses and may hold anything; utime and stime are the 14th and 15th.
-    let after_name = stat
-        .rsplit_once(')')
-        .map(|(_, rest)| rest)
-        .unwrap_or_default();
-    let ticks: u64 = after_name
-        .split_ascii_whitespace()
-        .skip(11)
-        .take(2)
-        .filter_map(|word| word.parse::<u64>().ok())
-        .sum();
+    let after_name = stat.rsplit_once(')').map(|(_, rest)| rest).unwrap_or_default();
+    let ticks: u64 =
+        after_name.split_ascii_whitespace().skip(11).take(2).filter_map(|word| word.parse::<u64>().ok()).sum();
     Duration::from_secs_f64(ticks as f64 / rustix::param::clock_ticks_per_second() as f64)
 }
 

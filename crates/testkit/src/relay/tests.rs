@@ -32,8 +32,7 @@ async fn ping(stream: &mut TcpStream) -> Duration {
 
 #[tokio::test]
 async fn a_round_trip_takes_the_delay_twice() {
-    let (_origin, _relay, mut stream) =
-        echo_through(Link::round_trip(Duration::from_millis(50))).await;
+    let (_origin, _relay, mut stream) = echo_through(Link::round_trip(Duration::from_millis(50))).await;
     let took = ping(&mut stream).await;
     assert!(took >= Duration::from_millis(50), "{took:?}");
     assert!(took < Duration::from_millis(500), "{took:?}");
@@ -41,10 +40,7 @@ async fn a_round_trip_takes_the_delay_twice() {
 
 #[tokio::test]
 async fn jitter_keeps_the_order_of_bytes() {
-    let link = Link {
-        jitter: Duration::from_millis(5),
-        ..Link::default()
-    };
+    let link = Link { jitter: Duration::from_millis(5), ..Link::default() };
     let origin = TcpOrigin::start().await.unwrap();
     let relay = Relay::start(origin.addr(), link).await.unwrap();
     let sent = noise::bytes(1, 200_000);
@@ -55,15 +51,8 @@ async fn jitter_keeps_the_order_of_bytes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_rate_is_kept_and_shared_by_all_connections() {
     let origin = TcpOrigin::start().await.unwrap();
-    let relay = Relay::start(
-        origin.addr(),
-        Link::default().with_bits_per_second(80_000_000),
-    )
-    .await
-    .unwrap();
-    let bulk = Bulk::start(relay.addr(), BulkDirection::Down, 3, DEADLINE)
-        .await
-        .unwrap();
+    let relay = Relay::start(origin.addr(), Link::default().with_bits_per_second(80_000_000)).await.unwrap();
+    let bulk = Bulk::start(relay.addr(), BulkDirection::Down, 3, DEADLINE).await.unwrap();
     let (before, start) = (relay.bytes(Direction::Down), Instant::now());
     tokio::time::sleep(Duration::from_millis(600)).await;
     let rate = (relay.bytes(Direction::Down) - before) as f64 / start.elapsed().as_secs_f64();
@@ -77,9 +66,7 @@ async fn a_gigabit_at_fifty_milliseconds_passes() {
     let origin = TcpOrigin::start().await.unwrap();
     let link = Link::round_trip(Duration::from_millis(50)).with_bits_per_second(1_000_000_000);
     let relay = Relay::start(origin.addr(), link).await.unwrap();
-    let bulk = Bulk::start(relay.addr(), BulkDirection::Down, 1, DEADLINE)
-        .await
-        .unwrap();
+    let bulk = Bulk::start(relay.addr(), BulkDirection::Down, 1, DEADLINE).await.unwrap();
     let (before, start) = (bulk.bytes(), Instant::now());
     tokio::time::sleep(Duration::from_millis(500)).await;
     let rate = (bulk.bytes() - before) as f64 / start.elapsed().as_secs_f64();
@@ -95,16 +82,9 @@ async fn a_stall_holds_bytes_back_and_resume_delivers_them() {
     relay.stall(Direction::Down);
     stream.write_all(b"held").await.unwrap();
     let mut answer = [0; 4];
-    assert!(
-        timeout(Duration::from_millis(100), stream.read_exact(&mut answer))
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(100), stream.read_exact(&mut answer)).await.is_err());
     relay.resume();
-    timeout(DEADLINE, stream.read_exact(&mut answer))
-        .await
-        .unwrap()
-        .unwrap();
+    timeout(DEADLINE, stream.read_exact(&mut answer)).await.unwrap().unwrap();
     assert_eq!(&answer, b"held");
 }
 
@@ -114,10 +94,7 @@ async fn a_reset_cut_is_seen_as_a_reset() {
     ping(&mut stream).await;
     assert_eq!(relay.open(), 1);
     relay.cut(Cut::Reset);
-    let error = timeout(DEADLINE, stream.read(&mut [0; 1]))
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = timeout(DEADLINE, stream.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
@@ -127,11 +104,7 @@ async fn a_silent_cut_ends_nothing_and_spares_later_connections() {
     ping(&mut stream).await;
     relay.cut(Cut::Silent);
     stream.write_all(b"lost").await.unwrap();
-    assert!(
-        timeout(Duration::from_millis(100), stream.read(&mut [0; 1]))
-            .await
-            .is_err()
-    );
+    assert!(timeout(Duration::from_millis(100), stream.read(&mut [0; 1])).await.is_err());
     let mut later = TcpStream::connect(relay.addr()).await.unwrap();
     later.write_all(b"echo\n").await.unwrap();
     timeout(DEADLINE, ping(&mut later)).await.unwrap();
@@ -149,9 +122,7 @@ async fn new_connections_can_be_refused() {
 #[tokio::test]
 async fn half_close_passes_in_all_six_cases() {
     let origin = TcpOrigin::start().await.unwrap();
-    let relay = Relay::start(origin.addr(), Link::round_trip(Duration::from_millis(2)))
-        .await
-        .unwrap();
+    let relay = Relay::start(origin.addr(), Link::round_trip(Duration::from_millis(2))).await.unwrap();
     let results = load::half_close(relay.addr(), DEADLINE).await;
     assert_eq!(results.len(), 6);
     for (case, result) in results {
@@ -165,9 +136,6 @@ async fn a_reset_passes_through() {
     let relay = Relay::start(origin.addr(), Link::default()).await.unwrap();
     let mut stream = TcpStream::connect(relay.addr()).await.unwrap();
     stream.write_all(b"reset 0\n").await.unwrap();
-    let error = timeout(DEADLINE, stream.read(&mut [0; 1]))
-        .await
-        .unwrap()
-        .unwrap_err();
+    let error = timeout(DEADLINE, stream.read(&mut [0; 1])).await.unwrap().unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }

@@ -10,13 +10,7 @@ pub fn accept_key(key: &str) -> String {
 }
 
 fn sha1(input: &[u8]) -> [u8; 20] {
-    let mut state: [u32; 5] = [
-        0x6745_2301,
-        0xEFCD_AB89,
-        0x98BA_DCFE,
-        0x1032_5476,
-        0xC3D2_E1F0,
-    ];
+    let mut state: [u32; 5] = [0x6745_2301, 0xEFCD_AB89, 0x98BA_DCFE, 0x1032_5476, 0xC3D2_E1F0];
     let mut padded = input.to_vec();
     padded.push(0x80);
     while padded.len() % 64 != 56 {
@@ -36,13 +30,10 @@ fn sha1(input: &[u8]) -> [u8; 20] {
 fn compress(state: &mut [u32; 5], block: &[u8]) {
     let mut words = [0u32; 80];
     for (word, bytes) in words.iter_mut().zip(block.chunks_exact(4)) {
-        *word = bytes
-            .iter()
-            .fold(0, |word, byte| word << 8 | u32::from(*byte));
+        *word = bytes.iter().fold(0, |word, byte| word << 8 | u32::from(*byte));
     }
     for at in 16..80 {
-        words[at] =
-            (words[at - 3] ^ words[at - 8] ^ words[at - 14] ^ words[at - 16]).rotate_left(1);
+        words[at] = (words[at - 3] ^ words[at - 8] ^ words[at - 14] ^ words[at - 16]).rotate_left(1);
     }
     let [mut a, mut b, mut c, mut d, mut e] = *state;
     for (round, word) in words.iter().enumerate() {
@@ -52,12 +43,7 @@ fn compress(state: &mut [u32; 5], block: &[u8]) {
             40..60 => ((b & c) | (b & d) | (c & d), 0x8F1B_BCDC),
             _ => (b ^ c ^ d, 0xCA62_C1D6_u32),
         };
-        let next = a
-            .rotate_left(5)
-            .wrapping_add(mix)
-            .wrapping_add(e)
-            .wrapping_add(constant)
-            .wrapping_add(*word);
+        let next = a.rotate_left(5).wrapping_add(mix).wrapping_add(e).wrapping_add(constant).wrapping_add(*word);
         (e, d, c, b, a) = (d, c, b.rotate_left(30), a, next);
     }
     for (word, add) in state.iter_mut().zip([a, b, c, d, e]) {
@@ -68,17 +54,10 @@ fn compress(state: &mut [u32; 5], block: &[u8]) {
 fn base64(input: &[u8]) -> String {
     let mut out = String::new();
     for chunk in input.chunks(3) {
-        let word = chunk
-            .iter()
-            .fold(0u32, |word, byte| word << 8 | u32::from(*byte))
-            << (8 * (3 - chunk.len()));
+        let word = chunk.iter().fold(0u32, |word, byte| word << 8 | u32::from(*byte)) << (8 * (3 - chunk.len()));
         for at in 0..4 {
             let index = (word >> (18 - 6 * at)) & 0x3F;
-            out.push(if at <= chunk.len() {
-                char::from(ALPHABET[index as usize])
-            } else {
-                '='
-            });
+            out.push(if at <= chunk.len() { char::from(ALPHABET[index as usize]) } else { '=' });
         }
     }
     out
@@ -90,32 +69,18 @@ mod tests {
 
     #[test]
     fn the_accept_key_is_the_one_of_the_standard() {
-        assert_eq!(
-            accept_key("dGhlIHNhbXBsZSBub25jZQ=="),
-            "s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
-        );
+        assert_eq!(accept_key("dGhlIHNhbXBsZSBub25jZQ=="), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
     }
 
     #[test]
     fn sha1_matches_known_digests() {
-        let hex = |bytes: [u8; 20]| {
-            bytes
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect::<String>()
-        };
+        let hex = |bytes: [u8; 20]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         assert_eq!(hex(sha1(b"")), "da39a3ee5e6b4b0d3255bfef95601890afd80709");
-        assert_eq!(
-            hex(sha1(&[b'a'; 119])),
-            "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56"
-        );
+        assert_eq!(hex(sha1(&[b'a'; 119])), "ee971065aaa017e0632a8ca6c77bb3bf8b1dfc56");
     }
 
     #[test]
     fn base64_pads_every_length() {
-        assert_eq!(
-            [base64(b"a"), base64(b"ab"), base64(b"abc")],
-            ["YQ==", "YWI=", "YWJj"]
-        );
+        assert_eq!([base64(b"a"), base64(b"ab"), base64(b"abc")], ["YQ==", "YWI=", "YWJj"]);
     }
 }

@@ -79,11 +79,7 @@ impl Progress {
     }
 
     fn set(&self, state: u8) {
-        if self
-            .state
-            .compare_exchange(RUNNING, state, Ordering::AcqRel, Ordering::Acquire)
-            .is_ok()
-        {
+        if self.state.compare_exchange(RUNNING, state, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.changed.notify_waiters();
         }
     }
@@ -107,12 +103,7 @@ pub(super) struct Upload {
 }
 
 impl RequestBody {
-    pub(super) fn new(
-        begin: Begin,
-        stream: &Arc<Stream>,
-        announced: Option<u64>,
-        progress: &Arc<Progress>,
-    ) -> Self {
+    pub(super) fn new(begin: Begin, stream: &Arc<Stream>, announced: Option<u64>, progress: &Arc<Progress>) -> Self {
         match begin {
             Begin::Nothing => Self::Empty,
             Begin::Body(first) => Self::Stream(Upload {
@@ -138,9 +129,7 @@ impl Upload {
         let end = match item {
             Ok(Incoming::Data(bytes)) => {
                 self.progress.touched.store(true, Ordering::Release);
-                self.progress
-                    .bytes
-                    .fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.progress.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 if let Some(left) = &mut self.announced {
                     *left = left.saturating_sub(bytes.len() as u64);
                 }
@@ -152,11 +141,7 @@ impl Upload {
         };
         self.done = true;
         self.progress.touched.store(true, Ordering::Release);
-        self.progress.set(if matches!(end, Some(Err(_))) {
-            DROPPED
-        } else {
-            WHOLE
-        });
+        self.progress.set(if matches!(end, Some(Err(_))) { DROPPED } else { WHOLE });
         Poll::Ready(end)
     }
 }
@@ -166,9 +151,7 @@ fn trailers(block: Bytes) -> Result<Frame<Bytes>, BodyError> {
     if head.status != 0 {
         return Err(BodyError::Protocol);
     }
-    read_headers(head.headers)
-        .map(Frame::trailers)
-        .map_err(|_| BodyError::Protocol)
+    read_headers(head.headers).map(Frame::trailers).map_err(|_| BodyError::Protocol)
 }
 
 impl Drop for Upload {
@@ -181,10 +164,7 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Stream(upload) => upload.poll(cx),
@@ -201,9 +181,7 @@ impl Body for RequestBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Stream(upload) => upload
-                .announced
-                .map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Stream(upload) => upload.announced.map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

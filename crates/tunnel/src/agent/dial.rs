@@ -40,15 +40,9 @@ impl Dialer {
     pub(super) fn new(address: &str, config: &AgentConfig) -> Result<Self, AgentError> {
         let (host, port) = split(address)?;
         let name = config.server_name.as_deref().unwrap_or(host);
-        let bare = name
-            .strip_prefix('[')
-            .and_then(|name| name.strip_suffix(']'))
-            .unwrap_or(name);
-        let name = ServerName::try_from(bare.to_owned()).map_err(|_| {
-            AgentError::Tls(TlsError::NotAName {
-                name: name.to_owned(),
-            })
-        })?;
+        let bare = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+        let name = ServerName::try_from(bare.to_owned())
+            .map_err(|_| AgentError::Tls(TlsError::NotAName { name: name.to_owned() }))?;
         Ok(Self {
             address: format!("{host}:{port}"),
             connect: TcpConnect::new(host, port, CONNECT),
@@ -62,30 +56,21 @@ impl Dialer {
         &self,
         request: &AuthRequest,
     ) -> Result<(TlsPipe, FrameReader, AuthResponse), AgentError> {
-        let (pipe, reader, payload) = self
-            .exchange(FrameType::AuthRequest, request, FrameType::AuthResponse, 0)
-            .await?;
-        let mut response: AuthResponse =
-            message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
+        let (pipe, reader, payload) =
+            self.exchange(FrameType::AuthRequest, request, FrameType::AuthResponse, 0).await?;
+        let mut response: AuthResponse = message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
         match response.error.take() {
-            Some(fault) => Err(AgentError::Refused {
-                fault: printable(&fault),
-            }),
+            Some(fault) => Err(AgentError::Refused { fault: printable(&fault) }),
             None => Ok((pipe, reader, response)),
         }
     }
 
     /// Attaches a lane to a session.
     pub(super) async fn join(&self, join: &Join) -> Result<(TlsPipe, FrameReader), AgentError> {
-        let (pipe, reader, payload) = self
-            .exchange(FrameType::Join, join, FrameType::Join, flags::ACK)
-            .await?;
-        let response: JoinResponse =
-            message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
+        let (pipe, reader, payload) = self.exchange(FrameType::Join, join, FrameType::Join, flags::ACK).await?;
+        let response: JoinResponse = message::decode(&payload).map_err(|error| self.failed(&error.into()))?;
         match response.error {
-            Some(fault) => Err(AgentError::Refused {
-                fault: printable(&fault),
-            }),
+            Some(fault) => Err(AgentError::Refused { fault: printable(&fault) }),
             None => Ok((pipe, reader)),
         }
     }
@@ -98,9 +83,7 @@ impl Dialer {
         answer_flags: u8,
     ) -> Result<(TlsPipe, FrameReader, Vec<u8>), AgentError> {
         let mut pipe = self.secure().await?;
-        let mut reader = FrameReader::new(Limits::Authenticated {
-            data_cap: DATA_DEFAULT,
-        });
+        let mut reader = FrameReader::new(Limits::Authenticated { data_cap: DATA_DEFAULT });
         let talk = async {
             handshake::send(&mut pipe, kind, 0, question).await?;
             let (header, payload) = reader.read(&mut pipe).await?;
@@ -117,11 +100,7 @@ impl Dialer {
     }
 
     async fn secure(&self) -> Result<TlsPipe, AgentError> {
-        let tcp = self
-            .connect
-            .open()
-            .await
-            .map_err(|source| AgentError::Unreachable { source })?;
+        let tcp = self.connect.open().await.map_err(|source| AgentError::Unreachable { source })?;
         let handshake = TlsPipe::connect(tcp, Arc::clone(&self.tls), self.name.clone());
         match tokio::time::timeout(SECURE, handshake).await {
             Ok(Ok(pipe)) => Ok(pipe),
@@ -131,56 +110,35 @@ impl Dialer {
     }
 
     fn failed(&self, fault: &HandshakeFault) -> AgentError {
-        if let HandshakeFault::Tls(TlsFault::Tls(rustls::Error::InvalidCertificate(error))) = fault
-        {
+        if let HandshakeFault::Tls(TlsFault::Tls(rustls::Error::InvalidCertificate(error))) = fault {
             let reason = match error {
                 CertificateError::Other(other) => other.to_string(),
                 CertificateError::UnknownIssuer => "nobody this machine trusts has signed it".into(),
                 other => other.to_string(),
             };
-            return AgentError::Untrusted {
-                server: self.address.clone(),
-                reason,
-            };
+            return AgentError::Untrusted { server: self.address.clone(), reason };
         }
         self.conversation(chain(fault))
     }
 
     fn conversation(&self, reason: String) -> AgentError {
-        AgentError::Conversation {
-            server: self.address.clone(),
-            reason,
-        }
+        AgentError::Conversation { server: self.address.clone(), reason }
     }
 }
 
 /// Splits `host:port`; the port may be left out.
 fn split(address: &str) -> Result<(&str, u16), AgentError> {
-    let fault = || AgentError::Address {
-        text: address.to_owned(),
-    };
+    let fault = || AgentError::Address { text: address.to_owned() };
     let bracket = address.rfind(']');
-    let colon = address
-        .rfind(':')
-        .filter(|colon| bracket.is_none_or(|bracket| *colon > bracket));
+    let colon = address.rfind(':').filter(|colon| bracket.is_none_or(|bracket| *colon > bracket));
     let (host, port) = match colon {
         // Two colons and no brackets: an IPv6 address by itself.
         Some(colon) if bracket.is_none() && address[..colon].contains(':') => (address, PORT),
-        Some(colon) => (
-            &address[..colon],
-            address[colon + 1..].parse().map_err(|_| fault())?,
-        ),
+        Some(colon) => (&address[..colon], address[colon + 1..].parse().map_err(|_| fault())?),
         None => (address, PORT),
     };
-    let legal = !host.is_empty()
-        && host
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || b".-_:[]%".contains(&b));
-    if legal && port != 0 {
-        Ok((host, port))
-    } else {
-        Err(fault())
-    }
+    let legal = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b".-_:[]%".contains(&b));
+    if legal && port != 0 { Ok((host, port)) } else { Err(fault()) }
 }
 
 /// Whether two addresses name one host, whatever the port.
@@ -208,10 +166,7 @@ pub(super) fn printable(fault: &Fault) -> Fault {
 
 /// Text without control characters, cut to `longest` characters.
 pub(super) fn clean(text: &str, longest: usize) -> String {
-    text.chars()
-        .filter(|c| !c.is_control())
-        .take(longest)
-        .collect()
+    text.chars().filter(|c| !c.is_control()).take(longest).collect()
 }
 
 #[cfg(test)]
@@ -220,31 +175,13 @@ mod tests {
 
     #[test]
     fn an_address_is_a_host_and_perhaps_a_port() {
-        assert_eq!(
-            split("tunnel.example.com:9443").unwrap(),
-            ("tunnel.example.com", 9443)
-        );
-        assert_eq!(
-            split("tunnel.example.com").unwrap(),
-            ("tunnel.example.com", 8443)
-        );
+        assert_eq!(split("tunnel.example.com:9443").unwrap(), ("tunnel.example.com", 9443));
+        assert_eq!(split("tunnel.example.com").unwrap(), ("tunnel.example.com", 8443));
         assert_eq!(split("[::1]:9443").unwrap(), ("[::1]", 9443));
         assert_eq!(split("[::1]").unwrap(), ("[::1]", 8443));
         assert_eq!(split("::1").unwrap(), ("::1", 8443));
-        for bad in [
-            "",
-            ":8443",
-            "host:",
-            "host:0",
-            "host:99999",
-            "a b:1",
-            "https://host:1",
-            "host/x",
-        ] {
-            assert!(
-                matches!(split(bad), Err(AgentError::Address { .. })),
-                "{bad}"
-            );
+        for bad in ["", ":8443", "host:", "host:0", "host:99999", "a b:1", "https://host:1", "host/x"] {
+            assert!(matches!(split(bad), Err(AgentError::Address { .. })), "{bad}");
         }
     }
 
@@ -258,11 +195,7 @@ mod tests {
 
     #[test]
     fn what_a_server_says_cannot_reach_the_terminal_raw() {
-        let fault = printable(&Fault {
-            code: "x".into(),
-            message: "a\x1b[2Jb\n".into(),
-            ..Fault::default()
-        });
+        let fault = printable(&Fault { code: "x".into(), message: "a\x1b[2Jb\n".into(), ..Fault::default() });
         assert_eq!(fault.message, "a[2Jb");
         assert_eq!(clean(&"y".repeat(1000), 500).len(), 500);
     }

@@ -118,9 +118,7 @@ impl Diagnose for AgentError {
             Self::Untrusted { .. } | Self::Conversation { .. } => Fault::Upstream,
             Self::Refused { fault } => fault_of(fault),
             Self::Dismissed { .. } => Fault::Auth,
-            Self::NothingPublished { faults } => faults
-                .first()
-                .map_or(Fault::Internal, |(_, fault)| fault_of(fault)),
+            Self::NothingPublished { faults } => faults.first().map_or(Fault::Internal, |(_, fault)| fault_of(fault)),
         }
     }
 
@@ -135,7 +133,9 @@ impl Diagnose for AgentError {
                  --fingerprint, or name its authority with --ca-file"
                     .into(),
             ),
-            Self::Conversation { .. } => Some("check that this is the server's port for agents (8443 as a rule)".into()),
+            Self::Conversation { .. } => {
+                Some("check that this is the server's port for agents (8443 as a rule)".into())
+            }
             Self::Refused { fault } => hint_of(fault),
             Self::Dismissed { .. } => {
                 Some("another agent with the same id may have taken over, or the token was revoked".into())
@@ -150,15 +150,9 @@ fn fault_of(fault: &message::Fault) -> Fault {
     let code = fault.code.as_str();
     if code.contains("quota") || code.starts_with("too_many") || code.contains("limit") {
         Fault::Quota
-    } else if matches!(
-        code,
-        "draining" | "busy" | "unavailable" | "internal" | "timeout"
-    ) {
+    } else if matches!(code, "draining" | "busy" | "unavailable" | "internal" | "timeout") {
         Fault::Upstream
-    } else if matches!(
-        code,
-        "bad_request" | "bad_name" | "bad_host" | "invalid_name" | "unsupported"
-    ) {
+    } else if matches!(code, "bad_request" | "bad_name" | "bad_host" | "invalid_name" | "unsupported") {
         Fault::Config
     } else {
         Fault::Auth
@@ -170,10 +164,7 @@ fn hint_of(fault: &message::Fault) -> Option<String> {
 }
 
 fn list(faults: &[(String, message::Fault)]) -> String {
-    let each: Vec<_> = faults
-        .iter()
-        .map(|(name, fault)| format!("{name}: {}", fault.message))
-        .collect();
+    let each: Vec<_> = faults.iter().map(|(name, fault)| format!("{name}: {}", fault.message)).collect();
     each.join("; ")
 }
 
@@ -184,23 +175,14 @@ mod tests {
     use super::*;
 
     fn refused(code: &str, retry_after_ms: u32) -> AgentError {
-        AgentError::Refused {
-            fault: message::Fault {
-                code: code.into(),
-                retry_after_ms,
-                ..Default::default()
-            },
-        }
+        AgentError::Refused { fault: message::Fault { code: code.into(), retry_after_ms, ..Default::default() } }
     }
 
     #[test]
     fn a_refused_token_ends_the_agent_at_the_start_with_exit_code_3() {
         let error = refused("invalid_token", 0);
         assert!(error.is_final_at_start(true));
-        assert!(
-            !error.is_final(),
-            "later it goes on trying: the token may come back"
-        );
+        assert!(!error.is_final(), "later it goes on trying: the token may come back");
         assert_eq!(exit_code(error.fault()), 3);
     }
 
@@ -218,10 +200,7 @@ mod tests {
 
     #[test]
     fn an_unreachable_server_is_waited_for_if_wished() {
-        let error = || AgentError::Conversation {
-            server: "h:1".into(),
-            reason: "x".into(),
-        };
+        let error = || AgentError::Conversation { server: "h:1".into(), reason: "x".into() };
         assert!(!error().is_final_at_start(true));
         assert!(error().is_final_at_start(false));
         assert_eq!(exit_code(error().fault()), 4);

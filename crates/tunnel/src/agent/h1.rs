@@ -92,27 +92,13 @@ pub(super) struct LocalConnection {
 impl LocalConnection {
     /// Speaks HTTP/1.1 on an open connection.
     pub(super) async fn begin(io: Io) -> hyper::Result<Self> {
-        let (sender, connection) = Builder::new()
-            .max_headers(HEADERS_MAX)
-            .handshake(TokioIo::new(io))
-            .await?;
-        let driver = Driver {
-            connection: Some(Box::new(connection)),
-            over: false,
-            keep: false,
-        };
-        Ok(Self {
-            sender,
-            driver,
-            parked: Instant::now(),
-        })
+        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(io)).await?;
+        let driver = Driver { connection: Some(Box::new(connection)), over: false, keep: false };
+        Ok(Self { sender, driver, parked: Instant::now() })
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         let Self { sender, driver, .. } = self;
         driver.drive(sender.send_request(request)).await
     }
@@ -123,22 +109,14 @@ impl LocalConnection {
     }
 
     /// Sends a request that asks for an upgrade; [`LocalConnection::into_upgraded`] may follow a 101.
-    pub(super) async fn send_upgrade(
-        &mut self,
-        request: Request<RequestBody>,
-    ) -> hyper::Result<Response<Incoming>> {
+    pub(super) async fn send_upgrade(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
         self.driver.keep = true;
         self.send(request).await
     }
 
     /// After a 101: the bare connection, and what was read beyond the answer's head.
     pub(super) async fn into_upgraded(self) -> hyper::Result<Option<(Io, Bytes)>> {
-        let Driver {
-            connection: Some(mut connection),
-            over,
-            ..
-        } = self.driver
-        else {
+        let Driver { connection: Some(mut connection), over, .. } = self.driver else {
             return Ok(None);
         };
         if !over {
@@ -210,10 +188,7 @@ mod tests {
     }
 
     fn get() -> Request<RequestBody> {
-        Request::get("/")
-            .header("host", "a")
-            .body(RequestBody::Empty)
-            .unwrap()
+        Request::get("/").header("host", "a").body(RequestBody::Empty).unwrap()
     }
 
     async fn read_head(far: &mut DuplexStream) -> String {
@@ -227,9 +202,7 @@ mod tests {
     async fn exchange(connection: &mut LocalConnection, far: &mut DuplexStream) -> Bytes {
         let serve = async {
             read_head(far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello")
-                .await
-                .unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
         };
         let (response, ()) = tokio::join!(connection.send(get()), serve);
         let body = response.unwrap().into_body();
@@ -268,11 +241,7 @@ mod tests {
         assert_eq!(pool.len(), 1);
         pool.sweep(now + IDLE);
         assert_eq!(pool.len(), 0);
-        assert_eq!(
-            far.read(&mut [0]).await.unwrap(),
-            0,
-            "the service sees the end"
-        );
+        assert_eq!(far.read(&mut [0]).await.unwrap(), 0, "the service sees the end");
     }
 
     #[tokio::test]
@@ -294,9 +263,7 @@ mod tests {
         let (mut connection, mut far) = pair().await;
         let serve = async {
             read_head(&mut far).await;
-            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello")
-                .await
-                .unwrap();
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 50\r\n\r\nhello").await.unwrap();
         };
         let (response, ()) = tokio::join!(connection.send(get()), serve);
         drop(response.unwrap());
@@ -316,11 +283,7 @@ mod tests {
             .unwrap();
         let serve = async {
             read_head(&mut far).await;
-            far.write_all(
-                b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nfirst",
-            )
-            .await
-            .unwrap();
+            far.write_all(b"HTTP/1.1 101 x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\nfirst").await.unwrap();
         };
         let (response, ()) = tokio::join!(connection.send_upgrade(request), serve);
         assert_eq!(response.unwrap().status(), 101);

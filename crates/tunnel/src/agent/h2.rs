@@ -43,10 +43,7 @@ struct State {
 
 impl Default for SharedConnection {
     fn default() -> Self {
-        Self {
-            state: Mutex::default(),
-            connecting: Semaphore::new(1),
-        }
+        Self { state: Mutex::default(), connecting: Semaphore::new(1) }
     }
 }
 
@@ -121,9 +118,9 @@ impl SharedConnection {
         };
         let spoken = match &io {
             Io::Tls(_) => io.alpn() == Some(b"h2"),
-            Io::Tcp(_) | Io::Other(_) => tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io))
-                .await
-                .unwrap_or(false),
+            Io::Tcp(_) | Io::Other(_) => {
+                tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io)).await.unwrap_or(false)
+            }
         };
         self.lock().spoken = Some((spoken, Instant::now()));
         spoken
@@ -143,11 +140,7 @@ impl SharedConnection {
 }
 
 fn connector(local: &Local) -> &dyn Connect {
-    &**local
-        .tunnel
-        .connect_h2
-        .as_ref()
-        .unwrap_or(&local.tunnel.connect)
+    &**local.tunnel.connect_h2.as_ref().unwrap_or(&local.tunnel.connect)
 }
 
 /// Whether the first thing the service says is a SETTINGS frame, as HTTP/2 demands.

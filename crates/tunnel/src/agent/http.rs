@@ -44,10 +44,7 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
         _ = stream.reset_by_peer() => Err(Failure::VISITOR_LEFT),
     };
     let status = exchange.status.load(Ordering::Relaxed);
-    let (mut received, mut sent) = (
-        exchange.progress.bytes(),
-        exchange.sent.load(Ordering::Relaxed),
-    );
+    let (mut received, mut sent) = (exchange.progress.bytes(), exchange.sent.load(Ordering::Relaxed));
     let complete = exchange.complete.load(Ordering::Relaxed);
     let error = match outcome {
         Ok(None) => None,
@@ -88,37 +85,18 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    const VISITOR_LEFT: Self = Self {
-        code: ErrorCode::Cancel,
-        error: "visitor_left",
-    };
-    const TIMEOUT: Self = Self {
-        code: ErrorCode::Timeout,
-        error: "timeout",
-    };
-    const BAD_ANSWER: Self = Self {
-        code: ErrorCode::BadAnswer,
-        error: "bad_answer",
-    };
-    const TRUNCATED: Self = Self {
-        code: ErrorCode::Truncated,
-        error: "truncated",
-    };
-    pub(super) const BAD_REQUEST: Self = Self {
-        code: ErrorCode::Protocol,
-        error: "bad_request",
-    };
+    const VISITOR_LEFT: Self = Self { code: ErrorCode::Cancel, error: "visitor_left" };
+    const TIMEOUT: Self = Self { code: ErrorCode::Timeout, error: "timeout" };
+    const BAD_ANSWER: Self = Self { code: ErrorCode::BadAnswer, error: "bad_answer" };
+    const TRUNCATED: Self = Self { code: ErrorCode::Truncated, error: "truncated" };
+    pub(super) const BAD_REQUEST: Self = Self { code: ErrorCode::Protocol, error: "bad_request" };
 
     fn of(error: &hyper::Error) -> Self {
         if caused_by_visitor(error) {
             Self::VISITOR_LEFT
         } else if error.is_timeout() {
             Self::TIMEOUT
-        } else if error.is_incomplete_message()
-            || error.is_closed()
-            || error.is_canceled()
-            || caused_by_io(error)
-        {
+        } else if error.is_incomplete_message() || error.is_closed() || error.is_canceled() || caused_by_io(error) {
             Self::TRUNCATED
         } else {
             Self::BAD_ANSWER
@@ -212,9 +190,7 @@ impl Exchange<'_> {
             };
             let response = match self.head(exchange).await {
                 Ok(response) => response,
-                Err(HeadFault::Hyper(error))
-                    if reused && again && self.may_repeat(&begin, &error) =>
-                {
+                Err(HeadFault::Hyper(error)) if reused && again && self.may_repeat(&begin, &error) => {
                     again = false;
                     self.local.h2.forget();
                     continue;
@@ -237,10 +213,7 @@ impl Exchange<'_> {
         let mut connection = self.connect().await?;
         let request = self.request(Begin::Nothing, false)?;
         let departed = Instant::now();
-        let response = self
-            .head(connection.send_upgrade(request))
-            .await
-            .map_err(|fault| self.failed(&fault))?;
+        let response = self.head(connection.send_upgrade(request)).await.map_err(|fault| self.failed(&fault))?;
         let timing = self.timing(departed);
         if response.status() != StatusCode::SWITCHING_PROTOCOLS {
             connection.drive(self.answer(response, timing)).await?;
@@ -249,32 +222,22 @@ impl Exchange<'_> {
             return Ok(None);
         }
         let (mut head, _) = response.into_parts();
-        let switched = connection
-            .into_upgraded()
-            .await
-            .map_err(|error| Failure::of(&error))?;
+        let switched = connection.into_upgraded().await.map_err(|error| Failure::of(&error))?;
         self.local.tunnel.response_headers.apply(&mut head.headers);
         let block = answer_block(101, &head.headers, timing, true).ok_or(Failure::BAD_ANSWER)?;
         if switched.is_none() {
             return Err(Failure::TRUNCATED);
         }
         self.status.store(101, Ordering::Relaxed);
-        self.stream
-            .send_head(block, false)
-            .map_err(|_| Failure::VISITOR_LEFT)?;
+        self.stream.send_head(block, false).map_err(|_| Failure::VISITOR_LEFT)?;
         Ok(switched)
     }
 
     async fn connect(&self) -> Result<LocalConnection, Failure> {
         let io = Box::pin(self.local.connect(&*self.local.tunnel.connect))
             .await
-            .map_err(|error| Failure {
-                code: connect_code(&error),
-                error: "connect",
-            })?;
-        LocalConnection::begin(io)
-            .await
-            .map_err(|error| Failure::of(&error))
+            .map_err(|error| Failure { code: connect_code(&error), error: "connect" })?;
+        LocalConnection::begin(io).await.map_err(|error| Failure::of(&error))
     }
 
     fn request(&self, begin: Begin, h2: bool) -> Result<http::Request<RequestBody>, Failure> {
@@ -311,13 +274,10 @@ impl Exchange<'_> {
         }
         self.local.tunnel.response_headers.apply(&mut head.headers);
         let status = head.status.as_u16();
-        let block =
-            answer_block(status, &head.headers, timing, false).ok_or(Failure::BAD_ANSWER)?;
+        let block = answer_block(status, &head.headers, timing, false).ok_or(Failure::BAD_ANSWER)?;
         let end = body.is_end_stream();
         self.status.store(status, Ordering::Relaxed);
-        self.stream
-            .send_head(block, end)
-            .map_err(|_| Failure::VISITOR_LEFT)?;
+        self.stream.send_head(block, end).map_err(|_| Failure::VISITOR_LEFT)?;
         if !end {
             self.answer_body(&mut body).await?;
         }
@@ -334,23 +294,13 @@ impl Exchange<'_> {
             match frame.into_data() {
                 Ok(data) => {
                     let bytes = data.len() as u64;
-                    self.stream
-                        .send(data)
-                        .await
-                        .map_err(|_| Failure::VISITOR_LEFT)?;
+                    self.stream.send(data).await.map_err(|_| Failure::VISITOR_LEFT)?;
                     self.sent.fetch_add(bytes, Ordering::Relaxed);
                 }
                 Err(frame) => {
                     // Trailers too large for a frame are left out, as trailers may be.
-                    if let Some(block) = frame
-                        .into_trailers()
-                        .ok()
-                        .and_then(|trailers| trailer_block(&trailers))
-                    {
-                        return self
-                            .stream
-                            .send_head(block, true)
-                            .map_err(|_| Failure::VISITOR_LEFT);
+                    if let Some(block) = frame.into_trailers().ok().and_then(|trailers| trailer_block(&trailers)) {
+                        return self.stream.send_head(block, true).map_err(|_| Failure::VISITOR_LEFT);
                     }
                 }
             }
@@ -411,10 +361,7 @@ enum HeadFault {
 
 fn h2_failure(fault: &H2Fault) -> Failure {
     match fault {
-        H2Fault::Connect(error) => Failure {
-            code: connect_code(error),
-            error: "connect",
-        },
+        H2Fault::Connect(error) => Failure { code: connect_code(error), error: "connect" },
         H2Fault::NotSpoken => Failure::BAD_ANSWER,
         H2Fault::Hyper(error) => Failure::of(error),
     }

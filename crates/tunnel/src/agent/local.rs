@@ -50,10 +50,7 @@ impl Local {
             metrics: metrics.tunnel(&name),
             scope,
             probe_soon: Notify::new(),
-            host_value: tunnel
-                .host_header
-                .as_deref()
-                .and_then(|host| host.parse().ok()),
+            host_value: tunnel.host_header.as_deref().and_then(|host| host.parse().ok()),
             events,
             unhealthy: AtomicBool::new(false),
             reason: Mutex::default(),
@@ -67,10 +64,7 @@ impl Local {
         let after = self.tunnel.connect_timeout;
         let result = match tokio::time::timeout(after, by.connect()).await {
             Ok(result) => result,
-            Err(_) => Err(ConnectError::Timeout {
-                target: by.describe(),
-                after,
-            }),
+            Err(_) => Err(ConnectError::Timeout { target: by.describe(), after }),
         };
         match &result {
             Ok(_) => {
@@ -96,10 +90,7 @@ impl Local {
 
     /// What the last failed probe saw.
     pub(super) fn reason(&self) -> String {
-        self.reason
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.reason.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(super) fn set_health(&self, healthy: bool, reason: &str) {
@@ -107,17 +98,12 @@ impl Local {
         self.unhealthy.store(!healthy, Ordering::Relaxed);
         self.metrics.healthy.set(i64::from(healthy));
         let (tunnel, reason) = (self.name.to_string(), reason.to_owned());
-        let _ = self.events.send(AgentEvent::Health {
-            tunnel,
-            healthy,
-            reason,
-        });
+        let _ = self.events.send(AgentEvent::Health { tunnel, healthy, reason });
     }
 
     /// Counts and tells of something served.
     pub(super) fn served(&self, served: &Served<'_>) {
-        self.metrics
-            .served(served.method, served.status, served.took);
+        self.metrics.served(served.method, served.status, served.took);
         self.metrics.bytes_in.inc_by(served.received);
         self.metrics.bytes_out.inc_by(served.sent);
         if let Some(error) = served.error {
@@ -127,11 +113,7 @@ impl Local {
         if self.events.receiver_count() == 0 {
             return;
         }
-        let path = served
-            .path
-            .split(|byte| *byte == b'?')
-            .next()
-            .unwrap_or_default();
+        let path = served.path.split(|byte| *byte == b'?').next().unwrap_or_default();
         let event = RequestEvent {
             tunnel: Arc::clone(&self.name),
             method: String::from_utf8_lossy(served.method).into_owned(),
@@ -159,11 +141,7 @@ pub(super) struct Served<'a> {
 
 /// What a stream is reset with when the local service cannot be reached.
 pub(super) fn connect_code(error: &ConnectError) -> ErrorCode {
-    if error.is_timeout() {
-        ErrorCode::Timeout
-    } else {
-        ErrorCode::Connect
-    }
+    if error.is_timeout() { ErrorCode::Timeout } else { ErrorCode::Connect }
 }
 
 /// An error with all its causes, in one line.

@@ -13,18 +13,12 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 
 /// Upper bounds of the request durations, in seconds.
-const DURATIONS: [f64; 11] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
-];
+const DURATIONS: [f64; 11] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
 /// Methods with a label of their own; any other counts as the last.
-const METHODS: [&str; 9] = [
-    "GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TCP", "OTHER",
-];
+const METHODS: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TCP", "OTHER"];
 /// Statuses whose counters are kept at hand; others are looked up.
-const STATUSES: [u16; 16] = [
-    0, 101, 200, 201, 204, 206, 301, 302, 304, 400, 401, 403, 404, 500, 502, 503,
-];
+const STATUSES: [u16; 16] = [0, 101, 200, 201, 204, 206, 301, 302, 304, 400, 401, 403, 404, 500, 502, 503];
 
 /// Labels as pairs of a fixed number of names and values.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -108,16 +102,8 @@ impl AgentMetrics {
             "1 while a session with the server is there, else 0",
             self.connection_status.clone(),
         );
-        registry.register(
-            "agent_lanes",
-            "Lanes of the session (new)",
-            self.lanes.clone(),
-        );
-        registry.register(
-            "agent_reconnections",
-            "Sessions after the first one",
-            self.reconnections.clone(),
-        );
+        registry.register("agent_lanes", "Lanes of the session (new)", self.lanes.clone());
+        registry.register("agent_reconnections", "Sessions after the first one", self.reconnections.clone());
         registry.register(
             "agent_outage_seconds",
             "Time without a session since the first one (new)",
@@ -128,11 +114,7 @@ impl AgentMetrics {
             "Heartbeats sent over ended and living lanes; only rises",
             self.heartbeats.clone(),
         );
-        registry.register(
-            "agent_credit_stalls",
-            "Times an answer waited for credit (new)",
-            self.credit_stalls.clone(),
-        );
+        registry.register("agent_credit_stalls", "Times an answer waited for credit (new)", self.credit_stalls.clone());
         registry.register(
             "agent_queue_waits",
             "Times a stream waited in a lane's write queue (new)",
@@ -156,11 +138,7 @@ impl AgentMetrics {
             "From the arrival of a request to the end of its answer",
             self.durations.clone(),
         );
-        registry.register(
-            "agent_errors",
-            "What went wrong, by type",
-            self.errors.clone(),
-        );
+        registry.register("agent_errors", "What went wrong, by type", self.errors.clone());
         registry.register(
             "agent_local_requests",
             "Requests sent to local services; retries count",
@@ -171,11 +149,7 @@ impl AgentMetrics {
             "Connections used for local services, by whether they were reused (new)",
             self.local_connections.clone(),
         );
-        registry.register(
-            "agent_streams_active",
-            "Streams being served (new)",
-            self.streams_active.clone(),
-        );
+        registry.register("agent_streams_active", "Streams being served (new)", self.streams_active.clone());
         registry.register(
             "agent_bytes",
             "Body and TCP bytes, by tunnel and direction: in from visitors, out to them (new)",
@@ -189,17 +163,13 @@ impl AgentMetrics {
     }
 
     pub(super) fn error(&self, kind: &'static str) {
-        self.errors
-            .get_or_create(&Labels([("type", Label::Static(kind))]))
-            .inc();
+        self.errors.get_or_create(&Labels([("type", Label::Static(kind))])).inc();
     }
 
     /// Counts what a lane did between two looks.
     pub(super) fn count(&self, before: &Stats, now: &Stats) {
-        self.credit_stalls
-            .inc_by(now.credit_stalls.saturating_sub(before.credit_stalls));
-        self.queue_waits
-            .inc_by(now.queued.saturating_sub(before.queued));
+        self.credit_stalls.inc_by(now.credit_stalls.saturating_sub(before.credit_stalls));
+        self.queue_waits.inc_by(now.queued.saturating_sub(before.queued));
         let waited = Duration::from_micros(now.queued_micros.saturating_sub(before.queued_micros));
         self.queue_seconds.inc_by(waited.as_secs_f64());
         let beats = now.heartbeats.saturating_sub(before.heartbeats);
@@ -210,16 +180,11 @@ impl AgentMetrics {
     pub(super) fn tunnel(&self, name: &std::sync::Arc<str>) -> TunnelMetrics {
         let tunnel = ("tunnel", Label::Text(name.clone()));
         let with = |name, value| Labels([tunnel.clone(), (name, Label::Static(value))]);
-        let connections = |reused| {
-            self.local_connections
-                .get_or_create_owned(&with("reused", reused))
-        };
+        let connections = |reused| self.local_connections.get_or_create_owned(&with("reused", reused));
         let healthy = self.healthy.get_or_create_owned(&Labels([tunnel.clone()]));
         healthy.set(1);
         TunnelMetrics {
-            local_requests: self
-                .local_requests
-                .get_or_create_owned(&Labels([tunnel.clone()])),
+            local_requests: self.local_requests.get_or_create_owned(&Labels([tunnel.clone()])),
             fresh: connections("no"),
             reused: connections("yes"),
             bytes_in: self.bytes.get_or_create_owned(&with("direction", "in")),
@@ -256,15 +221,10 @@ impl TunnelMetrics {
     /// Counts something served.
     pub(super) fn served(&self, method: &[u8], status: u16, took: Duration) {
         self.durations.observe(took.as_secs_f64());
-        let method = METHODS
-            .iter()
-            .position(|known| known.as_bytes() == method)
-            .unwrap_or(METHODS.len() - 1);
+        let method = METHODS.iter().position(|known| known.as_bytes() == method).unwrap_or(METHODS.len() - 1);
         match STATUSES.iter().position(|known| *known == status) {
             Some(at) => {
-                self.at_hand[method][at]
-                    .get_or_init(|| self.counter(method, status))
-                    .inc();
+                self.at_hand[method][at].get_or_init(|| self.counter(method, status)).inc();
             }
             None => {
                 self.counter(method, status).inc();
@@ -274,9 +234,7 @@ impl TunnelMetrics {
 
     /// Counts something that went wrong.
     pub(super) fn error(&self, kind: &'static str) {
-        self.errors
-            .get_or_create(&Labels([("type", Label::Static(kind))]))
-            .inc();
+        self.errors.get_or_create(&Labels([("type", Label::Static(kind))])).inc();
     }
 
     fn counter(&self, method: usize, status: u16) -> Counter {
@@ -338,10 +296,7 @@ mod tests {
             "agent_bytes_total{tunnel=\"app1\",direction=\"out\"} 0",
             "agent_tunnel_healthy{tunnel=\"app1\"} 1",
         ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is missing in\n{text}"
-            );
+            assert!(text.lines().any(|found| found == line), "{line} is missing in\n{text}");
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use adit_core::config::publish::{HealthCheck, Probe};
 use adit_core::health::{Health, HealthState};
 use http::header::HOST;
 use runtime::Scope;
@@ -11,7 +12,7 @@ use super::Shared;
 use super::body::RequestBody;
 use super::h1::LocalConnection;
 use super::local::{Local, chain};
-use super::settings::{HealthCheck, LocalProtocol, Probe};
+use super::settings::LocalProtocol;
 
 /// However many visitors find the service down, it is not probed more often than this for it.
 const HURRY: Duration = Duration::from_secs(1);
@@ -62,13 +63,7 @@ pub(super) async fn run(local: Arc<Local>, shared: Arc<Shared>, scope: Scope) {
 async fn probe(local: &Local, check: &HealthCheck) -> Result<(), String> {
     let look = async {
         match &check.probe {
-            Probe::Tcp => local
-                .tunnel
-                .connect
-                .connect()
-                .await
-                .map(drop)
-                .map_err(|error| chain(&error)),
+            Probe::Tcp => local.tunnel.connect.connect().await.map(drop).map_err(|error| chain(&error)),
             Probe::Http { path } => ask(local, path).await,
         }
     };
@@ -80,22 +75,11 @@ async fn probe(local: &Local, check: &HealthCheck) -> Result<(), String> {
 
 async fn ask(local: &Local, path: &str) -> Result<(), String> {
     let response = if local.tunnel.protocol == LocalProtocol::H2c {
-        let (mut sender, _) = local
-            .h2
-            .sender(local)
-            .await
-            .map_err(|fault| chain(&fault))?;
+        let (mut sender, _) = local.h2.sender(local).await.map_err(|fault| chain(&fault))?;
         sender.send_request(request(local, path, true)?).await
     } else {
-        let io = local
-            .tunnel
-            .connect
-            .connect()
-            .await
-            .map_err(|error| chain(&error))?;
-        let mut connection = LocalConnection::begin(io)
-            .await
-            .map_err(|error| chain(&error))?;
+        let io = local.tunnel.connect.connect().await.map_err(|error| chain(&error))?;
+        let mut connection = LocalConnection::begin(io).await.map_err(|error| chain(&error))?;
         connection.send(request(local, path, false)?).await
     };
     let status = response.map_err(|error| chain(&error))?.status();
@@ -110,19 +94,12 @@ fn request(local: &Local, path: &str, h2: bool) -> Result<http::Request<RequestB
         Some(host) => host.to_owned(),
         None => local.tunnel.connect.describe(),
     };
-    let mut request = http::Request::get(if h2 {
-        format!("http://{host}{path}")
-    } else {
-        path.to_owned()
-    });
+    let mut request = http::Request::get(if h2 { format!("http://{host}{path}") } else { path.to_owned() });
     if !h2 {
         request = request.header(HOST, host);
     }
     request
-        .header(
-            "user-agent",
-            concat!("adit-health/", env!("CARGO_PKG_VERSION")),
-        )
+        .header("user-agent", concat!("adit-health/", env!("CARGO_PKG_VERSION")))
         .body(RequestBody::Empty)
         .map_err(|_| format!("`{path}` is not a path"))
 }

@@ -56,10 +56,7 @@ mod tests {
 
     #[test]
     fn both_families_are_written_as_the_specification_says() {
-        assert_eq!(
-            hex("192.0.2.7:4711", "198.51.100.1:15432"),
-            "2111000cc0000207c63364011267".to_owned() + "3c48"
-        );
+        assert_eq!(hex("192.0.2.7:4711", "198.51.100.1:15432"), "2111000cc0000207c63364011267".to_owned() + "3c48");
         assert_eq!(
             hex("[2001:db8::7]:4711", "[2001:db8::1]:443"),
             "21210024".to_owned()
@@ -71,10 +68,7 @@ mod tests {
 
     #[test]
     fn mixed_families_are_mapped_and_mapped_ones_are_shortened() {
-        assert!(
-            hex("192.0.2.7:1", "[2001:db8::1]:2")
-                .starts_with("2121002400000000000000000000ffffc0000207")
-        );
+        assert!(hex("192.0.2.7:1", "[2001:db8::1]:2").starts_with("2121002400000000000000000000ffffc0000207"));
         assert!(hex("[::ffff:192.0.2.7]:1", "192.0.2.1:2").starts_with("2111000cc0000207"));
     }
 

@@ -1,8 +1,7 @@
 //! The request a local service gets, made from the parts the server sent.
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
@@ -20,23 +19,12 @@ const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection")
 ///
 /// The server has dropped what belongs to one connection only; it is dropped here again, because the local
 /// service must not depend on the server's care.
-pub(super) fn build(
-    local: &Local,
-    open: &Open,
-    has_body: bool,
-    h2: bool,
-) -> Result<Parts, Failure> {
+pub(super) fn build(local: &Local, open: &Open, has_body: bool, h2: bool) -> Result<Parts, Failure> {
     let block = open.read_headers().map_err(|_| Failure::BAD_REQUEST)?;
     let mut headers = read_headers(block).map_err(|_| Failure::BAD_REQUEST)?;
     let upgrade = headers.remove(UPGRADE);
     let trailers = headers.remove(TE).is_some();
-    for name in [
-        CONNECTION,
-        TRANSFER_ENCODING,
-        EXPECT,
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-    ] {
+    for name in [CONNECTION, TRANSFER_ENCODING, EXPECT, KEEP_ALIVE, PROXY_CONNECTION] {
         headers.remove(name);
     }
     check_length(&mut headers, has_body)?;
@@ -44,16 +32,11 @@ pub(super) fn build(
     if let Some(host) = local.host_value() {
         headers.insert(HOST, host.clone());
     }
-    let target =
-        PathAndQuery::from_maybe_shared(open.target.clone()).map_err(|_| Failure::BAD_REQUEST)?;
+    let target = PathAndQuery::from_maybe_shared(open.target.clone()).map_err(|_| Failure::BAD_REQUEST)?;
     if !open.target.starts_with(b"/") && &open.target[..] != b"*" {
         return Err(Failure::BAD_REQUEST);
     }
-    let uri = if h2 {
-        absolute(local, &mut headers, target)?
-    } else {
-        Uri::from(target)
-    };
+    let uri = if h2 { absolute(local, &mut headers, target)? } else { Uri::from(target) };
     if trailers {
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
@@ -96,10 +79,7 @@ pub(super) fn is_grpc(open: &Open) -> bool {
 
 /// Whether sending a request twice does what sending it once does (RFC 9110 section 9.2.2).
 pub(super) fn is_idempotent(method: &[u8]) -> bool {
-    matches!(
-        method,
-        b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE"
-    )
+    matches!(method, b"GET" | b"HEAD" | b"OPTIONS" | b"TRACE" | b"PUT" | b"DELETE")
 }
 
 /// One content-length or none, and none but 0 without a body.

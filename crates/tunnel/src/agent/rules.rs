@@ -33,16 +33,12 @@ impl HeaderRules {
         add: impl IntoIterator<Item = (&'a str, &'a str)>,
         remove: impl IntoIterator<Item = &'a str>,
     ) -> Result<Self, HeaderRuleError> {
-        let remove = remove
-            .into_iter()
-            .map(rule_name)
-            .collect::<Result<_, _>>()?;
+        let remove = remove.into_iter().map(rule_name).collect::<Result<_, _>>()?;
         let add = add
             .into_iter()
             .map(|(name, value)| {
-                let value = HeaderValue::from_str(value).map_err(|_| HeaderRuleError::Value {
-                    name: name.to_owned(),
-                })?;
+                let value =
+                    HeaderValue::from_str(value).map_err(|_| HeaderRuleError::Value { name: name.to_owned() })?;
                 Ok((rule_name(name)?, value))
             })
             .collect::<Result<_, _>>()?;
@@ -107,13 +103,9 @@ impl Diagnose for HeaderRuleError {
 }
 
 fn rule_name(name: &str) -> Result<HeaderName, HeaderRuleError> {
-    let parsed: HeaderName = name.parse().map_err(|_| HeaderRuleError::Name {
-        name: name.to_owned(),
-    })?;
+    let parsed: HeaderName = name.parse().map_err(|_| HeaderRuleError::Name { name: name.to_owned() })?;
     if FRAMING.contains(&parsed.as_str()) {
-        return Err(HeaderRuleError::Framing {
-            name: name.to_owned(),
-        });
+        return Err(HeaderRuleError::Framing { name: name.to_owned() });
     }
     Ok(parsed)
 }
@@ -124,11 +116,7 @@ mod tests {
 
     #[test]
     fn rules_remove_first_and_then_set() {
-        let rules = HeaderRules::parse(
-            [("X-Env", "dev"), ("cookie", "only")],
-            ["Cookie", "X-Debug"],
-        )
-        .unwrap();
+        let rules = HeaderRules::parse([("X-Env", "dev"), ("cookie", "only")], ["Cookie", "X-Debug"]).unwrap();
         let mut headers = HeaderMap::new();
         headers.append("cookie", HeaderValue::from_static("a"));
         headers.append("cookie", HeaderValue::from_static("b"));
@@ -143,29 +131,12 @@ mod tests {
 
     #[test]
     fn headers_that_frame_a_message_cannot_be_changed() {
-        for name in [
-            "Host",
-            "content-length",
-            "Transfer-Encoding",
-            "connection",
-            "Upgrade",
-        ] {
+        for name in ["Host", "content-length", "Transfer-Encoding", "connection", "Upgrade"] {
             let error = HeaderRules::parse([(name, "x")], []).unwrap_err();
-            assert_eq!(
-                error,
-                HeaderRuleError::Framing {
-                    name: name.to_owned()
-                }
-            );
+            assert_eq!(error, HeaderRuleError::Framing { name: name.to_owned() });
             assert!(HeaderRules::parse([], [name]).is_err());
         }
-        assert!(
-            HeaderRules::parse([("host", "x")], [])
-                .unwrap_err()
-                .hint()
-                .unwrap()
-                .contains("host_header")
-        );
+        assert!(HeaderRules::parse([("host", "x")], []).unwrap_err().hint().unwrap().contains("host_header"));
     }
 
     #[test]

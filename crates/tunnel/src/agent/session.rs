@@ -10,8 +10,8 @@ use adit_core::secret::Secret;
 use mux::frame::{DATA_DEFAULT, FrameType, flags};
 use mux::lane::{LaneConfig, Side, Stats};
 use mux::message::{
-    self, AuthRefresh, AuthResponse, GoAway, Join, Opaque, RefreshResponse, Register, Registered,
-    TunnelResult, TunnelState, TunnelStates,
+    self, AuthRefresh, AuthResponse, GoAway, Join, Opaque, RefreshResponse, Register, Registered, TunnelResult,
+    TunnelState, TunnelStates,
 };
 use mux::{ErrorCode, Lane, Open, StreamKind};
 use runtime::Scope;
@@ -104,15 +104,8 @@ impl Session {
             account: clean(&response.account, 64),
             lanes_granted: response.lanes.clamp(1, LANES_MAX),
             dialer,
-            welcome: Welcome {
-                lane: lane_config(&response),
-                resume_secret: response.resume_secret,
-            },
-            state: Mutex::new(State {
-                token,
-                expires: response.expires.map(time),
-                ..State::default()
-            }),
+            welcome: Welcome { lane: lane_config(&response), resume_secret: response.resume_secret },
+            state: Mutex::new(State { token, expires: response.expires.map(time), ..State::default() }),
             ticks: watch::Sender::new(0),
             lane_numbers: AtomicU32::new(0),
         });
@@ -141,14 +134,8 @@ impl Session {
     }
 
     /// Publishes tunnels; the answer has one result for each of them.
-    pub(super) async fn register(
-        &self,
-        locals: &[Arc<Local>],
-    ) -> Result<Vec<TunnelResult>, AgentError> {
-        let tunnels = locals
-            .iter()
-            .map(|local| local.tunnel.spec(local.id, local.is_healthy()))
-            .collect();
+    pub(super) async fn register(&self, locals: &[Arc<Local>]) -> Result<Vec<TunnelResult>, AgentError> {
+        let tunnels = locals.iter().map(|local| local.tunnel.spec(local.id, local.is_healthy())).collect();
         self.lock().registered = None;
         self.tell(FrameType::Register, &Register { tunnels });
         let answer = self.answer(|state| state.registered.take()).await?;
@@ -167,11 +154,8 @@ impl Session {
     /// Tells the server of the health of those local services that are probed.
     pub(super) fn tell_health(&self, locals: &[Arc<Local>]) {
         let probed = locals.iter().filter(|local| local.tunnel.health.is_some());
-        let state = |local: &Arc<Local>| TunnelState {
-            id: local.id,
-            healthy: local.is_healthy(),
-            reason: local.reason(),
-        };
+        let state =
+            |local: &Arc<Local>| TunnelState { id: local.id, healthy: local.is_healthy(), reason: local.reason() };
         let tunnels: Vec<_> = probed.map(state).collect();
         if !tunnels.is_empty() {
             self.tell(FrameType::TunnelState, &TunnelStates { tunnels });
@@ -187,17 +171,10 @@ impl Session {
             }
             state.refreshed = None;
         }
-        self.tell(
-            FrameType::AuthRefresh,
-            &AuthRefresh {
-                token: Opaque::new(token.expose().clone()),
-            },
-        );
+        self.tell(FrameType::AuthRefresh, &AuthRefresh { token: Opaque::new(token.expose().clone()) });
         let answer = self.answer(|state| state.refreshed.take()).await?;
         if let Some(fault) = answer.error {
-            return Err(AgentError::Refused {
-                fault: printable(&fault),
-            });
+            return Err(AgentError::Refused { fault: printable(&fault) });
         }
         let mut state = self.lock();
         state.token = token;
@@ -222,8 +199,7 @@ impl Session {
             let wanted = usize::from(self.lanes_granted);
             let ended = self
                 .wait(|state| {
-                    let ended =
-                        state.retiring || state.going_away.is_some() || state.lanes.is_empty();
+                    let ended = state.retiring || state.going_away.is_some() || state.lanes.is_empty();
                     (ended || state.lanes.len() < wanted).then_some(ended)
                 })
                 .await;
@@ -239,8 +215,7 @@ impl Session {
                     self.shared.metrics.error("join");
                     let wait = backoff.next_wait(rand::random());
                     tracing::debug!(%error, ?wait, "a lane could not be added");
-                    let ended =
-                        self.wait(|state| (state.retiring || state.lanes.is_empty()).then_some(()));
+                    let ended = self.wait(|state| (state.retiring || state.lanes.is_empty()).then_some(()));
                     let _ = tokio::time::timeout(wait, ended).await;
                 }
             }
@@ -250,10 +225,7 @@ impl Session {
     /// Tells the server that this side takes no new streams.
     pub(super) fn go_away(&self, reason: &str) {
         for lane in self.lanes() {
-            lane.go_away(GoAway {
-                reason: reason.to_owned(),
-                ..GoAway::default()
-            });
+            lane.go_away(GoAway { reason: reason.to_owned(), ..GoAway::default() });
         }
     }
 
@@ -286,11 +258,7 @@ impl Session {
     }
 
     async fn quiet(&self) {
-        while self
-            .lanes()
-            .iter()
-            .any(|lane| lane.lock().machine.streams() > 0)
-        {
+        while self.lanes().iter().any(|lane| lane.lock().machine.streams() > 0) {
             tokio::time::sleep(QUIET_CHECK).await;
         }
     }
@@ -298,12 +266,7 @@ impl Session {
     fn start_lane(self: &Arc<Self>, pipe: TlsPipe, reader: FrameReader) {
         let number = self.lane_numbers.fetch_add(1, Ordering::Relaxed);
         let memory = Arc::clone(&self.shared.memory);
-        let machine = Lane::new(
-            Side::Agent,
-            self.welcome.lane.clone(),
-            memory,
-            Instant::now(),
-        );
+        let machine = Lane::new(Side::Agent, self.welcome.lane.clone(), memory, Instant::now());
         let lane = LaneShared::new(machine, number);
         {
             let mut state = self.lock();
@@ -311,28 +274,18 @@ impl Session {
             if state.retiring || (number > 0 && state.lanes.is_empty()) {
                 return;
             }
-            state.lanes.push(LaneEntry {
-                lane: Arc::clone(&lane),
-                counted: Stats::default(),
-            });
+            state.lanes.push(LaneEntry { lane: Arc::clone(&lane), counted: Stats::default() });
         }
         self.shared.metrics.lanes.inc();
         let handler = Arc::new(Handler(Arc::clone(self)));
-        self.scope.spawn(
-            "lane",
-            LaneTask::new(pipe, lane, handler, reader.into_parts(), DATA_DEFAULT),
-        );
+        self.scope.spawn("lane", LaneTask::new(pipe, lane, handler, reader.into_parts(), DATA_DEFAULT));
         self.tick();
     }
 
     fn join_message(&self) -> Join {
         let nonce = hex(&rand::random::<[u8; 16]>());
         let proof = join_proof(self.welcome.resume_secret.expose(), &self.id, &nonce);
-        Join {
-            session: self.id.clone(),
-            proof: Opaque::new(proof),
-            nonce,
-        }
+        Join { session: self.id.clone(), proof: Opaque::new(proof), nonce }
     }
 
     fn tell<T: serde::Serialize>(&self, kind: FrameType, message: &T) {
@@ -342,14 +295,8 @@ impl Session {
     }
 
     /// Waits for the answer to a control message. A server that gives none is given up.
-    async fn answer<T>(
-        &self,
-        mut take: impl FnMut(&mut State) -> Option<T>,
-    ) -> Result<T, AgentError> {
-        let failed = |reason| AgentError::Conversation {
-            server: self.server().to_owned(),
-            reason,
-        };
+    async fn answer<T>(&self, mut take: impl FnMut(&mut State) -> Option<T>) -> Result<T, AgentError> {
+        let failed = |reason| AgentError::Conversation { server: self.server().to_owned(), reason };
         let answer = self.wait(|state| match take(state) {
             Some(answer) => Some(Ok(answer)),
             None if state.lanes.is_empty() => Some(Err(failed(state.end().to_string()))),
@@ -378,11 +325,7 @@ impl Session {
     }
 
     pub(super) fn lanes(&self) -> Vec<Arc<LaneShared>> {
-        self.lock()
-            .lanes
-            .iter()
-            .map(|entry| Arc::clone(&entry.lane))
-            .collect()
+        self.lock().lanes.iter().map(|entry| Arc::clone(&entry.lane)).collect()
     }
 
     fn change(&self, change: impl FnOnce(&mut State)) {
@@ -402,9 +345,7 @@ impl Session {
 
 impl State {
     fn end(&self) -> LaneEnd {
-        self.last_end
-            .clone()
-            .unwrap_or(LaneEnd::Here(ErrorCode::Internal))
+        self.last_end.clone().unwrap_or(LaneEnd::Here(ErrorCode::Internal))
     }
 }
 
@@ -455,10 +396,12 @@ impl LaneHandler for Handler {
     fn control(&self, lane: &Arc<LaneShared>, kind: FrameType, flag_bits: u8, payload: Vec<u8>) {
         let is_answer = flag_bits & flags::ACK != 0;
         let result = match kind {
-            FrameType::Register if is_answer => message::decode(&payload)
-                .map(|answer| self.0.change(|state| state.registered = Some(answer))),
-            FrameType::AuthRefresh if is_answer => message::decode(&payload)
-                .map(|answer| self.0.change(|state| state.refreshed = Some(answer))),
+            FrameType::Register if is_answer => {
+                message::decode(&payload).map(|answer| self.0.change(|state| state.registered = Some(answer)))
+            }
+            FrameType::AuthRefresh if is_answer => {
+                message::decode(&payload).map(|answer| self.0.change(|state| state.refreshed = Some(answer)))
+            }
             // Nothing hangs on these.
             FrameType::Unregister | FrameType::TunnelState | FrameType::Settings => Ok(()),
             _ => return lane.close(ErrorCode::Protocol, "this frame is not for an agent"),
@@ -480,10 +423,7 @@ impl LaneHandler for Handler {
         let session = &self.0;
         let (left, retiring, was_there) = {
             let mut state = session.lock();
-            let at = state
-                .lanes
-                .iter()
-                .position(|entry| Arc::ptr_eq(&entry.lane, lane));
+            let at = state.lanes.iter().position(|entry| Arc::ptr_eq(&entry.lane, lane));
             if let Some(at) = at {
                 state.lanes.swap_remove(at).count(&session.shared);
             }
@@ -491,11 +431,7 @@ impl LaneHandler for Handler {
                 state.ended_at.get_or_insert_with(Instant::now);
             }
             state.last_end = Some(end.clone());
-            (
-                state.lanes.len(),
-                state.retiring || state.going_away.is_some(),
-                at.is_some(),
-            )
+            (state.lanes.len(), state.retiring || state.going_away.is_some(), at.is_some())
         };
         if was_there {
             session.shared.metrics.lanes.dec();
@@ -503,10 +439,7 @@ impl LaneHandler for Handler {
         tracing::debug!(session = %session.id, lane = lane.number(), %end, left, "lane ended");
         if left > 0 && !retiring {
             session.shared.metrics.error("lane_lost");
-            session.shared.tell(AgentEvent::LaneLost {
-                reason: end.to_string(),
-                left,
-            });
+            session.shared.tell(AgentEvent::LaneLost { reason: end.to_string(), left });
         }
         session.tick();
     }
@@ -532,11 +465,7 @@ impl Drop for Active {
 fn lane_config(response: &AuthResponse) -> LaneConfig {
     let default = LaneConfig::default();
     let asked = Duration::from_millis(u64::from(response.heartbeat_ms));
-    let beat = if response.heartbeat_ms == 0 {
-        default.heartbeat.unwrap_or(HEARTBEAT.1)
-    } else {
-        asked
-    };
+    let beat = if response.heartbeat_ms == 0 { default.heartbeat.unwrap_or(HEARTBEAT.1) } else { asked };
     let beat = beat.clamp(HEARTBEAT.0, HEARTBEAT.1);
     LaneConfig {
         peer_data_cap: if response.data_cap == 0 {
@@ -547,9 +476,7 @@ fn lane_config(response: &AuthResponse) -> LaneConfig {
         peer_window: if response.window == 0 {
             default.peer_window
         } else {
-            response
-                .window
-                .clamp(mux::flow::FLOOR_UNDER_PRESSURE, mux::flow::WINDOW_MAX)
+            response.window.clamp(mux::flow::FLOOR_UNDER_PRESSURE, mux::flow::WINDOW_MAX)
         },
         heartbeat: Some(beat),
         dead_after: beat * 2,

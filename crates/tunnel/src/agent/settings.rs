@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::health::HealthSettings;
+use adit_core::config::publish::HealthCheck;
 use adit_core::secret::Secret;
 use adit_core::target::{LocalTarget, TargetKind};
 use mux::message::{TunnelKind, TunnelSpec};
@@ -139,23 +139,14 @@ impl AgentTunnel {
         connect_timeout: Duration,
     ) -> Result<Self, TlsError> {
         let (host, port) = (target.host.as_str(), target.port);
-        let tls = |alpn: &[u8]| {
-            TlsConnect::to_service(host, port, connect_timeout, &[alpn]).map(Arc::new)
+        let tls = |alpn: &[u8]| TlsConnect::to_service(host, port, connect_timeout, &[alpn]).map(Arc::new);
+        let (protocol, connect, connect_h2): (_, Arc<dyn Connect>, Option<Arc<dyn Connect>>) = match target.kind {
+            TargetKind::Https => (LocalProtocol::Https, tls(b"http/1.1")?, Some(tls(b"h2")?)),
+            TargetKind::H2c => (LocalProtocol::H2c, Arc::new(TcpConnect::new(host, port, connect_timeout)), None),
+            TargetKind::Http | TargetKind::Tcp => {
+                (LocalProtocol::Http, Arc::new(TcpConnect::new(host, port, connect_timeout)), None)
+            }
         };
-        let (protocol, connect, connect_h2): (_, Arc<dyn Connect>, Option<Arc<dyn Connect>>) =
-            match target.kind {
-                TargetKind::Https => (LocalProtocol::Https, tls(b"http/1.1")?, Some(tls(b"h2")?)),
-                TargetKind::H2c => (
-                    LocalProtocol::H2c,
-                    Arc::new(TcpConnect::new(host, port, connect_timeout)),
-                    None,
-                ),
-                TargetKind::Http | TargetKind::Tcp => (
-                    LocalProtocol::Http,
-                    Arc::new(TcpConnect::new(host, port, connect_timeout)),
-                    None,
-                ),
-            };
         Ok(Self {
             connect_h2,
             protocol,
@@ -167,12 +158,7 @@ impl AgentTunnel {
 
     /// What Register says of this tunnel.
     pub(super) fn spec(&self, id: u32, healthy: bool) -> TunnelSpec {
-        let mut spec = TunnelSpec {
-            id,
-            healthy,
-            kind: self.wanted.kind(),
-            ..TunnelSpec::default()
-        };
+        let mut spec = TunnelSpec { id, healthy, kind: self.wanted.kind(), ..TunnelSpec::default() };
         match &self.wanted {
             Wanted::AnyName => {}
             Wanted::Name(name) => spec.name.clone_from(name),
@@ -239,27 +225,6 @@ impl LocalProtocol {
     }
 }
 
-/// How a local service is probed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HealthCheck {
-    /// What is asked of it.
-    pub probe: Probe,
-    /// How often, and how many results in a row decide.
-    pub settings: HealthSettings,
-}
-
-/// What a probe asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Probe {
-    /// That it takes connections.
-    Tcp,
-    /// That it answers GET on this path with a status below 400.
-    Http {
-        /// In origin form.
-        path: String,
-    },
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,19 +235,11 @@ mod tests {
 
     #[test]
     fn a_tunnel_asks_for_what_was_wanted() {
-        let spec = |wanted| {
-            AgentTunnel::to_target("t", wanted, &target("3000"), CONNECT_TIMEOUT)
-                .unwrap()
-                .spec(4, false)
-        };
+        let spec =
+            |wanted| AgentTunnel::to_target("t", wanted, &target("3000"), CONNECT_TIMEOUT).unwrap().spec(4, false);
         assert_eq!(
             spec(Wanted::Name("app1".into())),
-            TunnelSpec {
-                id: 4,
-                name: "app1".into(),
-                healthy: false,
-                ..TunnelSpec::default()
-            }
+            TunnelSpec { id: 4, name: "app1".into(), healthy: false, ..TunnelSpec::default() }
         );
         assert_eq!(spec(Wanted::Host("a.example".into())).host, "a.example");
         assert_eq!(spec(Wanted::AnyName).name, "");
@@ -292,13 +249,8 @@ mod tests {
 
     #[test]
     fn an_https_target_has_a_second_way_for_http2() {
-        let tunnel = AgentTunnel::to_target(
-            "t",
-            Wanted::AnyName,
-            &target("https://localhost:8443"),
-            CONNECT_TIMEOUT,
-        )
-        .unwrap();
+        let tunnel =
+            AgentTunnel::to_target("t", Wanted::AnyName, &target("https://localhost:8443"), CONNECT_TIMEOUT).unwrap();
         assert_eq!(tunnel.protocol, LocalProtocol::Https);
         assert!(tunnel.connect_h2.is_some());
         assert_eq!(tunnel.local, "https://localhost:8443");

@@ -33,11 +33,8 @@ const RENEW_AFTER: f64 = 0.8;
 /// A credential is not renewed more often than this.
 const RENEW_PAUSE: Duration = Duration::from_secs(1);
 /// Refused tunnels are asked for again with these waits.
-const RETRY: BackoffSettings = BackoffSettings {
-    first: Duration::from_secs(1),
-    base: Duration::from_secs(1),
-    cap: Duration::from_secs(30),
-};
+const RETRY: BackoffSettings =
+    BackoffSettings { first: Duration::from_secs(1), base: Duration::from_secs(1), cap: Duration::from_secs(30) };
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -116,8 +113,7 @@ impl Supervisor {
                 }
                 Step::Reconnect => self.patience = self.backoff.next_wait(rand::random()),
                 Step::Move(message) => {
-                    self.patience =
-                        Duration::from_millis(u64::from(message.retry_after_ms.min(LONGEST_ASKED)));
+                    self.patience = Duration::from_millis(u64::from(message.retry_after_ms.min(LONGEST_ASKED)));
                     if began.elapsed() < STABLE {
                         // A server that sends every newcomer away must not be asked without a pause.
                         self.patience = self.patience.max(self.backoff.next_wait(rand::random()));
@@ -167,52 +163,30 @@ impl Supervisor {
             if final_now && address == self.shared.config.server {
                 return Err(error);
             }
-            self.patience = self
-                .backoff
-                .next_wait(rand::random())
-                .max(asked_patience(&error));
+            self.patience = self.backoff.next_wait(rand::random()).max(asked_patience(&error));
             tracing::debug!(%address, %error, wait = ?self.patience, "connection attempt failed");
             let reason = super::local::chain(&error);
-            self.shared.tell(AgentEvent::Retrying {
-                server: address,
-                reason,
-                hint: error.hint(),
-                wait: self.patience,
-            });
+            self.shared.tell(AgentEvent::Retrying { server: address, reason, hint: error.hint(), wait: self.patience });
         }
     }
 
-    async fn attempt(
-        &self,
-        address: &str,
-    ) -> Result<(Arc<Session>, Vec<TunnelResult>, Duration), AgentError> {
+    async fn attempt(&self, address: &str) -> Result<(Arc<Session>, Vec<TunnelResult>, Duration), AgentError> {
         let attempt = self.backoff.attempts() + 1;
-        self.shared.tell(AgentEvent::Connecting {
-            server: address.to_owned(),
-            attempt,
-        });
+        self.shared.tell(AgentEvent::Connecting { server: address.to_owned(), attempt });
         let shared = Arc::clone(&self.shared);
         let to = address.to_owned();
         let prepared = self.work.spawn_blocking("agent credentials", move || {
-            Ok::<_, AgentError>((
-                Dialer::new(&to, &shared.config)?,
-                shared.config.token.read()?,
-            ))
+            Ok::<_, AgentError>((Dialer::new(&to, &shared.config)?, shared.config.token.read()?))
         });
-        let (dialer, token) = prepared.await.map_err(|error| AgentError::Conversation {
-            server: address.to_owned(),
-            reason: error.to_string(),
-        })??;
+        let (dialer, token) = prepared
+            .await
+            .map_err(|error| AgentError::Conversation { server: address.to_owned(), reason: error.to_string() })??;
         let started = Instant::now();
         let session = Session::begin(&self.shared, dialer, token, self.work.child()).await?;
         let took = started.elapsed();
         let guard = CloseOnDrop(Some(&session));
         let locals: Vec<_> = self.shared.table.iter().cloned().collect();
-        let results = if locals.is_empty() {
-            Vec::new()
-        } else {
-            session.register(&locals).await?
-        };
+        let results = if locals.is_empty() { Vec::new() } else { session.register(&locals).await? };
         guard.keep();
         Ok((session, results, took))
     }
@@ -232,17 +206,13 @@ impl Supervisor {
             lanes: session.lanes_granted,
             took,
         });
-        self.work
-            .spawn("agent lanes", Arc::clone(session).keep_lanes());
+        self.work.spawn("agent lanes", Arc::clone(session).keep_lanes());
         if let Some(previous) = self.previous.take() {
             self.lost_at = self.lost_at.or(previous.ended_at());
             self.retiring.retain(|session| session.is_alive());
             self.retiring.push(Arc::clone(&previous));
             let hurry = self.patience_of(RETIREMENT);
-            self.work.spawn(
-                "session retires",
-                async move { previous.retire(hurry).await },
-            );
+            self.work.spawn("session retires", async move { previous.retire(hurry).await });
         }
         if self.connected {
             shared.metrics.reconnections.inc();
@@ -258,11 +228,7 @@ impl Supervisor {
     }
 
     /// Stays with a session until something has to be done about it.
-    async fn watch(
-        &mut self,
-        session: &Arc<Session>,
-        results: Vec<TunnelResult>,
-    ) -> Result<Step, AgentError> {
+    async fn watch(&mut self, session: &Arc<Session>, results: Vec<TunnelResult>) -> Result<Step, AgentError> {
         let scope = self.scope.clone();
         let mut retries = Retries::default();
         self.note(&mut retries, results)?;
@@ -287,11 +253,7 @@ impl Supervisor {
     }
 
     /// Tells what became of tunnels, and remembers those to be asked for again.
-    fn note(
-        &mut self,
-        retries: &mut Retries,
-        results: Vec<TunnelResult>,
-    ) -> Result<(), AgentError> {
+    fn note(&mut self, retries: &mut Retries, results: Vec<TunnelResult>) -> Result<(), AgentError> {
         let mut refused = Vec::new();
         for result in results {
             let Some(local) = self.shared.table.get(result.id).cloned() else {
@@ -313,21 +275,14 @@ impl Supervisor {
             && !refused.is_empty()
             && refused.iter().all(|(_, fault)| fault.retry_after_ms == 0)
         {
-            let faults = refused
-                .into_iter()
-                .map(|(local, fault)| (local.name.to_string(), fault))
-                .collect();
+            let faults = refused.into_iter().map(|(local, fault)| (local.name.to_string(), fault)).collect();
             return Err(AgentError::NothingPublished { faults });
         }
         for (local, fault) in refused {
             let again = fault.retry_after_ms > 0 || self.published.contains(&local.id);
             let retry = again.then(|| retries.add(local.id, &fault));
             self.shared.metrics.error("register");
-            self.shared.tell(AgentEvent::Refused {
-                tunnel: local.name.to_string(),
-                fault,
-                retry,
-            });
+            self.shared.tell(AgentEvent::Refused { tunnel: local.name.to_string(), fault, retry });
         }
         Ok(())
     }
@@ -336,25 +291,15 @@ impl Supervisor {
         let config = &self.shared.config;
         match over {
             // With another token at hand, the server's answer to that decides.
-            Over::GoingAway(message)
-                if message.permanent && !self.may_have_new_token(&message.reason) =>
-            {
-                Err(AgentError::Dismissed {
-                    reason: clean(&message.reason, 300),
-                })
+            Over::GoingAway(message) if message.permanent && !self.may_have_new_token(&message.reason) => {
+                Err(AgentError::Dismissed { reason: clean(&message.reason, 300) })
             }
             Over::GoingAway(message) => {
-                self.shared.tell(AgentEvent::Moving {
-                    reason: clean(&message.reason, 300),
-                });
+                self.shared.tell(AgentEvent::Moving { reason: clean(&message.reason, 300) });
                 Ok(Step::Move(message))
             }
-            Over::Lost(LaneEnd::ByPeer(ErrorCode::Replaced, reason)) => {
-                Err(AgentError::Dismissed { reason })
-            }
-            Over::Lost(LaneEnd::ByPeer(ErrorCode::Unauthorized, reason))
-                if !config.token.can_change() =>
-            {
+            Over::Lost(LaneEnd::ByPeer(ErrorCode::Replaced, reason)) => Err(AgentError::Dismissed { reason }),
+            Over::Lost(LaneEnd::ByPeer(ErrorCode::Unauthorized, reason)) if !config.token.can_change() => {
                 Err(AgentError::Dismissed { reason })
             }
             Over::Lost(end) => {
@@ -362,9 +307,7 @@ impl Supervisor {
                 self.shared.metrics.connection_status.set(0);
                 self.shared.metrics.error("session_lost");
                 self.shared.set_session(None);
-                self.shared.tell(AgentEvent::Lost {
-                    reason: end.to_string(),
-                });
+                self.shared.tell(AgentEvent::Lost { reason: end.to_string() });
                 Ok(Step::Reconnect)
             }
         }
@@ -388,11 +331,7 @@ impl Supervisor {
             return self.shared.config.server.clone();
         }
         let next = self.elsewhere.remove(0);
-        if super::dial::check(&next).is_ok() {
-            next
-        } else {
-            self.shared.config.server.clone()
-        }
+        if super::dial::check(&next).is_ok() { next } else { self.shared.config.server.clone() }
     }
 
     /// Finishes what is in flight, in all sessions that are left.
@@ -430,9 +369,7 @@ impl Drop for CloseOnDrop<'_> {
 /// How long the server asked to be left alone.
 fn asked_patience(error: &AgentError) -> Duration {
     match error {
-        AgentError::Refused { fault } => {
-            Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED)))
-        }
+        AgentError::Refused { fault } => Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED))),
         _ => Duration::ZERO,
     }
 }
@@ -446,11 +383,7 @@ struct Retries {
 
 impl Default for Retries {
     fn default() -> Self {
-        Self {
-            ids: Vec::new(),
-            at: Instant::now() + NEVER,
-            backoff: Backoff::new(RETRY),
-        }
+        Self { ids: Vec::new(), at: Instant::now() + NEVER, backoff: Backoff::new(RETRY) }
     }
 }
 
@@ -467,10 +400,7 @@ impl Retries {
 
     fn take(&mut self, shared: &Shared) -> Vec<Arc<Local>> {
         self.at = Instant::now() + NEVER;
-        self.ids
-            .drain(..)
-            .filter_map(|id| shared.table.get(id).cloned())
-            .collect()
+        self.ids.drain(..).filter_map(|id| shared.table.get(id).cloned()).collect()
     }
 }
 
@@ -482,18 +412,11 @@ struct Renewal {
 
 impl Renewal {
     fn new(shared: &Shared, session: &Session) -> Self {
-        let mut changed = shared
-            .config
-            .token_changed
-            .clone()
-            .filter(|_| shared.config.token.can_change());
+        let mut changed = shared.config.token_changed.clone().filter(|_| shared.config.token.can_change());
         if let Some(changed) = &mut changed {
             changed.mark_unchanged();
         }
-        Self {
-            at: renew_at(shared, session, RENEW_AFTER),
-            changed,
-        }
+        Self { at: renew_at(shared, session, RENEW_AFTER), changed }
     }
 
     async fn due(&mut self) {
@@ -514,9 +437,7 @@ impl Renewal {
 
     async fn renew(&mut self, shared: &Arc<Shared>, session: &Session, work: &Scope) {
         let source = shared.config.token.clone();
-        let read = work
-            .spawn_blocking("agent credentials", move || source.read())
-            .await;
+        let read = work.spawn_blocking("agent credentials", move || source.read()).await;
         let result: Result<bool, AgentError> = match read {
             Ok(Ok(token)) => session.refresh(token).await,
             Ok(Err(error)) => Err(error.into()),
@@ -536,9 +457,7 @@ impl Renewal {
         self.at = renew_at(shared, session, 0.5);
         if let Some(problem) = problem {
             shared.metrics.error("token");
-            shared.tell(AgentEvent::Token {
-                problem: Some(problem),
-            });
+            shared.tell(AgentEvent::Token { problem: Some(problem) });
         }
     }
 }
@@ -548,11 +467,7 @@ fn renew_at(shared: &Shared, session: &Session, part: f64) -> Instant {
     let left = session
         .expires()
         .filter(|_| shared.config.token.can_change())
-        .map(|expires| {
-            expires
-                .duration_since(SystemTime::now())
-                .unwrap_or_default()
-        });
+        .map(|expires| expires.duration_since(SystemTime::now()).unwrap_or_default());
     let wait = left.map_or(NEVER, |left| left.mul_f64(part).clamp(RENEW_PAUSE, NEVER));
     Instant::now() + wait
 }

@@ -31,9 +31,7 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
             (0, 0, Some(error))
         }
     };
-    let visitor = visitor
-        .map(|visitor| visitor.to_string())
-        .unwrap_or_default();
+    let visitor = visitor.map(|visitor| visitor.to_string()).unwrap_or_default();
     local.served(&Served {
         method: b"TCP",
         path: visitor.as_bytes(),
@@ -46,15 +44,10 @@ pub(super) async fn serve(local: Arc<Local>, stream: Stream, open: Open, started
 }
 
 async fn connect(local: &Local, open: &Open) -> Result<Io, (ErrorCode, &'static str)> {
-    let mut io = local
-        .connect(&*local.tunnel.connect)
-        .await
-        .map_err(|error| (connect_code(&error), "connect"))?;
+    let mut io = local.connect(&*local.tunnel.connect).await.map_err(|error| (connect_code(&error), "connect"))?;
     if local.tunnel.proxy_protocol {
         let header = proxy_protocol::header(open.visitor, open.entrance);
-        io.write_all(&header)
-            .await
-            .map_err(|_| (ErrorCode::Connect, "connect"))?;
+        io.write_all(&header).await.map_err(|_| (ErrorCode::Connect, "connect"))?;
     }
     Ok(io)
 }

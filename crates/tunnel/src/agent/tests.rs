@@ -22,9 +22,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Fails a test that hangs.
 async fn within<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(DEADLINE, what)
-        .await
-        .expect("it happens in time")
+    tokio::time::timeout(DEADLINE, what).await.expect("it happens in time")
 }
 
 /// An agent at work.
@@ -62,12 +60,7 @@ fn start(config: AgentConfig) -> Running {
     Scope::root().spawn("agent", async move {
         let _ = tell.send(agent.run(own).await);
     });
-    Running {
-        scope,
-        events,
-        result,
-        registry,
-    }
+    Running { scope, events, result, registry }
 }
 
 impl Running {
@@ -75,11 +68,7 @@ impl Running {
     async fn event<T>(&mut self, mut pick: impl FnMut(AgentEvent) -> Option<T>) -> T {
         within(async {
             loop {
-                let event = self
-                    .events
-                    .recv()
-                    .await
-                    .expect("the agent runs and the test keeps up");
+                let event = self.events.recv().await.expect("the agent runs and the test keeps up");
                 if let Some(found) = pick(event) {
                     return found;
                 }
@@ -104,18 +93,12 @@ impl Running {
     fn metric(&self, name: &str) -> f64 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(name))
-            .unwrap_or_else(|| panic!("{name} in {text}"));
+        let line = text.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{name} in {text}"));
         line.rsplit(' ').next().unwrap().parse().unwrap()
     }
 }
 
 /// An address nobody listens on.
 fn closed() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

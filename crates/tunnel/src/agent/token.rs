@@ -70,40 +70,27 @@ impl Diagnose for TokenError {
     fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Read { path, .. } => {
-                format!(
-                    "put the token into {}, readable by this user alone",
-                    path.display()
-                )
+                format!("put the token into {}, readable by this user alone", path.display())
             }
             Self::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-            Self::Unusable { .. } => {
-                "a token is one line; make one on the server: adit server token create".into()
-            }
+            Self::Unusable { .. } => "a token is one line; make one on the server: adit server token create".into(),
         })
     }
 }
 
 fn read_file(path: &Path) -> Result<String, TokenError> {
-    let read = |source| TokenError::Read {
-        path: path.to_owned(),
-        source,
-    };
+    let read = |source| TokenError::Read { path: path.to_owned(), source };
     let found = std::fs::metadata(path).map_err(read)?;
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt as _;
         let mode = found.permissions().mode() & 0o7777;
         if mode & 0o077 != 0 {
-            return Err(TokenError::Exposed {
-                path: path.to_owned(),
-                mode,
-            });
+            return Err(TokenError::Exposed { path: path.to_owned(), mode });
         }
     }
     if found.len() > LONGEST {
-        return Err(TokenError::Unusable {
-            path: Some(path.to_owned()),
-        });
+        return Err(TokenError::Unusable { path: Some(path.to_owned()) });
     }
     std::fs::read_to_string(path).map_err(read)
 }
@@ -111,13 +98,9 @@ fn read_file(path: &Path) -> Result<String, TokenError> {
 /// A token, or a JWT, is one run of visible characters.
 fn checked(text: &str, path: Option<&Path>) -> Result<Secret<String>, TokenError> {
     let token = text.trim();
-    let usable = !token.is_empty()
-        && token.len() as u64 <= LONGEST
-        && token.bytes().all(|b| b.is_ascii_graphic());
+    let usable = !token.is_empty() && token.len() as u64 <= LONGEST && token.bytes().all(|b| b.is_ascii_graphic());
     if !usable {
-        return Err(TokenError::Unusable {
-            path: path.map(Path::to_owned),
-        });
+        return Err(TokenError::Unusable { path: path.map(Path::to_owned) });
     }
     Ok(Secret::new(token.to_owned()))
 }
@@ -147,43 +130,23 @@ mod tests {
     fn s6_a_token_file_open_to_others_is_refused() {
         let (_dir, source) = file("adit_secret", 0o640);
         let error = source.read().unwrap_err();
-        assert!(
-            matches!(error, TokenError::Exposed { mode: 0o640, .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, TokenError::Exposed { mode: 0o640, .. }), "{error:?}");
         assert!(error.hint().unwrap().starts_with("chmod 600 "));
     }
 
     #[test]
     fn what_is_no_token_is_refused_without_showing_it() {
-        for text in [
-            "",
-            " \n",
-            "two words",
-            "adit_s\u{e9}cret",
-            &"x".repeat(8000),
-        ] {
-            let error = TokenSource::Fixed(Secret::new(text.to_owned()))
-                .read()
-                .unwrap_err();
+        for text in ["", " \n", "two words", "adit_s\u{e9}cret", &"x".repeat(8000)] {
+            let error = TokenSource::Fixed(Secret::new(text.to_owned())).read().unwrap_err();
             assert_eq!(error.to_string(), "what was given holds no token");
             let (_dir, source) = file(text, 0o600);
-            assert!(matches!(
-                source.read(),
-                Err(TokenError::Unusable { path: Some(_) })
-            ));
+            assert!(matches!(source.read(), Err(TokenError::Unusable { path: Some(_) })));
         }
     }
 
     #[test]
     fn a_missing_file_is_named() {
         let source = TokenSource::File("/nowhere/token".into());
-        assert!(
-            source
-                .read()
-                .unwrap_err()
-                .to_string()
-                .contains("/nowhere/token")
-        );
+        assert!(source.read().unwrap_err().to_string().contains("/nowhere/token"));
     }
 }

@@ -93,12 +93,7 @@ pub(crate) struct LaneShared {
 impl LaneShared {
     pub(crate) fn new(machine: Lane<Wakers>, number: u32) -> Arc<Self> {
         let core = Core { machine, task: None, notified: false, closing: None, over: false };
-        Arc::new(Self {
-            core: Mutex::new(core),
-            streams: AtomicU32::new(0),
-            bulk: AtomicU32::new(0),
-            number,
-        })
+        Arc::new(Self { core: Mutex::new(core), streams: AtomicU32::new(0), bulk: AtomicU32::new(0), number })
     }
 
     /// Tells lanes of a session apart in logs.

@@ -9,10 +9,10 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::ServerName;
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
 use rustls::{ClientConfig, ServerConfig};
-use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
 /// Read at once from a socket: several records, so that a busy lane needs few system calls.
@@ -97,8 +97,15 @@ impl TlsPipe {
     }
 
     async fn handshake(tcp: TcpStream, side: Side) -> Result<Self, TlsFault> {
-        let mut pipe =
-            Self { tcp, side, partial: Vec::new(), outgoing: Vec::new(), sent: 0, early: Vec::new(), peer_closed: false };
+        let mut pipe = Self {
+            tcp,
+            side,
+            partial: Vec::new(),
+            outgoing: Vec::new(),
+            sent: 0,
+            early: Vec::new(),
+            peer_closed: false,
+        };
         let mut incoming = Vec::new();
         loop {
             // A client may send data right behind its Finished: it must not be lost with the handshake.
@@ -133,7 +140,11 @@ impl TlsPipe {
     /// Reads what the socket has, at most about 128 KiB, and hands the plaintext to `sink`.
     ///
     /// Returns false once the peer has ended its direction.
-    pub(crate) fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<Result<bool, TlsFault>> {
+    pub(crate) fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        sink: &mut dyn FnMut(&[u8]),
+    ) -> Poll<Result<bool, TlsFault>> {
         if !self.early.is_empty() {
             sink(&std::mem::take(&mut self.early));
             return Poll::Ready(Ok(!self.peer_closed));
@@ -275,9 +286,7 @@ impl TlsPipe {
 
 /// Whether the front of `bytes` is a whole TLS record (RFC 8446 section 5.1).
 fn has_whole_record(bytes: &[u8]) -> bool {
-    bytes.first_chunk::<5>().is_some_and(|head| {
-        bytes.len() >= 5 + usize::from(u16::from_be_bytes([head[3], head[4]]))
-    })
+    bytes.first_chunk::<5>().is_some_and(|head| bytes.len() >= 5 + usize::from(u16::from_be_bytes([head[3], head[4]])))
 }
 
 fn drive<Data>(
@@ -314,11 +323,7 @@ fn drive<Data>(
 }
 
 /// Encrypts when the machine is ready for it; false: ask it again.
-fn seal<Data>(
-    status: UnbufferedStatus<'_, '_, Data>,
-    plain: &[u8],
-    outgoing: &mut Vec<u8>,
-) -> Result<bool, TlsFault> {
+fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Vec<u8>) -> Result<bool, TlsFault> {
     match status.state? {
         ConnectionState::WriteTraffic(mut traffic) => {
             let records = plain.len() / (16 * 1024) + 1;

@@ -144,7 +144,10 @@ mod tests {
     #[test]
     fn a_line_has_the_visitor_the_status_and_the_time_taken() {
         let line = render(&entry(), LogFormat::Text, timestamp::from_unix(0));
-        assert!(line.contains("192.0.2.7 acme \"GET app.example.com/a HTTP/1.1\" 200 in=1 out=2 1.500ms id=0011"), "{line}");
+        assert!(
+            line.contains("192.0.2.7 acme \"GET app.example.com/a HTTP/1.1\" 200 in=1 out=2 1.500ms id=0011"),
+            "{line}"
+        );
     }
 
     #[test]

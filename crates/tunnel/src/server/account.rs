@@ -13,7 +13,7 @@ use crate::throttle::Throttle;
 
 /// A quota that is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Quota {
+pub(super) enum Quota {
     /// Agents connected at once.
     Agents,
     /// Tunnels published at once.
@@ -27,7 +27,7 @@ pub enum Quota {
 impl Quota {
     /// The word in metrics, logs and answers.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Agents => "agents",
             Self::Tunnels => "tunnels",
@@ -39,7 +39,7 @@ impl Quota {
 
 /// A quota is used up, and when trying again makes sense.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exceeded {
+pub(super) struct Exceeded {
     /// Which one.
     pub quota: Quota,
     /// Its size.
@@ -242,7 +242,9 @@ mod tests {
         let now = Instant::now();
         account.take_request(now).unwrap();
         let exceeded = account.take_request(now).unwrap_err();
-        assert!(exceeded.retry_after <= Duration::from_millis(500) && exceeded.retry_after > Duration::from_millis(400));
+        assert!(
+            exceeded.retry_after <= Duration::from_millis(500) && exceeded.retry_after > Duration::from_millis(400)
+        );
         assert!(account.take_request(now + exceeded.retry_after).is_ok());
     }
 

@@ -217,7 +217,8 @@ impl AgentEntrance {
         })?;
         let account = state.accounts.get(&grant.account, config.quotas_of(&grant.account));
         let previous = state.session_of(account.name(), &request.agent_id);
-        let busy = |message: String| Fault { retry_after_ms: 1000, ..fault("quota_exceeded", message, "stop another agent") };
+        let busy =
+            |message: String| Fault { retry_after_ms: 1000, ..fault("quota_exceeded", message, "stop another agent") };
         if previous.is_none() && state.sessions().len() >= self.agents {
             return Err(busy("the server has as many agents as it takes".to_owned()));
         }
@@ -267,7 +268,8 @@ impl AgentEntrance {
             return;
         };
         if session.lanes().len() >= usize::from(session.lanes_max) || !session.is_open() {
-            let _ = self.answer_join(&mut pipe, Some(fault("lanes_exceeded", "the session has all its lanes", ""))).await;
+            let _ =
+                self.answer_join(&mut pipe, Some(fault("lanes_exceeded", "the session has all its lanes", ""))).await;
             return;
         }
         if self.answer_join(&mut pipe, None).await.is_ok() {
@@ -288,9 +290,8 @@ impl AgentEntrance {
             ..LaneConfig::default()
         };
         let pool = Arc::clone(&session.pool);
-        let lane = session.add_lane(|number| {
-            LaneShared::new(Lane::new(Side::Server, lane_config, pool, Instant::now()), number)
-        });
+        let lane = session
+            .add_lane(|number| LaneShared::new(Lane::new(Side::Server, lane_config, pool, Instant::now()), number));
         let Some(lane) = lane else { return };
         let handler = Arc::new(SessionHandler(Arc::clone(session)));
         if session.is_closed() {

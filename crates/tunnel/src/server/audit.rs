@@ -75,7 +75,11 @@ impl Audit {
     }
 
     pub(crate) fn refused(&self, session: &Session, tunnel: u32, fault: &Fault) {
-        self.about("registration_refused", session, json!({ "tunnel": tunnel, "reason": fault.code, "message": fault.message }));
+        self.about(
+            "registration_refused",
+            session,
+            json!({ "tunnel": tunnel, "reason": fault.code, "message": fault.message }),
+        );
     }
 
     pub(crate) fn takeover(&self, old: &Session, by: &Session) {
@@ -95,7 +99,10 @@ impl Audit {
     }
 
     pub(crate) fn quota(&self, account: &str, exceeded: &Exceeded) {
-        self.write("quota_exceeded", json!({ "account": account, "quota": exceeded.quota.name(), "limit": exceeded.limit }));
+        self.write(
+            "quota_exceeded",
+            json!({ "account": account, "quota": exceeded.quota.name(), "limit": exceeded.limit }),
+        );
     }
 
     /// Something the operator did: reload, drain.

@@ -164,9 +164,9 @@ impl Authenticate for Credentials {
     fn authenticate(&self, credential: &str, now: SystemTime) -> Result<Grant, AuthError> {
         if let Ok(token) = Token::parse(credential) {
             return self.check_token(&token, now).map_err(|refusal| match refusal {
-                Refusal::Expired { .. } => AuthError::Expired,
-                Refusal::Revoked { .. } => AuthError::Revoked,
-                _ => AuthError::Invalid,
+                Refusal::Expired => AuthError::Expired,
+                Refusal::Revoked => AuthError::Revoked,
+                Refusal::Unknown => AuthError::Invalid,
             });
         }
         match &**self.jwt.load() {
@@ -219,8 +219,7 @@ pub fn read_tokens(path: &Path) -> Result<TokenStore, AuthFilesError> {
 /// Refuses a secret file that others may read (S6).
 pub(crate) fn check_mode(path: &Path) -> Result<(), AuthFilesError> {
     use std::os::unix::fs::PermissionsExt as _;
-    let metadata =
-        std::fs::metadata(path).map_err(|source| AuthFilesError::Read { path: path.to_owned(), source })?;
+    let metadata = std::fs::metadata(path).map_err(|source| AuthFilesError::Read { path: path.to_owned(), source })?;
     let mode = metadata.permissions().mode() & 0o777;
     if mode & 0o077 == 0 { Ok(()) } else { Err(AuthFilesError::Mode { path: path.to_owned(), mode }) }
 }

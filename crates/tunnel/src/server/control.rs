@@ -179,7 +179,11 @@ impl State {
                     .map_err(|error| fault("invalid_name", format!("`{}`: {error}", printable(&spec.name)), ""))?
             };
             if config.is_reserved(name.as_str()) {
-                return Err(fault("name_reserved", format!("`{}` is a name nobody gets", name.as_str()), "choose another"));
+                return Err(fault(
+                    "name_reserved",
+                    format!("`{}` is a name nobody gets", name.as_str()),
+                    "choose another",
+                ));
             }
             if !grant.may_take_name(&name) {
                 return Err(not_allowed(name.as_str()));
@@ -280,9 +284,7 @@ impl State {
                 error: Some(fault("invalid_token", "the token is of another account", "")),
                 expires: None,
             },
-            Err(error) => {
-                RefreshResponse { error: Some(fault(error.code(), error.to_string(), "")), expires: None }
-            }
+            Err(error) => RefreshResponse { error: Some(fault(error.code(), error.to_string(), "")), expires: None },
         }
     }
 }

@@ -115,10 +115,18 @@ impl Metrics {
     }
 
     fn register(&self, r: &mut Registry) {
-        r.register("tunnel_connections_total", "Agents connected now (a gauge, named as in the original)", self.connections.clone());
+        r.register(
+            "tunnel_connections_total",
+            "Agents connected now (a gauge, named as in the original)",
+            self.connections.clone(),
+        );
         r.register("tunnel_connection_duration_seconds", "Life of agents' sessions", self.connection_seconds.clone());
         r.register("tunnel_requests", "Requests answered, by method, status and account", self.requests.clone());
-        r.register("tunnel_request_duration_seconds", "From a request's head to its answer's end", self.request_seconds.clone());
+        r.register(
+            "tunnel_request_duration_seconds",
+            "From a request's head to its answer's end",
+            self.request_seconds.clone(),
+        );
         r.register("tunnel_request_size_bytes", "Bodies of requests", self.request_bytes.clone());
         r.register("tunnel_response_size_bytes", "Bodies of answers", self.response_bytes.clone());
         r.register("tunnel_streams", "Streams opened", self.streams.clone());
@@ -126,9 +134,17 @@ impl Metrics {
         r.register("tunnel_stream_duration_seconds", "Life of TCP and upgraded streams", self.stream_seconds.clone());
         r.register("tunnel_registry_size", "Routes served now", self.registry_size.clone());
         r.register("tunnel_visitor_connections", "Visitors' connections open now", self.visitors.clone());
-        r.register("tunnel_first_byte_seconds", "Time to the answer's head by phase: open (queue and network), agent, local, total", self.first_byte.clone());
+        r.register(
+            "tunnel_first_byte_seconds",
+            "Time to the answer's head by phase: open (queue and network), agent, local, total",
+            self.first_byte.clone(),
+        );
         r.register("tunnel_errors", "Failures by kind and component", self.errors.clone());
-        r.register("tunnel_quota_exceeded", "Requests and registrations refused by a quota", self.quota_exceeded.clone());
+        r.register(
+            "tunnel_quota_exceeded",
+            "Requests and registrations refused by a quota",
+            self.quota_exceeded.clone(),
+        );
         r.register("tunnel_config_reloads", "Configurations applied while running", self.reloads.clone());
         r.register("tunnel_takeovers", "Sessions replaced by a newer one of the same agent", self.takeovers.clone());
     }
@@ -237,9 +253,8 @@ impl Collector for Live {
         let lanes: Vec<Stats> =
             state.all_sessions().iter().flat_map(|s| s.lanes()).map(|lane| lane.lock().machine.stats()).collect();
         let ended = &state.metrics.ended;
-        let sum = |gone: &AtomicU64, of: fn(&Stats) -> u64| {
-            gone.load(Ordering::Relaxed) + lanes.iter().map(of).sum::<u64>()
-        };
+        let sum =
+            |gone: &AtomicU64, of: fn(&Stats) -> u64| gone.load(Ordering::Relaxed) + lanes.iter().map(of).sum::<u64>();
         let values = [
             sum(&ended.frames_in, |s| s.frames_in),
             sum(&ended.frames_out, |s| s.frames_out),
@@ -267,12 +282,8 @@ fn encode_accounts(state: &State, encoder: &mut DescriptorEncoder<'_>) -> Result
             value.encode(family.encode_family(&[("account", account.name())])?)?;
         }
     }
-    let mut family = encoder.encode_descriptor(
-        BANDWIDTH.0,
-        BANDWIDTH.1,
-        None,
-        prometheus_client::metrics::MetricType::Counter,
-    )?;
+    let mut family =
+        encoder.encode_descriptor(BANDWIDTH.0, BANDWIDTH.1, None, prometheus_client::metrics::MetricType::Counter)?;
     for account in &accounts {
         for (direction, total) in [("in", account.upload.total()), ("out", account.download.total())] {
             let value = ConstCounter::new(total);

@@ -92,15 +92,14 @@ impl State {
                 return;
             }
         };
-        let opened = members.iter().find_map(|(session, tunnel)| {
-            session.open(&Open::tcp(*tunnel, Some(visitor), entrance), false).ok()
-        });
+        let opened = members
+            .iter()
+            .find_map(|(session, tunnel)| session.open(&Open::tcp(*tunnel, Some(visitor), entrance), false).ok());
         let Some((stream, in_flight)) = opened else {
             self.metrics.error("agent_lost", "public");
             return;
         };
-        let meter =
-            Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
+        let meter = Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
         let pump = Pump::new(tcp, stream, meter);
         self.scope.spawn("tcp-visit", async move {
             let started = Instant::now();

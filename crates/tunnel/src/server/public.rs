@@ -82,7 +82,8 @@ impl PublicEntrance {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let config = self.state.config.load_full();
-        let limits = HeadLimits { head_size: config.limits.head_size, headers: config.limits.headers, ..HeadLimits::default() };
+        let limits =
+            HeadLimits { head_size: config.limits.head_size, headers: config.limits.headers, ..HeadLimits::default() };
         let times = GuardTimes { head: config.limits.header_timeout, idle: config.limits.idle_timeout };
         let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);

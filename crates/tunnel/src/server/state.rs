@@ -8,8 +8,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::server::ServerConfig;
 use arc_swap::ArcSwap;
-use mux::message::{Fault, GoAway};
 use mux::ErrorCode;
+use mux::message::{Fault, GoAway};
 use runtime::scope::Scope;
 
 use super::access::AccessLog;

@@ -113,7 +113,12 @@ struct Admitted {
 }
 
 /// Checks host and quotas before anything is sent (S8, S12).
-fn admit(state: &Arc<State>, visitor: &Visitor, request: &Request<Incoming>, record: &mut Record) -> Result<Admitted, Problem> {
+fn admit(
+    state: &Arc<State>,
+    visitor: &Visitor,
+    request: &Request<Incoming>,
+    record: &mut Record,
+) -> Result<Admitted, Problem> {
     // HTTP/2 heads do not come through the guard.
     if request.headers().len() > state.config.load().limits.headers {
         return Err(Problem::TooLarge);
@@ -399,7 +404,11 @@ fn open_stream(admitted: &Admitted, mut open: Open, end: bool) -> Result<(Stream
 }
 
 /// Waits for the answer's head.
-async fn await_head(state: &State, stream: &Arc<Stream>, given_up: Option<upload::GivenUp>) -> Result<AnswerHead, Problem> {
+async fn await_head(
+    state: &State,
+    stream: &Arc<Stream>,
+    given_up: Option<upload::GivenUp>,
+) -> Result<AnswerHead, Problem> {
     let patience = state.config.load().limits.response_timeout;
     let head = async {
         loop {
@@ -412,7 +421,7 @@ async fn await_head(state: &State, stream: &Arc<Stream>, given_up: Option<upload
                     }
                 }
                 Ok(_) => return Err(Problem::BadAnswer),
-                Err(error) => return Err(problem_of(error.into())),
+                Err(error) => return Err(problem_of(&error.into())),
             }
         }
     };
@@ -432,8 +441,8 @@ async fn await_head(state: &State, stream: &Arc<Stream>, given_up: Option<upload
     result
 }
 
-fn problem_of(error: BodyError) -> Problem {
-    let BodyError::Reset(code) = error else { return Problem::BadAnswer };
+fn problem_of(error: &BodyError) -> Problem {
+    let BodyError::Reset(code) = *error else { return Problem::BadAnswer };
     match code {
         ErrorCode::Connect => Problem::Refused,
         // The agent's own limit, which we do not know.

@@ -15,48 +15,27 @@ async fn with_service<F: Future<Output = ()>>(talk: impl FnOnce(SocketAddr, Scop
     let scope = Scope::root();
     let listener = BoundListener::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
     let address = listener.local_addr();
-    let hops: HopSource = Arc::new(|id: &str| {
-        vec![Hop {
-            name: format!("hop of {id}"),
-            ms: 1.5,
-        }]
-    });
+    let hops: HopSource = Arc::new(|id: &str| vec![Hop { name: format!("hop of {id}"), ms: 1.5 }]);
     let served = scope.clone();
     scope.spawn("demo.service", async move {
-        serve(listener, served, hops)
-            .await
-            .expect("the listener works");
+        serve(listener, served, hops).await.expect("the listener works");
     });
     let whole = async {
         talk(address, scope.clone()).await;
         scope.drain();
         scope.idle().await;
     };
-    timeout(DEADLINE, whole)
-        .await
-        .expect("the test ends in time");
+    timeout(DEADLINE, whole).await.expect("the test ends in time");
     assert_eq!(scope.panics(), 0);
 }
 
 /// Sends one request that closes the connection and returns the answer as text.
 async fn ask(address: SocketAddr, request: &str) -> String {
-    let mut stream = TcpStream::connect(address)
-        .await
-        .expect("the service listens");
-    let request = request.replacen(
-        "\r\n",
-        "\r\nHost: hello.localhost\r\nConnection: close\r\n",
-        1,
-    );
-    stream
-        .write_all(request.as_bytes())
-        .await
-        .expect("the service reads");
+    let mut stream = TcpStream::connect(address).await.expect("the service listens");
+    let request = request.replacen("\r\n", "\r\nHost: hello.localhost\r\nConnection: close\r\n", 1);
+    stream.write_all(request.as_bytes()).await.expect("the service reads");
     let mut answer = Vec::new();
-    stream
-        .read_to_end(&mut answer)
-        .await
-        .expect("the service answers");
+    stream.read_to_end(&mut answer).await.expect("the service answers");
     String::from_utf8(answer).expect("a text answer")
 }
 
@@ -89,27 +68,12 @@ async fn a_request_is_shown_as_it_arrived() {
 #[tokio::test]
 async fn the_front_page_is_what_the_visitor_can_read() {
     with_service(|address, _| async move {
-        let page = ask(
-            address,
-            "GET /any/path HTTP/1.1\r\nAccept: text/html\r\n\r\n",
-        )
-        .await;
-        assert!(
-            page.contains("content-security-policy: default-src 'none'"),
-            "{page}"
-        );
+        let page = ask(address, "GET /any/path HTTP/1.1\r\nAccept: text/html\r\n\r\n").await;
+        assert!(page.contains("content-security-policy: default-src 'none'"), "{page}");
         assert!(page.contains("GET /any/path HTTP/1.1"), "{page}");
-        let text = ask(
-            address,
-            "GET / HTTP/1.1\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n",
-        )
-        .await;
+        let text = ask(address, "GET / HTTP/1.1\r\nUser-Agent: curl/8\r\nAccept: */*\r\n\r\n").await;
         assert!(text.contains("It works"), "{text}");
-        let json = ask(
-            address,
-            "GET / HTTP/1.1\r\nAccept: application/json\r\n\r\n",
-        )
-        .await;
+        let json = ask(address, "GET / HTTP/1.1\r\nAccept: application/json\r\n\r\n").await;
         assert_eq!(json_of(&json)["path"], "/");
     })
     .await;
@@ -118,17 +82,10 @@ async fn the_front_page_is_what_the_visitor_can_read() {
 #[tokio::test]
 async fn an_upload_is_counted_and_hashed() {
     with_service(|address, _| async move {
-        let answer = ask(
-            address,
-            "POST /api/upload HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc",
-        )
-        .await;
+        let answer = ask(address, "POST /api/upload HTTP/1.1\r\nContent-Length: 3\r\n\r\nabc").await;
         let received = json_of(&answer);
         assert_eq!(received["bytes"], 3);
-        assert_eq!(
-            received["sha256"],
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
+        assert_eq!(received["sha256"], "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     })
     .await;
 }
@@ -141,10 +98,7 @@ async fn a_download_has_the_length_that_was_asked_for() {
         assert!(head.contains("content-length: 200000"), "{head}");
         assert_eq!(body.len(), 200_000);
         let head = ask(address, "HEAD /api/download?bytes=77 HTTP/1.1\r\n\r\n").await;
-        assert!(
-            head.contains("content-length: 77") && head.ends_with("\r\n\r\n"),
-            "{head}"
-        );
+        assert!(head.contains("content-length: 77") && head.ends_with("\r\n\r\n"), "{head}");
         let refused = ask(address, "GET /api/download?bytes=lots HTTP/1.1\r\n\r\n").await;
         assert!(refused.starts_with("HTTP/1.1 400"), "{refused}");
     })
@@ -162,10 +116,7 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said() {
             ("GET /api/ws", "426"),
         ] {
             let answer = ask(address, &format!("{request} HTTP/1.1\r\n\r\n")).await;
-            assert!(
-                answer.starts_with(&format!("HTTP/1.1 {status}")),
-                "{request}: {answer}"
-            );
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {answer}");
         }
     })
     .await;
@@ -175,9 +126,7 @@ async fn what_is_not_there_and_what_is_not_allowed_is_said() {
 async fn the_event_stream_ticks_and_ends_at_the_drain() {
     with_service(|address, scope| async move {
         ask(address, "GET /api/inspect HTTP/1.1\r\n\r\n").await;
-        let mut stream = TcpStream::connect(address)
-            .await
-            .expect("the service listens");
+        let mut stream = TcpStream::connect(address).await.expect("the service listens");
         let request = b"GET /api/events HTTP/1.1\r\nHost: h\r\n\r\n";
         stream.write_all(request).await.expect("the service reads");
         let mut got = Vec::new();
@@ -189,10 +138,7 @@ async fn the_event_stream_ticks_and_ends_at_the_drain() {
         let text = String::from_utf8_lossy(&got).into_owned();
         assert!(text.contains("text/event-stream"), "{text}");
         assert!(text.contains("event: tick\ndata: {\"requests\":"), "{text}");
-        assert!(
-            text.ends_with("0\r\n\r\n"),
-            "the stream must end, not break: {text}"
-        );
+        assert!(text.ends_with("0\r\n\r\n"), "the stream must end, not break: {text}");
     })
     .await;
 }

@@ -40,7 +40,8 @@ async fn s9_a_service_with_two_lengths_or_control_bytes_is_a_bad_answer() {
 #[tokio::test]
 async fn s9_a_service_with_length_and_chunks_gives_one_reading() {
     let server = Server::start().await;
-    let said = b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_vec();
+    let said =
+        b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n".to_vec();
     let service = FaultyListener::start(Behaviour::Say(said)).await.unwrap();
     let _agent = Publish::to(&server).http("app1", service.addr()).start().await;
     let bytes = raw::exchange(
@@ -56,7 +57,14 @@ async fn s9_a_service_with_length_and_chunks_gives_one_reading() {
 }
 
 /// An agent's answer of these headers and this body, as the visitor's connection shows it.
-async fn lie(server: &Server, agent: &mut RawAgent, method: &str, status: u16, headers: &[(&str, &str)], body: &[u8]) -> String {
+async fn lie(
+    server: &Server,
+    agent: &mut RawAgent,
+    method: &str,
+    status: u16,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> String {
     let request = format!("{method} / HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", server.host("app1"));
     let visitor = raw::exchange(server.public, request.as_bytes());
     let serve = async {
@@ -115,7 +123,8 @@ async fn s9_a_switch_carries_no_length_and_only_what_was_asked_for() {
     visitor.send(&raw::head("GET", &server.host("app1"), "/", &asked, None)).await.unwrap();
     let (stream, open) = agent.wire.opened().await;
     assert_eq!(open.kind, mux::StreamKind::Upgrade);
-    let headers = [("upgrade", "websocket"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("x-kept", "1")];
+    let headers =
+        [("upgrade", "websocket"), ("content-length", "7"), ("transfer-encoding", "chunked"), ("x-kept", "1")];
     agent.wire.answer(stream, 101, &headers, false).await.unwrap();
     agent.wire.send(FrameType::Data, 0, stream, b"through").await.unwrap();
     let head = visitor.any_head(false).await.unwrap();

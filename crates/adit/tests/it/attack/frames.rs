@@ -112,7 +112,14 @@ async fn s3_data_after_the_end_resets_the_stream_and_a_second_time_ends_the_lane
 
 #[tokio::test]
 async fn s3_frames_over_their_cap_end_the_lane_by_their_header_alone() {
-    for (kind, flag, length) in [(0x20, 0, 65_537_u32), (0x21, 0, 16_385), (0x21, flags::HEADERS, 65_537), (0x10, 0, 65_537), (0x23, 0, 5), (0x21, 0, u32::MAX)] {
+    for (kind, flag, length) in [
+        (0x20, 0, 65_537_u32),
+        (0x21, 0, 16_385),
+        (0x21, flags::HEADERS, 65_537),
+        (0x10, 0, 65_537),
+        (0x23, 0, 5),
+        (0x21, 0, u32::MAX),
+    ] {
         let server = Server::start().await;
         let mut agent = RawAgent::publishing(&server, "app1").await;
         let stream = if kind == 0x10 { 0 } else { 2_u32 };

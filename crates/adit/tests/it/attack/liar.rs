@@ -196,7 +196,10 @@ async fn s14_a_server_reaches_nothing_but_the_agents_own_targets() {
         open(&mut wire, stream, &request(1, target, &[])).await;
         // Refused, or taken for a path of the agent's own service.
         wire.until_over(stream).await;
-        assert!(liar.origin.heads()[before..].iter().all(|head| head.starts_with(&format!("GET {target} "))), "{target}");
+        assert!(
+            liar.origin.heads()[before..].iter().all(|head| head.starts_with(&format!("GET {target} "))),
+            "{target}"
+        );
     }
     for headers in [[("host", &*elsewhere)], [("x-forwarded-host", &*elsewhere)], [("forwarded", &*elsewhere)]] {
         stream += 2;
@@ -313,11 +316,17 @@ async fn s14_what_a_server_says_in_its_welcome_is_held_within_reason() {
     liar.works(&mut wire, 2).await;
     drop(wire);
     let silly = [
-        ("wild numbers", AuthResponse { lanes: 1, heartbeat_ms: u32::MAX, data_cap: u32::MAX, window: u32::MAX, ..welcome() }),
+        (
+            "wild numbers",
+            AuthResponse { lanes: 1, heartbeat_ms: u32::MAX, data_cap: u32::MAX, window: u32::MAX, ..welcome() },
+        ),
         ("zeros", AuthResponse { lanes: 0, heartbeat_ms: 0, data_cap: 0, window: 0, ..welcome() }),
         ("an end long ago", AuthResponse { expires: Some(1), ..welcome() }),
         ("an end that never comes", AuthResponse { expires: Some(u64::MAX), ..welcome() }),
-        ("a session that clears the screen", AuthResponse { session: "\u{1b}[2J\n".into(), account: "\u{1b}[31m".into(), ..welcome() }),
+        (
+            "a session that clears the screen",
+            AuthResponse { session: "\u{1b}[2J\n".into(), account: "\u{1b}[31m".into(), ..welcome() },
+        ),
     ];
     for (what, response) in silly {
         let (mut wire, _) = liar.accept().await;
@@ -326,11 +335,9 @@ async fn s14_what_a_server_says_in_its_welcome_is_held_within_reason() {
         liar.works(&mut wire, 2).await;
         assert!(!liar.agent.output().contains('\u{1b}'), "{what}");
     }
-    for (what, bytes) in [
-        ("no JSON", b"{{{".to_vec()),
-        ("an answer of another kind", Vec::new()),
-        ("too much", vec![b' '; 60_000]),
-    ] {
+    for (what, bytes) in
+        [("no JSON", b"{{{".to_vec()), ("an answer of another kind", Vec::new()), ("too much", vec![b' '; 60_000])]
+    {
         let (mut wire, _) = liar.accept().await;
         let kind = if bytes.is_empty() { FrameType::Register } else { FrameType::AuthResponse };
         let _ = wire.send(kind, 0, 0, &bytes).await;
@@ -351,7 +358,8 @@ async fn s14_a_server_that_falls_silent_is_left_within_its_heartbeats() {
     within("the agent gives the lane up", wire.end()).await;
     // Silent before its answer.
     let (held, _) = liar.accept().await;
-    let mut again = tokio::time::timeout(Duration::from_secs(20), liar.listener.accept()).await.expect("it tries anew").unwrap();
+    let mut again =
+        tokio::time::timeout(Duration::from_secs(20), liar.listener.accept()).await.expect("it tries anew").unwrap();
     // Silent before TLS.
     let _ = &mut again;
     drop((held, again));
@@ -363,7 +371,8 @@ async fn s14_a_go_away_does_not_send_the_agent_to_other_hosts() {
     let liar = Liar::start().await;
     let bystander = Bystander::start().await;
     let mut wire = liar.session().await;
-    let servers = vec![bystander.address.to_string(), format!("127.0.0.1@{}", bystander.address), "x y".into(), String::new()];
+    let servers =
+        vec![bystander.address.to_string(), format!("127.0.0.1@{}", bystander.address), "x y".into(), String::new()];
     let message = GoAway { reason: "elsewhere".into(), servers, ..GoAway::default() };
     wire.tell(FrameType::GoAway, 0, &message).await.unwrap();
     liar.is_back("after a GoAway").await;

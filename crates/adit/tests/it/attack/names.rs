@@ -31,10 +31,9 @@ async fn s5_tokens_that_are_not_good_are_refused_each_with_its_word() {
         assert_eq!(refused.as_deref(), Some("invalid_token"), "{what}");
     }
     let short = server.token_with("acme", &["--expires", "1s"]);
-    let word = eventually(DEADLINE, "the token expires", || async {
-        RawAgent::with_token(&server, &short, "a").await.err()
-    })
-    .await;
+    let word =
+        eventually(DEADLINE, "the token expires", || async { RawAgent::with_token(&server, &short, "a").await.err() })
+            .await;
     assert_eq!(word, "token_expired");
     for bad_id in ["", "a b", "a\u{1b}[2J", &"x".repeat(129)] {
         assert_eq!(RawAgent::with_token(&server, &good, bad_id).await.err().as_deref(), Some("invalid_agent_id"));

@@ -57,8 +57,16 @@ async fn s8_a_request_has_exactly_one_host_and_it_is_a_name() {
         ("two hosts", 400, format!("GET / HTTP/1.1\r\nHost: {host}\r\nHost: other.localhost\r\n{close}")),
         ("the same host twice", 400, format!("GET / HTTP/1.1\r\nHost: {host}\r\nhost: {host}\r\n{close}")),
         ("two hosts in one line", 400, format!("GET / HTTP/1.1\r\nHost: {host}, other.localhost\r\n{close}")),
-        ("an absolute target for another host", 400, format!("GET http://other.localhost/ HTTP/1.1\r\nHost: {host}\r\n{close}")),
-        ("an absolute target for another port", 400, format!("GET http://app1.localhost:1/ HTTP/1.1\r\nHost: {host}\r\n{close}")),
+        (
+            "an absolute target for another host",
+            400,
+            format!("GET http://other.localhost/ HTTP/1.1\r\nHost: {host}\r\n{close}"),
+        ),
+        (
+            "an absolute target for another port",
+            400,
+            format!("GET http://app1.localhost:1/ HTTP/1.1\r\nHost: {host}\r\n{close}"),
+        ),
         ("an absolute target with userinfo", 400, format!("GET http://a@{host}/ HTTP/1.1\r\nHost: {host}\r\n{close}")),
         ("IPv4", 400, format!("GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n{close}")),
         ("IPv4 as one number", 400, format!("GET / HTTP/1.1\r\nHost: 2130706433\r\n{close}")),
@@ -123,7 +131,11 @@ async fn s9_two_lengths_and_everything_else_two_readers_disagree_on_is_400() {
         ("chunked twice", 400, post("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", &chunks)),
         ("identity", 400, post("Transfer-Encoding: identity\r\n", &smuggled)),
         ("another coding", 400, post("Transfer-Encoding: xchunked\r\n", &chunks)),
-        ("chunked in HTTP/1.0", 400, format!("POST / HTTP/1.0\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}")),
+        (
+            "chunked in HTTP/1.0",
+            400,
+            format!("POST / HTTP/1.0\r\nHost: {host}\r\nTransfer-Encoding: chunked\r\n\r\n{chunks}"),
+        ),
         ("white space before the first header", 400, format!("GET / HTTP/1.1\r\n Host: {host}\r\n\r\n")),
         ("HTTP/1.2", 505, format!("GET / HTTP/1.2\r\nHost: {host}\r\n\r\n")),
         ("HTTP/9.9", 505, format!("GET / HTTP/9.9\r\nHost: {host}\r\n\r\n")),
@@ -265,7 +277,12 @@ async fn s10_forged_forwarding_headers_do_not_pass_as_trailers() {
     let mut visitor = raw::Client::connect(server.public).await.unwrap();
     let head = raw::head("POST", &server.host("app1"), "/", &[("Transfer-Encoding", "chunked")], None);
     visitor.send(&head).await.unwrap();
-    visitor.send(b"2\r\nhi\r\n0\r\nX-Forwarded-For: 203.0.113.9\r\nX-Real-IP: 203.0.113.9\r\nX-Sum: 1\r\nHost: evil\r\n\r\n").await.unwrap();
+    visitor
+        .send(
+            b"2\r\nhi\r\n0\r\nX-Forwarded-For: 203.0.113.9\r\nX-Real-IP: 203.0.113.9\r\nX-Sum: 1\r\nHost: evil\r\n\r\n",
+        )
+        .await
+        .unwrap();
     let (stream, _) = agent.wire.opened().await;
     let trailers = loop {
         let frame = agent.wire.until(FrameType::Data).await.unwrap();
@@ -279,7 +296,8 @@ async fn s10_forged_forwarding_headers_do_not_pass_as_trailers() {
 
 #[tokio::test]
 async fn s10_a_trusted_proxy_is_believed_and_a_visitor_cannot_pretend_to_be_one() {
-    let place = Place::start_with(Server::setup().public("trusted_proxies: [127.0.0.0/8, 10.0.0.0/8]").start().await).await;
+    let place =
+        Place::start_with(Server::setup().public("trusted_proxies: [127.0.0.0/8, 10.0.0.0/8]").start().await).await;
     // The proxy appends what it saw; what stands to the left of that, the visitor wrote.
     let claims = [("X-Forwarded-For", "203.0.113.66, 198.51.100.7"), ("X-Forwarded-Proto", "https")];
     let head = place.server.request("GET", "app1", "/head", &claims, b"").await.text().to_ascii_lowercase();

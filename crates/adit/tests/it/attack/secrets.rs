@@ -32,7 +32,8 @@ async fn s6_no_token_is_shown_anywhere_at_the_highest_log_level() {
         .await;
     assert_eq!(server.get("app1", "/?q=1").await.status, 200);
     let wrong = format!("adit_{}", "Zz9".repeat(15).get(..43).unwrap());
-    let refused = Publish::with_token(&server, &wrong).http("app2", origin.addr()).arguments(&["-vv"]).errors_expected().spawn();
+    let refused =
+        Publish::with_token(&server, &wrong).http("app2", origin.addr()).arguments(&["-vv"]).errors_expected().spawn();
     assert_eq!(refused.exit_code(DEADLINE).await, Some(3));
     let password = "hunter2-is-no-token";
     assert!(RawAgent::with_token(&server, password, "a").await.is_err());
@@ -44,7 +45,8 @@ async fn s6_no_token_is_shown_anywhere_at_the_highest_log_level() {
     all += &server.admin("/metrics").await.text();
     all += &server.admin("/tunnels").await.text();
     all += &server.admin("/health/detailed").await.text();
-    let command_lines = [server.process().pid(), agent.process().pid()].map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap());
+    let command_lines = [server.process().pid(), agent.process().pid()]
+        .map(|pid| std::fs::read(format!("/proc/{pid}/cmdline")).unwrap());
     all += &command_lines.map(|line| String::from_utf8_lossy(&line).into_owned()).concat();
     for secret in [&token, &wrong, &other] {
         assert!(!all.contains(secret.as_str()) && !all.contains(&secret_of(secret)), "a token is shown");
@@ -105,7 +107,10 @@ async fn s6_a_token_is_no_argument_and_files_with_secrets_are_their_owners_alone
     for entry in std::fs::read_dir(server.data_dir()).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        if name.contains("key") || name.contains("token") || name.ends_with(".pem") && std::fs::read_to_string(&path).unwrap().contains("PRIVATE") {
+        if name.contains("key")
+            || name.contains("token")
+            || name.ends_with(".pem") && std::fs::read_to_string(&path).unwrap().contains("PRIVATE")
+        {
             assert_eq!(mode(&path), 0, "{name} is open to others");
         }
     }
@@ -140,13 +145,24 @@ async fn s13_admin_and_metrics_refuse_public_addresses() {
         (status.code(), said.stderr())
     };
     for address in ["0.0.0.0:0", "[::]:0", "192.0.2.1:9090"] {
-        let server = ["server", "--public-listen", "127.0.0.1:0", "--agents-listen", "127.0.0.1:0", "--data-dir", "d", "--admin-listen", address];
+        let server = [
+            "server",
+            "--public-listen",
+            "127.0.0.1:0",
+            "--agents-listen",
+            "127.0.0.1:0",
+            "--data-dir",
+            "d",
+            "--admin-listen",
+            address,
+        ];
         let (code, said) = run(&server);
         assert_eq!(code, Some(2), "{address}: {said}");
         assert!(said.contains("admin.listen") && said.contains("hint: "), "{said}");
         std::fs::write(home.path().join("token"), "adit_x").unwrap();
         std::fs::set_permissions(home.path().join("token"), std::fs::Permissions::from_mode(0o600)).unwrap();
-        let (code, said) = run(&["expose", "3000", "--server", "127.0.0.1:1", "--token-file", "token", "--metrics", address]);
+        let (code, said) =
+            run(&["expose", "3000", "--server", "127.0.0.1:1", "--token-file", "token", "--metrics", address]);
         assert_eq!(code, Some(2), "{address}: {said}");
         assert!(said.contains("hint: "), "{said}");
     }
@@ -196,7 +212,10 @@ async fn a_full_disk_for_both_logs_stops_nobody() {
         assert_eq!(server.get("app1", "/").await.status, 200);
     }
     let said = server.process().stderr();
-    assert!(said.lines().filter(|line| line.contains("No space left")).count() < 20, "a full disk is not said for each line: {said}");
+    assert!(
+        said.lines().filter(|line| line.contains("No space left")).count() < 20,
+        "a full disk is not said for each line: {said}"
+    );
 }
 
 #[tokio::test]
@@ -213,7 +232,9 @@ async fn a_data_directory_that_cannot_be_written_stops_nobody_and_is_said() {
     assert_eq!(server.get("app1", "/").await.status, 200);
     std::fs::remove_dir(server.data_dir().join("names.new")).unwrap();
     eventually(DEADLINE, "they are saved after all", || async {
-        std::fs::read_to_string(server.data_dir().join("names.json")).is_ok_and(|text| text.contains("app1")).then_some(())
+        std::fs::read_to_string(server.data_dir().join("names.json"))
+            .is_ok_and(|text| text.contains("app1"))
+            .then_some(())
     })
     .await;
 }

@@ -102,13 +102,15 @@ async fn s11_a_body_slower_than_the_least_rate_is_given_up() {
     // Beyond the kit's own patience: the server's grace is 10 s.
     let answer = loop {
         match visitor.response(false).await {
-            Err(error) if error.kind() == std::io::ErrorKind::TimedOut && started.elapsed() < Duration::from_secs(18) => {}
+            Err(error)
+                if error.kind() == std::io::ErrorKind::TimedOut && started.elapsed() < Duration::from_secs(18) => {}
             answer => break answer.unwrap(),
         }
     };
     assert_eq!(answer.status, 408, "{}", answer.text());
     assert!(started.elapsed() > Duration::from_secs(8));
-    eventually(SOON, "the service's request is given up too", || async { (origin.in_flight() == 0).then_some(()) }).await;
+    eventually(SOON, "the service's request is given up too", || async { (origin.in_flight() == 0).then_some(()) })
+        .await;
 }
 
 #[tokio::test]

@@ -142,14 +142,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) async fn reset_of(&mut self, stream: u32) -> mux::ErrorCode {
         loop {
             let frame = self.until(FrameType::Close).await.expect("a Close");
-            if frame.stream == stream && let Some(code) = frame.reset_code() {
+            if frame.stream == stream
+                && let Some(code) = frame.reset_code()
+            {
                 return code;
             }
         }
     }
 
     /// Answers a stream with a head made by hand.
-    pub(crate) async fn answer(&mut self, stream: u32, status: u16, headers: &[(&str, &str)], end: bool) -> io::Result<()> {
+    pub(crate) async fn answer(
+        &mut self,
+        stream: u32,
+        status: u16,
+        headers: &[(&str, &str)],
+        end: bool,
+    ) -> io::Result<()> {
         let mut block = AnswerHead::writer(status, Timing::default());
         for (name, value) in headers {
             assert!(block.pair(name, value.as_bytes()));

@@ -142,7 +142,9 @@ async fn head_and_bodiless_answers_have_no_body_and_leave_the_connection_usable(
 #[tokio::test]
 async fn ranges_are_the_services_own() {
     let tunnel = Tunnel::start().await;
-    for (range, from, length) in [("bytes=0-99", 0, 100), ("bytes=1000-1999", 1000, 1000), ("bytes=-50", RANGE_LENGTH - 50, 50)] {
+    for (range, from, length) in
+        [("bytes=0-99", 0, 100), ("bytes=1000-1999", 1000, 1000), ("bytes=-50", RANGE_LENGTH - 50, 50)]
+    {
         let answer = tunnel.server.request("GET", "app1", "/range", &[("Range", range)], b"").await;
         assert_eq!((answer.status, answer.body), (206, pattern(from, length)), "{range}");
     }

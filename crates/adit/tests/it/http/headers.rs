@@ -75,7 +75,10 @@ async fn what_a_trusted_proxy_says_is_believed_and_added_to() {
     assert_eq!(values(&head, "x-forwarded-proto"), ["https"]);
     assert_eq!(values(&head, "x-request-id"), ["from-the-proxy"]);
     let forwarded = values(&head, "forwarded");
-    assert!(forwarded.len() == 1 && forwarded[0].starts_with("for=203.0.113.9;proto=https, for=127.0.0.1"), "{forwarded:?}");
+    assert!(
+        forwarded.len() == 1 && forwarded[0].starts_with("for=203.0.113.9;proto=https, for=127.0.0.1"),
+        "{forwarded:?}"
+    );
     let line = tunnel.server.accessed(|line| line.contains("/head")).await;
     assert!(line.contains("203.0.113.9"), "the real visitor's address: {line}");
 }
@@ -95,21 +98,37 @@ async fn each_answer_has_an_id_that_the_service_and_the_access_log_have_too() {
 #[tokio::test]
 async fn hop_by_hop_headers_stay_on_their_hop() {
     let tunnel = Tunnel::start().await;
-    let own = [("Connection", "x-private, keep-alive"), ("X-Private", "1"), ("Keep-Alive", "5"), ("Proxy-Authorization", "x"), ("X-Public", "1")];
+    let own = [
+        ("Connection", "x-private, keep-alive"),
+        ("X-Private", "1"),
+        ("Keep-Alive", "5"),
+        ("Proxy-Authorization", "x"),
+        ("X-Public", "1"),
+    ];
     let head = seen(&tunnel.server, &own).await;
     assert!(head.contains("x-public: 1"), "{head}");
     for name in ["x-private", "keep-alive:", "proxy-authorization"] {
         assert!(!head.contains(name), "{name} in {head}");
     }
     let answer = tunnel.server.get("app1", "/hop").await;
-    assert_eq!((answer.header("x-public"), answer.header("x-private"), answer.header("keep-alive")), (Some("seen"), None, None));
+    assert_eq!(
+        (answer.header("x-public"), answer.header("x-private"), answer.header("keep-alive")),
+        (Some("seen"), None, None)
+    );
 }
 
 #[tokio::test]
 async fn ordinary_headers_pass_in_both_directions_repeated_ones_too() {
     let tunnel = Tunnel::start().await;
     let long = "v".repeat(8000);
-    let sent = [("Cookie", "a=1"), ("Accept-Language", "de"), ("X-Twice", "one"), ("X-Twice", "two"), ("X-Long", &long), ("Authorization", "Basic eDp5")];
+    let sent = [
+        ("Cookie", "a=1"),
+        ("Accept-Language", "de"),
+        ("X-Twice", "one"),
+        ("X-Twice", "two"),
+        ("X-Long", &long),
+        ("Authorization", "Basic eDp5"),
+    ];
     let head = seen(&tunnel.server, &sent).await;
     assert_eq!(values(&head, "x-twice"), ["one", "two"]);
     assert_eq!(values(&head, "x-long")[0].len(), 8000);

@@ -31,7 +31,11 @@ async fn sixty_three_streams_do_not_suffer_from_one_that_is_never_read() {
     }
     let usual = f64::midpoint(before.rate(), after.rate());
     let loss = 1.0 - beside.rate() / usual;
-    println!("63 streams: {usual:.0}/s alone, {:.0}/s beside one never read: loss {:.1} %", beside.rate(), loss * 100.0);
+    println!(
+        "63 streams: {usual:.0}/s alone, {:.0}/s beside one never read: loss {:.1} %",
+        beside.rate(),
+        loss * 100.0
+    );
     assert!(loss < LOSS_MAX, "{:.1} % lost", loss * 100.0);
 }
 

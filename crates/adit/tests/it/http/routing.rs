@@ -12,7 +12,10 @@ use crate::support::{DEADLINE, Publish, Server, eventually};
 async fn several_tunnels_of_one_agent_are_kept_apart() {
     let server = Server::start().await;
     let (one, two) = (HttpOrigin::start().await.unwrap(), HttpOrigin::start().await.unwrap());
-    let tunnels = [format!("one: {{ to: \"http://{}\" }}", one.addr()), format!("two: {{ to: \"http://{}\", as: second }}", two.addr())];
+    let tunnels = [
+        format!("one: {{ to: \"http://{}\" }}", one.addr()),
+        format!("two: {{ to: \"http://{}\", as: second }}", two.addr()),
+    ];
     let agent = Publish::to(&server).file(&[&tunnels[0], &tunnels[1]]).start().await;
     assert_eq!(agent.urls.len(), 2);
     assert_eq!(server.get("one", "/").await.status, 200);
@@ -77,7 +80,10 @@ async fn an_unknown_host_is_answered_in_the_form_the_visitor_reads() {
     assert!(page.text().starts_with("<!doctype html>") && page.text().contains("nobody.localhost"));
     let json = server.request("GET", "nobody", "/", &[("Accept", "application/json")], b"").await;
     let value: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
-    assert_eq!((value["error"]["status"].as_u64(), value["error"]["code"].as_str()), (Some(404), Some("unknown_tunnel")));
+    assert_eq!(
+        (value["error"]["status"].as_u64(), value["error"]["code"].as_str()),
+        (Some(404), Some("unknown_tunnel"))
+    );
     assert_eq!(value["error"]["request_id"].as_str(), json.header("x-request-id"));
     let text = server.get("nobody", "/").await;
     assert_eq!(text.header("content-type"), Some("text/plain; charset=utf-8"));
@@ -110,7 +116,8 @@ async fn a_name_is_chosen_when_none_is_asked_for_and_differs_each_time() {
     let token = server.token_with("acme", &["--allow", "dev-*"]);
     let mut names = HashSet::new();
     for _ in 0..3 {
-        let agent = Publish::with_token(&server, &token).target(&format!("http://{}", origin.addr()), &[]).start().await;
+        let agent =
+            Publish::with_token(&server, &token).target(&format!("http://{}", origin.addr()), &[]).start().await;
         let name = agent.url().trim_start_matches("http://").split('.').next().unwrap().to_owned();
         assert!(name.starts_with("dev-"), "{name}");
         assert_eq!(server.get(&name, "/").await.status, 200);

@@ -21,7 +21,8 @@ async fn a_websocket_echoes_texts_bytes_and_a_megabyte() {
         assert!(socket.receive().await.unwrap() == Some(sent), "{size} bytes");
     }
     socket.close().await.unwrap();
-    eventually(DEADLINE, "the end of the local connection", || async { (tunnel.origin.open() == 0).then_some(()) }).await;
+    eventually(DEADLINE, "the end of the local connection", || async { (tunnel.origin.open() == 0).then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -76,7 +77,10 @@ async fn a_visitor_who_leaves_a_websocket_ends_it_at_the_service() {
     socket.receive().await.unwrap();
     assert_eq!(tunnel.origin.open(), 1);
     drop(socket);
-    eventually(Duration::from_secs(2), "the end of the local connection", || async { (tunnel.origin.open() == 0).then_some(()) }).await;
+    eventually(Duration::from_secs(2), "the end of the local connection", || async {
+        (tunnel.origin.open() == 0).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

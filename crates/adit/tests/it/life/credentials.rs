@@ -16,10 +16,16 @@ async fn a_revoked_token_ends_its_live_session_within_a_second_and_the_agent_say
     let tunnel = Tunnel::start().await;
     let list: serde_json::Value = serde_json::from_str(&tunnel.server.token_command(&["list", "-o", "json"])).unwrap();
     let id = list["tokens"][0]["id"].as_str().unwrap().to_owned();
-    let other = Publish::with_token(&tunnel.server, &tunnel.server.token("other")).http("app2", tunnel.origin.addr()).start().await;
+    let other = Publish::with_token(&tunnel.server, &tunnel.server.token("other"))
+        .http("app2", tunnel.origin.addr())
+        .start()
+        .await;
     tunnel.server.token_command(&["revoke", &id]);
     let revoked = Instant::now();
-    eventually(DEADLINE, "the end of the session", || async { (tunnel.server.get("app1", "/").await.status == 502).then_some(()) }).await;
+    eventually(DEADLINE, "the end of the session", || async {
+        (tunnel.server.get("app1", "/").await.status == 502).then_some(())
+    })
+    .await;
     println!("revoked: the tunnel was gone after {:?}", revoked.elapsed());
     assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
     assert_eq!(tunnel.agent.exit_code(DEADLINE).await, Some(3), "credentials refused");
@@ -41,7 +47,10 @@ async fn a_token_that_expires_ends_its_session_until_the_agents_file_has_another
     assert_eq!(server.get("app1", "/").await.status, 502);
     // Its file may get another one at any time: it waits for that, and is back by itself.
     agent.set_token(&server.token("acme"));
-    eventually(DEADLINE, "the tunnel with the new token", || async { (server.get("app1", "/").await.status == 200).then_some(()) }).await;
+    eventually(DEADLINE, "the tunnel with the new token", || async {
+        (server.get("app1", "/").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 fn base64url(bytes: &[u8]) -> String {
@@ -133,7 +142,10 @@ async fn jwts_that_are_expired_forged_or_for_others_are_refused() {
         ("expired", hs256(&claims(-60))),
         ("another key", format!("{text}.{}", base64url(&hmac(b"another secret, just as long as it", text.as_bytes())))),
         ("no signature", format!("{}.", unsigned("none", &good))),
-        ("an algorithm that is not pinned", { let text = unsigned("HS512", &good); format!("{text}.{}", base64url(&hmac(KEY.as_bytes(), text.as_bytes()))) }),
+        ("an algorithm that is not pinned", {
+            let text = unsigned("HS512", &good);
+            format!("{text}.{}", base64url(&hmac(KEY.as_bytes(), text.as_bytes())))
+        }),
         ("another audience", hs256(&other_audience)),
         ("no exp", hs256(&no_end)),
         ("not yet", hs256(&not_yet)),

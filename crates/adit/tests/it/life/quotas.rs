@@ -19,7 +19,10 @@ async fn an_account_gets_as_many_agents_as_its_quota_says() {
     let other = Publish::with_token(&server, &server.token("other")).http("app3", origin.addr()).start().await;
     assert!(other.process().is_running(), "another account has its own quota");
     first.kill().await;
-    eventually(DEADLINE, "the second in its place", || async { (server.get("app2", "/").await.status == 200).then_some(()) }).await;
+    eventually(DEADLINE, "the second in its place", || async {
+        (server.get("app2", "/").await.status == 200).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -39,7 +42,8 @@ async fn an_account_gets_as_many_tunnels_as_its_quota_says() {
     let lines = ["a", "b", "c"].map(|name| format!("{name}: {{ to: \"http://{}\" }}", origin.addr()));
     let agent = Publish::to(&server).file(&[&lines[0], &lines[1], &lines[2]]).spawn();
     agent.says("may publish 2 tunnels at once").await;
-    let statuses = [server.get("a", "/").await.status, server.get("b", "/").await.status, server.get("c", "/").await.status];
+    let statuses =
+        [server.get("a", "/").await.status, server.get("b", "/").await.status, server.get("c", "/").await.status];
     assert_eq!(statuses, [200, 200, 404]);
 }
 
@@ -67,7 +71,11 @@ async fn requests_in_flight_beyond_the_quota_are_told_429_and_room_is_made_when_
     eventually(DEADLINE, "three requests", || async { (tunnel.origin.in_flight() == 3).then_some(()) }).await;
     let answer = tunnel.server.get("app1", "/").await;
     assert_eq!((answer.status, answer.header("x-adit-error")), (429, Some("quota_exceeded")));
-    assert!(answer.header("retry-after").is_some() && answer.text().contains("3 concurrent requests"), "{}", answer.text());
+    assert!(
+        answer.header("retry-after").is_some() && answer.text().contains("3 concurrent requests"),
+        "{}",
+        answer.text()
+    );
     assert_eq!(tunnel.origin.requests(), 3, "it was refused before anything was sent");
     busy.pop();
     eventually(DEADLINE, "room", || async { (tunnel.server.get("app1", "/").await.status == 200).then_some(()) }).await;
@@ -88,10 +96,16 @@ async fn the_request_rate_allows_a_burst_and_then_says_when_to_come_back() {
     let good = statuses.iter().filter(|status| **status == 200).count();
     assert!(good >= 5 && good <= 5 + refilled, "{statuses:?}");
     assert_eq!(&statuses[..5], [200; 5]);
-    let answer = eventually(DEADLINE, "a refusal", || async { Some(tunnel.server.get("app1", "/").await).filter(|answer| answer.status == 429) }).await;
+    let answer = eventually(DEADLINE, "a refusal", || async {
+        Some(tunnel.server.get("app1", "/").await).filter(|answer| answer.status == 429)
+    })
+    .await;
     assert_eq!(answer.header("retry-after"), Some("1"));
     assert!(answer.text().contains("2 requests a second"), "{}", answer.text());
-    eventually(DEADLINE, "the next token", || async { (tunnel.server.get("app1", "/").await.status == 200).then_some(()) }).await;
+    eventually(DEADLINE, "the next token", || async {
+        (tunnel.server.get("app1", "/").await.status == 200).then_some(())
+    })
+    .await;
     assert!(tunnel.server.metric("tunnel_quota_exceeded_total").await.is_some_and(|count| count > 0.0));
 }
 
@@ -124,7 +138,8 @@ async fn s7_a_name_stays_with_its_account_while_that_is_offline() {
     let origin = HttpOrigin::start().await.unwrap();
     let mut owner = Publish::to(&server).http("app1", origin.addr()).start().await;
     owner.kill().await;
-    eventually(DEADLINE, "the owner offline", || async { (server.get("app1", "/").await.status == 502).then_some(()) }).await;
+    eventually(DEADLINE, "the owner offline", || async { (server.get("app1", "/").await.status == 502).then_some(()) })
+        .await;
     let thief = Publish::with_token(&server, &server.token("other")).http("app1", origin.addr()).spawn();
     assert_ne!(thief.exit_code(DEADLINE).await, Some(0));
     assert!(thief.process().stderr().contains("belongs to another account"), "{}", thief.process().stderr());
@@ -143,7 +158,8 @@ async fn s7_a_reservation_outlives_a_killed_server() {
     tunnel.agent.kill().await;
     tunnel.server.kill().await;
     tunnel.server.start_again().await;
-    let thief = Publish::with_token(&tunnel.server, &tunnel.server.token("other")).http("app1", tunnel.origin.addr()).spawn();
+    let thief =
+        Publish::with_token(&tunnel.server, &tunnel.server.token("other")).http("app1", tunnel.origin.addr()).spawn();
     assert_ne!(thief.exit_code(DEADLINE).await, Some(0));
     assert!(thief.process().stderr().contains("belongs to another account"), "{}", thief.process().stderr());
 }

@@ -62,7 +62,10 @@ async fn a_server_killed_and_started_again_has_every_tunnel_back_within_a_second
         let killed = Instant::now();
         let start = server.start_again().await;
         let took = all_back(&server, &["one", "two", "three", "four"]).await;
-        println!("server killed, round {round}: {:?} after the kill, {took:?} after it was ready (start {start:?})", killed.elapsed());
+        println!(
+            "server killed, round {round}: {:?} after the kill, {took:?} after it was ready (start {start:?})",
+            killed.elapsed()
+        );
         assert!(killed.elapsed() < BACK_WITHIN, "{:?}", killed.elapsed());
         agent.says_from(seen, "connection lost").await;
         agent.says_from(seen, "connection back after").await;
@@ -185,7 +188,9 @@ async fn a_silent_network_is_noticed_and_the_agent_comes_back_by_itself() {
         gone.elapsed()
     };
     let (server_saw, agent_saw) = tokio::join!(server_saw, agent_saw);
-    println!("silence: the server noticed after {server_saw:?}, the agent after {agent_saw:?} (heartbeat 500 ms, dead after 2 s)");
+    println!(
+        "silence: the server noticed after {server_saw:?}, the agent after {agent_saw:?} (heartbeat 500 ms, dead after 2 s)"
+    );
     assert!(server_saw < Duration::from_secs(5), "{server_saw:?}");
     agent.says("connection back after").await;
     eventually(DEADLINE, "the tunnel", || async { (server.get("app1", "/").await.status == 200).then_some(()) }).await;

@@ -95,7 +95,10 @@ async fn an_agent_that_is_stopped_finishes_its_streams_and_exits_with_0() {
     let mut client = download(&tunnel.server, "/drip?pieces=20&ms=100").await;
     tunnel.agent.process().terminate().unwrap();
     tunnel.agent.says("finishing what is in flight").await;
-    eventually(DEADLINE, "no new requests go to it", || async { (tunnel.server.get("app1", "/").await.status == 502).then_some(()) }).await;
+    eventually(DEADLINE, "no new requests go to it", || async {
+        (tunnel.server.get("app1", "/").await.status == 502).then_some(())
+    })
+    .await;
     assert_eq!(rest_of(&mut client).await.len(), 2000);
     assert_eq!(tunnel.agent.exit_code(DEADLINE).await, Some(0));
 }
@@ -119,7 +122,8 @@ async fn an_agent_moves_to_the_restarted_server_after_a_drain() {
     let ended = Instant::now();
     tunnel.server.start_again().await;
     tunnel.agent.says_from(seen, "connected to").await;
-    eventually(DEADLINE, "the tunnel", || async { (tunnel.server.get("app1", "/").await.status == 200).then_some(()) }).await;
+    eventually(DEADLINE, "the tunnel", || async { (tunnel.server.get("app1", "/").await.status == 200).then_some(()) })
+        .await;
     println!("orderly restart: back after {:?}", ended.elapsed());
 }
 
@@ -132,7 +136,10 @@ async fn sighup_applies_a_new_configuration_without_dropping_a_stream() {
     std::fs::write(tunnel.server.config_path(), config).unwrap();
     tunnel.server.process().signal(Signal::HUP).unwrap();
     tunnel.server.process().line_from(seen, DEADLINE, |line| line.contains("reloaded")).await.unwrap();
-    eventually(DEADLINE, "the new quota", || async { (tunnel.server.get("app1", "/").await.status == 429).then_some(()) }).await;
+    eventually(DEADLINE, "the new quota", || async {
+        (tunnel.server.get("app1", "/").await.status == 429).then_some(())
+    })
+    .await;
     let body = rest_of(&mut client).await;
     assert_eq!((body.len(), &body[..100]), (2000, pattern(0, 100).as_slice()));
     assert_eq!(tunnel.server.metric("tunnel_connections_total").await, Some(1.0), "the agent is still the same");
@@ -144,7 +151,10 @@ async fn a_changed_file_is_applied_without_a_signal() {
     assert_eq!(tunnel.server.get("app1", "/").await.status, 200);
     let config = tunnel.server.yaml("quotas: { requests_per_second: 1, burst: 1 }\n");
     std::fs::write(tunnel.server.config_path(), config).unwrap();
-    eventually(DEADLINE, "the new quota", || async { (tunnel.server.get("app1", "/").await.status == 429).then_some(()) }).await;
+    eventually(DEADLINE, "the new quota", || async {
+        (tunnel.server.get("app1", "/").await.status == 429).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

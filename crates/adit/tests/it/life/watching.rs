@@ -61,7 +61,9 @@ async fn gauges_return_to_zero_when_everything_is_over() {
     })
     .await;
     tunnel.agent.kill().await;
-    for gauge in ["tunnel_connections_total", "tunnel_registry_size", "tunnel_visitor_connections", "tunnel_window_memory_bytes"] {
+    for gauge in
+        ["tunnel_connections_total", "tunnel_registry_size", "tunnel_visitor_connections", "tunnel_window_memory_bytes"]
+    {
         eventually(DEADLINE, gauge, || async { (tunnel.server.metric(gauge).await == Some(0.0)).then_some(()) }).await;
     }
 }
@@ -143,10 +145,19 @@ async fn access_lines_may_be_json_with_stable_names() {
     let line = tunnel.server.accessed(|line| line.contains("/echo")).await;
     let value: serde_json::Value = serde_json::from_str(&line).unwrap();
     assert!(!line.contains("secret"), "a query may hold secrets: {line}");
-    for (key, expected) in [("method", "POST"), ("host", "app1.localhost"), ("path", "/echo"), ("account", "acme"), ("visitor", "127.0.0.1")] {
+    for (key, expected) in [
+        ("method", "POST"),
+        ("host", "app1.localhost"),
+        ("path", "/echo"),
+        ("account", "acme"),
+        ("visitor", "127.0.0.1"),
+    ] {
         assert_eq!(value[key], expected, "{key} in {line}");
     }
-    assert_eq!((value["status"].as_u64(), value["bytes_in"].as_u64(), value["bytes_out"].as_u64()), (Some(200), Some(5), Some(5)));
+    assert_eq!(
+        (value["status"].as_u64(), value["bytes_in"].as_u64(), value["bytes_out"].as_u64()),
+        (Some(200), Some(5), Some(5))
+    );
     assert_eq!(value["request_id"].as_str(), answer.header("x-request-id"));
 }
 

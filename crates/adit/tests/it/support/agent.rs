@@ -173,7 +173,10 @@ impl Agent {
 
     /// Waits for a line that contains `text`.
     pub(crate) async fn says(&self, text: &str) -> String {
-        self.process().line(DEADLINE, |line| line.contains(text)).await.unwrap_or_else(|error| panic!("`{text}`: {error}"))
+        self.process()
+            .line(DEADLINE, |line| line.contains(text))
+            .await
+            .unwrap_or_else(|error| panic!("`{text}`: {error}"))
     }
 
     /// Waits for a line that contains `text`, among those from number `from` on.

@@ -35,7 +35,15 @@ pub(crate) async fn curl(arguments: &[&str]) -> Curl {
     let dir = tempfile::tempdir().expect("a directory for curl");
     let (heads, body) = (dir.path().join("heads"), dir.path().join("body"));
     let mut command = Command::new("curl");
-    command.args(["--silent", "--show-error", "--ipv4", "--max-time", "50", "--write-out", "%{http_code} %{http_version}\n"]);
+    command.args([
+        "--silent",
+        "--show-error",
+        "--ipv4",
+        "--max-time",
+        "50",
+        "--write-out",
+        "%{http_code} %{http_version}\n",
+    ]);
     command.arg("--dump-header").arg(&heads).arg("--output").arg(&body).args(arguments);
     let process = process::Process::start(&mut command).expect("curl starts; ./dev setup installs it");
     let status = process.exited(PATIENCE).await.unwrap_or_else(|error| panic!("curl {arguments:?}: {error}"));

@@ -126,7 +126,9 @@ impl Server {
     async fn run(&mut self) {
         let mut command = adit(self.dir.path());
         command.arg("server").arg("--config").arg(self.config_path());
-        for (option, address) in [("--public-listen", self.public), ("--agents-listen", self.agents), ("--admin-listen", self.admin)] {
+        for (option, address) in
+            [("--public-listen", self.public), ("--agents-listen", self.agents), ("--admin-listen", self.admin)]
+        {
             command.args([option, &address.to_string()]);
         }
         command.args(&self.setup.arguments);
@@ -152,7 +154,8 @@ impl Server {
         let data = self.data_dir();
         let data = data.display();
         let sections = format!("{}{more}", self.setup.sections).replace("DATA", &data.to_string());
-        let log = if sections.contains("log:") { String::new() } else { format!("log: {{ access: {data}/access.log }}\n") };
+        let log =
+            if sections.contains("log:") { String::new() } else { format!("log: {{ access: {data}/access.log }}\n") };
         format!(
             "version: 1\ndata_dir: {data}\npublic: {{ base_domain: localhost{} }}\n{log}{sections}",
             self.setup.public,
@@ -267,7 +270,8 @@ impl Server {
 
     /// Waits for a line of the access log.
     pub(crate) async fn accessed(&self, wanted: impl Fn(&str) -> bool) -> String {
-        eventually(DEADLINE, "an access line", || async { self.access_log().into_iter().find(|line| wanted(line)) }).await
+        eventually(DEADLINE, "an access line", || async { self.access_log().into_iter().find(|line| wanted(line)) })
+            .await
     }
 
     /// SIGKILL, and waits for the end.
@@ -359,6 +363,7 @@ pub(super) fn report(what: &str, output: &str) {
 
 /// Fails the test when a child logged an error or panicked.
 pub(super) fn no_errors(what: &str, stderr: &str) {
-    let bad: Vec<&str> = stderr.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")).collect();
+    let bad: Vec<&str> =
+        stderr.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")).collect();
     assert!(bad.is_empty(), "{what} logged errors:\n{}", bad.join("\n"));
 }

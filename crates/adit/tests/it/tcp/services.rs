@@ -109,12 +109,32 @@ async fn postgresql_works_through_a_tunnel() {
     let public = agent.port().port().to_string();
     let sql = |text: &str| {
         let mut command = Command::new(program("psql"));
-        command.args(["-h", "127.0.0.1", "-p", &public, "-U", "app", "-d", "postgres", "-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-c", text]);
+        command.args([
+            "-h",
+            "127.0.0.1",
+            "-p",
+            &public,
+            "-U",
+            "app",
+            "-d",
+            "postgres",
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-c",
+            text,
+        ]);
         run(command.env("PGCONNECT_TIMEOUT", "10")).trim().to_owned()
     };
     assert_eq!(sql("select 40 + 2"), "42");
     sql("create table noise as select i, md5(i::text) as hash from generate_series(1, 50000) as i");
-    assert_eq!(sql("select count(*), min(hash) = '00003e3b9e5336685200ae85d21b4f5e' is not null from noise"), "50000|t");
+    assert_eq!(
+        sql("select count(*), min(hash) = '00003e3b9e5336685200ae85d21b4f5e' is not null from noise"),
+        "50000|t"
+    );
     let rows = sql("select i, hash from noise order by i");
     assert_eq!(rows.lines().count(), 50_000);
     assert_eq!(rows.lines().next(), Some("1|c4ca4238a0b923820dcc509a6f75849b"));

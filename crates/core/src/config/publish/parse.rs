@@ -3,8 +3,8 @@
 use http::{HeaderName, HeaderValue};
 
 use super::{
-    CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig,
-    PublishedTunnel, SERVER_PORT, ServerAddress, TrustConfig,
+    CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig, PublishedTunnel, SERVER_PORT,
+    ServerAddress, TrustConfig,
 };
 use crate::config::reader::{Complaint, Reader, Section, loopback_address, positive_duration};
 use crate::config::{Environment, Problem, Problems, tree};
@@ -16,11 +16,7 @@ use crate::target::{LocalTarget, TargetKind};
 /// Parts of `adit.yaml` that belong to later versions.
 const LATER: [&str; 4] = ["kubernetes", "defaults", "forwards", "gateway"];
 
-pub(super) fn parse(
-    file: &str,
-    text: &str,
-    env: Environment<'_>,
-) -> Result<PublishConfig, Problems> {
+pub(super) fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<PublishConfig, Problems> {
     let (node, problems) = tree::read(file, text).map_err(Problems::one)?;
     let reader = Reader::new(file, env, problems);
     let config = {
@@ -30,10 +26,7 @@ pub(super) fn parse(
             root.later(key);
         }
         if !root.has("publish") {
-            root.missing(
-                "publish",
-                "say what to publish: publish: { server: …, tunnels: { … } }",
-            );
+            root.missing("publish", "say what to publish: publish: { server: …, tunnels: { … } }");
         }
         let config = publish(root.section("publish"));
         root.finish();
@@ -94,9 +87,7 @@ fn publish(section: Section<'_>) -> PublishConfig {
 
 fn trust(section: &Section<'_>) -> TrustConfig {
     let ca_file = section.path("ca_file").map(TrustConfig::CaFile);
-    let pinned = section
-        .get("fingerprint", fingerprint)
-        .map(TrustConfig::Fingerprint);
+    let pinned = section.get("fingerprint", fingerprint).map(TrustConfig::Fingerprint);
     if section.has("ca_file") && section.has("fingerprint") {
         let complaint = Complaint::new("there is a ca_file as well", "keep one of the two");
         section.complain("fingerprint", complaint);
@@ -113,26 +104,15 @@ fn server_address(text: &str) -> Result<ServerAddress, Complaint> {
     };
     let text = text.trim();
     if let Ok(ip) = text.trim_matches(['[', ']']).parse::<std::net::IpAddr>() {
-        return Ok(ServerAddress {
-            host: ip.to_string(),
-            port: SERVER_PORT,
-        });
+        return Ok(ServerAddress { host: ip.to_string(), port: SERVER_PORT });
     }
     let (host, port) = match text.rsplit_once(':') {
         None => (text, SERVER_PORT),
-        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => {
-            (host, port.parse().map_err(|_| fault())?)
-        }
+        Some((host, port)) if port.bytes().all(|b| b.is_ascii_digit()) => (host, port.parse().map_err(|_| fault())?),
         Some(_) => return Err(fault()),
     };
-    let host = match host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-    {
-        Some(v6) => v6
-            .parse::<std::net::Ipv6Addr>()
-            .map_err(|_| fault())?
-            .to_string(),
+    let host = match host.strip_prefix('[').and_then(|host| host.strip_suffix(']')) {
+        Some(v6) => v6.parse::<std::net::Ipv6Addr>().map_err(|_| fault())?.to_string(),
         None => match host.parse::<std::net::Ipv4Addr>() {
             Ok(v4) => v4.to_string(),
             Err(_) => Hostname::parse(host).map_err(|_| fault())?.to_string(),
@@ -153,14 +133,12 @@ fn fingerprint(text: &str) -> Result<[u8; 32], Complaint> {
     .chars()
     .filter(|c| *c != ':')
     .collect();
-    crate::token::TokenHash::parse(&digits)
-        .map(|hash| *hash.as_bytes())
-        .map_err(|_| {
-            Complaint::new(
-                "is not the SHA-256 of a certificate",
-                "copy what `adit server` prints at its start: sha256: and 64 hexadecimal digits",
-            )
-        })
+    crate::token::TokenHash::parse(&digits).map(|hash| *hash.as_bytes()).map_err(|_| {
+        Complaint::new(
+            "is not the SHA-256 of a certificate",
+            "copy what `adit server` prints at its start: sha256: and 64 hexadecimal digits",
+        )
+    })
 }
 
 fn agent_id(text: &str) -> Result<String, Complaint> {
@@ -227,10 +205,7 @@ fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> O
     let name = section.get("as", TunnelName::parse).map(PublicPlace::Name);
     let host = section.get("host", Hostname::parse).map(PublicPlace::Host);
     let port = section.number("port", 1..=u16::MAX).map(PublicPlace::Port);
-    let given: Vec<&str> = ["as", "host", "port"]
-        .into_iter()
-        .filter(|key| section.holds(key))
-        .collect();
+    let given: Vec<&str> = ["as", "host", "port"].into_iter().filter(|key| section.holds(key)).collect();
     if let [first, second, ..] = given[..] {
         let complaint = Complaint::new(
             format!("there is `{first}` as well"),
@@ -243,10 +218,7 @@ fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> O
         return name.or(host).or(port);
     }
     if to.is_some_and(|to| to.kind == TargetKind::Tcp) {
-        section.missing(
-            "port",
-            "a tcp target needs a public port, such as port: 15432",
-        );
+        section.missing("port", "a tcp target needs a public port, such as port: 15432");
         return None;
     }
     match TunnelName::parse(key) {
@@ -268,44 +240,24 @@ fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
     let bytes = tunnel.to.kind == TargetKind::Tcp;
     if bytes != by_port {
         let complaint = if bytes {
-            Complaint::new(
-                "a tcp target needs a public port",
-                "set `port` instead of a name",
-            )
+            Complaint::new("a tcp target needs a public port", "set `port` instead of a name")
         } else {
             Complaint::new(
-                format!(
-                    "a public port leads to a tcp target, not to {}",
-                    tunnel.to.kind.scheme()
-                ),
+                format!("a public port leads to a tcp target, not to {}", tunnel.to.kind.scheme()),
                 format!("write tcp://{}", tunnel.to.authority()),
             )
         };
         section.complain("to", complaint);
         return;
     }
-    let misplaced: &[&str] = if bytes {
-        &[
-            "host_header",
-            "headers",
-            "response_headers",
-            "request_timeout",
-        ]
-    } else {
-        &["proxy_protocol"]
-    };
+    let misplaced: &[&str] =
+        if bytes { &["host_header", "headers", "response_headers", "request_timeout"] } else { &["proxy_protocol"] };
     for key in misplaced.iter().filter(|key| section.holds(key)) {
         let kind = if bytes { "http" } else { "tcp" };
-        section.complain(
-            key,
-            Complaint::new(format!("is for {kind} targets only"), "leave it out"),
-        );
+        section.complain(key, Complaint::new(format!("is for {kind} targets only"), "leave it out"));
     }
     if section.holds("verify") && tunnel.to.kind != TargetKind::Https {
-        section.complain(
-            "verify",
-            Complaint::new("is for https targets only", "leave it out"),
-        );
+        section.complain("verify", Complaint::new("is for https targets only", "leave it out"));
     }
     if !tunnel.verify && !tunnel.to.is_loopback() {
         let complaint = Complaint::new(
@@ -318,8 +270,7 @@ fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
 
 fn host_header(text: &str) -> Result<String, Complaint> {
     // Local services are known by addresses too, so this is looser than a visitor's Host.
-    let legal =
-        |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     if text.is_empty() || !text.bytes().all(legal) {
         return Err(Complaint::new(
             format!("`{text}` cannot be a Host header"),
@@ -344,12 +295,8 @@ fn header_edits(section: Section<'_>) -> HeaderEdits {
 }
 
 fn header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Complaint> {
-    let value = HeaderValue::from_str(value).map_err(|_| {
-        Complaint::new(
-            "the value has characters that no header has",
-            "use plain text on one line",
-        )
-    })?;
+    let value = HeaderValue::from_str(value)
+        .map_err(|_| Complaint::new("the value has characters that no header has", "use plain text on one line"))?;
     Ok((header_name(name)?, value))
 }
 
@@ -361,10 +308,7 @@ fn header_name(text: &str) -> Result<HeaderName, Complaint> {
         )
     })?;
     if name == http::header::HOST {
-        return Err(Complaint::new(
-            "`host` is not changed here",
-            "set host_header",
-        ));
+        return Err(Complaint::new("`host` is not changed here", "set host_header"));
     }
     if is_hop_by_hop(name.as_str()) || name == http::header::CONTENT_LENGTH {
         return Err(Complaint::new(
@@ -382,30 +326,18 @@ fn health(section: Section<'_>) -> HealthCheck {
         if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
             return Ok(text.to_owned());
         }
-        Err(Complaint::new(
-            format!("`{text}` is not a path"),
-            "write it with its slash, such as /health",
-        ))
+        Err(Complaint::new(format!("`{text}` is not a path"), "write it with its slash, such as /health"))
     });
     if http == Some(false) && path.is_some() {
-        section.complain(
-            "path",
-            Complaint::new("is for type http only", "set type: http"),
-        );
+        section.complain("path", Complaint::new("is for type http only", "set type: http"));
     }
     let probe = match (http, path) {
         (Some(false), _) | (None, None) => Probe::Tcp,
-        (_, path) => Probe::Http {
-            path: path.unwrap_or_else(|| "/".to_owned()),
-        },
+        (_, path) => Probe::Http { path: path.unwrap_or_else(|| "/".to_owned()) },
     };
     let settings = HealthSettings {
-        interval: section
-            .get("interval", positive_duration)
-            .unwrap_or(default.interval),
-        timeout: section
-            .get("timeout", positive_duration)
-            .unwrap_or(default.timeout),
+        interval: section.get("interval", positive_duration).unwrap_or(default.interval),
+        timeout: section.get("timeout", positive_duration).unwrap_or(default.timeout),
         rise: section.number("rise", 1..=100).unwrap_or(default.rise),
         fall: section.number("fall", 1..=100).unwrap_or(default.fall),
     };

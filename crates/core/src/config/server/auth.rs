@@ -103,15 +103,10 @@ impl JwtAlgorithm {
     }
 
     fn parse(text: &str) -> Result<Self, Complaint> {
-        let found = Self::ALL
-            .iter()
-            .find(|(name, _)| name.eq_ignore_ascii_case(text));
+        let found = Self::ALL.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
         found.map(|(_, algorithm)| *algorithm).ok_or_else(|| {
             let names = Self::ALL.map(|(name, _)| name).join(", ");
-            Complaint::new(
-                format!("`{text}` is not an algorithm that is accepted"),
-                format!("use one of {names}"),
-            )
+            Complaint::new(format!("`{text}` is not an algorithm that is accepted"), format!("use one of {names}"))
         })
     }
 }
@@ -128,10 +123,8 @@ impl Default for JwtClaims {
 }
 
 pub(super) fn auth(section: Section<'_>) -> AuthConfig {
-    let config = AuthConfig {
-        tokens_file: section.path("tokens_file"),
-        jwt: section.optional_section("jwt").and_then(jwt),
-    };
+    let config =
+        AuthConfig { tokens_file: section.path("tokens_file"), jwt: section.optional_section("jwt").and_then(jwt) };
     section.finish();
     config
 }
@@ -141,19 +134,10 @@ fn jwt(section: Section<'_>) -> Option<JwtConfig> {
     let keys = keys(&section);
     let issuer = section.text("issuer");
     let audience = section.text("audience");
-    let leeway = section
-        .get("leeway", parse_duration)
-        .unwrap_or(Duration::from_secs(30));
+    let leeway = section.get("leeway", parse_duration).unwrap_or(Duration::from_secs(30));
     let claims = claims(section.section("claims"));
     section.finish();
-    Some(JwtConfig {
-        algorithms: algorithms?,
-        keys: keys?,
-        issuer,
-        audience,
-        leeway,
-        claims,
-    })
+    Some(JwtConfig { algorithms: algorithms?, keys: keys?, issuer, audience, leeway, claims })
 }
 
 fn algorithms(section: &Section<'_>) -> Option<Vec<JwtAlgorithm>> {

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use super::auth::auth;
 use super::{
-    AccountConfig, AdminConfig, AgentsConfig, LimitsConfig, LogConfig, LogFormat, LogLevel,
-    LogTarget, NamesConfig, PublicConfig, PublicUrl, Quotas, ServerConfig, TlsFiles, TunnelConfig,
+    AccountConfig, AdminConfig, AgentsConfig, LimitsConfig, LogConfig, LogFormat, LogLevel, LogTarget, NamesConfig,
+    PublicConfig, PublicUrl, Quotas, ServerConfig, TlsFiles, TunnelConfig,
 };
 use crate::accounts::check_account;
 use crate::cidr::Cidr;
@@ -24,11 +24,7 @@ const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 /// The largest window a file may ask for; credit is 32 bits and one stream must not take all memory.
 const WINDOW_LIMIT: u64 = 1 << 30;
 
-pub(super) fn parse(
-    file: &str,
-    text: &str,
-    env: Environment<'_>,
-) -> Result<ServerConfig, Problems> {
+pub(super) fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<ServerConfig, Problems> {
     let (node, problems) = tree::read(file, text).map_err(Problems::one)?;
     let reader = Reader::new(file, env, problems);
     let config = {
@@ -59,17 +55,13 @@ pub(super) fn parse(
 
 fn public(section: Section<'_>) -> PublicConfig {
     let default = PublicConfig::default();
-    let base_domain = section
-        .get("base_domain", Hostname::parse)
-        .unwrap_or(default.base_domain);
+    let base_domain = section.get("base_domain", Hostname::parse).unwrap_or(default.base_domain);
     let config = PublicConfig {
         listen: listen(&section).unwrap_or(default.listen),
         url: section.get("url", |text| public_url(text, &base_domain)),
         base_domain,
         tls: tls(section.optional_section("tls")),
-        trusted_proxies: section
-            .list("trusted_proxies", Cidr::parse)
-            .unwrap_or_default(),
+        trusted_proxies: section.list("trusted_proxies", Cidr::parse).unwrap_or_default(),
         tcp_ports: section.get("tcp_ports", PortRange::parse),
         tcp_listen: section.get("tcp_listen", ip).unwrap_or(default.tcp_listen),
     };
@@ -106,20 +98,12 @@ fn tls(section: Option<Section<'_>>) -> Option<TlsFiles> {
         section.missing("key", "write the PEM file of the private key");
     }
     section.finish();
-    Some(TlsFiles {
-        cert: cert?,
-        key: key?,
-    })
+    Some(TlsFiles { cert: cert?, key: key? })
 }
 
 fn public_url(text: &str, base_domain: &Hostname) -> Result<PublicUrl, Complaint> {
     let hint = format!("write https://{base_domain} or https://{base_domain}:8443");
-    let fault = || {
-        Complaint::new(
-            format!("`{text}` is not the URL of the base domain"),
-            hint.clone(),
-        )
-    };
+    let fault = || Complaint::new(format!("`{text}` is not the URL of the base domain"), hint.clone());
     let (scheme, rest) = text.split_once("://").ok_or_else(fault)?;
     let https = match scheme {
         "https" => true,
@@ -132,19 +116,12 @@ fn public_url(text: &str, base_domain: &Hostname) -> Result<PublicUrl, Complaint
     if found.host != *base_domain {
         return Err(fault());
     }
-    Ok(PublicUrl {
-        https,
-        port: found.port,
-    })
+    Ok(PublicUrl { https, port: found.port })
 }
 
 fn ip(text: &str) -> Result<IpAddr, Complaint> {
-    text.parse().map_err(|_| {
-        Complaint::new(
-            format!("`{text}` is not an IP address"),
-            "write one, such as 0.0.0.0 or ::",
-        )
-    })
+    text.parse()
+        .map_err(|_| Complaint::new(format!("`{text}` is not an IP address"), "write one, such as 0.0.0.0 or ::"))
 }
 
 fn quotas(section: Section<'_>, default: &Quotas) -> Quotas {
@@ -153,15 +130,9 @@ fn quotas(section: Section<'_>, default: &Quotas) -> Quotas {
         None => default,
     };
     let quotas = Quotas {
-        agents: section
-            .number("agents", 0..=1_000_000)
-            .unwrap_or(default.agents),
-        tunnels: section
-            .number("tunnels", 0..=1_000_000)
-            .unwrap_or(default.tunnels),
-        streams: section
-            .number("streams", 0..=10_000_000)
-            .unwrap_or(default.streams),
+        agents: section.number("agents", 0..=1_000_000).unwrap_or(default.agents),
+        tunnels: section.number("tunnels", 0..=1_000_000).unwrap_or(default.tunnels),
+        streams: section.number("streams", 0..=10_000_000).unwrap_or(default.streams),
         requests_per_second: section
             .number("requests_per_second", 0..=10_000_000)
             .unwrap_or(default.requests_per_second),
@@ -182,11 +153,7 @@ fn rate_or_unlimited(text: &str) -> Result<Option<u64>, Complaint> {
     Ok((rate > 0).then_some(rate))
 }
 
-fn accounts(
-    section: &Section<'_>,
-    general: &Quotas,
-    tcp_ports: Option<PortRange>,
-) -> BTreeMap<String, AccountConfig> {
+fn accounts(section: &Section<'_>, general: &Quotas, tcp_ports: Option<PortRange>) -> BTreeMap<String, AccountConfig> {
     let mut accounts = BTreeMap::new();
     for (name, entry) in section.named_sections() {
         if let Err(error) = check_account(name) {
@@ -207,14 +174,10 @@ fn account_ports(text: &str, tcp_ports: Option<PortRange>) -> Result<PortRange, 
     let ports = PortRange::parse(text)?;
     match tcp_ports {
         Some(all) if all.covers(ports) => Ok(ports),
-        Some(all) => Err(Complaint::new(
-            format!("{ports} is not within public.tcp_ports"),
-            format!("choose ports from {all}"),
-        )),
-        None => Err(Complaint::new(
-            "there are no public TCP ports",
-            format!("set public.tcp_ports, such as {ports}"),
-        )),
+        Some(all) => {
+            Err(Complaint::new(format!("{ports} is not within public.tcp_ports"), format!("choose ports from {all}")))
+        }
+        None => Err(Complaint::new("there are no public TCP ports", format!("set public.tcp_ports, such as {ports}"))),
     }
 }
 
@@ -226,22 +189,13 @@ fn limits(section: Section<'_>) -> LimitsConfig {
         connections: count("connections", default.connections),
         agents: count("agents", default.agents),
         unauthenticated: count("unauthenticated", default.unauthenticated),
-        unauthenticated_per_prefix: count(
-            "unauthenticated_per_prefix",
-            default.unauthenticated_per_prefix,
-        ),
+        unauthenticated_per_prefix: count("unauthenticated_per_prefix", default.unauthenticated_per_prefix),
         head_size: section
-            .get("head_size", |text| {
-                size_within(text, 1024, head::HEAD_MAX as u64)
-            })
+            .get("head_size", |text| size_within(text, 1024, head::HEAD_MAX as u64))
             .and_then(|size| usize::try_from(size).ok())
             .unwrap_or(default.head_size),
-        headers: section
-            .number("headers", 1..=head::HEADERS_MAX)
-            .unwrap_or(default.headers),
-        memory: section
-            .get("memory", |text| size_within(text, 1 << 20, 1 << 44))
-            .unwrap_or(default.memory),
+        headers: section.number("headers", 1..=head::HEADERS_MAX).unwrap_or(default.headers),
+        memory: section.get("memory", |text| size_within(text, 1 << 20, 1 << 44)).unwrap_or(default.memory),
         body_min_rate: section
             .get("body_min_rate", rate_or_unlimited)
             .map_or(default.body_min_rate, Option::unwrap_or_default),
@@ -270,9 +224,7 @@ fn names(section: Section<'_>) -> NamesConfig {
     let default = NamesConfig::default();
     let reserved = |text: &str| TunnelName::parse(text).map(|name| name.to_string());
     let names = NamesConfig {
-        cooldown: section
-            .get("cooldown", parse_duration)
-            .unwrap_or(default.cooldown),
+        cooldown: section.get("cooldown", parse_duration).unwrap_or(default.cooldown),
         reserved: section.list("reserved", reserved).unwrap_or_default(),
     };
     section.finish();
@@ -280,11 +232,8 @@ fn names(section: Section<'_>) -> NamesConfig {
 }
 
 fn admin(section: Section<'_>) -> AdminConfig {
-    let admin = AdminConfig {
-        listen: section
-            .get("listen", loopback_address)
-            .unwrap_or(AdminConfig::default().listen),
-    };
+    let admin =
+        AdminConfig { listen: section.get("listen", loopback_address).unwrap_or(AdminConfig::default().listen) };
     section.finish();
     admin
 }
@@ -334,21 +283,15 @@ fn shutdown(section: Section<'_>) -> PhaseTimes {
 
 fn tunnel(section: Section<'_>) -> TunnelConfig {
     let default = TunnelConfig::default();
-    let heartbeat = section
-        .get("heartbeat", positive_duration)
-        .unwrap_or(default.heartbeat);
+    let heartbeat = section.get("heartbeat", positive_duration).unwrap_or(default.heartbeat);
     let dead_after = section.get("dead_after", positive_duration);
     let config = TunnelConfig {
         // Without a word about it the two keep their proportion.
         dead_after: dead_after.unwrap_or_else(|| default.dead_after.max(heartbeat * 2)),
         heartbeat,
-        lanes_max: section
-            .number("lanes_max", 1..=8)
-            .unwrap_or(default.lanes_max),
+        lanes_max: section.number("lanes_max", 1..=8).unwrap_or(default.lanes_max),
         window_max: section
-            .get("window_max", |text| {
-                size_within(text, 64 * 1024, WINDOW_LIMIT)
-            })
+            .get("window_max", |text| size_within(text, 64 * 1024, WINDOW_LIMIT))
             .and_then(|size| u32::try_from(size).ok())
             .unwrap_or(default.window_max),
     };

@@ -50,11 +50,7 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, Next)>, ()> {
     let mut start = 0;
     loop {
         let rest = &bytes[start..];
-        if lines.is_empty()
-            && rest
-                .first()
-                .is_some_and(|b| !token(*b) && !matches!(b, b'\r' | b'\n'))
-        {
+        if lines.is_empty() && rest.first().is_some_and(|b| !token(*b) && !matches!(b, b'\r' | b'\n')) {
             return Err(());
         }
         let Some(end) = rest.iter().position(|b| *b == b'\n') else {
@@ -72,18 +68,14 @@ fn head(bytes: &[u8]) -> Result<Option<(usize, Next)>, ()> {
 }
 
 fn judge(lines: &[&[u8]]) -> Result<Next, ()> {
-    let text: Vec<&str> = lines
-        .iter()
-        .map(|l| std::str::from_utf8(l).map_err(|_| ()))
-        .collect::<Result<_, _>>()?;
+    let text: Vec<&str> = lines.iter().map(|l| std::str::from_utf8(l).map_err(|_| ())).collect::<Result<_, _>>()?;
     let words: Vec<&str> = text[0].split(' ').collect();
     let [method, target, version] = words[..] else {
         return Err(());
     };
-    let good_target = (target.starts_with('/')
-        || target.starts_with("http://")
-        || (target == "*" && method == "OPTIONS"))
-        && target.bytes().all(|b| b > b' ' && b != 0x7f);
+    let good_target =
+        (target.starts_with('/') || target.starts_with("http://") || (target == "*" && method == "OPTIONS"))
+            && target.bytes().all(|b| b > b' ' && b != 0x7f);
     let good_method = !method.is_empty() && method.bytes().all(token) && method != "CONNECT";
     if !good_method || !good_target || !matches!(version, "HTTP/1.0" | "HTTP/1.1") {
         return Err(());
@@ -104,13 +96,7 @@ fn judge(lines: &[&[u8]]) -> Result<Next, ()> {
 }
 
 fn framing(pairs: &[(String, &str)], version10: bool) -> Result<Next, ()> {
-    let all = |name: &str| -> Vec<&str> {
-        pairs
-            .iter()
-            .filter(|(n, _)| n == name)
-            .map(|(_, v)| *v)
-            .collect()
-    };
+    let all = |name: &str| -> Vec<&str> { pairs.iter().filter(|(n, _)| n == name).map(|(_, v)| *v).collect() };
     if all("host").len() != 1 {
         return Err(());
     }
@@ -122,16 +108,12 @@ fn framing(pairs: &[(String, &str)], version10: bool) -> Result<Next, ()> {
         ([], [coding]) if !version10 && coding.eq_ignore_ascii_case("chunked") => Next::Chunked,
         _ => return Err(()),
     };
-    let asked = all("connection")
-        .iter()
-        .any(|v| v.to_lowercase().split(',').any(|t| t.trim() == "upgrade"));
+    let asked = all("connection").iter().any(|v| v.to_lowercase().split(',').any(|t| t.trim() == "upgrade"));
     match &all("upgrade")[..] {
         [] => Ok(next),
         _ if version10 || !asked => Ok(next),
         [one] if one.eq_ignore_ascii_case("h2c") => Ok(next),
-        [one] if !one.is_empty() && one.bytes().all(token) && matches!(next, Next::Length(0)) => {
-            Ok(Next::Opaque)
-        }
+        [one] if !one.is_empty() && one.bytes().all(token) && matches!(next, Next::Length(0)) => Ok(Next::Opaque),
         _ => Err(()),
     }
 }
@@ -140,12 +122,8 @@ fn framing(pairs: &[(String, &str)], version10: bool) -> Result<Next, ()> {
 fn chunks(bytes: &[u8]) -> (usize, bool, bool) {
     let mut at = 0;
     loop {
-        let digits = bytes[at..]
-            .iter()
-            .take_while(|b| b.is_ascii_hexdigit())
-            .count();
-        let size = usize::from_str_radix(std::str::from_utf8(&bytes[at..at + digits]).unwrap(), 16)
-            .unwrap_or(0);
+        let digits = bytes[at..].iter().take_while(|b| b.is_ascii_hexdigit()).count();
+        let size = usize::from_str_radix(std::str::from_utf8(&bytes[at..at + digits]).unwrap(), 16).unwrap_or(0);
         at += digits;
         if at == bytes.len() {
             return (at, false, false);
@@ -155,10 +133,7 @@ fn chunks(bytes: &[u8]) -> (usize, bool, bool) {
         }
         if bytes[at] == b';' {
             at += 1;
-            at += bytes[at..]
-                .iter()
-                .take_while(|b| **b == b'\t' || (**b >= b' ' && **b != 0x7f))
-                .count();
+            at += bytes[at..].iter().take_while(|b| **b == b'\t' || (**b >= b' ' && **b != 0x7f)).count();
         }
         for expected in b"\r\n" {
             match bytes.get(at) {
@@ -193,10 +168,7 @@ fn trailers(bytes: &[u8], mut at: usize) -> (usize, bool, bool) {
                 return (at, true, false);
             }
             at += 1;
-            at += bytes[at..]
-                .iter()
-                .take_while(|b| **b == b'\t' || (**b >= b' ' && **b != 0x7f))
-                .count();
+            at += bytes[at..].iter().take_while(|b| **b == b'\t' || (**b >= b' ' && **b != 0x7f)).count();
         }
         for expected in b"\r\n" {
             match bytes.get(at) {
@@ -320,8 +292,7 @@ proptest! {
 
 #[test]
 fn the_model_itself_knows_good_from_bad() {
-    let good =
-        b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
+    let good = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n";
     assert_eq!(model(good), (good.len(), false, 1));
     assert_eq!(model(b"GET / HTTP/1.1\r\n\r\n"), (0, true, 0));
     assert_eq!(model(b"GET / HTTP/1.1\r\nHost: a\r\n"), (0, false, 0));

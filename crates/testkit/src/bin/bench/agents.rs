@@ -53,23 +53,15 @@ impl Agents {
         let turns = Arc::new(Semaphore::new(CONNECTING));
         let mut opening = JoinSet::new();
         for number in 0..count {
-            let (turns, connector, token) =
-                (Arc::clone(&turns), connector.clone(), token.to_owned());
+            let (turns, connector, token) = (Arc::clone(&turns), connector.clone(), token.to_owned());
             opening.spawn(async move {
                 let _turn = turns.acquire().await;
                 let agent = timeout(DEADLINE, agent(server, &connector, &token, number));
-                agent
-                    .await
-                    .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+                agent.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             });
         }
-        let mut agents = Self {
-            lanes: JoinSet::new(),
-            opened: 0,
-            errors: 0,
-            first_error: None,
-            elapsed: Duration::ZERO,
-        };
+        let mut agents =
+            Self { lanes: JoinSet::new(), opened: 0, errors: 0, first_error: None, elapsed: Duration::ZERO };
         while let Some(opened) = opening.join_next().await {
             match opened.unwrap_or_else(|error| Err(io::Error::other(error))) {
                 Ok(lanes) => {
@@ -95,12 +87,7 @@ impl Agents {
 }
 
 /// Authenticates, registers a tunnel and joins a second lane.
-async fn agent(
-    server: SocketAddr,
-    connector: &TlsConnector,
-    token: &str,
-    number: usize,
-) -> io::Result<Vec<Lane>> {
+async fn agent(server: SocketAddr, connector: &TlsConnector, token: &str, number: usize) -> io::Result<Vec<Lane>> {
     let mut lane = connect(server, connector).await?;
     let mut noise = Noise::new(number as u64);
     let request = json!({
@@ -119,13 +106,7 @@ async fn agent(
         let text = |key: &str| welcome[key].as_str().unwrap_or_default().to_owned();
         let nonce = format!("{:016x}{:016x}", noise.draw(), noise.draw());
         let proof = join_proof(&text("resume_secret"), &text("session"), &nonce);
-        send(
-            &mut second,
-            JOIN,
-            0,
-            &json!({ "session": text("session"), "proof": proof, "nonce": nonce }),
-        )
-        .await?;
+        send(&mut second, JOIN, 0, &json!({ "session": text("session"), "proof": proof, "nonce": nonce })).await?;
         answer(&mut second, JOIN).await?;
         lanes.push(second);
     }
@@ -135,18 +116,13 @@ async fn agent(
 async fn connect(server: SocketAddr, connector: &TlsConnector) -> io::Result<Lane> {
     let stream = TcpStream::connect(server).await?;
     stream.set_nodelay(true)?;
-    connector
-        .connect(ServerName::IpAddress(server.ip().into()), stream)
-        .await
+    connector.connect(ServerName::IpAddress(server.ip().into()), stream).await
 }
 
 /// Answers heartbeats until the server ends the lane.
 async fn keep(mut lane: Lane) {
     while let Ok((kind, flags, payload)) = read(&mut lane).await {
-        if kind == HEARTBEAT
-            && flags & ACK == 0
-            && write(&mut lane, HEARTBEAT, ACK, &payload).await.is_err()
-        {
+        if kind == HEARTBEAT && flags & ACK == 0 && write(&mut lane, HEARTBEAT, ACK, &payload).await.is_err() {
             return;
         }
     }
@@ -167,10 +143,7 @@ async fn answer(lane: &mut Lane, wanted: u8) -> io::Result<Value> {
             fault(&message)?;
             return Ok(message);
         } else if kind == 0xFF {
-            return Err(io::Error::other(format!(
-                "the server ended the lane: {}",
-                String::from_utf8_lossy(&payload)
-            )));
+            return Err(io::Error::other(format!("the server ended the lane: {}", String::from_utf8_lossy(&payload))));
         }
     }
 }
@@ -195,48 +168,23 @@ async fn read(lane: &mut Lane) -> io::Result<(u8, u8, Vec<u8>)> {
     let mut header = [0; 12];
     lane.read_exact(&mut header).await?;
     let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
-    let mut payload = vec![
-        0;
-        usize::try_from(length)
-            .map_err(io::Error::other)?
-            .min(1 << 20)
-    ];
+    let mut payload = vec![0; usize::try_from(length).map_err(io::Error::other)?.min(1 << 20)];
     lane.read_exact(&mut payload).await?;
     Ok((header[1], header[2], payload))
 }
 
 /// HMAC-SHA256 by the resume secret over the session and the nonce, in hex.
 fn join_proof(secret: &str, session: &str, nonce: &str) -> String {
-    let text = [
-        b"adit join v1\0",
-        session.as_bytes(),
-        b"\0",
-        nonce.as_bytes(),
-    ]
-    .concat();
-    hmac(secret.as_bytes(), &text)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    let text = [b"adit join v1\0", session.as_bytes(), b"\0", nonce.as_bytes()].concat();
+    hmac(secret.as_bytes(), &text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn hmac(key: &[u8], text: &[u8]) -> Vec<u8> {
     let mut block = [0; 64];
-    let short = if key.len() > block.len() {
-        Sha256::digest(key).to_vec()
-    } else {
-        key.to_vec()
-    };
+    let short = if key.len() > block.len() { Sha256::digest(key).to_vec() } else { key.to_vec() };
     block[..short.len()].copy_from_slice(&short);
-    let inner = Sha256::new()
-        .chain_update(block.map(|byte| byte ^ 0x36))
-        .chain_update(text)
-        .finalize();
-    Sha256::new()
-        .chain_update(block.map(|byte| byte ^ 0x5C))
-        .chain_update(inner)
-        .finalize()
-        .to_vec()
+    let inner = Sha256::new().chain_update(block.map(|byte| byte ^ 0x36)).chain_update(text).finalize();
+    Sha256::new().chain_update(block.map(|byte| byte ^ 0x5C)).chain_update(inner).finalize().to_vec()
 }
 
 #[cfg(test)]
@@ -245,13 +193,8 @@ mod tests {
 
     #[test]
     fn the_proof_is_an_hmac_of_the_standard() {
-        let tag: String = hmac(b"Jefe", b"what do ya want for nothing?")
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
-        assert_eq!(
-            tag,
-            "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843"
-        );
+        let tag: String =
+            hmac(b"Jefe", b"what do ya want for nothing?").iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(tag, "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843");
     }
 }

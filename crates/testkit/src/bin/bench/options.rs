@@ -7,7 +7,8 @@ use super::peers::PEERS;
 use super::rows::ROWS;
 
 /// Shown when an argument is not understood.
-const USAGE: &str = "usage: bench [ROW…] [--seconds N] [--peers A,B] [--rate REQ/S] [--streams N] [--agents N] [--json FILE]";
+const USAGE: &str =
+    "usage: bench [ROW…] [--seconds N] [--peers A,B] [--rate REQ/S] [--streams N] [--agents N] [--json FILE]";
 
 /// All options.
 #[derive(Clone, Debug)]
@@ -42,11 +43,7 @@ impl Options {
         };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
-            let mut value = || {
-                words
-                    .next()
-                    .ok_or_else(|| format!("{word} needs a value; {USAGE}"))
-            };
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value; {USAGE}"));
             match word.as_str() {
                 "--seconds" => options.seconds = number(value()?)?,
                 "--rate" => options.rate = number(value()?)?,
@@ -58,22 +55,12 @@ impl Options {
                     options.rows.push(row.to_owned());
                 }
                 other => {
-                    return Err(format!(
-                        "`{other}` is neither a row nor an option; {USAGE}; rows: {}",
-                        row_names()
-                    ));
+                    return Err(format!("`{other}` is neither a row nor an option; {USAGE}; rows: {}", row_names()));
                 }
             }
         }
-        if let Some(unknown) = options
-            .peers
-            .iter()
-            .find(|peer| !PEERS.contains(&peer.as_str()))
-        {
-            return Err(format!(
-                "there is no peer `{unknown}`; peers: {}",
-                PEERS.join(", ")
-            ));
+        if let Some(unknown) = options.peers.iter().find(|peer| !PEERS.contains(&peer.as_str())) {
+            return Err(format!("there is no peer `{unknown}`; peers: {}", PEERS.join(", ")));
         }
         Ok(options)
     }
@@ -96,10 +83,7 @@ impl Options {
 
 /// What `--help` prints.
 pub(crate) fn help() -> String {
-    let rows: String = ROWS
-        .iter()
-        .map(|row| format!("  {:<18}{}\n", row.name, row.title))
-        .collect();
+    let rows: String = ROWS.iter().map(|row| format!("  {:<18}{}\n", row.name, row.title)).collect();
     format!(
         "{USAGE}\n\nrows (all unless named):\n{rows}\npeers (all that are installed unless named):\n  {}\n\nadit itself is $ADIT_BIN or target/release/adit\n",
         PEERS.join(" ")
@@ -107,15 +91,11 @@ pub(crate) fn help() -> String {
 }
 
 fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a number; {USAGE}"))
+    text.parse().map_err(|_| format!("`{text}` is not a number; {USAGE}"))
 }
 
 fn row_names() -> String {
-    ROWS.iter()
-        .map(|row| row.name)
-        .collect::<Vec<_>>()
-        .join(" ")
+    ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]
@@ -123,12 +103,7 @@ mod tests {
     use super::Options;
 
     fn parse(line: &str) -> Result<Options, String> {
-        Options::parse(
-            &line
-                .split_whitespace()
-                .map(str::to_owned)
-                .collect::<Vec<_>>(),
-        )
+        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]

@@ -74,22 +74,8 @@ pub(crate) struct Spent {
 
 impl Peer {
     /// A peer of other programs' processes, before it is known to work.
-    fn of(
-        name: &'static str,
-        web: SocketAddr,
-        raw: Option<SocketAddr>,
-        processes: Vec<Process>,
-        dir: TempDir,
-    ) -> Self {
-        Self {
-            name,
-            web,
-            host: "localhost".to_owned(),
-            raw,
-            processes,
-            product: None,
-            _dir: Some(dir),
-        }
+    fn of(name: &'static str, web: SocketAddr, raw: Option<SocketAddr>, processes: Vec<Process>, dir: TempDir) -> Self {
+        Self { name, web, host: "localhost".to_owned(), raw, processes, product: None, _dir: Some(dir) }
     }
 
     /// Starts the peer called `name` and waits until it carries a request.
@@ -124,45 +110,30 @@ impl Peer {
     /// What its processes have used so far.
     pub(crate) fn usage(&self) -> Usage {
         let product = self.product.iter().flat_map(Product::processes);
-        self.processes
-            .iter()
-            .chain(product)
-            .map(Process::usage)
-            .fold(Usage::default(), |sum, one| Usage {
-                cpu: sum.cpu + one.cpu,
-                resident: sum.resident + one.resident,
-                private: sum.private + one.private,
-                peak: sum.peak + one.peak,
-                threads: sum.threads + one.threads,
-                processes: sum.processes + one.processes,
-            })
+        self.processes.iter().chain(product).map(Process::usage).fold(Usage::default(), |sum, one| Usage {
+            cpu: sum.cpu + one.cpu,
+            resident: sum.resident + one.resident,
+            private: sum.private + one.private,
+            peak: sum.peak + one.peak,
+            threads: sum.threads + one.threads,
+            processes: sum.processes + one.processes,
+        })
     }
 
     /// Now.
     pub(crate) fn mark(&self) -> Mark {
-        Mark {
-            at: Instant::now(),
-            cpu: self.usage().cpu,
-        }
+        Mark { at: Instant::now(), cpu: self.usage().cpu }
     }
 
     /// What was spent since `mark`.
     pub(crate) fn since(&self, mark: Mark) -> Spent {
-        Spent {
-            elapsed: mark.at.elapsed(),
-            cpu: self.usage().cpu.saturating_sub(mark.cpu),
-        }
+        Spent { elapsed: mark.at.elapsed(), cpu: self.usage().cpu.saturating_sub(mark.cpu) }
     }
 
     /// The output of its processes, for the note about a failure.
     fn output(&self) -> String {
         let product = self.product.iter().flat_map(Product::processes);
-        let all: String = self
-            .processes
-            .iter()
-            .chain(product)
-            .map(Process::output)
-            .collect();
+        let all: String = self.processes.iter().chain(product).map(Process::output).collect();
         let lines: Vec<&str> = all.lines().collect();
         lines[lines.len().saturating_sub(20)..].join("\n")
     }
@@ -175,22 +146,15 @@ impl Peer {
             let raw = self.raw.is_none_or(|addr| {
                 let ping = testkit::load::ping(addr, 1, Duration::ZERO, Duration::from_nanos(1));
                 runtime.block_on(async {
-                    tokio::time::timeout(Duration::from_secs(2), ping)
-                        .await
-                        .is_ok_and(|ping| ping.is_ok())
+                    tokio::time::timeout(Duration::from_secs(2), ping).await.is_ok_and(|ping| ping.is_ok())
                 })
             });
             if raw && answer.as_ref().is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
             if Instant::now() > end || self.processes.iter().any(|process| !process.is_running()) {
-                let answer = answer
-                    .map(|answer| answer.line)
-                    .unwrap_or_else(|error| error.to_string());
-                return Err(Missing::Failed(format!(
-                    "not ready ({answer}); its last output:\n{}",
-                    self.output()
-                )));
+                let answer = answer.map(|answer| answer.line).unwrap_or_else(|error| error.to_string());
+                return Err(Missing::Failed(format!("not ready ({answer}); its last output:\n{}", self.output())));
             }
             runtimes::pass(Duration::from_millis(20)).map_err(Missing::Failed)?;
         }
@@ -217,8 +181,5 @@ impl std::fmt::Display for Missing {
 
 /// An address on loopback that was free a moment ago.
 pub(crate) fn free_addr() -> std::io::Result<SocketAddr> {
-    Ok(SocketAddr::from((
-        [127, 0, 0, 1],
-        testkit::process::free_port()?,
-    )))
+    Ok(SocketAddr::from(([127, 0, 0, 1], testkit::process::free_port()?)))
 }

@@ -56,61 +56,29 @@ impl Product {
         product.expose(origin, None)?;
         let (name, web, host) = match tcp {
             true => ("adit-tcp", product.web, "localhost".to_owned()),
-            false => (
-                "adit-http",
-                product.public,
-                format!("web.localhost:{}", product.public.port()),
-            ),
+            false => ("adit-http", product.public, format!("web.localhost:{}", product.public.port())),
         };
         let raw = tcp.then_some(product.raw);
-        Ok(Peer {
-            name,
-            web,
-            host,
-            raw,
-            processes: Vec::new(),
-            product: Some(product),
-            _dir: None,
-        })
+        Ok(Peer { name, web, host, raw, processes: Vec::new(), product: Some(product), _dir: None })
     }
 
     /// Starts a server and waits until it is ready.
     pub(crate) fn server() -> Result<Self, Missing> {
-        let binary =
-            std::env::var_os("ADIT_BIN").map_or_else(|| PathBuf::from(BINARY), PathBuf::from);
+        let binary = std::env::var_os("ADIT_BIN").map_or_else(|| PathBuf::from(BINARY), PathBuf::from);
         if !binary.exists() {
-            return Err(Missing::NotInstalled(format!(
-                "{} (build it, or set ADIT_BIN)",
-                binary.display()
-            )));
+            return Err(Missing::NotInstalled(format!("{} (build it, or set ADIT_BIN)", binary.display())));
         }
         let dir = tempfile::tempdir()?;
         let (public, agents, admin) = (free_addr()?, free_addr()?, free_addr()?);
-        fs::write(
-            dir.path().join("server.yaml"),
-            server_yaml(&dir, public, agents, admin),
-        )?;
+        fs::write(dir.path().join("server.yaml"), server_yaml(&dir, public, agents, admin))?;
         let mut command = Command::new(&binary);
-        command
-            .args(["server", "--config"])
-            .arg(dir.path().join("server.yaml"));
+        command.args(["server", "--config"]).arg(dir.path().join("server.yaml"));
         let started = Instant::now();
         let server = Process::start(&mut command)?;
         until_ready(&server, admin)?;
         let ready_in = started.elapsed();
         let (web, raw) = (public_port(0)?, public_port(1)?);
-        Ok(Self {
-            binary,
-            dir,
-            server,
-            agent: None,
-            public,
-            agents,
-            ready_in,
-            web,
-            raw,
-            relay: None,
-        })
+        Ok(Self { binary, dir, server, agent: None, public, agents, ready_in, web, raw, relay: None })
     }
 
     /// Starts an agent with three tunnels: the HTTP service by name and by port, the TCP service by port.
@@ -140,11 +108,7 @@ impl Product {
         );
         let file = self.dir.path().join("adit.yaml");
         fs::write(&file, config)?;
-        let agent = Process::start(
-            Command::new(&self.binary)
-                .args(["expose", "--config"])
-                .arg(&file),
-        )?;
+        let agent = Process::start(Command::new(&self.binary).args(["expose", "--config"]).arg(&file))?;
         self.agent = Some(agent);
         Ok(())
     }
@@ -153,12 +117,9 @@ impl Product {
     pub(crate) fn token(&self) -> Result<String, Missing> {
         let ports = format!("{}-{}", PORTS.start, PORTS.end - 1);
         let mut command = Command::new(&self.binary);
-        command
-            .args(["server", "token", "create", "--config"])
-            .arg(self.dir.path().join("server.yaml"));
+        command.args(["server", "token", "create", "--config"]).arg(self.dir.path().join("server.yaml"));
         command.args(["--account", "bench", "--allow", "*", "--ports", &ports]);
-        let made = process::run(&mut command, b"", DEADLINE)
-            .map_err(|error| Missing::Failed(error.to_string()))?;
+        let made = process::run(&mut command, b"", DEADLINE).map_err(|error| Missing::Failed(error.to_string()))?;
         match made.0.success() {
             true => Ok(made.1.stdout().trim().to_owned()),
             false => Err(Missing::Failed(format!("no token: {}", made.1.output()))),
@@ -172,9 +133,7 @@ impl Product {
 
     /// The fingerprint the server printed when it made its certificate.
     fn fingerprint(&self) -> Result<String, Missing> {
-        let line = self
-            .server
-            .wait_line(DEADLINE, |line| line.contains("sha256:"));
+        let line = self.server.wait_line(DEADLINE, |line| line.contains("sha256:"));
         let line = line.map_err(|error| Missing::Failed(format!("no fingerprint: {error}")))?;
         let from = line.find("sha256:").unwrap_or_default();
         let legal = |c: char| c.is_ascii_alphanumeric() || c == ':';
@@ -205,17 +164,11 @@ fn until_ready(server: &Process, admin: SocketAddr) -> Result<(), Missing> {
         let mut pace = Pace::new()?;
         let end = Instant::now() + DEADLINE;
         loop {
-            if raw::get(admin, "localhost", "/health/ready")
-                .await
-                .is_ok_and(|answer| answer.status == 200)
-            {
+            if raw::get(admin, "localhost", "/health/ready").await.is_ok_and(|answer| answer.status == 200) {
                 return Ok(());
             }
             if Instant::now() > end || !server.is_running() {
-                return Err(Missing::Failed(format!(
-                    "the server is not ready; its output:\n{}",
-                    server.output()
-                )));
+                return Err(Missing::Failed(format!("the server is not ready; its output:\n{}", server.output())));
             }
             pace.rest(ASK).await?;
         }
@@ -228,8 +181,6 @@ fn public_port(number: u16) -> Result<SocketAddr, Missing> {
     let offset = std::process::id() as usize % half + half * usize::from(number);
     let mut ports = PORTS.cycle().skip(offset).take(half);
     let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
-    let port = ports
-        .find(free)
-        .ok_or_else(|| Missing::Failed("no free port for a TCP tunnel".to_owned()))?;
+    let port = ports.find(free).ok_or_else(|| Missing::Failed("no free port for a TCP tunnel".to_owned()))?;
     Ok(SocketAddr::from(([127, 0, 0, 1], port)))
 }

@@ -157,14 +157,8 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let mut tables = Vec::new();
     for row in ROWS.iter().filter(|row| options.wants_row(row.name)) {
         note(&format!("{} …", row.name));
-        let mut table = Table {
-            title: row.title.to_owned(),
-            ..Table::default()
-        };
-        table.columns = std::iter::once("peer")
-            .chain(row.columns.iter().copied())
-            .map(str::to_owned)
-            .collect();
+        let mut table = Table { title: row.title.to_owned(), ..Table::default() };
+        table.columns = std::iter::once("peer").chain(row.columns.iter().copied()).map(str::to_owned).collect();
         table.lines = row.lines(&origin, options);
         if let Some(column) = row.ratio {
             table.add_ratio(column);
@@ -175,10 +169,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
     let Some(file) = &options.json else {
         return Ok(());
     };
-    let json: serde_json::Map<_, _> = tables
-        .iter()
-        .map(|(name, table)| ((*name).to_owned(), table.json()))
-        .collect();
+    let json: serde_json::Map<_, _> = tables.iter().map(|(name, table)| ((*name).to_owned(), table.json())).collect();
     let text = serde_json::to_string_pretty(&json).map_err(|error| error.to_string())?;
     std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
@@ -205,8 +196,7 @@ impl Row {
         origin: &Origin,
         options: &Options,
     ) -> Option<(String, Vec<Cell>)> {
-        let measured = Peer::start(name, origin)
-            .and_then(|peer| measure(&peer, options).map_err(Missing::Failed));
+        let measured = Peer::start(name, origin).and_then(|peer| measure(&peer, options).map_err(Missing::Failed));
         match measured {
             Ok(cells) => Some((name.to_owned(), cells)),
             Err(missing @ Missing::NotInstalled(_)) => {

@@ -6,10 +6,7 @@ use tokio::runtime::{Builder, Runtime};
 
 /// One thread: least cost for requests and pings.
 pub(crate) fn single() -> Result<Runtime, String> {
-    Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| format!("no runtime: {error}"))
+    Builder::new_current_thread().enable_all().build().map_err(|error| format!("no runtime: {error}"))
 }
 
 /// Threads of its own, which run while the caller does something else.

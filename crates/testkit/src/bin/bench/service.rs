@@ -27,18 +27,11 @@ impl Origin {
     /// Starts this binary again as the origin.
     pub(crate) fn start() -> Result<Self, String> {
         let this = std::env::current_exe().map_err(|error| error.to_string())?;
-        let process =
-            Process::start(Command::new(this).arg("origin")).map_err(|error| error.to_string())?;
-        let line = process
-            .wait_line(READY, |line| line.starts_with("origin "))
-            .map_err(|error| error.to_string())?;
+        let process = Process::start(Command::new(this).arg("origin")).map_err(|error| error.to_string())?;
+        let line = process.wait_line(READY, |line| line.starts_with("origin ")).map_err(|error| error.to_string())?;
         let mut addresses = line.split(' ').skip(1).filter_map(|word| word.parse().ok());
         match (addresses.next(), addresses.next()) {
-            (Some(http), Some(tcp)) => Ok(Self {
-                http,
-                tcp,
-                _process: process,
-            }),
+            (Some(http), Some(tcp)) => Ok(Self { http, tcp, _process: process }),
             _ => Err(format!("the origin said {line:?}")),
         }
     }
@@ -55,8 +48,6 @@ pub(crate) fn run() -> Result<(), String> {
     let mut stdout = std::io::stdout();
     writeln!(stdout, "origin {} {}", http.addr(), tcp.addr()).map_err(told)?;
     stdout.flush().map_err(told)?;
-    std::io::stdin()
-        .read_to_end(&mut Vec::new())
-        .map_err(told)?;
+    std::io::stdin().read_to_end(&mut Vec::new()).map_err(told)?;
     Ok(())
 }

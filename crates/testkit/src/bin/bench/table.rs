@@ -70,30 +70,19 @@ impl Table {
     /// Adds a column: another one divided by what it is for `direct`.
     pub(crate) fn add_ratio(&mut self, column: usize) {
         let base = self.lines.iter().find(|(peer, _)| peer == "direct");
-        let Some(base) = base
-            .and_then(|(_, cells)| cells.get(column)?.number())
-            .filter(|base| *base != 0.0)
-        else {
+        let Some(base) = base.and_then(|(_, cells)| cells.get(column)?.number()).filter(|base| *base != 0.0) else {
             return;
         };
-        self.columns
-            .push(format!("{} ÷ direct", self.columns[column + 1]));
+        self.columns.push(format!("{} ÷ direct", self.columns[column + 1]));
         for (_, cells) in &mut self.lines {
-            let ratio = cells
-                .get(column)
-                .and_then(Cell::number)
-                .map(|number| number / base);
+            let ratio = cells.get(column).and_then(Cell::number).map(|number| number / base);
             cells.push(ratio.map_or(Cell::Empty, |ratio| Cell::Number(ratio, 2)));
         }
     }
 
     /// The table as markdown.
     pub(crate) fn markdown(&self) -> String {
-        let mut text = format!(
-            "\n### {}\n\n| {} |\n|---|",
-            self.title,
-            self.columns.join(" | ")
-        );
+        let mut text = format!("\n### {}\n\n| {} |\n|---|", self.title, self.columns.join(" | "));
         text.push_str(&"---:|".repeat(self.columns.len() - 1));
         text.push('\n');
         for (peer, cells) in &self.lines {
@@ -106,12 +95,7 @@ impl Table {
     /// The table as JSON: an object a peer, keyed by column.
     pub(crate) fn json(&self) -> Value {
         let lines = self.lines.iter().map(|(peer, cells)| {
-            let figures = self
-                .columns
-                .iter()
-                .skip(1)
-                .cloned()
-                .zip(cells.iter().map(Cell::json));
+            let figures = self.columns.iter().skip(1).cloned().zip(cells.iter().map(Cell::json));
             (peer.clone(), Value::Object(figures.collect()))
         });
         json!({ "title": self.title, "peers": Value::Object(lines.collect()) })
@@ -146,11 +130,7 @@ mod tests {
             ],
         };
         table.add_ratio(0);
-        assert!(
-            table.markdown().contains("| adit | 50 | 0.25 |"),
-            "{}",
-            table.markdown()
-        );
+        assert!(table.markdown().contains("| adit | 50 | 0.25 |"), "{}", table.markdown());
         assert!(table.markdown().contains("| broken | failed | – |"));
         assert_eq!(table.json()["peers"]["adit"]["req/s ÷ direct"], 0.25);
     }

@@ -26,7 +26,9 @@ pub(super) async fn answer(request: &Request, wire: &mut Wire<TcpStream>) -> io:
             return text(wire, 200, &count.to_string(), bodiless).await;
         }
         "/reject" => {
-            wire.io.write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").await?;
+            wire.io
+                .write_all(b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                .await?;
             return Ok(After::Close);
         }
         _ => body(request, wire).await?,
@@ -35,9 +37,7 @@ pub(super) async fn answer(request: &Request, wire: &mut Wire<TcpStream>) -> io:
         "/reset" => return Err(reset(wire)),
         "/silent" => return watched(wire, std::future::pending()).await,
         "/garbage" => {
-            wire.io
-                .write_all(b"\x00\x01\xFFthis is not HTTP\r\n\r\n")
-                .await?;
+            wire.io.write_all(b"\x00\x01\xFFthis is not HTTP\r\n\r\n").await?;
             return Ok(After::Close);
         }
         "/slow" => {
@@ -53,9 +53,7 @@ pub(super) async fn answer(request: &Request, wire: &mut Wire<TcpStream>) -> io:
         "/head" => return text(wire, 200, &String::from_utf8_lossy(&request.head), bodiless).await,
         "/range" => return range(request, wire, bodiless).await,
         "/reset-mid-body" | "/close-mid-body" => {
-            wire.io
-                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
-                .await?;
+            wire.io.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n").await?;
             wire.io.write_all(&pattern(0, 1000)).await?;
             if path == "/close-mid-body" {
                 return Ok(After::Close);
@@ -89,37 +87,18 @@ async fn plain(request: &Request, wire: &mut Wire<TcpStream>, bodiless: bool) ->
         }
         path => return numbered(path, request, wire, bodiless).await,
     };
-    let end = if bodiless {
-        head_length(bytes)
-    } else {
-        bytes.len()
-    };
+    let end = if bodiless { head_length(bytes) } else { bytes.len() };
     wire.io.write_all(&bytes[..end]).await?;
     Ok(After::Keep)
 }
 
-async fn numbered(
-    path: &str,
-    request: &Request,
-    wire: &mut Wire<TcpStream>,
-    bodiless: bool,
-) -> io::Result<After> {
-    if let Some(length) = path
-        .strip_prefix("/bytes/")
-        .and_then(|number| number.parse().ok())
-    {
+async fn numbered(path: &str, request: &Request, wire: &mut Wire<TcpStream>, bodiless: bool) -> io::Result<After> {
+    if let Some(length) = path.strip_prefix("/bytes/").and_then(|number| number.parse().ok()) {
         return bytes(length, request, wire, bodiless).await;
     }
-    match path
-        .strip_prefix("/status/")
-        .and_then(|number| number.parse::<u16>().ok())
-    {
+    match path.strip_prefix("/status/").and_then(|number| number.parse::<u16>().ok()) {
         Some(status @ (204 | 304)) => {
-            wire.io
-                .write_all(
-                    format!("HTTP/1.1 {status} As Asked\r\nX-Status: {status}\r\n\r\n").as_bytes(),
-                )
-                .await?;
+            wire.io.write_all(format!("HTTP/1.1 {status} As Asked\r\nX-Status: {status}\r\n\r\n").as_bytes()).await?;
             Ok(After::Keep)
         }
         Some(status) => text(wire, status, &format!("status {status}"), bodiless).await,
@@ -127,16 +106,9 @@ async fn numbered(
     }
 }
 
-async fn text(
-    wire: &mut Wire<TcpStream>,
-    status: u16,
-    body: &str,
-    bodiless: bool,
-) -> io::Result<After> {
-    let mut out = format!(
-        "HTTP/1.1 {status} As Asked\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
+async fn text(wire: &mut Wire<TcpStream>, status: u16, body: &str, bodiless: bool) -> io::Result<After> {
+    let mut out =
+        format!("HTTP/1.1 {status} As Asked\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
     if !bodiless {
         out.push_str(body);
     }
@@ -144,20 +116,10 @@ async fn text(
     Ok(After::Keep)
 }
 
-async fn bytes(
-    length: u64,
-    request: &Request,
-    wire: &mut Wire<TcpStream>,
-    bodiless: bool,
-) -> io::Result<After> {
+async fn bytes(length: u64, request: &Request, wire: &mut Wire<TcpStream>, bodiless: bool) -> io::Result<After> {
     let chunked = request.query.contains("chunked");
-    let framing = if chunked {
-        "Transfer-Encoding: chunked".to_owned()
-    } else {
-        format!("Content-Length: {length}")
-    };
-    let head =
-        format!("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n{framing}\r\n\r\n");
+    let framing = if chunked { "Transfer-Encoding: chunked".to_owned() } else { format!("Content-Length: {length}") };
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/octet-stream\r\n{framing}\r\n\r\n");
     wire.io.write_all(head.as_bytes()).await?;
     if bodiless {
         return Ok(After::Keep);
@@ -169,9 +131,7 @@ async fn bytes(
         let most = usize::try_from(length - sent).unwrap_or(CHUNK).min(CHUNK);
         let from = usize::try_from(sent % 251).unwrap_or_default();
         if chunked {
-            wire.io
-                .write_all(format!("{most:x}\r\n").as_bytes())
-                .await?;
+            wire.io.write_all(format!("{most:x}\r\n").as_bytes()).await?;
         }
         wire.io.write_all(&buffer[from..from + most]).await?;
         if chunked {
@@ -190,30 +150,19 @@ async fn range(request: &Request, wire: &mut Wire<TcpStream>, bodiless: bool) ->
         return ranged(wire, "200 OK", "", 0, RANGE_LENGTH, bodiless).await;
     };
     let last = RANGE_LENGTH - 1;
-    let wanted = asked
-        .strip_prefix("bytes=")
-        .and_then(|spec| spec.split_once('-'))
-        .and_then(|(from, to)| {
-            let to_end = to.is_empty();
-            match from.parse::<usize>() {
-                Ok(from) if to_end => Some((from, last)),
-                Ok(from) => Some((from, to.parse::<usize>().ok()?.min(last))),
-                // `-N`: the last N bytes.
-                Err(_) => Some((RANGE_LENGTH.checked_sub(to.parse().ok()?)?, last)),
-            }
-        });
+    let wanted = asked.strip_prefix("bytes=").and_then(|spec| spec.split_once('-')).and_then(|(from, to)| {
+        let to_end = to.is_empty();
+        match from.parse::<usize>() {
+            Ok(from) if to_end => Some((from, last)),
+            Ok(from) => Some((from, to.parse::<usize>().ok()?.min(last))),
+            // `-N`: the last N bytes.
+            Err(_) => Some((RANGE_LENGTH.checked_sub(to.parse().ok()?)?, last)),
+        }
+    });
     match wanted {
         Some((from, to)) if from <= to => {
             let range = format!("Content-Range: bytes {from}-{to}/{RANGE_LENGTH}\r\n");
-            ranged(
-                wire,
-                "206 Partial Content",
-                &range,
-                from,
-                to - from + 1,
-                bodiless,
-            )
-            .await
+            ranged(wire, "206 Partial Content", &range, from, to - from + 1, bodiless).await
         }
         _ => {
             let range = format!("Content-Range: bytes */{RANGE_LENGTH}\r\n");
@@ -230,9 +179,7 @@ async fn ranged(
     length: usize,
     bodiless: bool,
 ) -> io::Result<After> {
-    let head = format!(
-        "HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\n{range}Content-Length: {length}\r\n\r\n"
-    );
+    let head = format!("HTTP/1.1 {status}\r\nAccept-Ranges: bytes\r\n{range}Content-Length: {length}\r\n\r\n");
     wire.io.write_all(head.as_bytes()).await?;
     if !bodiless {
         wire.io.write_all(&pattern(from, length)).await?;
@@ -252,9 +199,7 @@ async fn echo(request: &Request, wire: &mut Wire<TcpStream>) -> io::Result<After
     wire.io.write_all(head.as_bytes()).await?;
     while let Some(piece) = wire.piece(&mut framing).await? {
         if chunked {
-            wire.io
-                .write_all(format!("{:x}\r\n", piece.len()).as_bytes())
-                .await?;
+            wire.io.write_all(format!("{:x}\r\n", piece.len()).as_bytes()).await?;
         }
         wire.io.write_all(&piece).await?;
         if chunked {
@@ -285,18 +230,14 @@ async fn body(request: &Request, wire: &mut Wire<TcpStream>) -> io::Result<u64> 
 }
 
 async fn carry_on(request: &Request, wire: &mut Wire<TcpStream>) -> io::Result<()> {
-    if request
-        .header("expect")
-        .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"))
-    {
+    if request.header("expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue")) {
         wire.io.write_all(b"HTTP/1.1 100 Continue\r\n\r\n").await?;
     }
     Ok(())
 }
 
 async fn drip(request: &Request, io: &mut WriteHalf<'_>) -> io::Result<()> {
-    io.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-        .await?;
+    io.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
     for number in 0..request.number("pieces").unwrap_or(10) {
         if number > 0 {
             tokio::time::sleep(Duration::from_millis(request.number("ms").unwrap_or(10))).await;
@@ -317,18 +258,14 @@ async fn events(request: &Request, io: &mut WriteHalf<'_>) -> io::Result<()> {
     };
     for number in 0..count {
         let event = format!("id: {number}\ndata: event {number}\n\n");
-        io.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes())
-            .await?;
+        io.write_all(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes()).await?;
         tokio::time::sleep(Duration::from_millis(request.number("ms").unwrap_or(10))).await;
     }
     io.write_all(b"0\r\n\r\n").await
 }
 
 /// Runs `work` and ends early, as cancelled, when the client leaves meanwhile.
-async fn watched<T>(
-    wire: &Wire<TcpStream>,
-    work: impl Future<Output = io::Result<T>>,
-) -> io::Result<T> {
+async fn watched<T>(wire: &Wire<TcpStream>, work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
     tokio::select! {
         result = work => result,
         gone = left(&wire.io) => Err(gone),
@@ -338,13 +275,8 @@ async fn watched<T>(
 /// The answers that take their time, and end early, as cancelled, when the client leaves meanwhile.
 async fn live(request: &Request, wire: &mut Wire<TcpStream>) -> io::Result<After> {
     let (from, mut to) = wire.io.split();
-    let work = async {
-        if request.path == "/drip" {
-            drip(request, &mut to).await
-        } else {
-            events(request, &mut to).await
-        }
-    };
+    let work =
+        async { if request.path == "/drip" { drip(request, &mut to).await } else { events(request, &mut to).await } };
     tokio::select! {
         result = work => result.map(|()| After::Keep),
         gone = left(from.as_ref()) => Err(gone),
@@ -373,25 +305,16 @@ fn head_length(answer: &[u8]) -> usize {
 /// `/ws` and `/upgrade`: the rest of the connection is no longer HTTP.
 pub(super) async fn upgrade(request: &Request, mut wire: Wire<TcpStream>) -> io::Result<()> {
     let Some(protocol) = request.header("upgrade") else {
-        return text(&mut wire, 426, "upgrade required", false)
-            .await
-            .map(drop);
+        return text(&mut wire, 426, "upgrade required", false).await.map(drop);
     };
-    let mut head = format!(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n"
-    );
+    let mut head = format!("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n");
     if request.path == "/upgrade" {
         head.push_str("\r\n");
         wire.io.write_all(head.as_bytes()).await?;
         return echo_bytes(wire).await;
     }
-    let key = request
-        .header("sec-websocket-key")
-        .ok_or_else(|| invalid("no WebSocket key"))?;
-    head.push_str(&format!(
-        "Sec-WebSocket-Accept: {}\r\n\r\n",
-        accept_key(key)
-    ));
+    let key = request.header("sec-websocket-key").ok_or_else(|| invalid("no WebSocket key"))?;
+    head.push_str(&format!("Sec-WebSocket-Accept: {}\r\n\r\n", accept_key(key)));
     wire.io.write_all(head.as_bytes()).await?;
     let mut socket = WebSocket::accepted(wire);
     while let Some(message) = socket.receive_patiently().await? {

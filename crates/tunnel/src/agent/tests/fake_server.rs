@@ -9,8 +9,8 @@ use mux::frame::{DATA_DEFAULT, FrameType, Limits, flags};
 use mux::headers::{AnswerHead, Timing};
 use mux::lane::{LaneConfig, Side, StreamError};
 use mux::message::{
-    self, AuthRefresh, AuthRequest, AuthResponse, Fault, GoAway, Join, JoinResponse, Opaque,
-    RefreshResponse, Register, Registered, TunnelResult, TunnelStates,
+    self, AuthRefresh, AuthRequest, AuthResponse, Fault, GoAway, Join, JoinResponse, Opaque, RefreshResponse, Register,
+    Registered, TunnelResult, TunnelStates,
 };
 use mux::{ErrorCode, Incoming, Lane, Open, Pool, StreamKind};
 use runtime::Scope;
@@ -67,11 +67,7 @@ pub(super) struct FakeServer {
 
 impl FakeServer {
     pub(super) async fn start() -> Self {
-        Self::start_with(Policy {
-            lanes: 1,
-            ..Policy::default()
-        })
-        .await
+        Self::start_with(Policy { lanes: 1, ..Policy::default() }).await
     }
 
     pub(super) async fn start_with(policy: Policy) -> Self {
@@ -97,11 +93,7 @@ impl FakeServer {
                 });
             }
         });
-        Self {
-            address,
-            trust,
-            inner,
-        }
+        Self { address, trust, inner }
     }
 
     pub(super) fn address(&self) -> String {
@@ -133,8 +125,7 @@ impl FakeServer {
 
     /// Waits for so many living lanes.
     pub(super) async fn lanes(&self, count: usize) -> Vec<Arc<LaneShared>> {
-        self.heard(|heard| (heard.lanes.len() == count).then(|| heard.lanes.clone()))
-            .await
+        self.heard(|heard| (heard.lanes.len() == count).then(|| heard.lanes.clone())).await
     }
 
     /// Ends all lanes as a crash would be seen: without a word on any stream.
@@ -147,15 +138,7 @@ impl FakeServer {
 
     /// Opens a stream on the newest lane.
     pub(super) fn open(&self, open: Open, end: bool) -> Stream {
-        let lane = self
-            .inner
-            .heard
-            .lock()
-            .unwrap()
-            .lanes
-            .last()
-            .cloned()
-            .expect("an agent is connected");
+        let lane = self.inner.heard.lock().unwrap().lanes.last().cloned().expect("an agent is connected");
         lane.open(open, end).unwrap()
     }
 
@@ -185,21 +168,9 @@ impl Inner {
         let policy = self.policy.lock().unwrap().clone();
         if header.kind == FrameType::Join {
             let join: Join = message::decode(&payload).unwrap();
-            assert!(join_proof_holds(
-                SECRET,
-                &join.session,
-                &join.nonce,
-                join.proof.expose()
-            ));
+            assert!(join_proof_holds(SECRET, &join.session, &join.nonce, join.proof.expose()));
             self.note(|heard| heard.joins += 1);
-            handshake::send(
-                &mut pipe,
-                FrameType::Join,
-                flags::ACK,
-                &JoinResponse::default(),
-            )
-            .await
-            .unwrap();
+            handshake::send(&mut pipe, FrameType::Join, flags::ACK, &JoinResponse::default()).await.unwrap();
         } else {
             self.note(|heard| heard.auth.push(message::decode(&payload).unwrap()));
             let session = {
@@ -225,23 +196,12 @@ impl Inner {
                 return;
             }
         }
-        let config = LaneConfig {
-            heartbeat: None,
-            ..LaneConfig::default()
-        };
-        let machine = Lane::new(
-            Side::Server,
-            config,
-            Pool::new(1 << 26, None),
-            Instant::now(),
-        );
+        let config = LaneConfig { heartbeat: None, ..LaneConfig::default() };
+        let machine = Lane::new(Side::Server, config, Pool::new(1 << 26, None), Instant::now());
         let lane = LaneShared::new(machine, 0);
         self.note(|heard| heard.lanes.push(Arc::clone(&lane)));
         let handler = Arc::new(Handler(Arc::clone(&self)));
-        self.scope.spawn(
-            "fake lane",
-            LaneTask::new(pipe, lane, handler, reader.into_parts(), DATA_DEFAULT),
-        );
+        self.scope.spawn("fake lane", LaneTask::new(pipe, lane, handler, reader.into_parts(), DATA_DEFAULT));
     }
 
     fn register(&self, register: &Register) -> Registered {
@@ -252,9 +212,7 @@ impl Inner {
             url: format!("http://{}.test", spec.name),
             epoch: 1,
         });
-        Registered {
-            tunnels: tunnels.collect(),
-        }
+        Registered { tunnels: tunnels.collect() }
     }
 }
 
@@ -270,26 +228,16 @@ impl LaneHandler for Handler {
             FrameType::Register => {
                 let register: Register = message::decode(&payload).unwrap();
                 if !self.0.policy.lock().unwrap().silent_register {
-                    lane.send_control(
-                        kind,
-                        flags::ACK,
-                        &message::encode(&self.0.register(&register)),
-                    );
+                    lane.send_control(kind, flags::ACK, &message::encode(&self.0.register(&register)));
                 }
                 self.0.note(|heard| heard.registers.push(register));
             }
             FrameType::AuthRefresh => {
-                lane.send_control(
-                    kind,
-                    flags::ACK,
-                    &message::encode(&RefreshResponse::default()),
-                );
-                self.0
-                    .note(|heard| heard.refreshes.push(message::decode(&payload).unwrap()));
+                lane.send_control(kind, flags::ACK, &message::encode(&RefreshResponse::default()));
+                self.0.note(|heard| heard.refreshes.push(message::decode(&payload).unwrap()));
             }
             FrameType::TunnelState => {
-                self.0
-                    .note(|heard| heard.states = message::decode(&payload).unwrap());
+                self.0.note(|heard| heard.states = message::decode(&payload).unwrap());
             }
             other => panic!("{other:?} is not for a server"),
         }
@@ -337,11 +285,7 @@ pub(super) fn request(method: &str, target: &str, headers: &[(&str, &str)]) -> O
         method: Bytes::copy_from_slice(method.as_bytes()),
         target: Bytes::copy_from_slice(target.as_bytes()),
         headers: block.finish().into(),
-        ..Open::tcp(
-            1,
-            Some("192.0.2.7:4711".parse().unwrap()),
-            Some("198.51.100.1:443".parse().unwrap()),
-        )
+        ..Open::tcp(1, Some("192.0.2.7:4711".parse().unwrap()), Some("198.51.100.1:443".parse().unwrap()))
     }
 }
 
@@ -357,8 +301,7 @@ pub(super) async fn answer(stream: &Stream) -> Result<Answer, ErrorCode> {
                     if head.status == 0 {
                         answer.trailers = headers;
                     } else {
-                        (answer.status, answer.headers, answer.timing) =
-                            (head.status, headers, head.timing);
+                        (answer.status, answer.headers, answer.timing) = (head.status, headers, head.timing);
                     }
                 }
                 Ok(Incoming::Data(bytes)) => answer.body.extend_from_slice(&bytes),

@@ -1,3 +1,4 @@
+//! Tests of the agent: session.
 use std::os::unix::fs::PermissionsExt as _;
 
 use adit_core::diagnose::{Diagnose as _, Fault, exit_code};
@@ -11,11 +12,7 @@ use super::fake_server::{FakeServer, Policy, answer, closing, request, silent_li
 use super::*;
 
 fn refused(code: &str) -> message::Fault {
-    message::Fault {
-        code: code.into(),
-        message: format!("it is {code}"),
-        ..message::Fault::default()
-    }
+    message::Fault { code: code.into(), message: format!("it is {code}"), ..message::Fault::default() }
 }
 
 async fn lost(running: &mut Running) {
@@ -39,10 +36,7 @@ async fn back(running: &mut Running) -> Duration {
 #[tokio::test]
 async fn an_agent_says_who_it_is_and_publishes_its_tunnels() {
     let server = FakeServer::start().await;
-    let mut running = start(config(
-        &server,
-        vec![web(closed()), tunnel("db", Wanted::Port(15_432), closed())],
-    ));
+    let mut running = start(config(&server, vec![web(closed()), tunnel("db", Wanted::Port(15_432), closed())]));
     let (account, lanes) = running
         .event(|event| match event {
             AgentEvent::Connected { account, lanes, .. } => Some((account, lanes)),
@@ -52,19 +46,9 @@ async fn an_agent_says_who_it_is_and_publishes_its_tunnels() {
     assert_eq!((account.as_str(), lanes), ("acme", 1));
     assert_eq!(running.published().await, "http://app1.test");
     let auth = server.heard(|heard| heard.auth.first().cloned()).await;
-    assert_eq!(
-        (auth.agent_id.as_str(), auth.token.expose(), auth.lanes),
-        ("agent-1", "adit_secret", 2)
-    );
+    assert_eq!((auth.agent_id.as_str(), auth.token.expose(), auth.lanes), ("agent-1", "adit_secret", 2));
     assert_eq!(auth.instance.len(), 32);
-    let specs = server
-        .heard(|heard| {
-            heard
-                .registers
-                .first()
-                .map(|register| register.tunnels.clone())
-        })
-        .await;
+    let specs = server.heard(|heard| heard.registers.first().map(|register| register.tunnels.clone())).await;
     assert_eq!((specs[0].id, specs[0].name.as_str()), (1, "app1"));
     assert_eq!((specs[1].id, specs[1].port), (2, 15_432));
     assert_eq!(running.metric("agent_connection_status"), 1.0);
@@ -72,11 +56,7 @@ async fn an_agent_says_who_it_is_and_publishes_its_tunnels() {
 
 #[tokio::test]
 async fn granted_lanes_are_joined_and_a_lost_one_comes_back() {
-    let server = FakeServer::start_with(Policy {
-        lanes: 3,
-        ..Policy::default()
-    })
-    .await;
+    let server = FakeServer::start_with(Policy { lanes: 3, ..Policy::default() }).await;
     let mut running = start(config(&server, vec![web(closed())]));
     running.published().await;
     let lanes = server.lanes(3).await;
@@ -88,23 +68,13 @@ async fn granted_lanes_are_joined_and_a_lost_one_comes_back() {
         })
         .await;
     assert!(left > 0);
-    server
-        .heard(|heard| (heard.joins == 3 && heard.lanes.len() == 3).then_some(()))
-        .await;
-    assert_eq!(
-        server.heard(|heard| Some(heard.auth.len())).await,
-        1,
-        "it is the same session"
-    );
+    server.heard(|heard| (heard.joins == 3 && heard.lanes.len() == 3).then_some(())).await;
+    assert_eq!(server.heard(|heard| Some(heard.auth.len())).await, 1, "it is the same session");
 }
 
 #[tokio::test]
 async fn a_lost_session_is_made_anew_and_its_tunnels_with_it() {
-    let server = FakeServer::start_with(Policy {
-        lanes: 2,
-        ..Policy::default()
-    })
-    .await;
+    let server = FakeServer::start_with(Policy { lanes: 2, ..Policy::default() }).await;
     let mut running = start(config(&server, vec![web(closed())]));
     running.published().await;
     server.lanes(2).await;
@@ -154,33 +124,18 @@ async fn another_certificate_than_the_pinned_one_is_refused_with_both_fingerprin
     let mut config = config(&server, vec![]);
     config.trust = ServerTrust::Pinned([7; 32]);
     let error = start(config).end().await.unwrap_err();
-    let AgentError::Untrusted { reason, .. } = &error else {
-        panic!("{error:?}")
-    };
-    assert!(
-        reason.contains("sha256:07:07") && error.hint().unwrap().contains("fingerprint"),
-        "{reason}"
-    );
-    assert_eq!(
-        server.heard(|heard| Some(heard.auth.len())).await,
-        0,
-        "no token was sent"
-    );
+    let AgentError::Untrusted { reason, .. } = &error else { panic!("{error:?}") };
+    assert!(reason.contains("sha256:07:07") && error.hint().unwrap().contains("fingerprint"), "{reason}");
+    assert_eq!(server.heard(|heard| Some(heard.auth.len())).await, 0, "no token was sent");
 }
 
 #[tokio::test]
 async fn a_wrong_token_ends_the_agent_at_the_start_with_exit_code_3() {
-    let policy = Policy {
-        auth_error: Some(refused("invalid_token")),
-        ..Policy::default()
-    };
+    let policy = Policy { auth_error: Some(refused("invalid_token")), ..Policy::default() };
     let server = FakeServer::start_with(policy).await;
     let error = start(config(&server, vec![])).end().await.unwrap_err();
     assert_eq!(exit_code(error.fault()), 3);
-    assert_eq!(
-        error.to_string(),
-        "the server refused this agent: it is invalid_token (invalid_token)"
-    );
+    assert_eq!(error.to_string(), "the server refused this agent: it is invalid_token (invalid_token)");
 }
 
 #[tokio::test]
@@ -191,9 +146,7 @@ async fn a_token_refused_later_is_tried_again_and_a_revoked_one_is_not() {
     server.set(|policy| policy.auth_error = Some(refused("invalid_token")));
     server.drop_lanes(ErrorCode::Internal);
     lost(&mut running).await;
-    server
-        .heard(|heard| (heard.auth.len() >= 3).then_some(()))
-        .await;
+    server.heard(|heard| (heard.auth.len() >= 3).then_some(())).await;
     server.set(|policy| policy.auth_error = None);
     back(&mut running).await;
     running.published().await;
@@ -205,20 +158,13 @@ async fn a_token_refused_later_is_tried_again_and_a_revoked_one_is_not() {
 
 #[tokio::test]
 async fn a_successor_or_a_revocation_ends_the_agent() {
-    for (code, go_away) in [
-        (ErrorCode::Replaced, false),
-        (ErrorCode::Unauthorized, false),
-        (ErrorCode::NoError, true),
-    ] {
+    for (code, go_away) in [(ErrorCode::Replaced, false), (ErrorCode::Unauthorized, false), (ErrorCode::NoError, true)]
+    {
         let server = FakeServer::start().await;
         let mut running = start(config(&server, vec![web(closed())]));
         running.published().await;
         if go_away {
-            let message = GoAway {
-                reason: "token_revoked".into(),
-                permanent: true,
-                ..GoAway::default()
-            };
+            let message = GoAway { reason: "token_revoked".into(), permanent: true, ..GoAway::default() };
             server.lanes(1).await[0].go_away(message);
         } else {
             server.drop_lanes(code);
@@ -235,14 +181,8 @@ async fn tunnels_refused_for_good_end_the_agent_unless_others_are_published() {
     server.set(|policy| {
         policy.refuse.insert("app1".into(), refused("name_taken"));
     });
-    let error = start(config(&server, vec![web(closed())]))
-        .end()
-        .await
-        .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "the server published none of the tunnels: web: it is name_taken"
-    );
+    let error = start(config(&server, vec![web(closed())])).end().await.unwrap_err();
+    assert_eq!(error.to_string(), "the server published none of the tunnels: web: it is name_taken");
     let other = tunnel("other", Wanted::Name("app2".into()), closed());
     let mut running = start(config(&server, vec![web(closed()), other]));
     let (tunnel, retry) = running
@@ -257,10 +197,7 @@ async fn tunnels_refused_for_good_end_the_agent_unless_others_are_published() {
 #[tokio::test]
 async fn a_tunnel_refused_for_now_is_asked_for_again() {
     let server = FakeServer::start().await;
-    let fault = message::Fault {
-        retry_after_ms: 20,
-        ..refused("name_cooling")
-    };
+    let fault = message::Fault { retry_after_ms: 20, ..refused("name_cooling") };
     server.set(|policy| {
         policy.refuse.insert("app1".into(), fault);
     });
@@ -284,15 +221,9 @@ async fn a_draining_server_is_left_only_after_the_next_session_is_there() {
     let old = server.lanes(1).await.remove(0);
     // A request that runs while the server drains is finished by the old session.
     let stream = server.open(request("POST", "/echo", &[]), false);
-    stream
-        .send(bytes::Bytes::from_static(b"before "))
-        .await
-        .unwrap();
+    stream.send(bytes::Bytes::from_static(b"before ")).await.unwrap();
     within(stream.recv()).await.unwrap();
-    old.go_away(GoAway {
-        reason: "drain".into(),
-        ..GoAway::default()
-    });
+    old.go_away(GoAway { reason: "drain".into(), ..GoAway::default() });
     let reason = running
         .event(|event| match event {
             AgentEvent::Moving { reason } => Some(reason),
@@ -303,16 +234,11 @@ async fn a_draining_server_is_left_only_after_the_next_session_is_there() {
     assert_eq!(reason, "drain");
     running.published().await;
     assert_eq!(server.lanes(2).await.len(), 2, "both sessions are there");
-    stream
-        .send(bytes::Bytes::from_static(b"after"))
-        .await
-        .unwrap();
+    stream.send(bytes::Bytes::from_static(b"after")).await.unwrap();
     stream.finish().unwrap();
     let got = answer(&stream).await;
     assert!(got.is_ok() || got.unwrap_err() == ErrorCode::NoError);
-    server
-        .heard(|heard| (heard.lanes.len() == 1 && heard.ends.len() == 1).then_some(()))
-        .await;
+    server.heard(|heard| (heard.lanes.len() == 1 && heard.ends.len() == 1).then_some(())).await;
     assert_eq!(server.get("/").await.unwrap().status, 200);
 }
 
@@ -322,46 +248,29 @@ async fn a_session_moves_to_the_server_it_is_sent_to() {
     // One certificate for both would be needed; the second is found only by its own fingerprint.
     let mut running = start(config(&first, vec![web(closed())]));
     running.published().await;
-    first.lanes(1).await[0].go_away(GoAway {
-        servers: vec![second.address()],
-        ..GoAway::default()
-    });
+    first.lanes(1).await[0].go_away(GoAway { servers: vec![second.address()], ..GoAway::default() });
     let server = running
         .event(|event| match event {
             AgentEvent::Retrying { server, .. } => Some(server),
             _ => None,
         })
         .await;
-    assert_eq!(
-        server,
-        second.address(),
-        "it was tried first, and its certificate is not the pinned one"
-    );
+    assert_eq!(server, second.address(), "it was tried first, and its certificate is not the pinned one");
     running.published().await;
-    assert_eq!(
-        first.heard(|heard| Some(heard.auth.len())).await,
-        2,
-        "then the configured one"
-    );
+    assert_eq!(first.heard(|heard| Some(heard.auth.len())).await, 2, "then the configured one");
 }
 
 #[tokio::test]
 async fn an_agent_that_drains_says_so_and_finishes_what_runs() {
     let origin = HttpOrigin::start().await.unwrap();
-    let server = FakeServer::start_with(Policy {
-        lanes: 2,
-        ..Policy::default()
-    })
-    .await;
+    let server = FakeServer::start_with(Policy { lanes: 2, ..Policy::default() }).await;
     let mut running = start(config(&server, vec![web(origin.addr())]));
     running.published().await;
     server.lanes(2).await;
     let stream = server.open(request("GET", "/drip?pieces=5&ms=20", &[]), true);
     within(async { while !matches!(stream.recv().await.unwrap(), Incoming::Data(_)) {} }).await;
     running.scope.drain();
-    server
-        .heard(|heard| (heard.go_aways.len() == 2).then_some(()))
-        .await;
+    server.heard(|heard| (heard.go_aways.len() == 2).then_some(())).await;
     let mut bytes = 100;
     within(async {
         while let Incoming::Data(data) = stream.recv().await.unwrap() {
@@ -385,11 +294,7 @@ async fn an_idle_agent_ends_at_once() {
     let scope = running.scope.clone();
     running.end().await.unwrap();
     within(scope.idle()).await;
-    assert!(
-        began.elapsed() < Duration::from_millis(500),
-        "{:?}",
-        began.elapsed()
-    );
+    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
 }
 
 #[tokio::test]
@@ -441,24 +346,14 @@ async fn a_token_is_renewed_before_it_ends() {
     let path = dir.path().join("token");
     std::fs::write(&path, "adit_one\n").unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let now = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap()
-        .as_secs();
-    let server = FakeServer::start_with(Policy {
-        lanes: 1,
-        expires: Some(now + 3),
-        ..Policy::default()
-    })
-    .await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let server = FakeServer::start_with(Policy { lanes: 1, expires: Some(now + 3), ..Policy::default() }).await;
     let mut config = config(&server, vec![web(closed())]);
     config.token = TokenSource::File(path.clone());
     let mut running = start(config);
     running.published().await;
     std::fs::write(&path, "adit_two\n").unwrap();
-    server
-        .heard(|heard| (!heard.refreshes.is_empty()).then_some(()))
-        .await;
+    server.heard(|heard| (!heard.refreshes.is_empty()).then_some(())).await;
     let left = std::time::UNIX_EPOCH + Duration::from_secs(now + 3);
     assert!(left > std::time::SystemTime::now(), "in time");
 }
@@ -466,18 +361,11 @@ async fn a_token_is_renewed_before_it_ends() {
 #[tokio::test]
 async fn an_unhealthy_service_is_told_to_the_server_and_gets_no_requests() {
     let origin = HttpOrigin::start().await.unwrap();
-    let settings = HealthSettings {
-        interval: Duration::from_millis(20),
-        fall: 2,
-        ..HealthSettings::default()
-    };
+    let settings = HealthSettings { interval: Duration::from_millis(20), fall: 2, ..HealthSettings::default() };
     for (path, healthy) in [("/status/200", true), ("/status/503", false)] {
         let server = FakeServer::start().await;
         let mut tunnel = web(origin.addr());
-        tunnel.health = Some(HealthCheck {
-            probe: Probe::Http { path: path.into() },
-            settings,
-        });
+        tunnel.health = Some(HealthCheck { probe: Probe::Http { path: path.into() }, settings });
         let mut running = start(config(&server, vec![tunnel]));
         running.published().await;
         if healthy {
@@ -486,12 +374,7 @@ async fn an_unhealthy_service_is_told_to_the_server_and_gets_no_requests() {
         }
         let reason = server
             .heard(|heard| {
-                heard
-                    .states
-                    .tunnels
-                    .first()
-                    .filter(|state| !state.healthy)
-                    .map(|state| state.reason.clone())
+                heard.states.tunnels.first().filter(|state| !state.healthy).map(|state| state.reason.clone())
             })
             .await;
         assert_eq!(reason, "GET /status/503 answered 503 Service Unavailable");
@@ -502,23 +385,15 @@ async fn an_unhealthy_service_is_told_to_the_server_and_gets_no_requests() {
 #[tokio::test]
 async fn a_service_that_comes_up_is_healthy_again() {
     let addr = closed();
-    let settings = HealthSettings {
-        interval: Duration::from_millis(20),
-        ..HealthSettings::default()
-    };
+    let settings = HealthSettings { interval: Duration::from_millis(20), ..HealthSettings::default() };
     let server = FakeServer::start().await;
     let mut tunnel = web(addr);
-    tunnel.health = Some(HealthCheck {
-        probe: Probe::Tcp,
-        settings,
-    });
+    tunnel.health = Some(HealthCheck { probe: Probe::Tcp, settings });
     let mut running = start(config(&server, vec![tunnel]));
     for expected in [false, true] {
         let (healthy, reason) = running
             .event(|event| match event {
-                AgentEvent::Health {
-                    healthy, reason, ..
-                } => Some((healthy, reason)),
+                AgentEvent::Health { healthy, reason, .. } => Some((healthy, reason)),
                 _ => None,
             })
             .await;
@@ -527,30 +402,14 @@ async fn a_service_that_comes_up_is_healthy_again() {
             std::mem::forget(HttpOrigin::start_on(addr).await.unwrap());
         }
     }
-    server
-        .heard(|heard| {
-            heard
-                .states
-                .tunnels
-                .first()
-                .filter(|state| state.healthy)
-                .map(|_| ())
-        })
-        .await;
+    server.heard(|heard| heard.states.tunnels.first().filter(|state| state.healthy).map(|_| ())).await;
 }
 
 #[tokio::test]
 async fn a_session_lost_before_its_tunnels_are_registered_is_made_anew() {
-    let server = FakeServer::start_with(Policy {
-        lanes: 1,
-        silent_register: true,
-        ..Policy::default()
-    })
-    .await;
+    let server = FakeServer::start_with(Policy { lanes: 1, silent_register: true, ..Policy::default() }).await;
     let mut running = start(config(&server, vec![web(closed())]));
-    server
-        .heard(|heard| (heard.registers.len() == 1).then_some(()))
-        .await;
+    server.heard(|heard| (heard.registers.len() == 1).then_some(())).await;
     server.set(|policy| policy.silent_register = false);
     server.drop_lanes(ErrorCode::Internal);
     running.published().await;
@@ -558,10 +417,7 @@ async fn a_session_lost_before_its_tunnels_are_registered_is_made_anew() {
 
 #[tokio::test]
 async fn s6_no_event_and_no_error_shows_the_token() {
-    let policy = Policy {
-        auth_error: Some(refused("invalid_token")),
-        ..Policy::default()
-    };
+    let policy = Policy { auth_error: Some(refused("invalid_token")), ..Policy::default() };
     let server = FakeServer::start_with(policy).await;
     let config = config(&server, vec![]);
     assert!(!format!("{config:?}").contains("adit_secret"));

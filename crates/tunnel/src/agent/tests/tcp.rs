@@ -1,3 +1,4 @@
+//! Tests of the agent: tcp.
 use bytes::Bytes;
 use mux::{ErrorCode, Incoming, Open};
 use testkit::origin::TcpOrigin;
@@ -18,14 +19,7 @@ async fn serving(to: SocketAddr, change: impl FnOnce(&mut AgentTunnel)) -> (Fake
 
 fn visit(server: &FakeServer) -> crate::Stream {
     let visitor = "192.0.2.7:4711".parse().unwrap();
-    server.open(
-        Open::tcp(
-            1,
-            Some(visitor),
-            Some("198.51.100.1:15432".parse().unwrap()),
-        ),
-        false,
-    )
+    server.open(Open::tcp(1, Some(visitor), Some("198.51.100.1:15432".parse().unwrap())), false)
 }
 
 #[tokio::test]
@@ -33,10 +27,7 @@ async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
     let origin = TcpOrigin::start().await.unwrap();
     let (server, mut running) = serving(origin.addr(), |_| {}).await;
     let stream = visit(&server);
-    stream
-        .send(Bytes::from_static(b"echo\nhello"))
-        .await
-        .unwrap();
+    stream.send(Bytes::from_static(b"echo\nhello")).await.unwrap();
     expect(&stream, b"hello").await;
     stream.finish().unwrap();
     assert_eq!(within(stream.recv()).await.unwrap(), Incoming::End);
@@ -46,10 +37,7 @@ async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
             _ => None,
         })
         .await;
-    assert_eq!(
-        (event.method.as_str(), event.path.as_str()),
-        ("TCP", "192.0.2.7:4711")
-    );
+    assert_eq!((event.method.as_str(), event.path.as_str()), ("TCP", "192.0.2.7:4711"));
     assert_eq!((event.received, event.sent, event.error), (10, 5, None));
 }
 
@@ -58,15 +46,10 @@ async fn a_service_that_ends_first_still_gets_what_the_visitor_sends() {
     let origin = TcpOrigin::start().await.unwrap();
     let (server, _running) = serving(origin.addr(), |_| {}).await;
     let stream = visit(&server);
-    stream
-        .send(Bytes::from_static(b"first key1\n"))
-        .await
-        .unwrap();
+    stream.send(Bytes::from_static(b"first key1\n")).await.unwrap();
     expect(&stream, b"hello").await;
     assert_eq!(within(stream.recv()).await.unwrap(), Incoming::End);
-    within(stream.send(vec![b'x'; 300_000].into()))
-        .await
-        .unwrap();
+    within(stream.send(vec![b'x'; 300_000].into())).await.unwrap();
     stream.finish().unwrap();
     within(async {
         while origin.tally("key1") != 300_000 {
@@ -89,27 +72,18 @@ async fn the_service_is_told_the_visitors_address_if_it_wants() {
     let mut got = vec![0; 28 + 5];
     within(tcp.read_exact(&mut got)).await.unwrap();
     assert_eq!(&got[..16], b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c");
-    assert_eq!(
-        got[16..28],
-        [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x3c, 0x48]
-    );
+    assert_eq!(got[16..28], [192, 0, 2, 7, 198, 51, 100, 1, 0x12, 0x67, 0x3c, 0x48]);
     assert_eq!(&got[28..], b"query");
 }
 
 #[tokio::test]
 async fn a_service_that_is_down_or_resets_is_told_as_such() {
     let (server, _running) = serving(closed(), |_| {}).await;
-    assert_eq!(
-        answer(&visit(&server)).await.unwrap_err(),
-        ErrorCode::Connect
-    );
+    assert_eq!(answer(&visit(&server)).await.unwrap_err(), ErrorCode::Connect);
     let origin = TcpOrigin::start().await.unwrap();
     let (server, _running) = serving(origin.addr(), |_| {}).await;
     let stream = visit(&server);
-    stream
-        .send(Bytes::from_static(b"reset 10\n"))
-        .await
-        .unwrap();
+    stream.send(Bytes::from_static(b"reset 10\n")).await.unwrap();
     assert!(answer(&stream).await.is_err());
 }
 

@@ -46,9 +46,7 @@ impl JwtVerifier {
         let algorithms: Vec<Algorithm> = config
             .algorithms
             .iter()
-            .map(|name| {
-                Algorithm::from_str(name.as_str()).map_err(|_| content("an algorithm is not supported"))
-            })
+            .map(|name| Algorithm::from_str(name.as_str()).map_err(|_| content("an algorithm is not supported")))
             .collect::<Result<_, _>>()?;
         let bytes = std::fs::read(&path).map_err(|source| AuthFilesError::Read { path: path.clone(), source })?;
         let keys = if matches!(config.keys, JwtKeys::KeyFile(_)) {
@@ -126,9 +124,7 @@ impl JwtVerifier {
         };
         let max_tunnels = match claims.get(&names.max_tunnels) {
             None | Some(Value::Null) => None,
-            Some(value) => {
-                Some(value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or(AuthError::Invalid)?)
-            }
+            Some(value) => Some(value.as_u64().and_then(|n| u32::try_from(n).ok()).ok_or(AuthError::Invalid)?),
         };
         let exp = claims.get("exp").and_then(Value::as_u64).ok_or(AuthError::Invalid)?;
         let expires = UNIX_EPOCH + Duration::from_secs(exp) + self.config.leeway;
@@ -138,7 +134,10 @@ impl JwtVerifier {
         let subject = claims.get("sub").and_then(Value::as_str).unwrap_or("-");
         Ok(Grant {
             account: account.to_owned(),
-            token_id: format!("{ID_PREFIX}{}", subject.chars().filter(|c| !c.is_control()).take(64).collect::<String>()),
+            token_id: format!(
+                "{ID_PREFIX}{}",
+                subject.chars().filter(|c| !c.is_control()).take(64).collect::<String>()
+            ),
             allow,
             hosts,
             ports,
@@ -212,10 +211,8 @@ fn key_set(bytes: &[u8], algorithms: &[Algorithm]) -> Option<Vec<Key>> {
             // Shared secrets do not belong into a file of public keys.
             _ => return None,
         };
-        let fits: Vec<Algorithm> = family
-            .into_iter()
-            .filter(|a| algorithms.contains(a) && named.is_none_or(|n| n == *a))
-            .collect();
+        let fits: Vec<Algorithm> =
+            family.into_iter().filter(|a| algorithms.contains(a) && named.is_none_or(|n| n == *a)).collect();
         (!fits.is_empty()).then(|| Key { id: jwk.common.key_id.clone(), algorithms: fits, key })
     };
     Some(set.keys.iter().filter_map(usable).collect())

@@ -20,12 +20,7 @@ fn good(text: &str) -> PublishConfig {
 }
 
 fn keys(text: &str) -> Vec<String> {
-    parse(text)
-        .expect_err(text)
-        .0
-        .into_iter()
-        .map(|p| p.key)
-        .collect()
+    parse(text).expect_err(text).0.into_iter().map(|p| p.key).collect()
 }
 
 /// One tunnel called `t`, written in flow style.
@@ -35,12 +30,7 @@ fn tunnel(body: &str) -> Result<PublishedTunnel, Problems> {
 }
 
 fn tunnel_keys(body: &str) -> Vec<String> {
-    tunnel(body)
-        .expect_err(body)
-        .0
-        .into_iter()
-        .map(|p| p.key)
-        .collect()
+    tunnel(body).expect_err(body).0.into_iter().map(|p| p.key).collect()
 }
 
 const FULL: &str = r#"
@@ -72,32 +62,17 @@ publish:
 #[test]
 fn every_key_is_read() {
     let config = good(FULL);
-    assert_eq!(
-        config.server.unwrap().to_string(),
-        "tunnel.example.com:8443"
-    );
-    assert_eq!(
-        config.token_file.unwrap().to_str(),
-        Some("/home/me/.config/adit/token")
-    );
-    let TrustConfig::Fingerprint(pinned) = config.trust else {
-        panic!()
-    };
+    assert_eq!(config.server.unwrap().to_string(), "tunnel.example.com:8443");
+    assert_eq!(config.token_file.unwrap().to_str(), Some("/home/me/.config/adit/token"));
+    let TrustConfig::Fingerprint(pinned) = config.trust else { panic!() };
     assert_eq!(pinned[..3], [0x00, 0x11, 0x22]);
     assert_eq!(config.server_name.unwrap().as_str(), "internal.example.com");
     assert_eq!(config.agent_id.as_deref(), Some("laptop-1"));
     assert_eq!((config.lanes, config.metrics.unwrap().port()), (4, 9091));
     let names: Vec<_> = config.tunnels.iter().map(|t| t.key.as_str()).collect();
     assert_eq!(names, ["app1", "shop", "own", "db"]);
-    let places: Vec<_> = config
-        .tunnels
-        .iter()
-        .map(|t| t.public.to_string())
-        .collect();
-    assert_eq!(
-        places,
-        ["app1", "my-shop", "www.shop.example", "port 15432"]
-    );
+    let places: Vec<_> = config.tunnels.iter().map(|t| t.public.to_string()).collect();
+    assert_eq!(places, ["app1", "my-shop", "www.shop.example", "port 15432"]);
     let shop = &config.tunnels[1];
     assert_eq!(shop.host_header.as_deref(), Some("shop.internal:8443"));
     assert_eq!(shop.headers.add[0].0, "x-team");
@@ -105,12 +80,7 @@ fn every_key_is_read() {
     assert!(!shop.verify);
     assert_eq!(shop.request_timeout, Some(Duration::from_secs(60)));
     let health = shop.health.as_ref().unwrap();
-    assert_eq!(
-        health.probe,
-        Probe::Http {
-            path: "/health".into()
-        }
-    );
+    assert_eq!(health.probe, Probe::Http { path: "/health".into() });
     assert_eq!((health.settings.rise, health.settings.fall), (2, 4));
     let db = &config.tunnels[3];
     assert!(db.proxy_protocol);
@@ -121,10 +91,7 @@ fn every_key_is_read() {
 #[test]
 fn what_is_left_out_has_its_default() {
     let tunnel = tunnel("to: 3000").unwrap();
-    assert_eq!(
-        tunnel,
-        PublishedTunnel::new("t".into(), tunnel.to.clone(), tunnel.public.clone())
-    );
+    assert_eq!(tunnel, PublishedTunnel::new("t".into(), tunnel.to.clone(), tunnel.public.clone()));
     assert_eq!(tunnel.public.to_string(), "t");
     assert_eq!(tunnel.connect_timeout, Duration::from_secs(10));
     assert_eq!(good("publish: {}"), PublishConfig::default());
@@ -133,22 +100,11 @@ fn what_is_left_out_has_its_default() {
 #[test]
 fn parts_of_later_versions_are_recognised_and_refused() {
     let text = "kubernetes: {}\nforwards: { a: { to: k8s://x } }\ngateway: {}\ndefaults: {}\npublish: {}\n";
-    assert_eq!(
-        keys(text),
-        ["kubernetes", "forwards", "gateway", "defaults"]
-    );
+    assert_eq!(keys(text), ["kubernetes", "forwards", "gateway", "defaults"]);
     let problems = parse(text).unwrap_err();
-    assert!(
-        problems
-            .iter()
-            .all(|p| p.message.ends_with("is not part of this version"))
-    );
+    assert!(problems.iter().all(|p| p.message.ends_with("is not part of this version")));
     let problems = tunnel("to: 'k8s://dev/shop/service/web:80'").unwrap_err();
-    assert!(
-        problems
-            .to_string()
-            .contains("k8s targets are not part of this version")
-    );
+    assert!(problems.to_string().contains("k8s targets are not part of this version"));
 }
 
 #[test]
@@ -185,14 +141,8 @@ fn s6_a_token_in_the_file_is_refused_and_not_repeated() {
 
 #[test]
 fn a_tunnel_has_one_public_place() {
-    assert_eq!(
-        tunnel_keys("to: 3000, as: a, host: b.c"),
-        ["publish.tunnels.t.host"]
-    );
-    assert_eq!(
-        tunnel_keys("to: 3000, host: b.c, port: 1"),
-        ["publish.tunnels.t.port"]
-    );
+    assert_eq!(tunnel_keys("to: 3000, as: a, host: b.c"), ["publish.tunnels.t.host"]);
+    assert_eq!(tunnel_keys("to: 3000, host: b.c, port: 1"), ["publish.tunnels.t.port"]);
     assert_eq!(tunnel_keys("to: 3000, as: a_b"), ["publish.tunnels.t.as"]);
     assert_eq!(tunnel_keys("to: 3000, port: 0"), ["publish.tunnels.t.port"]);
 }
@@ -206,14 +156,8 @@ fn two_tunnels_do_not_share_a_place() {
 #[test]
 fn byte_pipes_have_ports_and_requests_have_names() {
     assert_eq!(tunnel_keys("to: 'tcp://h:1'"), ["publish.tunnels.t.port"]);
-    assert_eq!(
-        tunnel_keys("to: 'tcp://h:1', as: x"),
-        ["publish.tunnels.t.to"]
-    );
-    assert_eq!(
-        tunnel_keys("to: 'http://h:1', port: 15000"),
-        ["publish.tunnels.t.to"]
-    );
+    assert_eq!(tunnel_keys("to: 'tcp://h:1', as: x"), ["publish.tunnels.t.to"]);
+    assert_eq!(tunnel_keys("to: 'http://h:1', port: 15000"), ["publish.tunnels.t.to"]);
     let bare = tunnel("to: 5432, port: 15432").unwrap();
     assert_eq!(bare.to.to_string(), "tcp://127.0.0.1:5432");
 }
@@ -222,51 +166,25 @@ fn byte_pipes_have_ports_and_requests_have_names() {
 fn settings_of_the_other_kind_are_refused() {
     assert_eq!(
         tunnel_keys("to: 5432, port: 15432, host_header: a, request_timeout: 1s"),
-        [
-            "publish.tunnels.t.host_header",
-            "publish.tunnels.t.request_timeout"
-        ]
+        ["publish.tunnels.t.host_header", "publish.tunnels.t.request_timeout"]
     );
-    assert_eq!(
-        tunnel_keys("to: 3000, proxy_protocol: v2"),
-        ["publish.tunnels.t.proxy_protocol"]
-    );
-    assert_eq!(
-        tunnel_keys("to: 3000, verify: false"),
-        ["publish.tunnels.t.verify"]
-    );
+    assert_eq!(tunnel_keys("to: 3000, proxy_protocol: v2"), ["publish.tunnels.t.proxy_protocol"]);
+    assert_eq!(tunnel_keys("to: 3000, verify: false"), ["publish.tunnels.t.verify"]);
 }
 
 #[test]
 fn the_certificate_of_another_machine_is_always_verified() {
-    assert_eq!(
-        tunnel_keys("to: 'https://h:1', verify: false"),
-        ["publish.tunnels.t.verify"]
-    );
-    assert!(
-        !tunnel("to: 'https://127.0.0.1:1', verify: false")
-            .unwrap()
-            .verify
-    );
+    assert_eq!(tunnel_keys("to: 'https://h:1', verify: false"), ["publish.tunnels.t.verify"]);
+    assert!(!tunnel("to: 'https://127.0.0.1:1', verify: false").unwrap().verify);
 }
 
 #[test]
 fn headers_of_the_connection_cannot_be_edited() {
-    for name in [
-        "Host",
-        "Connection",
-        "Transfer-Encoding",
-        "Content-Length",
-        "Upgrade",
-        "a b",
-    ] {
+    for name in ["Host", "Connection", "Transfer-Encoding", "Content-Length", "Upgrade", "a b"] {
         let found = tunnel_keys(&format!("to: 3000, headers: {{ remove: ['{name}'] }}"));
         assert_eq!(found, ["publish.tunnels.t.headers.remove"], "{name}");
     }
-    assert_eq!(
-        tunnel_keys("to: 3000, headers: { add: { X-A: \"a\\nb\" } }"),
-        ["publish.tunnels.t.headers.add.X-A"]
-    );
+    assert_eq!(tunnel_keys("to: 3000, headers: { add: { X-A: \"a\\nb\" } }"), ["publish.tunnels.t.headers.add.X-A"]);
 }
 
 #[test]
@@ -275,24 +193,16 @@ fn header_edits_replace_and_remove() {
     headers.append("x-a", "1".parse().unwrap());
     headers.append("x-a", "2".parse().unwrap());
     headers.append("x-b", "3".parse().unwrap());
-    let edits = tunnel("to: 3000, headers: { add: { X-A: 9 }, remove: X-B }")
-        .unwrap()
-        .headers;
+    let edits = tunnel("to: 3000, headers: { add: { X-A: 9 }, remove: X-B }").unwrap().headers;
     assert!(!edits.is_empty());
     edits.apply(&mut headers);
-    let all: Vec<_> = headers
-        .iter()
-        .map(|(n, v)| (n.as_str(), v.to_str().unwrap()))
-        .collect();
+    let all: Vec<_> = headers.iter().map(|(n, v)| (n.as_str(), v.to_str().unwrap())).collect();
     assert_eq!(all, [("x-a", "9")]);
 }
 
 #[test]
 fn trust_is_a_file_or_a_fingerprint_and_not_both() {
-    let found = keys(&format!(
-        "publish: {{ ca_file: a, fingerprint: '{}' }}",
-        "0".repeat(64)
-    ));
+    let found = keys(&format!("publish: {{ ca_file: a, fingerprint: '{}' }}", "0".repeat(64)));
     assert_eq!(found, ["publish.fingerprint"]);
     let config = good("publish: { ca_file: ca.pem }");
     assert_eq!(config.trust, TrustConfig::CaFile("ca.pem".into()));
@@ -302,12 +212,7 @@ fn trust_is_a_file_or_a_fingerprint_and_not_both() {
 fn fingerprints_are_read_in_all_common_forms() {
     let plain = "ab".repeat(32);
     let colons = vec!["AB"; 32].join(":");
-    for text in [
-        &plain,
-        &colons,
-        &format!("sha256:{plain}"),
-        &format!("SHA256:{colons}"),
-    ] {
+    for text in [&plain, &colons, &format!("sha256:{plain}"), &format!("SHA256:{colons}")] {
         assert_eq!(parse_fingerprint(text), Ok([0xab; 32]), "{text}");
     }
     for text in ["", "ab", "sha256:", &format!("{plain}0"), &"é".repeat(32)] {
@@ -318,60 +223,29 @@ fn fingerprints_are_read_in_all_common_forms() {
 #[test]
 fn server_addresses_are_read_in_all_common_forms() {
     let read = |text: &str| parse_server_address(text).map(|a| a.to_string());
-    assert_eq!(
-        read("Tunnel.Example.com").unwrap(),
-        "tunnel.example.com:8443"
-    );
+    assert_eq!(read("Tunnel.Example.com").unwrap(), "tunnel.example.com:8443");
     assert_eq!(read("h:1").unwrap(), "h:1");
     assert_eq!(read("10.0.0.1").unwrap(), "10.0.0.1:8443");
     assert_eq!(read("10.0.0.1:99").unwrap(), "10.0.0.1:99");
     assert_eq!(read("[::1]:99").unwrap(), "[::1]:99");
     assert_eq!(read("::1").unwrap(), "[::1]:8443");
     assert_eq!(read("[::1]").unwrap(), "[::1]:8443");
-    for text in [
-        "",
-        ":1",
-        "h:",
-        "h:0",
-        "h:70000",
-        "https://h",
-        "a b",
-        "h:x",
-        "[x]:1",
-        "10.0.0:1",
-    ] {
+    for text in ["", ":1", "h:", "h:0", "h:70000", "https://h", "a b", "h:x", "[x]:1", "10.0.0:1"] {
         assert!(read(text).is_err(), "{text}");
     }
 }
 
 #[test]
 fn s13_agent_metrics_stay_on_loopback() {
-    assert_eq!(
-        keys("publish: { metrics: '0.0.0.0:9091' }"),
-        ["publish.metrics"]
-    );
-    assert_eq!(
-        good("publish: { metrics: 9091 }")
-            .metrics
-            .unwrap()
-            .to_string(),
-        "127.0.0.1:9091"
-    );
+    assert_eq!(keys("publish: { metrics: '0.0.0.0:9091' }"), ["publish.metrics"]);
+    assert_eq!(good("publish: { metrics: 9091 }").metrics.unwrap().to_string(), "127.0.0.1:9091");
 }
 
 #[test]
 fn a_path_makes_a_probe_http() {
-    let probe = |body: &str| {
-        tunnel(&format!("to: 1, health: {{ {body} }}")).map(|t| t.health.unwrap().probe)
-    };
-    assert_eq!(
-        probe("path: /up").unwrap(),
-        Probe::Http { path: "/up".into() }
-    );
-    assert_eq!(
-        probe("type: http").unwrap(),
-        Probe::Http { path: "/".into() }
-    );
+    let probe = |body: &str| tunnel(&format!("to: 1, health: {{ {body} }}")).map(|t| t.health.unwrap().probe);
+    assert_eq!(probe("path: /up").unwrap(), Probe::Http { path: "/up".into() });
+    assert_eq!(probe("type: http").unwrap(), Probe::Http { path: "/".into() });
     assert_eq!(probe("interval: 1s").unwrap(), Probe::Tcp);
     assert!(probe("type: tcp, path: /up").is_err());
     assert!(probe("path: up").is_err());

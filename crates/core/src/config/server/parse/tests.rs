@@ -28,11 +28,7 @@ fn good(text: &str) -> ServerConfig {
 
 fn bad(text: &str) -> Vec<(u32, String, String)> {
     let problems = parse(text).expect_err(text);
-    problems
-        .0
-        .into_iter()
-        .map(|p| (p.line, p.key, p.message))
-        .collect()
+    problems.0.into_iter().map(|p| (p.line, p.key, p.message)).collect()
 }
 
 fn keys(text: &str) -> Vec<String> {
@@ -113,18 +109,9 @@ fn every_key_is_read() {
     let public = &config.public;
     assert_eq!(public.listen.len(), 2);
     assert_eq!(public.base_domain.as_str(), "tunnel.example.com");
-    assert_eq!(
-        public.url,
-        Some(PublicUrl {
-            https: true,
-            port: None
-        })
-    );
+    assert_eq!(public.url, Some(PublicUrl { https: true, port: None }));
     let tls = public.tls.as_ref().unwrap();
-    assert_eq!(
-        (tls.cert.to_str(), tls.key.to_str()),
-        (Some("cert.pem"), Some("/etc/key.pem"))
-    );
+    assert_eq!((tls.cert.to_str(), tls.key.to_str()), (Some("cert.pem"), Some("/etc/key.pem")));
     assert!(config.is_trusted_proxy("10.1.1.1".parse().unwrap()));
     assert!(!config.is_trusted_proxy("11.1.1.1".parse().unwrap()));
     assert_eq!(public.tcp_ports.unwrap().to_string(), "15000-15999");
@@ -137,10 +124,7 @@ fn every_key_is_read() {
     assert!(config.is_reserved("blog") && config.is_reserved("www") && !config.is_reserved("x"));
     assert_eq!(config.admin.listen.port(), 0);
     assert_eq!(config.log.access, LogTarget::Off);
-    assert_eq!(
-        config.log.audit,
-        Some(LogTarget::File("audit.jsonl".into()))
-    );
+    assert_eq!(config.log.audit, Some(LogTarget::File("audit.jsonl".into())));
     assert_eq!(config.log.level.map(LogLevel::as_str), Some("debug"));
     assert_eq!(config.log.format, LogFormat::Json);
     assert_eq!(config.shutdown.abort, Duration::from_secs(4));
@@ -154,17 +138,10 @@ fn jwt_settings_are_read() {
     assert_eq!(jwt.keys, JwtKeys::KeyFile("jwt.pem".into()));
     assert_eq!(jwt.claims.account, "sub");
     assert_eq!(jwt.leeway, Duration::from_secs(5));
-    let jwt = good("auth: { jwt: { algorithms: HS256, jwks_file: k.json } }")
-        .auth
-        .jwt
-        .unwrap();
+    let jwt = good("auth: { jwt: { algorithms: HS256, jwks_file: k.json } }").auth.jwt.unwrap();
     assert_eq!(jwt.keys, JwtKeys::JwksFile("k.json".into()));
     assert_eq!(jwt.claims, JwtClaims::default());
-    assert!(
-        JwtAlgorithm::ALL
-            .iter()
-            .all(|(name, a)| a.as_str() == *name)
-    );
+    assert!(JwtAlgorithm::ALL.iter().all(|(name, a)| a.as_str() == *name));
 }
 
 #[test]
@@ -194,15 +171,8 @@ fn five_mistakes_are_five_problems_with_file_line_key_and_hint() {
             (9, "tunnel.lanes_max"),
         ]
     );
-    assert!(
-        problems
-            .iter()
-            .all(|p| p.file == "server.yaml" && p.hint.is_some() && p.column > 0)
-    );
-    assert_eq!(
-        problems.0[1].hint.as_deref(),
-        Some("did you mean `base_domain`?")
-    );
+    assert!(problems.iter().all(|p| p.file == "server.yaml" && p.hint.is_some() && p.column > 0));
+    assert_eq!(problems.0[1].hint.as_deref(), Some("did you mean `base_domain`?"));
     let shown = problems.to_string();
     assert!(
         shown.starts_with("server.yaml:2:11: public.listen: `0.0.0.0:99999` is not an address to listen on\nhint: "),
@@ -221,81 +191,32 @@ fn a_repeated_key_is_reported_beside_the_other_problems() {
 #[test]
 fn s13_an_admin_listener_on_a_public_address_is_refused() {
     assert_eq!(keys("admin: { listen: 0.0.0.0:9090 }"), ["admin.listen"]);
-    assert_eq!(
-        good("admin: { listen: 9191 }").admin.listen.to_string(),
-        "127.0.0.1:9191"
-    );
-    assert_eq!(
-        good("admin: { listen: '[::1]:9191' }")
-            .admin
-            .listen
-            .to_string(),
-        "[::1]:9191"
-    );
+    assert_eq!(good("admin: { listen: 9191 }").admin.listen.to_string(), "127.0.0.1:9191");
+    assert_eq!(good("admin: { listen: '[::1]:9191' }").admin.listen.to_string(), "[::1]:9191");
 }
 
 #[test]
 fn s5_jwt_algorithms_are_pinned_and_not_mixed() {
-    assert_eq!(
-        keys("auth: { jwt: { key_file: k } }"),
-        ["auth.jwt.algorithms"]
-    );
-    assert_eq!(
-        keys("auth: { jwt: { key_file: k, algorithms: [none] } }"),
-        ["auth.jwt.algorithms"]
-    );
-    assert_eq!(
-        keys("auth: { jwt: { key_file: k, algorithms: [HS256, RS256] } }"),
-        ["auth.jwt.algorithms"]
-    );
-    assert_eq!(
-        keys("auth: { jwt: { algorithms: [RS256] } }"),
-        ["auth.jwt.key_file"]
-    );
-    assert_eq!(
-        keys("auth: { jwt: { algorithms: [RS256], key_file: a, jwks_file: b } }"),
-        ["auth.jwt.jwks_file"]
-    );
+    assert_eq!(keys("auth: { jwt: { key_file: k } }"), ["auth.jwt.algorithms"]);
+    assert_eq!(keys("auth: { jwt: { key_file: k, algorithms: [none] } }"), ["auth.jwt.algorithms"]);
+    assert_eq!(keys("auth: { jwt: { key_file: k, algorithms: [HS256, RS256] } }"), ["auth.jwt.algorithms"]);
+    assert_eq!(keys("auth: { jwt: { algorithms: [RS256] } }"), ["auth.jwt.key_file"]);
+    assert_eq!(keys("auth: { jwt: { algorithms: [RS256], key_file: a, jwks_file: b } }"), ["auth.jwt.jwks_file"]);
 }
 
 #[test]
 fn a_certificate_needs_its_key() {
     assert_eq!(keys("public: { tls: { cert: a } }"), ["public.tls.key"]);
     assert_eq!(keys("agents: { tls: { key: a } }"), ["agents.tls.cert"]);
-    assert_eq!(
-        keys("agents: { tls: {} }"),
-        ["agents.tls.cert", "agents.tls.key"]
-    );
+    assert_eq!(keys("agents: { tls: {} }"), ["agents.tls.cert", "agents.tls.key"]);
 }
 
 #[test]
 fn the_public_url_is_one_of_the_base_domain() {
-    let url = |text: &str| {
-        good(&format!("public: {{ base_domain: a.org, url: '{text}' }}"))
-            .public
-            .url
-    };
-    assert_eq!(
-        url("https://a.org"),
-        Some(PublicUrl {
-            https: true,
-            port: None
-        })
-    );
-    assert_eq!(
-        url("http://*.a.org:81/"),
-        Some(PublicUrl {
-            https: false,
-            port: Some(81)
-        })
-    );
-    for text in [
-        "a.org",
-        "ftp://a.org",
-        "https://b.org",
-        "https://a.org:x",
-        "https://a.org/p",
-    ] {
+    let url = |text: &str| good(&format!("public: {{ base_domain: a.org, url: '{text}' }}")).public.url;
+    assert_eq!(url("https://a.org"), Some(PublicUrl { https: true, port: None }));
+    assert_eq!(url("http://*.a.org:81/"), Some(PublicUrl { https: false, port: Some(81) }));
+    for text in ["a.org", "ftp://a.org", "https://b.org", "https://a.org:x", "https://a.org/p"] {
         let found = keys(&format!("public: {{ base_domain: a.org, url: '{text}' }}"));
         assert_eq!(found, ["public.url"], "{text}");
     }
@@ -315,16 +236,12 @@ fn users_are_shown_the_url_they_can_open() {
 
 #[test]
 fn ports_of_an_account_lie_within_the_public_ones() {
-    assert_eq!(
-        keys("accounts: { a: { ports: 15000 } }"),
-        ["accounts.a.ports"]
-    );
+    assert_eq!(keys("accounts: { a: { ports: 15000 } }"), ["accounts.a.ports"]);
     assert_eq!(
         keys("public: { tcp_ports: 15000-15009 }\naccounts: { a: { ports: 15000-15010 } }"),
         ["accounts.a.ports"]
     );
-    let config =
-        good("public: { tcp_ports: 15000-15009 }\naccounts: { a: { ports: 15000-15009 } }");
+    let config = good("public: { tcp_ports: 15000-15009 }\naccounts: { a: { ports: 15000-15009 } }");
     assert!(config.accounts["a"].ports.is_some());
 }
 
@@ -335,28 +252,16 @@ fn an_account_needs_a_usable_name() {
 
 #[test]
 fn a_lane_is_not_dead_before_its_heartbeat() {
-    assert_eq!(
-        keys("tunnel: { heartbeat: 5s, dead_after: 5s }"),
-        ["tunnel.dead_after"]
-    );
-    assert_eq!(
-        good("tunnel: { heartbeat: 30s }").tunnel.dead_after,
-        Duration::from_secs(60)
-    );
-    assert_eq!(
-        good("tunnel: { heartbeat: 1s }").tunnel.dead_after,
-        Duration::from_secs(10)
-    );
+    assert_eq!(keys("tunnel: { heartbeat: 5s, dead_after: 5s }"), ["tunnel.dead_after"]);
+    assert_eq!(good("tunnel: { heartbeat: 30s }").tunnel.dead_after, Duration::from_secs(60));
+    assert_eq!(good("tunnel: { heartbeat: 1s }").tunnel.dead_after, Duration::from_secs(10));
 }
 
 #[test]
 fn values_out_of_range_are_refused() {
     assert_eq!(keys("limits: { head_size: 65KiB }"), ["limits.head_size"]);
     assert_eq!(keys("limits: { headers: 1000 }"), ["limits.headers"]);
-    assert_eq!(
-        keys("limits: { header_timeout: 0s }"),
-        ["limits.header_timeout"]
-    );
+    assert_eq!(keys("limits: { header_timeout: 0s }"), ["limits.header_timeout"]);
     assert_eq!(keys("tunnel: { window_max: 2GiB }"), ["tunnel.window_max"]);
     assert_eq!(keys("quotas: { upload: 5MB }"), ["quotas.upload"]);
     assert_eq!(keys("public: { listen: [] }"), ["public.listen"]);

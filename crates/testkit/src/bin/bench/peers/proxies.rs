@@ -15,11 +15,7 @@ pub(crate) const HAPROXY_STREAMS: usize = 9750;
 pub(super) fn haproxy(origin: &Origin, tcp: bool) -> Result<Peer, Missing> {
     let dir = tempfile::tempdir()?;
     let (web, raw) = (free_addr()?, free_addr()?);
-    let mode = if tcp {
-        "mode tcp"
-    } else {
-        "mode http\n  http-reuse always"
-    };
+    let mode = if tcp { "mode tcp" } else { "mode http\n  http-reuse always" };
     let config = format!(
         "global\n  nbthread 2\n  maxconn 9800\ndefaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n\
          listen web\n  bind {web}\n  {mode}\n  server origin {}\nlisten raw\n  bind {raw}\n  mode tcp\n  server origin {}\n",
@@ -38,11 +34,7 @@ pub(super) fn nginx(origin: &Origin) -> Result<Peer, Missing> {
     let path = dir.path().display();
     let web = free_addr()?;
     // Workers of a master run by root become another user, who may not enter the directory.
-    let user = if rustix::process::geteuid().is_root() {
-        "user root;"
-    } else {
-        ""
-    };
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let config = format!(
         "{user} worker_processes 2; daemon off; pid {path}/nginx.pid; error_log {path}/error.log; worker_rlimit_nofile 40000;
          events {{ worker_connections 20000; }}
@@ -63,13 +55,7 @@ pub(super) fn nginx(origin: &Origin) -> Result<Peer, Missing> {
     let file = dir.path().join("nginx.conf");
     fs::write(&file, config)?;
     let mut command = Command::new("nginx");
-    command
-        .arg("-p")
-        .arg(dir.path())
-        .arg("-e")
-        .arg(dir.path().join("error.log"))
-        .arg("-c")
-        .arg(&file);
+    command.arg("-p").arg(dir.path()).arg("-e").arg(dir.path().join("error.log")).arg("-c").arg(&file);
     let process = Process::start(&mut command)?;
     Ok(Peer::of("nginx-http", web, None, vec![process], dir))
 }

@@ -19,11 +19,7 @@ const PASSWORD: &str = "bench";
 pub(super) fn start(origin: &Origin, tls: bool) -> Result<Peer, Missing> {
     let dir = tempfile::tempdir()?;
     let (control, web, raw) = (free_addr()?, free_addr()?, free_addr()?);
-    let (server_transport, client_transport) = if tls {
-        transport(dir.path())?
-    } else {
-        Default::default()
-    };
+    let (server_transport, client_transport) = if tls { transport(dir.path())? } else { Default::default() };
     let server = format!(
         "[server]\nbind_addr = \"{control}\"\ndefault_token = \"bench\"\n{server_transport}\
          [server.services.web]\nbind_addr = \"{web}\"\n[server.services.raw]\nbind_addr = \"{raw}\"\n"
@@ -38,10 +34,7 @@ pub(super) fn start(origin: &Origin, tls: bool) -> Result<Peer, Missing> {
         let file = dir.path().join(format!("{role}.toml"));
         fs::write(&file, config)?;
         let mut command = Command::new("rathole");
-        command
-            .arg(format!("--{role}"))
-            .arg(&file)
-            .env("RUST_LOG", "warn");
+        command.arg(format!("--{role}")).arg(&file).env("RUST_LOG", "warn");
         processes.push(Process::start(&mut command)?);
     }
     let name = if tls { "rathole-tls" } else { "rathole-tcp" };
@@ -55,24 +48,9 @@ fn transport(dir: &std::path::Path) -> Result<(String, String), Missing> {
     let (identity, root) = (dir.join("identity.pfx"), dir.join("ca.pem"));
     fs::copy(ca.path(), &root)?;
     let mut command = Command::new("openssl");
-    command
-        .args([
-            "pkcs12",
-            "-export",
-            "-passout",
-            &format!("pass:{PASSWORD}"),
-            "-out",
-        ])
-        .arg(&identity);
-    command
-        .arg("-inkey")
-        .arg(&leaf.key)
-        .arg("-in")
-        .arg(&leaf.cert)
-        .arg("-certfile")
-        .arg(&root);
-    let made = process::run(&mut command, b"", DEADLINE)
-        .map_err(|error| Missing::Failed(error.to_string()))?;
+    command.args(["pkcs12", "-export", "-passout", &format!("pass:{PASSWORD}"), "-out"]).arg(&identity);
+    command.arg("-inkey").arg(&leaf.key).arg("-in").arg(&leaf.cert).arg("-certfile").arg(&root);
+    let made = process::run(&mut command, b"", DEADLINE).map_err(|error| Missing::Failed(error.to_string()))?;
     if !made.0.success() {
         return Err(Missing::Failed(made.1.output()));
     }

@@ -54,32 +54,10 @@ pub(super) fn start(origin: &Origin) -> Result<Peer, Missing> {
         .map_err(|error| Missing::Failed(error.to_string()))?;
     let known = format!("UserKnownHostsFile={}", at("known"));
     let mut command = Command::new("ssh");
-    command.args([
-        "-N",
-        "-F",
-        "none",
-        "-i",
-        &at("user"),
-        "-p",
-        &listen.port().to_string(),
-    ]);
-    command.args([
-        "-o",
-        "StrictHostKeyChecking=no",
-        "-o",
-        &known,
-        "-o",
-        "IdentitiesOnly=yes",
-        "-o",
-        "BatchMode=yes",
-    ]);
+    command.args(["-N", "-F", "none", "-i", &at("user"), "-p", &listen.port().to_string()]);
+    command.args(["-o", "StrictHostKeyChecking=no", "-o", &known, "-o", "IdentitiesOnly=yes", "-o", "BatchMode=yes"]);
     command.args(["-o", "ExitOnForwardFailure=yes", "-o", "LogLevel=ERROR"]);
-    command.args([
-        "-R",
-        &format!("{web}:{}", origin.http),
-        "-R",
-        &format!("{raw}:{}", origin.tcp),
-    ]);
+    command.args(["-R", &format!("{web}:{}", origin.http), "-R", &format!("{raw}:{}", origin.tcp)]);
     command.arg(format!("{}@127.0.0.1", user.1.stdout().trim()));
     let client = Process::start(&mut command)?;
     Ok(Peer::of("ssh-R", web, Some(raw), vec![server, client], dir))

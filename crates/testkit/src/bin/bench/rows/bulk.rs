@@ -12,17 +12,8 @@ use crate::runtimes;
 use crate::table::Cell;
 
 /// Columns of the row.
-pub(super) const COLUMNS: &[&str] = &[
-    "down 1",
-    "CPU/GB",
-    "down 8",
-    "CPU/GB",
-    "up 1",
-    "CPU/GB",
-    "up 8",
-    "CPU/GB",
-    "peak RSS MB",
-];
+pub(super) const COLUMNS: &[&str] =
+    &["down 1", "CPU/GB", "down 8", "CPU/GB", "up 1", "CPU/GB", "up 8", "CPU/GB", "peak RSS MB"];
 
 /// Time for windows to open.
 const WARM_UP: Duration = Duration::from_millis(700);
@@ -44,14 +35,8 @@ pub(super) fn all(peer: &Peer, options: &Options) -> Result<Vec<Cell>, String> {
             if transfers.bulk.failed() > 0 {
                 return Err(format!("{} transfers ended early", transfers.bulk.failed()));
             }
-            cells.push(Cell::Number(
-                moved as f64 / 1e6 / spent.elapsed.as_secs_f64(),
-                0,
-            ));
-            cells.push(Cell::Number(
-                spent.cpu.as_secs_f64() / (moved as f64 / 1e9),
-                2,
-            ));
+            cells.push(Cell::Number(moved as f64 / 1e6 / spent.elapsed.as_secs_f64(), 0));
+            cells.push(Cell::Number(spent.cpu.as_secs_f64() / (moved as f64 / 1e9), 2));
         }
     }
     cells.push(Cell::Number(peer.usage().peak as f64 / 1e6, 0));
@@ -67,26 +52,16 @@ pub(super) struct Transfers {
 
 impl Transfers {
     /// Starts them over the TCP tunnel, or as HTTP bodies where there is none.
-    pub(super) fn start(
-        peer: &Peer,
-        direction: BulkDirection,
-        streams: usize,
-    ) -> Result<Self, String> {
+    pub(super) fn start(peer: &Peer, direction: BulkDirection, streams: usize) -> Result<Self, String> {
         let runtime = runtimes::apart(2)?;
         let bulk = match peer.raw {
             Some(addr) => runtime.block_on(Bulk::start(addr, direction, streams, DEADLINE)),
             None => {
                 let head = Bytes::from(http_head(&peer.host, direction));
-                runtime.block_on(Bulk::start_with(
-                    peer.web, direction, streams, head, DEADLINE,
-                ))
+                runtime.block_on(Bulk::start_with(peer.web, direction, streams, head, DEADLINE))
             }
         };
-        bulk.map(|bulk| Self {
-            bulk,
-            _runtime: runtime,
-        })
-        .map_err(|error| error.to_string())
+        bulk.map(|bulk| Self { bulk, _runtime: runtime }).map_err(|error| error.to_string())
     }
 
     /// Bytes a second over `time`.

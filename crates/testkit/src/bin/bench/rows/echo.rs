@@ -50,10 +50,7 @@ const RESUMED: usize = 16 << 20;
 pub(super) fn beside_bulk(peer: &Peer, options: &Options) -> Result<Vec<Cell>, String> {
     let addr = raw(peer)?;
     let alone = pings(addr, options)?;
-    let mut cells = vec![
-        Cell::micros(alone.quantile(0.5)),
-        Cell::micros(alone.quantile(0.99)),
-    ];
+    let mut cells = vec![Cell::micros(alone.quantile(0.5)), Cell::micros(alone.quantile(0.99))];
     for direction in [BulkDirection::Down, BulkDirection::Up] {
         let (times, rate) = with_bulk(peer, direction, options)?;
         cells.push(Cell::micros(times.quantile(0.5)));
@@ -74,42 +71,24 @@ pub(super) fn stalled(peer: &Peer, options: &Options) -> Result<Vec<Cell>, Strin
     drop(free);
 
     let before = peer.usage().resident;
-    let mut readers = runtime
-        .block_on(StalledReaders::open(addr, STALLED))
-        .map_err(failed)?;
+    let mut readers = runtime.block_on(StalledReaders::open(addr, STALLED)).map_err(failed)?;
     runtimes::pass(WARM_UP)?;
     let grown = grown(peer, before);
     let (times, rate) = with_bulk(peer, BulkDirection::Down, options)?;
     let resumed = runtime.block_on(readers.resume(RESUMED));
     drop(readers);
-    cells.extend([
-        Cell::Number(rate / 1e6, 0),
-        Cell::micros(times.quantile(0.99)),
-        grown,
-        Cell::count(resumed as u64),
-    ]);
+    cells.extend([Cell::Number(rate / 1e6, 0), Cell::micros(times.quantile(0.99)), grown, Cell::count(resumed as u64)]);
 
     let before = peer.usage().resident;
-    let writers = runtime
-        .block_on(StalledWriters::open(addr, STALLED))
-        .map_err(failed)?;
+    let writers = runtime.block_on(StalledWriters::open(addr, STALLED)).map_err(failed)?;
     let grown = self::grown(peer, before);
     let (times, rate) = with_bulk(peer, BulkDirection::Down, options)?;
     let absorbed = writers.absorbed as f64 / STALLED as f64 / 1024.0;
-    cells.extend([
-        Cell::Number(rate / 1e6, 0),
-        Cell::micros(times.quantile(0.99)),
-        Cell::Number(absorbed, 0),
-        grown,
-    ]);
+    cells.extend([Cell::Number(rate / 1e6, 0), Cell::micros(times.quantile(0.99)), Cell::Number(absorbed, 0), grown]);
     Ok(cells)
 }
 
-fn with_bulk(
-    peer: &Peer,
-    direction: BulkDirection,
-    options: &Options,
-) -> Result<(Histogram, f64), String> {
+fn with_bulk(peer: &Peer, direction: BulkDirection, options: &Options) -> Result<(Histogram, f64), String> {
     let transfers = Transfers::start(peer, direction, 2)?;
     runtimes::pass(WARM_UP)?;
     let (start, bytes) = (std::time::Instant::now(), transfers.bulk.bytes());
@@ -119,14 +98,11 @@ fn with_bulk(
 }
 
 fn pings(addr: SocketAddr, options: &Options) -> Result<Histogram, String> {
-    runtimes::single()?
-        .block_on(ping(addr, SIZE, GAP, options.duration()))
-        .map_err(|error| error.to_string())
+    runtimes::single()?.block_on(ping(addr, SIZE, GAP, options.duration())).map_err(|error| error.to_string())
 }
 
 fn raw(peer: &Peer) -> Result<SocketAddr, String> {
-    peer.raw
-        .ok_or_else(|| format!("{} carries no streams", peer.name))
+    peer.raw.ok_or_else(|| format!("{} carries no streams", peer.name))
 }
 
 fn grown(peer: &Peer, before: u64) -> Cell {

@@ -17,16 +17,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// All six cases and the noise.
 pub(super) fn all(peer: &Peer, _: &Options) -> Result<Vec<Cell>, String> {
-    let addr = peer
-        .raw
-        .ok_or_else(|| format!("{} carries no streams", peer.name))?;
+    let addr = peer.raw.ok_or_else(|| format!("{} carries no streams", peer.name))?;
     let runtime = runtimes::apart(2)?;
     let results = runtime.block_on(half_close(addr, DEADLINE));
-    let failed: Vec<&str> = results
-        .iter()
-        .filter(|(_, result)| result.is_err())
-        .map(|(case, _)| *case)
-        .collect();
+    let failed: Vec<&str> = results.iter().filter(|(_, result)| result.is_err()).map(|(case, _)| *case).collect();
     for (case, result) in &results {
         if let Err(error) = result {
             note(&format!("  {} {case}: {error}", peer.name));
@@ -35,11 +29,7 @@ pub(super) fn all(peer: &Peer, _: &Options) -> Result<Vec<Cell>, String> {
     let equal = runtime.block_on(noise_echo(addr, 8, 8_000_000));
     Ok(vec![
         Cell::count((results.len() - failed.len()) as u64),
-        Cell::Text(if failed.is_empty() {
-            "–".to_owned()
-        } else {
-            failed.join(", ")
-        }),
+        Cell::Text(if failed.is_empty() { "–".to_owned() } else { failed.join(", ") }),
         Cell::Text(format!("{equal}/8")),
     ])
 }

@@ -56,9 +56,7 @@ pub(super) fn kept(peer: &Peer, options: &Options) -> Result<Vec<Cell>, String> 
 
 /// A new connection for each request.
 pub(super) fn fresh(peer: &Peer, options: &Options) -> Result<Vec<Cell>, String> {
-    let load = HttpLoad::get_fresh(peer.web, &peer.host, "/")
-        .connections(FRESH)
-        .duration(options.duration());
+    let load = HttpLoad::get_fresh(peer.web, &peer.host, "/").connections(FRESH).duration(options.duration());
     let (report, spent) = run(peer, &load, None)?;
     Ok(vec![
         Cell::Number(report.rate(), 0),
@@ -91,10 +89,7 @@ fn run(peer: &Peer, load: &HttpLoad, rate: Option<f64>) -> Result<(Report, Spent
             Some(rate) => load.open(rate).await,
         };
         match report.requests {
-            0 => Err(format!(
-                "no request was answered: {}",
-                report.first_error.unwrap_or_default()
-            )),
+            0 => Err(format!("no request was answered: {}", report.first_error.unwrap_or_default())),
             _ => Ok((report, peer.since(mark))),
         }
     })

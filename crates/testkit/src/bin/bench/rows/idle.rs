@@ -27,24 +27,10 @@ pub(super) const STREAM_COLUMNS: &[&str] = &[
     "RSS after close MB",
 ];
 /// Columns of the row of agents.
-pub(super) const AGENT_COLUMNS: &[&str] = &[
-    "opened",
-    "of",
-    "opened/s",
-    "RSS before MB",
-    "KB/agent",
-    "CPU cores idle",
-    "lanes lost",
-    "CPU ms/agent to open",
-];
+pub(super) const AGENT_COLUMNS: &[&str] =
+    &["opened", "of", "opened/s", "RSS before MB", "KB/agent", "CPU cores idle", "lanes lost", "CPU ms/agent to open"];
 /// Columns of the row of a server.
-pub(super) const SERVER_COLUMNS: &[&str] = &[
-    "RSS MB",
-    "private MB",
-    "threads",
-    "start to ready ms",
-    "CPU cores idle",
-];
+pub(super) const SERVER_COLUMNS: &[&str] = &["RSS MB", "private MB", "threads", "start to ready ms", "CPU cores idle"];
 
 /// How many streams are tried again after the rest.
 const CHECKED: usize = 200;
@@ -55,23 +41,14 @@ const STARTS: usize = 5;
 
 /// Opens the streams, lets them rest, tries some, closes all.
 pub(super) fn streams(peer: &Peer, options: &Options) -> Result<Vec<Cell>, String> {
-    let addr = peer
-        .raw
-        .ok_or_else(|| format!("{} carries no streams", peer.name))?;
+    let addr = peer.raw.ok_or_else(|| format!("{} carries no streams", peer.name))?;
     let runtime = runtimes::single()?;
-    let most = if peer.name.starts_with("haproxy") {
-        HAPROXY_STREAMS
-    } else {
-        usize::MAX
-    };
+    let most = if peer.name.starts_with("haproxy") { HAPROXY_STREAMS } else { usize::MAX };
     let wanted = options.streams.min(most);
     let before = peer.usage();
     let mut idle = runtime.block_on(Idle::open(addr, wanted));
     if let Some(error) = &idle.first_error {
-        note(&format!(
-            "  {}: {} streams failed, the first with: {error}",
-            peer.name, idle.errors
-        ));
+        note(&format!("  {}: {} streams failed, the first with: {error}", peer.name, idle.errors));
     }
     runtimes::pass(Duration::from_secs(1))?;
     let open = peer.usage();
@@ -104,10 +81,7 @@ pub(super) fn agents(_: &Origin, options: &Options) -> Result<Lines, Missing> {
     let before = product.server.usage();
     let mut agents = runtime.block_on(Agents::open(product.agents, &token, options.agents));
     if let Some(error) = &agents.first_error {
-        note(&format!(
-            "  {} agents failed, the first with: {error}",
-            agents.errors
-        ));
+        note(&format!("  {} agents failed, the first with: {error}", agents.errors));
     }
     runtimes::pass(Duration::from_secs(1)).map_err(Missing::Failed)?;
     let open = product.server.usage();
@@ -125,10 +99,7 @@ pub(super) fn agents(_: &Origin, options: &Options) -> Result<Lines, Missing> {
         each(&before, &open, opened),
         Cell::Number(idle.as_secs_f64() / rest.as_secs_f64(), 3),
         Cell::count(lost as u64),
-        Cell::Number(
-            (open.cpu - before.cpu).as_secs_f64() * 1e3 / opened.max(1) as f64,
-            2,
-        ),
+        Cell::Number((open.cpu - before.cpu).as_secs_f64() * 1e3 / opened.max(1) as f64, 2),
     ];
     // Its tasks must end on the runtime they run on.
     runtime.block_on(async { drop(agents) });
@@ -156,13 +127,8 @@ pub(super) fn server(origin: &Origin, options: &Options) -> Result<Lines, Missin
             Cell::Number(idle, 3),
         ])
     };
-    let mut lines = vec![(
-        "adit server".to_owned(),
-        line(
-            &product.server,
-            Cell::Number(quickest.as_secs_f64() * 1e3, 1),
-        )?,
-    )];
+    let mut lines =
+        vec![("adit server".to_owned(), line(&product.server, Cell::Number(quickest.as_secs_f64() * 1e3, 1))?)];
     product.expose(origin, None)?;
     if let Some(agent) = &product.agent {
         lines.push(("adit expose".to_owned(), line(agent, Cell::Empty)?));

@@ -15,13 +15,8 @@ use crate::table::{Cell, Lines, note};
 use super::bulk::DEADLINE;
 
 /// Columns of the row.
-pub(super) const COLUMNS: &[&str] = &[
-    "first 10 round trips Mbit/s",
-    "then Mbit/s",
-    "% of the link",
-    "round trips to 80 %",
-    "RSS MB",
-];
+pub(super) const COLUMNS: &[&str] =
+    &["first 10 round trips Mbit/s", "then Mbit/s", "% of the link", "round trips to 80 %", "RSS MB"];
 
 /// The round trip of the relay.
 const ROUND_TRIP: Duration = Duration::from_millis(50);
@@ -39,8 +34,7 @@ pub(super) fn all(origin: &Origin, options: &Options) -> Result<Lines, Missing> 
         if options.wants_peer("direct") {
             let runtime = runtimes::apart(1).map_err(Missing::Failed)?;
             let relay = runtime.block_on(Relay::start(origin.tcp, link))?;
-            let cells = measure(relay.addr(), BulkDirection::Down, rate, options, || 0)
-                .map_err(Missing::Failed)?;
+            let cells = measure(relay.addr(), BulkDirection::Down, rate, options, || 0).map_err(Missing::Failed)?;
             lines.push((name("direct", "down"), cells));
         }
         if !options.wants_peer("adit-tcp") {
@@ -70,22 +64,12 @@ fn through_product(
     let ping = || testkit::load::ping(product.raw, 1, Duration::ZERO, Duration::from_nanos(1));
     while runtime.block_on(ping()).is_err() {
         if Instant::now() > end {
-            let output: String = product
-                .processes()
-                .map(testkit::process::Process::output)
-                .collect();
-            return Err(Missing::Failed(format!(
-                "not ready over the relay; its output:\n{output}"
-            )));
+            let output: String = product.processes().map(testkit::process::Process::output).collect();
+            return Err(Missing::Failed(format!("not ready over the relay; its output:\n{output}")));
         }
         runtimes::pass(Duration::from_millis(20)).map_err(Missing::Failed)?;
     }
-    let resident = || {
-        product
-            .processes()
-            .map(|process| process.usage().resident)
-            .sum()
-    };
+    let resident = || product.processes().map(|process| process.usage().resident).sum();
     measure(product.raw, direction, rate, options, resident).map_err(Missing::Failed)
 }
 
@@ -98,9 +82,7 @@ fn measure(
     resident: impl Fn() -> u64,
 ) -> Result<Vec<Cell>, String> {
     let runtime = runtimes::apart(1)?;
-    let bulk = runtime
-        .block_on(Bulk::start(addr, direction, 1, DEADLINE))
-        .map_err(|error| error.to_string())?;
+    let bulk = runtime.block_on(Bulk::start(addr, direction, 1, DEADLINE)).map_err(|error| error.to_string())?;
     let start = Instant::now();
     let mut samples = vec![(Duration::ZERO, bulk.bytes())];
     while start.elapsed() < options.duration().max(ROUND_TRIP * 40) {

@@ -35,11 +35,7 @@ fn file(path: &str, to: &str, value: &str) -> String {
     }
     let parts: Vec<&str> = path.split('.').collect();
     for (depth, part) in parts.iter().enumerate() {
-        let end = if depth + 1 == parts.len() {
-            format!(" {value}")
-        } else {
-            String::new()
-        };
+        let end = if depth + 1 == parts.len() { format!(" {value}") } else { String::new() };
         text += &format!("{}{part}:{end}\n", "  ".repeat(depth + 3));
     }
     text
@@ -50,11 +46,7 @@ fn a_wrong_value_is_one_problem_at_its_key() {
     for (path, to, wrong, _) in KEYS {
         let problems = parse(&file(path, to, wrong)).expect_err(path);
         assert_eq!(problems.len(), 1, "{path}: {problems}");
-        assert_eq!(
-            problems.0[0].key,
-            format!("publish.tunnels.t.{path}"),
-            "{problems}"
-        );
+        assert_eq!(problems.0[0].key, format!("publish.tunnels.t.{path}"), "{problems}");
         assert!(problems.0[0].line > 4, "{problems}");
     }
 }
@@ -68,18 +60,11 @@ fn a_right_value_is_no_problem() {
 
 #[test]
 fn a_misspelt_key_is_found_by_its_neighbour() {
-    for (path, to, _, right) in KEYS
-        .iter()
-        .filter(|(path, ..)| !matches!(*path, "as" | "port" | "headers.add.X-A"))
-    {
+    for (path, to, _, right) in KEYS.iter().filter(|(path, ..)| !matches!(*path, "as" | "port" | "headers.add.X-A")) {
         let problems = parse(&file(&format!("{path}x"), to, right)).expect_err(path);
         assert_eq!(problems.len(), 1, "{path}: {problems}");
         let last = path.rsplit('.').next().unwrap();
-        assert_eq!(
-            problems.0[0].hint,
-            Some(format!("did you mean `{last}`?")),
-            "{problems}"
-        );
+        assert_eq!(problems.0[0].hint, Some(format!("did you mean `{last}`?")), "{problems}");
     }
 }
 

@@ -69,11 +69,7 @@ fn file(path: &str, value: &str) -> String {
     let mut text = String::new();
     let parts: Vec<&str> = path.split('.').collect();
     for (depth, part) in parts.iter().enumerate() {
-        let end = if depth + 1 == parts.len() {
-            format!(" {value}")
-        } else {
-            String::new()
-        };
+        let end = if depth + 1 == parts.len() { format!(" {value}") } else { String::new() };
         text += &format!("{}{part}:{end}\n", "  ".repeat(depth));
     }
     text
@@ -87,10 +83,7 @@ fn a_wrong_value_is_one_problem_at_its_key_and_line() {
         let problem = &problems.0[0];
         assert_eq!(problem.key, path, "{problem}");
         assert_eq!(problem.line as usize, path.split('.').count(), "{problem}");
-        assert!(
-            problem.column > 0 && !problem.message.is_empty(),
-            "{problem}"
-        );
+        assert!(problem.column > 0 && !problem.message.is_empty(), "{problem}");
     }
 }
 
@@ -103,10 +96,7 @@ fn a_right_value_is_no_problem() {
 
 #[test]
 fn a_key_without_a_value_is_as_if_it_were_not_there() {
-    for (path, _, _) in KEYS
-        .iter()
-        .filter(|(path, _, _)| !path.starts_with("accounts."))
-    {
+    for (path, _, _) in KEYS.iter().filter(|(path, _, _)| !path.starts_with("accounts.")) {
         assert_eq!(good(&file(path, "")), ServerConfig::default(), "{path}");
     }
 }
