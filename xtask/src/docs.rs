@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::Outcome;
 
 /// Pages of `docs/reference` that `adit reference NAME` prints.
-const PAGES: [&str; 3] = ["metrics", "cli", "config"];
+const PAGES: [&str; 2] = ["metrics", "cli"];
 
 /// Writes every generated page.
 pub(crate) fn write(root: &Path) -> Outcome {

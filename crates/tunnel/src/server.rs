@@ -53,6 +53,8 @@ pub fn metric_names() -> Vec<(String, String, String)> {
 
 /// How often name reservations that changed are written to disk.
 const SAVE_EVERY: Duration = Duration::from_secs(1);
+/// The same while the server drains: the end must not wait for it.
+const SAVE_WHILE_DRAINING: Duration = Duration::from_millis(20);
 
 /// A server cannot be started, or a new configuration cannot be applied.
 #[derive(Debug, thiserror::Error)]
@@ -297,7 +299,16 @@ fn save_reservations(state: &Arc<State>) {
     let state = Arc::clone(state);
     state.clone().scope.spawn("save-names", async move {
         loop {
-            let over = state.scope.until_cancelled(tokio::time::sleep(SAVE_EVERY)).await.is_none();
+            let nap = async {
+                if state.scope.is_draining() {
+                    return tokio::time::sleep(SAVE_WHILE_DRAINING).await;
+                }
+                tokio::select! {
+                    () = tokio::time::sleep(SAVE_EVERY) => {}
+                    () = state.scope.drained() => {}
+                }
+            };
+            let over = state.scope.until_cancelled(nap).await.is_none();
             let cooldown = state.config.load().names.cooldown;
             let saver = Arc::clone(&state);
             let saved = state

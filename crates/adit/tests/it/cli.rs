@@ -59,7 +59,7 @@ fn help_is_written_for_who_reads_it_first() {
 #[test]
 fn mistakes_at_the_command_line_are_answered_with_what_to_type() {
     let home = home();
-    insta::assert_snapshot!("no_arguments", run(home.path()));
+    insta::assert_snapshot!("no_arguments", run(home.path(), &[]));
     insta::assert_snapshot!("unknown_command", run(home.path(), &["exposse", "3000"]));
     insta::assert_snapshot!("unknown_option", run(home.path(), &["expose", "3000", "--nam", "x"]));
     insta::assert_snapshot!("bad_target", run(home.path(), &["expose", "htp://x", "--server", "localhost"]));

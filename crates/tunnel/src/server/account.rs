@@ -243,7 +243,7 @@ mod tests {
         account.take_request(now).unwrap();
         let exceeded = account.take_request(now).unwrap_err();
         assert!(
-            exceeded.retry_after <= Duration::from_millis(500) && exceeded.retry_after > Duration::from_millis(400)
+            exceeded.retry_after <= Duration::from_millis(501) && exceeded.retry_after > Duration::from_millis(400)
         );
         assert!(account.take_request(now + exceeded.retry_after).is_ok());
     }

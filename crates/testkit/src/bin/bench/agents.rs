@@ -23,6 +23,8 @@ const CONNECTING: usize = 32;
 const DEADLINE: Duration = Duration::from_secs(20);
 
 const HEARTBEAT: u8 = 0x00;
+/// An agent's interval.
+const BEAT: Duration = Duration::from_secs(5);
 const AUTH_REQUEST: u8 = 0x01;
 const AUTH_RESPONSE: u8 = 0x02;
 const REGISTER: u8 = 0x10;
@@ -119,10 +121,26 @@ async fn connect(server: SocketAddr, connector: &TlsConnector) -> io::Result<Lan
     connector.connect(ServerName::IpAddress(server.ip().into()), stream).await
 }
 
-/// Answers heartbeats until the server ends the lane.
+/// Beats and answers heartbeats, as an agent does, until the server ends the lane.
 async fn keep(mut lane: Lane) {
-    while let Ok((kind, flags, payload)) = read(&mut lane).await {
-        if kind == HEARTBEAT && flags & ACK == 0 && write(&mut lane, HEARTBEAT, ACK, &payload).await.is_err() {
+    let mut beat = tokio::time::interval(BEAT);
+    loop {
+        // A frame cut by a beat would be lost, so a beat waits for the frame's end: only its first byte is raced.
+        let mut first = [0];
+        let sent = tokio::select! {
+            got = lane.read(&mut first) => match got {
+                Ok(1) => match rest(&mut lane).await {
+                    Ok((HEARTBEAT, flags, payload)) if flags & ACK == 0 => {
+                        write(&mut lane, HEARTBEAT, ACK, &payload).await
+                    }
+                    Ok(_) => Ok(()),
+                    Err(_) => return,
+                },
+                _ => return,
+            },
+            _ = beat.tick() => write(&mut lane, HEARTBEAT, 0, &[7; 8]).await,
+        };
+        if sent.is_err() {
             return;
         }
     }
@@ -165,8 +183,15 @@ async fn write(lane: &mut Lane, kind: u8, flags: u8, payload: &[u8]) -> io::Resu
 }
 
 async fn read(lane: &mut Lane) -> io::Result<(u8, u8, Vec<u8>)> {
-    let mut header = [0; 12];
-    lane.read_exact(&mut header).await?;
+    let mut version = [0];
+    lane.read_exact(&mut version).await?;
+    rest(lane).await
+}
+
+/// The frame whose first byte was read.
+async fn rest(lane: &mut Lane) -> io::Result<(u8, u8, Vec<u8>)> {
+    let mut header = [1; 12];
+    lane.read_exact(&mut header[1..]).await?;
     let length = u32::from_be_bytes([header[8], header[9], header[10], header[11]]);
     let mut payload = vec![0; usize::try_from(length).map_err(io::Error::other)?.min(1 << 20)];
     lane.read_exact(&mut payload).await?;
