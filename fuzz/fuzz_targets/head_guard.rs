@@ -12,10 +12,7 @@ libfuzzer_sys::fuzz_target!(|data: &[u8]| {
     assert_eq!(whole, pass(&[front, back]), "two chunks pass differently");
     let single: Vec<&[u8]> = wire.chunks(1).collect();
     assert_eq!(whole, pass(&single), "single bytes pass differently");
-    assert!(
-        wire.starts_with(&whole.0),
-        "something else was passed on than came in"
-    );
+    assert!(wire.starts_with(&whole.0), "something else was passed on than came in");
 });
 
 /// What passes, how many heads did, and the fault that ended it.

@@ -20,3 +20,6 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The version that both files state.
 pub const CONFIG_VERSION: u32 = 1;
+
+#[cfg(test)]
+mod tests;

@@ -382,14 +382,6 @@ fn an_error_code_reads_as_its_name_in_errors_too() {
 }
 
 #[test]
-#[ignore = "prints the table for the page: cargo test -p mux --test vectors -- --ignored --nocapture"]
-fn the_table_for_the_page() {
-    for v in VECTORS {
-        println!("{}\t{}", v.shows, hex(&frame(v)));
-    }
-}
-
-#[test]
 fn a_block_may_be_built_behind_other_bytes() {
     let mut block = BlockWriter::new(vec![1, 2, 3]);
     assert!(block.pair("te", b"trailers"));

@@ -4,6 +4,7 @@ mod credentials;
 mod quotas;
 mod restart;
 mod shutdown;
+mod trust;
 mod watching;
 
 use testkit::origin::HttpOrigin;

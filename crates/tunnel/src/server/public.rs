@@ -18,6 +18,7 @@ use runtime::listener::ConnectionLimit;
 use rustls::ServerConfig as TlsConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 use super::guard::{Findings, GuardTimes, Guarded};
 use super::state::State;
@@ -28,6 +29,8 @@ use crate::wire_http::BodyError;
 const H2_STREAMS: u32 = 256;
 /// Window of an HTTP/2 visitor's stream and connection, in bytes.
 const H2_WINDOW: u32 = 1024 * 1024;
+/// Requests an HTTP/2 visitor may give up before it must have waited for as many.
+const ABANDONED: u64 = 200;
 /// A quiet HTTP/2 visitor is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -92,7 +95,7 @@ impl PublicEntrance {
                 Some(h2) => h2,
                 None => return,
             };
-        let connection = Arc::new(Connection { visitor, findings, requests: AtomicU64::new(0) });
+        let connection = Connection::new(visitor, findings);
         if h2 { self.serve_h2(io, connection).await } else { self.serve_h1(io, connection).await }
     }
 
@@ -105,9 +108,10 @@ impl PublicEntrance {
             let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
             async move {
                 let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
-                let busy = Busy::new(&connection);
+                let mut busy = Busy::new(&connection);
                 let fault = || connection.findings.fault_of(number);
                 let response = visit(&state, &connection.visitor, request, &fault).await;
+                busy.answered = true;
                 Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
             }
         });
@@ -139,11 +143,14 @@ impl PublicEntrance {
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
         let state = Arc::clone(&self.state);
+        let visitor = Arc::clone(&connection);
         let service = service_fn(move |request: hyper::Request<Incoming>| {
             let (state, connection) = (Arc::clone(&state), Arc::clone(&connection));
             async move {
-                let busy = Busy::new(&connection);
+                connection.requests.fetch_add(1, Ordering::Relaxed);
+                let mut busy = Busy::new(&connection);
                 let response = visit(&state, &connection.visitor, request, &|| None).await;
+                busy.answered = true;
                 Ok::<_, Infallible>(response.map(|body| Counted { body, _busy: busy }))
             }
         });
@@ -161,6 +168,11 @@ impl PublicEntrance {
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
             _ = &mut serving => {}
+            () = visitor.resets.notified() => {
+                self.state.metrics.error("reset_flood", "public");
+                serving.as_mut().graceful_shutdown();
+                let _ = self.state.scope.until_cancelled(serving).await;
+            }
             () = self.state.scope.drained() => {
                 serving.as_mut().graceful_shutdown();
                 let _ = self.state.scope.until_cancelled(serving).await;
@@ -174,21 +186,46 @@ struct Connection {
     visitor: Visitor,
     findings: Arc<Findings>,
     requests: AtomicU64,
+    /// Requests the visitor did not wait for.
+    abandoned: AtomicU64,
+    /// There were too many of them.
+    resets: Notify,
+}
+
+impl Connection {
+    fn new(visitor: Visitor, findings: Arc<Findings>) -> Arc<Self> {
+        let (requests, abandoned) = (AtomicU64::new(0), AtomicU64::new(0));
+        Arc::new(Self { visitor, findings, requests, abandoned, resets: Notify::new() })
+    }
+
+    /// A request was given up before its answer: cheap for the visitor, dear for the agent and the service (S4).
+    fn abandon(&self) {
+        let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        if abandoned > ABANDONED && abandoned * 2 > self.requests.load(Ordering::Relaxed) {
+            self.resets.notify_one();
+        }
+    }
 }
 
 /// A request under way: while there is one, its connection is not idle.
-struct Busy(Arc<Connection>);
+struct Busy {
+    connection: Arc<Connection>,
+    answered: bool,
+}
 
 impl Busy {
     fn new(connection: &Arc<Connection>) -> Self {
         connection.findings.begun();
-        Self(Arc::clone(connection))
+        Self { connection: Arc::clone(connection), answered: false }
     }
 }
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        self.0.findings.over();
+        self.connection.findings.over();
+        if !self.answered {
+            self.connection.abandon();
+        }
     }
 }
 

@@ -69,8 +69,8 @@ async fn lie(
     let visitor = raw::exchange(server.public, request.as_bytes());
     let serve = async {
         let (stream, _) = agent.wire.opened().await;
-        agent.wire.answer(stream, status, headers, false).await.unwrap();
-        agent.wire.send(FrameType::Data, flags::END, stream, body).await.unwrap();
+        agent.wire.answer(stream, status, headers, false).await.expect("the lane lives");
+        agent.wire.send(FrameType::Data, flags::END, stream, body).await.expect("the lane lives");
     };
     let (answer, ()) = tokio::join!(visitor, serve);
     String::from_utf8_lossy(&answer.expect("an answer")).into_owned()
@@ -81,7 +81,8 @@ async fn s9_a_lying_agent_cannot_split_an_answer() {
     let server = Server::start().await;
     let mut agent = RawAgent::publishing(&server, "app1").await;
     let second = b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\nforged";
-    let lies: Vec<(&str, u16, Vec<(&str, &str)>)> = vec![
+    type Lie = (&'static str, u16, Vec<(&'static str, &'static str)>);
+    let lies: Vec<Lie> = vec![
         ("GET", 200, vec![("content-length", "0"), ("transfer-encoding", "chunked")]),
         ("GET", 200, vec![("transfer-encoding", "chunked"), ("content-length", "3")]),
         ("GET", 200, vec![("transfer-encoding", "identity")]),

@@ -24,11 +24,11 @@ macro_rules! visit {
 
 /// The server is still there for others.
 async fn others_are_served(server: &Server) {
-    let mut other = RawAgent::with_token(server, &server.token("other"), "other").await.unwrap();
-    other.publish("other").await.unwrap();
+    let mut other = RawAgent::with_token(server, &server.token("other"), "other").await.expect("the token is good");
+    other.publish("other").await.expect("the name is free");
     let serve = async {
         let (stream, _) = other.wire.opened().await;
-        other.wire.answer_text(stream, "fine").await.unwrap();
+        other.wire.answer_text(stream, "fine").await.expect("the lane lives");
     };
     let (answer, ()) = tokio::join!(server.get("other", "/"), serve);
     assert_eq!(answer.text(), "fine");

@@ -23,7 +23,7 @@ impl Place {
     }
 
     async fn start_with(server: Server) -> Self {
-        let origin = HttpOrigin::start().await.unwrap();
+        let origin = HttpOrigin::start().await.expect("a service");
         let agent = Publish::to(&server).http("app1", origin.addr()).start().await;
         Self { server, origin, _agent: agent }
     }
@@ -364,6 +364,47 @@ async fn s8_http2_has_one_authority_and_the_same_bounds() {
     let connection = visit(get(&host).header("transfer-encoding", "chunked").body(()).unwrap()).await;
     assert!(connection.is_err() || connection.unwrap() == 400);
     assert_eq!(place.origin.requests(), 1);
+}
+
+#[tokio::test]
+async fn s4_http2_requests_reset_at_once_end_the_connection_that_sends_them() {
+    let place = Place::start().await;
+    let host = place.server.host("app1");
+    let tcp = TcpStream::connect(place.server.public).await.unwrap();
+    let (mut sender, connection) = client::handshake(tcp).await.unwrap();
+    // Each batch is let through to the service first: faster ones the HTTP/2 library stops by itself.
+    let flood = async {
+        for batch in 0..20 {
+            let mut answers = Vec::new();
+            for _ in 0..50 {
+                let Ok(ready) = sender.ready().await else { return batch };
+                sender = ready;
+                let request = Request::get(format!("http://{host}/slow?ms=60000")).body(()).unwrap();
+                match sender.send_request(request, true) {
+                    Ok((answer, _)) => answers.push(answer),
+                    Err(_) => return batch,
+                }
+            }
+            eventually(DEADLINE, "the service has them", || async { (place.origin.in_flight() >= 50).then_some(()) })
+                .await;
+            drop(answers);
+            eventually(DEADLINE, "they are cancelled", || async { (place.origin.in_flight() == 0).then_some(()) })
+                .await;
+        }
+        20
+    };
+    let batches = within("the end of the flood", async {
+        tokio::select! {
+            biased;
+            batches = flood => batches,
+            _ = connection => 0,
+        }
+    })
+    .await;
+    assert!(batches < 20, "nobody stops it");
+    assert_eq!(place.server.get("app1", "/").await.status, 200);
+    let flood = || async { place.server.metric("tunnel_errors_total{type=\"reset_flood\"").await };
+    eventually(DEADLINE, "it is counted", flood).await;
 }
 
 #[tokio::test]

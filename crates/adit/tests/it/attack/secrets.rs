@@ -170,7 +170,7 @@ async fn s13_admin_and_metrics_refuse_public_addresses() {
 
 /// Local addresses a process listens on, in the kernel's hex form.
 fn listening(pid: u32) -> Vec<String> {
-    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).expect("the process runs");
     let sockets: Vec<String> = descriptors
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter_map(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']').map(str::to_owned))
@@ -180,7 +180,7 @@ fn listening(pid: u32) -> Vec<String> {
         for line in std::fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default().lines().skip(1) {
             let fields: Vec<&str> = line.split_whitespace().collect();
             if fields[3] == "0A" && sockets.iter().any(|inode| inode == fields[9]) {
-                found.push(fields[1].split(':').next().unwrap().to_owned());
+                found.push(fields[1].split(':').next().expect("an address").to_owned());
             }
         }
     }

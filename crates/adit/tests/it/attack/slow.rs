@@ -10,7 +10,7 @@ use crate::support::{Agent, Publish, SOON, Server, eventually, within};
 
 async fn place(limits: &str) -> (Server, HttpOrigin, Agent) {
     let server = Server::setup().section(&format!("limits: {{ {limits} }}")).start().await;
-    let origin = HttpOrigin::start().await.unwrap();
+    let origin = HttpOrigin::start().await.expect("a service");
     let agent = Publish::to(&server).http("app1", origin.addr()).start().await;
     (server, origin, agent)
 }

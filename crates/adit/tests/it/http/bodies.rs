@@ -196,6 +196,7 @@ async fn a_visitor_who_expects_100_continue_gets_it_before_the_body() {
     client.send(b"hello").await.unwrap();
     assert_eq!(client.response(false).await.unwrap().text(), "hello");
     let answer = curl(&["--http1.1", "-H", "Expect: 100-continue", "--data-binary", "abc", &tunnel.url("/echo")]).await;
+    assert!(answer.heads.contains("100 Continue"), "{}", answer.heads);
     assert_eq!((answer.status, answer.text().as_str()), (200, "abc"));
 }
 
