@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{HeaderMap, HeaderName, HeaderValue, TE, UPGRADE};
@@ -90,6 +90,8 @@ pub(crate) struct StreamBody {
     done: bool,
     /// What ended it early; told once what came before has had its chance to be sent on.
     failed: Option<BodyError>,
+    /// What was there already when the body was made.
+    next: Option<Result<Incoming, StreamError>>,
     on_data: Option<Box<dyn BodyWatch>>,
 }
 
@@ -105,8 +107,20 @@ pub(crate) trait BodyWatch: Send + 'static {
 
 impl StreamBody {
     /// A body of what the stream receives from here on.
+    ///
+    /// A stream that has ended already makes an empty body, and says so at once: gRPC's answers without a body
+    /// need their END on the head itself (HTTP/2's trailers-only form).
     pub(crate) fn new(stream: Arc<Stream>, announced: Option<u64>, on_data: Option<Box<dyn BodyWatch>>) -> Self {
-        Self { stream, announced, done: false, failed: None, on_data }
+        let next = match stream.poll_recv(&Context::from_waker(Waker::noop())) {
+            Poll::Ready(item) => Some(item),
+            Poll::Pending => None,
+        };
+        let ended = matches!(next, Some(Ok(Incoming::End)));
+        let mut body = Self { stream, announced, done: false, failed: None, next, on_data };
+        if ended {
+            body.end(announced.is_none_or(|left| left == 0));
+        }
+        body
     }
 
     fn end(&mut self, clean: bool) {
@@ -129,7 +143,11 @@ impl Body for StreamBody {
         if let Some(watch) = &mut this.on_data {
             std::task::ready!(watch.poll_ready(cx));
         }
-        let outcome = match std::task::ready!(this.stream.poll_recv(cx)) {
+        let item = match this.next.take() {
+            Some(item) => item,
+            None => std::task::ready!(this.stream.poll_recv(cx)),
+        };
+        let outcome = match item {
             Ok(Incoming::Data(bytes)) => {
                 if let Some(left) = &mut this.announced {
                     *left = left.saturating_sub(bytes.len() as u64);

@@ -28,6 +28,7 @@ fn steady(text: &str) -> String {
             let (before, after) = rest.split_at(at + start.len());
             out.push_str(before);
             let end = after.find(|c: char| !(c.is_ascii_hexdigit() || c == ':')).unwrap_or(after.len());
+            let end = after[..end].trim_end_matches(':').len();
             out.push_str(if end > 0 { "…" } else { "" });
             rest = &after[end..];
         }

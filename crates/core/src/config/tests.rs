@@ -134,7 +134,10 @@ fn neighbours(path: &str) -> (String, &'static [&'static str]) {
 fn check_defaults<T: Debug + PartialEq>(part: &str, parse: &dyn Fn(&str) -> Result<T, Problems>) -> usize {
     let mut checked = 0;
     for row in rows(part) {
-        let ([key], Some(default)) = (code_spans(row[0])[..], whole_span(row[2])) else { continue };
+        let (Some(key), Some(default)) = (whole_span(row[0].trim_end_matches([' ', '↻', '!'])), whole_span(row[2]))
+        else {
+            continue;
+        };
         let (path, beside) = neighbours(key);
         let deep = path.contains("claims") || path.matches('.').count() > 3;
         let whole = |value: &str| {
@@ -168,7 +171,7 @@ fn examples(part: &str) -> Vec<&str> {
 #[test]
 fn every_key_of_server_yaml_is_on_the_page_and_no_other() {
     let known = all_keys(&server);
-    assert!(known.len() > 70, "{known:#?}");
+    assert!(known.len() > 60, "{known:#?}");
     assert_eq!(documented(parts()[1], &known), known);
 }
 
@@ -191,7 +194,12 @@ fn the_quotas_of_an_account_have_the_keys_of_the_general_ones() {
 #[test]
 fn the_defaults_on_the_page_are_those_of_the_parsers() {
     assert!(check_defaults(parts()[1], &server) > 40);
-    assert!(check_defaults(parts()[2], &publish) > 8);
+    // An agent's file is not whole without its one section.
+    let agent = |text: &str| match text.contains("publish:") {
+        true => publish(text),
+        false => publish(&format!("{text}publish:\n  tunnels: {{}}\n")),
+    };
+    assert!(check_defaults(parts()[2], &agent) > 8);
 }
 
 #[test]

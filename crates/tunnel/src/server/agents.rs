@@ -274,6 +274,7 @@ impl AgentEntrance {
         }
         if self.answer_join(&mut pipe, None).await.is_ok() {
             self.start_lane(&session, pipe, reader);
+            tracing::debug!(session = %session.id, agent = %session.agent_id, lanes = session.lanes().len(), "lane joined");
         }
     }
 

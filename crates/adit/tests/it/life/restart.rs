@@ -48,28 +48,26 @@ async fn an_agent_killed_and_started_again_is_back_at_once() {
 
 #[tokio::test]
 async fn a_server_killed_and_started_again_has_every_tunnel_back_within_a_second_and_a_half() {
-    let server = Server::start().await;
     let origin = HttpOrigin::start().await.unwrap();
-    let mut server = server;
     let line = |name: &str| format!("{name}: {{ to: \"http://{}\" }}", origin.addr());
     let lines = [line("one"), line("two"), line("three")];
     let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
-    let agent = Publish::to(&server).file(&lines).start().await;
-    let other = Publish::with_token(&server, &server.token("other")).http("four", origin.addr()).start().await;
-    for round in 0..3 {
-        let (seen, other_seen) = (agent.process().line_count(), other.process().line_count());
+    // Anew each time: agents are more patient with a server that dies again and again.
+    for _ in 0..3 {
+        let mut server = Server::start().await;
+        let agent = Publish::to(&server).file(&lines).start().await;
+        let other = Publish::with_token(&server, &server.token("other")).http("four", origin.addr()).start().await;
         server.kill().await;
         let killed = Instant::now();
         let start = server.start_again().await;
         let took = all_back(&server, &["one", "two", "three", "four"]).await;
-        println!(
-            "server killed, round {round}: {:?} after the kill, {took:?} after it was ready (start {start:?})",
-            killed.elapsed()
-        );
-        assert!(killed.elapsed() < BACK_WITHIN, "{:?}", killed.elapsed());
-        agent.says_from(seen, "connection lost").await;
-        agent.says_from(seen, "connection back after").await;
-        other.says_from(other_seen, "connection back after").await;
+        let outage = killed.elapsed();
+        println!("server killed: back after {outage:?}, {took:?} after it was ready (start {start:?})");
+        assert!(outage < BACK_WITHIN, "{outage:?}");
+        for agent in [&agent, &other] {
+            agent.says("connection lost").await;
+            agent.says("connection back after").await;
+        }
     }
 }
 
@@ -111,23 +109,21 @@ async fn of_two_programs_with_one_agent_id_the_older_stops_with_a_clear_message(
 
 #[tokio::test]
 async fn a_lane_that_is_lost_is_made_anew_and_the_session_goes_on() {
-    let server = Server::start().await;
+    let server = Server::setup().arguments(&["-v"]).start().await;
+    let joined = || server.process().stderr().lines().filter(|line| line.contains("lane joined")).count();
     let origin = HttpOrigin::start().await.unwrap();
     let lanes = Lanes::start(server.agents).await;
     let agent = Publish::to(&server).through(lanes.addr).http("app1", origin.addr()).start().await;
-    eventually(DEADLINE, "both lanes", || async { (lanes.made() == 2).then_some(()) }).await;
-    let authenticated = || server.audit().iter().filter(|line| line["event"] == "authenticated").count();
-    for lane in [1, 0] {
-        let made = lanes.made();
+    eventually(DEADLINE, "both lanes", || async { (joined() == 1).then_some(()) }).await;
+    for (round, lane) in [(1, 1), (2, 0)] {
         lanes.cut(lane);
+        eventually(DEADLINE, "the lane made anew", || async { (joined() > round).then_some(()) }).await;
         for _ in 0..20 {
-            // A request on its way over the lane that is cut may be lost; those after it are not.
-            let _ = raw::get(server.public, &server.host("app1"), "/").await;
+            assert_eq!(server.get("app1", "/").await.status, 200);
         }
-        eventually(DEADLINE, "the lane made anew", || async { (lanes.made() == made + 1).then_some(()) }).await;
-        assert_eq!(server.get("app1", "/").await.status, 200);
     }
-    assert_eq!(authenticated(), 1, "the session is still the first");
+    let authenticated = server.audit().iter().filter(|line| line["event"] == "authenticated").count();
+    assert_eq!(authenticated, 1, "the session is still the first");
     assert!(!agent.process().output().contains("connection lost"), "{}", agent.process().output());
 }
 
@@ -156,10 +152,6 @@ impl Lanes {
         Self { addr, made, accepting: accepting.abort_handle() }
     }
 
-    fn made(&self) -> usize {
-        self.made.lock().expect("nobody panics with it").len()
-    }
-
     fn cut(&self, number: usize) {
         self.made.lock().expect("nobody panics with it")[number].abort();
     }
@@ -177,23 +169,22 @@ async fn a_silent_network_is_noticed_and_the_agent_comes_back_by_itself() {
     let origin = HttpOrigin::start().await.unwrap();
     let relay = Relay::start(server.agents, Link::default()).await.unwrap();
     let agent = Publish::to(&server).through(relay.addr()).http("app1", origin.addr()).start().await;
+    eventually(DEADLINE, "both lanes", || async { (relay.open() == 2).then_some(()) }).await;
     relay.cut(Cut::Silent);
     let gone = Instant::now();
-    let server_saw = async {
-        server.audited("session_ended").await;
-        gone.elapsed()
-    };
-    let agent_saw = async {
-        agent.says("connection lost").await;
-        gone.elapsed()
-    };
-    let (server_saw, agent_saw) = tokio::join!(server_saw, agent_saw);
-    println!(
-        "silence: the server noticed after {server_saw:?}, the agent after {agent_saw:?} (heartbeat 500 ms, dead after 2 s)"
-    );
-    assert!(server_saw < Duration::from_secs(5), "{server_saw:?}");
-    agent.says("connection back after").await;
-    eventually(DEADLINE, "the tunnel", || async { (server.get("app1", "/").await.status == 200).then_some(()) }).await;
+    // Visitors wait meanwhile, as nobody knows yet; the first to be answered shows that it is over. Whether the
+    // session is made anew, or keeps a lane that was made in time, is the agent's business.
+    let host = server.host("app1");
+    eventually(DEADLINE, "the tunnel", || async {
+        let answer =
+            tokio::time::timeout(Duration::from_millis(200), raw::get(server.public, &host, "/")).await.ok()?.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    println!("silence: answered again after {:?} (heartbeat 500 ms, dead after 2 s)", gone.elapsed());
+    assert!(gone.elapsed() < Duration::from_secs(5), "{:?}", gone.elapsed());
+    assert!(relay.accepted() >= 3, "a lane was made anew");
+    assert!(agent.process().is_running());
 }
 
 #[tokio::test]

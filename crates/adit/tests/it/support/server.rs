@@ -357,6 +357,7 @@ fn json_lines(path: &Path) -> Vec<Value> {
 }
 
 /// Shows a child's output beside a test's failure.
+#[expect(clippy::print_stderr, reason = "the test runner shows it with the failure")]
 pub(super) fn report(what: &str, output: &str) {
     eprintln!("---- {what} said:\n{output}----");
 }
