@@ -181,13 +181,19 @@ impl<C: Connect> TlsConnect<C> {
 }
 
 impl TlsConnect<TcpConnect> {
-    /// An `https://host:port` target: the system's roots, except on this machine, where local
-    /// services show whatever certificate they have.
+    /// An `https://host:port` target, verified by the system's roots; or not verified, which is for services on
+    /// this machine only: they show whatever certificate they have.
     ///
     /// # Errors
     /// [`TlsError`] when the roots cannot be read or the host is no name.
-    pub fn to_service(host: &str, port: u16, timeout: Duration, alpn: &[&[u8]]) -> Result<Self, TlsError> {
-        let config = if crate::socket::is_loopback_host(host) {
+    pub fn to_service(
+        host: &str,
+        port: u16,
+        timeout: Duration,
+        alpn: &[&[u8]],
+        verify: bool,
+    ) -> Result<Self, TlsError> {
+        let config = if !verify && crate::socket::is_loopback_host(host) {
             unverified_client_config(alpn)?
         } else {
             ServerTrust::Roots.client_config(alpn)?

@@ -350,6 +350,17 @@ impl Running {
             ("auth.tokens_file", old.auth.tokens_file == config.auth.tokens_file),
             ("data_dir", old.data_dir == config.data_dir),
             ("log", old.log == config.log),
+            ("workers", old.workers == config.workers),
+            ("public.tcp_listen", old.public.tcp_listen == config.public.tcp_listen),
+            ("shutdown", old.shutdown == config.shutdown),
+            ("limits.connections", old.limits.connections == config.limits.connections),
+            ("limits.agents", old.limits.agents == config.limits.agents),
+            ("limits.unauthenticated", old.limits.unauthenticated == config.limits.unauthenticated),
+            (
+                "limits.unauthenticated_per_prefix",
+                old.limits.unauthenticated_per_prefix == config.limits.unauthenticated_per_prefix,
+            ),
+            ("limits.memory", old.limits.memory == config.limits.memory),
         ] {
             if !same {
                 return Err(ServerError::NeedsRestart(what));

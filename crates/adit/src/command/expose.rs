@@ -205,8 +205,9 @@ pub(super) fn agent_tunnel(published: &PublishedTunnel) -> Result<AgentTunnel, F
         PublicPlace::Host(host) => Wanted::Host(host.as_str().to_owned()),
         PublicPlace::Port(port) => Wanted::Port(*port),
     };
-    let mut agent = AgentTunnel::to_target(&published.key, wanted, &published.to, published.connect_timeout)
-        .map_err(|error| failure(&error))?;
+    let mut agent =
+        AgentTunnel::to_target(&published.key, wanted, &published.to, published.connect_timeout, published.verify)
+            .map_err(|error| failure(&error))?;
     agent.host_header.clone_from(&published.host_header);
     agent.request_headers = rules(&published.headers)?;
     agent.response_headers = rules(&published.response_headers)?;

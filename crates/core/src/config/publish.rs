@@ -118,7 +118,7 @@ pub struct PublishedTunnel {
     pub response_headers: HeaderEdits,
     /// Whether a byte pipe starts with a PROXY protocol version 2 header.
     pub proxy_protocol: bool,
-    /// Whether the certificate of an `https` target is verified; always, unless it is on this machine.
+    /// Whether the certificate of an `https` target is verified. Left out: yes, unless it is on this machine.
     pub verify: bool,
     /// How the local service is probed, if at all.
     pub health: Option<HealthCheck>,
@@ -134,13 +134,13 @@ impl PublishedTunnel {
     pub fn new(key: String, to: LocalTarget, public: PublicPlace) -> Self {
         Self {
             key,
+            verify: !to.is_loopback(),
             to,
             public,
             host_header: None,
             headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
             proxy_protocol: false,
-            verify: true,
             health: None,
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: None,

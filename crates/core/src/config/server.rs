@@ -21,7 +21,7 @@ pub use auth::{AuthConfig, JwtAlgorithm, JwtClaims, JwtConfig, JwtKeys};
 pub struct ServerConfig {
     /// Where certificates, tokens and logs are kept; the caller has the default.
     pub data_dir: Option<PathBuf>,
-    /// Worker threads; the number of processors when absent.
+    /// Worker threads; half the number of processors, rounded up, when absent.
     pub workers: Option<usize>,
     /// The side of the visitors.
     pub public: PublicConfig,

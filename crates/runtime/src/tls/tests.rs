@@ -108,7 +108,7 @@ async fn the_systems_roots_do_not_trust_a_self_signed_server() {
 async fn a_service_on_this_machine_may_show_any_certificate() {
     let identity = Identity::ephemeral(&names(&["whatever.test"])).unwrap();
     let address = echo_server(ReloadingResolver::fixed(identity), &[b"h2", b"http/1.1"]).await;
-    let connect = TlsConnect::to_service("localhost", address.port(), DEADLINE, &[b"http/1.1"]).unwrap();
+    let connect = TlsConnect::to_service("localhost", address.port(), DEADLINE, &[b"http/1.1"], false).unwrap();
     let io = connect.connect().await.unwrap();
     assert_eq!(io.alpn(), Some(&b"http/1.1"[..]));
     echoes(io).await;

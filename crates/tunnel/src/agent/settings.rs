@@ -128,7 +128,7 @@ impl AgentTunnel {
         }
     }
 
-    /// A tunnel to an address the user named.
+    /// A tunnel to an address the user named; `verify` is for `https` on this machine, elsewhere it is always verified.
     ///
     /// # Errors
     /// [`TlsError`] when an `https` target's certificate authorities cannot be read.
@@ -137,9 +137,10 @@ impl AgentTunnel {
         wanted: Wanted,
         target: &LocalTarget,
         connect_timeout: Duration,
+        verify: bool,
     ) -> Result<Self, TlsError> {
         let (host, port) = (target.host.as_str(), target.port);
-        let tls = |alpn: &[u8]| TlsConnect::to_service(host, port, connect_timeout, &[alpn]).map(Arc::new);
+        let tls = |alpn: &[u8]| TlsConnect::to_service(host, port, connect_timeout, &[alpn], verify).map(Arc::new);
         let (protocol, connect, connect_h2): (_, Arc<dyn Connect>, Option<Arc<dyn Connect>>) = match target.kind {
             TargetKind::Https => (LocalProtocol::Https, tls(b"http/1.1")?, Some(tls(b"h2")?)),
             TargetKind::H2c => (LocalProtocol::H2c, Arc::new(TcpConnect::new(host, port, connect_timeout)), None),
@@ -235,8 +236,9 @@ mod tests {
 
     #[test]
     fn a_tunnel_asks_for_what_was_wanted() {
-        let spec =
-            |wanted| AgentTunnel::to_target("t", wanted, &target("3000"), CONNECT_TIMEOUT).unwrap().spec(4, false);
+        let spec = |wanted| {
+            AgentTunnel::to_target("t", wanted, &target("3000"), CONNECT_TIMEOUT, true).unwrap().spec(4, false)
+        };
         assert_eq!(
             spec(Wanted::Name("app1".into())),
             TunnelSpec { id: 4, name: "app1".into(), healthy: false, ..TunnelSpec::default() }
@@ -250,7 +252,8 @@ mod tests {
     #[test]
     fn an_https_target_has_a_second_way_for_http2() {
         let tunnel =
-            AgentTunnel::to_target("t", Wanted::AnyName, &target("https://localhost:8443"), CONNECT_TIMEOUT).unwrap();
+            AgentTunnel::to_target("t", Wanted::AnyName, &target("https://localhost:8443"), CONNECT_TIMEOUT, false)
+                .unwrap();
         assert_eq!(tunnel.protocol, LocalProtocol::Https);
         assert!(tunnel.connect_h2.is_some());
         assert_eq!(tunnel.local, "https://localhost:8443");

@@ -184,15 +184,16 @@ fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
     let health = section.optional_section("health").map(health);
     let connect_timeout = section.get("connect_timeout", positive_duration);
     let request_timeout = section.get("request_timeout", positive_duration);
+    let to = to?;
     let tunnel = PublishedTunnel {
         key: key.to_owned(),
-        to: to?,
+        verify: verify.unwrap_or(!to.is_loopback()),
+        to,
         public: public?,
         host_header,
         headers,
         response_headers,
         proxy_protocol: proxy_protocol.unwrap_or(false),
-        verify: verify.unwrap_or(true),
         health,
         connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
         request_timeout,
