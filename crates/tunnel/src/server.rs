@@ -1,7 +1,7 @@
 //! The tunnel server: what visitors reach and agents connect to.
 //!
 //! [`Server::bind`] takes every port and reads every file, so that any conflict fails the start;
-//! [`Server::run`] serves until its scope drains.
+//! [`Server::start`] serves until the scope it was bound with drains.
 
 mod access;
 mod account;
