@@ -186,6 +186,9 @@ pub struct Stats {
 /// Control bytes that may wait to be sent; a peer that does not read is cut off beyond.
 const CONTROL_BACKLOG: usize = 1 << 20;
 
+/// Opens that may wait to be sent, in bytes; a request given up leaves its Open behind, so streams alone do not bound them.
+const OPENS_BACKLOG: usize = 4 << 20;
+
 /// The state machine of one lane. See the module's documentation.
 #[derive(Debug)]
 pub struct Lane<D> {
@@ -202,6 +205,8 @@ pub struct Lane<D> {
     scheduler: Scheduler,
     control: VecDeque<Vec<u8>>,
     control_bytes: usize,
+    /// Bytes of Opens among them.
+    opens_bytes: usize,
     /// When the oldest control frame was queued.
     control_since: Option<Instant>,
     echo: Option<[u8; 8]>,
@@ -236,6 +241,7 @@ impl<D: Default> Lane<D> {
             scheduler: Scheduler::default(),
             control: VecDeque::new(),
             control_bytes: 0,
+            opens_bytes: 0,
             control_since: None,
             echo: None,
             windows: VecDeque::new(),
@@ -270,6 +276,9 @@ impl<D: Default> Lane<D> {
         let least = if self.pool.under_pressure() { FLOOR_UNDER_PRESSURE } else { u32::MAX };
         let floor = self.config.window.min(least);
         open.credit = floor;
+        if self.opens_bytes > OPENS_BACKLOG {
+            return Err(OpenStreamError::Full);
+        }
         let payload = open
             .encode()
             .filter(|payload| payload.len() <= crate::frame::CONTROL_CAP as usize)
@@ -556,6 +565,7 @@ impl<D: Default> Lane<D> {
             return;
         }
         self.control_bytes += backlog_share(&frame);
+        self.opens_bytes += frame.len() - backlog_share(&frame);
         self.control.push_back(frame);
     }
 }

@@ -176,7 +176,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
                 self.outward.done = true;
                 return Poll::Ready(Ok(()));
             }
-            let written = ready!(self.poll_write(cx)).map_err(Cut::Socket)?;
+            let written = match self.poll_write(cx) {
+                Poll::Ready(written) => written.map_err(Cut::Socket)?,
+                // A socket that takes nothing must not hide that the stream is gone.
+                Poll::Pending => return self.stream.poll_reset(cx).map(|code| Err(Cut::Stream(code))),
+            };
             self.outward.passed(written, self.meter.outward.as_ref());
             self.advance(written);
             if self.pending.is_empty() {

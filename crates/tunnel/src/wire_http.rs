@@ -117,8 +117,8 @@ impl StreamBody {
         };
         let ended = matches!(next, Some(Ok(Incoming::End)));
         let mut body = Self { stream, announced, done: false, failed: None, next, on_data };
-        if ended {
-            body.end(announced.is_none_or(|left| left == 0));
+        if ended && announced.is_none_or(|left| left == 0) {
+            body.end(true);
         }
         body
     }
@@ -157,6 +157,8 @@ impl Body for StreamBody {
                 }
                 return Poll::Ready(Some(Ok(Frame::data(bytes))));
             }
+            // An end before all that was announced must not pass for the whole.
+            Ok(Incoming::End) if this.announced.is_some_and(|left| left > 0) => Some(Err(BodyError::Protocol)),
             Ok(Incoming::End) => None,
             Ok(Incoming::Head(block)) => Some(
                 AnswerHead::read(block)

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_DISPOSITION, HeaderName, HeaderValue, USER_AGENT};
+use http::header::{ACCEPT, CONTENT_DISPOSITION, HeaderValue, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
@@ -131,11 +131,8 @@ impl Sample {
         let begin = Instant::now();
         let number = self.requests.fetch_add(1, Ordering::Relaxed) + 1;
         let (method, path) = (request.method().to_string(), request.uri().to_string());
-        let mut answer = self.route(request, peer, number).await;
+        let answer = self.route(request, peer, number).await;
         let ms = milliseconds(begin.elapsed());
-        if let Ok(value) = HeaderValue::from_str(&format!("local;dur={ms:.3}")) {
-            answer.headers_mut().append(HeaderName::from_static("server-timing"), value);
-        }
         let status = answer.status().as_u16();
         self.recent.add(Answered { method, path, status, ms });
         answer

@@ -57,6 +57,7 @@ impl<D: Default> Lane<D> {
             }
             out.extend_from_slice(frame);
             self.control_bytes -= backlog_share(frame);
+            self.opens_bytes -= frame.len() - backlog_share(frame);
             self.control.pop_front();
             self.stats.frames_out += 1;
         }

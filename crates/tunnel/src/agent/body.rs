@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -40,14 +40,17 @@ impl Begin {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     touched: AtomicBool,
-    state: AtomicU8,
+    /// The number of the attempt to send the request, and in the two lowest bits what became of its body.
+    state: AtomicU32,
     bytes: AtomicU64,
     changed: Notify,
 }
 
-const RUNNING: u8 = 0;
-const WHOLE: u8 = 1;
-const DROPPED: u8 = 2;
+const RUNNING: u32 = 0;
+const WHOLE: u32 = 1;
+const DROPPED: u32 = 2;
+const STATE: u32 = 3;
+const ATTEMPT: u32 = 4;
 
 impl Progress {
     /// Whether any of the body was handed out, so that the request cannot be sent once more.
@@ -62,7 +65,7 @@ impl Progress {
 
     /// Whether the body came to its end.
     pub(super) fn is_whole(&self) -> bool {
-        self.state.load(Ordering::Acquire) == WHOLE
+        self.state.load(Ordering::Acquire) & STATE == WHOLE
     }
 
     /// Waits until the body is whole, or nobody wants the rest of it.
@@ -71,15 +74,28 @@ impl Progress {
             let changed = self.changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            if self.state.load(Ordering::Acquire) != RUNNING {
+            if self.state.load(Ordering::Acquire) & STATE != RUNNING {
                 return;
             }
             changed.await;
         }
     }
 
-    fn set(&self, state: u8) {
-        if self.state.compare_exchange(RUNNING, state, Ordering::AcqRel, Ordering::Acquire).is_ok() {
+    /// The request is sent, perhaps once more. What becomes of the body of an earlier attempt, whenever that is
+    /// dropped, says nothing of this one's.
+    fn begin(&self) -> u32 {
+        let attempt = (self.state.load(Ordering::Acquire) & !STATE).wrapping_add(ATTEMPT);
+        self.state.store(attempt | RUNNING, Ordering::Release);
+        attempt
+    }
+
+    fn is_running(&self, attempt: u32) -> bool {
+        self.state.load(Ordering::Acquire) == attempt | RUNNING
+    }
+
+    fn set(&self, attempt: u32, state: u32) {
+        let (from, to) = (attempt | RUNNING, attempt | state);
+        if self.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Acquire).is_ok() {
             self.changed.notify_waiters();
         }
     }
@@ -99,6 +115,7 @@ pub(super) struct Upload {
     first: Option<Incoming>,
     announced: Option<u64>,
     progress: Arc<Progress>,
+    attempt: u32,
     done: bool,
 }
 
@@ -111,6 +128,7 @@ impl RequestBody {
                 first,
                 announced,
                 progress: Arc::clone(progress),
+                attempt: progress.begin(),
                 done: false,
             }),
         }
@@ -121,6 +139,10 @@ impl Upload {
     fn poll(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         if self.done {
             return Poll::Ready(None);
+        }
+        if !self.progress.is_running(self.attempt) {
+            // The request was sent once more: what arrives belongs to that.
+            return Poll::Ready(Some(Err(BodyError::Reset(ErrorCode::Cancel))));
         }
         let item = match self.first.take() {
             Some(item) => Ok(item),
@@ -141,7 +163,7 @@ impl Upload {
         };
         self.done = true;
         self.progress.touched.store(true, Ordering::Release);
-        self.progress.set(if matches!(end, Some(Err(_))) { DROPPED } else { WHOLE });
+        self.progress.set(self.attempt, if matches!(end, Some(Err(_))) { DROPPED } else { WHOLE });
         Poll::Ready(end)
     }
 }
@@ -156,7 +178,7 @@ fn trailers(block: Bytes) -> Result<Frame<Bytes>, BodyError> {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.progress.set(DROPPED);
+        self.progress.set(self.attempt, DROPPED);
     }
 }
 

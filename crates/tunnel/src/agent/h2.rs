@@ -1,7 +1,7 @@
 //! HTTP/2 to a local service: one connection, shared by all requests of a tunnel.
 
 use std::future::Future;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -39,6 +39,9 @@ pub(super) struct SharedConnection {
 struct State {
     sender: Option<Sender>,
     spoken: Option<(bool, Instant)>,
+    /// Attempts to connect that failed, and how the last of them did.
+    failures: u64,
+    fault: Option<Arc<H2Fault>>,
 }
 
 impl Default for SharedConnection {
@@ -63,16 +66,37 @@ pub(super) enum H2Fault {
 
 impl SharedConnection {
     /// The connection as it is, or a new one. `reused` tells which.
-    pub(super) async fn sender(&self, local: &Local) -> Result<(Sender, bool), H2Fault> {
+    pub(super) async fn sender(&self, local: &Local) -> Result<(Sender, bool), Arc<H2Fault>> {
         if let Some(sender) = self.living() {
             local.metrics.reused.inc();
             return Ok((sender, true));
         }
+        let failures = self.lock().failures;
+        let limit = local.tunnel.connect_timeout;
         // Closed never: this is its only owner.
-        let _turn = self.connecting.acquire().await;
+        let Ok(_turn) = tokio::time::timeout(limit, self.connecting.acquire()).await else {
+            return Err(Arc::new(too_late(local)));
+        };
         if let Some(sender) = self.living() {
             return Ok((sender, true));
         }
+        if let Some(fault) = self.failed_since(failures) {
+            // Those who waited share the failure, or each of them would wait for one of its own in turn.
+            return Err(fault);
+        }
+        let made = tokio::time::timeout(limit, self.make(local)).await;
+        let fault = match made.unwrap_or_else(|_| Err(too_late(local))) {
+            Ok(sender) => return Ok((sender, false)),
+            Err(fault) => Arc::new(fault),
+        };
+        let mut state = self.lock();
+        state.failures += 1;
+        state.fault = Some(Arc::clone(&fault));
+        Err(fault)
+    }
+
+    /// Makes a connection, for this request and the following ones.
+    async fn make(&self, local: &Local) -> Result<Sender, H2Fault> {
         let io = local.connect(connector(local)).await?;
         if let Io::Tls(_) = io
             && io.alpn() != Some(b"h2")
@@ -86,14 +110,20 @@ impl SharedConnection {
             .max_header_list_size(64 * 1024)
             .handshake(TokioIo::new(io))
             .await?;
-        let name = std::sync::Arc::clone(&local.name);
+        let name = Arc::clone(&local.name);
         local.scope.spawn("local http/2 connection", async move {
             if let Err(error) = connection.await {
                 tracing::debug!(tunnel = %name, %error, "the http/2 connection to the local service ended");
             }
         });
         self.lock().sender = Some(sender.clone());
-        Ok((sender, false))
+        Ok(sender)
+    }
+
+    /// How an attempt failed that was under way, or waited for, when there were so many failures.
+    fn failed_since(&self, failures: u64) -> Option<Arc<H2Fault>> {
+        let state = self.lock();
+        if state.failures > failures { state.fault.clone() } else { None }
     }
 
     /// The next request gets a new connection.
@@ -137,6 +167,10 @@ impl SharedConnection {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn too_late(local: &Local) -> H2Fault {
+    H2Fault::Connect(ConnectError::Timeout { target: connector(local).describe(), after: local.tunnel.connect_timeout })
 }
 
 fn connector(local: &Local) -> &dyn Connect {

@@ -137,8 +137,8 @@ impl Session {
     pub(super) async fn register(&self, locals: &[Arc<Local>]) -> Result<Vec<TunnelResult>, AgentError> {
         let tunnels = locals.iter().map(|local| local.tunnel.spec(local.id, local.is_healthy())).collect();
         self.lock().registered = None;
-        self.tell(FrameType::Register, &Register { tunnels });
-        let answer = self.answer(|state| state.registered.take()).await?;
+        let asked = self.tell(FrameType::Register, &Register { tunnels });
+        let answer = self.answer(asked.as_ref(), |state| state.registered.take()).await?;
         self.tell_health(locals);
         Ok(answer
             .tunnels
@@ -171,8 +171,9 @@ impl Session {
             }
             state.refreshed = None;
         }
-        self.tell(FrameType::AuthRefresh, &AuthRefresh { token: Opaque::new(token.expose().clone()) });
-        let answer = self.answer(|state| state.refreshed.take()).await?;
+        let message = AuthRefresh { token: Opaque::new(token.expose().clone()) };
+        let asked = self.tell(FrameType::AuthRefresh, &message);
+        let answer = self.answer(asked.as_ref(), |state| state.refreshed.take()).await?;
         if let Some(fault) = answer.error {
             return Err(AgentError::Refused { fault: printable(&fault) });
         }
@@ -288,19 +289,25 @@ impl Session {
         Join { session: self.id.clone(), proof: Opaque::new(proof), nonce }
     }
 
-    fn tell<T: serde::Serialize>(&self, kind: FrameType, message: &T) {
-        if let Some(lane) = self.lanes().first() {
-            lane.send_control(kind, 0, &message::encode(message));
-        }
+    /// Sends a control message; says over which lane, if one is left.
+    fn tell<T: serde::Serialize>(&self, kind: FrameType, message: &T) -> Option<Arc<LaneShared>> {
+        let lane = self.lanes().into_iter().next()?;
+        lane.send_control(kind, 0, &message::encode(message));
+        Some(lane)
     }
 
-    /// Waits for the answer to a control message. A server that gives none is given up.
-    async fn answer<T>(&self, mut take: impl FnMut(&mut State) -> Option<T>) -> Result<T, AgentError> {
+    /// Waits for the answer to a control message. A server that gives none is given up. The end of the lane
+    /// that carried the message is the end of waiting: the answer may be lost with it.
+    async fn answer<T>(
+        &self,
+        asked: Option<&Arc<LaneShared>>,
+        mut take: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<T, AgentError> {
         let failed = |reason| AgentError::Conversation { server: self.server().to_owned(), reason };
         let answer = self.wait(|state| match take(state) {
             Some(answer) => Some(Ok(answer)),
-            None if state.lanes.is_empty() => Some(Err(failed(state.end().to_string()))),
-            None => None,
+            None if asked.is_some_and(|lane| state.has(lane)) => None,
+            None => Some(Err(failed(state.end().to_string()))),
         });
         match tokio::time::timeout(ANSWER, answer).await {
             Ok(result) => result,
@@ -344,6 +351,10 @@ impl Session {
 }
 
 impl State {
+    fn has(&self, lane: &Arc<LaneShared>) -> bool {
+        self.lanes.iter().any(|entry| Arc::ptr_eq(&entry.lane, lane))
+    }
+
     fn end(&self) -> LaneEnd {
         self.last_end.clone().unwrap_or(LaneEnd::Here(ErrorCode::Internal))
     }
@@ -442,6 +453,11 @@ impl LaneHandler for Handler {
             session.shared.tell(AgentEvent::LaneLost { reason: end.to_string(), left });
         }
         session.tick();
+        if left > 0 {
+            // A change of health may have been lost with the lane, and nothing else would ever tell it.
+            let locals: Vec<_> = session.shared.table.iter().cloned().collect();
+            session.tell_health(&locals);
+        }
     }
 }
 

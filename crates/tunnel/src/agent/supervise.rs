@@ -26,6 +26,8 @@ const STABLE: Duration = Duration::from_secs(5);
 const RETIREMENT: Duration = Duration::from_secs(600);
 /// Streams of a session that ends for good may take this long.
 const FAREWELL: Duration = Duration::from_secs(30);
+/// About one round trip: a stream the server opens may cross the word that this side takes no more.
+const CROSSING: Duration = Duration::from_millis(100);
 /// Patience a server can ask for, in milliseconds.
 const LONGEST_ASKED: u32 = 60_000;
 /// The part of a credential's life after which it is renewed.
@@ -234,21 +236,24 @@ impl Supervisor {
         self.note(&mut retries, results)?;
         let mut renewal = Renewal::new(&self.shared, session);
         loop {
-            // An action that is cut short by the end of the agent or of the session is of no more use.
-            tokio::select! {
+            let work = async {
+                tokio::select! {
+                    biased;
+                    () = renewal.due() => {
+                        renewal.renew(&self.shared, session, &self.work).await;
+                        Vec::new()
+                    }
+                    () = sleep_until(retries.at.into()) => retries.ask(&self.shared, session).await,
+                }
+            };
+            // Work that is cut short by the end of the agent or of the session is of no more use.
+            let results = tokio::select! {
                 biased;
                 () = scope.drained() => return Ok(Step::Drain),
                 over = session.over() => return self.over(over),
-                () = renewal.due() => renewal.renew(&self.shared, session, &self.work).await,
-                () = sleep_until(retries.at.into()) => {
-                    let locals = retries.take(&self.shared);
-                    match session.register(&locals).await {
-                        Ok(results) => self.note(&mut retries, results)?,
-                        // The session ends for it, which is seen above.
-                        Err(error) => tracing::debug!(%error, "tunnels could not be asked for again"),
-                    }
-                }
-            }
+                results = work => results,
+            };
+            self.note(&mut retries, results)?;
         }
     }
 
@@ -342,6 +347,10 @@ impl Supervisor {
         for session in &sessions {
             session.go_away("the agent is stopping");
         }
+        if sessions.iter().any(|session| session.is_alive()) {
+            // A stream the server opened before it knew is answered, not lost with its lane.
+            self.patience_of(CROSSING).await;
+        }
         for session in &sessions {
             session.retire(self.scope.cancelled()).await;
         }
@@ -398,9 +407,21 @@ impl Retries {
         self.at.saturating_duration_since(Instant::now())
     }
 
-    fn take(&mut self, shared: &Shared) -> Vec<Arc<Local>> {
+    /// Asks for the tunnels again. Without an answer they stay to be asked for.
+    async fn ask(&mut self, shared: &Shared, session: &Session) -> Vec<TunnelResult> {
         self.at = Instant::now() + NEVER;
-        self.ids.drain(..).filter_map(|id| shared.table.get(id).cloned()).collect()
+        let locals: Vec<_> = self.ids.iter().filter_map(|id| shared.table.get(*id).cloned()).collect();
+        match session.register(&locals).await {
+            Ok(results) => {
+                self.ids.clear();
+                results
+            }
+            Err(error) => {
+                tracing::debug!(%error, "tunnels could not be asked for again");
+                self.at = Instant::now() + self.backoff.next_wait(rand::random());
+                Vec::new()
+            }
+        }
     }
 }
 
@@ -451,10 +472,15 @@ impl Renewal {
                 return;
             }
             Ok(false) => None,
-            Err(error) => Some(super::local::chain(&error)),
+            Err(error) => Some(error),
         };
         // Nothing new yet: half of what is left, then half of that.
         self.at = renew_at(shared, session, 0.5);
+        // The question was lost with its lane: another one carries it.
+        if matches!(problem, Some(AgentError::Conversation { .. })) {
+            self.at = self.at.min(Instant::now() + RENEW_PAUSE);
+        }
+        let problem = problem.map(|error| super::local::chain(&error));
         if let Some(problem) = problem {
             shared.metrics.error("token");
             shared.tell(AgentEvent::Token { problem: Some(problem) });

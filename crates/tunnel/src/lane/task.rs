@@ -9,7 +9,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mux::frame::{DATA_CAP, Limits};
 use mux::{Decoder, ErrorCode, Health};
@@ -25,6 +25,11 @@ const RECORDS_A_GATHER: usize = 4;
 const GATHERS_A_TURN: usize = 4;
 /// Plaintext of one record; frames are packed so that none straddles two.
 const RECORD: usize = 16 * 1024;
+
+/// A peer that takes not a byte for this long does not read any more, whatever it sends.
+const WRITE_PATIENCE: Duration = Duration::from_secs(10);
+/// A lane that is to end gets this long to say why.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Scratch memory of a thread, lent to whichever lane has its turn.
 #[derive(Default)]
@@ -50,6 +55,9 @@ pub(crate) struct LaneTask {
     timer_at: Instant,
     /// Output is there; the tasks woken in this turn run before it is gathered.
     deferred: bool,
+    /// Since when the socket has taken nothing, and what it had taken by then.
+    stalled: Option<(Instant, u64)>,
+    closing_since: Option<Instant>,
     ended: bool,
 }
 
@@ -65,7 +73,19 @@ impl LaneTask {
         decoder.set_limits(Limits::Authenticated { data_cap: data_cap.min(DATA_CAP) });
         let timer_at = shared.lock().machine.poll_timeout();
         let timer = Box::pin(sleep_until(timer_at.into()));
-        Self { pipe, shared, handler, decoder, backlog, timer, timer_at, deferred: false, ended: false }
+        Self {
+            pipe,
+            shared,
+            handler,
+            decoder,
+            backlog,
+            timer,
+            timer_at,
+            deferred: false,
+            stalled: None,
+            closing_since: None,
+            ended: false,
+        }
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<Again, LaneEnd> {
@@ -93,6 +113,7 @@ impl LaneTask {
         if self.write(cx, now)? == Again::Yes {
             again = Again::Yes;
         }
+        self.hold_to_reading(cx, now)?;
         if again == Again::No {
             let mut core = self.shared.lock();
             // Handles wake the task from here on; what they left meanwhile is seen at once.
@@ -132,6 +153,38 @@ impl LaneTask {
         Ok(Again::Yes)
     }
 
+    /// Ends the lane when its peer does not read: what waits to be sent, and a close, must not wait for ever.
+    fn hold_to_reading(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), LaneEnd> {
+        if !self.pipe.has_unsent() {
+            self.stalled = None;
+            return Ok(());
+        }
+        let taken = self.pipe.taken();
+        let since = match self.stalled {
+            Some((since, before)) if before == taken => since,
+            _ => now,
+        };
+        self.stalled = Some((since, taken));
+        let closing = self.shared.lock().closing;
+        let mut by = since + WRITE_PATIENCE;
+        if let Some(code) = closing {
+            by = by.min(*self.closing_since.get_or_insert(now) + CLOSE_PATIENCE);
+            if now >= by {
+                return Err(LaneEnd::Here(code));
+            }
+        }
+        if now >= by {
+            return Err(LaneEnd::Connection("the peer does not read".into()));
+        }
+        if by < self.timer_at {
+            self.timer_at = by;
+            self.timer.as_mut().reset(by.into());
+            // Registers for the new time; it is not due yet.
+            let _ = self.timer.as_mut().poll(cx);
+        }
+        Ok(())
+    }
+
     fn timers(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<(), LaneEnd> {
         while self.timer.as_mut().poll(cx).is_ready() {
             let mut core = self.shared.lock();
@@ -141,7 +194,7 @@ impl LaneTask {
             self.timer_at = core.machine.poll_timeout();
             drop(core);
             // At least a little ahead, so that a clock that lags behind the timer cannot spin here.
-            let at = self.timer_at.max(now + std::time::Duration::from_millis(1));
+            let at = self.timer_at.max(now + Duration::from_millis(1));
             self.timer.as_mut().reset(at.into());
         }
         Ok(())

@@ -74,6 +74,8 @@ pub(crate) struct TlsPipe {
     /// Ciphertext the socket has not taken, from `sent` on.
     outgoing: Vec<u8>,
     sent: usize,
+    /// Bytes the socket has taken since the start.
+    taken: u64,
     /// Plaintext that arrived together with the end of the handshake.
     early: Vec<u8>,
     peer_closed: bool,
@@ -103,6 +105,7 @@ impl TlsPipe {
             partial: Vec::new(),
             outgoing: Vec::new(),
             sent: 0,
+            taken: 0,
             early: Vec::new(),
             peer_closed: false,
         };
@@ -237,6 +240,11 @@ impl TlsPipe {
         }
     }
 
+    /// Bytes the socket has taken since the start, to tell a slow peer from one that does not read.
+    pub(crate) fn taken(&self) -> u64 {
+        self.taken
+    }
+
     /// Whether ciphertext waits for the socket.
     pub(crate) fn has_unsent(&self) -> bool {
         self.sent < self.outgoing.len()
@@ -246,7 +254,10 @@ impl TlsPipe {
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFault>> {
         while self.has_unsent() {
             match self.tcp.try_write(&self.outgoing[self.sent..]) {
-                Ok(n) => self.sent += n,
+                Ok(n) => {
+                    self.sent += n;
+                    self.taken += n as u64;
+                }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(self.tcp.poll_write_ready(cx))?;
                 }

@@ -32,6 +32,8 @@ pub(crate) enum Problem {
     NoAnswer,
     /// The agent went away, or gave up, before an answer came.
     Lost,
+    /// The agent was about to leave and did not look at the request.
+    Unprocessed,
     /// The request's head does not fit a frame.
     TooLarge,
     /// The server is shutting down.
@@ -50,9 +52,13 @@ impl Problem {
             Self::UnknownTunnel(_) => StatusCode::NOT_FOUND,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::Quota(_) => StatusCode::TOO_MANY_REQUESTS,
-            Self::NoAgent(_) | Self::Refused | Self::Unhealthy(_) | Self::BadAnswer | Self::NoAnswer | Self::Lost => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::NoAgent(_)
+            | Self::Refused
+            | Self::Unhealthy(_)
+            | Self::BadAnswer
+            | Self::NoAnswer
+            | Self::Unprocessed
+            | Self::Lost => StatusCode::BAD_GATEWAY,
             Self::TooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout(_) => StatusCode::GATEWAY_TIMEOUT,
@@ -72,7 +78,7 @@ impl Problem {
             Self::Unhealthy(_) => "local_unhealthy",
             Self::BadAnswer => "bad_answer",
             Self::NoAnswer => "no_answer",
-            Self::Lost => "agent_lost",
+            Self::Unprocessed | Self::Lost => "agent_lost",
             Self::TooLarge => "head_too_large",
             Self::Draining => "draining",
             Self::Timeout(_) => "timeout",
@@ -97,7 +103,7 @@ impl Problem {
             Self::Unhealthy(reason) => format!("The local service's health check fails: {reason}."),
             Self::BadAnswer => "The local service's answer was not valid HTTP.".into(),
             Self::NoAnswer => "The local service closed the connection before it answered.".into(),
-            Self::Lost => "The connection to the agent was lost before an answer came.".into(),
+            Self::Unprocessed | Self::Lost => "The connection to the agent was lost before an answer came.".into(),
             Self::TooLarge => "The request's header fields are too large.".into(),
             Self::Draining => "The server is shutting down.".into(),
             Self::Timeout(Some(after)) => format!("The local service did not answer within {after:?}."),
@@ -117,7 +123,7 @@ impl Problem {
             Self::Unhealthy(_) => "It is asked again every few seconds and comes back by itself.",
             Self::BadAnswer => "Check that the port speaks HTTP; for other protocols publish it as tcp://.",
             Self::NoAnswer => "Check the service's own log; it may have crashed.",
-            Self::Lost => "The agent reconnects by itself; try again.",
+            Self::Unprocessed | Self::Lost => "The agent reconnects by itself; try again.",
             Self::TooLarge => "Send fewer or smaller cookies and header fields.",
             Self::Draining => "Try again in a moment.",
             Self::Timeout(Some(_)) => "Check what keeps the service busy, or raise limits.response_timeout.",

@@ -113,6 +113,9 @@ pub(super) struct Guarded<S> {
     head_by: Option<Instant>,
     /// When the connection was last used; idle time counts from there.
     used: Instant,
+    /// Since when the visitor takes nothing of what it is sent.
+    unread: Option<Instant>,
+    write_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Guarded<S> {
@@ -130,6 +133,8 @@ impl<S> Guarded<S> {
             timer: None,
             head_by: None,
             used: Instant::now(),
+            unread: None,
+            write_timer: None,
         }
     }
 
@@ -199,6 +204,23 @@ impl<S> Guarded<S> {
     }
 }
 
+impl<S> Guarded<S> {
+    /// Passes a write's result on; a visitor who takes nothing for the idle time is given up.
+    fn hold_to_reading<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.unread = None;
+            return result;
+        }
+        let by = *self.unread.get_or_insert_with(Instant::now) + self.times.idle;
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
+        if timer.deadline() != by.into() {
+            timer.as_mut().reset(by.into());
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
 impl<S: AsyncRead + Unpin> Guarded<S> {
     /// Waits until the first head, or the HTTP/2 preface, is there; false when the visitor left before.
     pub(super) async fn peek(&mut self) -> io::Result<bool> {
@@ -256,7 +278,8 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+        let result = Pin::new(&mut self.io).poll_write(cx, buf);
+        self.hold_to_reading(cx, result)
     }
 
     fn poll_write_vectored(
@@ -264,7 +287,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bufs)
+        let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
+        self.hold_to_reading(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -272,7 +296,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+        let result = Pin::new(&mut self.io).poll_flush(cx);
+        self.hold_to_reading(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

@@ -69,7 +69,11 @@ impl PublicEntrance {
             return self.serve_http(tcp, visitor, false).await;
         };
         let patience = self.state.config.load().limits.tls_timeout;
-        match runtime::tls::accept(tls, tcp, patience).await {
+        let accepted = tokio::select! {
+            accepted = runtime::tls::accept(tls, tcp, patience) => accepted,
+            () = self.state.scope.drained() => return,
+        };
+        match accepted {
             Ok(stream) => {
                 let connection = stream.get_ref().1;
                 let sni = connection.server_name().map(str::to_ascii_lowercase);
@@ -90,11 +94,17 @@ impl PublicEntrance {
         let times = GuardTimes { head: config.limits.header_timeout, idle: config.limits.idle_timeout };
         let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
-        let h2 = alpn_h2
-            || match first_bytes_are_h2(&mut io).await {
+        let h2 = alpn_h2 || {
+            // A connection that has asked for nothing yet must not hold up a shutdown.
+            let first = tokio::select! {
+                first = first_bytes_are_h2(&mut io) => first,
+                () = self.state.scope.drained() => None,
+            };
+            match first {
                 Some(h2) => h2,
                 None => return,
-            };
+            }
+        };
         let connection = Connection::new(visitor, findings);
         if h2 { self.serve_h2(io, connection).await } else { self.serve_h1(io, connection).await }
     }

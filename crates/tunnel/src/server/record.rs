@@ -127,6 +127,18 @@ pub(super) fn address_of(state: &State, peer: IpAddr, headers: &HeaderMap) -> Ip
     visitor_address(peer, claimed.for_.as_deref(), &|ip| config.is_trusted_proxy(ip))
 }
 
+/// Status in logs and metrics of a request whose visitor left before there was an answer.
+const LEFT: u16 = 499;
+
+impl Drop for Record {
+    fn drop(&mut self) {
+        if let Some(mut inner) = self.inner.take() {
+            inner.status = LEFT;
+            inner.end(0, "visitor left");
+        }
+    }
+}
+
 impl Inner {
     fn end(self: Box<Self>, bytes_out: u64, note: &str) {
         let metrics = &self.state.metrics;

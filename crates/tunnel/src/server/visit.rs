@@ -109,7 +109,8 @@ struct Admitted {
     host: HostPort,
     account: Arc<Account>,
     members: Vec<(Arc<super::session::Session>, u32)>,
-    stream_use: Use,
+    /// Moves on to the request's flight.
+    stream_use: Option<Use>,
 }
 
 /// Checks host and quotas before anything is sent (S8, S12).
@@ -158,7 +159,7 @@ fn admit(
     };
     account.take_request(Instant::now()).map_err(refused)?;
     let stream_use = account.take(Quota::Streams).map_err(refused)?;
-    Ok(Admitted { host, account: Arc::clone(&account), members, stream_use })
+    Ok(Admitted { host, account: Arc::clone(&account), members, stream_use: Some(stream_use) })
 }
 
 async fn carry(
@@ -168,21 +169,31 @@ async fn carry(
     (trusted, upgrade): (bool, bool),
     record: &mut Record,
 ) -> Result<Response<AnswerBody>, Problem> {
-    let admitted = admit(state, visitor, &request, record)?;
+    let mut admitted = admit(state, visitor, &request, record)?;
     check_upgrade(&request, upgrade)?;
     let on_upgrade = upgrade.then(|| hyper::upgrade::on(&mut request));
     let has_body = !request.body().is_end_stream();
     let open = open_of(state, visitor, &request, &admitted.host, trusted, upgrade, record)?;
     let (method, body) = (request.method().clone(), request.into_body());
     let sent_at = Instant::now();
-    let (stream, in_flight) = open_stream(&admitted, open, !has_body && !upgrade)?;
-    let stream = Arc::new(stream);
-    let abandoned = Abandoned(Some(Arc::clone(&stream)));
+    let end = !has_body && !upgrade;
+    let (stream, in_flight) = open_somewhere(state, &admitted, &open, end)?;
+    let mut stream = Arc::new(stream);
+    let mut abandoned = Abandoned(Some(Arc::clone(&stream)));
     state.metrics.streams.inc();
-    let flight = Flight { _stream_use: admitted.stream_use, _in_flight: in_flight, state: Arc::clone(state) };
+    let flight = Flight { _stream_use: admitted.stream_use.take(), _in_flight: in_flight, state: Arc::clone(state) };
     state.metrics.streams_active.inc();
     let given_up = has_body.then(|| upload::start(state, &stream, body, &admitted.account, record));
-    let head = await_head(state, &stream, given_up).await?;
+    let head = match await_head(state, &stream, given_up).await {
+        // Not processed at all: it may be sent elsewhere, once.
+        Err(Problem::Unprocessed) if end => {
+            let (again, _in_flight) = open_somewhere(state, &admitted, &open, end)?;
+            stream = Arc::new(again);
+            abandoned = Abandoned(Some(Arc::clone(&stream)));
+            await_head(state, &stream, None).await?
+        }
+        head => head?,
+    };
     let status = StatusCode::from_u16(head.status).map_err(|_| Problem::BadAnswer)?;
     let timing = head.timing;
     let mut headers = read_headers(head.headers).map_err(|_| Problem::BadAnswer)?;
@@ -192,11 +203,13 @@ async fn carry(
         agent: f64::from(timing.agent_micros) / 1e6,
         local: f64::from(timing.local_micros) / 1e6,
     };
+    if status == StatusCode::SWITCHING_PROTOCOLS && on_upgrade.is_none() {
+        return Err(Problem::BadAnswer);
+    }
     state.metrics.first_byte(&times);
     record.answered(status.as_u16(), flight);
     abandoned.keep();
-    if status == StatusCode::SWITCHING_PROTOCOLS {
-        let Some(on_upgrade) = on_upgrade else { return Err(Problem::BadAnswer) };
+    if let Some(on_upgrade) = on_upgrade.filter(|_| status == StatusCode::SWITCHING_PROTOCOLS) {
         return Ok(switch(state, &admitted.account, stream, headers, on_upgrade, record));
     }
     if upgrade {
@@ -253,7 +266,7 @@ fn answer(
     if state.server_timing {
         let open = (times.total - times.agent - times.local).max(0.0);
         let text = format!(
-            "tunnel;dur={:.3}, agent;dur={:.3}, local;dur={:.3}",
+            "open;dur={:.3}, agent;dur={:.3}, local;dur={:.3}",
             open * 1e3,
             times.agent * 1e3,
             times.local * 1e3
@@ -389,18 +402,41 @@ fn open_of(
     })
 }
 
-/// Opens the stream at the first agent that takes it.
-fn open_stream(admitted: &Admitted, mut open: Open, end: bool) -> Result<(Stream, InFlight), Problem> {
-    let mut last = Problem::Lost;
-    for (session, tunnel) in &admitted.members {
+/// Opens the stream at the first agent that takes it; if all of them have just left, at whoever serves the route now.
+fn open_somewhere(
+    state: &Arc<State>,
+    admitted: &Admitted,
+    open: &Open,
+    end: bool,
+) -> Result<(Stream, InFlight), Problem> {
+    match open_stream(&admitted.members, open.clone(), end) {
+        Err(Problem::Lost) => {
+            let host = admitted.host.host.as_str();
+            let route = state.registry.lookup(&RouteKey::Host(host.to_owned()));
+            match route.map(|route| state.choose(&route)) {
+                Some(Choice::Open(members)) => open_stream(&members, open.clone(), end),
+                Some(Choice::Unhealthy(reason)) => Err(Problem::Unhealthy(reason)),
+                Some(Choice::Offline) | None => Err(Problem::NoAgent(host.to_owned())),
+            }
+        }
+        opened => opened,
+    }
+}
+
+fn open_stream(
+    members: &[(Arc<super::session::Session>, u32)],
+    mut open: Open,
+    end: bool,
+) -> Result<(Stream, InFlight), Problem> {
+    for (session, tunnel) in members {
         open.tunnel = *tunnel;
         match session.open(&open, end) {
             Ok(opened) => return Ok(opened),
             Err(OpenStreamError::TooLong) => return Err(Problem::TooLarge),
-            Err(_) => last = Problem::Lost,
+            Err(_) => {}
         }
     }
-    Err(last)
+    Err(Problem::Lost)
 }
 
 /// Waits for the answer's head.
@@ -429,8 +465,10 @@ async fn await_head(
         match given_up {
             None => head.await,
             Some(given_up) => tokio::select! {
-                head = head => head,
+                // Why the upload was given up is said before the stream it was for ends.
+                biased;
                 problem = given_up.wait() => Err(problem),
+                head = head => head,
             },
         }
     });
@@ -450,13 +488,14 @@ fn problem_of(error: &BodyError) -> Problem {
         ErrorCode::Truncated => Problem::NoAnswer,
         ErrorCode::BadAnswer | ErrorCode::Protocol => Problem::BadAnswer,
         ErrorCode::Unhealthy => Problem::Unhealthy(String::new()),
+        ErrorCode::Refused => Problem::Unprocessed,
         _ => Problem::Lost,
     }
 }
 
 /// What a request holds while it is carried; given back when its answer is over.
 pub(super) struct Flight {
-    _stream_use: Use,
+    _stream_use: Option<Use>,
     _in_flight: InFlight,
     state: Arc<State>,
 }
