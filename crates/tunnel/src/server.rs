@@ -191,6 +191,7 @@ impl Server {
             credentials,
             reservations: reservations::Reservations::load(&data_dir.join("names.json"), SystemTime::now()),
             ports: ports::Ports::new(config.public.tcp_listen, public_limit.clone()),
+            turns: tokio::sync::Semaphore::new(1),
             metrics,
             access,
             audit,

@@ -1,5 +1,6 @@
 //! `adit expose`: publishes local services at a tunnel server.
 
+use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -21,6 +22,7 @@ use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
 use runtime::tls::{Fingerprint, ServerTrust};
 use runtime::watch::FileWatch;
+use sha2::{Digest as _, Sha256};
 use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics, AgentTunnel, HeaderRules, TokenSource, Wanted};
 
 use super::live::Live;
@@ -41,13 +43,13 @@ pub(crate) struct ExposeArguments {
     /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port
     target: Option<String>,
     /// The subdomain wanted, e.g. app1; without it the server chooses one
-    #[arg(long = "as", value_name = "NAME", conflicts_with_all = ["host", "port"])]
+    #[arg(long = "as", value_name = "NAME", requires = "target", conflicts_with_all = ["host", "port"])]
     name: Option<String>,
     /// A host of your own instead of a subdomain, e.g. shop.example.com
-    #[arg(long, value_name = "HOST", conflicts_with = "port")]
+    #[arg(long, value_name = "HOST", requires = "target", conflicts_with = "port")]
     host: Option<String>,
     /// A public TCP port instead of a host name; 0 for any
-    #[arg(long, value_name = "PORT")]
+    #[arg(long, value_name = "PORT", requires = "target")]
     port: Option<u16>,
     /// The server's address for agents, e.g. tunnel.example.com:8443
     #[arg(short, long, value_name = "HOST:PORT", env = "ADIT_SERVER")]
@@ -68,10 +70,10 @@ pub(crate) struct ExposeArguments {
     #[arg(long, value_name = "NAME")]
     server_name: Option<String>,
     /// Host header the local service gets instead of the public one
-    #[arg(long, value_name = "HOST")]
+    #[arg(long, value_name = "HOST", requires = "target")]
     host_header: Option<String>,
     /// Tell a TCP service the visitor's address by PROXY protocol version 2
-    #[arg(long)]
+    #[arg(long, requires = "target")]
     proxy_protocol: bool,
     /// This agent's name; a newer agent of the same name takes over [default: made once and kept]
     #[arg(long, value_name = "ID")]
@@ -272,13 +274,23 @@ fn new_agent_id() -> String {
     random.iter().fold(String::from("agent-"), |id, byte| id + &format!("{byte:02x}"))
 }
 
-/// Tells agents of one machine apart by what they publish, and is the same after a restart.
+/// Tells agents of one machine apart by what they publish, and is the same after a restart, and after an update of
+/// this program.
 fn instance_suffix() -> String {
-    use std::hash::{DefaultHasher, Hash as _, Hasher as _};
-    let mut hasher = DefaultHasher::new();
-    std::env::args().skip(1).for_each(|argument| argument.hash(&mut hasher));
-    std::env::current_dir().ok().hash(&mut hasher);
-    format!("{:08x}", hasher.finish() & 0xffff_ffff)
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let directory = std::env::current_dir().unwrap_or_default();
+    suffix_of(arguments.iter().map(OsString::as_os_str).chain([directory.as_os_str()]))
+}
+
+fn suffix_of<'a>(parts: impl Iterator<Item = &'a OsStr>) -> String {
+    let mut hasher = Sha256::new();
+    for part in parts {
+        hasher.update(part.as_encoded_bytes());
+        // No argument and no path contains it.
+        hasher.update([0]);
+    }
+    let hash = hasher.finalize();
+    hash.iter().take(4).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 async fn serve(global: &Global, mut config: AgentConfig, metrics: Option<SocketAddr>) -> Result<ExitCode, Failure> {
@@ -347,21 +359,25 @@ fn start_admin(address: SocketAddr, registry: Registry, readiness: &Readiness) -
     AdminServer::start(address, routes).map_err(|error| failure(&error))
 }
 
-/// Reads a token file's path for tests of the command line.
+/// Reads a command line, for tests.
 #[cfg(test)]
-fn parse(arguments: &[&str]) -> ExposeArguments {
+fn try_parse(arguments: &[&str]) -> Result<ExposeArguments, clap::Error> {
     use clap::Parser as _;
     #[derive(clap::Parser)]
     struct Wrapper {
         #[command(flatten)]
         expose: ExposeArguments,
     }
-    Wrapper::parse_from(std::iter::once(&"expose").chain(arguments)).expose
+    Wrapper::try_parse_from(std::iter::once(&"expose").chain(arguments)).map(|wrapper| wrapper.expose)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn parse(arguments: &[&str]) -> ExposeArguments {
+        try_parse(arguments).unwrap()
+    }
 
     #[test]
     fn a_bare_port_becomes_http_and_with_a_public_port_tcp() {
@@ -375,5 +391,28 @@ mod tests {
     fn a_tcp_target_without_a_port_asks_for_any() {
         let tunnel = tunnel_of(&parse(&["tcp://127.0.0.1:22"]), "tcp://127.0.0.1:22").unwrap();
         assert_eq!(tunnel.public, PublicPlace::Port(0));
+    }
+
+    #[test]
+    fn what_says_how_a_target_is_published_needs_the_target() {
+        for option in [
+            &["--as", "app1"][..],
+            &["--host", "shop.example.com"],
+            &["--port", "15432"],
+            &["--host-header", "localhost"],
+            &["--proxy-protocol"],
+        ] {
+            let error = try_parse(option).expect_err("it would be dropped silently");
+            assert_eq!(error.kind(), clap::error::ErrorKind::MissingRequiredArgument, "{option:?}");
+            assert!(try_parse(&[option, &["3000"]].concat()).is_ok(), "{option:?}");
+        }
+        assert!(try_parse(&["--server", "h:1", "--lanes", "3"]).is_ok());
+    }
+
+    #[test]
+    fn an_agents_suffix_depends_on_each_part_and_never_changes() {
+        let of = |parts: &[&str]| suffix_of(parts.iter().map(OsStr::new));
+        assert_eq!(of(&["expose", "3000"]), "2693b20a");
+        assert_ne!(of(&["expose", "3000"]), of(&["expose3", "000"]));
     }
 }

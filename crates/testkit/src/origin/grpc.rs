@@ -38,10 +38,13 @@ pub struct GrpcAnswer {
     pub body: Vec<u8>,
     /// The trailers; empty when there were none.
     pub trailers: HeaderMap,
+    /// Whether the head itself ended the answer, as gRPC wants it of an answer without a body.
+    pub ended_with_head: bool,
 }
 
 impl GrpcOrigin {
-    /// Starts it on a free port. Any path is served; `/fail` ends at once with `grpc-status: 5`.
+    /// Starts it on a free port. Any path is served; `/fail` ends at once with `grpc-status: 5` in its
+    /// trailers, `/refuse` with the same in its head and nothing else.
     pub async fn start() -> io::Result<Self> {
         let (listener, addr) = task::listen()?;
         let calls = Arc::new(AtomicU64::new(0));
@@ -86,6 +89,7 @@ where
         .body(Full::new(body))
         .map_err(io::Error::other)?;
     let response = sender.send_request(request).await.map_err(io::Error::other)?;
+    let ended_with_head = response.body().is_end_stream();
     let (head, body) = response.into_parts();
     let collected = body.collect().await.map_err(io::Error::other)?;
     let trailers = collected.trailers().cloned().unwrap_or_default();
@@ -94,6 +98,7 @@ where
         headers: head.headers,
         body: collected.to_bytes().to_vec(),
         trailers,
+        ended_with_head,
     })
 }
 
@@ -105,6 +110,10 @@ fn answer(request: Request<Incoming>) -> Response<EchoBody> {
     trailers.insert("grpc-message", HeaderValue::from_static("done"));
     let body = EchoBody { source: (code == "0").then(|| request.into_body()), trailers: Some(trailers) };
     let mut response = Response::new(body);
+    if path == "/refuse" {
+        *response.body_mut() = EchoBody { source: None, trailers: None };
+        response.headers_mut().insert("grpc-status", HeaderValue::from_static("5"));
+    }
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
     if let Ok(path) = HeaderValue::from_str(&path) {
         response.headers_mut().insert("x-path", path);
@@ -121,6 +130,10 @@ struct EchoBody {
 impl Body for EchoBody {
     type Data = Bytes;
     type Error = hyper::Error;
+
+    fn is_end_stream(&self) -> bool {
+        self.source.is_none() && self.trailers.is_none()
+    }
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         while let Some(source) = &mut self.source {

@@ -16,7 +16,6 @@ use super::Shared;
 use super::dial::{Dialer, clean};
 use super::error::AgentError;
 use super::event::AgentEvent;
-use super::local::Local;
 use super::session::{Over, Session};
 use crate::lane::LaneEnd;
 
@@ -472,15 +471,16 @@ impl Renewal {
                 return;
             }
             Ok(false) => None,
-            Err(error) => Some(error),
+            Err(error @ AgentError::Conversation { .. }) => {
+                // The question was lost with its lane: another one carries it, if one is left.
+                tracing::debug!(%error, "a new token could not be sent");
+                self.at = Instant::now() + RENEW_PAUSE;
+                return;
+            }
+            Err(error) => Some(super::local::chain(&error)),
         };
         // Nothing new yet: half of what is left, then half of that.
         self.at = renew_at(shared, session, 0.5);
-        // The question was lost with its lane: another one carries it.
-        if matches!(problem, Some(AgentError::Conversation { .. })) {
-            self.at = self.at.min(Instant::now() + RENEW_PAUSE);
-        }
-        let problem = problem.map(|error| super::local::chain(&error));
         if let Some(problem) = problem {
             shared.metrics.error("token");
             shared.tell(AgentEvent::Token { problem: Some(problem) });

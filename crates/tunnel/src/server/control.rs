@@ -10,9 +10,10 @@ use mux::message::{
     TunnelStates, Unregister,
 };
 
-use super::account::Quota;
+use super::account::{Quota, Use};
 use super::auth::Authenticate as _;
 use super::registry::{Claim, ClaimError, RouteKey};
+use super::reservations::Before;
 use super::session::{Published, Session, read_control};
 use super::state::{State, fault};
 use crate::lane::LaneShared;
@@ -46,6 +47,7 @@ impl State {
             FrameType::Unregister => {
                 let Some(unregister) = read_control::<Unregister>(lane, payload) else { return };
                 for id in unregister.ids.into_iter().take(TUNNELS_A_MESSAGE) {
+                    let _turn = self.turn().await;
                     self.unregister(session, id).await;
                 }
                 lane.send_control(kind, flags::ACK, b"{}");
@@ -86,71 +88,103 @@ impl State {
     }
 
     async fn try_register(self: &Arc<Self>, session: &Arc<Session>, spec: TunnelSpec) -> Result<(String, u64), Fault> {
+        let _turn = self.turn().await;
+        let published = self.publish(session, &spec).await;
+        let answer = match &published {
+            Ok(published) => Ok((published.url.clone(), published.epoch)),
+            Err(error) => Err(error.clone()),
+        };
+        // The same tunnel again: only now does the older claim give way, so that a port keeps its listener.
+        let older = session.with_tunnels(|tunnels| match published {
+            Ok(published) => tunnels.insert(spec.id, published),
+            Err(_) => tunnels.remove(&spec.id),
+        });
+        if let Some(older) = older {
+            self.release(&older.key, &session.id, older.epoch).await;
+        }
+        let (url, epoch) = answer?;
+        if session.is_over() {
+            // It ended while it registered: nobody else would take the claim back.
+            self.unregister(session, spec.id).await;
+            return Err(session_over());
+        }
+        self.metrics.registry_size.set(i64::try_from(self.registry.size()).unwrap_or(i64::MAX));
+        self.audit.registered(session, &url, epoch);
+        tracing::info!(agent = %session.agent_id, account = session.account.name(), %url, "tunnel published");
+        Ok((url, epoch))
+    }
+
+    /// Checks, reserves, listens and claims; what fails leaves nothing behind. The caller has the turn.
+    async fn publish(self: &Arc<Self>, session: &Arc<Session>, spec: &TunnelSpec) -> Result<Published, Fault> {
+        // A session that was replaced, or that drains, must not take a name from its successor.
+        if !session.is_open() {
+            return Err(session_over());
+        }
         let grant = session.grant();
         if grant.expired(SystemTime::now()) {
             return Err(fault("token_expired", "the token has expired", "get a new token"));
         }
-        // The same tunnel again: the older claim gives way to this one.
-        self.unregister(session, spec.id).await;
-        let published = session.with_tunnels(|tunnels| tunnels.len());
-        if grant.max_tunnels.is_some_and(|max| published >= max as usize) {
+        let (others, older) = session.with_tunnels(|tunnels| {
+            let older = tunnels.get(&spec.id).map(|older| older.key.clone());
+            (tunnels.len() - usize::from(older.is_some()), older)
+        });
+        if grant.max_tunnels.is_some_and(|max| others >= max as usize) {
             return Err(fault("quota_exceeded", "this token may publish no more tunnels", "unpublish one"));
         }
-        let tunnel_use = session.account.take(Quota::Tunnels).map_err(|exceeded| {
+        let tunnel_use = self.tunnel_use(session, older.is_some())?;
+        let (key, url) = match spec.kind {
+            TunnelKind::Http => self.http_route(session, spec)?,
+            TunnelKind::Tcp => self.tcp_route(session, spec, older)?,
+        };
+        let epoch = self.claim(session, spec.id, &key).await?;
+        Ok(Published { key, epoch, healthy: spec.healthy, reason: String::new(), url, _use: tunnel_use })
+    }
+
+    /// Counts a tunnel against the account; one that takes an older one's place counts once.
+    fn tunnel_use(&self, session: &Session, replaces: bool) -> Result<Use, Fault> {
+        if replaces {
+            return Ok(session.account.take_beyond(Quota::Tunnels));
+        }
+        session.account.take(Quota::Tunnels).map_err(|exceeded| {
             self.metrics.quota(exceeded.quota);
             self.audit.quota(session.account.name(), &exceeded);
             let message = format!("the account may publish {} tunnels at once", exceeded.limit);
             fault("quota_exceeded", message, "unpublish one, or ask for a larger quota")
-        })?;
-        let (key, url) = match spec.kind {
-            TunnelKind::Http => self.http_route(session, &spec)?,
-            TunnelKind::Tcp => self.tcp_route(session, &spec)?,
-        };
+        })
+    }
+
+    /// Reserves a route, listens and claims it: all three or none.
+    async fn claim(self: &Arc<Self>, session: &Session, tunnel: u32, key: &RouteKey) -> Result<u64, Fault> {
+        let before = self.reserve(session, key)?;
+        if let RouteKey::Port(port) = key
+            && let Err(error) = self.ports.open(self, *port)
+        {
+            self.reservations.undo(&key.to_string(), before);
+            return Err(fault("port_unavailable", error, "ask for another port, or 0 for any"));
+        }
         let claim = Claim {
             key: key.clone(),
             account: session.account.name().to_owned(),
             agent: session.agent_id.clone(),
             session: session.id.clone(),
-            tunnel: spec.id,
+            session_epoch: session.epoch,
+            tunnel,
         };
-        let claimed = self.registry.claim(claim).await.map_err(|error| {
-            if let RouteKey::Port(port) = key
-                && self.registry.lookup(&key).is_none()
-            {
-                self.ports.close(port);
-            }
-            match error {
-                ClaimError::Taken => name_taken(&key),
-                ClaimError::Unavailable(why) => fault("unavailable", why, "it is tried again"),
-            }
-        })?;
+        let error = match self.registry.claim(claim).await {
+            Ok(claimed) => return Ok(claimed.epoch),
+            Err(error) => error,
+        };
+        self.reservations.undo(&key.to_string(), before);
         if let RouteKey::Port(port) = key
-            && let Err(error) = self.ports.open(self, port)
+            && self.registry.lookup(key).is_none()
         {
-            // As a whole, or the port would stay this account's for ever.
-            self.release(&key, &session.id, claimed.epoch).await;
-            return Err(fault("port_unavailable", error, "ask for another port, or 0 for any"));
+            self.ports.close(*port).await;
         }
-        let published = Published {
-            key: key.clone(),
-            epoch: claimed.epoch,
-            healthy: spec.healthy,
-            reason: String::new(),
-            url: url.clone(),
-            _use: tunnel_use,
-        };
-        if let Some(rival) = session.with_tunnels(|tunnels| tunnels.insert(spec.id, published)) {
-            // Two messages at once for one number: the later one has it, and nothing of the other may stay.
-            self.release(&rival.key, &session.id, rival.epoch).await;
-        }
-        if session.is_over() {
-            // It ended while it registered: nobody else would take the claim back.
-            self.unregister(session, spec.id).await;
-        }
-        self.metrics.registry_size.set(i64::try_from(self.registry.size()).unwrap_or(i64::MAX));
-        self.audit.registered(session, &url, claimed.epoch);
-        tracing::info!(agent = %session.agent_id, account = session.account.name(), %url, "tunnel published");
-        Ok((url, claimed.epoch))
+        Err(match error {
+            ClaimError::Taken => name_taken(key),
+            ClaimError::Superseded => session_over(),
+            ClaimError::Unavailable(why) => fault("unavailable", why, "it is tried again"),
+        })
     }
 
     fn http_route(&self, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
@@ -192,7 +226,6 @@ impl State {
                 .map_err(|error| fault("invalid_name", format!("`{}`: {error}", name.as_str()), ""))?
         };
         let key = RouteKey::Host(host.as_str().to_owned());
-        self.reserve(session, &key)?;
         Ok((key, config.public_url(&host, self.public_port)))
     }
 
@@ -210,7 +243,13 @@ impl State {
         TunnelName::parse(&name).map_err(|error| fault("invalid_name", error.to_string(), "say which one: --as NAME"))
     }
 
-    fn tcp_route(self: &Arc<Self>, session: &Session, spec: &TunnelSpec) -> Result<(RouteKey, String), Fault> {
+    /// `older` is what the same tunnel has so far; who asks for any port keeps it.
+    fn tcp_route(
+        self: &Arc<Self>,
+        session: &Session,
+        spec: &TunnelSpec,
+        older: Option<RouteKey>,
+    ) -> Result<(RouteKey, String), Fault> {
         let config = self.config.load();
         let grant = session.grant();
         let Some(range) = config.public.tcp_ports else {
@@ -226,21 +265,11 @@ impl State {
                 && (grant.may_take_port(port) || account_range.is_some_and(|range| range.contains(port)))
         };
         let port = if spec.port == 0 {
-            range
-                .iter()
-                .filter(|port| allowed(*port))
-                .find(|port| {
-                    // Bound first: a port that another program has must not be reserved.
-                    let key = RouteKey::Port(*port);
-                    if self.registry.lookup(&key).is_some() || !self.ports.open_new(self, *port) {
-                        return false;
-                    }
-                    let reserved = self.reserve(session, &key).is_ok();
-                    if !reserved {
-                        self.ports.close(*port);
-                    }
-                    reserved
-                })
+            let had = match older {
+                Some(RouteKey::Port(port)) if allowed(port) => Some(port),
+                _ => None,
+            };
+            had.or_else(|| range.iter().find(|port| allowed(*port) && self.is_free(session, *port)))
                 .ok_or_else(|| fault("no_free_port", "no TCP port is free for this token", "unpublish one"))?
         } else {
             if !allowed(spec.port) {
@@ -253,17 +282,29 @@ impl State {
             spec.port
         };
         let key = RouteKey::Port(port);
-        self.reserve(session, &key)?;
         Ok((key, format!("tcp://{}:{port}", config.public.base_domain.as_str())))
     }
 
-    fn reserve(&self, session: &Session, key: &RouteKey) -> Result<(), Fault> {
+    /// Whether a port can be had: bound first, as a port that another program has must not be reserved.
+    fn is_free(self: &Arc<Self>, session: &Session, port: u16) -> bool {
+        let key = RouteKey::Port(port);
+        if self.registry.lookup(&key).is_some() {
+            return false;
+        }
+        let Ok(before) = self.reserve(session, &key) else { return false };
+        self.reservations.undo(&key.to_string(), before);
+        // It stays open for the claim that follows in the same turn.
+        self.ports.open_new(self, port)
+    }
+
+    fn reserve(&self, session: &Session, key: &RouteKey) -> Result<Before, Fault> {
         let cooldown = self.config.load().names.cooldown;
         self.reservations
             .take(&key.to_string(), session.account.name(), SystemTime::now(), cooldown)
             .map_err(|_| name_taken(key))
     }
 
+    /// Takes a tunnel's claim back. The caller has the turn.
     async fn unregister(&self, session: &Arc<Session>, id: u32) {
         if let Some(old) = session.with_tunnels(|tunnels| tunnels.remove(&id)) {
             self.release(&old.key, &session.id, old.epoch).await;
@@ -287,6 +328,11 @@ impl State {
             Err(error) => RefreshResponse { error: Some(fault(error.code(), error.to_string(), "")), expires: None },
         }
     }
+}
+
+/// The session takes no more registrations; an agent that goes on makes another session.
+fn session_over() -> Fault {
+    Fault { retry_after_ms: 1000, ..fault("session_over", "the session ends or was replaced", "it is tried again") }
 }
 
 fn name_taken(key: &RouteKey) -> Fault {

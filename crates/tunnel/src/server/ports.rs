@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mux::{ErrorCode, Open};
 use runtime::listener::{BoundListener, ConnectionLimit, ConnectionPermit};
@@ -15,6 +15,9 @@ use super::account::Quota;
 use super::registry::RouteKey;
 use super::state::{Choice, State};
 use crate::pump::{Cut, Meter, Pump, PumpEnd};
+
+/// How long the end of an accept loop is waited for; it takes microseconds.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The listeners of public TCP ports.
 pub(super) struct Ports {
@@ -63,10 +66,12 @@ impl Ports {
         !self.open.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&port) && self.open(state, port).is_ok()
     }
 
-    /// Stops listening; connections that run are left alone.
-    pub(super) fn close(&self, port: u16) {
-        if let Some(scope) = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port) {
+    /// Stops listening; connections that run are left alone. Returns when the port can be bound again.
+    pub(super) async fn close(&self, port: u16) {
+        let listening = self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&port);
+        if let Some(scope) = listening {
             scope.drain();
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, scope.idle()).await;
         }
     }
 }

@@ -37,6 +37,8 @@ pub struct Member {
     pub epoch: u64,
     /// The agent, whose newer session replaces its older one's claim.
     pub agent: String,
+    /// The session's epoch: an older session of the agent never replaces a newer one.
+    pub session_epoch: u64,
 }
 
 /// Who serves a route.
@@ -59,6 +61,8 @@ pub struct Claim {
     pub agent: String,
     /// Its session.
     pub session: String,
+    /// The session's epoch.
+    pub session_epoch: u64,
     /// The agent's number for the tunnel.
     pub tunnel: u32,
 }
@@ -69,6 +73,9 @@ pub enum ClaimError {
     /// Another account serves it now.
     #[error("it belongs to another account")]
     Taken,
+    /// A newer session of the same agent serves it.
+    #[error("a newer session of this agent serves it")]
+    Superseded,
     /// The backend could not be reached; only for backends elsewhere.
     #[error("the registry cannot be written now: {0}")]
     Unavailable(String),
@@ -125,8 +132,15 @@ impl MemoryRegistry {
         if route.account != claim.account {
             return Err(ClaimError::Taken);
         }
-        let member = Member { session: claim.session, tunnel: claim.tunnel, epoch, agent: claim.agent };
+        let member = Member {
+            session: claim.session,
+            tunnel: claim.tunnel,
+            epoch,
+            agent: claim.agent,
+            session_epoch: claim.session_epoch,
+        };
         let replaced = match route.members.iter_mut().find(|m| m.agent == member.agent) {
+            Some(newer) if newer.session_epoch > member.session_epoch => return Err(ClaimError::Superseded),
             Some(old) if old.session == member.session => {
                 *old = member;
                 None
@@ -186,6 +200,7 @@ mod tests {
             account: account.into(),
             agent: agent.into(),
             session: session.into(),
+            session_epoch: session.trim_start_matches('s').parse().unwrap_or(0),
             tunnel: 1,
         }
     }
@@ -202,6 +217,16 @@ mod tests {
         assert!(registry.release(&key, "s2", new.epoch).await);
         assert!(registry.lookup(&key).is_none());
         assert_eq!(registry.size(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_older_session_of_an_agent_never_replaces_its_newer_one() {
+        let registry = MemoryRegistry::default();
+        registry.claim(claim("a", "x", "s2")).await.unwrap();
+        assert_eq!(registry.claim(claim("a", "x", "s1")).await.unwrap_err(), ClaimError::Superseded);
+        let key = claim("a", "x", "s").key;
+        assert_eq!(registry.lookup(&key).unwrap().members[0].session, "s2");
+        assert_eq!(registry.claim(claim("a", "y", "s1")).await.unwrap().replaced, None, "another agent may");
     }
 
     #[tokio::test]

@@ -18,6 +18,10 @@ struct Reservation {
     released: u64,
 }
 
+/// Who held a name before it was taken.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Before(Option<Reservation>);
+
 /// Names an account may hold while nobody serves them; far more than one has agents for. Beyond, its oldest is
 /// forgotten: registering and leaving must not be a way to take all names, or all memory.
 const HELD_MAX: usize = 500;
@@ -50,8 +54,9 @@ impl Reservations {
         Self { path: path.to_owned(), by_name: Mutex::new(by_name), changed: AtomicBool::new(false) }
     }
 
-    /// Takes a name for an account; the error is how long it is still held for another one.
-    pub(crate) fn take(&self, name: &str, account: &str, now: SystemTime, cooldown: Duration) -> Result<(), Duration> {
+    /// Takes a name for an account; the error is how long it is still held for another one. What is returned
+    /// goes to [`Reservations::undo`] when nothing came of it.
+    pub(crate) fn take(&self, name: &str, account: &str, now: SystemTime, cooldown: Duration) -> Result<Before, Duration> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = by_name.get(name)
             && held.account != account
@@ -66,9 +71,19 @@ impl Reservations {
                 return Err(left);
             }
         }
-        by_name.insert(name.to_owned(), Reservation { account: account.to_owned(), released: 0 });
+        let before = by_name.insert(name.to_owned(), Reservation { account: account.to_owned(), released: 0 });
         self.changed.store(true, Ordering::Relaxed);
-        Ok(())
+        Ok(Before(before))
+    }
+
+    /// The name is held as it was before it was taken.
+    pub(crate) fn undo(&self, name: &str, before: Before) {
+        let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
+        match before.0 {
+            Some(held) => by_name.insert(name.to_owned(), held),
+            None => by_name.remove(name),
+        };
+        self.changed.store(true, Ordering::Relaxed);
     }
 
     /// Nobody serves the name any more.
@@ -164,6 +179,20 @@ mod tests {
             names.released(&name, now);
         }
         assert!(!names.is_held("n0") && names.is_held("n10") && names.is_held("theirs"));
+    }
+
+    #[test]
+    fn a_name_that_was_taken_in_vain_is_held_as_before() {
+        let names = Reservations::load(Path::new("/nowhere/names.json"), timestamp::from_unix(1));
+        let now = timestamp::from_unix(10);
+        let before = names.take("new", "a", now, DAY).unwrap();
+        names.undo("new", before);
+        assert!(!names.is_held("new"));
+        names.take("app", "a", now, DAY).unwrap();
+        names.released("app", now);
+        let before = names.take("app", "b", now + DAY, DAY).unwrap();
+        names.undo("app", before);
+        assert_eq!(names.take("app", "b", now + DAY / 2, DAY), Err(DAY / 2), "still of its first account");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use mux::ErrorCode;
 use mux::message::{Fault, GoAway};
 use runtime::scope::Scope;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::access::AccessLog;
 use super::account::Accounts;
@@ -36,6 +37,9 @@ pub(crate) struct State {
     pub(super) credentials: Credentials,
     pub(super) reservations: Reservations,
     pub(super) ports: Ports,
+    /// One permit: claims and releases of routes happen one at a time, or a late release would close the port, or
+    /// give away the name, that a claim beside it has just taken.
+    pub(super) turns: Semaphore,
     pub(super) metrics: Arc<Metrics>,
     pub(super) access: AccessLog,
     pub(super) audit: Audit,
@@ -97,11 +101,18 @@ impl State {
         let agent = (session.account.name().to_owned(), session.agent_id.clone());
         let mut sessions = self.sessions();
         sessions.by_id.insert(session.id.clone(), Arc::clone(session));
-        let before = sessions.by_agent.insert(agent, session.id.clone());
-        let before = before.and_then(|id| sessions.by_id.get(&id).cloned());
+        let before = sessions.by_agent.get(&agent).and_then(|id| sessions.by_id.get(id).cloned());
+        let overtaken = before.as_ref().is_some_and(|before| before.epoch > session.epoch);
+        if !overtaken {
+            sessions.by_agent.insert(agent, session.id.clone());
+        }
         drop(sessions);
         self.metrics.connections.inc();
         let Some(before) = before else { return };
+        if overtaken {
+            // Its answer took longer than a newer session's whole handshake.
+            return session.close(ErrorCode::Replaced, "a newer session of this agent took over");
+        }
         match before.take_previous() {
             Some(oldest) => {
                 session.set_previous(oldest);
@@ -128,29 +139,34 @@ impl State {
         let tunnels: Vec<(RouteKey, u64)> =
             session.with_tunnels(|tunnels| tunnels.drain().map(|(_, t)| (t.key, t.epoch)).collect());
         for (key, epoch) in tunnels {
+            let _turn = self.turn().await;
             self.release(&key, &session.id, epoch).await;
         }
         tracing::info!(agent = %session.agent_id, account = session.account.name(), %end, "agent disconnected");
         self.audit.session_ended(session, end);
     }
 
-    /// Takes a claim back and closes the public port nobody serves any more.
+    /// The turn to claim or release routes; `None` never comes, as nobody closes it.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.turns.acquire().await.ok()
+    }
+
+    /// Takes a claim back and closes the public port nobody serves any more. The caller has the turn.
     pub(super) async fn release(&self, key: &RouteKey, session: &str, epoch: u64) {
-        self.registry.release(key, session, epoch).await;
+        let changed = self.registry.release(key, session, epoch).await;
         self.metrics.registry_size.set(i64::try_from(self.registry.size()).unwrap_or(i64::MAX));
-        if let RouteKey::Port(port) = key
-            && self.registry.lookup(key).is_none()
-        {
-            self.ports.close(*port);
-        }
-        if self.registry.lookup(key).is_none() {
+        if changed && self.registry.lookup(key).is_none() {
             self.reservations.released(&key.to_string(), SystemTime::now());
+            if let RouteKey::Port(port) = key {
+                self.ports.close(*port).await;
+            }
         }
     }
 
     /// A newer session of the agent has taken over: the older one finishes what it has and goes.
     pub(super) fn retire(self: &Arc<Self>, old: Arc<Session>, by: &Session) {
         let same_program = old.instance == by.instance;
+        self.metrics.takeovers.inc();
         self.audit.takeover(&old, by);
         // Two programs with one agent id would take the names from each other for ever: the older one stops.
         let message = GoAway {
@@ -241,8 +257,10 @@ impl State {
                         drop(live);
                         // Short naps, so that a session that ended lets go of its memory, and a clock that was set is noticed.
                         let nap = left.min(Duration::from_secs(5));
-                        if state.scope.until_cancelled(tokio::time::sleep(nap)).await.is_none() {
-                            return;
+                        tokio::select! {
+                            () = tokio::time::sleep(nap) => {}
+                            // The drain ends every session, and must not wait for a nap.
+                            () = state.scope.drained() => return,
                         }
                     }
                     _ => return state.expel(&live, "token_expired"),

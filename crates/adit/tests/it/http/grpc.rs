@@ -30,7 +30,11 @@ async fn check(target: &str, origin: &GrpcOrigin) {
     );
     let failed = call(&server, "/fail", Vec::new()).await;
     assert_eq!((failed.status, &failed.trailers["grpc-status"]), (200, &"5".parse().expect("a value")));
-    assert_eq!(origin.calls(), 2);
+    // A real gRPC client that finds the end on an empty data frame instead loses the status.
+    let refused = call(&server, "/refuse", Vec::new()).await;
+    assert_eq!(refused.headers["grpc-status"], "5");
+    assert!(refused.ended_with_head, "the answer without a body ends with its head");
+    assert_eq!(origin.calls(), 3);
 }
 
 #[tokio::test]

@@ -344,3 +344,68 @@ async fn many_requests_at_once_all_get_their_own_answers() {
     }
     until(|| running.metric("agent_streams_active") == 0.0).await;
 }
+
+#[tokio::test]
+async fn a_request_sent_once_more_gets_the_rest_of_its_body_after_an_early_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (server, _running) = serving_to(addr, |_| {}).await;
+    let serve = async {
+        let ok = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+        let (mut kept, _) = listener.accept().await.unwrap();
+        read_head(&mut kept).await;
+        kept.write_all(ok).await.unwrap();
+        // The next request is read and not answered.
+        read_head(&mut kept).await;
+        drop(kept);
+        let (mut fresh, _) = listener.accept().await.unwrap();
+        read_head(&mut fresh).await;
+        fresh.write_all(ok).await.unwrap();
+        let mut body = Vec::new();
+        while !body.ends_with(b"0\r\n\r\n") {
+            body.push(fresh.read_u8().await.expect("the body comes to its end"));
+        }
+        assert!(String::from_utf8_lossy(&body).contains("late"), "{body:?}");
+    };
+    let ask = async {
+        assert_eq!(server.get("/").await.unwrap().text(), "ok");
+        let stream = server.open(request("POST", "/", &[]), false);
+        assert_eq!(answer(&stream).await.unwrap().text(), "ok");
+        stream.send(Bytes::from_static(b"late")).await.unwrap();
+        stream.finish().unwrap();
+    };
+    within(async { tokio::join!(serve, ask) }).await;
+}
+
+/// A service that takes its time to be unreachable.
+struct SlowFailure(std::sync::atomic::AtomicUsize);
+
+impl runtime::Connect for SlowFailure {
+    fn connect(&self) -> runtime::connect::BoxFuture<'_, Result<runtime::Io, runtime::ConnectError>> {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Box::pin(std::future::pending())
+    }
+
+    fn describe(&self) -> String {
+        "slow".into()
+    }
+}
+
+#[tokio::test]
+async fn requests_that_wait_for_one_http2_connection_share_its_failure() {
+    let slow = Arc::new(SlowFailure(0.into()));
+    let connect = Arc::clone(&slow);
+    let (server, _running) = serving_to(closed(), |tunnel| {
+        tunnel.protocol = LocalProtocol::H2c;
+        tunnel.connect = connect;
+        tunnel.connect_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let began = Instant::now();
+    let streams: Vec<_> = (0..8).map(|_| server.open(request("GET", "/", &[]), true)).collect();
+    for stream in &streams {
+        assert_eq!(answer(stream).await.unwrap_err(), ErrorCode::Timeout);
+    }
+    assert!(began.elapsed() < Duration::from_millis(1500), "{:?}", began.elapsed());
+    assert!(slow.0.load(std::sync::atomic::Ordering::Relaxed) <= 2, "they share one attempt");
+}

@@ -429,3 +429,84 @@ async fn s6_no_event_and_no_error_shows_the_token() {
     text.push_str(&format!("{:?}", running.end().await));
     assert!(!text.contains("adit_secret"), "{text}");
 }
+
+/// A running agent of two lanes, and the lane it talks over.
+async fn with_two_lanes(tunnel: AgentTunnel, policy: Policy) -> (FakeServer, Running, Arc<crate::lane::LaneShared>) {
+    let server = FakeServer::start_with(Policy { lanes: 2, ..policy }).await;
+    let running = start(config(&server, vec![tunnel]));
+    let lane = server.lanes(2).await.remove(0);
+    within(async {
+        while running.metric("agent_lanes ") < 2.0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    (server, running, lane)
+}
+
+/// An agent that has asked for its tunnel again, over the lane that is given, and waits for the answer.
+async fn asking_again() -> (FakeServer, Running, Arc<crate::lane::LaneShared>) {
+    let fault = message::Fault { retry_after_ms: 20, ..refused("name_cooling") };
+    let policy = Policy { refuse: [("app1".to_owned(), fault)].into(), ..Policy::default() };
+    let (server, mut running, lane) = with_two_lanes(web(closed()), policy).await;
+    server.set(|policy| policy.silent_register = true);
+    let before = server.heard(|heard| Some(heard.registers.len())).await;
+    // At most one question crossed the change; the one after it gets no answer.
+    while tokio::time::timeout(Duration::from_secs(3), running.events.recv()).await.is_ok() {}
+    server.heard(|heard| (heard.registers.len() > before).then_some(())).await;
+    (server, running, lane)
+}
+
+#[tokio::test]
+async fn the_health_of_all_services_is_told_again_when_a_lane_is_lost() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let settings = HealthSettings { interval: Duration::from_millis(20), ..HealthSettings::default() };
+    let mut tunnel = web(origin.addr());
+    tunnel.health = Some(HealthCheck { probe: Probe::Http { path: "/status/200".into() }, settings });
+    let (server, mut running, lane) = with_two_lanes(tunnel, Policy::default()).await;
+    running.published().await;
+    server.heard(|heard| (!heard.states.tunnels.is_empty()).then_some(())).await;
+    server.heard(|heard| Some(heard.states.tunnels.clear())).await;
+    lane.close(ErrorCode::Internal, "test");
+    let healthy = server.heard(|heard| heard.states.tunnels.first().map(|state| state.healthy)).await;
+    assert!(healthy);
+}
+
+#[tokio::test]
+async fn a_question_lost_with_its_lane_is_asked_again_over_another() {
+    let (server, mut running, lane) = asking_again().await;
+    server.set(|policy| {
+        policy.silent_register = false;
+        policy.refuse.clear();
+    });
+    let began = Instant::now();
+    lane.close(ErrorCode::Internal, "test");
+    running.published().await;
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+    assert_eq!(server.heard(|heard| Some(heard.auth.len())).await, 1, "it is the same session");
+}
+
+#[tokio::test]
+async fn an_agent_that_waits_for_an_answer_ends_at_once() {
+    let (_server, running, _lane) = asking_again().await;
+    let began = Instant::now();
+    running.scope.drain();
+    running.end().await.unwrap();
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn a_stream_that_crosses_the_agents_last_word_is_refused_and_not_lost() {
+    let server = FakeServer::start().await;
+    let mut running = start(config(&server, vec![web(closed())]));
+    running.published().await;
+    let lane = server.lanes(1).await.remove(0);
+    running.scope.drain();
+    // Opened before the server knows: the agent is already on its way out.
+    running.event(|event| matches!(event, AgentEvent::Draining).then_some(())).await;
+    let stream = lane.open(request("GET", "/", &[]), true);
+    if let Ok(stream) = stream {
+        assert_eq!(answer(&stream).await.unwrap_err(), ErrorCode::Refused);
+    }
+    running.end().await.unwrap();
+}
