@@ -33,7 +33,6 @@ use adit_core::config::server::{LogTarget, ServerConfig, TlsFiles};
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::shutdown::Phase;
 use arc_swap::ArcSwap;
-use mux::message::GoAway;
 use prometheus_client::registry::Registry as Prometheus;
 use runtime::admin::AdminServer;
 use runtime::lines::LineSinkError;
@@ -310,6 +309,7 @@ fn save_reservations(state: &Arc<State>) {
                 }
             };
             let over = state.scope.until_cancelled(nap).await.is_none();
+            state.audit.settle();
             let cooldown = state.config.load().names.cooldown;
             let saver = Arc::clone(&state);
             let saved = state
@@ -336,60 +336,44 @@ pub struct Running {
 }
 
 impl Running {
-    /// Applies a new configuration, all of it or nothing; no stream is dropped.
+    /// Applies a new configuration, all of it or nothing; no stream is dropped. Certificates and tokens are
+    /// [`Running::reload_files`]'s, which goes on whatever becomes of the configuration.
     ///
     /// # Errors
     /// What is wrong with it; the old one stays in force then.
     pub fn reload(&self, config: ServerConfig) -> Result<(), ServerError> {
         let old = self.state.config.load_full();
-        for (what, same) in [
-            ("public.listen", old.public.listen == config.public.listen),
-            ("agents.listen", old.agents.listen == config.agents.listen),
-            ("admin.listen", old.admin.listen == config.admin.listen),
-            ("public.tls", old.public.tls == config.public.tls),
-            ("agents.tls", old.agents.tls == config.agents.tls),
-            ("auth.tokens_file", old.auth.tokens_file == config.auth.tokens_file),
-            ("data_dir", old.data_dir == config.data_dir),
-            ("log", old.log == config.log),
-            ("workers", old.workers == config.workers),
-            ("public.tcp_listen", old.public.tcp_listen == config.public.tcp_listen),
-            ("shutdown", old.shutdown == config.shutdown),
-            ("limits.connections", old.limits.connections == config.limits.connections),
-            ("limits.agents", old.limits.agents == config.limits.agents),
-            ("limits.unauthenticated", old.limits.unauthenticated == config.limits.unauthenticated),
-            (
-                "limits.unauthenticated_per_prefix",
-                old.limits.unauthenticated_per_prefix == config.limits.unauthenticated_per_prefix,
-            ),
-            ("limits.memory", old.limits.memory == config.limits.memory),
-        ] {
-            if !same {
-                return Err(ServerError::NeedsRestart(what));
-            }
+        if let Some(what) = needs_restart(&old, &config) {
+            return Err(ServerError::NeedsRestart(what));
         }
-        self.state.credentials.check(&config)?;
-        if *old != config {
-            self.state.config.store(Arc::new(config));
-            let config = self.state.config.load_full();
-            self.state.accounts.reload(|name| config.quotas_of(name).clone());
-            self.state.metrics.reloads.inc();
-            self.state.audit.admin("reload", "configuration");
+        if *old == config {
+            return Ok(());
         }
-        self.reload_files()
+        let prepared = self.state.credentials.prepare(&config)?;
+        // From here on nothing can fail.
+        self.state.credentials.apply(prepared);
+        self.state.config.store(Arc::new(config));
+        let config = self.state.config.load_full();
+        self.state.accounts.reload(|name| config.quotas_of(name).clone());
+        self.state.metrics.reloads.inc();
+        self.state.audit.admin("reload", "configuration");
+        Ok(())
     }
 
     /// Reads certificates, tokens and keys anew, after their files changed. Ends sessions whose credential is gone.
     ///
     /// # Errors
-    /// What is wrong with them; the old ones stay in force then.
-    pub fn reload_files(&self) -> Result<(), ServerError> {
+    /// What is wrong with some of them, which stay as they were; the others are in force.
+    pub fn reload_files(&self) -> Result<(), Vec<ServerError>> {
+        let mut problems: Vec<_> = self.state.reload_credentials().into_iter().map(ServerError::from).collect();
         for resolver in &self.resolvers {
-            if resolver.reload().map_err(|source| ServerError::Tls { what: "certificate", source })? {
-                self.state.audit.admin("reload", "certificate");
+            match resolver.reload() {
+                Ok(true) => self.state.audit.admin("reload", "certificate"),
+                Ok(false) => {}
+                Err(source) => problems.push(ServerError::Tls { what: "certificate", source }),
             }
         }
-        self.state.reload_credentials()?;
-        Ok(())
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
     }
 
     /// Opens log files anew, after they were moved away.
@@ -421,8 +405,8 @@ impl Running {
                 self.state.audit.admin("drain", "shutdown");
             }
             Phase::Draining => {
-                self.state.draining.store(true, Ordering::Relaxed);
-                let message = GoAway { reason: "the server is shutting down".into(), ..GoAway::default() };
+                self.state.draining.store(true, Ordering::SeqCst);
+                let message = state::shutting_down();
                 for session in self.state.all_sessions() {
                     session.drain(&message);
                     self.end_when_quiet(session);
@@ -460,6 +444,33 @@ impl Running {
     pub fn routes(&self) -> usize {
         self.state.registry.size()
     }
+}
+
+/// What differs and cannot be changed while the server runs.
+fn needs_restart(old: &ServerConfig, new: &ServerConfig) -> Option<&'static str> {
+    [
+        ("public.listen", old.public.listen == new.public.listen),
+        ("agents.listen", old.agents.listen == new.agents.listen),
+        ("admin.listen", old.admin.listen == new.admin.listen),
+        ("public.tls", old.public.tls == new.public.tls),
+        ("agents.tls", old.agents.tls == new.agents.tls),
+        ("auth.tokens_file", old.auth.tokens_file == new.auth.tokens_file),
+        ("data_dir", old.data_dir == new.data_dir),
+        ("log", old.log == new.log),
+        ("workers", old.workers == new.workers),
+        ("public.tcp_listen", old.public.tcp_listen == new.public.tcp_listen),
+        ("shutdown", old.shutdown == new.shutdown),
+        ("limits.connections", old.limits.connections == new.limits.connections),
+        ("limits.agents", old.limits.agents == new.limits.agents),
+        ("limits.unauthenticated", old.limits.unauthenticated == new.limits.unauthenticated),
+        (
+            "limits.unauthenticated_per_prefix",
+            old.limits.unauthenticated_per_prefix == new.limits.unauthenticated_per_prefix,
+        ),
+        ("limits.memory", old.limits.memory == new.limits.memory),
+    ]
+    .into_iter()
+    .find_map(|(what, same)| (!same).then_some(what))
 }
 
 fn bind_all(what: &'static str, addresses: &[SocketAddr]) -> Result<Vec<BoundListener>, ServerError> {

@@ -166,8 +166,12 @@ fn announce(urls: &[String], admin: &SocketAddr) {
         "\nOpen it in a browser: the page shows what happened to its own request,\n\
          visitor → server → (TLS, tunnel protocol) → agent → local service, and back.\n\nTry:",
     );
-    terminal::say(&format!("  curl {url}/api/inspect            # the request as the local service got it"));
-    terminal::say(&format!("  curl http://{tcp}/api/inspect     # the same through a TCP tunnel"));
-    terminal::say(&format!("  curl http://{admin}/metrics       # what the server counts"));
+    for (command, what) in [
+        (format!("curl {url}/api/inspect"), "the request as the local service got it"),
+        (format!("curl http://{tcp}/api/inspect"), "the same through a TCP tunnel"),
+        (format!("curl http://{admin}/metrics"), "what the server counts"),
+    ] {
+        terminal::say(&format!("  {command:52}  # {what}"));
+    }
     terminal::say("\nCtrl-C ends it.");
 }

@@ -246,7 +246,7 @@ fn token_source(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<
         Failure::new(
             Fault::Auth,
             "no token is given",
-            "put it into a file (chmod 600) and say --token-file FILE, or set $ADIT_TOKEN, or use --token-stdin",
+            "put it into a file (chmod 600) and say --token-file FILE (~/.config/adit/token is found by itself), or set $ADIT_TOKEN, or use --token-stdin",
         )
     })
 }

@@ -172,11 +172,14 @@ impl Live {
                 self.set(tunnel, |t| {
                     t.url.clone_from(url);
                     t.local.clone_from(local);
-                    t.note.clear();
+                    // What a health check saw before the tunnel was published still holds.
+                    if !t.note.starts_with("unhealthy") {
+                        t.note.clear();
+                    }
                 });
             }
             AgentEvent::Refused { tunnel, fault, .. } => {
-                self.set(tunnel, |t| t.note = format!("refused: {}", fault.message));
+                self.set(tunnel, |t| t.note = format!("refused: {}; {}", fault.message, fault.hint));
             }
             AgentEvent::Lost { reason } => {
                 self.state = format!("offline: {reason}");
@@ -236,7 +239,7 @@ impl Live {
         if let Some(metrics) = self.metrics {
             let _ = writeln!(text, "  metrics  http://{metrics}/metrics");
         }
-        let _ = writeln!(text, "\n{} requests", self.served);
+        let _ = writeln!(text, "\n{} request{}", self.served, if self.served == 1 { "" } else { "s" });
         for request in &self.requests {
             let _ = writeln!(text, "  {}", request_line(request));
         }
@@ -251,7 +254,18 @@ fn request_line(request: &RequestEvent) -> String {
         (status, Some(error)) => format!("{status} {error}"),
         (status, None) => status.to_string(),
     };
-    format!("{:7} {:32} {status:>6}  {:>9.1?}  {}", request.method, request.path, request.took, request.tunnel)
+    let path = shortened(&request.path, PATH_WIDTH);
+    format!("{:7} {path:PATH_WIDTH$} {status:>6}  {:>9.1?}  {}", request.method, request.took, request.tunnel)
+}
+
+/// Columns of a path in the live view; a longer one must not push its status off the screen.
+const PATH_WIDTH: usize = 32;
+
+fn shortened(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    text.chars().take(width - 1).chain(['…']).collect()
 }
 
 /// Keeps the health endpoint in step.

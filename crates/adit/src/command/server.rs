@@ -1,7 +1,7 @@
 //! `adit server`: the tunnel server.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -191,7 +191,7 @@ fn watch_files(
                 Err(lost) => lost.to_string(),
             };
             if failed.as_ref() != Some(&problem) {
-                tracing::error!("not reloaded, the old configuration stays in force: {problem}");
+                tracing::error!("not reloaded: {problem}");
             }
             failed = Some(problem);
         }
@@ -211,11 +211,18 @@ impl RunArguments {
     }
 }
 
+/// The configuration first, then, whatever became of it, certificates and tokens: a mistake in the one must not
+/// keep a revoked token or an old certificate in force.
 fn reload(running: &Running, path: Option<PathBuf>, arguments: &RunArguments) -> Result<(), String> {
-    let Some(path) = path else {
-        return running.reload_files().map_err(|error| chain(&error));
-    };
-    let text = std::fs::read_to_string(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let config = path.map_or(Ok(()), |path| reload_config(running, &path, arguments));
+    let config = config.map_err(|problem| format!("the old configuration stays in force: {problem}"));
+    let files = running.reload_files().err().unwrap_or_default();
+    let problems: Vec<_> = config.err().into_iter().chain(files.iter().map(|error| chain(error))).collect();
+    if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }
+}
+
+fn reload_config(running: &Running, path: &Path, arguments: &RunArguments) -> Result<(), String> {
+    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = ServerConfig::parse(&path.display().to_string(), &text, &files::environment)
         .map_err(|problems| problems.to_string())?;
     let mut files = ServerFiles { path: None, data_dir: config.data_dir.clone().unwrap_or_default(), config };

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use super::account::Quota;
 use super::auth::Authenticate as _;
 use super::session::{Session, SessionHandler, SessionParts};
-use super::state::{State, fault};
+use super::state::{State, fault, shutting_down};
 use crate::handshake::{self, FrameReader, hex};
 use crate::lane::{LaneShared, LaneTask, TlsPipe};
 
@@ -203,6 +203,11 @@ impl AgentEntrance {
         tracing::info!(%peer, agent = %session.agent_id, account = session.account.name(), software = %session.software, "agent connected");
         state.watch_expiry(&session);
         self.start_lane(&session, pipe, reader);
+        if state.is_draining() {
+            // The drain began while nobody could see this session.
+            session.drain(&shutting_down());
+            session.close(mux::ErrorCode::NoError, "the server is shutting down");
+        }
     }
 
     fn new_session(&self, request: &AuthRequest, peer: SocketAddr) -> Result<Arc<Session>, Fault> {

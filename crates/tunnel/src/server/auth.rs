@@ -91,6 +91,9 @@ impl Diagnose for AuthFilesError {
     }
 }
 
+/// Keys of a configuration that is about to be applied.
+pub(crate) struct Prepared(Option<JwtVerifier>);
+
 /// Token file and JWT together.
 pub(crate) struct Credentials {
     tokens_path: PathBuf,
@@ -110,20 +113,30 @@ impl Credentials {
         Ok(Self { tokens_path, tokens: ArcSwap::from_pointee(tokens), stamp, jwt: ArcSwap::from_pointee(jwt) })
     }
 
-    /// Whether the files a configuration names can be used; changes nothing.
-    pub(crate) fn check(&self, config: &ServerConfig) -> Result<(), AuthFilesError> {
-        read_tokens(&self.tokens_path)?;
-        config.auth.jwt.as_ref().map(JwtVerifier::load).transpose().map(drop)
+    /// Reads the keys a configuration names, for [`Credentials::apply`]; changes nothing.
+    pub(crate) fn prepare(&self, config: &ServerConfig) -> Result<Prepared, AuthFilesError> {
+        config.auth.jwt.as_ref().map(JwtVerifier::load).transpose().map(Prepared)
     }
 
-    /// Reads the files anew; on an error everything stays as it was.
-    pub(crate) fn reload(&self, config: &ServerConfig) -> Result<(), AuthFilesError> {
+    /// Puts what was prepared in force.
+    pub(crate) fn apply(&self, prepared: Prepared) {
+        self.jwt.store(std::sync::Arc::new(prepared.0));
+    }
+
+    /// Reads the files anew. One that cannot be used leaves what it held as it was, and the other is read all
+    /// the same: a revoked token must not live on because a key is broken.
+    pub(crate) fn reload(&self, config: &ServerConfig) -> Vec<AuthFilesError> {
+        let tokens = self.reload_tokens().err();
+        let jwt = self.prepare(config).map(|prepared| self.apply(prepared)).err();
+        tokens.into_iter().chain(jwt).collect()
+    }
+
+    fn reload_tokens(&self) -> Result<(), AuthFilesError> {
+        // Held meanwhile, so that an older reading never overwrites a newer one.
+        let mut known = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
         let stamp = stamp_of(&self.tokens_path);
-        let tokens = read_tokens(&self.tokens_path)?;
-        let jwt = config.auth.jwt.as_ref().map(JwtVerifier::load).transpose()?;
-        self.tokens.store(std::sync::Arc::new(tokens));
-        *self.stamp.lock().unwrap_or_else(PoisonError::into_inner) = stamp;
-        self.jwt.store(std::sync::Arc::new(jwt));
+        self.tokens.store(std::sync::Arc::new(read_tokens(&self.tokens_path)?));
+        *known = stamp;
         Ok(())
     }
 

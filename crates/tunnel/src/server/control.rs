@@ -24,8 +24,15 @@ const TUNNELS_A_MESSAGE: usize = 256;
 const CHOSEN_NAME_LEN: usize = 10;
 
 impl State {
+    /// Answers what a session's lanes brought, one after another in the order it came.
+    pub(super) async fn answer_control(self: &Arc<Self>, session: &Arc<Session>) {
+        while let Some((lane, kind, payload)) = session.next_control() {
+            self.control(session, &lane, kind, &payload).await;
+        }
+    }
+
     /// Answers one control message.
-    pub(super) async fn control(
+    async fn control(
         self: &Arc<Self>,
         session: &Arc<Session>,
         lane: &Arc<LaneShared>,
@@ -57,12 +64,13 @@ impl State {
                 let answer = self.refresh(session, &refresh);
                 lane.send_control(kind, flags::ACK, &message::encode(&answer));
             }
+            FrameType::TunnelState => self.tunnel_states(session, payload),
             _ => {}
         }
     }
 
     /// Notes what an agent says of its local services.
-    pub(super) fn tunnel_states(&self, session: &Arc<Session>, payload: &[u8]) {
+    fn tunnel_states(&self, session: &Arc<Session>, payload: &[u8]) {
         let Ok(states) = message::decode::<TunnelStates>(payload) else { return };
         session.with_tunnels(|tunnels| {
             for state in states.tunnels {
@@ -89,6 +97,10 @@ impl State {
 
     async fn try_register(self: &Arc<Self>, session: &Arc<Session>, spec: TunnelSpec) -> Result<(String, u64), Fault> {
         let _turn = self.turn().await;
+        // A session that was replaced, or that drains, must not take a name from its successor.
+        if !session.is_open() {
+            return Err(session_over());
+        }
         let published = self.publish(session, &spec).await;
         let answer = match &published {
             Ok(published) => Ok((published.url.clone(), published.epoch)),
@@ -116,10 +128,6 @@ impl State {
 
     /// Checks, reserves, listens and claims; what fails leaves nothing behind. The caller has the turn.
     async fn publish(self: &Arc<Self>, session: &Arc<Session>, spec: &TunnelSpec) -> Result<Published, Fault> {
-        // A session that was replaced, or that drains, must not take a name from its successor.
-        if !session.is_open() {
-            return Err(session_over());
-        }
         let grant = session.grant();
         if grant.expired(SystemTime::now()) {
             return Err(fault("token_expired", "the token has expired", "get a new token"));
@@ -134,7 +142,7 @@ impl State {
         let tunnel_use = self.tunnel_use(session, older.is_some())?;
         let (key, url) = match spec.kind {
             TunnelKind::Http => self.http_route(session, spec)?,
-            TunnelKind::Tcp => self.tcp_route(session, spec, older)?,
+            TunnelKind::Tcp => self.tcp_route(session, spec, older.as_ref())?,
         };
         let epoch = self.claim(session, spec.id, &key).await?;
         Ok(Published { key, epoch, healthy: spec.healthy, reason: String::new(), url, _use: tunnel_use })
@@ -202,7 +210,7 @@ impl State {
             }
             let allowed = grant.may_take_host(&host) || config.hosts_of(session.account.name()).contains(&host);
             if !allowed {
-                return Err(not_allowed(host.as_str()));
+                return Err(not_allowed(host.as_str(), "ask for a token with --host"));
             }
             host
         } else {
@@ -220,7 +228,7 @@ impl State {
                 ));
             }
             if !grant.may_take_name(&name) {
-                return Err(not_allowed(name.as_str()));
+                return Err(not_allowed(name.as_str(), "ask for a token with --allow"));
             }
             name.host(&config.public.base_domain)
                 .map_err(|error| fault("invalid_name", format!("`{}`: {error}", name.as_str()), ""))?
@@ -248,7 +256,7 @@ impl State {
         self: &Arc<Self>,
         session: &Session,
         spec: &TunnelSpec,
-        older: Option<RouteKey>,
+        older: Option<&RouteKey>,
     ) -> Result<(RouteKey, String), Fault> {
         let config = self.config.load();
         let grant = session.grant();
@@ -266,7 +274,7 @@ impl State {
         };
         let port = if spec.port == 0 {
             let had = match older {
-                Some(RouteKey::Port(port)) if allowed(port) => Some(port),
+                Some(RouteKey::Port(port)) if allowed(*port) => Some(*port),
                 _ => None,
             };
             had.or_else(|| range.iter().find(|port| allowed(*port) && self.is_free(session, *port)))
@@ -332,18 +340,18 @@ impl State {
 
 /// The session takes no more registrations; an agent that goes on makes another session.
 fn session_over() -> Fault {
-    Fault { retry_after_ms: 1000, ..fault("session_over", "the session ends or was replaced", "it is tried again") }
+    Fault { retry_after_ms: 1000, ..fault("unavailable", "the session ends or was replaced", "it is tried again") }
 }
 
 fn name_taken(key: &RouteKey) -> Fault {
-    fault("name_taken", format!("{key} belongs to another account"), "choose another name")
+    fault("name_taken", format!("{key} belongs to another account"), "choose another")
 }
 
-fn not_allowed(name: &str) -> Fault {
+fn not_allowed(name: &str, otherwise: &str) -> Fault {
     fault(
         "not_allowed",
         format!("this token may not take `{}`", printable(name)),
-        "use a name the token allows, or ask for a token with --allow",
+        format!("use a name the token allows, or {otherwise}"),
     )
 }
 

@@ -56,7 +56,13 @@ impl Reservations {
 
     /// Takes a name for an account; the error is how long it is still held for another one. What is returned
     /// goes to [`Reservations::undo`] when nothing came of it.
-    pub(crate) fn take(&self, name: &str, account: &str, now: SystemTime, cooldown: Duration) -> Result<Before, Duration> {
+    pub(crate) fn take(
+        &self,
+        name: &str,
+        account: &str,
+        now: SystemTime,
+        cooldown: Duration,
+    ) -> Result<Before, Duration> {
         let mut by_name = self.by_name.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(held) = by_name.get(name)
             && held.account != account

@@ -1,6 +1,6 @@
 //! One authenticated agent: its lanes, its tunnels, its end.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -60,10 +60,22 @@ struct Inner {
     nonces: HashSet<String>,
     /// The older session of this agent, retired once this one has registered.
     previous: Option<Arc<Session>>,
+    /// Control messages that wait for their turn.
+    control: VecDeque<Control>,
+    control_bytes: usize,
+    /// Whether a task answers them.
+    control_runs: bool,
     /// It was told to end; a lane that starts only now ends with it.
     closed: bool,
     over: bool,
 }
+
+/// A control message and the lane its answer goes to.
+type Control = (Arc<LaneShared>, FrameType, Vec<u8>);
+
+/// Bytes of control messages that may wait: 64 of the longest. How many there may be is bounded by the budget the
+/// lanes hold their peer to. An honest agent has one registration under way; who sends more loses the lane.
+const CONTROL_BYTES: usize = 64 * mux::frame::CONTROL_CAP as usize;
 
 /// Joins a session remembers; far more than an honest agent makes in a session's life.
 const NONCES_MAX: usize = 4096;
@@ -76,6 +88,9 @@ impl Session {
             grant: parts.grant,
             nonces: HashSet::new(),
             previous: None,
+            control: VecDeque::new(),
+            control_bytes: 0,
+            control_runs: false,
             closed: false,
             over: false,
         };
@@ -216,6 +231,27 @@ impl Session {
         }
     }
 
+    /// Queues a control message; `Ok` says whether a task must be started that answers, `Err` that too many wait.
+    fn queue_control(&self, control: Control) -> Result<bool, ()> {
+        let mut inner = self.lock();
+        let bytes = inner.control_bytes + control.2.len();
+        if bytes > CONTROL_BYTES {
+            return Err(());
+        }
+        inner.control_bytes = bytes;
+        inner.control.push_back(control);
+        Ok(!std::mem::replace(&mut inner.control_runs, true))
+    }
+
+    /// The next control message to be answered; none means that the task is to end.
+    pub(super) fn next_control(&self) -> Option<Control> {
+        let mut inner = self.lock();
+        let next = inner.control.pop_front();
+        inner.control_runs = next.is_some();
+        inner.control_bytes -= next.as_ref().map_or(0, |(_, _, payload)| payload.len());
+        next
+    }
+
     /// Whether [`Session::close`] was called.
     pub(super) fn is_closed(&self) -> bool {
         self.lock().closed
@@ -279,14 +315,17 @@ impl LaneHandler for SessionHandler {
             return;
         }
         let session = Arc::clone(&self.0);
-        let lane = Arc::clone(lane);
         match kind {
-            FrameType::TunnelState => state.tunnel_states(&session, &payload),
-            FrameType::Register | FrameType::Unregister | FrameType::AuthRefresh => {
-                let scope = state.scope.clone();
-                scope.spawn("session-control", async move {
-                    state.control(&session, &lane, kind, &payload).await;
-                });
+            // In the order they come: a Register overtaken by an Unregister, or by its own health, would go wrong.
+            FrameType::TunnelState | FrameType::Register | FrameType::Unregister | FrameType::AuthRefresh => {
+                match session.queue_control((Arc::clone(lane), kind, payload)) {
+                    Ok(false) => {}
+                    Ok(true) => {
+                        let scope = state.scope.clone();
+                        scope.spawn("session-control", async move { state.answer_control(&session).await });
+                    }
+                    Err(()) => lane.close(ErrorCode::EnhanceYourCalm, "too many control messages at once"),
+                }
             }
             FrameType::Settings => {}
             _ => lane.close(ErrorCode::Protocol, "this frame is not for a server"),

@@ -83,7 +83,7 @@ impl State {
     }
 
     pub(super) fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.draining.load(Ordering::SeqCst)
     }
 
     /// The session this agent has now, if any.
@@ -218,11 +218,12 @@ impl State {
         }
     }
 
-    /// Reads the files behind authentication anew and ends sessions whose credential no longer stands.
-    pub(super) fn reload_credentials(&self) -> Result<(), AuthFilesError> {
-        self.credentials.reload(&self.config.load())?;
+    /// Reads the files behind authentication anew and ends sessions whose credential no longer stands. What cannot
+    /// be read stays as it was, and does not keep the rest from being read.
+    pub(super) fn reload_credentials(&self) -> Vec<AuthFilesError> {
+        let problems = self.credentials.reload(&self.config.load());
         self.all_sessions().iter().for_each(|session| self.check_credential(session));
-        Ok(())
+        problems
     }
 
     /// Ends a session whose credential does not stand any more.
@@ -278,6 +279,11 @@ pub(super) enum Choice {
     Unhealthy(String),
     /// Nobody.
     Offline,
+}
+
+/// What agents are told when the server drains.
+pub(super) fn shutting_down() -> GoAway {
+    GoAway { reason: "the server is shutting down".into(), ..GoAway::default() }
 }
 
 /// A fault as it is sent to agents.

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use mux::frame::FrameType;
-use mux::message::{Register, Registered, TunnelKind, TunnelSpec};
+use mux::message::{Register, Registered, TunnelKind, TunnelSpec, TunnelState, TunnelStates, Unregister};
 use testkit::origin::HttpOrigin;
+use tokio::net::TcpStream;
 
 use super::wire::{RawAgent, http};
 use crate::support::{DEADLINE, Publish, SOON, Server, eventually};
@@ -263,4 +264,46 @@ async fn s12_a_quota_is_decided_before_the_agent_hears_of_the_request() {
     }
     assert!(refused >= 3, "{refused}");
     assert_eq!(origin.requests(), 6 - refused);
+}
+
+/// A TCP tunnel wanted.
+fn tcp(id: u32, port: u16) -> TunnelSpec {
+    TunnelSpec { id, kind: TunnelKind::Tcp, port, healthy: true, ..TunnelSpec::default() }
+}
+
+#[tokio::test]
+async fn a_port_registered_again_keeps_its_listener_and_its_one_place_in_the_quota() {
+    let server = Server::setup().tcp_ports().section("quotas: { tunnels: 1 }").start().await;
+    let ports = server.ports.unwrap();
+    let mut agent = RawAgent::start(&server).await;
+    let url = agent.register(tcp(1, ports.first)).await.unwrap();
+    for port in [ports.first, 0, ports.first] {
+        assert_eq!(agent.register(tcp(1, port)).await.unwrap(), url);
+    }
+    assert!(TcpStream::connect(("127.0.0.1", ports.first)).await.is_ok());
+    let other = agent.register(tcp(1, ports.last())).await.unwrap();
+    assert_ne!(other, url);
+    assert!(TcpStream::connect(("127.0.0.1", ports.first)).await.is_err(), "the older port is closed");
+    assert!(TcpStream::connect(("127.0.0.1", ports.last())).await.is_ok());
+    assert_eq!(agent.register(tcp(2, ports.first)).await.unwrap_err(), "quota_exceeded");
+}
+
+#[tokio::test]
+async fn messages_of_a_session_take_effect_in_the_order_they_were_sent() {
+    let server = Server::setup().tcp_ports().start().await;
+    let port = server.ports.unwrap().first;
+    let mut agent = RawAgent::start(&server).await;
+    for _ in 0..50 {
+        let register = Register { tunnels: vec![tcp(1, port)] };
+        let sick = TunnelState { id: 1, healthy: false, reason: "sick".into() };
+        agent.wire.tell(FrameType::Register, 0, &register).await.unwrap();
+        agent.wire.tell(FrameType::TunnelState, 0, &TunnelStates { tunnels: vec![sick] }).await.unwrap();
+        agent.wire.tell(FrameType::Unregister, 0, &Unregister { ids: vec![1] }).await.unwrap();
+        agent.wire.tell(FrameType::Register, 0, &register).await.unwrap();
+        for _ in 0..2 {
+            let answer: Registered = agent.wire.hear(FrameType::Register).await.unwrap();
+            assert_eq!(answer.tunnels[0].error, None);
+        }
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_ok(), "the last message was a Register");
+    }
 }

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
+use testkit::cert::TestCa;
 use testkit::origin::HttpOrigin;
+use testkit::raw;
 
 use super::Tunnel;
 use crate::support::{Agent, DEADLINE, Publish, Server, eventually};
@@ -33,6 +35,33 @@ async fn a_revoked_token_ends_its_live_session_within_a_second_and_the_agent_say
     assert_eq!(tunnel.server.audited("expelled").await["reason"], "token_revoked");
     assert!(other.process().is_running());
     assert_eq!(tunnel.server.get("app2", "/").await.status, 200, "others stay");
+}
+
+#[tokio::test]
+async fn a_token_is_revoked_and_a_certificate_renewed_while_server_yaml_cannot_be_applied() {
+    let ca = TestCa::new().unwrap();
+    let leaf = ca.leaf("public", &["app1.localhost"]).unwrap();
+    let tls = format!("tls: {{ cert: {}, key: {} }}", leaf.cert.display(), leaf.key.display());
+    let server = Server::setup().public(&tls).errors_expected().start().await;
+    let origin = HttpOrigin::start().await.unwrap();
+    let agent = Publish::to(&server).http("app1", origin.addr()).start().await;
+    std::fs::write(server.config_path(), server.yaml("log: { access: off }\n")).unwrap();
+    server.process().line(DEADLINE, |line| line.contains("not reloaded")).await.unwrap();
+    // First a certificate that is as faulty, then a good one.
+    std::fs::write(&leaf.cert, "not a certificate").unwrap();
+    server.process().line(DEADLINE, |line| line.contains("holds no usable certificate")).await.unwrap();
+    let list: serde_json::Value = serde_json::from_str(&server.token_command(&["list", "-o", "json"])).unwrap();
+    server.token_command(&["revoke", list["tokens"][0]["id"].as_str().unwrap()]);
+    assert_eq!(agent.exit_code(DEADLINE).await, Some(3), "credentials refused");
+    assert_eq!(server.audited("expelled").await["reason"], "token_revoked");
+    let renewed = ca.leaf("renewed", &["app1.localhost"]).unwrap();
+    std::fs::copy(&renewed.key, &leaf.key).unwrap();
+    std::fs::copy(&renewed.cert, &leaf.cert).unwrap();
+    eventually(DEADLINE, "the renewed certificate", || async {
+        let stream = raw::tls(server.public, "app1.localhost", ca.client(&[]).ok()?).await.ok()?;
+        (stream.get_ref().1.peer_certificates()?.first() == Some(&renewed.der)).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -87,6 +87,7 @@ async fn a_newer_session_of_the_same_agent_takes_over_at_once() {
     println!("takeover: published and answering {:?} after the new agent was started", started.elapsed());
     let line = server.audited("takeover").await;
     assert_eq!(line["account"], "acme");
+    assert_eq!(server.metric("tunnel_takeovers_total").await, Some(1.0));
     for _ in 0..20 {
         assert_eq!(server.get("app1", "/").await.status, 200);
     }

@@ -43,6 +43,7 @@ pub(super) struct Heard {
     pub(super) auth: Vec<AuthRequest>,
     pub(super) joins: usize,
     pub(super) registers: Vec<Register>,
+    pub(super) unanswered: usize,
     pub(super) refreshes: Vec<AuthRefresh>,
     pub(super) states: TunnelStates,
     pub(super) go_aways: Vec<GoAway>,
@@ -227,7 +228,9 @@ impl LaneHandler for Handler {
         match kind {
             FrameType::Register => {
                 let register: Register = message::decode(&payload).unwrap();
-                if !self.0.policy.lock().unwrap().silent_register {
+                if self.0.policy.lock().unwrap().silent_register {
+                    self.0.note(|heard| heard.unanswered += 1);
+                } else {
                     lane.send_control(kind, flags::ACK, &message::encode(&self.0.register(&register)));
                 }
                 self.0.note(|heard| heard.registers.push(register));
