@@ -3,6 +3,8 @@
 //! A file is read into a tree that keeps its places, then walked with getters that record a problem and go on.
 //! So five mistakes are five problems, each with file, line, key and a hint.
 
+mod agent_file;
+pub mod kubernetes;
 mod problem;
 pub mod publish;
 mod reader;
@@ -11,6 +13,8 @@ mod substitute;
 mod tree;
 pub mod unit;
 
+pub use agent_file::AgentFile;
+pub use kubernetes::KubernetesConfig;
 pub use problem::{Problem, Problems};
 pub use publish::PublishConfig;
 pub use server::ServerConfig;

@@ -7,9 +7,11 @@
 //! |---|---|
 //! | [`diagnose`] | what kind of fault an error is, its exit code and HTTP status |
 //! | [`name`], [`authority`], [`cidr`] | which names, hosts and addresses are legal |
-//! | [`target`] | what a user may expose |
+//! | [`target`], [`forward_args`] | what a user may expose or forward to |
 //! | [`secret`], [`token`], [`accounts`] | credentials and what they allow |
-//! | [`backoff`], [`health`], [`bucket`], [`shutdown`] | when to do something |
+//! | [`backoff`], [`health`], [`bucket`], [`shutdown`], [`forward`] | when to do something |
+//! | [`clock_jump`] | that the machine slept |
+//! | [`near`], [`free_port`] | what to propose instead |
 //! | [`config`] | what the files say, with every problem at once |
 //! | [`head`], [`forwarded`] | what of a visitor's request goes on, and as what |
 //! | [`timestamp`] | RFC 3339 without a clock |
@@ -19,12 +21,17 @@ pub mod authority;
 pub mod backoff;
 pub mod bucket;
 pub mod cidr;
+pub mod clock_jump;
 pub mod config;
 pub mod diagnose;
+pub mod forward;
+pub mod forward_args;
 pub mod forwarded;
+pub mod free_port;
 pub mod head;
 pub mod health;
 pub mod name;
+pub mod near;
 pub mod secret;
 pub mod shutdown;
 pub mod target;

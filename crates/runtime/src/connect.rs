@@ -306,7 +306,9 @@ impl ConnectError {
         }
     }
 
-    fn tls(target: String, source: io::Error) -> Self {
+    /// Sorts an error of a TLS handshake with `target`.
+    #[must_use]
+    pub fn tls(target: String, source: io::Error) -> Self {
         let certificate = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match certificate {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
@@ -314,6 +316,21 @@ impl ConnectError {
                 Self::Certificate { target, source }
             }
             _ => Self::Tls { target, source },
+        }
+    }
+
+    /// The same error, of a target under another name.
+    #[must_use]
+    pub fn towards(self, target: String) -> Self {
+        match self {
+            Self::Refused { source, .. } => Self::Refused { target, source },
+            Self::Timeout { after, .. } => Self::Timeout { target, after },
+            Self::Resolve { source, .. } => Self::Resolve { target, source },
+            Self::Unreachable { source, .. } => Self::Unreachable { target, source },
+            Self::Exhausted { source, .. } => Self::Exhausted { target, source },
+            Self::Certificate { source, .. } => Self::Certificate { target, source },
+            Self::Tls { source, .. } => Self::Tls { target, source },
+            Self::Unavailable { reason, .. } => Self::Unavailable { target, reason },
         }
     }
 

@@ -5,6 +5,7 @@ pub mod admin;
 pub mod connect;
 pub mod lines;
 pub mod listener;
+pub mod pipe;
 pub mod readiness;
 pub mod scope;
 pub mod shutdown;

@@ -6,9 +6,8 @@
 mod shared;
 mod stream;
 mod task;
-mod tls;
 
+pub(crate) use runtime::pipe::{Pipe as TlsPipe, PipeFault as TlsFault};
 pub(crate) use shared::{LaneEnd, LaneHandler, LaneShared};
 pub use stream::Stream;
 pub(crate) use task::LaneTask;
-pub(crate) use tls::{TlsFault, TlsPipe};

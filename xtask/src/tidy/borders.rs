@@ -12,21 +12,23 @@ use super::shape::is_test_path;
 use super::source::Source;
 
 /// The crates that hold rules only. Time, randomness, bytes and the environment come in.
-const PURE: [&str; 2] = ["mux", "core"];
+const PURE: [&str; 3] = ["mux", "spdy", "core"];
 
 /// Our crates, and which of ours each may depend on. `testkit` is for tests, so it is no one's
 /// normal dependency and has none of ours, or test builds would run in circles.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("mux", &[]),
+    ("spdy", &[]),
     ("core", &[]),
     ("runtime", &["adit-core"]),
+    ("forward", &["adit-core", "runtime", "spdy"]),
     ("tunnel", &["adit-core", "runtime", "mux"]),
-    ("adit", &["adit-core", "runtime", "mux", "tunnel"]),
+    ("adit", &["adit-core", "runtime", "mux", "forward", "tunnel"]),
     ("testkit", &[]),
 ];
 
 /// Our crates by the names manifests use.
-const OURS: [&str; 6] = ["adit-core", "mux", "runtime", "tunnel", "adit", "testkit"];
+const OURS: [&str; 8] = ["adit-core", "mux", "spdy", "runtime", "forward", "tunnel", "adit", "testkit"];
 
 /// Crates that a pure crate must not depend on, by the start of their names.
 const IMPURE: [&str; 14] = [

@@ -12,7 +12,7 @@ use crate::target::LocalTarget;
 
 use super::{Environment, Problems};
 
-mod parse;
+pub(super) mod parse;
 
 pub use parse::{parse_fingerprint, parse_server_address};
 
@@ -52,7 +52,9 @@ impl PublishConfig {
     /// # Errors
     /// With all problems of the file together.
     pub fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<Self, Problems> {
-        parse::parse(file, text, env)
+        let file = super::agent_file::read(file, text, env, true)?;
+        // Without the section there would have been a problem.
+        Ok(file.publish.unwrap_or_default())
     }
 }
 

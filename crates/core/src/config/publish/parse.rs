@@ -6,41 +6,19 @@ use super::{
     CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig, PublishedTunnel, SERVER_PORT,
     ServerAddress, TrustConfig,
 };
-use crate::config::reader::{Complaint, Reader, Section, loopback_address, positive_duration};
-use crate::config::{Environment, Problem, Problems, tree};
+use crate::config::Problem;
+use crate::config::reader::{Complaint, Section, loopback_address, positive_duration};
 use crate::forwarded::is_hop_by_hop;
 use crate::health::HealthSettings;
 use crate::name::{Hostname, TunnelName};
 use crate::target::{LocalTarget, TargetKind};
-
-/// Parts of `adit.yaml` that belong to later versions.
-const LATER: [&str; 4] = ["kubernetes", "defaults", "forwards", "gateway"];
-
-pub(super) fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<PublishConfig, Problems> {
-    let (node, problems) = tree::read(file, text).map_err(Problems::one)?;
-    let reader = Reader::new(file, env, problems);
-    let config = {
-        let root = reader.root(&node);
-        root.version();
-        for key in LATER {
-            root.later(key);
-        }
-        if !root.has("publish") {
-            root.missing("publish", "say what to publish: publish: { server: …, tunnels: { … } }");
-        }
-        let config = publish(root.section("publish"));
-        root.finish();
-        config
-    };
-    reader.finish(config)
-}
 
 /// Reads the address of a tunnel server: `host`, `host:port`, `[v6]:port`.
 ///
 /// # Errors
 /// With a problem without a place; the caller knows where the text came from.
 pub fn parse_server_address(text: &str) -> Result<ServerAddress, Problem> {
-    server_address(text).map_err(without_place)
+    server_address(text).map_err(Complaint::without_place)
 }
 
 /// Reads the SHA-256 of a certificate: 64 hexadecimal digits, colons and the prefix `sha256:` permitted.
@@ -48,21 +26,10 @@ pub fn parse_server_address(text: &str) -> Result<ServerAddress, Problem> {
 /// # Errors
 /// With a problem without a place; the caller knows where the text came from.
 pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], Problem> {
-    fingerprint(text).map_err(without_place)
+    fingerprint(text).map_err(Complaint::without_place)
 }
 
-fn without_place(complaint: Complaint) -> Problem {
-    Problem {
-        file: String::new(),
-        line: 0,
-        column: 0,
-        key: String::new(),
-        message: complaint.message,
-        hint: complaint.hint,
-    }
-}
-
-fn publish(section: Section<'_>) -> PublishConfig {
+pub(in crate::config) fn publish(section: Section<'_>) -> PublishConfig {
     let config = PublishConfig {
         server: section.get("server", server_address),
         token_file: section.path("token_file"),

@@ -99,12 +99,18 @@ fn what_is_left_out_has_its_default() {
 
 #[test]
 fn parts_of_later_versions_are_recognised_and_refused() {
-    let text = "kubernetes: {}\nforwards: { a: { to: k8s://x } }\ngateway: {}\ndefaults: {}\npublish: {}\n";
-    assert_eq!(keys(text), ["kubernetes", "forwards", "gateway", "defaults"]);
+    let text = "forwards: { a: { to: k8s://x } }\ngateway: {}\ndefaults: {}\npublish: {}\n";
+    assert_eq!(keys(text), ["forwards", "gateway", "defaults"]);
     let problems = parse(text).unwrap_err();
     assert!(problems.iter().all(|p| p.message.ends_with("is not part of this version")));
     let problems = tunnel("to: 'k8s://dev/shop/service/web:80'").unwrap_err();
     assert!(problems.to_string().contains("k8s targets are not part of this version"));
+}
+
+#[test]
+fn the_section_kubernetes_is_accepted_beside_it() {
+    assert_eq!(good("kubernetes: { protect: prod }\npublish: {}\n"), PublishConfig::default());
+    assert_eq!(keys("kubernetes: { protect: '(' }\npublish: {}\n"), ["kubernetes.protect"]);
 }
 
 #[test]

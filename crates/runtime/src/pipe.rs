@@ -1,7 +1,8 @@
-//! TLS over a TCP socket, without buffers of its own while idle.
+//! TLS over a TCP socket, without buffers of its own while idle; for connections that carry many streams.
 //!
-//! rustls' unbuffered interface decrypts out of, and encrypts into, scratch memory shared by all lanes of a
-//! thread; a lane itself keeps only a record that arrived in part, or ciphertext that the socket did not take.
+//! rustls' unbuffered interface decrypts out of, and encrypts into, scratch memory shared by all pipes of a
+//! thread; a pipe itself keeps only a record that arrived in part, or ciphertext that the socket did not take.
+//! A pipe may also be plain TCP: an API server behind `kubectl proxy` is spoken to without TLS.
 
 use std::cell::RefCell;
 use std::io;
@@ -19,7 +20,7 @@ use tokio::net::TcpStream;
 const READ_CHUNK: usize = 128 * 1024;
 /// A partial record at the most: 16 KiB, its header, tag and padding (RFC 8446 section 5.2).
 const RECORD_MAX: usize = 16 * 1024 + 256 + 5;
-/// Room for what [`TlsPipe::encrypt`] is given at once.
+/// Room for what [`Pipe::encrypt`] is given at once.
 const WRITE_CHUNK: usize = 160 * 1024;
 /// Ciphertext overhead of one record at the most.
 const RECORD_OVERHEAD: usize = 64;
@@ -32,7 +33,7 @@ thread_local! {
 
 /// The TLS conversation failed.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum TlsFault {
+pub enum PipeFault {
     /// The socket failed.
     #[error("the connection failed")]
     Io(#[from] io::Error),
@@ -50,6 +51,7 @@ pub(crate) enum TlsFault {
 enum Side {
     Client(UnbufferedClientConnection),
     Server(UnbufferedServerConnection),
+    Plain,
 }
 
 /// What the TLS machine wants next.
@@ -66,7 +68,7 @@ enum Step {
 }
 
 /// TLS over a socket.
-pub(crate) struct TlsPipe {
+pub struct Pipe {
     tcp: TcpStream,
     side: Side,
     /// A record that arrived in part.
@@ -81,25 +83,31 @@ pub(crate) struct TlsPipe {
     peer_closed: bool,
 }
 
-impl TlsPipe {
+impl Pipe {
     /// Accepts the server's side of a handshake.
-    pub(crate) async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Self, TlsFault> {
+    pub async fn accept(tcp: TcpStream, config: Arc<ServerConfig>) -> Result<Self, PipeFault> {
         let side = Side::Server(UnbufferedServerConnection::new(config)?);
         Self::handshake(tcp, side).await
     }
 
     /// Begins the client's side of a handshake.
-    pub(crate) async fn connect(
+    pub async fn connect(
         tcp: TcpStream,
         config: Arc<ClientConfig>,
         name: ServerName<'static>,
-    ) -> Result<Self, TlsFault> {
+    ) -> Result<Self, PipeFault> {
         let side = Side::Client(UnbufferedClientConnection::new(config, name)?);
         Self::handshake(tcp, side).await
     }
 
-    async fn handshake(tcp: TcpStream, side: Side) -> Result<Self, TlsFault> {
-        let mut pipe = Self {
+    /// A pipe without TLS.
+    #[must_use]
+    pub fn plain(tcp: TcpStream) -> Self {
+        Self::over(tcp, Side::Plain)
+    }
+
+    fn over(tcp: TcpStream, side: Side) -> Self {
+        Self {
             tcp,
             side,
             partial: Vec::new(),
@@ -108,7 +116,11 @@ impl TlsPipe {
             taken: 0,
             early: Vec::new(),
             peer_closed: false,
-        };
+        }
+    }
+
+    async fn handshake(tcp: TcpStream, side: Side) -> Result<Self, PipeFault> {
+        let mut pipe = Self::over(tcp, side);
         let mut incoming = Vec::new();
         loop {
             // A client may send data right behind its Finished: it must not be lost with the handshake.
@@ -119,7 +131,7 @@ impl TlsPipe {
             incoming.drain(..used);
             match step {
                 Step::Again => continue,
-                Step::PeerClosed => return Err(TlsFault::Closed),
+                Step::PeerClosed => return Err(PipeFault::Closed),
                 Step::Established | Step::Blocked => {}
             }
             std::future::poll_fn(|cx| pipe.poll_flush(cx)).await?;
@@ -128,11 +140,11 @@ impl TlsPipe {
                 return Ok(pipe);
             }
             if incoming.len() > HANDSHAKE_MAX {
-                return Err(TlsFault::Buffer("the handshake is too long"));
+                return Err(PipeFault::Buffer("the handshake is too long"));
             }
             pipe.tcp.readable().await?;
             match pipe.tcp.try_read_buf(&mut incoming) {
-                Ok(0) => return Err(TlsFault::Closed),
+                Ok(0) => return Err(PipeFault::Closed),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error.into()),
@@ -143,11 +155,11 @@ impl TlsPipe {
     /// Reads what the socket has, at most about 128 KiB, and hands the plaintext to `sink`.
     ///
     /// Returns false once the peer has ended its direction.
-    pub(crate) fn poll_read(
+    pub fn poll_read(
         &mut self,
         cx: &mut Context<'_>,
         sink: &mut dyn FnMut(&[u8]),
-    ) -> Poll<Result<bool, TlsFault>> {
+    ) -> Poll<Result<bool, PipeFault>> {
         if !self.early.is_empty() {
             sink(&std::mem::take(&mut self.early));
             return Poll::Ready(Ok(!self.peer_closed));
@@ -167,7 +179,7 @@ impl TlsPipe {
             // A handshake message in pieces (RFC 8446 section 5.1): nothing comes of it until the rest is there.
         }
         if self.partial.len() > RECORD_MAX {
-            return Poll::Ready(Err(TlsFault::Buffer("a handshake message is too long")));
+            return Poll::Ready(Err(PipeFault::Buffer("a handshake message is too long")));
         }
         INCOMING.with_borrow_mut(|buffer| {
             buffer.resize(RECORD_MAX + READ_CHUNK, 0);
@@ -186,6 +198,10 @@ impl TlsPipe {
                 return Poll::Ready(Ok(false));
             }
             let filled = &mut buffer[..start + got];
+            if matches!(self.side, Side::Plain) {
+                sink(filled);
+                return Poll::Ready(Ok(true));
+            }
             let used = self.decrypt(filled, sink)?;
             // The memory of an old partial record is given back: an idle lane keeps none.
             let rest = &filled[used..];
@@ -200,7 +216,7 @@ impl TlsPipe {
     }
 
     /// Decrypts all whole records; returns how many bytes they took.
-    fn decrypt(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<usize, TlsFault> {
+    fn decrypt(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<usize, PipeFault> {
         let mut used = 0;
         loop {
             let (now, step) = self.step(&mut incoming[used..], sink)?;
@@ -217,22 +233,28 @@ impl TlsPipe {
     }
 
     /// One step of the TLS machine; ciphertext it makes goes behind `outgoing`.
-    fn step(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<(usize, Step), TlsFault> {
+    fn step(&mut self, incoming: &mut [u8], sink: &mut dyn FnMut(&[u8])) -> Result<(usize, Step), PipeFault> {
         let outgoing = &mut self.outgoing;
         match &mut self.side {
             Side::Client(conn) => drive(conn.process_tls_records(incoming), outgoing, sink),
             Side::Server(conn) => drive(conn.process_tls_records(incoming), outgoing, sink),
+            // Nothing is ever left over of what is not TLS.
+            Side::Plain => Ok((0, Step::Established)),
         }
     }
 
     /// Encrypts `plain`, each piece of at most 16 KiB in a record of its own, behind what is still unsent.
-    pub(crate) fn encrypt(&mut self, plain: &[u8]) -> Result<(), TlsFault> {
+    pub fn encrypt(&mut self, plain: &[u8]) -> Result<(), PipeFault> {
         debug_assert!(plain.len() <= WRITE_CHUNK, "callers encrypt a turn's worth at once");
         loop {
             let outgoing = &mut self.outgoing;
             let done = match &mut self.side {
                 Side::Client(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
                 Side::Server(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
+                Side::Plain => {
+                    outgoing.extend_from_slice(plain);
+                    true
+                }
             };
             if done {
                 return Ok(());
@@ -241,17 +263,17 @@ impl TlsPipe {
     }
 
     /// Bytes the socket has taken since the start, to tell a slow peer from one that does not read.
-    pub(crate) fn taken(&self) -> u64 {
+    pub fn taken(&self) -> u64 {
         self.taken
     }
 
     /// Whether ciphertext waits for the socket.
-    pub(crate) fn has_unsent(&self) -> bool {
+    pub fn has_unsent(&self) -> bool {
         self.sent < self.outgoing.len()
     }
 
     /// Writes what is unsent.
-    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), TlsFault>> {
+    pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeFault>> {
         while self.has_unsent() {
             match self.tcp.try_write(&self.outgoing[self.sent..]) {
                 Ok(n) => {
@@ -270,7 +292,7 @@ impl TlsPipe {
     }
 
     /// Gives the output buffer's memory back; called when a lane goes idle.
-    pub(crate) fn shrink(&mut self) {
+    pub fn shrink(&mut self) {
         if !self.has_unsent() {
             self.outgoing = Vec::new();
             self.sent = 0;
@@ -278,7 +300,7 @@ impl TlsPipe {
     }
 
     /// Lends the lane an output buffer, so that idle lanes share a thread's one.
-    pub(crate) fn lend(&mut self, buffer: &mut Vec<u8>) {
+    pub fn lend(&mut self, buffer: &mut Vec<u8>) {
         if self.outgoing.is_empty() {
             std::mem::swap(&mut self.outgoing, buffer);
             self.outgoing.clear();
@@ -287,7 +309,7 @@ impl TlsPipe {
     }
 
     /// Takes the lent buffer back, unless it still holds ciphertext.
-    pub(crate) fn reclaim(&mut self, buffer: &mut Vec<u8>) {
+    pub fn reclaim(&mut self, buffer: &mut Vec<u8>) {
         if !self.has_unsent() && buffer.capacity() == 0 {
             std::mem::swap(&mut self.outgoing, buffer);
             self.sent = 0;
@@ -304,7 +326,7 @@ fn drive<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
     outgoing: &mut Vec<u8>,
     sink: &mut dyn FnMut(&[u8]),
-) -> Result<(usize, Step), TlsFault> {
+) -> Result<(usize, Step), PipeFault> {
     let mut discard = status.discard;
     let step = match status.state? {
         ConnectionState::ReadTraffic(mut traffic) => {
@@ -328,13 +350,13 @@ fn drive<Data>(
         ConnectionState::WriteTraffic(_) => Step::Established,
         ConnectionState::PeerClosed | ConnectionState::Closed => Step::PeerClosed,
         // Early data is off on both sides.
-        _ => return Err(TlsFault::Buffer("unexpected TLS state")),
+        _ => return Err(PipeFault::Buffer("unexpected TLS state")),
     };
     Ok((discard, step))
 }
 
 /// Encrypts when the machine is ready for it; false: ask it again.
-fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Vec<u8>) -> Result<bool, TlsFault> {
+fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Vec<u8>) -> Result<bool, PipeFault> {
     match status.state? {
         ConnectionState::WriteTraffic(mut traffic) => {
             let records = plain.len() / (16 * 1024) + 1;
@@ -347,7 +369,7 @@ fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &m
                 }
                 other => other,
             }
-            .map_err(|_| TlsFault::Buffer("the traffic keys are used up"))?;
+            .map_err(|_| PipeFault::Buffer("the traffic keys are used up"))?;
             outgoing.truncate(from + written);
             Ok(true)
         }
@@ -360,14 +382,14 @@ fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &m
             Ok(false)
         }
         ConnectionState::PeerClosed => Ok(false),
-        _ => Err(TlsFault::Closed),
+        _ => Err(PipeFault::Closed),
     }
 }
 
 fn encode_into(
     outgoing: &mut Vec<u8>,
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
-) -> Result<(), TlsFault> {
+) -> Result<(), PipeFault> {
     let from = outgoing.len();
     outgoing.resize(from + 4096, 0);
     let written = match encode(&mut outgoing[from..]) {
@@ -377,7 +399,7 @@ fn encode_into(
         }
         other => other,
     }
-    .map_err(|_| TlsFault::Buffer("a handshake message could not be encoded"))?;
+    .map_err(|_| PipeFault::Buffer("a handshake message could not be encoded"))?;
     outgoing.truncate(from + written);
     Ok(())
 }

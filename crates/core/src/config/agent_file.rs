@@ -1,0 +1,77 @@
+//! `adit.yaml` as a whole: read once, with the problems of all its sections, whichever of them is asked for.
+
+use super::reader::Reader;
+use super::{Environment, KubernetesConfig, Problems, PublishConfig, kubernetes, publish, tree};
+
+/// Parts of `adit.yaml` that belong to later versions.
+const LATER: [&str; 3] = ["defaults", "forwards", "gateway"];
+
+/// Everything `adit.yaml` says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct AgentFile {
+    /// `kubernetes`: how clusters are reached; as if it were empty when it is not there.
+    pub kubernetes: KubernetesConfig,
+    /// `publish`: what is published, when the section is there.
+    pub publish: Option<PublishConfig>,
+}
+
+impl AgentFile {
+    /// Parses the file. `file` is its name, for messages and relative paths; `env` looks up variables.
+    ///
+    /// # Errors
+    /// With every problem of the file at once.
+    pub fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<Self, Problems> {
+        read(file, text, env, false)
+    }
+}
+
+/// Reads the file; `publishes` says that nothing can be done without a section `publish`.
+pub(super) fn read(file: &str, text: &str, env: Environment<'_>, publishes: bool) -> Result<AgentFile, Problems> {
+    let (node, problems) = tree::read(file, text).map_err(Problems::one)?;
+    let reader = Reader::new(file, env, problems);
+    let found = {
+        let root = reader.root(&node);
+        root.version();
+        for key in LATER {
+            root.later(key);
+        }
+        let has_publish = root.has("publish");
+        if publishes && !has_publish {
+            root.missing("publish", "say what to publish: publish: { server: …, tunnels: { … } }");
+        }
+        let kubernetes = kubernetes::read(root.section("kubernetes"));
+        let publish = publish::parse::publish(root.section("publish"));
+        root.finish();
+        AgentFile { kubernetes, publish: has_publish.then_some(publish) }
+    };
+    reader.finish(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<AgentFile, Problems> {
+        AgentFile::parse("adit.yaml", text, &|_| None)
+    }
+
+    #[test]
+    fn every_section_may_be_left_out() {
+        assert_eq!(parse(""), Ok(AgentFile::default()));
+        let file = parse("kubernetes: { keepalive: 1m }\n").unwrap();
+        assert_eq!(file.publish, None);
+        assert_eq!(file.kubernetes.keepalive, Some(std::time::Duration::from_secs(60)));
+        assert_eq!(parse("publish: {}").unwrap().publish, Some(PublishConfig::default()));
+    }
+
+    #[test]
+    fn the_problems_of_all_sections_are_reported_whichever_is_asked_for() {
+        let text = "kubernetes: { keepalive: x }\npublish: { lanes: 0 }\nforwards: {}\n";
+        let keys = |problems: Problems| problems.0.into_iter().map(|p| p.key).collect::<Vec<_>>();
+        let expected = ["kubernetes.keepalive", "publish.lanes", "forwards"];
+        let env = |_: &str| None;
+        assert_eq!(keys(parse(text).unwrap_err()), expected);
+        assert_eq!(keys(PublishConfig::parse("adit.yaml", text, &env).unwrap_err()), expected);
+        assert_eq!(keys(KubernetesConfig::parse("adit.yaml", text, &env).unwrap_err()), expected);
+    }
+}

@@ -1,0 +1,131 @@
+//! What happens to a forward, and what its driver does.
+
+/// One try to find the target and to reach it. Numbers rise and are never used again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Attempt(u64);
+
+impl Attempt {
+    /// The number, for logs.
+    #[must_use]
+    pub const fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(super) const fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
+/// Why an attempt failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// For the user, without the name of the forward.
+    pub reason: String,
+    /// Trying again would not help: no such context, forbidden, no such port.
+    pub permanent: bool,
+}
+
+impl Trouble {
+    /// Trouble that may pass.
+    #[must_use]
+    pub fn transient(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), permanent: false }
+    }
+
+    /// Trouble that somebody has to act on.
+    #[must_use]
+    pub fn permanent(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), permanent: true }
+    }
+}
+
+/// What happens. Answers carry the attempt they answer; those of an older attempt are ignored.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ForwardInput {
+    /// The user asks for it by name: it starts now, whatever it waits for.
+    Demand,
+    /// A caller wants to use it.
+    LeaseTaken,
+    /// A caller is done.
+    LeaseDropped,
+    /// The answer to [`ForwardAction::Resolve`]: there is a target.
+    Resolved {
+        /// Which attempt.
+        attempt: Attempt,
+    },
+    /// The answer to [`ForwardAction::Resolve`]: there is none.
+    ResolveFailed {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// The answer to [`ForwardAction::Connect`]: the connection is warm.
+    Connected {
+        /// Which attempt.
+        attempt: Attempt,
+    },
+    /// The answer to [`ForwardAction::Connect`]: it cannot be made.
+    ConnectFailed {
+        /// Which attempt.
+        attempt: Attempt,
+        /// Why.
+        trouble: Trouble,
+    },
+    /// The connection broke.
+    Lost {
+        /// Whose connection.
+        attempt: Attempt,
+        /// Why.
+        reason: String,
+    },
+    /// The target has gone and there is no other yet. While resolving it is news of what is waited for.
+    NoTarget {
+        /// Whose target.
+        attempt: Attempt,
+        /// What is waited for.
+        reason: String,
+    },
+    /// A stream through it began.
+    StreamOpened,
+    /// A stream through it ended. Each that began ends once.
+    StreamEnded,
+    /// The machine woke from sleep.
+    Wake,
+    /// Take nothing new, let what is live finish, then rest.
+    Stop,
+    /// The answer to [`ForwardAction::Drain`]: all connections are closed.
+    DrainDone,
+}
+
+/// What the driver does; every side effect of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ForwardAction {
+    /// Find the target. Answer with `Resolved` or `ResolveFailed`; say with `NoTarget` what is waited for.
+    Resolve {
+        /// For the answer.
+        attempt: Attempt,
+    },
+    /// Connect to it. Answer with `Connected` or `ConnectFailed`, and later `Lost` or `NoTarget`.
+    Connect {
+        /// For the answer.
+        attempt: Attempt,
+    },
+    /// Drop the `Resolve` or `Connect` that is under way, and its watch; no answer is wanted.
+    Cancel {
+        /// Which.
+        attempt: Attempt,
+    },
+    /// Open nothing new on this attempt's connections; they close with their last stream.
+    Retire {
+        /// Whose.
+        attempt: Attempt,
+    },
+    /// Close this attempt's connections: nobody uses them.
+    Disconnect {
+        /// Whose.
+        attempt: Attempt,
+    },
+    /// Retire all connections, close them within the driver's own deadline, and answer with `DrainDone`.
+    Drain,
+}
