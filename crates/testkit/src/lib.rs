@@ -3,6 +3,7 @@
 //! Nothing here knows adit's own crates, so any of them may use it in its tests.
 
 pub mod cert;
+pub mod cluster;
 pub mod faulty;
 pub mod load;
 pub mod noise;

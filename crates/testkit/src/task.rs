@@ -14,6 +14,15 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub(crate) struct Task<T = ()>(JoinHandle<T>);
 
+impl<T> Task<T> {
+    /// Ends it and waits until it is gone with all it held.
+    pub(crate) async fn end(mut self) {
+        self.0.abort();
+        // Its result does not matter any more, nor that it was cancelled.
+        let _ = (&mut self.0).await;
+    }
+}
+
 impl<T> Drop for Task<T> {
     fn drop(&mut self) {
         self.0.abort();
@@ -46,6 +55,16 @@ impl<T: Send + 'static> Group<T> {
     /// Waits for all of them, whatever comes of each.
     pub(crate) async fn finish(&mut self) {
         while self.next().await.is_some() {}
+    }
+
+    /// Forgets those that have ended.
+    pub(crate) fn reap(&mut self) {
+        while self.0.try_join_next().is_some() {}
+    }
+
+    /// Aborts all of them and waits until they are gone.
+    pub(crate) async fn end(&mut self) {
+        self.0.shutdown().await;
     }
 
     fn is_empty(&self) -> bool {

@@ -1,0 +1,126 @@
+//! Whether a client on this machine still holds its end of a connection.
+//!
+//! A client that closed and one that only shut its sending half down look the same on the wire: both send FIN. The
+//! kernel knows the difference: the first one's socket belongs to no file any more. On loopback the kernel that has
+//! to be asked is ours.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+/// `struct nlmsghdr` (linux/netlink.h).
+const NL_HEADER: usize = 16;
+/// `struct inet_diag_req_v2` (linux/inet_diag.h).
+const REQUEST: usize = 56;
+/// Where `idiag_inode` is in an answer: behind the header, four bytes, `struct inet_diag_sockid` and four words.
+const INODE: usize = NL_HEADER + 4 + 48 + 16;
+/// `SOCK_DIAG_BY_FAMILY` (linux/sock_diag.h).
+const BY_FAMILY: u16 = 20;
+/// `NLMSG_ERROR`.
+const ERROR: u16 = 2;
+/// `NLM_F_REQUEST`.
+const IS_REQUEST: u16 = 1;
+/// `IPPROTO_TCP`.
+const TCP: u8 = 6;
+
+/// Whether the process at the other end of a loopback connection has closed its socket. `None` when that cannot be
+/// known: the peer is another machine, or the kernel does not tell.
+///
+/// `local` and `peer` are the addresses as this side sees them.
+#[must_use]
+pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
+    if !peer.ip().to_canonical().is_loopback() {
+        return None;
+    }
+    ask(local, peer).inspect_err(|error| tracing::debug!(%error, "the kernel does not tell about a peer's socket")).ok()
+}
+
+fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<bool> {
+    let kernel = socket_with(
+        AddressFamily::NETLINK,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        Some(netlink::SOCK_DIAG),
+    )?;
+    send(&kernel, &request(peer, local), SendFlags::empty())?;
+    let mut answer = [0; 512];
+    let (_, length) = recv(&kernel, answer.as_mut_slice(), RecvFlags::empty())?;
+    read(&answer[..length.min(512)]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+/// Asks for the one socket that has these addresses.
+fn request(local: SocketAddr, remote: SocketAddr) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(NL_HEADER + REQUEST);
+    bytes.extend_from_slice(&u32::try_from(NL_HEADER + REQUEST).unwrap_or_default().to_ne_bytes());
+    bytes.extend_from_slice(&BY_FAMILY.to_ne_bytes());
+    bytes.extend_from_slice(&IS_REQUEST.to_ne_bytes());
+    // Sequence and port: one question, one answer.
+    bytes.extend_from_slice(&[0; 8]);
+    let family = if local.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    bytes.push(u8::try_from(family.as_raw()).unwrap_or_default());
+    bytes.extend_from_slice(&[TCP, 0, 0]);
+    bytes.extend_from_slice(&u32::MAX.to_ne_bytes());
+    bytes.extend_from_slice(&local.port().to_be_bytes());
+    bytes.extend_from_slice(&remote.port().to_be_bytes());
+    for address in [local.ip(), remote.ip()] {
+        match address {
+            IpAddr::V4(ip) => {
+                bytes.extend_from_slice(&ip.octets());
+                bytes.extend_from_slice(&[0; 12]);
+            }
+            IpAddr::V6(ip) => bytes.extend_from_slice(&ip.octets()),
+        }
+    }
+    // Any interface, no cookie.
+    bytes.extend_from_slice(&[0; 4]);
+    bytes.extend_from_slice(&[0xff; 8]);
+    bytes
+}
+
+/// `None`: not an answer we know.
+fn read(answer: &[u8]) -> Option<bool> {
+    let kind = u16::from_ne_bytes(*answer.get(4..)?.first_chunk()?);
+    match kind {
+        // There is no such socket: it is gone for good.
+        ERROR => {
+            let code = i32::from_ne_bytes(*answer.get(NL_HEADER..)?.first_chunk()?);
+            (code == -rustix::io::Errno::NOENT.raw_os_error()).then_some(true)
+        }
+        BY_FAMILY => Some(u32::from_ne_bytes(*answer.get(INODE..)?.first_chunk()?) == 0),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn pair(address: &str) -> Option<(TcpStream, TcpStream)> {
+        let listener = TcpListener::bind(address).ok()?;
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (served, _) = listener.accept().unwrap();
+        Some((client, served))
+    }
+
+    #[test]
+    fn a_half_closed_client_is_there_and_a_closed_one_is_gone() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Some((client, served)) = pair(address) else { continue };
+            let (local, peer) = (served.local_addr().unwrap(), served.peer_addr().unwrap());
+            assert_eq!(is_gone(local, peer), Some(false), "open");
+            client.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(is_gone(local, peer), Some(false), "half-closed");
+            drop(client);
+            assert_eq!(is_gone(local, peer), Some(true), "closed");
+        }
+    }
+
+    #[test]
+    fn of_other_machines_nothing_is_known() {
+        let far = SocketAddr::from(([192, 0, 2, 1], 1));
+        assert_eq!(is_gone(far, far), None);
+    }
+}

@@ -1,0 +1,324 @@
+//! A client's TCP connection and a stream to its target, each direction ending on its own.
+//!
+//! Nothing is buffered while a pair is idle: a thread's scratch memory is read into, and only what the other side
+//! did not take is kept.
+
+use std::cell::RefCell;
+use std::future::Future as _;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::connect::Io;
+use crate::peer;
+
+/// Read at once.
+const SCRATCH: usize = 64 * 1024;
+/// Bytes a turn and direction; then others have theirs.
+const BYTES_A_TURN: u64 = 256 * 1024;
+/// How soon after a client's end it is looked at whether the client is still there, and how seldom at the end.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+const LOOK_LAST: Duration = Duration::from_secs(5);
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// How a pair ended.
+#[derive(Debug)]
+pub struct SpliceEnd {
+    /// Bytes from the client to the target.
+    pub inward: u64,
+    /// Bytes from the target to the client.
+    pub outward: u64,
+    /// What cut it short; `None` when both directions came to their end, or the client left.
+    pub cut: Option<Cut>,
+}
+
+/// What cut a pair short.
+#[derive(Debug)]
+pub enum Cut {
+    /// The client's connection failed.
+    Client(io::Error),
+    /// The stream to the target failed.
+    Target(io::Error),
+}
+
+/// Carries bytes both ways until both directions have ended, the client has left, or one side failed. When the
+/// target failed the client sees a reset: an end of file would look like a whole answer.
+pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
+    let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
+    let mut pair = Pair {
+        client,
+        target,
+        addresses,
+        inward: Direction::default(),
+        outward: Direction::default(),
+        look: None,
+        patience: LOOK_FIRST,
+    };
+    let cut = std::future::poll_fn(|cx| pair.poll(cx)).await;
+    if matches!(cut, Some(Cut::Target(_))) {
+        // Linger zero makes the close a reset.
+        let _ = SockRef::from(&pair.client).set_linger(Some(Duration::ZERO));
+    }
+    SpliceEnd { inward: pair.inward.bytes, outward: pair.outward.bytes, cut }
+}
+
+/// A client whose target could not be reached sees a reset.
+pub fn refuse(client: &TcpStream) {
+    let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
+}
+
+#[derive(Default)]
+struct Direction {
+    bytes: u64,
+    /// Read, and not taken yet, from `sent` on.
+    kept: Vec<u8>,
+    sent: usize,
+    ended: bool,
+    done: bool,
+}
+
+impl Direction {
+    fn keep(&mut self, rest: &[u8]) {
+        self.kept.clear();
+        self.kept.extend_from_slice(rest);
+        self.sent = 0;
+    }
+
+    fn has_kept(&self) -> bool {
+        self.sent < self.kept.len()
+    }
+}
+
+struct Pair {
+    client: TcpStream,
+    target: Io,
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Client to target.
+    inward: Direction,
+    /// Target to client.
+    outward: Direction,
+    /// The next look at whether the client is still there.
+    look: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+}
+
+impl Pair {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Cut>> {
+        if !self.inward.done
+            && let Poll::Ready(Err(cut)) = carry(&mut self.client, &mut self.target, &mut self.inward, cx, Cut::Client, Cut::Target)
+        {
+            // Why a target takes nothing more, reading from it tells.
+            if !matches!(&cut, Cut::Target(error) if error.kind() == io::ErrorKind::BrokenPipe) {
+                return Poll::Ready(Some(cut));
+            }
+            self.inward.done = true;
+        }
+        if !self.outward.done
+            && let Poll::Ready(Err(cut)) = carry(&mut self.target, &mut self.client, &mut self.outward, cx, Cut::Target, Cut::Client)
+        {
+            return Poll::Ready(Some(cut));
+        }
+        if self.inward.done && self.outward.done {
+            return Poll::Ready(None);
+        }
+        if self.inward.ended && self.poll_gone(cx).is_ready() {
+            return Poll::Ready(None);
+        }
+        Poll::Pending
+    }
+
+    /// A client that has ended its half may have left: then nobody wants the answer.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((local, peer)) = self.addresses else { return Poll::Pending };
+        loop {
+            let look = match &mut self.look {
+                Some(look) => look,
+                None => {
+                    match peer::is_gone(local, peer) {
+                        Some(true) => return Poll::Ready(()),
+                        Some(false) => {}
+                        None => {
+                            self.addresses = None;
+                            return Poll::Pending;
+                        }
+                    }
+                    self.look.insert(Box::pin(sleep(self.patience)))
+                }
+            };
+            ready!(look.as_mut().poll(cx));
+            if peer::is_gone(local, peer) == Some(true) {
+                return Poll::Ready(());
+            }
+            self.patience = (self.patience * 2).min(LOOK_LAST);
+            look.as_mut().reset(Instant::now() + self.patience);
+        }
+    }
+}
+
+/// One direction, as far as it goes without waiting.
+fn carry<R, W>(
+    from: &mut R,
+    to: &mut W,
+    direction: &mut Direction,
+    cx: &mut Context<'_>,
+    from_failed: fn(io::Error) -> Cut,
+    to_failed: fn(io::Error) -> Cut,
+) -> Poll<Result<(), Cut>>
+where
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let until = direction.bytes + BYTES_A_TURN;
+    while direction.bytes < until {
+        while direction.has_kept() {
+            let n = ready!(Pin::new(&mut *to).poll_write(cx, &direction.kept[direction.sent..])).map_err(to_failed)?;
+            if n == 0 {
+                return Poll::Ready(Err(to_failed(io::ErrorKind::WriteZero.into())));
+            }
+            direction.sent += n;
+            direction.bytes += n as u64;
+        }
+        if direction.sent > 0 {
+            // An idle pair keeps nothing.
+            direction.kept = Vec::new();
+            direction.sent = 0;
+        }
+        if direction.ended {
+            ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(to_failed)?;
+            direction.done = true;
+            return Poll::Ready(Ok(()));
+        }
+        let moved = BUFFER.with_borrow_mut(|scratch| {
+            scratch.resize(SCRATCH, 0);
+            let mut buffer = ReadBuf::new(scratch);
+            ready!(Pin::new(&mut *from).poll_read(cx, &mut buffer)).map_err(from_failed)?;
+            let read = buffer.filled();
+            if read.is_empty() {
+                direction.ended = true;
+                return Poll::Ready(Ok(()));
+            }
+            let written = match Pin::new(&mut *to).poll_write(cx, read) {
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(to_failed(error))),
+                Poll::Pending => 0,
+            };
+            direction.bytes += written as u64;
+            if written < read.len() {
+                direction.keep(&read[written..]);
+            }
+            Poll::Ready(Ok(()))
+        });
+        ready!(moved)?;
+        if !direction.has_kept() && !direction.ended {
+            match Pin::new(&mut *to).poll_flush(cx) {
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(to_failed(error))),
+                Poll::Ready(Ok(())) | Poll::Pending => {}
+            }
+        }
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    #[tokio::test]
+    async fn each_direction_ends_on_its_own() {
+        let (mut client, served) = pair().await;
+        let (near, mut far) = duplex(16);
+        let work = async {
+            client.write_all(b"a question that is longer than the buffer").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut question = String::new();
+            far.read_to_string(&mut question).await.unwrap();
+            far.write_all(question.to_uppercase().as_bytes()).await.unwrap();
+            drop(far);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            answer
+        };
+        let (end, answer) = tokio::time::timeout(DEADLINE, async { tokio::join!(splice(served, Io::other(near)), work) })
+            .await
+            .expect("it ends");
+        assert_eq!(answer, "A QUESTION THAT IS LONGER THAN THE BUFFER");
+        assert_eq!((end.inward, end.outward), (41, 41));
+        assert!(end.cut.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_target_that_fails_resets_the_client() {
+        struct Failing;
+        impl AsyncRead for Failing {
+            fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Err(io::ErrorKind::ConnectionRefused.into()))
+            }
+        }
+        impl AsyncWrite for Failing {
+            fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+                Poll::Ready(Ok(buf.len()))
+            }
+            fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+            fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+                Poll::Ready(Ok(()))
+            }
+        }
+        let (mut client, served) = pair().await;
+        let end = splice(served, Io::other(Failing)).await;
+        assert!(matches!(end.cut, Some(Cut::Target(_))));
+        let error = client.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_left_ends_the_pair_though_the_target_is_silent() {
+        let (client, served) = pair().await;
+        let (near, _far) = duplex(16);
+        drop(client);
+        let end = tokio::time::timeout(DEADLINE, splice(served, Io::other(near))).await.expect("it ends");
+        assert!(end.cut.is_none());
+    }
+
+    #[tokio::test]
+    async fn a_client_that_only_ended_its_half_is_waited_for() {
+        let (mut client, served) = pair().await;
+        let (near, mut far) = duplex(16);
+        client.shutdown().await.unwrap();
+        let splicing = splice(served, Io::other(near));
+        tokio::pin!(splicing);
+        tokio::select! {
+            _ = &mut splicing => panic!("the answer was not waited for"),
+            () = tokio::time::sleep(LOOK_FIRST * 4) => {}
+        }
+        far.write_all(b"late").await.unwrap();
+        drop(far);
+        let mut answer = String::new();
+        let (_, read) = tokio::join!(splicing, client.read_to_string(&mut answer));
+        read.unwrap();
+        assert_eq!(answer, "late");
+    }
+}
