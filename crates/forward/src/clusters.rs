@@ -1,0 +1,69 @@
+//! One API client per context, made when a forward first needs it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::OnceCell;
+
+use crate::error::ForwardError;
+use crate::k8s::api::Api;
+use crate::k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
+use crate::k8s::target::PodPools;
+
+/// The clusters of a kubeconfig.
+#[derive(Default)]
+pub struct Clusters {
+    settings: KubeSettings,
+    kubeconfigs: Mutex<Option<Arc<Kubeconfigs>>>,
+    known: Mutex<HashMap<String, Arc<OnceCell<Cluster>>>>,
+}
+
+/// One context of it.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    pub(crate) api: Api,
+    pub(crate) pools: Arc<PodPools>,
+}
+
+impl Clusters {
+    /// Reads nothing yet.
+    #[must_use]
+    pub fn new(settings: KubeSettings) -> Arc<Self> {
+        Arc::new(Self { settings, ..Self::default() })
+    }
+
+    /// The kubeconfig files, read once.
+    ///
+    /// # Errors
+    /// [`KubeconfigError`] when there are none or they cannot be read.
+    pub fn kubeconfigs(&self) -> Result<Arc<Kubeconfigs>, KubeconfigError> {
+        let mut known = self.kubeconfigs.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &*known {
+            return Ok(Arc::clone(known));
+        }
+        let read = Arc::new(Kubeconfigs::load(&self.settings)?);
+        *known = Some(Arc::clone(&read));
+        Ok(read)
+    }
+
+    /// The client of a context, or of the current one.
+    pub(crate) async fn cluster(&self, context: Option<&str>) -> Result<Cluster, ForwardError> {
+        let kubeconfigs = self.kubeconfigs()?;
+        let name = kubeconfigs.context_name(context)?;
+        let cell = {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(known.entry(name.clone()).or_default())
+        };
+        let cluster = cell.get_or_try_init(|| async {
+            let api = Api::new(&kubeconfigs, &self.settings, Some(&name)).await?;
+            Ok::<_, ForwardError>(Cluster { api, pools: Arc::default() })
+        });
+        cluster.await.cloned()
+    }
+}
+
+impl std::fmt::Debug for Clusters {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Clusters").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}

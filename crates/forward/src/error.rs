@@ -1,0 +1,147 @@
+//! Why a forward does not work, for people.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::diagnose::{Diagnose, Fault};
+
+use crate::k8s::api::ApiError;
+use crate::k8s::kubeconfig::KubeconfigError;
+use crate::k8s::resolve::NoTarget;
+
+/// Why a forward does not work.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// The kubeconfig cannot be used.
+    #[error(transparent)]
+    Kubeconfig(Arc<KubeconfigError>),
+    /// The API server, or who we are there.
+    #[error(transparent)]
+    Api(ApiError),
+    /// What was asked for leads to no pod.
+    #[error("{message}")]
+    NoTarget {
+        /// Why.
+        message: String,
+        /// Whose fault it is.
+        fault: Fault,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// There is a pod, and no connection to it.
+    #[error("no connection to pod {pod}")]
+    Connect {
+        /// The pod.
+        pod: String,
+        /// Why.
+        #[source]
+        source: ApiError,
+    },
+    /// It was not ready in time.
+    #[error("{name} was not ready within {after:?}: {reason}")]
+    Timeout {
+        /// The forward.
+        name: String,
+        /// The deadline.
+        after: Duration,
+        /// What was waited for.
+        reason: String,
+    },
+    /// The target cannot be a forward's.
+    #[error("{target} cannot be forwarded here: {reason}")]
+    Unsupported {
+        /// The target.
+        target: String,
+        /// Why not.
+        reason: String,
+    },
+    /// A jump does not work.
+    #[error("{message}")]
+    Jump {
+        /// Why.
+        message: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// It was stopped.
+    #[error("{name} was stopped")]
+    Stopped {
+        /// The forward.
+        name: String,
+    },
+}
+
+impl ForwardError {
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Api(error) | Self::Connect { source: error, .. } => error.is_transient(),
+            Self::Timeout { .. } => true,
+            Self::Kubeconfig(_)
+            | Self::NoTarget { .. }
+            | Self::Unsupported { .. }
+            | Self::Jump { .. }
+            | Self::Stopped { .. } => false,
+        }
+    }
+
+    pub(crate) fn no_target(none: &NoTarget) -> Self {
+        Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint() }
+    }
+}
+
+impl From<ApiError> for ForwardError {
+    fn from(error: ApiError) -> Self {
+        match error {
+            ApiError::Config(error) => Self::Kubeconfig(error),
+            error => Self::Api(error),
+        }
+    }
+}
+
+impl From<KubeconfigError> for ForwardError {
+    fn from(error: KubeconfigError) -> Self {
+        Self::Kubeconfig(Arc::new(error))
+    }
+}
+
+impl Diagnose for ForwardError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Kubeconfig(error) => error.fault(),
+            Self::Api(error) | Self::Connect { source: error, .. } => error.fault(),
+            Self::NoTarget { fault, .. } => *fault,
+            Self::Timeout { .. } | Self::Jump { .. } => Fault::Upstream,
+            Self::Unsupported { .. } => Fault::Usage,
+            Self::Stopped { .. } => Fault::Downstream,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Kubeconfig(error) => error.hint(),
+            Self::Api(error) | Self::Connect { source: error, .. } => error.hint(),
+            Self::NoTarget { hint, .. } | Self::Jump { hint, .. } => hint.clone(),
+            Self::Timeout { .. } => Some("give it more time with --pod-running-timeout, or see why with `kubectl describe pod`".into()),
+            Self::Unsupported { .. } => Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://… or tcp://HOST:PORT".into()),
+            Self::Stopped { .. } => None,
+        }
+    }
+}
+
+/// An error's text and those of its causes, each once.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.ends_with(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,20 @@
+//! Kubernetes: kubeconfig, credentials, the API server, resolution of targets and the port-forward transport.
+
+pub(crate) mod api;
+mod channels;
+mod connection;
+mod credentials;
+mod dial;
+pub(crate) mod jump;
+pub(crate) mod kubeconfig;
+pub(crate) mod objects;
+pub(crate) mod plugin;
+mod pool;
+mod port_forward;
+pub(crate) mod proxy;
+pub(crate) mod resolve;
+mod stream;
+pub(crate) mod target;
+mod upgrade;
+pub(crate) mod watch;
+mod websocket;

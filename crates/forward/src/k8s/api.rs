@@ -1,0 +1,527 @@
+//! One API server as one context of the kubeconfig sees it: requests, watches, upgrades, and who we are there.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use adit_core::diagnose::{Diagnose, Fault};
+use futures_util::stream::BoxStream;
+use futures_util::StreamExt as _;
+use http::{Request, Uri};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::{Body, ConfigExt as _};
+use kube::core::WatchEvent;
+use runtime::connect::{ConnectError, Io};
+use serde::de::DeserializeOwned;
+use tower::{Layer as _, ServiceExt as _};
+
+use super::credentials::Signer;
+use super::dial::Dialer;
+use super::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
+use super::plugin::PluginError;
+
+/// An ordinary request, from sending it to the end of its answer.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How often an HTTP/2 connection with watches on it is asked whether it lives, and how long it may take.
+const PING_EVERY: Duration = Duration::from_secs(20);
+const PING_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// One API server and one identity; cloning gives another handle.
+#[derive(Clone)]
+pub struct Api {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: KubeSettings,
+    context: String,
+    session: Mutex<Arc<Session>>,
+    /// Which transport the server took last; see [`super::port_forward`].
+    transport: AtomicU8,
+}
+
+/// What follows from one reading of the kubeconfig; replaced as a whole when credentials are refused.
+pub(crate) struct Session {
+    pub(crate) dialer: Dialer,
+    client: kube::Client,
+    signer: Arc<Signer>,
+    base: Uri,
+    headers: kube::client::middleware::ExtraHeadersLayer,
+    namespace: String,
+    generation: u64,
+}
+
+impl Api {
+    /// Connects nothing yet; runs the credential plugin when certificates come from it.
+    ///
+    /// # Errors
+    /// [`ApiError::Config`] or [`ApiError::Credentials`].
+    pub async fn new(kubeconfigs: &Kubeconfigs, settings: &KubeSettings, context: Option<&str>) -> Result<Self, ApiError> {
+        let config = kubeconfigs.context(context)?;
+        let name = config.name.clone();
+        let session = Session::new(config, 0).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                settings: settings.clone(),
+                context: name,
+                session: Mutex::new(Arc::new(session)),
+                transport: AtomicU8::new(0),
+            }),
+        })
+    }
+
+    /// The context's name.
+    #[must_use]
+    pub fn context(&self) -> &str {
+        &self.inner.context
+    }
+
+    /// The namespace the context names, else `default`.
+    #[must_use]
+    pub fn default_namespace(&self) -> String {
+        self.session().namespace.clone()
+    }
+
+    /// The server, for messages.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        self.session().dialer.describe()
+    }
+
+    pub(crate) fn session(&self) -> Arc<Session> {
+        Arc::clone(&self.inner.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn remembered_transport(&self) -> u8 {
+        self.inner.transport.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn remember_transport(&self, transport: u8) {
+        self.inner.transport.store(transport, Ordering::Relaxed);
+    }
+
+    /// Gets an object.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
+        let text = self.get_text(path).await?;
+        serde_json::from_str(&text).map_err(|source| ApiError::Decode { what: path.to_owned(), reason: source.to_string() })
+    }
+
+    /// Gets a text, such as a log.
+    pub(crate) async fn get_text(&self, path: &str) -> Result<String, ApiError> {
+        self.send_text("GET", path, Vec::new()).await
+    }
+
+    /// Sends a request with a JSON body, which is repeated once after credentials were renewed.
+    pub(crate) async fn send_text(&self, method: &str, path: &str, body: Vec<u8>) -> Result<String, ApiError> {
+        self.signed_in(|session| {
+            let request = request(method, path, body.clone());
+            async move {
+                let answer = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_text(request?)).await;
+                answer
+                    .map_err(|_| ApiError::Timeout { server: session.dialer.describe(), after: REQUEST_TIMEOUT })?
+                    .map_err(|error| session.explain(error))
+            }
+        })
+        .await
+    }
+
+    /// Begins a watch. What it sends has no deadline; the head of its answer has.
+    pub(crate) async fn watch<T>(&self, path: &str) -> Result<BoxStream<'static, Result<WatchEvent<T>, ApiError>>, ApiError>
+    where
+        T: DeserializeOwned + Clone + Send + 'static,
+    {
+        self.signed_in(|session| {
+            let request = request("GET", path, Vec::new());
+            async move {
+                let begun = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_events::<T>(request?)).await;
+                let events = begun
+                    .map_err(|_| ApiError::Timeout { server: session.dialer.describe(), after: REQUEST_TIMEOUT })?
+                    .map_err(|error| session.explain(error))?;
+                let of = Arc::clone(&session);
+                Ok(events.map(move |event| event.map_err(|error| of.explain(error))).boxed())
+            }
+        })
+        .await
+    }
+
+    /// Runs `work`; when the server says 401, once more with the credentials read and the plugin run again.
+    pub(crate) async fn signed_in<T, F>(&self, work: impl Fn(Arc<Session>) -> F) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        let session = self.session();
+        match work(Arc::clone(&session)).await {
+            Err(ApiError::Unauthorized { .. }) => work(self.renew(&session).await?).await,
+            result => result,
+        }
+    }
+
+    /// A session newer than `refused`: another caller's, or one from the kubeconfig as it is now.
+    pub(crate) async fn renew(&self, refused: &Arc<Session>) -> Result<Arc<Session>, ApiError> {
+        let current = self.session();
+        if current.generation != refused.generation {
+            return Ok(current);
+        }
+        tracing::debug!(context = self.inner.context, "the credentials were refused: reading them again");
+        let kubeconfigs = Kubeconfigs::load(&self.inner.settings)?;
+        let config = kubeconfigs.context(Some(&self.inner.context))?;
+        let renewed = Arc::new(Session::new(config, current.generation + 1).await?);
+        let mut slot = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+        if slot.generation == refused.generation {
+            *slot = Arc::clone(&renewed);
+        }
+        Ok(Arc::clone(&slot))
+    }
+}
+
+impl Session {
+    async fn new(mut context: super::kubeconfig::ContextConfig, generation: u64) -> Result<Self, ApiError> {
+        let name = context.name.clone();
+        let credentials = |reason: Arc<PluginError>| ApiError::Plugin { context: name.clone(), source: reason };
+        let signer = Arc::new(Signer::new(&mut context).await.map_err(|error| match error {
+            super::credentials::SignerError::Plugin(error) => credentials(error),
+            super::credentials::SignerError::Other(reason) => {
+                ApiError::Credentials { context: context.name.clone(), reason }
+            }
+        })?);
+        let config = context.config;
+        let unusable = |reason: String| ApiError::Credentials { context: context.name.clone(), reason };
+        let dialer = Dialer::new(&config).map_err(unusable)?;
+        let headers = config.extra_headers_layer().map_err(|error| unusable(error.to_string()))?;
+        let mut builder = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+        let http = builder
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .http2_keep_alive_interval(PING_EVERY)
+            .http2_keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_while_idle(true)
+            .build::<_, Body>(ApiConnector(dialer.clone()));
+        let stack = config.base_uri_layer().layer(http);
+        let stack = headers.layer(stack);
+        let of = Arc::clone(&signer);
+        let service = tower::service_fn(move |request: Request<Body>| {
+            let (signer, stack) = (Arc::clone(&of), stack.clone());
+            async move {
+                let request = signer.sign(request).await?;
+                stack.oneshot(request).await.map_err(tower::BoxError::from)
+            }
+        });
+        let client = kube::client::ClientBuilder::new(service, config.default_namespace.clone()).build();
+        Ok(Self {
+            dialer,
+            client,
+            signer,
+            base: config.cluster_url.clone(),
+            headers,
+            namespace: config.default_namespace.clone(),
+            generation,
+        })
+    }
+
+    /// The head of an upgrade request: path with the server's prefix, `Host`, authorization, impersonation.
+    pub(crate) async fn upgrade_head(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Vec<u8>, ApiError> {
+        let prefix = self.base.path().trim_end_matches('/');
+        let bare = Request::builder()
+            .method(method)
+            .uri(format!("{prefix}{path}"))
+            .body(Body::empty())
+            .map_err(|error| ApiError::Decode { what: path.to_owned(), reason: error.to_string() })?;
+        let signed = self.signer.sign(bare).await.map_err(|error| self.explain_box(error))?;
+        let same = tower::service_fn(|request: Request<Body>| async move { Ok::<_, std::convert::Infallible>(request) });
+        let signed = match self.headers.layer(same).oneshot(signed).await {
+            Ok(signed) => signed,
+            Err(never) => match never {},
+        };
+        let mut head = format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {}\r\n", self.dialer.authority()).into_bytes();
+        head.extend_from_slice(concat!("User-Agent: adit/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
+        for (name, value) in signed.headers() {
+            head.extend_from_slice(name.as_str().as_bytes());
+            head.extend_from_slice(b": ");
+            head.extend_from_slice(value.as_bytes());
+            head.extend_from_slice(b"\r\n");
+        }
+        for (name, value) in headers {
+            head.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+        }
+        head.extend_from_slice(b"\r\n");
+        Ok(head)
+    }
+
+    pub(crate) fn explain(&self, error: kube::Error) -> ApiError {
+        match error {
+            kube::Error::Api(status) => ApiError::of_status(status.code, &status.reason, &status.message),
+            kube::Error::Service(source) => self.explain_box(source),
+            kube::Error::SerdeError(source) => {
+                ApiError::Decode { what: "an answer".to_owned(), reason: source.to_string() }
+            }
+            other => ApiError::Unreachable {
+                server: self.dialer.describe(),
+                reason: innermost(&other),
+                fault: Fault::Upstream,
+                hint: None,
+            },
+        }
+    }
+
+    /// Looks for our own error inside hyper's.
+    fn explain_box(&self, error: tower::BoxError) -> ApiError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+        while let Some(known) = cause {
+            if let Some(ours) = known.downcast_ref::<ConnectError>() {
+                return ApiError::unreachable(ours);
+            }
+            if let Some(ours) = known.downcast_ref::<Arc<PluginError>>() {
+                return ApiError::Plugin { context: String::new(), source: Arc::clone(ours) };
+            }
+            cause = known.source();
+        }
+        ApiError::Unreachable {
+            server: self.dialer.describe(),
+            reason: innermost(&*error),
+            fault: Fault::Upstream,
+            hint: None,
+        }
+    }
+}
+
+fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut last = error;
+    while let Some(next) = last.source() {
+        last = next;
+    }
+    last.to_string()
+}
+
+fn request(method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, ApiError> {
+    let mut builder = Request::builder().method(method).uri(path);
+    if !body.is_empty() {
+        builder = builder.header(http::header::CONTENT_TYPE, "application/json");
+    }
+    builder.body(body).map_err(|error| ApiError::Decode { what: path.to_owned(), reason: error.to_string() })
+}
+
+/// Makes connections for hyper's pool.
+#[derive(Clone)]
+struct ApiConnector(Dialer);
+
+impl tower::Service<Uri> for ApiConnector {
+    type Response = ApiIo;
+    type Error = ConnectError;
+    type Future = Pin<Box<dyn Future<Output = Result<ApiIo, ConnectError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Uri) -> Self::Future {
+        let dialer = self.0.clone();
+        Box::pin(async move { dialer.io().await.map(|io| ApiIo(TokioIo::new(io))) })
+    }
+}
+
+/// A connection as hyper's pool wants it.
+struct ApiIo(TokioIo<Io>);
+
+impl Connection for ApiIo {
+    fn connected(&self) -> Connected {
+        let connected = Connected::new();
+        if self.0.inner().alpn() == Some(b"h2") { connected.negotiated_h2() } else { connected }
+    }
+}
+
+impl hyper::rt::Read for ApiIo {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: hyper::rt::ReadBufCursor<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl hyper::rt::Write for ApiIo {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// Why the API server did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The kubeconfig cannot be used.
+    #[error(transparent)]
+    Config(Arc<KubeconfigError>),
+    /// The credential plugin gave nothing.
+    #[error("no credentials{}", of_context(context))]
+    Plugin {
+        /// The context.
+        context: String,
+        /// Why.
+        #[source]
+        source: Arc<PluginError>,
+    },
+    /// Certificates or tokens cannot be used.
+    #[error("the credentials{} cannot be used: {reason}", of_context(context))]
+    Credentials {
+        /// The context.
+        context: String,
+        /// Why.
+        reason: String,
+    },
+    /// The server does not know us (401).
+    #[error("the API server refused the credentials: {message}")]
+    Unauthorized {
+        /// What it said.
+        message: String,
+    },
+    /// The server knows us, and we may not (403).
+    #[error("{message}")]
+    Forbidden {
+        /// What it said.
+        message: String,
+    },
+    /// There is no such thing (404).
+    #[error("{message}")]
+    NotFound {
+        /// What it said.
+        message: String,
+    },
+    /// The version asked for is no longer kept (410).
+    #[error("{message}")]
+    Gone {
+        /// What it said.
+        message: String,
+    },
+    /// Any other answer.
+    #[error("the API server answered {code}: {message}")]
+    Status {
+        /// The HTTP status.
+        code: u16,
+        /// What it said.
+        message: String,
+    },
+    /// There is no way to the server, or it went away.
+    #[error("{server} cannot be reached: {reason}")]
+    Unreachable {
+        /// The server.
+        server: String,
+        /// Why.
+        reason: String,
+        /// Whose fault it is.
+        fault: Fault,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The server is there and says nothing.
+    #[error("{server} did not answer within {after:?}")]
+    Timeout {
+        /// The server.
+        server: String,
+        /// The deadline.
+        after: Duration,
+    },
+    /// The server said something that cannot be understood.
+    #[error("cannot read {what}: {reason}")]
+    Decode {
+        /// What was read.
+        what: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+fn of_context(context: &str) -> String {
+    if context.is_empty() { String::new() } else { format!(" for the context `{context}`") }
+}
+
+impl ApiError {
+    /// Sorts a Status object or a plain answer.
+    pub(crate) fn of_status(code: u16, reason: &str, message: &str) -> Self {
+        let message = if message.trim().is_empty() { format!("HTTP {code} {reason}") } else { message.trim().to_owned() };
+        match code {
+            401 => Self::Unauthorized { message },
+            403 => Self::Forbidden { message },
+            404 => Self::NotFound { message },
+            410 => Self::Gone { message },
+            code => Self::Status { code, message },
+        }
+    }
+
+    pub(crate) fn unreachable(error: &ConnectError) -> Self {
+        let reason = match std::error::Error::source(error) {
+            Some(source) => innermost(source),
+            None => error.to_string(),
+        };
+        Self::Unreachable { server: error.target().to_owned(), reason, fault: error.fault(), hint: error.hint() }
+    }
+
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Gone { .. } => true,
+            Self::Status { code, .. } => *code >= 500 || *code == 429,
+            Self::Config(_)
+            | Self::Plugin { .. }
+            | Self::Credentials { .. }
+            | Self::Unauthorized { .. }
+            | Self::Forbidden { .. }
+            | Self::NotFound { .. }
+            | Self::Decode { .. } => false,
+        }
+    }
+}
+
+impl From<KubeconfigError> for ApiError {
+    fn from(error: KubeconfigError) -> Self {
+        Self::Config(Arc::new(error))
+    }
+}
+
+impl Diagnose for ApiError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Config(error) => error.fault(),
+            Self::Plugin { source, .. } => source.fault(),
+            Self::Credentials { .. } => Fault::Config,
+            Self::Unauthorized { .. } => Fault::Auth,
+            Self::Forbidden { .. } => Fault::Auth,
+            Self::Unreachable { fault, .. } => *fault,
+            Self::NotFound { .. }
+            | Self::Gone { .. }
+            | Self::Status { .. }
+            | Self::Timeout { .. }
+            | Self::Decode { .. } => Fault::Upstream,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Config(error) => error.hint(),
+            Self::Plugin { source, .. } => source.hint(),
+            Self::Credentials { .. } => Some("check the user of this context in the kubeconfig".into()),
+            Self::Unauthorized { .. } => Some("log in to the cluster again, or name another context with --context".into()),
+            Self::Forbidden { .. } => Some(
+                "ask for the right: `get`, `list` and `watch` on pods (services and endpointslices for services), `create` on pods/portforward"
+                    .into(),
+            ),
+            Self::Unreachable { hint, .. } => {
+                hint.clone().or_else(|| Some("check that the cluster runs and that this machine reaches it (VPN?)".into()))
+            }
+            Self::Timeout { .. } => Some("check that the cluster runs and that this machine reaches it (VPN?)".into()),
+            Self::Status { code: 429, .. } => Some("the API server is overloaded: try again later".into()),
+            Self::NotFound { .. } | Self::Gone { .. } | Self::Status { .. } | Self::Decode { .. } => None,
+        }
+    }
+}

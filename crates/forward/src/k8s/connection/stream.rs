@@ -1,0 +1,338 @@
+//! The two streams of one forwarded port, as one byte stream.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep_until};
+
+use super::machine::Key;
+use super::shared::{Connection, ConnectionEnd, ReadOutcome};
+
+/// The local end of file is held back until the pod has been silent for this long: containerd gives an answer one
+/// second after it, and what comes later is lost.
+const QUIET: Duration = Duration::from_secs(30);
+/// After the data's end the error stream says why, or that nothing is wrong; both come together.
+const SETTLE: Duration = Duration::from_millis(500);
+/// Of a reason, this much is kept.
+const REASON_MAX: usize = 4096;
+
+/// Why a stream was cut.
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum StreamFault {
+    /// The kubelet told why, on the error stream.
+    #[error("{}", .0.text)]
+    Pod(PodFault),
+    /// The stream was reset without a word.
+    #[error("the stream was reset by the server")]
+    Reset,
+    /// The connection that carried it is over.
+    #[error(transparent)]
+    Lost(ConnectionEnd),
+}
+
+/// What a kubelet says of a stream that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodFault {
+    /// What kind it is.
+    pub(crate) kind: PodFaultKind,
+    /// In few words.
+    pub(crate) text: String,
+}
+
+/// Kinds of failures in a pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum PodFaultKind {
+    /// Nothing listens on the port.
+    Refused,
+    /// The application cut the connection.
+    Reset,
+    /// The pod is gone, or its container is.
+    Gone,
+    /// Anything else.
+    Other,
+}
+
+impl PodFault {
+    /// Sorts the text of an error stream: of containerd, CRI-O, cri-dockerd and the kubelet itself.
+    pub(crate) fn of(text: &str) -> Self {
+        let lower = text.to_ascii_lowercase();
+        let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
+        let kind = if has(&["failed to find sandbox", "network namespace for sandbox", "no such container", "not found in", "is not running", "sandbox not found", "no such file or directory"]) {
+            PodFaultKind::Gone
+        } else if has(&["connection refused"]) {
+            PodFaultKind::Refused
+        } else if has(&["connection reset", "broken pipe"]) {
+            PodFaultKind::Reset
+        } else {
+            PodFaultKind::Other
+        };
+        let text = match kind {
+            PodFaultKind::Refused => "the connection was refused in the pod: nothing listens on that port there".to_owned(),
+            PodFaultKind::Reset => "the connection was reset in the pod".to_owned(),
+            PodFaultKind::Gone => "the pod is gone".to_owned(),
+            PodFaultKind::Other => text.split_whitespace().collect::<Vec<_>>().join(" "),
+        };
+        Self { kind, text }
+    }
+}
+
+impl StreamFault {
+    /// Whether nothing reached an application, so that the same bytes may go to another pod.
+    pub(crate) fn is_pod_gone(&self) -> bool {
+        matches!(self, Self::Pod(PodFault { kind: PodFaultKind::Gone, .. }))
+    }
+
+    /// As an I/O error; the fault is inside it.
+    pub(crate) fn into_io(self) -> io::Error {
+        let kind = match &self {
+            Self::Pod(PodFault { kind: PodFaultKind::Refused, .. }) => io::ErrorKind::ConnectionRefused,
+            Self::Pod(_) | Self::Reset => io::ErrorKind::ConnectionReset,
+            Self::Lost(_) => io::ErrorKind::ConnectionAborted,
+        };
+        io::Error::new(kind, self)
+    }
+}
+
+/// How far the local end of file got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finish {
+    No,
+    /// Asked for, and held back.
+    Held,
+    Sent,
+}
+
+/// One forwarded connection. Dropping it ends it: in an orderly way when the local side had ended, with a reset
+/// otherwise.
+pub(crate) struct PortStream {
+    connection: Arc<Connection>,
+    data: Key,
+    error: Key,
+    finish: Finish,
+    /// The pod has ended its half.
+    ended: bool,
+    reason: Vec<u8>,
+    reason_ended: bool,
+    /// While the FIN is held back, or while the error stream is waited for.
+    timer: Option<Pin<Box<Sleep>>>,
+    last_data: Instant,
+    carried: u64,
+    buffer: Vec<u8>,
+    read: usize,
+}
+
+impl std::fmt::Debug for PortStream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "PortStream({}/{:?})", self.connection.number(), self.data)
+    }
+}
+
+impl PortStream {
+    pub(super) fn new(connection: Arc<Connection>, data: Key, error: Key) -> Self {
+        Self {
+            connection,
+            data,
+            error,
+            finish: Finish::No,
+            ended: false,
+            reason: Vec::new(),
+            reason_ended: false,
+            timer: None,
+            last_data: Instant::now(),
+            carried: 0,
+            buffer: Vec::new(),
+            read: 0,
+        }
+    }
+
+    /// Swaps what arrived into an empty buffer; false at the end.
+    pub(crate) fn poll_take(&mut self, cx: &mut Context<'_>, into: &mut Vec<u8>) -> Poll<Result<bool, StreamFault>> {
+        if !self.ended {
+            match self.connection.poll_read(cx, self.data, into) {
+                Poll::Ready(ReadOutcome::Data) => {
+                    self.passed(into.len());
+                    if self.finish == Finish::Held {
+                        self.last_data = Instant::now();
+                    }
+                    return Poll::Ready(Ok(true));
+                }
+                Poll::Ready(ReadOutcome::End) => self.pod_ended(),
+                Poll::Ready(ReadOutcome::Reset) => {
+                    self.ended = true;
+                    self.gather_reason(cx);
+                    return Poll::Ready(Err(self.fault().unwrap_or(StreamFault::Reset)));
+                }
+                Poll::Ready(ReadOutcome::Lost(end)) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(self.fault().unwrap_or(StreamFault::Lost(end))));
+                }
+                Poll::Pending => {
+                    self.gather_reason(cx);
+                    self.poll_quiet(cx);
+                    if !self.reason_ended || self.reason.is_empty() {
+                        return Poll::Pending;
+                    }
+                    // A reason without an end of the data: the kubelet has given up on this pair.
+                    self.pod_ended();
+                }
+            }
+        }
+        self.gather_reason(cx);
+        if !self.reason_ended {
+            // What is waited for comes with the next bytes; a server that forgets it must not hold us.
+            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until((Instant::now() + SETTLE).into())));
+            ready!(timer.as_mut().poll(cx));
+            self.reason_ended = true;
+        }
+        match self.fault() {
+            Some(fault) => Poll::Ready(Err(fault)),
+            None => Poll::Ready(Ok(false)),
+        }
+    }
+
+    /// Queues bytes; an error is told by reading.
+    pub(crate) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<usize>> {
+        let taken = ready!(self.connection.poll_write(cx, self.data, bytes));
+        if let Some(taken) = taken {
+            self.passed(taken);
+        }
+        Poll::Ready(taken)
+    }
+
+    /// The local side sends nothing more. That is passed on when the pod has ended too, or has been silent.
+    pub(crate) fn hold_finish(&mut self) {
+        if self.finish != Finish::No {
+            return;
+        }
+        if self.ended {
+            self.connection.finish(self.data);
+            self.finish = Finish::Sent;
+        } else {
+            self.finish = Finish::Held;
+            self.last_data = Instant::now();
+            self.timer = Some(Box::pin(sleep_until((self.last_data + QUIET).into())));
+        }
+    }
+
+    fn pod_ended(&mut self) {
+        self.ended = true;
+        self.timer = None;
+        if self.finish == Finish::Held {
+            self.connection.finish(self.data);
+            self.finish = Finish::Sent;
+        }
+    }
+
+    /// Sends the end of file that was held back once the pod has been silent for long.
+    fn poll_quiet(&mut self, cx: &mut Context<'_>) {
+        let Some(timer) = self.timer.as_mut().filter(|_| self.finish == Finish::Held) else { return };
+        while timer.as_mut().poll(cx).is_ready() {
+            let until = self.last_data + QUIET;
+            if until > Instant::now() {
+                timer.as_mut().reset(until.into());
+            } else {
+                self.connection.finish(self.data);
+                self.finish = Finish::Sent;
+                self.timer = None;
+                return;
+            }
+        }
+    }
+
+    fn gather_reason(&mut self, cx: &Context<'_>) {
+        let mut more = Vec::new();
+        while !self.reason_ended {
+            match self.connection.poll_read(cx, self.error, &mut more) {
+                Poll::Ready(ReadOutcome::Data) => {
+                    let room = REASON_MAX.saturating_sub(self.reason.len());
+                    self.reason.extend_from_slice(&more[..more.len().min(room)]);
+                    more.clear();
+                }
+                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Lost(_)) => self.reason_ended = true,
+                // A text says all: the reset that follows it adds nothing.
+                Poll::Pending if !self.reason.is_empty() => self.reason_ended = true,
+                Poll::Pending => return,
+            }
+        }
+    }
+
+    fn fault(&self) -> Option<StreamFault> {
+        (!self.reason.is_empty()).then(|| StreamFault::Pod(PodFault::of(&String::from_utf8_lossy(&self.reason))))
+    }
+
+    fn passed(&mut self, bytes: usize) {
+        self.connection.count(self.carried, bytes);
+        self.carried += bytes as u64;
+    }
+}
+
+impl AsyncRead for PortStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = &mut *self;
+        if this.read == this.buffer.len() {
+            let mut buffer = std::mem::take(&mut this.buffer);
+            buffer.clear();
+            this.read = 0;
+            let taken = this.poll_take(cx, &mut buffer);
+            this.buffer = buffer;
+            match ready!(taken) {
+                Ok(true) => {}
+                Ok(false) => return Poll::Ready(Ok(())),
+                Err(fault) => return Poll::Ready(Err(fault.into_io())),
+            }
+        }
+        let rest = &this.buffer[this.read..];
+        let n = rest.len().min(buf.remaining());
+        buf.put_slice(&rest[..n]);
+        this.read += n;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for PortStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match ready!(self.poll_put(cx, buf)) {
+            Some(taken) => Poll::Ready(Ok(taken)),
+            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.hold_finish();
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl Drop for PortStream {
+    fn drop(&mut self) {
+        let orderly = self.finish != Finish::No || self.ended;
+        self.connection.release_pair(self.data, self.error, orderly, self.carried);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_texts_of_container_runtimes_are_sorted() {
+        let refused = "error forwarding port 9999 to pod 9ff, uid : failed to execute portforward in network namespace \
+             \"/var/run/netns/cni-1\": failed to connect to localhost:9999 inside namespace \"9ff\", IPv4: dial tcp4 \
+             127.0.0.1:9999: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found";
+        assert_eq!(PodFault::of(refused).kind, PodFaultKind::Refused);
+        for gone in ["failed to find sandbox \"9ff\" in store: not found", "network namespace for sandbox \"9ff\" is closed"] {
+            assert_eq!(PodFault::of(gone).kind, PodFaultKind::Gone, "{gone}");
+        }
+        assert_eq!(PodFault::of("read: connection reset by peer").kind, PodFaultKind::Reset);
+        let other = PodFault::of("something\nnew");
+        assert_eq!((other.kind, other.text.as_str()), (PodFaultKind::Other, "something new"));
+    }
+}

@@ -1,0 +1,137 @@
+//! Connections to an API server: TCP (through a proxy where one is set), TLS as the kubeconfig wants it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::client::ConfigExt as _;
+use kube::config::Config;
+use runtime::connect::{ConnectError, Io, TcpConnect};
+use runtime::pipe::{Pipe, PipeFault};
+use rustls::ClientConfig;
+use rustls::pki_types::ServerName;
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::proxy;
+
+/// TCP, proxy and TLS together. kubectl waits 30 s for TCP alone; a server that far away is of no use.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Opens connections to one API server.
+#[derive(Clone)]
+pub(crate) struct Dialer {
+    host: String,
+    port: u16,
+    proxy: Option<http::Uri>,
+    tls: Option<Tls>,
+}
+
+#[derive(Clone)]
+struct Tls {
+    name: ServerName<'static>,
+    /// For upgrades: a server that is offered HTTP/2 takes it, and HTTP/2 has no Upgrade.
+    http1: Arc<ClientConfig>,
+    /// For list and watch: all of them on one connection.
+    either: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// Reads certificates and keys of the configuration.
+    ///
+    /// # Errors
+    /// What is wrong with them.
+    pub(crate) fn new(config: &Config) -> Result<Self, String> {
+        let host = config.cluster_url.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
+        let secure = config.cluster_url.scheme_str() != Some("http");
+        let port = config.cluster_url.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let tls = if secure { Some(Tls::new(config, &host)?) } else { None };
+        Ok(Self { host, port, proxy: config.proxy_url.clone(), tls })
+    }
+
+    /// Where connections go, for messages.
+    pub(crate) fn describe(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
+        let via = self.proxy.as_ref().map(proxy::address).map(|(host, port)| format!(" through the proxy {host}:{port}"));
+        format!("the API server {host}:{}{}", self.port, via.unwrap_or_default())
+    }
+
+    /// What the server is called in HTTP requests.
+    pub(crate) fn authority(&self) -> String {
+        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+    }
+
+    /// A connection for an upgrade.
+    pub(crate) async fn pipe(&self) -> Result<Pipe, ConnectError> {
+        self.within(async {
+            let tcp = self.tcp().await?;
+            match &self.tls {
+                None => Ok(Pipe::plain(tcp)),
+                Some(tls) => Pipe::connect(tcp, Arc::clone(&tls.http1), tls.name.clone())
+                    .await
+                    .map_err(|fault| self.tls_failed(fault_as_io(fault))),
+            }
+        })
+        .await
+    }
+
+    /// A connection for ordinary requests.
+    pub(crate) async fn io(&self) -> Result<Io, ConnectError> {
+        self.within(async {
+            let tcp = self.tcp().await?;
+            let Some(tls) = &self.tls else { return Ok(Io::Tcp(tcp)) };
+            let connector = TlsConnector::from(Arc::clone(&tls.either));
+            let stream = connector.connect(tls.name.clone(), Io::Tcp(tcp)).await.map_err(|error| self.tls_failed(error))?;
+            Ok(Io::Tls(Box::new(stream)))
+        })
+        .await
+    }
+
+    async fn within<T>(&self, dial: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
+        match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
+            Ok(result) => result,
+            Err(_) => Err(ConnectError::Timeout { target: self.describe(), after: DIAL_TIMEOUT }),
+        }
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, ConnectError> {
+        let (host, port) = match &self.proxy {
+            Some(proxy) => proxy::address(proxy),
+            None => (self.host.clone(), self.port),
+        };
+        let opened = TcpConnect::new(&host, port, DIAL_TIMEOUT).open().await;
+        let mut tcp = opened.map_err(|error| error.towards(self.describe()))?;
+        if let Some(proxy) = &self.proxy {
+            let asked = proxy::ask(&mut tcp, proxy, &self.host, self.port).await;
+            asked.map_err(|source| ConnectError::Unreachable { target: self.describe(), source })?;
+        }
+        Ok(tcp)
+    }
+
+    fn tls_failed(&self, source: io::Error) -> ConnectError {
+        ConnectError::tls(self.describe(), source)
+    }
+}
+
+impl Tls {
+    fn new(config: &Config, host: &str) -> Result<Self, String> {
+        let name = config.tls_server_name.as_deref().unwrap_or(host).to_owned();
+        let name = ServerName::try_from(name.clone()).map_err(|_| format!("`{name}` is not a name a certificate can have"))?;
+        let base = config.rustls_client_config().map_err(|error| error.to_string())?;
+        let mut http1 = base.clone();
+        http1.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let mut either = base;
+        either.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        Ok(Self { name, http1: Arc::new(http1), either: Arc::new(either) })
+    }
+}
+
+/// A pipe's failure in the form tokio-rustls gives.
+pub(crate) fn fault_as_io(fault: PipeFault) -> io::Error {
+    match fault {
+        PipeFault::Io(error) => error,
+        PipeFault::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
+        PipeFault::Closed => io::ErrorKind::UnexpectedEof.into(),
+        PipeFault::Buffer(text) => io::Error::other(text),
+    }
+}

@@ -1,0 +1,313 @@
+//! The connections to one pod.
+//!
+//! All streams of a connection share one TCP connection without flow control of their own (the peer has none), so
+//! a stream that nobody reads holds up the others on it. Hence: a new stream goes to a connection that nothing
+//! holds up, one without bulk before one with, the least loaded first; a spare connection is opened as soon as none
+//! is idle; what is idle beyond the spare is closed after a while.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use runtime::Scope;
+use tokio::sync::watch;
+
+use super::api::{Api, ApiError};
+use super::connection::{Connection, PortStream};
+use super::resolve::PodRef;
+use super::port_forward::{self, Transport};
+
+/// Streams of a connection at the most; beyond it another one is opened.
+const FULL: u32 = 400;
+/// Connections that are opened so that a stream may have one to itself.
+const SPREAD: usize = 8;
+/// Connections of a pod at the most, which only stalled ones lead to.
+const CONNECTIONS_MAX: usize = 64;
+/// How long a connection that is not needed stays.
+const IDLE: Duration = Duration::from_secs(60);
+/// How often that is looked at.
+const SWEEP_EVERY: Duration = Duration::from_secs(10);
+
+static NUMBER: AtomicU64 = AtomicU64::new(1);
+
+/// The connections to one pod; dropping it lets running streams end and closes the rest.
+pub(crate) struct PodPool {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    api: Api,
+    pod: PodRef,
+    scope: Scope,
+    state: Mutex<State>,
+    /// Raised at each change of the state that somebody may wait for.
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Default)]
+struct State {
+    connections: Vec<Arc<Connection>>,
+    dialing: usize,
+    failed: Option<(Instant, ApiError)>,
+    /// How the last connection ended that did not end here.
+    ended: Option<String>,
+    transport: Option<Transport>,
+    closed: bool,
+}
+
+/// What is to be done for a stream.
+enum Choice {
+    Take(Arc<Connection>),
+    Wait,
+    Fail(ApiError),
+}
+
+impl PodPool {
+    /// A pool without connections.
+    pub(crate) fn new(api: Api, pod: PodRef, scope: &Scope) -> Self {
+        let inner = Arc::new(Inner {
+            api,
+            pod,
+            scope: scope.child(),
+            state: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        let sweeper = Arc::downgrade(&inner);
+        inner.scope.spawn("idle connections", async move {
+            loop {
+                tokio::time::sleep(SWEEP_EVERY).await;
+                let Some(inner) = sweeper.upgrade().filter(|inner| inner.sweep()) else { return };
+                drop(inner);
+            }
+        });
+        Self { inner }
+    }
+
+    /// The pod.
+    pub(crate) fn pod(&self) -> &PodRef {
+        &self.inner.pod
+    }
+
+    /// Which transport carries it.
+    pub(crate) fn transport(&self) -> Option<Transport> {
+        self.inner.lock().transport
+    }
+
+    /// Opens a first connection, unless there is one. On return it is there.
+    ///
+    /// # Errors
+    /// Why none could be opened.
+    pub(crate) async fn warm(&self, port: u16) -> Result<(), ApiError> {
+        self.inner.connection(port).await.map(drop)
+    }
+
+    /// Opens the two streams of a port.
+    ///
+    /// # Errors
+    /// Why no connection could be opened.
+    pub(crate) async fn open(&self, port: u16) -> Result<PortStream, ApiError> {
+        if Transport::remembered(&self.inner.api) == Transport::Channels {
+            return self.inner.open_alone(port).await;
+        }
+        loop {
+            let connection = self.inner.connection(port).await?;
+            match connection.open_pair(port) {
+                Ok(stream) => {
+                    self.inner.keep_a_spare(port);
+                    return Ok(stream);
+                }
+                // It ended or filled up in between: the next choice leaves it out.
+                Err(spdy::OpenError::GoingAway | spdy::OpenError::TooMany | spdy::OpenError::Exhausted) => {
+                    connection.close_when_idle();
+                    self.inner.forget(&connection);
+                }
+            }
+        }
+    }
+
+    /// Replaces the connections: the machine slept, or its network changed, and they may be dead. Streams that run
+    /// stay where they are.
+    pub(crate) fn probe(&self) {
+        let mut state = self.inner.lock();
+        for connection in state.connections.drain(..) {
+            connection.close_when_idle();
+        }
+        state.failed = None;
+    }
+
+    /// Waits until there was a connection and none is left; why.
+    pub(crate) async fn lost(&self) -> String {
+        let mut changed = self.inner.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            {
+                let mut state = self.inner.lock();
+                state.connections.retain(|connection| !connection.is_over());
+                if state.connections.is_empty() && state.dialing == 0 && state.transport != Some(Transport::Channels) {
+                    let reason = state.ended.take().unwrap_or_else(|| "the connection to the API server ended".into());
+                    return reason;
+                }
+            }
+            // The sender is ours: it cannot be gone.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// Connections that are open.
+    pub(crate) fn connections(&self) -> usize {
+        self.inner.lock().connections.len()
+    }
+}
+
+impl Drop for PodPool {
+    fn drop(&mut self) {
+        let mut state = self.inner.lock();
+        state.closed = true;
+        for connection in state.connections.drain(..) {
+            connection.close_when_idle();
+        }
+    }
+}
+
+impl Inner {
+    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection for one more stream; dials one when there is none to be had.
+    async fn connection(self: &Arc<Self>, port: u16) -> Result<Arc<Connection>, ApiError> {
+        let mut changed = self.changed.subscribe();
+        let begun = Instant::now();
+        loop {
+            changed.mark_unchanged();
+            match self.choose(port, begun) {
+                Choice::Take(connection) => return Ok(connection),
+                Choice::Fail(error) => return Err(error),
+                Choice::Wait => {
+                    // The sender is ours: it cannot be gone. Dials have deadlines of their own.
+                    let _ = changed.changed().await;
+                }
+            }
+        }
+    }
+
+    fn choose(self: &Arc<Self>, port: u16, begun: Instant) -> Choice {
+        let mut state = self.lock();
+        state.connections.retain(|connection| !connection.is_over() && connection.takes_streams());
+        let best = state
+            .connections
+            .iter()
+            .filter(|connection| connection.streams() < FULL)
+            .min_by_key(|connection| (connection.is_stalled(), connection.is_bulk(), connection.streams()))
+            .cloned();
+        let room = state.connections.len() + state.dialing < CONNECTIONS_MAX;
+        match best {
+            Some(best) if !best.is_stalled() || !room => Choice::Take(best),
+            stalled => {
+                if let (0, Some((at, error))) = (state.dialing, &state.failed)
+                    && *at >= begun
+                {
+                    // No better one could be had: a stalled one is better than none.
+                    return stalled.map_or_else(|| Choice::Fail(error.clone()), Choice::Take);
+                }
+                if state.dialing == 0 {
+                    self.dial(&mut state, port);
+                }
+                Choice::Wait
+            }
+        }
+    }
+
+    /// Opens another connection when none is idle, so that the next stream finds one.
+    fn keep_a_spare(self: &Arc<Self>, port: u16) {
+        let mut state = self.lock();
+        let idle = state.connections.iter().any(|connection| connection.streams() == 0 && !connection.is_over());
+        let failed_lately = state.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < SWEEP_EVERY);
+        if !idle && state.dialing == 0 && state.connections.len() < SPREAD && !failed_lately && !state.closed {
+            self.dial(&mut state, port);
+        }
+    }
+
+    fn dial(self: &Arc<Self>, state: &mut State, port: u16) {
+        state.dialing += 1;
+        let inner = Arc::clone(self);
+        self.scope.spawn("dial a pod", async move {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let opened = port_forward::open(&inner.api, &inner.pod, port, number).await;
+            let mut state = inner.lock();
+            state.dialing -= 1;
+            match opened {
+                Ok(opened) => {
+                    state.transport = Some(opened.transport);
+                    state.failed = None;
+                    inner.run(opened.task, &opened.connection);
+                    if state.closed {
+                        opened.connection.close();
+                    } else {
+                        state.connections.push(opened.connection);
+                    }
+                }
+                Err(error) => state.failed = Some((Instant::now(), error)),
+            }
+            drop(state);
+            inner.changed.send_modify(|count| *count += 1);
+        });
+    }
+
+    /// Drives a connection to its end, and tells those who wait for news.
+    fn run(self: &Arc<Self>, task: super::connection::ConnectionTask, connection: &Arc<Connection>) {
+        let (inner, connection) = (Arc::downgrade(self), Arc::clone(connection));
+        self.scope.spawn("pod connection", async move {
+            task.await;
+            if let Some(inner) = inner.upgrade() {
+                inner.lock().ended = connection.ended();
+                inner.changed.send_modify(|count| *count += 1);
+            }
+        });
+    }
+
+    /// A connection of the channel protocol, for one stream.
+    async fn open_alone(self: &Arc<Self>, port: u16) -> Result<PortStream, ApiError> {
+        use super::connection::Key;
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let opened = port_forward::open(&self.api, &self.pod, port, number).await?;
+        let connection = Arc::clone(&opened.connection);
+        self.run(opened.task, &connection);
+        self.lock().transport = Some(opened.transport);
+        if opened.transport == Transport::Channels {
+            return Ok(connection.pair(Key::Channel(0), Key::Channel(1)));
+        }
+        // The server has learnt a better transport since.
+        let stream = connection.open_pair(port);
+        self.lock().connections.push(Arc::clone(&connection));
+        stream.map_err(|error| ApiError::Unreachable {
+            server: self.api.describe(),
+            reason: error.to_string(),
+            fault: adit_core::diagnose::Fault::Upstream,
+            hint: None,
+        })
+    }
+
+    fn forget(&self, gone: &Arc<Connection>) {
+        self.lock().connections.retain(|connection| !Arc::ptr_eq(connection, gone));
+    }
+
+    /// Closes what is idle for long, all but one; false when the pool is gone.
+    fn sweep(&self) -> bool {
+        let mut state = self.lock();
+        if state.closed {
+            return false;
+        }
+        state.connections.retain(|connection| !connection.is_over());
+        let mut left = state.connections.len();
+        state.connections.retain(|connection| {
+            let close = left > 1 && connection.idle() > IDLE;
+            if close {
+                left -= 1;
+                connection.close();
+            }
+            !close
+        });
+        true
+    }
+}

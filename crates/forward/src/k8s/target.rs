@@ -1,0 +1,332 @@
+//! A Kubernetes target as it is right now: its pod, the connections to it, and the move to the next one.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use adit_core::backoff::Backoff;
+use adit_core::target::KubeTarget;
+use runtime::Scope;
+use runtime::connect::ConnectError;
+use tokio::sync::watch;
+
+use super::api::{Api, ApiError};
+use super::connection::PortStream;
+use super::pool::PodPool;
+use super::resolve::{Candidate, Choice, PodRef, Resolution, Resolver, Spread, Wanted};
+use super::stream::KubeStream;
+use crate::error::ForwardError;
+
+/// How long a pod to which a connection failed is passed over.
+const SUSPECT_FOR: Duration = Duration::from_secs(5);
+/// A pool of a pod that is no longer chosen is kept so long, in case it is chosen again.
+const PODS_KEPT: usize = 16;
+
+/// The pools of one cluster, shared by all forwards that lead to the same pod.
+#[derive(Default)]
+pub(crate) struct PodPools(Mutex<HashMap<PodRef, Weak<PodPool>>>);
+
+impl PodPools {
+    /// The pool of a pod, a new one if there is none.
+    fn of(&self, api: &Api, pod: &PodRef, scope: &Scope) -> Arc<PodPool> {
+        let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pool) = pools.get(pod).and_then(Weak::upgrade) {
+            return pool;
+        }
+        pools.retain(|_, pool| pool.strong_count() > 0);
+        let pool = Arc::new(PodPool::new(api.clone(), pod.clone(), scope));
+        pools.insert(pod.clone(), Arc::downgrade(&pool));
+        pool
+    }
+}
+
+/// What a user wants to know of a running target.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KubeStatus {
+    /// The pod that new connections go to.
+    pub(crate) pod: Option<String>,
+    /// Its port.
+    pub(crate) port: Option<u16>,
+    /// What is waited for.
+    pub(crate) waiting: Option<String>,
+    pub(crate) transport: Option<&'static str>,
+}
+
+/// Resolves a target, keeps a connection to its pod warm, opens streams. Dropping it ends all of that.
+pub(crate) struct KubeSession {
+    shared: Arc<KubeTargetShared>,
+    scope: Scope,
+}
+
+pub(crate) struct KubeTargetShared {
+    api: Api,
+    /// For pools: they outlive this session while streams run on them.
+    pools_scope: Scope,
+    pools: Arc<PodPools>,
+    resolver: Resolver,
+    choice: Mutex<Choice>,
+    held: Mutex<HashMap<PodRef, Arc<PodPool>>>,
+    status: watch::Sender<KubeStatus>,
+    text: String,
+    patience: Duration,
+}
+
+impl KubeSession {
+    /// Starts to resolve, and connects as soon as there is a pod.
+    pub(crate) fn start(
+        scope: &Scope,
+        api: Api,
+        pools: Arc<PodPools>,
+        target: &KubeTarget,
+        balance: bool,
+        patience: Duration,
+    ) -> Self {
+        let own = scope.child();
+        let wanted = Wanted::of(target, &api.default_namespace());
+        let spread = if balance { Spread::Balanced } else { Spread::Pinned };
+        let shared = Arc::new(KubeTargetShared {
+            resolver: Resolver::start_wanted(&own, api.clone(), wanted),
+            api,
+            pools_scope: scope.clone(),
+            pools,
+            choice: Mutex::new(Choice::new(spread)),
+            held: Mutex::default(),
+            status: watch::Sender::new(KubeStatus::default()),
+            text: target.to_string(),
+            patience,
+        });
+        own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
+        Self { shared, scope: own }
+    }
+
+    /// What is known, as it changes.
+    pub(crate) fn status(&self) -> watch::Receiver<KubeStatus> {
+        self.shared.status.subscribe()
+    }
+
+    /// Waits until there is a pod to connect to.
+    ///
+    /// # Errors
+    /// When waiting is of no use.
+    pub(crate) async fn resolved(&self) -> Result<(), ForwardError> {
+        self.shared.candidate().await.map(drop)
+    }
+
+    /// Waits until a connection to a ready pod is there.
+    ///
+    /// # Errors
+    /// When waiting is of no use, or the pod cannot be connected to.
+    pub(crate) async fn ready(&self) -> Result<(), ForwardError> {
+        self.shared.warm().await
+    }
+
+    /// Waits until no connection to the chosen pod is left; why.
+    pub(crate) async fn lost(&self) -> String {
+        loop {
+            let pool = self.shared.current().map(|candidate| self.shared.pool(&candidate.pod));
+            let mut status = self.shared.status.subscribe();
+            tokio::select! {
+                biased;
+                _ = status.changed() => {}
+                reason = lost(pool) => return reason,
+            }
+        }
+    }
+
+    /// Opens one stream.
+    pub(crate) async fn open(&self) -> Result<KubeStream, ConnectError> {
+        let (stream, pod) = self.shared.open().await?;
+        Ok(KubeStream::new(stream, pod, Arc::clone(&self.shared)))
+    }
+
+    /// Asks and dials anew: the machine slept, or its network changed.
+    pub(crate) fn wake(&self) {
+        self.shared.resolver.wake();
+        for pool in self.shared.held().values() {
+            pool.probe();
+        }
+    }
+}
+
+impl Drop for KubeSession {
+    fn drop(&mut self) {
+        self.scope.abort();
+        self.shared.held().clear();
+    }
+}
+
+async fn lost(pool: Option<Arc<PodPool>>) -> String {
+    match pool {
+        Some(pool) => pool.lost().await,
+        None => std::future::pending().await,
+    }
+}
+
+impl KubeTargetShared {
+    fn held(&self) -> std::sync::MutexGuard<'_, HashMap<PodRef, Arc<PodPool>>> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn choose(&self, resolution: &Resolution) -> Option<Candidate> {
+        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        choice.choose(resolution, Instant::now()).cloned()
+    }
+
+    /// What would be chosen, without choosing.
+    fn foresee(&self, resolution: &Resolution) -> Option<Candidate> {
+        let choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut choice = choice;
+        choice.choose(resolution, Instant::now()).cloned()
+    }
+
+    pub(super) fn suspect(&self, pod: &PodRef) {
+        let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
+        choice.suspect(pod, Instant::now() + SUSPECT_FOR);
+    }
+
+    pub(super) fn trust(&self, pod: &PodRef) {
+        self.choice.lock().unwrap_or_else(PoisonError::into_inner).trust(pod);
+    }
+
+    fn pool(&self, pod: &PodRef) -> Arc<PodPool> {
+        let mut held = self.held();
+        if let Some(pool) = held.get(pod) {
+            return Arc::clone(pool);
+        }
+        let pool = self.pools.of(&self.api, pod, &self.pools_scope);
+        held.insert(pod.clone(), Arc::clone(&pool));
+        pool
+    }
+
+    /// Follows the target: connects to the next pod as soon as it is the one, lets go of those that are gone.
+    async fn follow(self: Arc<Self>, scope: Scope) {
+        let mut resolution = self.resolver.resolution();
+        loop {
+            let now = resolution.borrow_and_update().clone();
+            let chosen = self.foresee(&now);
+            self.let_go(&now, chosen.as_ref());
+            let status = KubeStatus {
+                pod: chosen.as_ref().map(|candidate| candidate.pod.name.clone()),
+                port: chosen.as_ref().map(|candidate| candidate.port),
+                waiting: now.detail().filter(|_| chosen.is_none()),
+                transport: chosen.as_ref().and_then(|chosen| self.held().get(&chosen.pod)?.transport()).map(|t| t.name()),
+            };
+            self.status.send_if_modified(|known| {
+                let changed = *known != status;
+                *known = status;
+                changed
+            });
+            if let Some(candidate) = chosen {
+                let pool = self.pool(&candidate.pod);
+                scope.spawn("warm a connection", async move {
+                    if let Err(error) = pool.warm(candidate.port).await {
+                        tracing::debug!(pod = candidate.pod.name, %error, "cannot connect ahead");
+                    }
+                });
+            }
+            if resolution.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Pools of pods that are no candidates any more end with their last stream.
+    fn let_go(&self, resolution: &Resolution, chosen: Option<&Candidate>) {
+        let mut held = self.held();
+        held.retain(|pod, _| resolution.candidates.iter().any(|candidate| candidate.pod == *pod));
+        if held.len() > PODS_KEPT {
+            held.retain(|pod, pool| chosen.is_some_and(|chosen| chosen.pod == *pod) || pool.connections() > 0);
+        }
+    }
+
+    /// The pod new connections go to, as far as is known now.
+    fn current(&self) -> Option<Candidate> {
+        self.foresee(&self.resolver.now())
+    }
+
+    /// Waits for a pod.
+    async fn candidate(&self) -> Result<Candidate, ForwardError> {
+        let mut resolution = self.resolver.resolution();
+        loop {
+            let now = resolution.borrow_and_update().clone();
+            if let Some(candidate) = self.foresee(&now) {
+                return Ok(candidate);
+            }
+            if let Some(none) = now.none.as_ref().filter(|none| none.is_permanent()) {
+                return Err(ForwardError::no_target(none));
+            }
+            if resolution.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Waits for a ready pod and a connection to it. A pod that vanished meanwhile is passed over.
+    async fn warm(&self) -> Result<(), ForwardError> {
+        let mut resolution = self.resolver.resolution();
+        let mut backoff = Backoff::default();
+        loop {
+            resolution.mark_unchanged();
+            let candidate = self.candidate().await?;
+            match self.pool(&candidate.pod).warm(candidate.port).await {
+                Ok(()) => return Ok(()),
+                Err(ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. }) if backoff.attempts() < 20 => {
+                    self.suspect(&candidate.pod);
+                    pause(&mut resolution, &mut backoff).await;
+                }
+                Err(source) => return Err(ForwardError::Connect { pod: candidate.pod.name, source }),
+            }
+        }
+    }
+
+    /// Opens a stream to a ready pod, waiting for one within the patience.
+    pub(super) async fn open(&self) -> Result<(PortStream, PodRef), ConnectError> {
+        let deadline = tokio::time::Instant::now() + self.patience;
+        let last = Mutex::new(None);
+        match tokio::time::timeout_at(deadline, self.open_somewhere(&last)).await {
+            Ok(result) => result,
+            Err(_) => {
+                let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
+                let reason = reason.or_else(|| self.resolver.detail()).unwrap_or_else(|| "no pod took it".into());
+                let reason = format!("{reason} (waited {:?})", self.patience);
+                Err(ConnectError::Unavailable { target: self.text.clone(), reason })
+            }
+        }
+    }
+
+    async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {
+        let mut resolution = self.resolver.resolution();
+        let mut backoff = Backoff::default();
+        let unavailable = |reason: String| ConnectError::Unavailable { target: self.text.clone(), reason };
+        loop {
+            let now = resolution.borrow_and_update().clone();
+            let Some(candidate) = self.choose(&now) else {
+                if let Some(none) = now.none.as_ref() {
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(none.detail());
+                }
+                if resolution.changed().await.is_err() {
+                    return Err(unavailable("it was stopped".into()));
+                }
+                continue;
+            };
+            match self.pool(&candidate.pod).open(candidate.port).await {
+                Ok(stream) => return Ok((stream, candidate.pod)),
+                Err(error @ (ApiError::Forbidden { .. } | ApiError::Unauthorized { .. } | ApiError::Plugin { .. })) => {
+                    return Err(unavailable(crate::error::chain(&error)));
+                }
+                Err(error) => {
+                    tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
+                    self.suspect(&candidate.pod);
+                    pause(&mut resolution, &mut backoff).await;
+                }
+            }
+        }
+    }
+}
+
+/// Waits before the next attempt; news end the wait.
+async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) {
+    let wait = backoff.next_wait(rand::random());
+    let _ = tokio::time::timeout(wait, resolution.changed()).await;
+}

@@ -1,0 +1,27 @@
+//! Targets: what a forward leads to, and how it is reached. The only crate that knows Kubernetes; above it there are
+//! [`Forward`] (a [`runtime::Connect`]), [`Lease`] and [`ForwardReport`].
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`supervisor`] | drives the forward machine of `adit-core`: starts, waits, backs off, stops |
+//! | [`clusters`] | one API client per context, shared by all forwards |
+//! | `session` | a running target: Kubernetes, jump, or a plain address |
+//! | `k8s` | kubeconfig, credentials, resolution by watch, SPDY and WebSocket transports, exec |
+
+pub mod clusters;
+pub mod error;
+pub mod supervisor;
+
+mod k8s;
+mod report;
+mod session;
+
+pub use clusters::Clusters;
+pub use error::ForwardError;
+pub use k8s::api::{Api, ApiError};
+pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
+pub use k8s::plugin::PluginError;
+pub use k8s::proxy::ProxyError;
+pub use report::ForwardReport;
+pub use session::{CreatePod, JumpOptions};
+pub use supervisor::{Forward, ForwardOptions, Lease};

@@ -1,0 +1,56 @@
+//! What others see of a forward.
+
+use std::time::Instant;
+
+use adit_core::forward::{ForwardState, ForwardStatus};
+
+/// A picture of a forward, for tables, JSON and messages.
+#[derive(Clone, Debug)]
+pub struct ForwardReport {
+    /// Its name.
+    pub name: String,
+    /// What it leads to, as a user would write it.
+    pub target: String,
+    /// The machine's state, reason, live streams.
+    pub status: ForwardStatus,
+    /// The cluster's context, when there is one.
+    pub context: Option<String>,
+    /// The namespace, when there is one.
+    pub namespace: Option<String>,
+    /// The pod that new connections go to.
+    pub pod: Option<String>,
+    /// The port there.
+    pub remote_port: Option<u16>,
+    /// How bytes are carried.
+    pub transport: Option<&'static str>,
+    /// What is waited for, in words.
+    pub waiting_for: Option<String>,
+    /// When it was first ready.
+    pub ready_since: Option<Instant>,
+}
+
+impl ForwardReport {
+    /// Whether streams can be opened now.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.status.state == ForwardState::Ready
+    }
+
+    /// The same to a reader who does not count streams.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        let of = |report: &Self| {
+            let status = &report.status;
+            (status.state, status.since, status.reason.clone(), status.attempt, status.failures, status.retry_at)
+        };
+        of(self) == of(other)
+            && (&self.context, &self.namespace, &self.pod) == (&other.context, &other.namespace, &other.pod)
+            && (self.remote_port, self.transport) == (other.remote_port, other.transport)
+            && (&self.waiting_for, self.ready_since) == (&other.waiting_for, other.ready_since)
+    }
+
+    /// Live streams.
+    #[must_use]
+    pub fn streams(&self) -> u64 {
+        self.status.live
+    }
+}

@@ -1,0 +1,320 @@
+//! Forwards: the machine of `adit-core` with its driver, and the handles that use it.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
+use adit_core::target::Target;
+use runtime::Scope;
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
+use tokio::sync::{Notify, watch};
+
+use crate::clusters::Clusters;
+use crate::error::ForwardError;
+use crate::report::ForwardReport;
+use crate::session::{JumpOptions, Session, SessionOptions};
+
+mod counted;
+mod driver;
+
+use counted::Counted;
+use driver::Driver;
+
+/// kubectl's `--pod-running-timeout`.
+const FIRST_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long a connection waits for a pod once the forward has worked.
+const LATER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How a forward behaves.
+#[derive(Clone, Debug)]
+pub struct ForwardOptions {
+    /// When it starts, how long it idles, how it backs off.
+    pub settings: ForwardSettings,
+    /// Each connection to another ready pod, instead of all to one.
+    pub balance: bool,
+    /// How long [`Forward::ready`] waits at most.
+    pub first_timeout: Duration,
+    /// How long a connection waits at most.
+    pub later_timeout: Duration,
+    /// For jumps.
+    pub jump: JumpOptions,
+}
+
+impl Default for ForwardOptions {
+    fn default() -> Self {
+        Self {
+            settings: ForwardSettings { start: Start::Always, idle_timeout: None, ..ForwardSettings::default() },
+            balance: false,
+            first_timeout: FIRST_TIMEOUT,
+            later_timeout: LATER_TIMEOUT,
+            jump: JumpOptions::default(),
+        }
+    }
+}
+
+/// A named path to a target; cloning gives another handle.
+#[derive(Clone)]
+pub struct Forward {
+    shared: Arc<Shared>,
+}
+
+pub(crate) struct Shared {
+    name: String,
+    target: Target,
+    options: ForwardOptions,
+    machine: Mutex<Machine>,
+    /// Wakes the driver when the machine wants something done.
+    work: Notify,
+    report: watch::Sender<Arc<ForwardReport>>,
+    /// What streams are opened with while the machine is ready.
+    session: watch::Sender<Option<Arc<Session>>>,
+    /// Why it failed, in full; the machine keeps the text only.
+    error: Mutex<Option<ForwardError>>,
+}
+
+/// The machine and what it wants done.
+pub(crate) struct Machine {
+    machine: adit_core::forward::Forward,
+    actions: VecDeque<ForwardAction>,
+}
+
+/// The permission to use a forward: while one lives, the forward is started and kept.
+pub struct Lease {
+    shared: Arc<Shared>,
+}
+
+impl Forward {
+    /// A forward that is driven by a task in `scope` and ends with it.
+    #[must_use]
+    pub fn new(scope: &Scope, clusters: &Arc<Clusters>, name: &str, target: Target, options: ForwardOptions) -> Self {
+        let machine = adit_core::forward::Forward::new(options.settings, Instant::now());
+        let report = ForwardReport {
+            name: name.to_owned(),
+            target: target.to_string(),
+            status: machine.status(),
+            context: None,
+            namespace: None,
+            pod: None,
+            remote_port: None,
+            transport: None,
+            waiting_for: None,
+            ready_since: None,
+        };
+        let shared = Arc::new(Shared {
+            name: name.to_owned(),
+            target,
+            options,
+            machine: Mutex::new(Machine { machine, actions: VecDeque::new() }),
+            work: Notify::new(),
+            report: watch::Sender::new(Arc::new(report)),
+            session: watch::Sender::new(None),
+            error: Mutex::default(),
+        });
+        let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
+        scope.spawn("forward", driver.run());
+        Self { shared }
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.shared.name
+    }
+
+    /// How it is now, streams counted.
+    #[must_use]
+    pub fn report(&self) -> ForwardReport {
+        let known = Arc::clone(&self.shared.report.borrow());
+        ForwardReport { status: self.shared.machine_status(), ..(*known).clone() }
+    }
+
+    /// How it is, as it changes; streams that come and go are no change.
+    #[must_use]
+    pub fn status(&self) -> watch::Receiver<Arc<ForwardReport>> {
+        self.shared.report.subscribe()
+    }
+
+    /// Starts it and waits until it is ready: for the first time-out, or until waiting is of no use.
+    ///
+    /// # Errors
+    /// [`ForwardError`], with what was waited for.
+    pub async fn ready(&self) -> Result<Arc<ForwardReport>, ForwardError> {
+        let _lease = self.lease();
+        let after = self.shared.options.first_timeout;
+        match tokio::time::timeout(after, self.shared.wait_ready()).await {
+            Ok(result) => result,
+            Err(_) => {
+                let report = self.shared.report.borrow();
+                let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
+                let reason = reason.unwrap_or_else(|| "no answer".into());
+                Err(ForwardError::Timeout { name: self.shared.name.clone(), after, reason })
+            }
+        }
+    }
+
+    /// Asks for it; it is kept until the lease is dropped.
+    #[must_use]
+    pub fn lease(&self) -> Lease {
+        Lease::new(&self.shared)
+    }
+
+    /// The machine slept, or its network changed: everything is dialled anew.
+    pub fn wake(&self) {
+        if let Some(session) = &*self.shared.session.borrow() {
+            session.wake();
+        }
+        self.shared.tell(ForwardInput::Wake);
+    }
+
+    /// Takes nothing new; what is live finishes.
+    pub fn stop(&self) {
+        self.shared.tell(ForwardInput::Stop);
+    }
+}
+
+impl Connect for Forward {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(self.shared.connect())
+    }
+
+    fn describe(&self) -> String {
+        self.shared.target.to_string()
+    }
+}
+
+impl fmt::Debug for Forward {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Forward({} → {})", self.shared.name, self.shared.target)
+    }
+}
+
+impl Lease {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.tell(ForwardInput::LeaseTaken);
+        Self { shared: Arc::clone(shared) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.shared.tell(ForwardInput::LeaseDropped);
+    }
+}
+
+impl Machine {
+    fn collect(&mut self) {
+        while let Some(action) = self.machine.poll_action() {
+            self.actions.push_back(action);
+        }
+    }
+}
+
+impl Shared {
+    pub(crate) fn session_options(&self) -> SessionOptions {
+        SessionOptions {
+            balance: self.options.balance,
+            patience: self.options.later_timeout,
+            jump: self.options.jump.clone(),
+        }
+    }
+
+    /// Passes something on to the machine; the driver is woken only if that leaves something to do.
+    pub(crate) fn tell(&self, input: ForwardInput) {
+        let mut core = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = core.machine.poll_timeout();
+        core.machine.handle_input(Instant::now(), input, rand::random());
+        core.collect();
+        let due = !core.actions.is_empty() || core.machine.poll_timeout() != before;
+        drop(core);
+        if due {
+            self.work.notify_one();
+        }
+    }
+
+    /// What there is to do, and when to look again.
+    pub(crate) fn turn(&self) -> (VecDeque<ForwardAction>, Option<Instant>) {
+        let mut core = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
+        core.machine.handle_timeout(Instant::now());
+        core.collect();
+        (std::mem::take(&mut core.actions), core.machine.poll_timeout())
+    }
+
+    pub(crate) fn machine_status(&self) -> ForwardStatus {
+        self.machine.lock().unwrap_or_else(PoisonError::into_inner).machine.status()
+    }
+
+    async fn wait_ready(&self) -> Result<Arc<ForwardReport>, ForwardError> {
+        let mut reports = self.report.subscribe();
+        loop {
+            let report = Arc::clone(&reports.borrow_and_update());
+            match report.status.state {
+                ForwardState::Ready => return Ok(report),
+                ForwardState::Failed => return Err(self.failure(&report)),
+                ForwardState::Idle
+                | ForwardState::Resolving
+                | ForwardState::Connecting
+                | ForwardState::Backoff
+                | ForwardState::Draining => {}
+            }
+            if reports.changed().await.is_err() {
+                return Err(ForwardError::Stopped { name: self.name.clone() });
+            }
+        }
+    }
+
+    fn failure(&self, report: &ForwardReport) -> ForwardError {
+        let known = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        known.unwrap_or_else(|| ForwardError::NoTarget {
+            message: report.status.reason.as_deref().unwrap_or("it failed").to_owned(),
+            fault: adit_core::diagnose::Fault::Upstream,
+            hint: None,
+        })
+    }
+
+    async fn connect(self: &Arc<Self>) -> Result<Io, ConnectError> {
+        // Counted from here on, so that it is not stopped while the stream is opened.
+        let count = Counted::begin(self);
+        let session = self.running().await?;
+        let io = session.open().await?;
+        Ok(count.carry(io))
+    }
+
+    /// The session, once the machine is ready; waits for the later time-out at most.
+    async fn running(&self) -> Result<Arc<Session>, ConnectError> {
+        if let Some(session) = &*self.session.borrow() {
+            return Ok(Arc::clone(session));
+        }
+        let after = self.options.later_timeout;
+        let unavailable = |reason: String| ConnectError::Unavailable { target: self.target.to_string(), reason };
+        let waited = tokio::time::timeout(after, async {
+            let mut sessions = self.session.subscribe();
+            let mut reports = self.report.subscribe();
+            loop {
+                if let Some(session) = sessions.borrow_and_update().clone() {
+                    return Ok(session);
+                }
+                let failed = reports.borrow_and_update().status.state == ForwardState::Failed;
+                if failed {
+                    let report = Arc::clone(&self.report.borrow());
+                    return Err(unavailable(crate::error::chain(&self.failure(&report))));
+                }
+                tokio::select! {
+                    biased;
+                    changed = sessions.changed() => changed,
+                    changed = reports.changed() => changed,
+                }
+                .map_err(|_| unavailable("it was stopped".into()))?;
+            }
+        });
+        match waited.await {
+            Ok(result) => result,
+            Err(_) => {
+                let report = self.report.borrow();
+                let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
+                Err(unavailable(format!("{} (waited {after:?})", reason.unwrap_or_else(|| "not ready".into()))))
+            }
+        }
+    }
+}

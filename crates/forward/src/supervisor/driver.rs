@@ -1,0 +1,264 @@
+//! Does what the machine of one forward says.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
+
+use adit_core::forward::{Attempt, ForwardAction, ForwardInput, ForwardState, Trouble};
+use runtime::Scope;
+use runtime::connect::BoxFuture;
+use tokio::sync::watch;
+
+use super::Shared;
+use crate::clusters::Clusters;
+use crate::error::{ForwardError, chain};
+use crate::k8s::target::KubeStatus;
+use crate::report::ForwardReport;
+use crate::session::{Place, Session};
+
+/// What came of the work under way.
+enum Outcome {
+    /// The session is there and has a target.
+    Resolved(Attempt, Arc<Session>, Place),
+    ResolveFailed(Attempt, ForwardError),
+    Connected(Attempt),
+    ConnectFailed(Attempt, ForwardError),
+    Lost(Attempt, String),
+}
+
+pub(super) struct Driver {
+    shared: Arc<Shared>,
+    clusters: Arc<Clusters>,
+    scope: Scope,
+    /// Kept from one attempt to the next: its watches go on.
+    session: Option<(Arc<Session>, Place)>,
+    status: Option<watch::Receiver<KubeStatus>>,
+    /// The one thing that is under way: resolving, connecting, or waiting for a loss.
+    work: Option<BoxFuture<'static, Outcome>>,
+    ready_since: Option<Instant>,
+}
+
+impl Driver {
+    pub(super) fn new(shared: Arc<Shared>, clusters: Arc<Clusters>, scope: Scope) -> Self {
+        Self { shared, clusters, scope, session: None, status: None, work: None, ready_since: None }
+    }
+
+    /// Runs until the scope drains.
+    pub(super) async fn run(mut self) {
+        let drained = self.scope.clone();
+        let drained = drained.drained();
+        tokio::pin!(drained);
+        loop {
+            let (actions, due) = self.shared.turn();
+            let acted = !actions.is_empty();
+            for action in actions {
+                self.act(action);
+            }
+            if acted {
+                continue;
+            }
+            self.publish();
+            let shared = Arc::clone(&self.shared);
+            tokio::select! {
+                biased;
+                // 1. The end: what runs finishes with its own tasks.
+                () = &mut drained => break,
+                // 2. What callers want.
+                () = shared.work.notified() => {}
+                // 3. What came of the work.
+                outcome = under_way(&mut self.work) => {
+                    self.work = None;
+                    self.came_of(outcome);
+                }
+                // 4. News of the target.
+                () = news(&mut self.status) => self.note_status(),
+                // 5. A deadline.
+                () = until(due) => {}
+            }
+        }
+        self.shared.session.send_replace(None);
+    }
+
+    fn act(&mut self, action: ForwardAction) {
+        match action {
+            ForwardAction::Resolve { attempt } => {
+                self.shared.session.send_replace(None);
+                self.work = Some(self.resolve(attempt));
+            }
+            ForwardAction::Connect { attempt } => {
+                if let Some((session, _)) = &self.session {
+                    let session = Arc::clone(session);
+                    self.work = Some(Box::pin(async move {
+                        match session.ready().await {
+                            Ok(()) => Outcome::Connected(attempt),
+                            Err(error) => Outcome::ConnectFailed(attempt, error),
+                        }
+                    }));
+                }
+            }
+            ForwardAction::Cancel { .. } => self.work = None,
+            ForwardAction::Retire { .. } => {
+                self.work = None;
+                self.shared.session.send_replace(None);
+            }
+            ForwardAction::Disconnect { .. } => self.rest(),
+            ForwardAction::Drain => {
+                self.rest();
+                self.shared.tell(ForwardInput::DrainDone);
+            }
+        }
+        if matches!(self.shared.machine_status().state, ForwardState::Idle) {
+            self.rest();
+        }
+    }
+
+    /// Lets go of the target; streams that run keep what they need.
+    fn rest(&mut self) {
+        self.work = None;
+        self.shared.session.send_replace(None);
+        self.session = None;
+        self.status = None;
+    }
+
+    fn resolve(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
+        let known = self.session.clone();
+        let (shared, clusters, scope) = (Arc::clone(&self.shared), Arc::clone(&self.clusters), self.scope.clone());
+        Box::pin(async move {
+            let (session, place) = match known {
+                Some(known) => known,
+                None => match Session::start(&scope, &clusters, &shared.target, shared.session_options()).await {
+                    Ok((session, place)) => (Arc::new(session), place),
+                    Err(error) => return Outcome::ResolveFailed(attempt, error),
+                },
+            };
+            // Whoever looks meanwhile sees what is waited for.
+            let mut status = session.status();
+            let progress = async {
+                loop {
+                    let waiting = status.borrow_and_update().waiting.clone();
+                    if let Some(reason) = waiting {
+                        shared.tell(ForwardInput::NoTarget { attempt, reason });
+                        shared.work.notify_one();
+                    }
+                    if status.changed().await.is_err() {
+                        std::future::pending::<()>().await;
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                resolved = session.resolved() => match resolved {
+                    Ok(()) => Outcome::Resolved(attempt, Arc::clone(&session), place),
+                    Err(error) => Outcome::ResolveFailed(attempt, error),
+                },
+                () = progress => Outcome::ResolveFailed(attempt, ForwardError::Stopped { name: shared.name.clone() }),
+            }
+        })
+    }
+
+    fn came_of(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Resolved(attempt, session, place) => {
+                self.status = Some(session.status());
+                self.session = Some((session, place));
+                self.shared.tell(ForwardInput::Resolved { attempt });
+            }
+            Outcome::ResolveFailed(attempt, error) => {
+                let trouble = self.trouble(error);
+                self.shared.tell(ForwardInput::ResolveFailed { attempt, trouble });
+            }
+            Outcome::Connected(attempt) => {
+                self.forget_error();
+                self.ready_since.get_or_insert_with(Instant::now);
+                self.shared.tell(ForwardInput::Connected { attempt });
+                if let Some((session, _)) = self.session.clone() {
+                    self.work = Some(Box::pin({
+                        let session = Arc::clone(&session);
+                        async move { Outcome::Lost(attempt, session.lost().await) }
+                    }));
+                    // Before callers get it: whoever sees the session may use it.
+                    self.publish();
+                    self.shared.session.send_replace(Some(session));
+                }
+            }
+            Outcome::ConnectFailed(attempt, error) => {
+                let trouble = self.trouble(error);
+                self.shared.tell(ForwardInput::ConnectFailed { attempt, trouble });
+            }
+            Outcome::Lost(attempt, reason) => self.shared.tell(ForwardInput::Lost { attempt, reason }),
+        }
+    }
+
+    /// The last pod went while the forward was ready: callers wait until there is another.
+    fn note_status(&mut self) {
+        let Some(status) = &mut self.status else { return };
+        let status = status.borrow_and_update().clone();
+        let machine = self.shared.machine_status();
+        if machine.state == ForwardState::Ready
+            && let (None, Some(reason)) = (&status.pod, status.waiting)
+        {
+            self.shared.tell(ForwardInput::NoTarget { attempt: machine.attempt, reason });
+        }
+    }
+
+    /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
+    fn trouble(&self, error: ForwardError) -> Trouble {
+        let permanent = !error.is_transient() && self.ready_since.is_none();
+        let reason = chain(&error);
+        *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+        if permanent { Trouble::permanent(reason) } else { Trouble::transient(reason) }
+    }
+
+    fn forget_error(&self) {
+        *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    fn publish(&self) {
+        let status = self.shared.machine_status();
+        let target = self.status.as_ref().map(|status| status.borrow().clone()).unwrap_or_default();
+        let place = self.session.as_ref().map(|(_, place)| place.clone()).unwrap_or_default();
+        let waiting = target.waiting.or_else(|| status.reason.as_deref().map(str::to_owned));
+        let waiting_for = waiting.filter(|_| !matches!(status.state, ForwardState::Ready | ForwardState::Idle));
+        let report = ForwardReport {
+            name: self.shared.name.clone(),
+            target: self.shared.target.to_string(),
+            context: place.context,
+            namespace: place.namespace,
+            pod: target.pod,
+            remote_port: target.port,
+            transport: target.transport,
+            waiting_for,
+            ready_since: self.ready_since,
+            status,
+        };
+        self.shared.report.send_if_modified(|known| {
+            let changed = !known.is_same(&report);
+            if changed {
+                *known = Arc::new(report);
+            }
+            changed
+        });
+    }
+}
+
+async fn under_way(work: &mut Option<BoxFuture<'static, Outcome>>) -> Outcome {
+    match work {
+        Some(work) => work.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn news(status: &mut Option<watch::Receiver<KubeStatus>>) {
+    if let Some(status) = status
+        && status.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
+    }
+}
