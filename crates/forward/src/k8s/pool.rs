@@ -72,20 +72,20 @@ impl PodPool {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
         });
-        let sweeper = Arc::downgrade(&inner);
-        inner.scope.spawn("idle connections", async move {
+        let (sweeper, scope) = (Arc::downgrade(&inner), inner.scope.clone());
+        let own = scope.clone();
+        scope.spawn("idle connections", async move {
             loop {
-                tokio::time::sleep(SWEEP_EVERY).await;
+                tokio::select! {
+                    biased;
+                    () = own.drained() => return,
+                    () = tokio::time::sleep(SWEEP_EVERY) => {}
+                }
                 let Some(inner) = sweeper.upgrade().filter(|inner| inner.sweep()) else { return };
                 drop(inner);
             }
         });
         Self { inner }
-    }
-
-    /// The pod.
-    pub(crate) fn pod(&self) -> &PodRef {
-        &self.inner.pod
     }
 
     /// Which transport carries it.
@@ -193,7 +193,7 @@ impl Inner {
 
     fn choose(self: &Arc<Self>, port: u16, begun: Instant) -> Choice {
         let mut state = self.lock();
-        state.connections.retain(|connection| !connection.is_over() && connection.takes_streams());
+        Self::prune(&mut state);
         let best = state
             .connections
             .iter()
@@ -233,7 +233,11 @@ impl Inner {
         let inner = Arc::clone(self);
         self.scope.spawn("dial a pod", async move {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-            let opened = port_forward::open(&inner.api, &inner.pod, port, number).await;
+            let opened = tokio::select! {
+                biased;
+                () = inner.scope.drained() => Err(inner.stopped()),
+                opened = port_forward::open(&inner.api, &inner.pod, port, number) => opened,
+            };
             let mut state = inner.lock();
             state.dialing -= 1;
             match opened {
@@ -280,12 +284,27 @@ impl Inner {
         // The server has learnt a better transport since.
         let stream = connection.open_pair(port);
         self.lock().connections.push(Arc::clone(&connection));
-        stream.map_err(|error| ApiError::Unreachable {
+        stream.map_err(|_| self.stopped())
+    }
+
+    fn stopped(&self) -> ApiError {
+        ApiError::Unreachable {
             server: self.api.describe(),
-            reason: error.to_string(),
+            reason: "it takes no new streams".into(),
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
-        })
+        }
+    }
+
+    /// Leaves out what takes no streams any more; running ones end there.
+    fn prune(state: &mut State) {
+        state.connections.retain(|connection| {
+            let takes = !connection.is_over() && connection.takes_streams();
+            if !takes {
+                connection.close_when_idle();
+            }
+            takes
+        });
     }
 
     fn forget(&self, gone: &Arc<Connection>) {
@@ -298,7 +317,7 @@ impl Inner {
         if state.closed {
             return false;
         }
-        state.connections.retain(|connection| !connection.is_over());
+        Self::prune(&mut state);
         let mut left = state.connections.len();
         state.connections.retain(|connection| {
             let close = left > 1 && connection.idle() > IDLE;

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use super::api::{Api, ApiError};
 use super::connection::PortStream;
 use super::pool::PodPool;
+use super::port_forward::Transport;
 use super::resolve::{Candidate, Choice, PodRef, Resolution, Resolver, Spread, Wanted};
 use super::stream::KubeStream;
 use crate::error::ForwardError;
@@ -209,18 +210,15 @@ impl KubeTargetShared {
                 pod: chosen.as_ref().map(|candidate| candidate.pod.name.clone()),
                 port: chosen.as_ref().map(|candidate| candidate.port),
                 waiting: now.detail().filter(|_| chosen.is_none()),
-                transport: chosen.as_ref().and_then(|chosen| self.held().get(&chosen.pod)?.transport()).map(|t| t.name()),
+                transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
             };
-            self.status.send_if_modified(|known| {
-                let changed = *known != status;
-                *known = status;
-                changed
-            });
+            self.publish(status);
             if let Some(candidate) = chosen {
-                let pool = self.pool(&candidate.pod);
+                let (pool, shared) = (self.pool(&candidate.pod), Arc::clone(&self));
                 scope.spawn("warm a connection", async move {
-                    if let Err(error) = pool.warm(candidate.port).await {
-                        tracing::debug!(pod = candidate.pod.name, %error, "cannot connect ahead");
+                    match pool.warm(candidate.port).await {
+                        Ok(()) => shared.note_transport(),
+                        Err(error) => tracing::debug!(pod = candidate.pod.name, %error, "cannot connect ahead"),
                     }
                 });
             }
@@ -228,6 +226,25 @@ impl KubeTargetShared {
                 return;
             }
         }
+    }
+
+    fn publish(&self, status: KubeStatus) {
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            *known = status;
+            changed
+        });
+    }
+
+    fn transport_to(&self, candidate: &Candidate) -> Option<&'static str> {
+        self.held().get(&candidate.pod)?.transport().map(Transport::name)
+    }
+
+    /// A connection is there: how it is carried is known now.
+    fn note_transport(&self) {
+        let transport = self.current().and_then(|candidate| self.transport_to(&candidate));
+        let known = self.status.borrow().clone();
+        self.publish(KubeStatus { transport, ..known });
     }
 
     /// Pools of pods that are no candidates any more end with their last stream.
@@ -269,7 +286,10 @@ impl KubeTargetShared {
             resolution.mark_unchanged();
             let candidate = self.candidate().await?;
             match self.pool(&candidate.pod).warm(candidate.port).await {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    self.note_transport();
+                    return Ok(());
+                }
                 Err(ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. }) if backoff.attempts() < 20 => {
                     self.suspect(&candidate.pod);
                     pause(&mut resolution, &mut backoff).await;

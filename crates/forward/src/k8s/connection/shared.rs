@@ -306,7 +306,7 @@ impl Connection {
             self.bulk.fetch_sub(1, Ordering::Relaxed);
         }
         self.idle_since.store(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
-        if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 && self.retiring.load(Ordering::Relaxed) && !linger {
+        if self.streams.fetch_sub(1, Ordering::Relaxed) == 1 && self.retiring.load(Ordering::Relaxed) {
             self.close();
         }
     }
@@ -390,6 +390,11 @@ impl Core {
         }
         self.notified = true;
         self.task.take()
+    }
+
+    /// Whether no stream whose local end is gone still has something to say.
+    pub(super) fn is_settled(&self) -> bool {
+        self.lingering.is_empty()
     }
 
     /// Reads and drops what lingering streams received; forgets those that ended or took too long.

@@ -203,7 +203,7 @@ impl ConnectionTask {
                 let gathered = core.machine.poll_transmit(&mut scratch.plain, &mut scratch.frames, GATHER);
                 // Sending made room: writers that wait for it are woken.
                 Connection::collect(&mut core, now, &mut self.wakers);
-                let closing = core.closing;
+                let closing = core.closing && core.is_settled();
                 drop(core);
                 self.wake_all();
                 if gathered == 0 {
