@@ -12,6 +12,7 @@ use futures_util::StreamExt as _;
 use http::{Request, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use kube::client::middleware::{BaseUriLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::core::WatchEvent;
 use runtime::connect::{ConnectError, Io};
@@ -49,7 +50,7 @@ pub(crate) struct Session {
     client: kube::Client,
     signer: Arc<Signer>,
     base: Uri,
-    headers: kube::client::middleware::ExtraHeadersLayer,
+    headers: ExtraHeadersLayer,
     namespace: String,
     generation: u64,
 }
@@ -159,6 +160,12 @@ impl Api {
         }
     }
 
+    /// The machine slept, or its network changed: requests from now on go over new connections.
+    pub(crate) fn redial(&self) {
+        let mut slot = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+        *slot = Arc::new(slot.redialled());
+    }
+
     /// A session newer than `refused`: another caller's, or one from the kubeconfig as it is now.
     pub(crate) async fn renew(&self, refused: &Arc<Session>) -> Result<Arc<Session>, ApiError> {
         let current = self.session();
@@ -191,34 +198,23 @@ impl Session {
         let unusable = |reason: String| ApiError::Credentials { context: context.name.clone(), reason };
         let dialer = Dialer::new(&config).map_err(unusable)?;
         let headers = config.extra_headers_layer().map_err(|error| unusable(error.to_string()))?;
-        let mut builder = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
-        let http = builder
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .http2_keep_alive_interval(PING_EVERY)
-            .http2_keep_alive_timeout(PING_TIMEOUT)
-            .http2_keep_alive_while_idle(true)
-            .build::<_, Body>(ApiConnector(dialer.clone()));
-        let stack = config.base_uri_layer().layer(http);
-        let stack = headers.layer(stack);
-        let of = Arc::clone(&signer);
-        let service = tower::service_fn(move |request: Request<Body>| {
-            let (signer, stack) = (Arc::clone(&of), stack.clone());
-            async move {
-                let request = signer.sign(request).await?;
-                stack.oneshot(request).await.map_err(tower::BoxError::from)
-            }
-        });
-        let client = kube::client::ClientBuilder::new(service, config.default_namespace.clone()).build();
-        Ok(Self {
-            dialer,
-            client,
-            signer,
-            base: config.cluster_url.clone(),
-            headers,
-            namespace: config.default_namespace.clone(),
-            generation,
-        })
+        let base = config.cluster_url.clone();
+        let namespace = config.default_namespace.clone();
+        let client = client(&dialer, &signer, &base, &headers, &namespace);
+        Ok(Self { dialer, client, signer, base, headers, namespace, generation })
+    }
+
+    /// The same identity over connections yet to be made.
+    fn redialled(&self) -> Self {
+        Self {
+            dialer: self.dialer.clone(),
+            client: client(&self.dialer, &self.signer, &self.base, &self.headers, &self.namespace),
+            signer: Arc::clone(&self.signer),
+            base: self.base.clone(),
+            headers: self.headers.clone(),
+            namespace: self.namespace.clone(),
+            generation: self.generation + 1,
+        }
     }
 
     /// The head of an upgrade request: path with the server's prefix, `Host`, authorization, impersonation.
@@ -285,6 +281,35 @@ impl Session {
             hint: None,
         }
     }
+}
+
+/// A client whose every request is signed, over connections that [`Dialer`] makes.
+fn client(
+    dialer: &Dialer,
+    signer: &Arc<Signer>,
+    base: &Uri,
+    headers: &ExtraHeadersLayer,
+    namespace: &str,
+) -> kube::Client {
+    // hyper's own tasks drive the connections: they end with this client, which no scope could wait for.
+    let mut builder = hyper_util::client::legacy::Client::builder(TokioExecutor::new());
+    let http = builder
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .http2_keep_alive_interval(PING_EVERY)
+        .http2_keep_alive_timeout(PING_TIMEOUT)
+        .http2_keep_alive_while_idle(true)
+        .build::<_, Body>(ApiConnector(dialer.clone()));
+    let stack = headers.layer(BaseUriLayer::new(base.clone()).layer(http));
+    let signer = Arc::clone(signer);
+    let service = tower::service_fn(move |request: Request<Body>| {
+        let (signer, stack) = (Arc::clone(&signer), stack.clone());
+        async move {
+            let request = signer.sign(request).await?;
+            stack.oneshot(request).await.map_err(tower::BoxError::from)
+        }
+    });
+    kube::client::ClientBuilder::new(service, namespace).build()
 }
 
 fn innermost(error: &(dyn std::error::Error + 'static)) -> String {

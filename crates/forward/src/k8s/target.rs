@@ -142,6 +142,7 @@ impl KubeSession {
 
     /// Asks and dials anew: the machine slept, or its network changed.
     pub(crate) fn wake(&self) {
+        self.shared.api.redial();
         self.shared.resolver.wake();
         for pool in self.shared.held().values() {
             pool.probe();
