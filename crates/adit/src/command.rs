@@ -4,6 +4,7 @@ mod config;
 mod demo;
 mod expose;
 mod files;
+mod forward;
 mod live;
 mod reference;
 mod server;
@@ -68,6 +69,8 @@ enum Command {
     Demo(demo::DemoArguments),
     /// Publish local services at a tunnel server
     Expose(Box<expose::ExposeArguments>),
+    /// Forward local ports to pods, services, and what can be reached from there
+    Forward(Box<forward::ForwardArguments>),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
     /// Check configuration files
@@ -95,6 +98,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(&global, &arguments),
         Command::Expose(arguments) => expose::run(&global, &arguments),
+        Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {

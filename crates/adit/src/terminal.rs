@@ -28,3 +28,28 @@ pub(crate) fn say(text: &str) {
 pub(crate) fn width() -> usize {
     rustix::termios::tcgetwinsize(std::io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(20))
 }
+
+/// Columns of the terminal on standard error.
+pub(crate) fn error_width() -> usize {
+    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col).max(20))
+}
+
+/// Draws over the current line of the terminal on standard error.
+pub(crate) fn redraw(line: &str) {
+    let mut out = std::io::stderr().lock();
+    let _ = write!(out, "\r\x1b[K{line}").and_then(|()| out.flush());
+}
+
+/// Whether somebody can be asked a question.
+pub(crate) fn can_ask() -> bool {
+    std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
+}
+
+/// Asks on standard error and reads a line; `None` when the input ends.
+pub(crate) fn ask(question: &str) -> Option<String> {
+    let mut out = std::io::stderr().lock();
+    let _ = write!(out, "{question}").and_then(|()| out.flush());
+    let mut line = String::new();
+    let read = std::io::stdin().read_line(&mut line).ok()?;
+    (read > 0).then(|| line.trim().to_owned())
+}

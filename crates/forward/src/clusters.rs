@@ -46,16 +46,31 @@ impl Clusters {
         Ok(read)
     }
 
-    /// The client of a context, or of the current one.
+    /// The client of a context, or of the current one. After an error the files are read again: they may be mended.
     pub(crate) async fn cluster(&self, context: Option<&str>) -> Result<Cluster, ForwardError> {
         let kubeconfigs = self.kubeconfigs()?;
+        let found = self.found(&kubeconfigs, context).await;
+        if found.is_err() {
+            let mut known = self.kubeconfigs.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whatever another caller has read since stays.
+            *known = known.take().filter(|known| !Arc::ptr_eq(known, &kubeconfigs));
+        }
+        found
+    }
+
+    /// What the credentials of a context come from, when that is a program.
+    pub(crate) fn plugin(&self, context: Option<&str>) -> Option<String> {
+        self.kubeconfigs().ok()?.plugin_of(context)
+    }
+
+    async fn found(&self, kubeconfigs: &Kubeconfigs, context: Option<&str>) -> Result<Cluster, ForwardError> {
         let name = kubeconfigs.context_name(context)?;
         let cell = {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(known.entry(name.clone()).or_default())
         };
         let cluster = cell.get_or_try_init(|| async {
-            let api = Api::new(&kubeconfigs, &self.settings, Some(&name)).await?;
+            let api = Api::new(kubeconfigs, &self.settings, Some(&name)).await?;
             Ok::<_, ForwardError>(Cluster { api, pools: Arc::default() })
         });
         cluster.await.cloned()

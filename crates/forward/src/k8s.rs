@@ -5,6 +5,7 @@ mod channels;
 mod connection;
 mod credentials;
 mod dial;
+mod exec;
 pub(crate) mod jump;
 pub(crate) mod kubeconfig;
 pub(crate) mod objects;

@@ -139,7 +139,7 @@ impl Session {
     /// Opens a stream.
     pub(crate) async fn open(&self) -> Result<Io, ConnectError> {
         match self {
-            Self::Kube(session) => session.open().await.map(Io::other),
+            Self::Kube(session) => session.open().await.map(Io::buffered),
             Self::Jump(session) => session.open().await,
             Self::Direct { connect, .. } => connect.open().await.map(Io::Tcp),
         }

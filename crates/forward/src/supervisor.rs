@@ -249,19 +249,21 @@ impl Shared {
         let mut reports = self.report.subscribe();
         loop {
             let report = Arc::clone(&reports.borrow_and_update());
-            match report.status.state {
-                ForwardState::Ready => return Ok(report),
-                ForwardState::Failed => return Err(self.failure(&report)),
-                ForwardState::Idle
-                | ForwardState::Resolving
-                | ForwardState::Connecting
-                | ForwardState::Backoff
-                | ForwardState::Draining => {}
+            if report.status.state == ForwardState::Ready {
+                return Ok(report);
+            }
+            if self.has_failed() {
+                return Err(self.failure(&report));
             }
             if reports.changed().await.is_err() {
                 return Err(ForwardError::Stopped { name: self.name.clone() });
             }
         }
+    }
+
+    /// Whether it has failed and was not started again: the report of that comes later.
+    fn has_failed(&self) -> bool {
+        self.machine_status().state == ForwardState::Failed
     }
 
     fn failure(&self, report: &ForwardReport) -> ForwardError {
@@ -295,8 +297,8 @@ impl Shared {
                 if let Some(session) = sessions.borrow_and_update().clone() {
                     return Ok(session);
                 }
-                let failed = reports.borrow_and_update().status.state == ForwardState::Failed;
-                if failed {
+                reports.mark_unchanged();
+                if self.has_failed() {
                     let report = Arc::clone(&self.report.borrow());
                     return Err(unavailable(crate::error::chain(&self.failure(&report))));
                 }

@@ -12,7 +12,7 @@ use adit_core::diagnose::{Diagnose, Fault};
 use rustix::io::Errno;
 use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -50,17 +50,29 @@ pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin + 'static> Duplex for T {}
 
+/// A [`Duplex`] that has its bytes already, so that they need not be copied once more to be read.
+pub trait BufferedDuplex: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<T: AsyncBufRead + AsyncWrite + Send + Unpin + 'static> BufferedDuplex for T {}
+
 /// An open byte stream; the common kinds are reached without a virtual call.
 pub enum Io {
     /// A plain TCP connection.
     Tcp(TcpStream),
     /// TLS over any of the others.
     Tls(Box<TlsStream<Self>>),
-    /// Anything else: a stream within a session, a pipe.
+    /// A stream within a session that keeps what arrived.
+    Buffered(Box<dyn BufferedDuplex>),
+    /// Anything else: a pipe.
     Other(Box<dyn Duplex>),
 }
 
 impl Io {
+    /// Wraps a stream that has a buffer of its own.
+    pub fn buffered<D: BufferedDuplex>(stream: D) -> Self {
+        Self::Buffered(Box::new(stream))
+    }
+
     /// Wraps any stream.
     pub fn other<D: Duplex>(stream: D) -> Self {
         Self::Other(Box::new(stream))
@@ -71,7 +83,7 @@ impl Io {
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
-            Self::Tcp(_) | Self::Other(_) => None,
+            Self::Tcp(_) | Self::Buffered(_) | Self::Other(_) => None,
         }
     }
 
@@ -81,7 +93,7 @@ impl Io {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => stream.get_ref().0.tcp(),
-            Self::Other(_) => None,
+            Self::Buffered(_) | Self::Other(_) => None,
         }
     }
 }
@@ -91,6 +103,7 @@ impl fmt::Debug for Io {
         f.write_str(match self {
             Self::Tcp(_) => "Io::Tcp",
             Self::Tls(_) => "Io::Tls",
+            Self::Buffered(_) => "Io::Buffered",
             Self::Other(_) => "Io::Other",
         })
     }
@@ -101,6 +114,7 @@ impl AsyncRead for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::Buffered(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -111,6 +125,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::Buffered(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
@@ -123,6 +138,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Buffered(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
@@ -131,6 +147,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(stream) => stream.is_write_vectored(),
             Self::Tls(stream) => stream.is_write_vectored(),
+            Self::Buffered(stream) => stream.is_write_vectored(),
             Self::Other(stream) => stream.is_write_vectored(),
         }
     }
@@ -139,6 +156,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_flush(cx),
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Buffered(stream) => Pin::new(stream).poll_flush(cx),
             Self::Other(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
@@ -147,6 +165,7 @@ impl AsyncWrite for Io {
         match self.get_mut() {
             Self::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Buffered(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Other(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::free_port;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -25,8 +26,6 @@ const BACKLOG: i32 = 4096;
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 /// At most one warning in this time about what one listener runs out of.
 const WARN_EVERY: Duration = Duration::from_secs(1);
-/// How many ports above a taken one are tried for the hint.
-const NEARBY_PORTS: u16 = 50;
 
 /// A socket that is bound and listening, but not yet served.
 #[derive(Debug)]
@@ -334,9 +333,7 @@ fn is_peers_doing(error: &io::Error) -> bool {
 }
 
 fn free_port_near(address: SocketAddr) -> Option<u16> {
-    let first = address.port().checked_add(1)?;
-    let last = address.port().saturating_add(NEARBY_PORTS);
-    (first..=last).find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
+    free_port::near(address.port()).find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
 }
 
 #[cfg(test)]
@@ -418,8 +415,8 @@ mod tests {
             panic!("{error:?}");
         };
         assert_eq!(holder.as_ref().unwrap().pid, std::process::id());
-        let port = free.expect("one of the next ports is free");
-        assert!(port > first.local_addr().port());
+        let port = free.expect("one of the ports nearby is free");
+        assert!((1..=free_port::REACH).contains(&port.abs_diff(first.local_addr().port())));
         assert!(error.to_string().contains(&format!("(pid {}", std::process::id())), "{error}");
         assert_eq!(error.hint().unwrap(), format!("use {port}, which is free"));
         assert_eq!(error.fault(), Fault::Config);

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::connect::Io;
+use crate::connect::{BufferedDuplex, Io};
 use crate::peer;
 
 /// Read at once.
@@ -124,7 +124,7 @@ impl Pair {
             self.inward.done = true;
         }
         if !self.outward.done
-            && let Poll::Ready(Err(cut)) = carry(&mut self.target, &mut self.client, &mut self.outward, cx, Cut::Target, Cut::Client)
+            && let Poll::Ready(Err(cut)) = self.poll_outward(cx)
         {
             return Poll::Ready(Some(cut));
         }
@@ -135,6 +135,14 @@ impl Pair {
             return Poll::Ready(None);
         }
         Poll::Pending
+    }
+
+    fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+        let Self { target, client, outward, .. } = self;
+        match target {
+            Io::Buffered(target) => hand_on(&mut **target, client, outward, cx),
+            target => carry(target, client, outward, cx, Cut::Target, Cut::Client),
+        }
     }
 
     /// A client that has ended its half may have left: then nobody wants the answer.
@@ -163,6 +171,33 @@ impl Pair {
             look.as_mut().reset(Instant::now() + self.patience);
         }
     }
+}
+
+/// The target's direction, out of the target's own buffer.
+fn hand_on(
+    from: &mut dyn BufferedDuplex,
+    to: &mut TcpStream,
+    direction: &mut Direction,
+    cx: &mut Context<'_>,
+) -> Poll<Result<(), Cut>> {
+    let until = direction.bytes + BYTES_A_TURN;
+    while direction.bytes < until {
+        if !direction.ended {
+            let bytes = ready!(Pin::new(&mut *from).poll_fill_buf(cx)).map_err(Cut::Target)?;
+            if !bytes.is_empty() {
+                let n = ready!(Pin::new(&mut *to).poll_write(cx, bytes)).map_err(Cut::Client)?;
+                Pin::new(&mut *from).consume(n);
+                direction.bytes += n as u64;
+                continue;
+            }
+            direction.ended = true;
+        }
+        ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(Cut::Client)?;
+        direction.done = true;
+        return Poll::Ready(Ok(()));
+    }
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// One direction, as far as it goes without waiting.
@@ -312,7 +347,7 @@ mod tests {
         tokio::pin!(splicing);
         tokio::select! {
             _ = &mut splicing => panic!("the answer was not waited for"),
-            () = tokio::time::sleep(LOOK_FIRST * 4) => {}
+            () = sleep(LOOK_FIRST * 4) => {}
         }
         far.write_all(b"late").await.unwrap();
         drop(far);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_core::config::publish::PublishConfig;
+use adit_core::config::AgentFile;
 use adit_core::config::server::ServerConfig;
 use adit_core::diagnose::Fault;
 use clap::Subcommand;
@@ -50,11 +50,11 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, 
 fn check(path: &Path) -> Result<(), Failure> {
     let text = files::read(path)?;
     let name = path.display().to_string();
-    // A file with a `publish` section is an agent's; anything else is held to be a server's.
-    let is_agent = text.lines().any(|line| line.starts_with("publish:"))
-        || path.file_name().is_some_and(|file| file == "adit.yaml");
+    // A file with one of these sections is an agent's; anything else is held to be a server's.
+    let is_agents = |line: &str| ["publish:", "kubernetes:"].iter().any(|section| line.starts_with(section));
+    let is_agent = text.lines().any(is_agents) || path.file_name().is_some_and(|file| file == "adit.yaml");
     if is_agent {
-        PublishConfig::parse(&name, &text, &files::environment)?;
+        AgentFile::parse(&name, &text, &files::environment)?;
     } else {
         ServerConfig::parse(&name, &text, &files::environment)?;
     }

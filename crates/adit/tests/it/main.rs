@@ -1,7 +1,8 @@
-//! The whole program, as its users run it: `adit server` and `adit expose` as processes, real peers, loopback only.
+//! The whole program, as its users run it: `adit server`, `adit expose` and `adit forward` as processes, real peers, loopback only.
 
 mod attack;
 mod cli;
+mod forward;
 mod http;
 mod life;
 mod support;

@@ -29,6 +29,8 @@ pub(crate) fn adit(home: &Path) -> Command {
         .env_remove("ADIT_LOG")
         .env_remove("ADIT_SERVER")
         .env_remove("ADIT_TOKEN")
+        .env_remove("KUBECONFIG")
+        .env_remove("KUBERNETES_SERVICE_HOST")
         .env("NO_COLOR", "1");
     command
 }

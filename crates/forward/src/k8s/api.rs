@@ -40,6 +40,8 @@ struct Inner {
     settings: KubeSettings,
     context: String,
     session: Mutex<Arc<Session>>,
+    /// One renewal at a time: a plugin may ask a person.
+    renewing: tokio::sync::Semaphore,
     /// Which transport the server took last; see [`super::port_forward`].
     transport: AtomicU8,
 }
@@ -69,6 +71,7 @@ impl Api {
                 settings: settings.clone(),
                 context: name,
                 session: Mutex::new(Arc::new(session)),
+                renewing: tokio::sync::Semaphore::new(1),
                 transport: AtomicU8::new(0),
             }),
         })
@@ -168,6 +171,8 @@ impl Api {
 
     /// A session newer than `refused`: another caller's, or one from the kubeconfig as it is now.
     pub(crate) async fn renew(&self, refused: &Arc<Session>) -> Result<Arc<Session>, ApiError> {
+        // Never closed; without a turn it would only be less thrifty.
+        let _turn = self.inner.renewing.acquire().await.ok();
         let current = self.session();
         if current.generation != refused.generation {
             return Ok(current);
@@ -488,6 +493,11 @@ impl ApiError {
             Some(source) => innermost(source),
             None => error.to_string(),
         };
+        if let ConnectError::Certificate { .. } = error {
+            let hint = "compare `certificate-authority` of this cluster in the kubeconfig with the server's certificate";
+            let (server, hint) = (error.target().to_owned(), Some(hint.to_owned()));
+            return Self::Unreachable { server, reason, fault: Fault::Config, hint };
+        }
         Self::Unreachable { server: error.target().to_owned(), reason, fault: error.fault(), hint: error.hint() }
     }
 
@@ -495,6 +505,8 @@ impl ApiError {
     #[must_use]
     pub fn is_transient(&self) -> bool {
         match self {
+            // A certificate that is not trusted.
+            Self::Unreachable { fault: Fault::Config, .. } => false,
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Gone { .. } => true,
             Self::Status { code, .. } => *code >= 500 || *code == 429,
             Self::Config(_)

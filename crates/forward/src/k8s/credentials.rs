@@ -1,7 +1,8 @@
 //! Who we are towards an API server: what goes into each request.
 
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::secret::Secret;
 use base64::Engine as _;
@@ -19,11 +20,20 @@ use super::plugin::{Credential, ExecPlugin, PluginError};
 
 /// A token is renewed this long before it ends, so that none ends on its way.
 const RENEW_BEFORE: Duration = Duration::from_secs(60);
+/// How long the token of a file is used before the file is read again.
+const TOKEN_FILE_AGE: Duration = Duration::from_secs(10);
 
 /// Adds the authorization to requests.
 pub(crate) enum Signer {
-    /// Tokens, token files, OIDC, basic authentication, or nothing (client certificates): kube-rs knows them.
+    /// Tokens, OIDC, basic authentication, or nothing (client certificates): kube-rs knows them.
     Kube(Option<AuthLayer>),
+    /// A file with a token, which somebody else keeps fresh. kube-rs takes the line's end for a part of it.
+    File {
+        /// Where.
+        path: PathBuf,
+        /// What it held, and when.
+        last: Mutex<(Secret<String>, Instant)>,
+    },
     /// A credential plugin, run again before its token ends.
     Plugin {
         /// The program.
@@ -48,6 +58,13 @@ impl Signer {
     /// Takes the context's user. A plugin is run at once: what it gives may be a client certificate, which goes
     /// into the TLS settings.
     pub(crate) async fn new(context: &mut ContextConfig) -> Result<Self, SignerError> {
+        let user = &context.config.auth_info;
+        if let (None, None, Some(path)) = (&context.plugin, &user.token, &user.token_file) {
+            let path = PathBuf::from(path);
+            let token = read_token(&path)
+                .map_err(|error| SignerError::Other(format!("the token file {}: {error}", path.display())))?;
+            return Ok(Self::File { path, last: Mutex::new((token, Instant::now())) });
+        }
         let Some(plugin) = context.plugin.clone() else {
             let layer = context.config.auth_layer().map_err(|error| SignerError::Other(error.to_string()))?;
             return Ok(Self::Kube(layer));
@@ -70,6 +87,7 @@ impl Signer {
                 let answer = layer.layer(tower::service_fn(same)).oneshot(request);
                 Box::pin(answer.map_ok(Response::into_body))
             }
+            Self::File { path, last } => Box::pin(std::future::ready(authorize(request, &file_token(path, last)))),
             Self::Plugin { .. } => {
                 let signer = Arc::clone(self);
                 Box::pin(async move { signer.with_token(request).await })
@@ -77,15 +95,34 @@ impl Signer {
         }
     }
 
-    async fn with_token(&self, mut request: Request<Body>) -> Signed {
+    async fn with_token(&self, request: Request<Body>) -> Signed {
         let Self::Plugin { plugin, last, running } = self else { return Ok(request) };
-        if let Some(token) = token(plugin, last, running).await? {
-            let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
-            value.set_sensitive(true);
-            request.headers_mut().insert(AUTHORIZATION, value);
+        match token(plugin, last, running).await? {
+            Some(token) => authorize(request, &token),
+            None => Ok(request),
         }
-        Ok(request)
     }
+}
+
+fn authorize(mut request: Request<Body>, token: &Secret<String>) -> Signed {
+    let mut value = HeaderValue::try_from(format!("Bearer {}", token.expose()))?;
+    value.set_sensitive(true);
+    request.headers_mut().insert(AUTHORIZATION, value);
+    Ok(request)
+}
+
+fn read_token(path: &Path) -> std::io::Result<Secret<String>> {
+    std::fs::read_to_string(path).map(|text| Secret::new(text.trim().to_owned()))
+}
+
+/// The token of a file, read anew now and then. A file that is gone leaves the last one, as with kubectl.
+fn file_token(path: &Path, last: &Mutex<(Secret<String>, Instant)>) -> Secret<String> {
+    let mut last = last.lock().unwrap_or_else(PoisonError::into_inner);
+    if last.1.elapsed() > TOKEN_FILE_AGE {
+        let token = read_token(path).unwrap_or_else(|_| last.0.clone());
+        *last = (token, Instant::now());
+    }
+    last.0.clone()
 }
 
 fn same(request: Request<Body>) -> std::future::Ready<Result<Response<Request<Body>>, tower::BoxError>> {

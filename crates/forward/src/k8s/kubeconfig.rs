@@ -120,6 +120,14 @@ impl Kubeconfigs {
         }
     }
 
+    /// The credential plugin that a context names.
+    pub(crate) fn plugin_of(&self, context: Option<&str>) -> Option<String> {
+        let name = self.context_name(context).ok()?;
+        let context = self.merged.contexts.iter().find(|context| context.name == name)?.context.as_ref()?;
+        let user = self.merged.auth_infos.iter().find(|known| Some(&known.name) == context.user.as_ref())?;
+        user.auth_info.as_ref()?.exec.as_ref()?.command.clone()
+    }
+
     /// One context taken apart: server, certificates, user, proxy, plugin.
     ///
     /// # Errors
@@ -142,6 +150,7 @@ impl Kubeconfigs {
         let mut config = loaded
             .ok_or_else(|| KubeconfigError::Unusable { files: self.described(), reason: "it was not read at once".into() })?
             .map_err(|source| self.explain(&name, &source))?;
+        self.check_server(&name, &config)?;
         let proxy = match proxy {
             Some(proxy) => Some(proxy),
             None => proxy_from_environment(&config.cluster_url),
@@ -197,6 +206,26 @@ impl Kubeconfigs {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What kube-rs would find out with the first connection only, or never.
+    fn check_server(&self, name: &str, config: &Config) -> Result<(), KubeconfigError> {
+        let url = &config.cluster_url;
+        let scheme = url.scheme_str().unwrap_or_default();
+        if !matches!(scheme, "https" | "http") || !super::proxy::has_plain_authority(url) {
+            return Err(KubeconfigError::Unusable {
+                files: self.described(),
+                reason: format!("the server `{url}` of the context `{name}` is no https://HOST:PORT"),
+            });
+        }
+        if config.root_cert.as_ref().is_some_and(Vec::is_empty) {
+            return Err(KubeconfigError::Certificate {
+                context: name.to_owned(),
+                what: "certificate authority",
+                reason: "it holds no certificate".to_owned(),
+            });
+        }
+        Ok(())
     }
 
     fn explain(&self, context: &str, source: &kube::config::KubeconfigError) -> KubeconfigError {

@@ -6,7 +6,7 @@
 //! is idle; what is idle beyond the spare is closed after a while.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use runtime::Scope;
@@ -52,12 +52,16 @@ struct State {
     /// How the last connection ended that did not end here.
     ended: Option<String>,
     transport: Option<Transport>,
+    /// There was a connection, and nobody asked for it to be replaced.
+    opened: bool,
     closed: bool,
 }
 
 /// What is to be done for a stream.
 enum Choice {
     Take(Arc<Connection>),
+    /// Each stream has a connection of its own here.
+    Alone,
     Wait,
     Fail(ApiError),
 }
@@ -72,20 +76,14 @@ impl PodPool {
             state: Mutex::default(),
             changed: watch::Sender::new(0),
         });
-        let (sweeper, scope) = (Arc::downgrade(&inner), inner.scope.clone());
-        let own = scope.clone();
-        scope.spawn("idle connections", async move {
-            loop {
-                tokio::select! {
-                    biased;
-                    () = own.drained() => return,
-                    () = tokio::time::sleep(SWEEP_EVERY) => {}
-                }
-                let Some(inner) = sweeper.upgrade().filter(|inner| inner.sweep()) else { return };
-                drop(inner);
-            }
-        });
+        let sweeper = sweep(Arc::downgrade(&inner), inner.scope.clone(), inner.changed.subscribe());
+        inner.scope.spawn("idle connections", sweeper);
         Self { inner }
+    }
+
+    /// Whether it opens connections: one whose scope drains does not, and whoever shares it goes on with another.
+    pub(crate) fn is_usable(&self) -> bool {
+        !self.inner.scope.is_draining()
     }
 
     /// Which transport carries it.
@@ -110,7 +108,9 @@ impl PodPool {
             return self.inner.open_alone(port).await;
         }
         loop {
-            let connection = self.inner.connection(port).await?;
+            let Some(connection) = self.inner.connection(port).await? else {
+                return self.inner.open_alone(port).await;
+            };
             match connection.open_pair(port) {
                 Ok(stream) => {
                     self.inner.keep_a_spare(port);
@@ -132,6 +132,7 @@ impl PodPool {
         for connection in state.connections.drain(..) {
             connection.close_when_idle();
         }
+        state.opened = false;
         state.failed = None;
     }
 
@@ -143,7 +144,8 @@ impl PodPool {
             {
                 let mut state = self.inner.lock();
                 state.connections.retain(|connection| !connection.is_over());
-                if state.connections.is_empty() && state.dialing == 0 && state.transport != Some(Transport::Channels) {
+                if state.connections.is_empty() && state.dialing == 0 && state.opened {
+                    state.opened = false;
                     let reason = state.ended.take().unwrap_or_else(|| "the connection to the API server ended".into());
                     return reason;
                 }
@@ -161,10 +163,35 @@ impl PodPool {
 
 impl Drop for PodPool {
     fn drop(&mut self) {
-        let mut state = self.inner.lock();
-        state.closed = true;
-        for connection in state.connections.drain(..) {
-            connection.close_when_idle();
+        self.inner.close();
+    }
+}
+
+/// Closes idle connections now and then, until the pool is gone; all of them when its scope drains.
+async fn sweep(inner: Weak<Inner>, scope: Scope, mut changed: watch::Receiver<u64>) {
+    let mut next = tokio::time::Instant::now() + SWEEP_EVERY;
+    loop {
+        tokio::select! {
+            biased;
+            // 1. The end.
+            () = scope.drained() => {
+                if let Some(inner) = inner.upgrade() {
+                    inner.close();
+                }
+                return;
+            }
+            // 2. News: perhaps that the pool was closed.
+            news = changed.changed() => {
+                if news.is_err() || inner.upgrade().is_none_or(|inner| inner.lock().closed) {
+                    return;
+                }
+            }
+            // 3. Time.
+            () = tokio::time::sleep_until(next) => {
+                next += SWEEP_EVERY;
+                let Some(inner) = inner.upgrade() else { return };
+                inner.sweep();
+            }
         }
     }
 }
@@ -174,14 +201,38 @@ impl Inner {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection for one more stream; dials one when there is none to be had.
-    async fn connection(self: &Arc<Self>, port: u16) -> Result<Arc<Connection>, ApiError> {
+    /// Opens nothing any more; what runs ends by itself.
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        for connection in state.connections.drain(..) {
+            connection.close_when_idle();
+        }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    async fn closed(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if self.lock().closed {
+                return;
+            }
+            // The sender is ours: it cannot be gone.
+            let _ = changed.changed().await;
+        }
+    }
+
+    /// A connection for one more stream; dials one when there is none to be had. `None`: streams have one each.
+    async fn connection(self: &Arc<Self>, port: u16) -> Result<Option<Arc<Connection>>, ApiError> {
         let mut changed = self.changed.subscribe();
         let begun = Instant::now();
         loop {
             changed.mark_unchanged();
             match self.choose(port, begun) {
-                Choice::Take(connection) => return Ok(connection),
+                Choice::Take(connection) => return Ok(Some(connection)),
+                Choice::Alone => return Ok(None),
                 Choice::Fail(error) => return Err(error),
                 Choice::Wait => {
                     // The sender is ours: it cannot be gone. Dials have deadlines of their own.
@@ -193,6 +244,12 @@ impl Inner {
 
     fn choose(self: &Arc<Self>, port: u16, begun: Instant) -> Choice {
         let mut state = self.lock();
+        if state.closed {
+            return Choice::Fail(self.stopped());
+        }
+        if state.transport == Some(Transport::Channels) && Transport::remembered(&self.api) == Transport::Channels {
+            return Choice::Alone;
+        }
         Self::prune(&mut state);
         let best = state
             .connections
@@ -235,7 +292,7 @@ impl Inner {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
             let opened = tokio::select! {
                 biased;
-                () = inner.scope.drained() => Err(inner.stopped()),
+                () = inner.closed() => Err(inner.stopped()),
                 opened = port_forward::open(&inner.api, &inner.pod, port, number) => opened,
             };
             let mut state = inner.lock();
@@ -243,9 +300,11 @@ impl Inner {
             match opened {
                 Ok(opened) => {
                     state.transport = Some(opened.transport);
+                    state.opened = opened.transport != Transport::Channels;
                     state.failed = None;
                     inner.run(opened.task, &opened.connection);
-                    if state.closed {
+                    if state.closed || opened.transport == Transport::Channels {
+                        // The latter only shows that there is a way: each stream opens its own.
                         opened.connection.close();
                     } else {
                         state.connections.push(opened.connection);
@@ -311,12 +370,9 @@ impl Inner {
         self.lock().connections.retain(|connection| !Arc::ptr_eq(connection, gone));
     }
 
-    /// Closes what is idle for long, all but one; false when the pool is gone.
-    fn sweep(&self) -> bool {
+    /// Closes what is idle for long, all but one.
+    fn sweep(&self) {
         let mut state = self.lock();
-        if state.closed {
-            return false;
-        }
         Self::prune(&mut state);
         let mut left = state.connections.len();
         state.connections.retain(|connection| {
@@ -327,6 +383,5 @@ impl Inner {
             }
             !close
         });
-        true
     }
 }

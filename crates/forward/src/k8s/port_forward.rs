@@ -164,7 +164,7 @@ fn is_final(error: &UpgradeError) -> bool {
 }
 
 /// "You may not" says more than "not this transport".
-fn more_telling(known: Option<ApiError>, new: ApiError) -> ApiError {
+pub(crate) fn more_telling(known: Option<ApiError>, new: ApiError) -> ApiError {
     let rank = |error: &ApiError| match error {
         ApiError::Forbidden { message } if message.contains("forbidden") => 3,
         ApiError::Unreachable { .. } => 2,

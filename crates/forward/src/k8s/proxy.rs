@@ -21,10 +21,18 @@ pub(crate) fn parse(text: &str) -> Result<Uri, ProxyError> {
     let uri: Uri = full.parse().map_err(|_| ProxyError::Unreadable)?;
     let scheme = uri.scheme_str().unwrap_or_default().to_ascii_lowercase();
     match scheme.as_str() {
-        "http" | "socks5" | "socks5h" if uri.host().is_some() => Ok(uri),
+        "http" | "socks5" | "socks5h" if has_plain_authority(&uri) => Ok(uri),
         "http" | "socks5" | "socks5h" => Err(ProxyError::Unreadable),
         _ => Err(ProxyError::Scheme { scheme }),
     }
+}
+
+/// Whether there is a host, and behind it nothing or a port: `http` takes any text there.
+pub(crate) fn has_plain_authority(uri: &Uri) -> bool {
+    let Some(authority) = uri.authority() else { return false };
+    let place = authority.as_str().rsplit('@').next().unwrap_or_default();
+    let host = authority.host();
+    !host.is_empty() && (place == host || authority.port_u16().is_some_and(|port| port > 0))
 }
 
 /// Host and port of a proxy.

@@ -10,13 +10,14 @@ mod service;
 pub(crate) use choice::{Choice, Spread};
 pub(crate) use driver::Resolver;
 pub(crate) use none::NoTarget;
+pub(crate) use pod::plain;
 
 use std::fmt;
 
 use super::api::ApiError;
 use super::objects::{EndpointSlice, Pod, Service, Workload, is_tcp};
 use super::watch::Trouble;
-use pod::{PodTrouble, plain};
+use pod::PodTrouble;
 
 /// The pods a forward leads to right now.
 #[derive(Clone, Debug, Default)]
@@ -89,6 +90,8 @@ pub(crate) enum WorkloadKind {
 pub(crate) enum Port {
     Number(u16),
     Name(String),
+    /// None: what is wanted is the pod itself. Its candidates have port 0.
+    Any,
 }
 
 /// What the API server has told so far.
@@ -205,6 +208,7 @@ impl fmt::Display for Port {
         match self {
             Self::Number(number) => number.fmt(f),
             Self::Name(name) => f.write_str(name),
+            Self::Any => f.write_str("any"),
         }
     }
 }
@@ -310,6 +314,7 @@ impl Wanted {
 /// The number of a port that was asked of a pod itself.
 fn pod_port(pod: &Pod, port: &Port) -> Result<u16, NoTarget> {
     match port {
+        Port::Any => Ok(0),
         Port::Number(number) => {
             let mut declared = pod.ports().filter(|port| port.container_port == *number).peekable();
             let other = declared.peek().and_then(|port| port.protocol.clone());

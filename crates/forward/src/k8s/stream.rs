@@ -3,10 +3,11 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
+use std::time::{Duration, Instant};
 
 use runtime::connect::{BoxFuture, ConnectError};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::connection::{PortStream, StreamFault};
 use super::resolve::PodRef;
@@ -14,8 +15,10 @@ use super::target::KubeTargetShared;
 
 /// Bytes kept to be sent again to another pod. A request fits; an upload does not, and is not repeated.
 const REPLAY_MAX: usize = 64 * 1024;
-/// Pods tried for one connection beyond the first.
-const RETRIES: u8 = 3;
+/// The wait before a pod that was gone is tried again, when the API server names no other; it doubles.
+const AGAIN_AFTER: Duration = Duration::from_millis(25);
+/// How often it doubles.
+const DOUBLINGS: u32 = 6;
 
 /// A byte stream to a pod of the target.
 pub(crate) struct KubeStream {
@@ -25,9 +28,12 @@ pub(crate) struct KubeStream {
     /// What was sent, until the first byte comes back: no application has seen it if the kubelet says that the pod
     /// is gone. `None`: too late.
     replay: Option<Vec<u8>>,
-    retries: u8,
+    /// Since when pods have been gone, and how many.
+    gone: Option<(Instant, u32)>,
     finished: bool,
     redial: Option<BoxFuture<'static, Result<(PortStream, PodRef), ConnectError>>>,
+    /// Who waits to write until reading has found out what became of the pod.
+    writer: Option<Waker>,
     buffer: Vec<u8>,
     read: usize,
 }
@@ -39,21 +45,38 @@ impl KubeStream {
             pod,
             target,
             replay: Some(Vec::new()),
-            retries: RETRIES,
+            gone: None,
             finished: false,
             redial: None,
+            writer: None,
             buffer: Vec::new(),
             read: 0,
         }
     }
 
     fn poll_take(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        let taken = ready!(self.poll_somewhere(cx));
+        if taken.is_err() {
+            self.replay = None;
+        }
+        self.wake_writer();
+        Poll::Ready(taken)
+    }
+
+    fn wake_writer(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            writer.wake();
+        }
+    }
+
+    fn poll_somewhere(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         loop {
             if let Some(redial) = &mut self.redial {
-                let (stream, pod) = ready!(redial.as_mut().poll(cx)).map_err(io::Error::other)?;
+                let redialed = ready!(redial.as_mut().poll(cx));
                 self.redial = None;
-                (self.stream, self.pod) = (stream, pod);
+                (self.stream, self.pod) = redialed.map_err(io::Error::other)?;
                 self.send_again(cx)?;
+                self.wake_writer();
             }
             match ready!(self.stream.poll_take(cx, &mut self.buffer)) {
                 Ok(more) => {
@@ -65,9 +88,11 @@ impl KubeStream {
                 Err(fault) if self.may_retry(&fault) => {
                     tracing::debug!(pod = self.pod.name, %fault, "trying another pod");
                     self.target.suspect(&self.pod);
-                    self.retries -= 1;
-                    let target = Arc::clone(&self.target);
-                    self.redial = Some(Box::pin(async move { target.open().await }));
+                    let (since, times) = self.gone.unwrap_or((Instant::now(), 0));
+                    self.gone = Some((since, times + 1));
+                    let wait = AGAIN_AFTER * 2_u32.pow(times.min(DOUBLINGS));
+                    let (target, pod) = (Arc::clone(&self.target), self.pod.clone());
+                    self.redial = Some(Box::pin(async move { target.open_instead(&pod, wait).await }));
                 }
                 Err(fault) => {
                     if fault.is_pod_gone() {
@@ -86,7 +111,7 @@ impl KubeStream {
             (fault, Some(_)) => fault.is_pod_gone(),
             (_, None) => false,
         };
-        untouched && self.retries > 0
+        untouched && self.gone.is_none_or(|(since, _)| since.elapsed() < self.target.patience())
     }
 
     /// A fresh stream takes all of it: it is less than a stream's queue.
@@ -104,19 +129,30 @@ impl KubeStream {
     }
 }
 
-impl AsyncRead for KubeStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if self.read == self.buffer.len() {
-            self.buffer.clear();
-            self.read = 0;
-            if !ready!(self.poll_take(cx))? {
-                return Poll::Ready(Ok(()));
+impl AsyncBufRead for KubeStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        if this.read == this.buffer.len() {
+            this.buffer.clear();
+            this.read = 0;
+            if !ready!(this.poll_take(cx))? {
+                return Poll::Ready(Ok(&[]));
             }
         }
-        let rest = &self.buffer[self.read..];
-        let n = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..n]);
-        self.read += n;
+        Poll::Ready(Ok(&this.buffer[this.read..]))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        self.read = (self.read + amount).min(self.buffer.len());
+    }
+}
+
+impl AsyncRead for KubeStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let bytes = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = bytes.len().min(buf.remaining());
+        buf.put_slice(&bytes[..n]);
+        self.consume(n);
         Poll::Ready(Ok(()))
     }
 }
@@ -124,7 +160,8 @@ impl AsyncRead for KubeStream {
 impl AsyncWrite for KubeStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         if self.redial.is_some() {
-            // Reading goes on with it, in the same task.
+            // Reading goes on with it.
+            self.writer = Some(cx.waker().clone());
             return Poll::Pending;
         }
         match ready!(self.stream.poll_put(cx, buf)) {
@@ -139,7 +176,10 @@ impl AsyncWrite for KubeStream {
                 Poll::Ready(Ok(taken))
             }
             // Why, reading tells; it may even mend it.
-            None if self.replay.is_some() && self.retries > 0 => Poll::Pending,
+            None if self.replay.is_some() => {
+                self.writer = Some(cx.waker().clone());
+                Poll::Pending
+            }
             None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }

@@ -31,7 +31,9 @@ impl PodPools {
     /// The pool of a pod, a new one if there is none.
     fn of(&self, api: &Api, pod: &PodRef, scope: &Scope) -> Arc<PodPool> {
         let mut pools = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(pool) = pools.get(pod).and_then(Weak::upgrade) {
+        let known = pools.get(pod).and_then(Weak::upgrade);
+        // One of a forward that is being stopped would end with it.
+        if let Some(pool) = known.filter(|pool| pool.is_usable() || scope.is_draining()) {
             return pool;
         }
         pools.retain(|_, pool| pool.strong_count() > 0);
@@ -192,7 +194,7 @@ impl KubeTargetShared {
 
     fn pool(&self, pod: &PodRef) -> Arc<PodPool> {
         let mut held = self.held();
-        if let Some(pool) = held.get(pod) {
+        if let Some(pool) = held.get(pod).filter(|pool| pool.is_usable() || self.pools_scope.is_draining()) {
             return Arc::clone(pool);
         }
         let pool = self.pools.of(&self.api, pod, &self.pools_scope);
@@ -313,6 +315,22 @@ impl KubeTargetShared {
                 Err(ConnectError::Unavailable { target: self.text.clone(), reason })
             }
         }
+    }
+
+    /// Opens a stream after one to `gone` found no pod: at once when there is another pod, else with the next news of
+    /// the pods, or after `wait`.
+    pub(super) async fn open_instead(&self, gone: &PodRef, wait: Duration) -> Result<(PortStream, PodRef), ConnectError> {
+        let mut resolution = self.resolver.resolution();
+        let now = resolution.borrow_and_update().clone();
+        if self.foresee(&now).is_some_and(|candidate| candidate.pod == *gone) {
+            let _ = tokio::time::timeout(wait, resolution.changed()).await;
+        }
+        self.open().await
+    }
+
+    /// How long a connection waits for a pod.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
     }
 
     async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {

@@ -9,6 +9,9 @@ const CONTROL_MAX: u64 = 125;
 /// The longest head of a frame: two bytes, eight of length, four of mask.
 const HEAD_MAX: usize = 14;
 
+/// The payload of a frame whose length has two bytes.
+pub(crate) const FILL_MAX: usize = u16::MAX as usize;
+
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
 const BINARY: u8 = 2;
@@ -146,6 +149,38 @@ pub(crate) fn encode(out: &mut Vec<u8>, prefix: &[u8], payload: &[u8], mask: [u8
     frame(out, BINARY, prefix, payload, mask);
 }
 
+/// Appends a binary frame with what `fill` appends, at most [`FILL_MAX`] bytes, masked where it lies; nothing if
+/// that is nothing.
+pub(crate) fn encode_filled(out: &mut Vec<u8>, mask: [u8; 4], fill: impl FnOnce(&mut Vec<u8>)) {
+    /// Two bytes, two of length, four of mask.
+    const HEAD: usize = 8;
+    let from = out.len();
+    out.extend_from_slice(&[0; HEAD]);
+    fill(out);
+    let length = out.len() - from - HEAD;
+    debug_assert!(length <= FILL_MAX, "the length has to fit into its field");
+    if length == 0 {
+        return out.truncate(from);
+    }
+    out[from] = 0x80 | BINARY;
+    let head = match u8::try_from(length) {
+        Ok(short @ 0..=125) => {
+            // A short length has no field of its own: the payload moves up by its two bytes.
+            out.copy_within(from + HEAD.., from + HEAD - 2);
+            out.truncate(out.len() - 2);
+            out[from + 1] = 0x80 | short;
+            HEAD - 2
+        }
+        _ => {
+            out[from + 1] = 0x80 | 126;
+            out[from + 2..from + 4].copy_from_slice(&u16::try_from(length).unwrap_or(u16::MAX).to_be_bytes());
+            HEAD
+        }
+    };
+    out[from + head - 4..from + head].copy_from_slice(&mask);
+    apply_mask(&mut out[from + head..], mask);
+}
+
 /// Appends the answer to a ping.
 pub(crate) fn encode_pong(out: &mut Vec<u8>, payload: &[u8], mask: [u8; 4]) {
     frame(out, PONG, &[], payload, mask);
@@ -254,6 +289,19 @@ mod tests {
         let mut long = Vec::new();
         encode(&mut long, &[], &vec![0; 70_000], [0; 4]);
         assert_eq!(long[..10], [0x82, 0x80 | 127, 0, 0, 0, 0, 0, 1, 0x11, 0x70]);
+    }
+
+    #[test]
+    fn a_frame_filled_in_place_is_the_same_as_a_copied_one() {
+        for length in [0usize, 1, 7, 125, 126, 127, 4096, FILL_MAX] {
+            let payload: Vec<u8> = (0..length).map(|at| u8::try_from(at % 251).unwrap()).collect();
+            let (mut copied, mut filled) = (vec![9], vec![9]);
+            if length > 0 {
+                encode(&mut copied, &[], &payload, [1, 2, 3, 4]);
+            }
+            encode_filled(&mut filled, [1, 2, 3, 4], |out| out.extend_from_slice(&payload));
+            assert_eq!(copied, filled, "{length}");
+        }
     }
 
     #[test]

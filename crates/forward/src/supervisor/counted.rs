@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use adit_core::forward::ForwardInput;
 use runtime::connect::Io;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Shared;
 
@@ -24,7 +24,10 @@ impl Counted {
 
     /// The stream whose end is to be told.
     pub(super) fn carry(self, io: Io) -> Io {
-        Io::other(CountedIo { io, _count: self })
+        match io {
+            Io::Buffered(io) => Io::buffered(CountedIo { io, _count: self }),
+            io => Io::other(CountedIo { io, _count: self }),
+        }
     }
 }
 
@@ -34,18 +37,28 @@ impl Drop for Counted {
     }
 }
 
-struct CountedIo {
-    io: Io,
+struct CountedIo<T> {
+    io: T,
     _count: Counted,
 }
 
-impl AsyncRead for CountedIo {
+impl<T: AsyncRead + Unpin> AsyncRead for CountedIo<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.io).poll_read(cx, buf)
     }
 }
 
-impl AsyncWrite for CountedIo {
+impl<T: AsyncBufRead + Unpin> AsyncBufRead for CountedIo<T> {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        Pin::new(&mut self.get_mut().io).poll_fill_buf(cx)
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        Pin::new(&mut self.io).consume(amount);
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for CountedIo<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write(cx, buf)
     }

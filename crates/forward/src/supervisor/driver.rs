@@ -1,9 +1,10 @@
 //! Does what the machine of one forward says.
 
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_core::forward::{Attempt, ForwardAction, ForwardInput, ForwardState, Trouble};
+use adit_core::target::Target;
 use runtime::Scope;
 use runtime::connect::BoxFuture;
 use tokio::sync::watch;
@@ -14,6 +15,9 @@ use crate::error::{ForwardError, chain};
 use crate::k8s::target::KubeStatus;
 use crate::report::ForwardReport;
 use crate::session::{Place, Session};
+
+/// A start that takes longer is explained.
+const SLOW_START: Duration = Duration::from_secs(1);
 
 /// What came of the work under way.
 enum Outcome {
@@ -125,7 +129,7 @@ impl Driver {
         Box::pin(async move {
             let (session, place) = match known {
                 Some(known) => known,
-                None => match Session::start(&scope, &clusters, &shared.target, shared.session_options()).await {
+                None => match start(&scope, &clusters, &shared, attempt).await {
                     Ok((session, place)) => (Arc::new(session), place),
                     Err(error) => return Outcome::ResolveFailed(attempt, error),
                 },
@@ -238,6 +242,33 @@ impl Driver {
             changed
         });
     }
+}
+
+/// Starts a session; what takes long there is a program that should give credentials.
+async fn start(
+    scope: &Scope,
+    clusters: &Clusters,
+    shared: &Shared,
+    attempt: Attempt,
+) -> Result<(Session, Place), ForwardError> {
+    let starting = Session::start(scope, clusters, &shared.target, shared.session_options());
+    tokio::pin!(starting);
+    tokio::select! {
+        biased;
+        started = &mut starting => return started,
+        () = tokio::time::sleep(SLOW_START) => {}
+    }
+    let context = match &shared.target {
+        Target::Kubernetes(target) => target.context.as_deref(),
+        Target::Jump(target) => target.context.as_deref(),
+        Target::Local(_) | Target::Forward(_) => None,
+    };
+    if let Some(plugin) = clusters.plugin(context) {
+        let reason = format!("waiting for the credential plugin `{plugin}`");
+        shared.tell(ForwardInput::NoTarget { attempt, reason });
+        shared.work.notify_one();
+    }
+    starting.await
 }
 
 async fn under_way(work: &mut Option<BoxFuture<'static, Outcome>>) -> Outcome {

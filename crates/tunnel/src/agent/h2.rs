@@ -148,7 +148,7 @@ impl SharedConnection {
         };
         let spoken = match &io {
             Io::Tls(_) => io.alpn() == Some(b"h2"),
-            Io::Tcp(_) | Io::Other(_) => {
+            Io::Tcp(_) | Io::Buffered(_) | Io::Other(_) => {
                 tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io)).await.unwrap_or(false)
             }
         };

@@ -196,8 +196,8 @@ impl Machine {
             }
     }
 
-    /// Appends what is to be sent, about `limit` bytes at most; `scratch` is for frames that get wrapped.
-    pub(crate) fn poll_transmit(&mut self, out: &mut Vec<u8>, scratch: &mut Vec<u8>, limit: usize) -> usize {
+    /// Appends what is to be sent, about `limit` bytes at most.
+    pub(crate) fn poll_transmit(&mut self, out: &mut Vec<u8>, limit: usize) -> usize {
         let from = out.len();
         out.append(&mut self.control);
         while let Some(payload) = self.pongs.pop_front() {
@@ -208,10 +208,10 @@ impl Machine {
                 session.poll_transmit(out, limit);
             }
             Protocol::Spdy { session, tunnel: Some(_) } => {
-                scratch.clear();
-                if session.poll_transmit(scratch, limit) > 0 {
-                    websocket::encode(out, &[], scratch, mask());
-                }
+                let limit = limit.min(websocket::FILL_MAX);
+                websocket::encode_filled(out, mask(), |out| {
+                    session.poll_transmit(out, limit);
+                });
             }
             Protocol::Channels(channels) => {
                 self.writable |= channels.poll_transmit(out, limit, mask);

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep_until};
 
 use super::machine::Key;
@@ -121,8 +120,6 @@ pub(crate) struct PortStream {
     timer: Option<Pin<Box<Sleep>>>,
     last_data: Instant,
     carried: u64,
-    buffer: Vec<u8>,
-    read: usize,
 }
 
 impl std::fmt::Debug for PortStream {
@@ -144,8 +141,6 @@ impl PortStream {
             timer: None,
             last_data: Instant::now(),
             carried: 0,
-            buffer: Vec::new(),
-            read: 0,
         }
     }
 
@@ -267,47 +262,6 @@ impl PortStream {
     fn passed(&mut self, bytes: usize) {
         self.connection.count(self.carried, bytes);
         self.carried += bytes as u64;
-    }
-}
-
-impl AsyncRead for PortStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.read == this.buffer.len() {
-            let mut buffer = std::mem::take(&mut this.buffer);
-            buffer.clear();
-            this.read = 0;
-            let taken = this.poll_take(cx, &mut buffer);
-            this.buffer = buffer;
-            match ready!(taken) {
-                Ok(true) => {}
-                Ok(false) => return Poll::Ready(Ok(())),
-                Err(fault) => return Poll::Ready(Err(fault.into_io())),
-            }
-        }
-        let rest = &this.buffer[this.read..];
-        let n = rest.len().min(buf.remaining());
-        buf.put_slice(&rest[..n]);
-        this.read += n;
-        Poll::Ready(Ok(()))
-    }
-}
-
-impl AsyncWrite for PortStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match ready!(self.poll_put(cx, buf)) {
-            Some(taken) => Poll::Ready(Ok(taken)),
-            None => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.hold_finish();
-        Poll::Ready(Ok(()))
     }
 }
 

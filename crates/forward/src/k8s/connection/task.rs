@@ -33,7 +33,6 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Default)]
 struct Scratch {
     plain: Vec<u8>,
-    frames: Vec<u8>,
     cipher: Vec<u8>,
 }
 
@@ -200,7 +199,7 @@ impl ConnectionTask {
                 }
                 scratch.plain.clear();
                 let mut core = self.shared.lock();
-                let gathered = core.machine.poll_transmit(&mut scratch.plain, &mut scratch.frames, GATHER);
+                let gathered = core.machine.poll_transmit(&mut scratch.plain, GATHER);
                 // Sending made room: writers that wait for it are woken.
                 Connection::collect(&mut core, now, &mut self.wakers);
                 let closing = core.closing && core.is_settled();

@@ -18,8 +18,10 @@ use crate::k8s::watch::{Collection, State, Trouble, View, encoded, follow};
 
 /// Pods whose last log line is fetched when they crash: as many as are told of.
 const LOGS: usize = 3;
-/// Bytes of a log line that are asked for.
-const LOG_BYTES: usize = 4096;
+/// Lines of a log that are asked for: the last one may be empty.
+const LOG_LINES: usize = 5;
+/// Bytes of them that are asked for. The server cuts at the end, so a long line must not hide the one behind it.
+const LOG_BYTES: usize = 64 * 1024;
 
 /// Keeps a target resolved for as long as it lives.
 #[derive(Debug)]
@@ -63,24 +65,30 @@ impl Resolver {
 impl Wanted {
     /// What a target asks for, in the namespace of its context when it names none.
     pub(crate) fn of(target: &KubeTarget, default_namespace: &str) -> Self {
-        let workload = |kind, name: &String| Of::Workload(kind, name.clone());
-        let of = match &target.selection {
-            Selection::Labels(labels) => Of::Labels(labels.clone()),
-            Selection::Object { kind, name } => match kind {
-                ObjectKind::Service => Of::Service(name.clone()),
-                ObjectKind::Pod => Of::Pod(name.clone()),
-                ObjectKind::Deployment => workload(WorkloadKind::Deployment, name),
-                ObjectKind::StatefulSet => workload(WorkloadKind::StatefulSet, name),
-                ObjectKind::ReplicaSet => workload(WorkloadKind::ReplicaSet, name),
-                ObjectKind::Job => workload(WorkloadKind::Job, name),
-            },
-        };
         let port = match &target.port {
             PortRef::Number(number) => Port::Number((*number).into()),
             PortRef::Name(name) => Port::Name(name.clone()),
         };
         let namespace = target.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
-        Self { context: target.context.clone(), namespace, of, port }
+        Self { context: target.context.clone(), namespace, of: Of::of(&target.selection), port }
+    }
+}
+
+impl Of {
+    /// The object that a selection means.
+    pub(crate) fn of(selection: &Selection) -> Self {
+        let workload = |kind, name: &String| Self::Workload(kind, name.clone());
+        match selection {
+            Selection::Labels(labels) => Self::Labels(labels.clone()),
+            Selection::Object { kind, name } => match kind {
+                ObjectKind::Service => Self::Service(name.clone()),
+                ObjectKind::Pod => Self::Pod(name.clone()),
+                ObjectKind::Deployment => workload(WorkloadKind::Deployment, name),
+                ObjectKind::StatefulSet => workload(WorkloadKind::StatefulSet, name),
+                ObjectKind::ReplicaSet => workload(WorkloadKind::ReplicaSet, name),
+                ObjectKind::Job => workload(WorkloadKind::Job, name),
+            },
+        }
     }
 }
 
@@ -271,7 +279,7 @@ fn log_path(namespace: &str, pod: &str, crash: &Crash) -> String {
     let previous = crash.reason == "CrashLoopBackOff";
     let (namespace, pod, container) = (encoded(namespace), encoded(pod), encoded(&crash.container));
     format!(
-        "/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}&tailLines=1&limitBytes={LOG_BYTES}&previous={previous}"
+        "/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}&tailLines={LOG_LINES}&limitBytes={LOG_BYTES}&previous={previous}"
     )
 }
 

@@ -68,7 +68,10 @@ impl NoTarget {
             Self::Api { error, .. } => {
                 matches!(
                     error,
-                    ApiError::Forbidden { .. } | ApiError::Unauthorized { .. } | ApiError::Credentials { .. }
+                    ApiError::Forbidden { .. }
+                        | ApiError::Unauthorized { .. }
+                        | ApiError::Credentials { .. }
+                        | ApiError::Unreachable { fault: Fault::Config, .. }
                 )
             }
             Self::Unknown { .. } | Self::NoPods { .. } | Self::Zero { .. } | Self::NoneReady { .. } => false,

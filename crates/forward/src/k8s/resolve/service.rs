@@ -38,7 +38,11 @@ impl<'a> WayIn<'a> {
         let fits = |have: &&ServicePort| match port {
             Port::Number(number) => have.port == *number,
             Port::Name(name) => have.name.as_deref() == Some(name),
+            Port::Any => false,
         };
+        if *port == Port::Any {
+            return Ok(Self::Direct(0));
+        }
         let mut other = None;
         for found in service.spec.ports.iter().filter(fits) {
             if is_tcp(found.protocol.as_deref()) {
@@ -229,7 +233,8 @@ fn no_selector(wanted: &Wanted, service: &Service, mut addresses: Vec<String>, p
     addresses.truncate(TOLD);
     let host = addresses.first().map_or("HOST", String::as_str);
     let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let port = port.in_service().map_or_else(|| "PORT".to_owned(), |port| port.to_string());
+    let port = port.in_service().filter(|port| *port != 0);
+    let port = port.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
     NoTarget::NoSelector { service: service.metadata.name.clone(), jump: wanted.jump(&host, &port), addresses }
 }
 
@@ -239,6 +244,7 @@ fn external_name(wanted: &Wanted, service: &Service) -> NoTarget {
     let port = match &wanted.port {
         Port::Number(number) => number.to_string(),
         Port::Name(name) => named(name).map_or_else(|| "PORT".to_owned(), |port| port.port.to_string()),
+        Port::Any => "PORT".to_owned(),
     };
     let jump = wanted.jump(&host, &port);
     NoTarget::ExternalName { service: service.metadata.name.clone(), host, jump }

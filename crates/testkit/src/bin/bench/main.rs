@@ -1,11 +1,13 @@
 //! Measures adit, the floor (bare loopback, proxies without a tunnel) and other tunnels in the same run.
 //!
-//! `bench [ROW…]` prints one table a row; `bench origin` is the child process with the services behind it all.
+//! `bench [ROW…]` prints one table a row; `bench k8s [ROW…]` compares `adit forward` with kubectl. `bench origin` and
+//! `bench cluster` are the child processes with the services behind it all.
 //! Rates and latencies on a shared machine are only good for ratios within one run; CPU seconds per unit are steady.
 
 use std::process::ExitCode;
 
 mod agents;
+mod k8s;
 mod options;
 mod peers;
 mod product;
@@ -16,14 +18,15 @@ mod table;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if arguments.iter().any(|word| word == "--help" || word == "-h") {
-        table::print(&options::help());
-        return ExitCode::SUCCESS;
-    }
-    let done = if arguments.first().is_some_and(|word| word == "origin") {
-        service::run()
-    } else {
-        options::Options::parse(&arguments).and_then(|options| rows::run(&options))
+    let done = match arguments.split_first() {
+        Some((word, _)) if word == "origin" => service::run(),
+        Some((word, rest)) if word == "cluster" => k8s::home::run(rest),
+        Some((word, rest)) if word == "k8s" => k8s::run(rest),
+        _ if arguments.iter().any(|word| word == "--help" || word == "-h") => {
+            table::print(&options::help());
+            Ok(())
+        }
+        _ => options::Options::parse(&arguments).and_then(|options| rows::run(&options)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

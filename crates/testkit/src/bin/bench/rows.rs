@@ -5,7 +5,7 @@ use testkit::process::raise_descriptor_limit;
 use super::options::Options;
 use super::peers::{Missing, PEERS, Peer};
 use super::service::Origin;
-use super::table::{Cell, Lines, Table, note, print};
+use super::table::{self, Cell, Lines, Table, note, print};
 
 mod bulk;
 mod echo;
@@ -166,12 +166,7 @@ pub(crate) fn run(options: &Options) -> Result<(), String> {
         print(&table.markdown());
         tables.push((row.name, table));
     }
-    let Some(file) = &options.json else {
-        return Ok(());
-    };
-    let json: serde_json::Map<_, _> = tables.iter().map(|(name, table)| ((*name).to_owned(), table.json())).collect();
-    let text = serde_json::to_string_pretty(&json).map_err(|error| error.to_string())?;
-    std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
+    table::save(options.json.as_deref(), &tables)
 }
 
 impl Row {

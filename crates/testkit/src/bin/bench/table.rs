@@ -1,6 +1,7 @@
 //! Figures as a markdown table on stdout and as JSON; notes on stderr.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::{Value, json};
 
@@ -100,6 +101,14 @@ impl Table {
         });
         json!({ "title": self.title, "peers": Value::Object(lines.collect()) })
     }
+}
+
+/// Writes the tables, each under its row's name, where the command line asked for it.
+pub(crate) fn save(file: Option<&Path>, tables: &[(&str, Table)]) -> Result<(), String> {
+    let Some(file) = file else { return Ok(()) };
+    let json: serde_json::Map<_, _> = tables.iter().map(|(name, table)| ((*name).to_owned(), table.json())).collect();
+    let text = serde_json::to_string_pretty(&json).map_err(|error| error.to_string())?;
+    std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
 /// Prints what was measured.

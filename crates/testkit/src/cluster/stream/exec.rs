@@ -2,6 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::{Value, json};
 use tokio::io::AsyncRead;
@@ -33,6 +34,8 @@ pub(super) struct Console {
     link: Arc<Link>,
     way: Way,
     version: u8,
+    /// The process has closed its stdout.
+    closed: Arc<AtomicBool>,
 }
 
 /// How the streams of a process are told apart.
@@ -110,7 +113,7 @@ pub(super) async fn serve_spdy<R: AsyncRead + Unpin>(
         }
         if !started && ids.complete(target, accepted.version()) {
             started = true;
-            let console = Console { link: Arc::clone(link), way: Way::Spdy(ids.clone()), version: accepted.version() };
+            let console = Console::new(link, Way::Spdy(ids.clone()), accepted.version());
             start(shared, target, &input, console);
         }
     }
@@ -128,7 +131,7 @@ pub(super) async fn serve_channels<R: AsyncRead + Unpin>(
     let version = accepted.version();
     let first = [(STDOUT, "stdout"), (STDERR, "stderr")].into_iter().find(|(_, name)| flag(target, name));
     link.message(first.map_or(STATUS, |(channel, _)| channel), &[]);
-    start(shared, target, &input, Console { link: Arc::clone(link), way: Way::Channels, version });
+    start(shared, target, &input, Console::new(link, Way::Channels, version));
     while let Some((channel, bytes)) = messages.next().await? {
         match channel {
             STDIN => {
@@ -191,6 +194,19 @@ impl Ids {
 }
 
 impl Console {
+    fn new(link: &Arc<Link>, way: Way, version: u8) -> Self {
+        Self { link: Arc::clone(link), way, version, closed: Arc::default() }
+    }
+
+    /// The process closes its stdout and goes on. Only SPDY has a word for that.
+    pub(super) fn end_stdout(&self) {
+        if let Way::Spdy(Ids { stdout: Some(id), .. }) = &self.way
+            && !self.closed.swap(true, Ordering::Relaxed)
+        {
+            self.link.data(*id, &[], true);
+        }
+    }
+
     /// Waits for room and writes output; an error when nobody is there to read it.
     pub(super) async fn stdout(&self, bytes: &[u8]) -> io::Result<()> {
         self.output(STDOUT, bytes).await
@@ -258,7 +274,8 @@ impl Console {
                 }
             }
             Way::Spdy(ids) => {
-                for id in [ids.stdout, ids.stderr].into_iter().flatten() {
+                self.end_stdout();
+                if let Some(id) = ids.stderr {
                     self.link.data(id, &[], true);
                 }
                 if let (Some(id), Some(text)) = (ids.error, text) {

@@ -17,6 +17,9 @@ pub(super) enum Kind {
 }
 
 pub(super) async fn run(process: &Process, args: &[String], kind: Kind) -> u8 {
+    if args.first().is_some_and(|arg| arg == "-h") {
+        return process.complain(&help(kind, "h")).await;
+    }
     let (mut wait, mut after_end, mut half_close, mut verbose) = (None, None, kind == Kind::Busybox, false);
     let mut words = Vec::new();
     let mut args = args.iter();
@@ -25,6 +28,7 @@ pub(super) async fn run(process: &Process, args: &[String], kind: Kind) -> u8 {
         match arg.as_str() {
             "-w" => wait = seconds(args.next()),
             "-q" => after_end = seconds(args.next()),
+            "-N" if kind == Kind::Busybox => return process.complain(&help(kind, "N")).await,
             "-N" => half_close = true,
             "-v" => verbose = true,
             option if option.starts_with('-') => {}
@@ -48,6 +52,9 @@ pub(super) async fn run(process: &Process, args: &[String], kind: Kind) -> u8 {
             };
         }
     };
+    if verbose && kind == Kind::OpenBsd {
+        process.complain(&format!("Connection to {host} {port} port [tcp/*] succeeded!\n")).await;
+    }
     let up = async {
         dial::up(process, &socket).await?;
         if half_close {
@@ -55,15 +62,35 @@ pub(super) async fn run(process: &Process, args: &[String], kind: Kind) -> u8 {
         }
         Ok::<(), std::io::Error>(())
     };
+    tokio::pin!(up);
     let down = tokio::select! {
-        up = up => match (up, after_end) {
+        up = &mut up => match (up, after_end) {
             (Ok(()), Some(limit)) => timeout(limit, dial::down(process, &socket, None)).await.unwrap_or(Ok(())),
             (Ok(()), None) => dial::down(process, &socket, None).await,
             (Err(error), _) => Err(error),
         },
-        down = dial::down(process, &socket, None) => down,
+        down = dial::down(process, &socket, None) => {
+            if kind == Kind::OpenBsd {
+                // It goes on for as long as stdin does, and stdout stays open.
+                let _ = up.await;
+            }
+            down
+        }
     };
     u8::from(down.is_err())
+}
+
+/// What it prints for an option it does not know, or for a cry for help; both begin a failure.
+fn help(kind: Kind, option: &str) -> String {
+    match kind {
+        Kind::Busybox => format!(
+            "nc: invalid option -- '{option}'\nBusyBox v1.36.1 multi-call binary.\n\n\
+             Usage: nc [-iN] [-wN] [-l] [-p PORT] [-f FILE|IPADDR PORT] [-e PROG]\n"
+        ),
+        Kind::OpenBsd => "OpenBSD netcat (Debian patchlevel 1.219-1)\nusage: nc [-46CDdFhklNnrStUuvZz]\n\tCommand Summary:\n\
+             \t\t-N\t\tShutdown the network socket after EOF on stdin\n"
+            .to_owned(),
+    }
 }
 
 fn refusal(why: Unreachable, kind: Kind, host: &str, port: u16, limited: bool) -> String {

@@ -19,11 +19,13 @@ pub(super) async fn run(process: &Process, args: &[String]) -> u8 {
         return process.say(text).await;
     }
     let mut quiet = QUIET;
+    let mut warns = false;
     let mut addresses = Vec::new();
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         match arg.as_str() {
             "-t" => quiet = seconds(args.next().map_or("", String::as_str)).unwrap_or(QUIET),
+            "-d" => warns = true,
             "-b" | "-T" | "-lf" => {
                 args.next();
             }
@@ -36,38 +38,57 @@ pub(super) async fn run(process: &Process, args: &[String]) -> u8 {
         let text = format!("{STAMP} E exactly 2 addresses required (there are {})\n", addresses.len());
         return process.complain(&text).await;
     };
-    let stdio = |address: &str| address == "-" || address.eq_ignore_ascii_case("stdio");
-    let remote = if stdio(first) { second } else { first };
+    let stdio = |address: &str| {
+        let kind = address.split(',').next().unwrap_or_default();
+        kind == "-" || kind.eq_ignore_ascii_case("stdio")
+    };
+    let (local, remote) = if stdio(first) { (first, second) } else { (second, first) };
+    let ends = Ends { quiet, closes: local.split(',').any(|option| option == "shut-close"), warns };
     let Some((host, port, options)) = parse(remote) else {
         return process.complain(&format!("{STAMP} E unknown device/address \"{remote}\"\n")).await;
     };
     let wait = options.iter().find_map(|option| option.strip_prefix("connect-timeout=")).and_then(seconds);
     match dial::connect(process, host, port, wait).await {
-        Ok(socket) => copy(process, &socket, quiet).await,
+        Ok(socket) => copy(process, &socket, &ends).await,
         Err(why) => process.complain(&refusal(why, host, port)).await,
     }
 }
 
-async fn copy(process: &Process, socket: &std::sync::Arc<tokio::net::TcpStream>, quiet: Duration) -> u8 {
-    let first = tokio::select! {
+/// What becomes of the other direction when one has ended.
+struct Ends {
+    quiet: Duration,
+    /// stdout is closed at once (`shut-close`); without it, it stays open until socat ends.
+    closes: bool,
+    /// Warnings are written too.
+    warns: bool,
+}
+
+async fn copy(process: &Process, socket: &std::sync::Arc<tokio::net::TcpStream>, ends: &Ends) -> u8 {
+    let mut first = tokio::select! {
         up = dial::up(process, socket) => up.map(|()| true),
         down = dial::down(process, socket, None) => down.map(|()| false),
     };
+    if first.as_ref().is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset) {
+        // A reset is an end of file with a warning.
+        if ends.warns {
+            process.complain(&format!("{STAMP} W read(5, 0x7f0000000000, 8192): Connection reset by peer\n")).await;
+        }
+        first = Ok(false);
+    }
     let ended = match first {
         Ok(true) => {
             dial::half_close(socket);
-            dial::down(process, socket, Some(quiet)).await
+            dial::down(process, socket, Some(ends.quiet)).await
         }
-        Ok(false) => timeout(quiet, dial::up(process, socket)).await.unwrap_or(Ok(())),
+        Ok(false) => {
+            if ends.closes {
+                process.console.end_stdout();
+            }
+            timeout(ends.quiet, dial::up(process, socket)).await.unwrap_or(Ok(()))
+        }
         Err(error) => Err(error),
     };
-    match ended {
-        Ok(()) => 0,
-        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => {
-            process.complain(&format!("{STAMP} E read(5, 0x7f0000000000, 8192): Connection reset by peer\n")).await
-        }
-        Err(_) => 1,
-    }
+    u8::from(ended.is_err())
 }
 
 /// `TCP:host:port,options` and its relatives.

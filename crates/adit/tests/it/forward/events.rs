@@ -1,0 +1,47 @@
+//! `-o json`: one event a line.
+
+use serde_json::Value;
+use testkit::process::{Process, Signal};
+
+use super::{Bench, status};
+use crate::support::DEADLINE;
+
+async fn event(process: &Process, name: &str) -> Value {
+    let wanted = format!("\"event\":\"{name}\"");
+    let line =
+        process.line(DEADLINE, |line| line.contains(&wanted)).await.unwrap_or_else(|error| panic!("{name}: {error}"));
+    serde_json::from_str(&line).expect("JSON")
+}
+
+#[tokio::test]
+async fn a_life_in_events() {
+    let bench = Bench::start().await;
+    let process = bench.spawn(&["svc/web", ":80", "-o", "json", "-v"]);
+    let listening = event(&process, "listening").await;
+    assert_eq!((&listening["address"], &listening["target"]), (&"127.0.0.1".into(), &"svc/web".into()));
+    let port = listening["port"].as_u64().and_then(|port| u16::try_from(port).ok()).expect("a port");
+    let ready = event(&process, "ready").await;
+    assert_eq!(ready["port"], port);
+    for (key, value) in
+        [("to", "fake/default/service/web:80"), ("context", "fake"), ("namespace", "default"), ("pod", "web-1")]
+    {
+        assert_eq!(ready[key], value, "{key}");
+    }
+    assert_eq!(ready["remote_port"], 8080);
+    assert_eq!(status(([127, 0, 0, 1], port).into()).await, Some(200));
+    let connection = event(&process, "connection").await;
+    assert_eq!(connection["state"], "opened");
+    let closed = process.line(DEADLINE, |line| line.contains("\"closed\"")).await.expect("its end");
+    let closed: Value = serde_json::from_str(&closed).expect("JSON");
+    assert!(closed["bytes_up"].as_u64() > Some(0) && closed["bytes_down"].as_u64() > Some(13), "{closed}");
+    bench.cluster.set_ready("default", "web-1", false);
+    let lost = event(&process, "lost").await;
+    assert_eq!(lost["pod"], "web-1");
+    bench.cluster.set_ready("default", "web-1", true);
+    let back = event(&process, "back").await;
+    assert!(back["outage_ms"].as_u64().is_some() && back["pod"] == "web-1", "{back}");
+    process.signal(Signal::INT).expect("a signal");
+    assert_eq!(event(&process, "stopped").await["signal"], "SIGINT");
+    let stdout = process.stdout();
+    assert!(stdout.lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "nothing else: {stdout}");
+}
