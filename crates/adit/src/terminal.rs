@@ -26,12 +26,12 @@ pub(crate) fn say(text: &str) {
 
 /// Columns of the terminal on standard output.
 pub(crate) fn width() -> usize {
-    rustix::termios::tcgetwinsize(std::io::stdout()).map_or(80, |size| usize::from(size.ws_col).max(20))
+    columns(rustix::termios::tcgetwinsize(std::io::stdout()))
 }
 
 /// Columns of the terminal on standard error.
 pub(crate) fn error_width() -> usize {
-    rustix::termios::tcgetwinsize(std::io::stderr()).map_or(80, |size| usize::from(size.ws_col).max(20))
+    columns(rustix::termios::tcgetwinsize(std::io::stderr()))
 }
 
 /// Draws over the current line of the terminal on standard error.
@@ -52,4 +52,10 @@ pub(crate) fn ask(question: &str) -> Option<String> {
     let mut line = String::new();
     let read = std::io::stdin().read_line(&mut line).ok()?;
     (read > 0).then(|| line.trim().to_owned())
+}
+
+/// A terminal that does not say has the usual width.
+fn columns(size: rustix::io::Result<rustix::termios::Winsize>) -> usize {
+    let columns = size.map_or(0, |size| usize::from(size.ws_col));
+    if columns == 0 { 80 } else { columns.max(20) }
 }

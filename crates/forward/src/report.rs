@@ -21,6 +21,8 @@ pub struct ForwardReport {
     pub pod: Option<String>,
     /// The port there.
     pub remote_port: Option<u16>,
+    /// The service's port that leads to it, when the target is a service.
+    pub service_port: Option<u16>,
     /// How bytes are carried.
     pub transport: Option<&'static str>,
     /// What is waited for, in words.
@@ -44,7 +46,8 @@ impl ForwardReport {
         };
         of(self) == of(other)
             && (&self.context, &self.namespace, &self.pod) == (&other.context, &other.namespace, &other.pod)
-            && (self.remote_port, self.transport) == (other.remote_port, other.transport)
+            && (self.remote_port, self.service_port, self.transport)
+                == (other.remote_port, other.service_port, other.transport)
             && (&self.waiting_for, self.ready_since) == (&other.waiting_for, other.ready_since)
     }
 

@@ -2,9 +2,11 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use adit_core::backoff::BackoffSettings;
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
 use runtime::Scope;
@@ -26,6 +28,8 @@ use driver::Driver;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a connection waits for a pod once the forward has worked.
 const LATER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An API server that was away is found this soon after its return: a connection that waits must not give up first.
+const RETRY_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 
 /// How a forward behaves.
 #[derive(Clone, Debug)]
@@ -45,7 +49,12 @@ pub struct ForwardOptions {
 impl Default for ForwardOptions {
     fn default() -> Self {
         Self {
-            settings: ForwardSettings { start: Start::Always, idle_timeout: None, ..ForwardSettings::default() },
+            settings: ForwardSettings {
+                start: Start::Always,
+                idle_timeout: None,
+                backoff: BackoffSettings { cap: RETRY_AT_LEAST_EVERY, ..BackoffSettings::default() },
+                ..ForwardSettings::default()
+            },
             balance: false,
             first_timeout: FIRST_TIMEOUT,
             later_timeout: LATER_TIMEOUT,
@@ -72,6 +81,8 @@ pub(crate) struct Shared {
     session: watch::Sender<Option<Arc<Session>>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
+    /// The driver is gone: nothing will change any more.
+    ended: AtomicBool,
 }
 
 /// The machine and what it wants done.
@@ -98,6 +109,7 @@ impl Forward {
             namespace: None,
             pod: None,
             remote_port: None,
+            service_port: None,
             transport: None,
             waiting_for: None,
             ready_since: None,
@@ -111,6 +123,7 @@ impl Forward {
             report: watch::Sender::new(Arc::new(report)),
             session: watch::Sender::new(None),
             error: Mutex::default(),
+            ended: AtomicBool::new(false),
         });
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
         scope.spawn("forward", driver.run());
@@ -223,10 +236,10 @@ impl Shared {
     /// Passes something on to the machine; the driver is woken only if that leaves something to do.
     pub(crate) fn tell(&self, input: ForwardInput) {
         let mut core = self.machine.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = core.machine.poll_timeout();
+        let before = (core.machine.poll_timeout(), core.machine.state());
         core.machine.handle_input(Instant::now(), input, rand::random());
         core.collect();
-        let due = !core.actions.is_empty() || core.machine.poll_timeout() != before;
+        let due = !core.actions.is_empty() || (core.machine.poll_timeout(), core.machine.state()) != before;
         drop(core);
         if due {
             self.work.notify_one();
@@ -254,6 +267,9 @@ impl Shared {
             }
             if self.has_failed() {
                 return Err(self.failure(&report));
+            }
+            if self.ended.load(Ordering::Acquire) {
+                return Err(ForwardError::Stopped { name: self.name.clone() });
             }
             if reports.changed().await.is_err() {
                 return Err(ForwardError::Stopped { name: self.name.clone() });
@@ -298,6 +314,9 @@ impl Shared {
                     return Ok(session);
                 }
                 reports.mark_unchanged();
+                if self.ended.load(Ordering::Acquire) {
+                    return Err(unavailable("it was stopped".into()));
+                }
                 if self.has_failed() {
                     let report = Arc::clone(&self.report.borrow());
                     return Err(unavailable(crate::error::chain(&self.failure(&report))));

@@ -1,5 +1,7 @@
 //! Jumps through a fake cluster: the tool, both half-closes, reasons, transports, pods made for it.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
@@ -77,7 +79,9 @@ impl Bed {
     /// Drains, and shows that nothing is left.
     async fn end(self) {
         self.scope.drain();
-        timeout(DEADLINE, self.scope.idle()).await.unwrap_or_else(|_| panic!("still there: {:?}", self.scope.running()));
+        timeout(DEADLINE, self.scope.idle())
+            .await
+            .unwrap_or_else(|_| panic!("still there: {:?}", self.scope.running()));
         assert_eq!(self.scope.panics(), 0);
         self.cluster.shutdown().await;
     }
@@ -236,8 +240,9 @@ async fn an_old_server_without_spdy_is_not_spoken_to_in_version_4() {
     let bed = Bed::of(ClusterOptions { version: ServerVersion::V1_28, ..ClusterOptions::default() }).await;
     bed.cluster.faults().streams().force(Transport::Spdy, Some(403));
     let forward = bed.forward(DB);
-    let options = timeout(DEADLINE, forward.ready()).await.unwrap();
-    assert!(options.is_err());
+    let error = timeout(DEADLINE, forward.ready()).await.unwrap().unwrap_err();
+    assert!(error.to_string().contains("takes neither SPDY nor v5.channel.k8s.io"), "{error}");
+    assert_eq!(bed.cluster.faults().streams().processes(), 0);
     bed.end().await;
 }
 
@@ -325,6 +330,51 @@ async fn what_a_host_does_not_do_is_told_by_reading_and_never_as_an_end() {
             assert_eq!((error.kind(), error.to_string().as_str()), (kind, words), "{tools:?}");
         }
     }
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_writer_hears_the_reason_too_and_no_broken_pipe() {
+    let bed = Bed::start().await;
+    bed.cluster.faults().streams().inside().set_host("default", "web", "closed:1", Host::Refused);
+    let forward = bed.forward("jump:///default/pod/web/closed:1");
+    let mut stream = connect(&forward).await;
+    let writing = async { while stream.write_all(&[b'x'; 1000]).await.map_err(|error| error.kind()) == Ok(()) {} };
+    timeout(DEADLINE, writing).await.unwrap();
+    let error = timeout(DEADLINE, stream.write_all(b"more")).await.unwrap().unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused, "{error}");
+    let (mut local, mut peer) = tokio::io::duplex(64);
+    peer.write_all(b"question").await.unwrap();
+    let mut stream = connect(&forward).await;
+    let spliced = timeout(DEADLINE, tokio::io::copy_bidirectional(&mut local, &mut stream)).await.unwrap();
+    assert_eq!(spliced.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+    drop(stream);
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn a_tool_that_vanished_is_looked_for_anew() {
+    let bed = Bed::start().await;
+    let forward = bed.forward(DB);
+    assert_eq!(ask(&forward, b"sink\nab").await.unwrap(), b"2");
+    bed.cluster.set_tools("default", "web", &["nc"]);
+    let error = ask(&forward, b"sink\nab").await.unwrap_err();
+    assert!(error.to_string().starts_with("socat could not be started in pod web"), "{error}");
+    assert_eq!(ask(&forward, b"sink\nab").await.unwrap(), b"2", "nc is there");
+    bed.end().await;
+}
+
+#[tokio::test]
+async fn connections_one_after_another_leave_nothing_behind() {
+    let bed = Bed::start().await;
+    let forward = bed.forward(DB);
+    for _ in 0..100 {
+        assert_eq!(ask(&forward, b"sink\nab").await.unwrap(), b"2");
+    }
+    let streams = bed.cluster.faults().streams();
+    until("all processes end", || streams.running_processes() == 0).await;
+    until("all connections are closed", || streams.open_connections() == 0).await;
+    until("all tasks end", || !bed.scope.running().contains_key("exec")).await;
     bed.end().await;
 }
 
@@ -464,7 +514,10 @@ async fn a_pod_is_made_with_labels_limits_and_a_deadline_and_removed_at_exit() {
     assert!(labels["adit.dev/owner"].as_str().is_some_and(|owner| !owner.is_empty()));
     assert_eq!(pod["spec"]["activeDeadlineSeconds"], 43200);
     let container = &pod["spec"]["containers"][0];
-    assert_eq!((&container["image"], &container["command"]), (&"alpine/socat".into(), &serde_json::json!(["sleep", "infinity"])));
+    assert_eq!(
+        (&container["image"], &container["command"]),
+        (&"alpine/socat".into(), &serde_json::json!(["sleep", "infinity"]))
+    );
     assert_eq!(container["resources"]["limits"], serde_json::json!({ "cpu": "100m", "memory": "64Mi" }));
     assert_eq!(container["securityContext"]["allowPrivilegeEscalation"], false);
     bed.scope.drain();
@@ -532,7 +585,11 @@ async fn of_two_that_share_a_pod_only_its_maker_removes_it_and_the_other_makes_a
     forward.ready().await.unwrap();
     let uid = |bed: &Bed| bed.cluster.get("Pod", "default", "adit-jump").map(|pod| pod["metadata"]["uid"].clone());
     let shared = uid(&bed).unwrap();
-    assert_eq!(bed.cluster.count_requests("POST /api/v1/namespaces/default/pods"), bed.execs("POST") + 1, "one was made");
+    assert_eq!(
+        bed.cluster.count_requests("POST /api/v1/namespaces/default/pods"),
+        bed.execs("POST") + 1,
+        "one was made"
+    );
     first.drain();
     timeout(DEADLINE, first.idle()).await.unwrap();
     until("another one is made", || uid(&bed).is_some_and(|now| now != shared)).await;
@@ -572,7 +629,13 @@ async fn a_foreign_pod_of_that_name_is_used_as_it_is_and_never_removed() {
 async fn a_pod_of_ours_that_has_ended_is_replaced() {
     let bed = bed_to_make().await;
     bed.cluster.add_pod(PodSpec::new("default", "adit-jump").label("app.kubernetes.io/managed-by", "adit"));
-    bed.cluster.set_phase("default", "adit-jump", "Failed", "DeadlineExceeded", "Pod was active on the node longer than the specified deadline");
+    bed.cluster.set_phase(
+        "default",
+        "adit-jump",
+        "Failed",
+        "DeadlineExceeded",
+        "Pod was active on the node longer than the specified deadline",
+    );
     let forward = bed.forward_with(MADE, create(false));
     assert_eq!(ask(&forward, b"sink\nabc").await.unwrap(), b"3");
     bed.end().await;
@@ -592,7 +655,10 @@ async fn a_pod_that_cannot_be_made_or_does_not_start_says_why() {
             PodStart::Waiting { reason: "ImagePullBackOff".into(), message: "Back-off pulling image".into() },
             "was not ready within 500ms: waiting for pod adit-jump: pulling image alpine/socat (ImagePullBackOff",
         ),
-        (PodStart::Ended { after: Duration::ZERO, code: 3 }, "has ended: adit-jump: container jump ended with exit code 3"),
+        (
+            PodStart::Ended { after: Duration::ZERO, code: 3 },
+            "has ended: adit-jump: container jump ended with exit code 3",
+        ),
     ] {
         let bed = bed_to_make().await;
         bed.cluster.on_create(start);

@@ -176,7 +176,11 @@ fn goaway() {
     let mut client = client_with_three_streams();
     feed(&mut client, "80030007 00000008 00000003 00000002").unwrap();
     let told = Event::GoAway { last: StreamId::new(3), status: GoAwayStatus::InternalError };
-    assert_eq!(events(&mut client), [told]);
+    // The third stream was on its way: the peer has not seen it. The others go on.
+    assert_eq!(events(&mut client), [told, Event::Readable(StreamId::new(5))]);
+    let mut data = Vec::new();
+    assert_eq!(client.read(StreamId::new(5), &mut data), ReadState::Reset(ResetStatus::RefusedStream));
+    assert_eq!(client.read(StreamId::new(3), &mut data), ReadState::Pending);
 }
 
 #[test]

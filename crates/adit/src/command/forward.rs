@@ -5,6 +5,7 @@ mod bind;
 mod child;
 mod cluster;
 mod faults;
+mod jump;
 mod news;
 mod serve;
 mod show;
@@ -74,6 +75,8 @@ pub(super) struct ForwardArguments {
     /// Touch protected contexts without asking
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    jump: jump::JumpArguments,
 }
 
 pub(super) fn run(global: &Global, arguments: ForwardArguments) -> Result<ExitCode, Failure> {

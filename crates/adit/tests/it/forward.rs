@@ -59,12 +59,13 @@ impl Bench {
         Process::start(&mut self.command(arguments)).expect("adit forward starts")
     }
 
-    /// Starts it and waits for so many ready lines.
+    /// Starts it and waits for the lines of so many ports.
     pub(crate) async fn forward(&self, arguments: &[&str], ports: usize) -> Process {
         let process = self.spawn(arguments);
         eventually(DEADLINE, "the ready lines", || async {
             assert!(process.is_running(), "{}", process.output());
-            (process.stderr().matches("ready in").count() >= ports).then_some(())
+            let lines = process.stdout().matches("Forwarding from 127.0.0.1").count();
+            (lines >= ports && process.stderr().matches("ready in").count() >= ports).then_some(())
         })
         .await;
         process

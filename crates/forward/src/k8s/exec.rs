@@ -174,7 +174,9 @@ impl Execs {
         };
         match tokio::time::timeout(deadline, running).await {
             Ok(result) => result,
-            Err(_) => Err(ApiError::Timeout { server: format!("`{}` in pod {}", words.join(" "), pod.name), after: deadline }),
+            Err(_) => {
+                Err(ApiError::Timeout { server: format!("`{}` in pod {}", words.join(" "), pod.name), after: deadline })
+            }
         }
     }
 
@@ -195,7 +197,9 @@ impl Execs {
         let task = ConnectionTask::new(upgraded.pipe, upgraded.early, Arc::clone(&connection));
         let keys = match transport {
             ExecTransport::Spdy => {
-                let open = |kind| connection.open_stream(&[("streamtype", kind)]).map_err(|error| self.lost(&error.to_string()));
+                let open = |kind| {
+                    connection.open_stream(&[("streamtype", kind)]).map_err(|error| self.lost(&error.to_string()))
+                };
                 // In the order in which every server takes them.
                 Keys { status: open("error")?, stdin: open("stdin")?, stdout: open("stdout")?, stderr: open("stderr")? }
             }
@@ -231,7 +235,7 @@ impl Exec {
         loop {
             match self.connection.poll_read(cx, self.keys.stdout, into) {
                 Poll::Ready(ReadOutcome::Data) => return Poll::Ready(true),
-                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Lost(_)) => return Poll::Ready(false),
+                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => return Poll::Ready(false),
                 Poll::Pending => {
                     let ended = self.end.is_some();
                     self.gather(cx);
@@ -304,7 +308,13 @@ impl Exec {
 }
 
 /// Drives the connection; once its user is gone, lets the command end.
-async fn drive(task: ConnectionTask, connection: Arc<Connection>, keys: Keys, dropped: oneshot::Receiver<()>, scope: Scope) {
+async fn drive(
+    task: ConnectionTask,
+    connection: Arc<Connection>,
+    keys: Keys,
+    dropped: oneshot::Receiver<()>,
+    scope: Scope,
+) {
     tokio::pin!(task);
     tokio::select! {
         biased;
@@ -423,7 +433,8 @@ mod tests {
         let code = br#"{"metadata":{},"status":"Failure","reason":"NonZeroExitCode","message":"m","details":{"causes":[{"reason":"ExitCode","message":"42"}]}}"#;
         assert_eq!(end_of(code), Some(ExecEnd::Exit(42)));
         assert_eq!(end_of(br#"{"metadata":{},"status":"Success"}"#), Some(ExecEnd::Exit(0)));
-        let internal = br#"{"status":"Failure","message":"executable file not found","reason":"InternalError","code":500}"#;
+        let internal =
+            br#"{"status":"Failure","message":"executable file not found","reason":"InternalError","code":500}"#;
         assert_eq!(end_of(internal), Some(ExecEnd::NotStarted("executable file not found".into())));
         for cut in 0..code.len() {
             assert_eq!(end_of(&code[..cut]), None);
@@ -435,13 +446,23 @@ mod tests {
         let pod = PodRef { namespace: "n".into(), name: "p".into(), uid: String::new() };
         let words = ["socat", "-", "TCP6:[::1]:80,a=b", "a b&c"].map(str::to_owned);
         let path = path(&pod, "main", &words);
-        assert!(path.ends_with("&command=socat&command=-&command=TCP6%3A%5B%3A%3A1%5D%3A80%2Ca%3Db&command=a%20b%26c"), "{path}");
-        assert!(path.starts_with("/api/v1/namespaces/n/pods/p/exec?stdin=true&stdout=true&stderr=true&container=main&"), "{path}");
+        assert!(
+            path.ends_with("&command=socat&command=-&command=TCP6%3A%5B%3A%3A1%5D%3A80%2Ca%3Db&command=a%20b%26c"),
+            "{path}"
+        );
+        assert!(
+            path.starts_with("/api/v1/namespaces/n/pods/p/exec?stdin=true&stdout=true&stderr=true&container=main&"),
+            "{path}"
+        );
     }
 
     #[test]
     fn a_missing_container_is_not_the_transports_fault() {
-        let refused = |code, reason: &str, message: &str| UpgradeError::Refused { code, reason: reason.into(), message: message.into() };
+        let refused = |code, reason: &str, message: &str| UpgradeError::Refused {
+            code,
+            reason: reason.into(),
+            message: message.into(),
+        };
         assert!(is_final(&refused(400, "BadRequest", "container x is not valid for pod y")));
         assert!(is_final(&refused(404, "NotFound", "pods \"x\" not found")));
         assert!(is_final(&refused(500, "", "unable to upgrade connection: container not found (\"main\")")));

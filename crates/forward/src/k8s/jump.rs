@@ -4,6 +4,7 @@
 //! lasts. The tool is looked for once per pod and container. If its user wants so, the pod is made first.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,8 @@ struct JumpShared {
     target: JumpTarget,
     container: Option<String>,
     maker: Making,
+    /// A tool was found once: what ends from now on did work.
+    worked: AtomicBool,
     status: watch::Sender<KubeStatus>,
     patience: Duration,
 }
@@ -64,14 +67,20 @@ enum Making {
 
 impl JumpSession {
     /// Starts to look for the pod.
-    pub(crate) fn start(scope: &Scope, api: Api, target: &JumpTarget, options: JumpOptions, patience: Duration) -> Self {
+    pub(crate) fn start(
+        scope: &Scope,
+        api: Api,
+        target: &JumpTarget,
+        options: JumpOptions,
+        patience: Duration,
+    ) -> Self {
         let own = scope.child();
         let streams = scope.child();
         let namespace = target.namespace.clone().unwrap_or_else(|| api.default_namespace());
         let wanted = Wanted {
             context: target.context.clone(),
             namespace: namespace.clone(),
-            of: Of::of(&target.via),
+            of: Of::selected(&target.via),
             port: Port::Any,
         };
         let maker = match (options.create, &target.via) {
@@ -90,6 +99,7 @@ impl JumpSession {
             target: target.clone(),
             container: options.container,
             maker,
+            worked: AtomicBool::new(false),
             status: watch::Sender::new(KubeStatus::default()),
             patience,
         });
@@ -130,13 +140,15 @@ impl JumpSession {
             let candidate = shared.candidate().await?;
             match shared.equipped(&candidate.pod).await {
                 Ok(_) => {
+                    shared.worked.store(true, Ordering::Relaxed);
                     shared.publish(&shared.resolver.now());
                     return Ok(());
                 }
                 // It went meanwhile, or its container does not run yet.
-                Err(ForwardError::Connect { source: ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. }, .. })
-                    if backoff.attempts() < ATTEMPTS =>
-                {
+                Err(ForwardError::Connect {
+                    source: ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. },
+                    ..
+                }) if backoff.attempts() < ATTEMPTS => {
                     shared.suspect(&candidate.pod);
                     pause(&mut resolution, &mut backoff).await;
                 }
@@ -164,6 +176,7 @@ impl JumpSession {
 
     /// The machine slept, or its network changed.
     pub(crate) fn wake(&self) {
+        self.shared.api.redial();
         self.shared.resolver.wake();
     }
 }
@@ -236,6 +249,7 @@ impl JumpShared {
             waiting: waiting.filter(|_| chosen.is_none()),
             pod: chosen.map(|candidate| candidate.pod.name),
             port: Some(self.target.port.get()),
+            service_port: None,
             transport: self.execs.transport().map(super::exec::ExecTransport::name),
         };
         self.status.send_if_modified(|known| {
@@ -253,12 +267,33 @@ impl JumpShared {
             if let Some(candidate) = self.foresee(&now) {
                 return Ok(candidate);
             }
-            if let Some(none) = now.none.as_ref().filter(|none| none.is_permanent()) {
-                return Err(ForwardError::no_target(none));
+            if let Some(error) = now.none.as_ref().and_then(|none| self.hopeless(none)) {
+                return Err(error);
             }
             if resolution.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
+        }
+    }
+
+    /// Why waiting for a pod is of no use.
+    fn hopeless(&self, none: &NoTarget) -> Option<ForwardError> {
+        match (&self.maker, none) {
+            (Making::Yes(maker), NoTarget::NotFound { .. }) => {
+                // Another one can be made: this passes.
+                let message = format!("the pod {} was removed", maker.name());
+                Some(ForwardError::Api(ApiError::Gone { message }))
+            }
+            (Making::Yes(maker), NoTarget::NotRunning { pod, .. }) if has_ended(none) => {
+                if !maker.has_made() || self.worked.load(Ordering::Relaxed) {
+                    return Some(ForwardError::Api(ApiError::Gone { message: format!("the pod has ended: {pod}") }));
+                }
+                Some(ForwardError::Jump {
+                    message: format!("the pod that was made to jump through has ended: {pod}"),
+                    hint: Some("its command has to go on, as `sleep infinity` does".to_owned()),
+                })
+            }
+            _ => (none.is_permanent() || has_ended(none)).then(|| ForwardError::no_target(none)),
         }
     }
 
@@ -279,12 +314,11 @@ impl JumpShared {
                     deadline = tokio::time::Instant::now() + maker.timeout();
                 }
                 Some(NoTarget::NotFound { .. }) => {}
-                Some(none @ NoTarget::NotRunning { pod, .. }) if pod.why.is_final() => {
-                    if made {
-                        return Err(ForwardError::Jump {
-                            message: format!("the pod that was made to jump through has ended: {pod}"),
-                            hint: Some("its command has to go on, as `sleep infinity` does".to_owned()),
-                        });
+                Some(none) if has_ended(none) => {
+                    if maker.has_made()
+                        && let Some(error) = self.hopeless(none).filter(|error| !error.is_transient())
+                    {
+                        return Err(error);
                     }
                     if !maker.clear().await? {
                         return Err(ForwardError::no_target(none));
@@ -299,7 +333,11 @@ impl JumpShared {
                 Err(_) => {
                     let reason = self.resolver.detail().unwrap_or_else(|| "it is not there".into());
                     return Err(ForwardError::Jump {
-                        message: format!("the pod {} was not ready within {:?}: {reason}", maker.name(), maker.timeout()),
+                        message: format!(
+                            "the pod {} was not ready within {:?}: {reason}",
+                            maker.name(),
+                            maker.timeout()
+                        ),
                         hint: Some("check `create.image`, or give it more time with `create.timeout`".to_owned()),
                     });
                 }
@@ -312,7 +350,12 @@ impl JumpShared {
         let cell = Arc::clone(self.tools().entry(pod.clone()).or_default());
         let found = cell.get_or_try_init(|| async {
             let found = tool::find(&self.api, &self.execs, pod, self.container.as_deref()).await?;
-            tracing::debug!(pod = pod.name, container = found.container, tool = found.tool.name(), "found a tool to jump with");
+            tracing::debug!(
+                pod = pod.name,
+                container = found.container,
+                tool = found.tool.name(),
+                "found a tool to jump with"
+            );
             Ok::<_, ForwardError>(Arc::new(found))
         });
         found.await.cloned()
@@ -350,10 +393,16 @@ impl JumpShared {
     async fn open_in(shared: &Arc<Self>, pod: &PodRef) -> Result<JumpStream, ForwardError> {
         let equipped = shared.equipped(pod).await?;
         let words = |transport| equipped.tool.words(&shared.target, transport);
-        let exec = shared.execs.open(pod, &equipped.container, words).await.map_err(|error| tool::refused(pod, error))?;
+        let exec =
+            shared.execs.open(pod, &equipped.container, words).await.map_err(|error| tool::refused(pod, error))?;
         let way = Way { host: shared.target.authority(), pod: pod.name.clone(), tool: equipped.tool.name() };
         Ok(JumpStream::new(exec, Arc::new(way), pod.clone(), Arc::clone(shared)))
     }
+}
+
+/// Whether the pod that was asked for by its name will never run again.
+fn has_ended(none: &NoTarget) -> bool {
+    matches!(none, NoTarget::NotRunning { pod, .. } if matches!(pod.phase.as_str(), "Failed" | "Succeeded"))
 }
 
 /// Whether another pod, or the same one later, may take what this one did not.
@@ -361,7 +410,10 @@ fn may_pass(error: &ForwardError) -> bool {
     match error {
         ForwardError::Connect { source, .. } => !matches!(
             source,
-            ApiError::Unauthorized { .. } | ApiError::Forbidden { .. } | ApiError::Plugin { .. } | ApiError::Credentials { .. }
+            ApiError::Unauthorized { .. }
+                | ApiError::Forbidden { .. }
+                | ApiError::Plugin { .. }
+                | ApiError::Credentials { .. }
         ),
         _ => false,
     }

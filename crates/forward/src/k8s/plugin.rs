@@ -26,6 +26,8 @@ const DEADLINE: Duration = Duration::from_secs(180);
 const OUTPUT_MAX: u64 = 1 << 20;
 /// The last words of a plugin that failed.
 const LAST_WORDS: usize = 3;
+/// Characters of a line that are repeated.
+const LINE_MAX: usize = 2000;
 
 /// A plugin that was found.
 #[derive(Clone)]
@@ -81,21 +83,23 @@ impl ExecPlugin {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(PluginError::Failed { command: name, status: "it has no output".into(), said: String::new() });
         };
-        let work = async {
+        // Its end closes the pipe, so that a plugin that prints without end does not wait for us for ever.
+        let reading = async move {
             let mut output = Vec::new();
-            let mut limited = stdout.take(OUTPUT_MAX);
-            let reading = limited.read_to_end(&mut output);
-            let (read, said, status) = tokio::join!(reading, last_words(&name, stderr), child.wait());
-            (read.map(|_| output), said, status)
+            stdout.take(OUTPUT_MAX).read_to_end(&mut output).await.map(|_| output)
         };
+        let work = async { tokio::join!(reading, last_words(&name, stderr), child.wait()) };
         let Ok((output, said, status)) = tokio::time::timeout(DEADLINE, work).await else {
             return Err(PluginError::Timeout { command: name, after: DEADLINE });
         };
+        let output = output.map_err(|source| PluginError::Start { command: name.clone(), source })?;
+        if output.len() as u64 == OUTPUT_MAX {
+            return Err(PluginError::Rubbish { command: name, reason: format!("more than {OUTPUT_MAX} bytes") });
+        }
         let status = status.map_err(|source| PluginError::Start { command: name.clone(), source })?;
         if !status.success() {
             return Err(PluginError::Failed { command: name, status: status.to_string(), said });
         }
-        let output = output.map_err(|source| PluginError::Start { command: name.clone(), source })?;
         parse(&name, &output)
     }
 
@@ -157,10 +161,12 @@ fn is_program(path: &Path) -> bool {
 
 /// Passes the lines on to the log and keeps the last ones.
 async fn last_words(name: &str, stderr: impl tokio::io::AsyncRead + Unpin) -> String {
-    let mut lines = BufReader::new(stderr.take(OUTPUT_MAX)).lines();
+    let mut limited = BufReader::new(stderr.take(OUTPUT_MAX));
+    let mut lines = (&mut limited).lines();
     let mut kept: Vec<String> = Vec::new();
     while let Ok(Some(line)) = lines.next_line().await {
-        if line.trim().is_empty() {
+        let line = shown(&line);
+        if line.is_empty() {
             continue;
         }
         tracing::warn!("{name}: {line}");
@@ -169,7 +175,15 @@ async fn last_words(name: &str, stderr: impl tokio::io::AsyncRead + Unpin) -> St
         }
         kept.push(line);
     }
+    // Whoever says more is not held up by that.
+    let _ = tokio::io::copy(&mut limited.into_inner().into_inner(), &mut tokio::io::sink()).await;
     kept.join("; ")
+}
+
+/// A line without what a terminal would obey. Addresses to log in at are long.
+fn shown(line: &str) -> String {
+    let visible: String = line.chars().filter(|c| !c.is_control()).take(LINE_MAX).collect();
+    visible.trim().to_owned()
 }
 
 #[derive(Deserialize)]

@@ -49,12 +49,20 @@ struct State {
     connections: Vec<Arc<Connection>>,
     dialing: usize,
     failed: Option<(Instant, ApiError)>,
-    /// How the last connection ended that did not end here.
-    ended: Option<String>,
+    /// Why no connection is left. All forwards that share the pool look at it, and the next connection clears it.
+    lost: Option<String>,
     transport: Option<Transport>,
-    /// There was a connection, and nobody asked for it to be replaced.
-    opened: bool,
     closed: bool,
+}
+
+impl State {
+    /// Notes why no connection is left, when none is.
+    fn note_loss(&mut self, why: impl FnOnce() -> String) {
+        let alone = self.transport == Some(Transport::Channels);
+        if self.connections.is_empty() && self.dialing == 0 && !alone {
+            self.lost.get_or_insert_with(why);
+        }
+    }
 }
 
 /// What is to be done for a stream.
@@ -132,7 +140,6 @@ impl PodPool {
         for connection in state.connections.drain(..) {
             connection.close_when_idle();
         }
-        state.opened = false;
         state.failed = None;
     }
 
@@ -141,14 +148,8 @@ impl PodPool {
         let mut changed = self.inner.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            {
-                let mut state = self.inner.lock();
-                state.connections.retain(|connection| !connection.is_over());
-                if state.connections.is_empty() && state.dialing == 0 && state.opened {
-                    state.opened = false;
-                    let reason = state.ended.take().unwrap_or_else(|| "the connection to the API server ended".into());
-                    return reason;
-                }
+            if let Some(reason) = &self.inner.lock().lost {
+                return reason.clone();
             }
             // The sender is ours: it cannot be gone.
             let _ = changed.changed().await;
@@ -300,7 +301,7 @@ impl Inner {
             match opened {
                 Ok(opened) => {
                     state.transport = Some(opened.transport);
-                    state.opened = opened.transport != Transport::Channels;
+                    state.lost = None;
                     state.failed = None;
                     inner.run(opened.task, &opened.connection);
                     if state.closed || opened.transport == Transport::Channels {
@@ -310,7 +311,10 @@ impl Inner {
                         state.connections.push(opened.connection);
                     }
                 }
-                Err(error) => state.failed = Some((Instant::now(), error)),
+                Err(error) => {
+                    state.note_loss(|| error.to_string());
+                    state.failed = Some((Instant::now(), error));
+                }
             }
             drop(state);
             inner.changed.send_modify(|count| *count += 1);
@@ -323,7 +327,10 @@ impl Inner {
         self.scope.spawn("pod connection", async move {
             task.await;
             if let Some(inner) = inner.upgrade() {
-                inner.lock().ended = connection.ended();
+                let mut state = inner.lock();
+                state.connections.retain(|known| !Arc::ptr_eq(known, &connection));
+                state.note_loss(|| connection.ended().unwrap_or_default());
+                drop(state);
                 inner.changed.send_modify(|count| *count += 1);
             }
         });

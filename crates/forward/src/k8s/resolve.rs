@@ -26,6 +26,8 @@ pub(crate) struct Resolution {
     pub(crate) candidates: Vec<Candidate>,
     /// Why none of them can serve; `None` when one can.
     pub(crate) none: Option<NoTarget>,
+    /// The number of the service's port, when it is a service's that was asked for.
+    pub(crate) service_port: Option<u16>,
     /// The API server could not be asked for a while; the rest is what it said last.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -123,7 +125,7 @@ impl Resolution {
         // Two slices may name one pod: in two address families, or while an endpoint moves between slices.
         let mut seen = std::collections::HashSet::new();
         candidates.retain(|candidate| seen.insert(candidate.pod.clone()));
-        let mut resolution = Self { candidates, none: None, trouble: None };
+        let mut resolution = Self { candidates, none: None, service_port: None, trouble: None };
         resolution.none = none.filter(|_| !resolution.is_usable());
         resolution
     }
@@ -145,6 +147,7 @@ impl Resolution {
     /// Whether nothing that matters differs.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.candidates == other.candidates
+            && self.service_port == other.service_port
             && self.trouble.is_some() == other.trouble.is_some()
             // Errors have no equality of their own; their whole text has.
             && format!("{:?}", self.none) == format!("{:?}", other.none)

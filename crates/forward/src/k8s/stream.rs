@@ -87,12 +87,16 @@ impl KubeStream {
                 }
                 Err(fault) if self.may_retry(&fault) => {
                     tracing::debug!(pod = self.pod.name, %fault, "trying another pod");
-                    self.target.suspect(&self.pod);
                     let (since, times) = self.gone.unwrap_or((Instant::now(), 0));
                     self.gone = Some((since, times + 1));
                     let wait = AGAIN_AFTER * 2_u32.pow(times.min(DOUBLINGS));
                     let (target, pod) = (Arc::clone(&self.target), self.pod.clone());
-                    self.redial = Some(Box::pin(async move { target.open_instead(&pod, wait).await }));
+                    self.redial = Some(if fault.is_pod_gone() {
+                        self.target.suspect(&pod);
+                        Box::pin(async move { target.open_instead(&pod, wait).await })
+                    } else {
+                        Box::pin(async move { target.open().await })
+                    });
                 }
                 Err(fault) => {
                     if fault.is_pod_gone() {
@@ -108,7 +112,7 @@ impl KubeStream {
     fn may_retry(&self, fault: &StreamFault) -> bool {
         let untouched = match (fault, &self.replay) {
             (StreamFault::Lost(_), Some(sent)) => sent.is_empty(),
-            (fault, Some(_)) => fault.is_pod_gone(),
+            (fault, Some(_)) => fault.is_pod_gone() || matches!(fault, StreamFault::Refused),
             (_, None) => false,
         };
         untouched && self.gone.is_none_or(|(since, _)| since.elapsed() < self.target.patience())

@@ -50,6 +50,8 @@ pub(crate) struct KubeStatus {
     pub(crate) pod: Option<String>,
     /// Its port.
     pub(crate) port: Option<u16>,
+    /// The service's port that leads to it, when a service was asked for.
+    pub(crate) service_port: Option<u16>,
     /// What is waited for.
     pub(crate) waiting: Option<String>,
     pub(crate) transport: Option<&'static str>,
@@ -112,7 +114,9 @@ impl KubeSession {
     /// # Errors
     /// When waiting is of no use.
     pub(crate) async fn resolved(&self) -> Result<(), ForwardError> {
-        self.shared.candidate().await.map(drop)
+        self.shared.candidate().await?;
+        self.shared.refresh();
+        Ok(())
     }
 
     /// Waits until a connection to a ready pod is there.
@@ -207,20 +211,13 @@ impl KubeTargetShared {
         let mut resolution = self.resolver.resolution();
         loop {
             let now = resolution.borrow_and_update().clone();
-            let chosen = self.foresee(&now);
+            let chosen = self.refresh();
             self.let_go(&now, chosen.as_ref());
-            let status = KubeStatus {
-                pod: chosen.as_ref().map(|candidate| candidate.pod.name.clone()),
-                port: chosen.as_ref().map(|candidate| candidate.port),
-                waiting: now.detail().filter(|_| chosen.is_none()),
-                transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
-            };
-            self.publish(status);
             if let Some(candidate) = chosen {
                 let (pool, shared) = (self.pool(&candidate.pod), Arc::clone(&self));
                 scope.spawn("warm a connection", async move {
                     match pool.warm(candidate.port).await {
-                        Ok(()) => shared.note_transport(),
+                        Ok(()) => drop(shared.refresh()),
                         Err(error) => tracing::debug!(pod = candidate.pod.name, %error, "cannot connect ahead"),
                     }
                 });
@@ -231,23 +228,27 @@ impl KubeTargetShared {
         }
     }
 
-    fn publish(&self, status: KubeStatus) {
+    /// Tells what is known now; gives back the pod new connections go to.
+    fn refresh(&self) -> Option<Candidate> {
+        let now = self.resolver.now();
+        let chosen = self.foresee(&now);
+        let status = KubeStatus {
+            pod: chosen.as_ref().map(|candidate| candidate.pod.name.clone()),
+            port: chosen.as_ref().map(|candidate| candidate.port),
+            service_port: now.service_port,
+            waiting: now.detail().filter(|_| chosen.is_none()),
+            transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
+        };
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             *known = status;
             changed
         });
+        chosen
     }
 
     fn transport_to(&self, candidate: &Candidate) -> Option<&'static str> {
         self.held().get(&candidate.pod)?.transport().map(Transport::name)
-    }
-
-    /// A connection is there: how it is carried is known now.
-    fn note_transport(&self) {
-        let transport = self.current().and_then(|candidate| self.transport_to(&candidate));
-        let known = self.status.borrow().clone();
-        self.publish(KubeStatus { transport, ..known });
     }
 
     /// Pools of pods that are no candidates any more end with their last stream.
@@ -281,6 +282,13 @@ impl KubeTargetShared {
         }
     }
 
+    /// The server answers again: watches that wait after a failure need not wait any longer.
+    fn ask_anew(&self) {
+        if self.resolver.now().trouble.is_some() {
+            self.resolver.wake();
+        }
+    }
+
     /// Waits for a ready pod and a connection to it. A pod that vanished meanwhile is passed over.
     async fn warm(&self) -> Result<(), ForwardError> {
         let mut resolution = self.resolver.resolution();
@@ -288,14 +296,20 @@ impl KubeTargetShared {
         loop {
             resolution.mark_unchanged();
             let candidate = self.candidate().await?;
-            match self.pool(&candidate.pod).warm(candidate.port).await {
+            let warmed = self.pool(&candidate.pod).warm(candidate.port).await;
+            if matches!(warmed, Ok(()) | Err(ApiError::NotFound { .. })) {
+                self.ask_anew();
+            }
+            match warmed {
                 Ok(()) => {
-                    self.note_transport();
+                    self.refresh();
                     return Ok(());
                 }
                 Err(ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. }) if backoff.attempts() < 20 => {
                     self.suspect(&candidate.pod);
-                    pause(&mut resolution, &mut backoff).await;
+                    if !pause(&mut resolution, &mut backoff).await {
+                        std::future::pending::<()>().await;
+                    }
                 }
                 Err(source) => return Err(ForwardError::Connect { pod: candidate.pod.name, source }),
             }
@@ -357,15 +371,17 @@ impl KubeTargetShared {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
                     self.suspect(&candidate.pod);
-                    pause(&mut resolution, &mut backoff).await;
+                    if !pause(&mut resolution, &mut backoff).await {
+                        return Err(unavailable("it was stopped".into()));
+                    }
                 }
             }
         }
     }
 }
 
-/// Waits before the next attempt; news end the wait.
-async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) {
+/// Waits before the next attempt; news end the wait. False: there will be none, the target was let go.
+async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) -> bool {
     let wait = backoff.next_wait(rand::random());
-    let _ = tokio::time::timeout(wait, resolution.changed()).await;
+    !matches!(tokio::time::timeout(wait, resolution.changed()).await, Ok(Err(_)))
 }

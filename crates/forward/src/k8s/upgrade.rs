@@ -103,8 +103,12 @@ async fn once(session: &Session, wanted: &Upgrade<'_>) -> Result<Upgraded, Upgra
             if let Some(end) = head_end(&received) {
                 return Ok(Some(end));
             }
-            if received.len() > HEAD_MAX || !read_more(&mut pipe, &mut received).await? {
+            if received.len() > HEAD_MAX {
                 return Ok(None);
+            }
+            if !read_more(&mut pipe, &mut received).await? {
+                // A short command's whole life may come with the head, its connection's end included.
+                return Ok(head_end(&received));
             }
         }
     })

@@ -246,6 +246,10 @@ impl<T: Object> Follow<T> {
             next = page.metadata.next.filter(|next| !next.is_empty());
             if next.is_none() {
                 let version = page.metadata.resource_version;
+                if version.is_empty() {
+                    let reason = "it is no list: it has no version".to_owned();
+                    return Err(ApiError::Decode { what: self.cursor.what.path.clone(), reason });
+                }
                 self.change(|view| view.replace(objects));
                 self.cursor.version = Some(version.clone());
                 return Ok(version);

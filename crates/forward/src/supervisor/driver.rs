@@ -1,5 +1,6 @@
 //! Does what the machine of one forward says.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -79,7 +80,6 @@ impl Driver {
                 () = until(due) => {}
             }
         }
-        self.shared.session.send_replace(None);
     }
 
     fn act(&mut self, action: ForwardAction) {
@@ -229,6 +229,7 @@ impl Driver {
             namespace: place.namespace,
             pod: target.pod,
             remote_port: target.port,
+            service_port: target.service_port,
             transport: target.transport,
             waiting_for,
             ready_since: self.ready_since,
@@ -241,6 +242,15 @@ impl Driver {
             }
             changed
         });
+    }
+}
+
+impl Drop for Driver {
+    /// Ended or aborted: whoever waits hears of it.
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::Release);
+        self.shared.session.send_replace(None);
+        self.shared.report.send_modify(|_| {});
     }
 }
 

@@ -101,7 +101,7 @@ async fn a_server_that_learns_a_better_way_or_forgets_one_is_followed() {
     for _ in 0..3 {
         call(&forward).await;
     }
-    assert_eq!(faults.open_streams(), 0);
+    eventually(DEADLINE, "no stream is left", || faults.open_streams() == 0).await;
 }
 
 #[tokio::test]

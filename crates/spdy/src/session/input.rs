@@ -218,6 +218,19 @@ impl Session {
         if !std::mem::replace(&mut self.got_go_away, true) {
             self.events.push_back(Event::GoAway { last, status });
         }
+        // Those were on their way: the peer has not seen them and never will.
+        let unseen = |(id, stream): (&StreamId, &Stream)| {
+            let ours = self.settings.role.owns(id.get());
+            (ours && id.get() > last.get() && !stream.is_replied && !stream.is_reset()).then_some(*id)
+        };
+        let unseen: Vec<StreamId> = self.streams.iter().filter_map(unseen).collect();
+        for id in unseen {
+            if self.streams.get(&id).is_some_and(|stream| stream.is_released) {
+                self.remove(id);
+            } else {
+                self.mark_reset(id, ResetStatus::RefusedStream);
+            }
+        }
     }
 
     /// The peer's half of a stream ends by another frame than DATA.

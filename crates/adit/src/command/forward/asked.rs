@@ -3,10 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use ::forward::JumpOptions;
 use adit_core::config::unit::parse_duration;
 use adit_core::diagnose::Fault;
 use adit_core::forward_args::{LocalPort, PortPair, parse_object, parse_ports};
-use adit_core::target::{JumpTarget, KubeTarget, LocalTarget, Selection, Target, check_namespace, selector};
+use adit_core::target::{
+    JumpTarget, KubeTarget, LocalTarget, Selection, Target, TargetError, check_namespace, selector,
+};
 
 use super::ForwardArguments;
 use crate::report::{Failure, failure};
@@ -20,6 +23,8 @@ pub(super) struct Asked {
     pub(super) addresses: Vec<Address>,
     /// How long the start may take.
     pub(super) patience: Duration,
+    /// For a jump.
+    pub(super) jump: JumpOptions,
 }
 
 /// One port.
@@ -56,7 +61,11 @@ impl Asked {
                 by_selection(arguments, &Selection::Labels(String::new()), &[]).map(|ports| (String::new(), ports))?
             }
         };
-        Ok(Self { label, ports, addresses, patience })
+        let jump = match ports.first() {
+            Some(port) => arguments.jump.options(&port.target)?,
+            None => JumpOptions::default(),
+        };
+        Ok(Self { label, ports, addresses, patience, jump })
     }
 
     /// The command line with another local port, to be typed as it is.
@@ -155,7 +164,9 @@ fn by_url(arguments: &ForwardArguments, url: &str, locals: &[String]) -> Result<
     let target = Target::parse(url).map_err(|error| {
         let failure = failure(&error);
         match error {
-            adit_core::target::TargetError::Later { .. } => Failure::new(Fault::Usage, error.to_string(), URL_FORMS),
+            TargetError::Later { .. } | TargetError::Scheme { .. } => {
+                Failure::new(Fault::Usage, error.to_string(), URL_FORMS)
+            }
             _ => failure,
         }
     })?;
@@ -287,7 +298,7 @@ mod tests {
             &["-n", "shop", "--context=prod", "service/web", "8080:80"],
             &["--namespace=shop", "svc/web", "--context", "prod", "8080:80"],
         ] {
-            assert_eq!(targets(arguments), [fixed.clone()], "{arguments:?}");
+            assert_eq!(targets(arguments).first(), Some(&fixed), "{arguments:?}");
         }
         let many = targets(&["web-0", "80", ":81", "8082:http"]);
         assert_eq!(many[0], (LocalPort::SameAsRemote, "k8s:///pod/web-0:80".replace(":///", ":////")));

@@ -83,11 +83,6 @@ impl<'a> Plan<'a> {
 }
 
 impl Held {
-    /// The port's number.
-    pub(super) fn port(&self) -> u16 {
-        self.listeners.first().map_or(0, |listener| listener.local_addr().port())
-    }
-
     /// Its addresses.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(BoundListener::local_addr).collect()
@@ -174,6 +169,10 @@ mod tests {
         (holder, port)
     }
 
+    fn number(held: &Held) -> u16 {
+        held.addresses().first().unwrap().port()
+    }
+
     fn hold(line: &[&str]) -> Result<Vec<Option<Held>>, Failure> {
         let arguments = try_parse(line).unwrap();
         let asked = Asked::parse(&arguments)?;
@@ -203,8 +202,8 @@ mod tests {
         let held = hold(&["svc/db", &format!("{port}:5432"), "--auto-port"]).unwrap();
         let held = held[0].as_ref().unwrap();
         assert_eq!(held.instead_of, Some(port));
-        assert!(held.port().abs_diff(port) <= free_port::REACH);
-        let error = BoundListener::bind(SocketAddr::from(([127, 0, 0, 1], held.port()))).unwrap_err();
+        assert!(number(held).abs_diff(port) <= free_port::REACH);
+        let error = BoundListener::bind(SocketAddr::from(([127, 0, 0, 1], number(held)))).unwrap_err();
         assert!(matches!(error, BindError::Taken { .. }), "it is held: {error:?}");
     }
 
@@ -216,8 +215,8 @@ mod tests {
             return; // the next one is taken by somebody else, and so are many more
         };
         if held[1].as_ref().unwrap().instead_of.is_none() {
-            assert_eq!(held[1].as_ref().unwrap().port(), next);
-            assert_ne!(held[0].as_ref().unwrap().port(), next);
+            assert_eq!(number(held[1].as_ref().unwrap()), next);
+            assert_ne!(number(held[0].as_ref().unwrap()), next);
         }
     }
 

@@ -78,7 +78,7 @@ impl News {
         if seen.ready {
             return self.ready(seen.pod, now);
         }
-        let lost = self.lost.get_or_insert_with(|| Lost {
+        let lost = self.lost.get_or_insert(Lost {
             since: now,
             said: None,
             cause: None,

@@ -1,5 +1,6 @@
 //! Runs the forwards: waits until they are ready, accepts, carries, tells what happens, ends.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io;
 use std::net::SocketAddr;
@@ -32,8 +33,6 @@ use crate::report::{Failure, chain, failure};
 
 /// The start is told about from here on, and then as often.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How long the number of the port in the pod may stay unknown.
-const SETTLES: Duration = Duration::from_secs(1);
 /// How often the clocks are compared.
 const CLOCK_TICK: Duration = Duration::from_secs(5);
 
@@ -57,6 +56,15 @@ enum End {
     Failed(Failure),
     /// The command has ended, with this code.
     Command(u8),
+}
+
+/// A port that takes connections.
+struct Ready {
+    index: usize,
+    port: ReadyPort,
+    report: Arc<ForwardReport>,
+    /// Since the start of the program.
+    took: Duration,
 }
 
 pub(super) async fn serve(
@@ -137,24 +145,28 @@ fn finish(show: &Show, end: Option<End>, signal: Option<StopSignal>) -> Result<E
 /// Waits until all ports are ready, then runs the command if there is one; without, for ever.
 async fn conduct(
     shared: &Shared,
-    mut ready: mpsc::Receiver<Result<(usize, ReadyPort), Failure>>,
+    mut ready: mpsc::Receiver<Result<Ready, Failure>>,
     running: &Running,
     command: &[OsString],
 ) -> End {
-    let mut ports: Vec<(usize, ReadyPort)> = Vec::new();
+    let mut ports: Vec<ReadyPort> = Vec::new();
+    let mut early: BTreeMap<usize, Ready> = BTreeMap::new();
     while ports.len() < shared.asked.ports.len() {
         match ready.recv().await {
-            Some(Ok(port)) => ports.push(port),
+            Some(Ok(port)) => early.insert(port.index, port),
             Some(Err(failure)) => return End::Failed(failure),
             // The tasks are gone: the end has begun.
             None => std::future::pending().await,
+        };
+        // In the order they were asked for: that is how a script tells ports apart that may be any.
+        while let Some(next) = early.remove(&ports.len()) {
+            shared.show.ready(&next.port, &next.report, next.took);
+            ports.push(next.port);
         }
     }
     if command.is_empty() {
         return std::future::pending().await;
     }
-    ports.sort_by_key(|(index, _)| *index);
-    let ports: Vec<ReadyPort> = ports.into_iter().map(|(_, port)| port).collect();
     running.hangups(&shared.scope);
     match running.run(command, &ports).await {
         Ok(code) => End::Command(code),
@@ -167,6 +179,7 @@ impl Shared {
         let options = ForwardOptions {
             balance: self.arguments.balance,
             first_timeout: self.asked.patience,
+            jump: self.asked.jump.clone(),
             ..ForwardOptions::default()
         };
         Forward::new(&self.scope, clusters, &self.asked.label, port.target.clone(), options)
@@ -181,35 +194,31 @@ struct Port {
 }
 
 impl Port {
-    async fn run(self, held: Option<Held>, told: mpsc::Sender<Result<(usize, ReadyPort), Failure>>) {
+    async fn run(self, held: Option<Held>, told: mpsc::Sender<Result<Ready, Failure>>) {
         let draining = self.shared.scope.clone();
         let started = tokio::select! {
             biased;
             () = draining.drained() => return,
             started = self.start(held) => started,
         };
-        let (answer, report) = match started {
-            Ok((ready, report)) => (Ok((self.index, ready)), Some(report)),
-            Err(failure) => (Err(failure), None),
-        };
+        let report = started.as_ref().ok().map(|ready| Arc::clone(&ready.report));
         // There is room for one from each port.
-        let _ = told.send(answer).await;
+        let _ = told.send(started).await;
         drop(told);
         if let Some(report) = report {
             self.follow(&report).await;
         }
     }
 
-    async fn start(&self, held: Option<Held>) -> Result<(ReadyPort, Arc<ForwardReport>), Failure> {
+    async fn start(&self, held: Option<Held>) -> Result<Ready, Failure> {
         let shared = &self.shared;
         let asked = shared.asked.ports.get(self.index).expect("a task for each port that is asked for");
         let report = self.wait_ready().await.map_err(|error| failure(&error))?;
-        let report = self.settled(report).await;
         let held = match held {
             Some(held) => held,
             None => self.hold(asked, &report).await?,
         };
-        let ready = ReadyPort {
+        let port = ReadyPort {
             label: shared.asked.label.clone(),
             addresses: held.addresses(),
             to: asked.shown(),
@@ -218,14 +227,14 @@ impl Port {
         for listener in held.listeners {
             self.accept(listener);
         }
-        shared.show.ready(&ready, &report, shared.started.elapsed());
-        Ok((ready, report))
+        Ok(Ready { index: self.index, port, report, took: shared.started.elapsed() })
     }
 
     /// Binds a port whose number is known only now.
     async fn hold(&self, asked: &AskedPort, report: &ForwardReport) -> Result<Held, Failure> {
         let shared = Arc::clone(&self.shared);
-        let number = report.remote_port.ok_or_else(|| unknown_port(&shared.asked.label, &asked.remote))?;
+        // As kubectl: a service's own port where one was asked for.
+        let number = report.service_port.or(report.remote_port).ok_or_else(|| unknown_port(&shared.asked.label, &asked.remote))?;
         let index = self.index;
         // It may ask a question.
         let held = self
@@ -254,19 +263,6 @@ impl Port {
                     }
                 }
             }
-        }
-    }
-
-    /// The report with the port in the pod, which may be known a moment later.
-    async fn settled(&self, report: Arc<ForwardReport>) -> Arc<ForwardReport> {
-        if report.remote_port.is_some() || report.context.is_none() {
-            return report;
-        }
-        let mut status = self.forward.status();
-        let known = tokio::time::timeout(SETTLES, status.wait_for(|report| report.remote_port.is_some())).await;
-        match known {
-            Ok(Ok(known)) => Arc::clone(&known),
-            Ok(Err(_)) | Err(_) => report,
         }
     }
 

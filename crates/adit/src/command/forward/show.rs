@@ -1,6 +1,7 @@
 //! What `adit forward` prints: kubectl's lines on standard output, everything for people on standard error, or events
 //! as JSON.
 
+use std::borrow::Cow;
 use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -113,10 +114,10 @@ impl Show {
         drop(state);
         if self.form == Form::Text && self.terminal {
             if !self.quiet {
-                self.draw(&format!("{label}: waiting for {text} ({} s)", since.as_secs()));
+                self.draw(&format!("{label}: {} ({} s)", waiting(text), since.as_secs()));
             }
         } else if news {
-            self.note(&format!("{label}: waiting for {text}"));
+            self.note(&format!("{label}: {}", waiting(text)));
             self.event(|| json!({ "event": "waiting", "target": label, "for": text }));
         }
     }
@@ -155,7 +156,7 @@ impl Show {
                 self.event(|| json!({ "event": "lost", "target": label, "pod": pod, "reason": cause }));
             }
             Item::Waiting { text } => {
-                self.say(&format!("{label}: waiting for {text}"));
+                self.say(&format!("{label}: {}", waiting(text)));
                 self.event(|| json!({ "event": "waiting", "target": label, "for": text }));
             }
             Item::Back { pod, outage } => {
@@ -318,6 +319,11 @@ impl Show {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What is waited for, as a line says it; some of it says so by itself.
+fn waiting(text: &str) -> Cow<'_, str> {
+    if text.starts_with("waiting") { text.into() } else { format!("waiting: {text}").into() }
 }
 
 fn millis(duration: Duration) -> u64 {

@@ -41,10 +41,18 @@ async fn mistakes_are_answered_with_what_to_type() {
         ("forward_protected", &["svc/web", "80", "--protect", "^fa"]),
         ("forward_bad_protect", &["svc/web", "80", "--protect", "("]),
         ("forward_port_twice", &["svc/web", "8080:80", "8080:81"]),
-        ("forward_missing_service_json", &["svc/wbe", ":80", "-o", "json"]),
     ] {
         insta::assert_snapshot!(name, run(&bench, arguments));
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_failure_is_json_where_events_are() {
+    let bench = Bench::start().await;
+    let said = run(&bench, &["svc/wbe", ":80", "-o", "json"]);
+    let failure = said.lines().last().and_then(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let failure = failure.unwrap_or_else(|| panic!("{said}"));
+    assert_eq!(failure["error"]["message"], "services \"wbe\" not found");
 }
 
 #[test]

@@ -53,10 +53,13 @@ async fn the_port_is_held_before_the_target_is_ready() {
     let process = bench.spawn(&["svc/web", &format!("{port}:80"), "-o", "json"]);
     process.line(DEADLINE, |line| line.contains("\"listening\"")).await.expect("the port is bound");
     TcpListener::bind(("127.0.0.1", port)).expect_err("it is held");
-    let early = tokio::spawn(async move { status(([127, 0, 0, 1], port).into()).await });
-    process.line(DEADLINE, |line| line.contains("\"waiting\"")).await.expect("it waits");
-    bench.cluster.set_ready("default", "web-1", true);
-    assert_eq!(early.await.expect("a client"), Some(200), "a client that came early is served: {}", process.output());
+    let early = async { status(([127, 0, 0, 1], port).into()).await };
+    let becomes_ready = async {
+        process.line(DEADLINE, |line| line.contains("\"waiting\"")).await.expect("it waits");
+        bench.cluster.set_ready("default", "web-1", true);
+    };
+    let (early, ()) = tokio::join!(early, becomes_ready);
+    assert_eq!(early, Some(200), "a client that came early is served: {}", process.output());
 }
 
 #[tokio::test]
@@ -65,7 +68,7 @@ async fn several_ports_are_forwarded_at_once() {
     let process = bench.forward(&["pod/web-1", ":8080", ":http"], 2).await;
     let mut ports: Vec<u16> = addresses(&process).iter().map(std::net::SocketAddr::port).collect();
     ports.dedup();
-    assert_eq!(ports.len(), 2, "{}", process.output());
+    assert_eq!(ports.len(), 2, "in the order they were asked for: {}", process.output());
     for address in addresses(&process) {
         assert_eq!(status(address).await, Some(200), "{address}");
     }

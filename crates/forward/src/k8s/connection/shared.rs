@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use spdy::{OpenError, ReadState};
+use spdy::{OpenError, ReadState, ResetStatus};
 
 use super::machine::{Key, Machine, Told};
 use super::stream::PortStream;
@@ -72,6 +72,8 @@ pub(crate) enum ReadOutcome {
     End,
     /// The peer reset it.
     Reset,
+    /// The peer did not look at it.
+    Refused,
     /// The whole connection is over.
     Lost(ConnectionEnd),
 }
@@ -225,6 +227,7 @@ impl Connection {
         let outcome = match state {
             ReadState::Data => ReadOutcome::Data,
             ReadState::Finished => ReadOutcome::End,
+            ReadState::Reset(ResetStatus::RefusedStream) => ReadOutcome::Refused,
             ReadState::Reset(_) => ReadOutcome::Reset,
             ReadState::Gone | ReadState::Pending => match &core.over {
                 Some(end) => ReadOutcome::Lost(end.clone()),
@@ -272,14 +275,6 @@ impl Connection {
     /// Ends our half of a stream behind what is queued.
     pub(crate) fn finish(&self, key: Key) {
         self.change(|core| core.machine.finish(key));
-    }
-
-    /// Gives a single stream up.
-    pub(crate) fn release(&self, key: Key) {
-        self.change(|core| {
-            core.machine.release(key);
-            core.waiting.remove(&key);
-        });
     }
 
     /// Gives a pair up: at once, or after its end when both halves may still have something to do.

@@ -10,6 +10,7 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::machine::Key;
 use super::shared::{Connection, ConnectionEnd, ReadOutcome};
+use crate::k8s::resolve::plain;
 
 /// The local end of file is held back until the pod has been silent for this long: containerd gives an answer one
 /// second after it, and what comes later is lost.
@@ -28,6 +29,9 @@ pub(crate) enum StreamFault {
     /// The stream was reset without a word.
     #[error("the stream was reset by the server")]
     Reset,
+    /// The server takes no streams on this connection any more, and has not looked at this one.
+    #[error("the server took no new stream")]
+    Refused,
     /// The connection that carried it is over.
     #[error(transparent)]
     Lost(ConnectionEnd),
@@ -70,13 +74,23 @@ impl PodFault {
             PodFaultKind::Other
         };
         let text = match kind {
-            PodFaultKind::Refused => "the connection was refused in the pod: nothing listens on that port there".to_owned(),
+            PodFaultKind::Refused => match port_in(text) {
+                Some(port) => format!("the connection was refused in the pod: nothing listens on port {port} there"),
+                None => "the connection was refused in the pod: nothing listens on that port there".to_owned(),
+            },
             PodFaultKind::Reset => "the connection was reset in the pod".to_owned(),
             PodFaultKind::Gone => "the pod is gone".to_owned(),
-            PodFaultKind::Other => text.split_whitespace().collect::<Vec<_>>().join(" "),
+            PodFaultKind::Other => plain(text),
         };
         Self { kind, text }
     }
+}
+
+/// The port a kubelet speaks of.
+fn port_in(text: &str) -> Option<u16> {
+    let (_, rest) = text.split_once("forwarding port ").or_else(|| text.split_once("localhost:"))?;
+    let digits = rest.find(|c: char| !c.is_ascii_digit()).map_or(rest, |end| &rest[..end]);
+    digits.parse().ok()
 }
 
 impl StreamFault {
@@ -89,7 +103,7 @@ impl StreamFault {
     pub(crate) fn into_io(self) -> io::Error {
         let kind = match &self {
             Self::Pod(PodFault { kind: PodFaultKind::Refused, .. }) => io::ErrorKind::ConnectionRefused,
-            Self::Pod(_) | Self::Reset => io::ErrorKind::ConnectionReset,
+            Self::Pod(_) | Self::Reset | Self::Refused => io::ErrorKind::ConnectionReset,
             Self::Lost(_) => io::ErrorKind::ConnectionAborted,
         };
         io::Error::new(kind, self)
@@ -160,6 +174,10 @@ impl PortStream {
                     self.ended = true;
                     self.gather_reason(cx);
                     return Poll::Ready(Err(self.fault().unwrap_or(StreamFault::Reset)));
+                }
+                Poll::Ready(ReadOutcome::Refused) => {
+                    self.ended = true;
+                    return Poll::Ready(Err(StreamFault::Refused));
                 }
                 Poll::Ready(ReadOutcome::Lost(end)) => {
                     self.ended = true;
@@ -247,7 +265,7 @@ impl PortStream {
                     self.reason.extend_from_slice(&more[..more.len().min(room)]);
                     more.clear();
                 }
-                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Lost(_)) => self.reason_ended = true,
+                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => self.reason_ended = true,
                 // A text says all: the reset that follows it adds nothing.
                 Poll::Pending if !self.reason.is_empty() => self.reason_ended = true,
                 Poll::Pending => return,
@@ -282,6 +300,8 @@ mod tests {
              \"/var/run/netns/cni-1\": failed to connect to localhost:9999 inside namespace \"9ff\", IPv4: dial tcp4 \
              127.0.0.1:9999: connect: connection refused IPv6 dial tcp6: address localhost: no suitable address found";
         assert_eq!(PodFault::of(refused).kind, PodFaultKind::Refused);
+        assert!(PodFault::of(refused).text.ends_with("nothing listens on port 9999 there"));
+        assert!(PodFault::of("dial tcp: connection refused").text.ends_with("on that port there"));
         for gone in ["failed to find sandbox \"9ff\" in store: not found", "network namespace for sandbox \"9ff\" is closed"] {
             assert_eq!(PodFault::of(gone).kind, PodFaultKind::Gone, "{gone}");
         }

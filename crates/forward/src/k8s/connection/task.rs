@@ -55,6 +55,8 @@ pub(crate) struct ConnectionTask {
     closing_since: Option<Instant>,
     /// The peer sends nothing more.
     read_closed: bool,
+    /// The peer takes nothing more; what it said before that is still read.
+    broken: Option<ConnectionEnd>,
     ended: bool,
 }
 
@@ -79,6 +81,7 @@ impl ConnectionTask {
             blocked: None,
             closing_since: None,
             read_closed: false,
+            broken: None,
             ended: false,
         }
     }
@@ -89,7 +92,11 @@ impl ConnectionTask {
             feed(&self.shared, &early, &mut self.wakers).map_err(violation)?;
             self.wake_all();
         }
-        let mut again = self.read(cx)?;
+        let read = self.read(cx);
+        if let Some(end) = self.broken.clone() {
+            return self.last_words(cx, read, end);
+        }
+        let mut again = read?;
         let now = Instant::now();
         self.timers(cx, now)?;
         let has_output = {
@@ -102,8 +109,13 @@ impl ConnectionTask {
             return Ok(Again::Yes);
         }
         self.deferred = false;
-        if self.write(cx, now)? == Again::Yes {
-            again = Again::Yes;
+        match self.write(cx, now) {
+            Ok(Again::No) => {}
+            Ok(Again::Yes) => again = Again::Yes,
+            Err(end) => {
+                self.broken = Some(end);
+                return Ok(Again::Yes);
+            }
         }
         self.watch_output(cx, now)?;
         if again == Again::No {
@@ -119,6 +131,26 @@ impl ConnectionTask {
             }
         }
         Ok(again)
+    }
+
+    /// Reads what the server said before it hung up: why a command failed comes right before that.
+    fn last_words(
+        &mut self,
+        cx: &mut Context<'_>,
+        read: Result<Again, ConnectionEnd>,
+        end: ConnectionEnd,
+    ) -> Result<Again, ConnectionEnd> {
+        match read {
+            Ok(again) if !self.read_closed => {
+                self.timers(cx, Instant::now())?;
+                // Whoever empties a full stream wakes the task; output is of no use any more.
+                let mut core = self.shared.lock();
+                core.notified = true;
+                core.task = Some(cx.waker().clone());
+                Ok(again)
+            }
+            _ => Err(end),
+        }
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Again, ConnectionEnd> {

@@ -51,7 +51,8 @@ impl JumpFault {
                 Some(Self::NotStarted { way, text })
             }
             ExecEnd::Exit(code) => Some(sorted(&way, &said).unwrap_or_else(|| {
-                let text = complaint(&said).unwrap_or_else(|| format!("it ended with exit code {code} and said nothing"));
+                let text =
+                    complaint(&said).unwrap_or_else(|| format!("it ended with exit code {code} and said nothing"));
                 Self::Tool { way, text }
             })),
             ExecEnd::NotStarted(text) => Some(Self::NotStarted { way, text: plain(text) }),
@@ -90,9 +91,10 @@ impl Diagnose for JumpFault {
                 "a network policy or a firewall may keep pod {} from {}: jump through another pod",
                 way.pod, way.host
             )),
-            Self::UnknownHost(way) => {
-                Some(format!("the name is resolved in pod {}: write it as it is known in the cluster, or an address", way.pod))
-            }
+            Self::UnknownHost(way) => Some(format!(
+                "the name is resolved in pod {}: write it as it is known in the cluster, or an address",
+                way.pod
+            )),
             Self::NotStarted { .. } => Some(super::tool::MISSING_HINT.to_owned()),
             Self::Reset(_) | Self::Tool { .. } | Self::Cut { .. } => None,
         }
@@ -141,7 +143,9 @@ fn complaints(said: &str) -> impl Iterator<Item = &str> {
         if line.is_empty() || line.ends_with("succeeded!") || line.contains(" open") && line.contains("[") {
             return None;
         }
-        let Some(rest) = line.split_once(" socat[").and_then(|(_, rest)| rest.split_once("] ")) else { return Some(line) };
+        let Some(rest) = line.split_once(" socat[").and_then(|(_, rest)| rest.split_once("] ")) else {
+            return Some(line);
+        };
         match rest.1.split_once(' ') {
             Some(("E" | "W" | "F", text)) => Some(text),
             _ => None,
@@ -191,7 +195,8 @@ mod tests {
         assert_eq!(of(0, "2026/11/26 23:14:41 socat[1] N opening connection to AF=2 1.2.3.4:80\n"), None);
         let reset = "2026/11/26 23:14:41 socat[17104] W read(5, 0x7fd27b8ce000, 65536): Connection reset by peer\n";
         assert_eq!(of(0, reset), Some(JumpFault::Reset(way())));
-        let retried = "nc: connect to db (::1) port 80 (tcp) failed: Connection refused\nConnection to db 80 port succeeded!\n";
+        let retried =
+            "nc: connect to db (::1) port 80 (tcp) failed: Connection refused\nConnection to db 80 port succeeded!\n";
         assert_eq!(of(0, retried), None);
     }
 

@@ -4,6 +4,7 @@
 //! removed at exit by the process that made it, and only by that one: another that shares it makes a new one when
 //! it needs it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit_core::diagnose::Diagnose as _;
@@ -43,6 +44,7 @@ pub(super) struct Maker {
     name: String,
     /// Tells what this process made from what another one did under the same name.
     instance: String,
+    made: AtomicBool,
 }
 
 /// What is read of a pod before it is reused or replaced.
@@ -71,9 +73,16 @@ impl Meta {
 }
 
 impl Maker {
-    pub(super) fn new(api: Api, scope: Scope, streams: Scope, options: CreatePod, namespace: String, name: String) -> Self {
+    pub(super) fn new(
+        api: Api,
+        scope: Scope,
+        streams: Scope,
+        options: CreatePod,
+        namespace: String,
+        name: String,
+    ) -> Self {
         let instance = format!("{:016x}", rand::random::<u64>());
-        Self { api, scope, streams, options, namespace, name, instance }
+        Self { api, scope, streams, options, namespace, name, instance, made: AtomicBool::new(false) }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -88,6 +97,11 @@ impl Maker {
         &self.options.image
     }
 
+    /// Whether a pod was made.
+    pub(super) fn has_made(&self) -> bool {
+        self.made.load(Ordering::Relaxed)
+    }
+
     /// Makes the pod, unless another process has made it in the meantime.
     ///
     /// # Errors
@@ -99,7 +113,13 @@ impl Maker {
             match self.api.send_text("POST", &path, body.clone()).await {
                 Ok(text) => {
                     let made: Known = serde_json::from_str(&text).unwrap_or_default();
-                    tracing::info!(pod = self.name, namespace = self.namespace, image = self.options.image, "made a pod to jump through");
+                    tracing::info!(
+                        pod = self.name,
+                        namespace = self.namespace,
+                        image = self.options.image,
+                        "made a pod to jump through"
+                    );
+                    self.made.store(true, Ordering::Relaxed);
                     self.remove_at_exit(made.metadata.uid);
                     return Ok(());
                 }
@@ -136,7 +156,9 @@ impl Maker {
         if !known.metadata.is_adits() {
             return Ok(false);
         }
-        remove(&self.api, &self.namespace, &self.name, &known.metadata.uid).await.map_err(|error| self.explain(error))?;
+        remove(&self.api, &self.namespace, &self.name, &known.metadata.uid)
+            .await
+            .map_err(|error| self.explain(error))?;
         Ok(true)
     }
 
@@ -175,8 +197,8 @@ impl Maker {
             let removed = tokio::time::timeout(REMOVE_WITHIN, remove(&api, &namespace, &name, &uid)).await;
             match removed {
                 Ok(Ok(())) => tracing::debug!(pod = name, namespace, "removed the pod that was made to jump through"),
-                Ok(Err(error)) => tracing::warn!(pod = name, namespace, %error, "the pod that was made to jump through stays"),
-                Err(_) => tracing::warn!(pod = name, namespace, "the pod that was made to jump through stays: no answer"),
+                Ok(Err(error)) => warn_of(&name, &namespace, &error.to_string()),
+                Err(_) => warn_of(&name, &namespace, "the API server did not answer in time"),
             }
         });
     }
@@ -224,6 +246,10 @@ impl Maker {
             },
         })
     }
+}
+
+fn warn_of(name: &str, namespace: &str, reason: &str) {
+    tracing::warn!(pod = name, namespace, reason, "the pod that was made to jump through could not be removed");
 }
 
 /// Removes this very pod, and no other that has its name by now. One that is gone is removed.

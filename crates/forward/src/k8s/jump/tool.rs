@@ -25,8 +25,7 @@ const CONNECT_TIMEOUT: u8 = 10;
 /// One read of socat.
 const BLOCK: &str = "65536";
 
-pub(super) const MISSING_HINT: &str =
-    "jump through a pod whose image has socat or nc (alpine/socat, busybox), or let one be made with `create: {image: alpine/socat}`";
+pub(super) const MISSING_HINT: &str = "jump through a pod whose image has socat or nc (alpine/socat, busybox), or let one be made with `create: {image: alpine/socat}`";
 
 /// What runs in the pod.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,7 +84,12 @@ impl Tool {
 /// # Errors
 /// [`ForwardError::Jump`] when there is none or we may not look; [`ForwardError::Connect`] when the pod cannot be
 /// asked.
-pub(super) async fn find(api: &Api, execs: &Execs, pod: &PodRef, container: Option<&str>) -> Result<Equipped, ForwardError> {
+pub(super) async fn find(
+    api: &Api,
+    execs: &Execs,
+    pod: &PodRef,
+    container: Option<&str>,
+) -> Result<Equipped, ForwardError> {
     let (container, image) = choose_container(api, pod, container).await?;
     let run = async |words: &[&str]| {
         let output = execs.run(pod, &container, words, PROBE_TIMEOUT).await.map_err(|error| refused(pod, error))?;
@@ -94,12 +98,21 @@ pub(super) async fn find(api: &Api, execs: &Execs, pod: &PodRef, container: Opti
             ExecEnd::NotStarted(text) if is_missing(&text) => Ok(None),
             ExecEnd::Exit(_) => Ok(Some(output.text)),
             ExecEnd::NotStarted(text) => Err(ForwardError::Jump {
-                message: format!("no command can be run in container {container} of pod {}: {}", pod.name, plain(&text)),
+                message: format!(
+                    "no command can be run in container {container} of pod {}: {}",
+                    pod.name,
+                    plain(&text)
+                ),
                 hint: None,
             }),
             ExecEnd::NoStatus(reason) => Err(refused(
                 pod,
-                ApiError::Unreachable { server: api.describe(), reason, fault: adit_core::diagnose::Fault::Upstream, hint: None },
+                ApiError::Unreachable {
+                    server: api.describe(),
+                    reason,
+                    fault: adit_core::diagnose::Fault::Upstream,
+                    hint: None,
+                },
             )),
         }
     };
@@ -122,12 +135,20 @@ pub(super) async fn find(api: &Api, execs: &Execs, pod: &PodRef, container: Opti
 /// Why a command could not be asked for.
 pub(super) fn refused(pod: &PodRef, error: ApiError) -> ForwardError {
     match error {
-        ApiError::Forbidden { message } => ForwardError::Jump {
+        // The API server's own words; it answers an upgrade that it does not know with an empty 403.
+        ApiError::Forbidden { message } if message.contains("forbidden") => ForwardError::Jump {
             message: format!("no command may be run in pod {}: {message}", pod.name),
             hint: Some(format!(
                 "ask for the right to `create` and `get` pods/exec in the namespace {}; a jump runs socat or nc in the pod",
                 pod.namespace
             )),
+        },
+        ApiError::Forbidden { .. } => ForwardError::Jump {
+            message: format!("the way to pod {} takes neither SPDY nor v5.channel.k8s.io for exec", pod.name),
+            hint: Some(
+                "a proxy may be in the way: let it pass `Upgrade: SPDY/3.1`; WebSockets need Kubernetes 1.31"
+                    .to_owned(),
+            ),
         },
         source => ForwardError::Connect { pod: pod.name.clone(), source },
     }
@@ -136,7 +157,9 @@ pub(super) fn refused(pod: &PodRef, error: ApiError) -> ForwardError {
 /// Whether the text of a runtime says that there is no such program: runc, crun, CRI-O.
 fn is_missing(text: &str) -> bool {
     let text = text.to_ascii_lowercase();
-    ["executable file", "no such file or directory", "not found", "permission denied"].iter().any(|words| text.contains(words))
+    ["executable file", "no such file or directory", "not found", "permission denied"]
+        .iter()
+        .any(|words| text.contains(words))
 }
 
 /// Whether a help text has the option that OpenBSD's nc needs to pass an end of input on.
@@ -182,7 +205,8 @@ async fn choose_container(api: &Api, pod: &PodRef, wanted: Option<&str>) -> Resu
         Err(ApiError::Forbidden { .. }) => return Ok((wanted.unwrap_or_default().to_owned(), "unknown".to_owned())),
         Err(error) => return Err(refused(pod, error)),
     };
-    let default = head.metadata.annotations.as_ref().and_then(|known| known.get("kubectl.kubernetes.io/default-container"));
+    let default =
+        head.metadata.annotations.as_ref().and_then(|known| known.get("kubectl.kubernetes.io/default-container"));
     let named = |name: &str| head.spec.containers.iter().find(|container| container.name == name);
     let chosen = match wanted {
         Some(wanted) => named(wanted),

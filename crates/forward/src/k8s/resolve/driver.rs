@@ -70,13 +70,13 @@ impl Wanted {
             PortRef::Name(name) => Port::Name(name.clone()),
         };
         let namespace = target.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
-        Self { context: target.context.clone(), namespace, of: Of::of(&target.selection), port }
+        Self { context: target.context.clone(), namespace, of: Of::selected(&target.selection), port }
     }
 }
 
 impl Of {
     /// The object that a selection means.
-    pub(crate) fn of(selection: &Selection) -> Self {
+    pub(crate) fn selected(selection: &Selection) -> Self {
         let workload = |kind, name: &String| Self::Workload(kind, name.clone());
         match selection {
             Selection::Labels(labels) => Self::Labels(labels.clone()),

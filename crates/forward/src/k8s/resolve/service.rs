@@ -15,13 +15,18 @@ pub(super) fn resolve(wanted: &Wanted, name: &str, seen: &Seen<'_>) -> Result<Re
         return Err(external_name(wanted, service));
     }
     let port = WayIn::of(service, &wanted.port)?;
-    match &seen.slices {
-        Look::Withheld(_) if !service.spec.selector.is_empty() => from_pods(wanted, service, port, seen),
+    let resolution = match &seen.slices {
+        Look::Withheld(_) if !service.spec.selector.is_empty() => from_pods(wanted, service, port, seen)?,
         slices => {
             let slices = slices.or_none(&format!("endpoints of {}", wanted.what()))?;
-            Ok(from_slices(wanted, service, port, slices, seen))
+            from_slices(wanted, service, port, slices, seen)
         }
-    }
+    };
+    let service_port = match port {
+        WayIn::Service(port) => Some(port.port),
+        WayIn::Direct(_) => None,
+    };
+    Ok(Resolution { service_port, ..resolution })
 }
 
 /// How the port that was asked for leads into a pod.

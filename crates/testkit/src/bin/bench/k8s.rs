@@ -72,7 +72,7 @@ const ROWS: &[Row] = &[
         name: "stalled",
         title: "50 active streams beside one download that nobody reads",
         figures: stalled::FIGURES,
-        direct: false,
+        direct: true,
         measure: stalled::measure,
     },
     Row {

@@ -19,6 +19,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 /// Time for all buffers in front of the stalled one to fill.
 const FILL: Duration = Duration::from_millis(800);
 
+/// Time for a client to be rid of a stalled stream whose reader has gone: the cluster gives it a second.
+const RECOVER: Duration = Duration::from_millis(1500);
+
 /// What is measured.
 pub(super) const FIGURES: &[Figure] = &[
     Figure::lower("rate lost, opened before the 50, %", 1).values(5.0, 1.0),
@@ -35,24 +38,26 @@ pub(super) fn measure(stand: &Stand, who: Who, options: &Options) -> Result<Vec<
         let opened = runtime.block_on(StalledReaders::open(forward.raw, 1)).map_err(|error| error.to_string());
         opened.and_then(|stalled| runtimes::pass(FILL).map(|()| stalled))
     };
-    let window = options.window(1500);
+    let window = options.window(1000);
     let (mut failed, mut free, mut beside) = (0, 0.0, 0.0);
     for _ in 0..PAIRS {
         free += anew(&forward, window, &mut failed)?;
         let stalled = stall()?;
         beside += anew(&forward, window, &mut failed)?;
         drop(stalled);
+        runtimes::pass(RECOVER)?;
     }
     let before = lost(free, beside);
 
     let load = Load::start(forward.web, WORKERS, false)?;
     let (mut free, mut beside) = (0.0, 0.0);
+    runtimes::pass(WARM_UP)?;
     for _ in 0..PAIRS {
-        runtimes::pass(WARM_UP)?;
         free += load.rate(window)?;
         let stalled = stall()?;
         beside += load.rate(window)?;
         drop(stalled);
+        runtimes::pass(RECOVER)?;
     }
     failed += load.failed();
     Ok(vec![before, lost(free, beside), failed as f64, free / PAIRS as f64])

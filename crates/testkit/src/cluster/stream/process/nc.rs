@@ -87,9 +87,11 @@ fn help(kind: Kind, option: &str) -> String {
             "nc: invalid option -- '{option}'\nBusyBox v1.36.1 multi-call binary.\n\n\
              Usage: nc [-iN] [-wN] [-l] [-p PORT] [-f FILE|IPADDR PORT] [-e PROG]\n"
         ),
-        Kind::OpenBsd => "OpenBSD netcat (Debian patchlevel 1.219-1)\nusage: nc [-46CDdFhklNnrStUuvZz]\n\tCommand Summary:\n\
+        Kind::OpenBsd => {
+            "OpenBSD netcat (Debian patchlevel 1.219-1)\nusage: nc [-46CDdFhklNnrStUuvZz]\n\tCommand Summary:\n\
              \t\t-N\t\tShutdown the network socket after EOF on stdin\n"
-            .to_owned(),
+                .to_owned()
+        }
     }
 }
 
