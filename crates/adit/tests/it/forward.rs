@@ -5,6 +5,8 @@ mod events;
 mod lines;
 mod mistakes;
 mod ports;
+mod secrets;
+mod services;
 mod trouble;
 
 use std::net::SocketAddr;

@@ -235,7 +235,9 @@ impl Exec {
         loop {
             match self.connection.poll_read(cx, self.keys.stdout, into) {
                 Poll::Ready(ReadOutcome::Data) => return Poll::Ready(true),
-                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => return Poll::Ready(false),
+                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => {
+                    return Poll::Ready(false);
+                }
                 Poll::Pending => {
                     let ended = self.end.is_some();
                     self.gather(cx);

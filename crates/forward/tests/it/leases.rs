@@ -251,9 +251,13 @@ async fn draining_lets_streams_finish_and_takes_no_new_ones() {
         assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
     }
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
+    println!("A {:?}", begun.elapsed());
     trip(&mut io, b"after\n").await.unwrap();
+    println!("B {:?}", begun.elapsed());
     drop(io);
+    println!("B {:?} {:?}", begun.elapsed(), bed.scope.running());
     within("no task is left", bed.scope.idle()).await;
+    println!("C {:?}", begun.elapsed());
 }
 
 #[tokio::test]

@@ -94,7 +94,7 @@ impl ConnectionTask {
         }
         let read = self.read(cx);
         if let Some(end) = self.broken.clone() {
-            return self.last_words(cx, read, end);
+            return self.last_words(cx, &read, end);
         }
         let mut again = read?;
         let now = Instant::now();
@@ -137,7 +137,7 @@ impl ConnectionTask {
     fn last_words(
         &mut self,
         cx: &mut Context<'_>,
-        read: Result<Again, ConnectionEnd>,
+        read: &Result<Again, ConnectionEnd>,
         end: ConnectionEnd,
     ) -> Result<Again, ConnectionEnd> {
         match read {
@@ -147,7 +147,7 @@ impl ConnectionTask {
                 let mut core = self.shared.lock();
                 core.notified = true;
                 core.task = Some(cx.waker().clone());
-                Ok(again)
+                Ok(*again)
             }
             _ => Err(end),
         }
