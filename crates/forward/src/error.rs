@@ -131,6 +131,19 @@ impl Diagnose for ForwardError {
     }
 }
 
+/// A system's error in words: without its number, which says nothing to the reader.
+pub(crate) fn words(error: &dyn Error) -> String {
+    let text = error.to_string();
+    let text = text.split(" (os error ").next().unwrap_or_default();
+    let mut letters = text.chars();
+    match letters.next() {
+        Some(first) if letters.clone().next().is_some_and(char::is_lowercase) => {
+            first.to_lowercase().chain(letters).collect()
+        }
+        _ => text.to_owned(),
+    }
+}
+
 /// An error's text and those of its causes, each once.
 pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
@@ -144,4 +157,16 @@ pub(crate) fn chain(error: &dyn Error) -> String {
         cause = error.source();
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_systems_error_is_told_in_words() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        assert_eq!(words(&refused), "connection refused");
+        assert_eq!(words(&std::io::Error::other("TLS failed")), "TLS failed");
+    }
 }

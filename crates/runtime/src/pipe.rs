@@ -73,9 +73,8 @@ pub struct Pipe {
     side: Side,
     /// A record that arrived in part.
     partial: Vec<u8>,
-    /// Ciphertext the socket has not taken, from `sent` on.
-    outgoing: Vec<u8>,
-    sent: usize,
+    /// Ciphertext.
+    outgoing: Outgoing,
     /// Bytes the socket has taken since the start.
     taken: u64,
     /// Plaintext that arrived together with the end of the handshake.
@@ -111,8 +110,7 @@ impl Pipe {
             tcp,
             side,
             partial: Vec::new(),
-            outgoing: Vec::new(),
-            sent: 0,
+            outgoing: Outgoing::default(),
             taken: 0,
             early: Vec::new(),
             peer_closed: false,
@@ -252,7 +250,8 @@ impl Pipe {
                 Side::Client(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
                 Side::Server(conn) => seal(conn.process_tls_records(&mut []), plain, outgoing)?,
                 Side::Plain => {
-                    outgoing.extend_from_slice(plain);
+                    outgoing.room(plain.len()).copy_from_slice(plain);
+                    outgoing.end += plain.len();
                     true
                 }
             };
@@ -269,15 +268,15 @@ impl Pipe {
 
     /// Whether ciphertext waits for the socket.
     pub fn has_unsent(&self) -> bool {
-        self.sent < self.outgoing.len()
+        self.outgoing.has_unsent()
     }
 
     /// Writes what is unsent.
     pub fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PipeFault>> {
         while self.has_unsent() {
-            match self.tcp.try_write(&self.outgoing[self.sent..]) {
+            match self.tcp.try_write(self.outgoing.unsent()) {
                 Ok(n) => {
-                    self.sent += n;
+                    self.outgoing.sent += n;
                     self.taken += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -287,33 +286,62 @@ impl Pipe {
             }
         }
         self.outgoing.clear();
-        self.sent = 0;
         Poll::Ready(Ok(()))
     }
 
-    /// Gives the output buffer's memory back; called when a lane goes idle.
+    /// Gives the output buffer's memory back; called when a pipe goes idle.
     pub fn shrink(&mut self) {
         if !self.has_unsent() {
-            self.outgoing = Vec::new();
-            self.sent = 0;
+            self.outgoing = Outgoing::default();
         }
     }
 
-    /// Lends the lane an output buffer, so that idle lanes share a thread's one.
+    /// Lends the pipe an output buffer, so that idle ones share a thread's one.
     pub fn lend(&mut self, buffer: &mut Vec<u8>) {
-        if self.outgoing.is_empty() {
-            std::mem::swap(&mut self.outgoing, buffer);
+        if !self.has_unsent() {
+            std::mem::swap(&mut self.outgoing.storage, buffer);
             self.outgoing.clear();
-            self.sent = 0;
         }
     }
 
     /// Takes the lent buffer back, unless it still holds ciphertext.
     pub fn reclaim(&mut self, buffer: &mut Vec<u8>) {
         if !self.has_unsent() && buffer.capacity() == 0 {
-            std::mem::swap(&mut self.outgoing, buffer);
-            self.sent = 0;
+            std::mem::swap(&mut self.outgoing.storage, buffer);
+            self.outgoing.clear();
         }
+    }
+}
+
+/// Ciphertext on its way: what the socket has not taken lies between `sent` and `end`. The storage keeps its length,
+/// so that room for a record need not be cleared each time.
+#[derive(Default)]
+struct Outgoing {
+    storage: Vec<u8>,
+    sent: usize,
+    end: usize,
+}
+
+impl Outgoing {
+    fn has_unsent(&self) -> bool {
+        self.sent < self.end
+    }
+
+    fn unsent(&self) -> &[u8] {
+        &self.storage[self.sent..self.end]
+    }
+
+    fn clear(&mut self) {
+        (self.sent, self.end) = (0, 0);
+    }
+
+    /// Room for so many bytes behind what is there; whoever fills it moves `end`.
+    fn room(&mut self, wanted: usize) -> &mut [u8] {
+        let needed = self.end + wanted;
+        if self.storage.len() < needed {
+            self.storage.resize(needed, 0);
+        }
+        &mut self.storage[self.end..needed]
     }
 }
 
@@ -324,7 +352,7 @@ fn has_whole_record(bytes: &[u8]) -> bool {
 
 fn drive<Data>(
     status: UnbufferedStatus<'_, '_, Data>,
-    outgoing: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
     sink: &mut dyn FnMut(&[u8]),
 ) -> Result<(usize, Step), PipeFault> {
     let mut discard = status.discard;
@@ -356,21 +384,18 @@ fn drive<Data>(
 }
 
 /// Encrypts when the machine is ready for it; false: ask it again.
-fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Vec<u8>) -> Result<bool, PipeFault> {
+fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Outgoing) -> Result<bool, PipeFault> {
     match status.state? {
         ConnectionState::WriteTraffic(mut traffic) => {
             let records = plain.len() / (16 * 1024) + 1;
-            let from = outgoing.len();
-            outgoing.resize(from + plain.len() + records * RECORD_OVERHEAD, 0);
-            let written = match traffic.encrypt(plain, &mut outgoing[from..]) {
+            let written = match traffic.encrypt(plain, outgoing.room(plain.len() + records * RECORD_OVERHEAD)) {
                 Err(EncryptError::InsufficientSize(InsufficientSizeError { required_size })) => {
-                    outgoing.resize(from + required_size, 0);
-                    traffic.encrypt(plain, &mut outgoing[from..])
+                    traffic.encrypt(plain, outgoing.room(required_size))
                 }
                 other => other,
             }
             .map_err(|_| PipeFault::Buffer("the traffic keys are used up"))?;
-            outgoing.truncate(from + written);
+            outgoing.end += written;
             Ok(true)
         }
         ConnectionState::EncodeTlsData(mut data) => {
@@ -387,19 +412,16 @@ fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &m
 }
 
 fn encode_into(
-    outgoing: &mut Vec<u8>,
+    outgoing: &mut Outgoing,
     mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
 ) -> Result<(), PipeFault> {
-    let from = outgoing.len();
-    outgoing.resize(from + 4096, 0);
-    let written = match encode(&mut outgoing[from..]) {
+    let written = match encode(outgoing.room(4096)) {
         Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) => {
-            outgoing.resize(from + required_size, 0);
-            encode(&mut outgoing[from..])
+            encode(outgoing.room(required_size))
         }
         other => other,
     }
     .map_err(|_| PipeFault::Buffer("a handshake message could not be encoded"))?;
-    outgoing.truncate(from + written);
+    outgoing.end += written;
     Ok(())
 }

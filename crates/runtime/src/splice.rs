@@ -20,7 +20,7 @@ use crate::connect::{BufferedDuplex, Io};
 use crate::peer;
 
 /// Read at once.
-const SCRATCH: usize = 64 * 1024;
+const SCRATCH: usize = 128 * 1024;
 /// Bytes a turn and direction; then others have theirs.
 const BYTES_A_TURN: u64 = 256 * 1024;
 /// How soon after a client's end it is looked at whether the client is still there, and how seldom at the end.

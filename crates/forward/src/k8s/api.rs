@@ -16,16 +16,21 @@ use kube::client::middleware::{BaseUriLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::core::WatchEvent;
 use runtime::connect::{ConnectError, Io};
+use runtime::pipe::Pipe;
 use serde::de::DeserializeOwned;
+use tokio::sync::oneshot;
 use tower::{Layer as _, ServiceExt as _};
 
 use super::credentials::Signer;
 use super::dial::Dialer;
 use super::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use super::plugin::PluginError;
+use crate::error::words;
 
 /// An ordinary request, from sending it to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a connection made ahead is kept: the look-ups beside it take less.
+const AHEAD_KEPT: Duration = Duration::from_secs(5);
 /// How often an HTTP/2 connection with watches on it is asked whether it lives, and how long it may take.
 const PING_EVERY: Duration = Duration::from_secs(20);
 const PING_TIMEOUT: Duration = Duration::from_secs(15);
@@ -44,6 +49,8 @@ struct Inner {
     renewing: tokio::sync::Semaphore,
     /// Which transport the server took last; see [`super::port_forward`].
     transport: AtomicU8,
+    /// A connection that is being made before it is known what it is for.
+    ahead: Mutex<Option<oneshot::Receiver<Pipe>>>,
 }
 
 /// What follows from one reading of the kubeconfig; replaced as a whole when credentials are refused.
@@ -73,6 +80,7 @@ impl Api {
                 session: Mutex::new(Arc::new(session)),
                 renewing: tokio::sync::Semaphore::new(1),
                 transport: AtomicU8::new(0),
+                ahead: Mutex::default(),
             }),
         })
     }
@@ -97,6 +105,25 @@ impl Api {
 
     pub(crate) fn session(&self) -> Arc<Session> {
         Arc::clone(&self.inner.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Makes the connection for the first upgrade while it is still being looked up which pod it goes to; it is
+    /// given up when nobody wants it for [`AHEAD_KEPT`].
+    pub(crate) async fn dial_ahead(self) {
+        let (give, take) = oneshot::channel();
+        *self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(take);
+        // Why it failed is told by whoever dials next.
+        if let Ok(pipe) = self.session().dialer.pipe().await
+            && give.send(pipe).is_ok()
+        {
+            tokio::time::sleep(AHEAD_KEPT).await;
+            drop(self.take_ahead());
+        }
+    }
+
+    /// The connection that is being made, if there is one.
+    pub(crate) fn take_ahead(&self) -> Option<oneshot::Receiver<Pipe>> {
+        self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     pub(crate) fn remembered_transport(&self) -> u8 {
@@ -322,7 +349,7 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     while let Some(next) = last.source() {
         last = next;
     }
-    last.to_string()
+    words(last)
 }
 
 fn request(method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, ApiError> {

@@ -37,7 +37,7 @@ pub(crate) enum Signer {
     /// A credential plugin, run again before its token ends.
     Plugin {
         /// The program.
-        plugin: ExecPlugin,
+        plugin: Box<ExecPlugin>,
         /// What it gave last.
         last: Mutex<Option<Credential>>,
         /// One run at a time: a plugin may ask a person.
@@ -75,7 +75,11 @@ impl Signer {
             user.client_certificate_data = Some(STANDARD.encode(certificate));
             user.client_key_data = Some(STANDARD.encode(key.expose()).into());
         }
-        Ok(Self::Plugin { plugin, last: Mutex::new(Some(credential)), running: tokio::sync::Semaphore::new(1) })
+        Ok(Self::Plugin {
+            plugin: Box::new(plugin),
+            last: Mutex::new(Some(credential)),
+            running: tokio::sync::Semaphore::new(1),
+        })
     }
 
     /// The request with its authorization.

@@ -60,7 +60,12 @@ impl Kubeconfigs {
             if !in_cluster {
                 return Err(KubeconfigError::NoFile { looked_at: paths });
             }
-            return Ok(Self { merged: Kubeconfig::default(), files: Vec::new(), settings: settings.clone(), in_cluster });
+            return Ok(Self {
+                merged: Kubeconfig::default(),
+                files: Vec::new(),
+                settings: settings.clone(),
+                in_cluster,
+            });
         }
         let mut merged: Option<Kubeconfig> = None;
         for path in &present {
@@ -70,12 +75,7 @@ impl Kubeconfigs {
                 Some(before) => before.merge(next).map_err(|source| unusable(path, &source))?,
             });
         }
-        Ok(Self {
-            merged: merged.unwrap_or_default(),
-            files: present,
-            settings: settings.clone(),
-            in_cluster: false,
-        })
+        Ok(Self { merged: merged.unwrap_or_default(), files: present, settings: settings.clone(), in_cluster: false })
     }
 
     /// The names of all contexts, in the order of the files.
@@ -148,7 +148,10 @@ impl Kubeconfigs {
         let proxy = take_proxy(&mut kubeconfig, &name);
         let loaded = futures_util::FutureExt::now_or_never(Config::from_custom_kubeconfig(kubeconfig, &options));
         let mut config = loaded
-            .ok_or_else(|| KubeconfigError::Unusable { files: self.described(), reason: "it was not read at once".into() })?
+            .ok_or_else(|| KubeconfigError::Unusable {
+                files: self.described(),
+                reason: "it was not read at once".into(),
+            })?
             .map_err(|source| self.explain(&name, &source))?;
         self.check_server(&name, &config)?;
         let proxy = match proxy {
@@ -157,7 +160,10 @@ impl Kubeconfigs {
         };
         config.proxy_url = match proxy {
             None => None,
-            Some(text) => Some(super::proxy::parse(&text).map_err(|source| KubeconfigError::Proxy { context: name.clone(), source })?),
+            Some(text) => Some(
+                super::proxy::parse(&text)
+                    .map_err(|source| KubeconfigError::Proxy { context: name.clone(), source })?,
+            ),
         };
         let plugin = match config.auth_info.exec.take() {
             Some(exec) => Some(
@@ -258,7 +264,8 @@ fn described(files: &[PathBuf]) -> String {
 /// The files to read, and whether the user named them on the command line or in the configuration.
 fn paths(setting: Option<&str>) -> (Vec<PathBuf>, bool) {
     if let Some(list) = setting.filter(|list| !list.is_empty()) {
-        let paths: Vec<PathBuf> = std::env::split_paths(list).filter(|p| !p.as_os_str().is_empty()).map(expand).collect();
+        let paths: Vec<PathBuf> =
+            std::env::split_paths(list).filter(|p| !p.as_os_str().is_empty()).map(expand).collect();
         let single = paths.len() == 1;
         return (paths, single);
     }
@@ -427,12 +434,15 @@ impl Diagnose for KubeconfigError {
             Self::NoFile { .. } => Some("name one: --kubeconfig FILE, or $KUBECONFIG".into()),
             Self::Read { .. } => Some("check the path, and that this user may read the file".into()),
             Self::Unusable { .. } => Some("`kubectl config view` shows what kubectl makes of it".into()),
-            Self::NoCurrentContext { known, .. } => {
-                Some(format!("name one with --context: {}", if known.is_empty() { "there is none".into() } else { known.join(", ") }))
-            }
+            Self::NoCurrentContext { known, .. } => Some(format!(
+                "name one with --context: {}",
+                if known.is_empty() { "there is none".into() } else { known.join(", ") }
+            )),
             Self::UnknownContext { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownContext { .. } => Some("`kubectl config get-contexts` lists them".into()),
-            Self::Missing { what, .. } => Some(format!("add the {what} to the file, or name another context with --context")),
+            Self::Missing { what, .. } => {
+                Some(format!("add the {what} to the file, or name another context with --context"))
+            }
             Self::Certificate { .. } => Some("the file may have moved: paths are relative to the kubeconfig".into()),
             Self::Plugin { source, .. } => source.hint(),
             Self::Proxy { source, .. } => source.hint(),
@@ -448,6 +458,3 @@ fn has(known: &[String]) -> String {
         n => format!(" (has: {} and {} more)", known[..SHOWN].join(", "), n - SHOWN),
     }
 }
-
-
-

@@ -79,7 +79,8 @@ impl ExecPlugin {
     /// ask a person to do something.
     pub(crate) async fn run(&self) -> Result<Credential, PluginError> {
         let name = self.name();
-        let mut child = self.command().spawn().map_err(|source| PluginError::Start { command: name.clone(), source })?;
+        let mut child =
+            self.command().spawn().map_err(|source| PluginError::Start { command: name.clone(), source })?;
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             return Err(PluginError::Failed { command: name, status: "it has no output".into(), said: String::new() });
         };
@@ -105,12 +106,14 @@ impl ExecPlugin {
 
     /// The program's name, for messages.
     pub(crate) fn name(&self) -> String {
-        self.command.file_name().map_or_else(|| self.command.display().to_string(), |n| n.to_string_lossy().into_owned())
+        self.command
+            .file_name()
+            .map_or_else(|| self.command.display().to_string(), |n| n.to_string_lossy().into_owned())
     }
 
     fn command(&self) -> Command {
-        let interactive = self.exec.interactive_mode != Some(ExecInteractiveMode::Never)
-            && rustix::termios::isatty(std::io::stdin());
+        let interactive =
+            self.exec.interactive_mode != Some(ExecInteractiveMode::Never) && rustix::termios::isatty(std::io::stdin());
         let info = serde_json::json!({
             "apiVersion": self.exec.api_version.as_deref().unwrap_or("client.authentication.k8s.io/v1"),
             "kind": "ExecCredential",
@@ -292,9 +295,9 @@ impl Diagnose for PluginError {
         match self {
             Self::Unnamed => Some("set `users[].user.exec.command` in the kubeconfig".into()),
             Self::NotFound { install_hint: Some(hint), .. } => Some(hint.trim().to_owned()),
-            Self::NotFound { command, .. } => Some(format!(
-                "install `{command}`, or name its directory in `kubernetes.exec_path` of adit.yaml"
-            )),
+            Self::NotFound { command, .. } => {
+                Some(format!("install `{command}`, or name its directory in `kubernetes.exec_path` of adit.yaml"))
+            }
             Self::Start { .. } => Some("check that the file may be executed by this user".into()),
             Self::Failed { command, .. } | Self::Rubbish { command, .. } | Self::Timeout { command, .. } => {
                 Some(format!("run `{command}` by hand, as the kubeconfig does; logging in again often helps"))
@@ -317,7 +320,14 @@ mod tests {
 
     #[test]
     fn rubbish_is_told_without_repeating_it() {
-        for text in ["", "hunter2", r#"{"status":{"token":12345}}"#, "{}", r#"{"status":{}}"#, r#"{"status":{"clientKeyData":"hunter2"}}"#] {
+        for text in [
+            "",
+            "hunter2",
+            r#"{"status":{"token":12345}}"#,
+            "{}",
+            r#"{"status":{}}"#,
+            r#"{"status":{"clientKeyData":"hunter2"}}"#,
+        ] {
             let error = parse("p", text.as_bytes()).unwrap_err();
             assert!(matches!(error, PluginError::Rubbish { .. }), "{text}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
@@ -336,7 +346,10 @@ mod tests {
     #[tokio::test]
     async fn a_plugin_is_found_in_exec_path_and_run() {
         let directory = tempfile::tempdir().unwrap();
-        let exec = script(directory.path(), r#"echo "{\"status\":{\"token\":\"from-$KUBERNETES_EXEC_INFO\"}}" | tr -d '\n' | sed 's/from-.*/ok"}}/'"#);
+        let exec = script(
+            directory.path(),
+            r#"echo "{\"status\":{\"token\":\"from-$KUBERNETES_EXEC_INFO\"}}" | tr -d '\n' | sed 's/from-.*/ok"}}/'"#,
+        );
         let plugin = ExecPlugin::find(exec, &[directory.path().to_owned()]).unwrap();
         assert_eq!(plugin.run().await.unwrap().token.unwrap().expose(), "ok");
     }
@@ -352,7 +365,11 @@ mod tests {
 
     #[test]
     fn a_plugin_that_is_nowhere_is_named_with_its_install_hint() {
-        let exec = ExecConfig { command: Some("no-such-plugin-adit".into()), install_hint: Some("get it".into()), ..ExecConfig::default() };
+        let exec = ExecConfig {
+            command: Some("no-such-plugin-adit".into()),
+            install_hint: Some("get it".into()),
+            ..ExecConfig::default()
+        };
         let error = ExecPlugin::find(exec, &[]).unwrap_err();
         assert_eq!(error.to_string(), "`no-such-plugin-adit` is not on PATH");
         assert_eq!(error.hint().unwrap(), "get it");

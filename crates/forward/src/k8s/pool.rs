@@ -14,8 +14,8 @@ use tokio::sync::watch;
 
 use super::api::{Api, ApiError};
 use super::connection::{Connection, PortStream};
-use super::resolve::PodRef;
 use super::port_forward::{self, Transport};
+use super::resolve::PodRef;
 
 /// Streams of a connection at the most; beyond it another one is opened.
 const FULL: u32 = 400;
@@ -77,13 +77,8 @@ enum Choice {
 impl PodPool {
     /// A pool without connections.
     pub(crate) fn new(api: Api, pod: PodRef, scope: &Scope) -> Self {
-        let inner = Arc::new(Inner {
-            api,
-            pod,
-            scope: scope.child(),
-            state: Mutex::default(),
-            changed: watch::Sender::new(0),
-        });
+        let inner =
+            Arc::new(Inner { api, pod, scope: scope.child(), state: Mutex::default(), changed: watch::Sender::new(0) });
         let sweeper = sweep(Arc::downgrade(&inner), inner.scope.clone(), inner.changed.subscribe());
         inner.scope.spawn("idle connections", sweeper);
         Self { inner }

@@ -84,7 +84,9 @@ async fn socks5(tcp: &mut TcpStream, proxy: &Uri, host: &str, port: u16) -> io::
         ([5, 2], Some((user, password))) => {
             let mut login = vec![1];
             for text in [user.as_bytes(), password.as_bytes()] {
-                login.push(u8::try_from(text.len()).map_err(|_| io::Error::other("the proxy's credentials are too long"))?);
+                login.push(
+                    u8::try_from(text.len()).map_err(|_| io::Error::other("the proxy's credentials are too long"))?,
+                );
                 login.extend_from_slice(text);
             }
             tcp.write_all(&login).await?;

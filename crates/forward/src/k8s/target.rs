@@ -100,6 +100,7 @@ impl KubeSession {
             text: target.to_string(),
             patience,
         });
+        own.spawn("dial ahead", shared.api.clone().dial_ahead());
         own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
         Self { shared, scope: own }
     }
@@ -305,7 +306,9 @@ impl KubeTargetShared {
                     self.refresh();
                     return Ok(());
                 }
-                Err(ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. }) if backoff.attempts() < 20 => {
+                Err(ApiError::NotFound { .. } | ApiError::Status { code: 400 | 500, .. })
+                    if backoff.attempts() < 20 =>
+                {
                     self.suspect(&candidate.pod);
                     if !pause(&mut resolution, &mut backoff).await {
                         std::future::pending::<()>().await;
@@ -333,7 +336,11 @@ impl KubeTargetShared {
 
     /// Opens a stream after one to `gone` found no pod: at once when there is another pod, else with the next news of
     /// the pods, or after `wait`.
-    pub(super) async fn open_instead(&self, gone: &PodRef, wait: Duration) -> Result<(PortStream, PodRef), ConnectError> {
+    pub(super) async fn open_instead(
+        &self,
+        gone: &PodRef,
+        wait: Duration,
+    ) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
         let now = resolution.borrow_and_update().clone();
         if self.foresee(&now).is_some_and(|candidate| candidate.pod == *gone) {

@@ -68,7 +68,19 @@ pub(crate) struct Upgrade<'a> {
 /// Asks for an upgrade; after a 401 once more with fresh credentials.
 pub(crate) async fn upgrade(api: &Api, wanted: &Upgrade<'_>) -> Result<Upgraded, UpgradeError> {
     let session = api.session();
-    match once(&session, wanted).await {
+    let ahead = match api.take_ahead() {
+        Some(ahead) => ahead.await.ok(),
+        None => None,
+    };
+    let result = match ahead {
+        Some(pipe) => match over(&session, wanted, pipe).await {
+            // It was made before anybody needed it: the server may have hung up since.
+            Err(UpgradeError::Failed(ApiError::Unreachable { .. })) => once(&session, wanted).await,
+            result => result,
+        },
+        None => once(&session, wanted).await,
+    };
+    match result {
         Err(UpgradeError::Refused { code: 401, .. }) => {
             let renewed = api.renew(&session).await.map_err(UpgradeError::Failed)?;
             once(&renewed, wanted).await
@@ -78,19 +90,23 @@ pub(crate) async fn upgrade(api: &Api, wanted: &Upgrade<'_>) -> Result<Upgraded,
 }
 
 async fn once(session: &Session, wanted: &Upgrade<'_>) -> Result<Upgraded, UpgradeError> {
+    let dialed = session.dialer.pipe().await;
+    let pipe = dialed.map_err(|error| UpgradeError::Failed(ApiError::unreachable(&error)))?;
+    over(session, wanted, pipe).await
+}
+
+async fn over(session: &Session, wanted: &Upgrade<'_>, mut pipe: Pipe) -> Result<Upgraded, UpgradeError> {
     let mut headers = vec![("Connection", "Upgrade"), ("Upgrade", wanted.to)];
     headers.extend_from_slice(wanted.headers);
     if wanted.method == "POST" {
         headers.push(("Content-Length", "0"));
     }
     let head = session.upgrade_head(wanted.method, wanted.path, &headers).await.map_err(UpgradeError::Failed)?;
-    let dialed = session.dialer.pipe().await;
-    let mut pipe = dialed.map_err(|error| UpgradeError::Failed(ApiError::unreachable(&error)))?;
     let server = session.dialer.describe();
     let lost = |fault: PipeFault| {
         UpgradeError::Failed(ApiError::Unreachable {
             server: server.clone(),
-            reason: fault_as_io(fault).to_string(),
+            reason: crate::error::words(&fault_as_io(fault)),
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
         })

@@ -294,7 +294,7 @@ async fn news(status: &mut Option<watch::Receiver<KubeStatus>>) {
     {
         return;
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 async fn until(due: Option<Instant>) {

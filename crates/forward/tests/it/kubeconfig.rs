@@ -102,7 +102,14 @@ async fn a_context_without_its_cluster_or_user_says_which_is_missing() {
 async fn a_server_that_is_no_address_is_an_error_and_no_panic() {
     let bed = Bed::web().await;
     let good = bed.cluster.kubeconfig();
-    for server in ["\"http s://x\"", "\"https://\"", "\"://\"", "\"ftp://127.0.0.1:1\"", "\"https://127.0.0.1:99999\"", "\"/path\""] {
+    for server in [
+        "\"http s://x\"",
+        "\"https://\"",
+        "\"://\"",
+        "\"ftp://127.0.0.1:1\"",
+        "\"https://127.0.0.1:99999\"",
+        "\"/path\"",
+    ] {
         let said = bed.refusal_of(&set(&good, "server", &format!("server: {server}"))).await;
         assert_eq!(said.fault, Fault::Config, "{server}: {}", said.text);
     }

@@ -1,14 +1,16 @@
 //! Bad input and bad days: forwards through a fake cluster in which everything goes wrong that goes wrong in real ones.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 mod api_server;
 mod crowds;
+mod dead_peers;
 mod kubeconfig;
 mod leases;
 mod plugins;
 mod pods;
 mod proxies;
 mod services;
-mod silence;
 mod slow;
 mod streams;
 mod support;

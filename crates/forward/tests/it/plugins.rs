@@ -63,7 +63,13 @@ async fn a_plugin_that_fails_is_quoted() {
 #[tokio::test]
 async fn a_plugin_that_prints_rubbish_is_told_without_its_output() {
     let bed = plugged(Duration::from_secs(3600)).await;
-    for script in ["echo hunter2", "true", "echo '{}'", "head -c 3000000 /dev/zero", "head -c 3000000 /dev/zero >&2; echo hunter2"] {
+    for script in [
+        "echo hunter2",
+        "true",
+        "echo '{}'",
+        "head -c 3000000 /dev/zero",
+        "head -c 3000000 /dev/zero >&2; echo hunter2",
+    ] {
         let said = refusal(&scripted(&bed, script, ForwardOptions::default())).await;
         said.has(&["`test-login` printed no credential"], &["by hand"]);
         assert!(!said.text.contains("hunter2"), "{}", said.text);

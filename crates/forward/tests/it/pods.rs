@@ -1,7 +1,7 @@
 //! Pods that are not ready, not there any more, or other ones than before.
 
-use std::sync::{Arc, Mutex};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use forward::Forward;
@@ -11,7 +11,8 @@ use testkit::origin::TcpOrigin;
 use tokio::io::AsyncWriteExt as _;
 
 use crate::support::{
-    Bed, DEADLINE, SOON, call, eventually, moved, open, patience, ready, refusal, rest, say, told, trip, waiting, within,
+    Bed, DEADLINE, SOON, call, eventually, moved, open, patience, ready, refusal, rest, say, told, trip, waiting,
+    within,
 };
 
 const GONE: &str = "failed to find sandbox \"9ff\" in store: not found";
@@ -32,7 +33,12 @@ async fn an_image_that_cannot_be_pulled_is_named() {
     let bed = Bed::new().await;
     bed.cluster.add_pod(bed.spec("web-1").image("registry.example/shop:7"));
     bed.service();
-    bed.cluster.set_waiting("default", "web-1", "ImagePullBackOff", "Back-off pulling image \"registry.example/shop:7\"");
+    bed.cluster.set_waiting(
+        "default",
+        "web-1",
+        "ImagePullBackOff",
+        "Back-off pulling image \"registry.example/shop:7\"",
+    );
     let forward = bed.forward("service/web:80");
     waiting(&forward, "registry.example/shop:7").await;
     waiting(&forward, "ImagePullBackOff").await;
@@ -46,7 +52,7 @@ async fn a_crash_loop_is_told_with_the_last_line_of_the_log() {
     bed.cluster.set_previous_log("default", "web-1", "", "starting\npanic: no database\n\n");
     bed.cluster.set_waiting("default", "web-1", "CrashLoopBackOff", "back-off 5m0s restarting failed container");
     for target in ["service/web:80", "pod/web-1:8080"] {
-        let forward = bed.forward_with(target, patience(Duration::from_secs(2)));
+        let forward = bed.forward_with(target, patience(Duration::from_millis(800)));
         waiting(&forward, "panic: no database").await;
         refusal(&forward).await.has(&["exit code 1", "panic: no database"], &["describe pod"]);
     }
@@ -203,8 +209,7 @@ async fn pods_deleted_in_an_orderly_way_under_load_fail_nothing() {
     let forward = bed.ready().await;
     let load = Load::start(&bed, &forward, 8);
     load.more(50).await;
-    let mut pod = 1;
-    for _ in 0..4 {
+    for pod in 1..5 {
         let (old, new) = (format!("web-{pod}"), format!("web-{}", pod + 1));
         let mut running = open(&forward).await;
         trip(&mut running, b"in flight\n").await.unwrap();
@@ -216,7 +221,6 @@ async fn pods_deleted_in_an_orderly_way_under_load_fail_nothing() {
         drop(running);
         bed.cluster.delete("Pod", "default", &old);
         load.more(50).await;
-        pod += 1;
     }
     let failed = load.end();
     assert!(failed.is_empty(), "{failed:?}");
@@ -240,7 +244,8 @@ async fn pods_deleted_by_force_under_load_fail_no_new_connection() {
     }
     let failed = load.end();
     // What was under way in a pod ends with it. What begins after its end goes to the next one.
-    let under_way = |at: &Instant| deleted.iter().any(|(begun, _)| at <= begun && at.elapsed() < begun.elapsed() + SOON);
+    let under_way =
+        |at: &Instant| deleted.iter().any(|(begun, _)| at <= begun && at.elapsed() < begun.elapsed() + SOON);
     assert!(failed.iter().all(|(at, _)| under_way(at)), "{failed:?} {deleted:?}");
 }
 

@@ -63,7 +63,7 @@ async fn carry(mut client: TcpStream, kind: Kind, made: &AtomicUsize) -> io::Res
         Kind::Connect(login) => connect(&mut client, login).await?,
         Kind::Socks(login) => socks(&mut client, login).await?,
         Kind::Says(bytes) => {
-            client.read(&mut [0; 1024]).await?;
+            let _ = client.read(&mut [0; 1024]).await?;
             client.write_all(bytes).await?;
             client.shutdown().await?;
             client.read_to_end(&mut Vec::new()).await?;

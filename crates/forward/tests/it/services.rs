@@ -27,7 +27,9 @@ async fn waiting_in_vain_ends_with_what_was_waited_for() {
     let bed = Bed::new().await;
     bed.service();
     let forward = bed.forward_with("service/web:80", patience(Duration::from_millis(300)));
-    refusal(&forward).await.has(&["not ready within 300ms", "no pod belongs to service web"], &["--pod-running-timeout"]);
+    refusal(&forward)
+        .await
+        .has(&["not ready within 300ms", "no pod belongs to service web"], &["--pod-running-timeout"]);
 }
 
 #[tokio::test]
@@ -73,7 +75,9 @@ async fn a_service_that_is_mended_while_it_is_waited_for_is_found() {
     let forward = bed.ready().await;
     bed.cluster.patch("Service", "default", "web", json!({ "spec": { "selector": { "app": "other" } } }));
     waiting(&forward, "no pod").await;
-    bed.cluster.add_pod(PodSpec::new("default", "other-1").label("app", "other").port("http", 8080).backend(8080, bed.origin.addr()));
+    bed.cluster.add_pod(
+        PodSpec::new("default", "other-1").label("app", "other").port("http", 8080).backend(8080, bed.origin.addr()),
+    );
     moved(&forward, "other-1").await;
     call(&forward).await;
 }
@@ -82,7 +86,9 @@ async fn a_service_that_is_mended_while_it_is_waited_for_is_found() {
 async fn ports_are_translated_by_number_by_name_and_in_each_pod_anew() {
     let bed = Bed::new().await;
     let other = TcpOrigin::start().await.unwrap();
-    let spec = |name: &str, port: u16| PodSpec::new("default", name).label("app", "web").port("http", port).port("admin", 9000);
+    let spec = |name: &str, port: u16| {
+        PodSpec::new("default", name).label("app", "web").port("http", port).port("admin", 9000)
+    };
     bed.cluster.add_pod(spec("web-1", 8080).backend(8080, bed.origin.addr()).backend(9000, other.addr()));
     let ports = [
         ServicePort::new(80).named("http").to_named("http"),
@@ -157,7 +163,9 @@ async fn workloads_and_selectors_lead_to_their_pods() {
     bed.cluster.add_statefulset("default", "web", &labels);
     bed.cluster.add_replicaset("default", "web", &labels);
     bed.cluster.add_job("default", "web", &labels);
-    for target in ["deployment/web:8080", "statefulset/web:http", "replicaset/web:8080", "job/web:8080", "selector/app=web:8080"] {
+    for target in
+        ["deployment/web:8080", "statefulset/web:http", "replicaset/web:8080", "job/web:8080", "selector/app=web:8080"]
+    {
         let forward = bed.forward(target);
         assert_eq!(ready(&forward).await.pod.as_deref(), Some("web-1"), "{target}");
         call(&forward).await;

@@ -5,7 +5,9 @@ use std::time::Duration;
 use runtime::Connect as _;
 use testkit::cluster::{ClusterOptions, ServerVersion, Transport};
 
-use crate::support::{Bed, DEADLINE, call, eventually, lose, open, patience, ready, refusal, rest, say, told, trip, within};
+use crate::support::{
+    Bed, DEADLINE, call, eventually, lose, open, patience, ready, refusal, rest, say, told, trip, within,
+};
 
 const UPGRADE: &str = "GET /api/v1/namespaces/default/pods/web-1/portforward";
 const POST: &str = "POST /api/v1/namespaces/default/pods/web-1/portforward";

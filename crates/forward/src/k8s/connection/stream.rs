@@ -64,7 +64,15 @@ impl PodFault {
     pub(crate) fn of(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        let kind = if has(&["failed to find sandbox", "network namespace for sandbox", "no such container", "not found in", "is not running", "sandbox not found", "no such file or directory"]) {
+        let kind = if has(&[
+            "failed to find sandbox",
+            "network namespace for sandbox",
+            "no such container",
+            "not found in",
+            "is not running",
+            "sandbox not found",
+            "no such file or directory",
+        ]) {
             PodFaultKind::Gone
         } else if has(&["connection refused"]) {
             PodFaultKind::Refused
@@ -265,7 +273,9 @@ impl PortStream {
                     self.reason.extend_from_slice(&more[..more.len().min(room)]);
                     more.clear();
                 }
-                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => self.reason_ended = true,
+                Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => {
+                    self.reason_ended = true;
+                }
                 // A text says all: the reset that follows it adds nothing.
                 Poll::Pending if !self.reason.is_empty() => self.reason_ended = true,
                 Poll::Pending => return,
@@ -302,7 +312,9 @@ mod tests {
         assert_eq!(PodFault::of(refused).kind, PodFaultKind::Refused);
         assert!(PodFault::of(refused).text.ends_with("nothing listens on port 9999 there"));
         assert!(PodFault::of("dial tcp: connection refused").text.ends_with("on that port there"));
-        for gone in ["failed to find sandbox \"9ff\" in store: not found", "network namespace for sandbox \"9ff\" is closed"] {
+        for gone in
+            ["failed to find sandbox \"9ff\" in store: not found", "network namespace for sandbox \"9ff\" is closed"]
+        {
             assert_eq!(PodFault::of(gone).kind, PodFaultKind::Gone, "{gone}");
         }
         assert_eq!(PodFault::of("read: connection reset by peer").kind, PodFaultKind::Reset);

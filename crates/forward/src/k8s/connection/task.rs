@@ -16,14 +16,17 @@ use tokio::time::{Sleep, sleep_until};
 
 use super::machine::MachineError;
 use super::shared::{Connection, ConnectionEnd};
+use crate::error::words;
 use crate::k8s::dial::fault_as_io;
 
 /// Reads of about 128 KiB a turn; then others have their turn.
 const READS_A_TURN: usize = 2;
-/// Plaintext gathered under one lock.
-const GATHER: usize = 64 * 1024;
+/// Plaintext gathered under one lock, in pieces of [`PIECE`], and sent with one system call.
+const GATHER: usize = 128 * 1024;
+/// What a WebSocket message carries at the most.
+const PIECE: usize = 60 * 1024;
 /// Gathers a turn.
-const GATHERS_A_TURN: usize = 4;
+const GATHERS_A_TURN: usize = 2;
 /// Bytes of output that the socket has not taken for this long mark the connection as stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
 /// A connection that is to end gets this long to say so.
@@ -192,7 +195,7 @@ impl ConnectionTask {
                     drop(core);
                     self.wake_all();
                 }
-                Poll::Ready(Err(error)) => return Err(ConnectionEnd::Lost(fault_as_io(error).to_string())),
+                Poll::Ready(Err(error)) => return Err(ConnectionEnd::Lost(words(&fault_as_io(error)))),
             }
         }
         Ok(Again::Yes)
@@ -219,7 +222,7 @@ impl ConnectionTask {
     }
 
     fn write(&mut self, cx: &mut Context<'_>, now: Instant) -> Result<Again, ConnectionEnd> {
-        let lost = |fault| ConnectionEnd::Lost(fault_as_io(fault).to_string());
+        let lost = |fault| ConnectionEnd::Lost(words(&fault_as_io(fault)));
         SCRATCH.with_borrow_mut(|scratch| {
             for _ in 0..GATHERS_A_TURN {
                 if self.pipe.has_unsent() {
@@ -231,7 +234,13 @@ impl ConnectionTask {
                 }
                 scratch.plain.clear();
                 let mut core = self.shared.lock();
-                let gathered = core.machine.poll_transmit(&mut scratch.plain, GATHER);
+                let mut gathered = 0;
+                while gathered + PIECE <= GATHER {
+                    match core.machine.poll_transmit(&mut scratch.plain, PIECE) {
+                        0 => break,
+                        more => gathered += more,
+                    }
+                }
                 // Sending made room: writers that wait for it are woken.
                 Connection::collect(&mut core, now, &mut self.wakers);
                 let closing = core.closing && core.is_settled();

@@ -116,7 +116,7 @@ impl fmt::Display for Crash {
         let Self { container, exit_code, reason, restarts, message, log } = self;
         write!(f, "container {container} ended with exit code {exit_code}{}", brackets(reason, ""))?;
         if *restarts > 0 {
-            write!(f, ", restarted {restarts} times")?;
+            write!(f, ", restarted {restarts} {}", if *restarts == 1 { "time" } else { "times" })?;
         }
         let last = log.as_deref().filter(|_| message.is_empty()).unwrap_or(message);
         f.write_str(&colon(last))
