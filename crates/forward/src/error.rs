@@ -124,8 +124,12 @@ impl Diagnose for ForwardError {
             Self::Kubeconfig(error) => error.hint(),
             Self::Api(error) | Self::Connect { source: error, .. } => error.hint(),
             Self::NoTarget { hint, .. } | Self::Jump { hint, .. } => hint.clone(),
-            Self::Timeout { .. } => Some("give it more time with --pod-running-timeout, or see why with `kubectl describe pod`".into()),
-            Self::Unsupported { .. } => Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://… or tcp://HOST:PORT".into()),
+            Self::Timeout { .. } => {
+                Some("give it more time with --pod-running-timeout, or see why with `kubectl describe pod`".into())
+            }
+            Self::Unsupported { .. } => {
+                Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://… or tcp://HOST:PORT".into())
+            }
             Self::Stopped { .. } => None,
         }
     }

@@ -333,7 +333,8 @@ fn is_peers_doing(error: &io::Error) -> bool {
 }
 
 fn free_port_near(address: SocketAddr) -> Option<u16> {
-    free_port::near(address.port()).find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
+    free_port::near(address.port())
+        .find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
 }
 
 #[cfg(test)]

@@ -153,11 +153,7 @@ impl Pipe {
     /// Reads what the socket has, at most about 128 KiB, and hands the plaintext to `sink`.
     ///
     /// Returns false once the peer has ended its direction.
-    pub fn poll_read(
-        &mut self,
-        cx: &mut Context<'_>,
-        sink: &mut dyn FnMut(&[u8]),
-    ) -> Poll<Result<bool, PipeFault>> {
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, sink: &mut dyn FnMut(&[u8])) -> Poll<Result<bool, PipeFault>> {
         if !self.early.is_empty() {
             sink(&std::mem::take(&mut self.early));
             return Poll::Ready(Ok(!self.peer_closed));
@@ -384,7 +380,11 @@ fn drive<Data>(
 }
 
 /// Encrypts when the machine is ready for it; false: ask it again.
-fn seal<Data>(status: UnbufferedStatus<'_, '_, Data>, plain: &[u8], outgoing: &mut Outgoing) -> Result<bool, PipeFault> {
+fn seal<Data>(
+    status: UnbufferedStatus<'_, '_, Data>,
+    plain: &[u8],
+    outgoing: &mut Outgoing,
+) -> Result<bool, PipeFault> {
     match status.state? {
         ConnectionState::WriteTraffic(mut traffic) => {
             let records = plain.len() / (16 * 1024) + 1;

@@ -115,7 +115,8 @@ struct Pair {
 impl Pair {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Cut>> {
         if !self.inward.done
-            && let Poll::Ready(Err(cut)) = carry(&mut self.client, &mut self.target, &mut self.inward, cx, Cut::Client, Cut::Target)
+            && let Poll::Ready(Err(cut)) =
+                carry(&mut self.client, &mut self.target, &mut self.inward, cx, Cut::Client, Cut::Target)
         {
             // Why a target takes nothing more, reading from it tells.
             if !matches!(&cut, Cut::Target(error) if error.kind() == io::ErrorKind::BrokenPipe) {
@@ -295,9 +296,10 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
-        let (end, answer) = tokio::time::timeout(DEADLINE, async { tokio::join!(splice(served, Io::other(near)), work) })
-            .await
-            .expect("it ends");
+        let (end, answer) =
+            tokio::time::timeout(DEADLINE, async { tokio::join!(splice(served, Io::other(near)), work) })
+                .await
+                .expect("it ends");
         assert_eq!(answer, "A QUESTION THAT IS LONGER THAN THE BUFFER");
         assert_eq!((end.inward, end.outward), (41, 41));
         assert!(end.cut.is_none());

@@ -119,7 +119,10 @@ impl Session {
         for stream in self.streams.values_mut() {
             stream.sweep();
         }
-        let state = Circumstances { reads: self.wants_input(), is_blocked: self.has_output() || self.sent_since_input > IN_FLIGHT_MAX };
+        let state = Circumstances {
+            reads: self.wants_input(),
+            is_blocked: self.has_output() || self.sent_since_input > IN_FLIGHT_MAX,
+        };
         match self.keepalive.handle_timeout(now, state) {
             Verdict::Wait => Health::Alive,
             Verdict::Ping(id) => {

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use adit_core::diagnose::{Diagnose, Fault};
-use futures_util::stream::BoxStream;
 use futures_util::StreamExt as _;
+use futures_util::stream::BoxStream;
 use http::{Request, Uri};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -69,7 +69,11 @@ impl Api {
     ///
     /// # Errors
     /// [`ApiError::Config`] or [`ApiError::Credentials`].
-    pub async fn new(kubeconfigs: &Kubeconfigs, settings: &KubeSettings, context: Option<&str>) -> Result<Self, ApiError> {
+    pub async fn new(
+        kubeconfigs: &Kubeconfigs,
+        settings: &KubeSettings,
+        context: Option<&str>,
+    ) -> Result<Self, ApiError> {
         let config = kubeconfigs.context(context)?;
         let name = config.name.clone();
         let session = Session::new(config, 0).await?;
@@ -137,7 +141,8 @@ impl Api {
     /// Gets an object.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let text = self.get_text(path).await?;
-        serde_json::from_str(&text).map_err(|source| ApiError::Decode { what: path.to_owned(), reason: source.to_string() })
+        serde_json::from_str(&text)
+            .map_err(|source| ApiError::Decode { what: path.to_owned(), reason: source.to_string() })
     }
 
     /// Gets a text, such as a log.
@@ -160,7 +165,10 @@ impl Api {
     }
 
     /// Begins a watch. What it sends has no deadline; the head of its answer has.
-    pub(crate) async fn watch<T>(&self, path: &str) -> Result<BoxStream<'static, Result<WatchEvent<T>, ApiError>>, ApiError>
+    pub(crate) async fn watch<T>(
+        &self,
+        path: &str,
+    ) -> Result<BoxStream<'static, Result<WatchEvent<T>, ApiError>>, ApiError>
     where
         T: DeserializeOwned + Clone + Send + 'static,
     {
@@ -250,20 +258,27 @@ impl Session {
     }
 
     /// The head of an upgrade request: path with the server's prefix, `Host`, authorization, impersonation.
-    pub(crate) async fn upgrade_head(&self, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<Vec<u8>, ApiError> {
+    pub(crate) async fn upgrade_head(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Vec<u8>, ApiError> {
         let prefix = self.base.path().trim_end_matches('/');
         let bare = Request::builder()
             .method(method)
             .uri(format!("{prefix}{path}"))
             .body(Body::empty())
             .map_err(|error| ApiError::Decode { what: path.to_owned(), reason: error.to_string() })?;
-        let signed = self.signer.sign(bare).await.map_err(|error| self.explain_box(error))?;
-        let same = tower::service_fn(|request: Request<Body>| async move { Ok::<_, std::convert::Infallible>(request) });
+        let signed = self.signer.sign(bare).await.map_err(|error| self.explain_box(&*error))?;
+        let same =
+            tower::service_fn(|request: Request<Body>| async move { Ok::<_, std::convert::Infallible>(request) });
         let signed = match self.headers.layer(same).oneshot(signed).await {
             Ok(signed) => signed,
             Err(never) => match never {},
         };
-        let mut head = format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {}\r\n", self.dialer.authority()).into_bytes();
+        let mut head =
+            format!("{method} {prefix}{path} HTTP/1.1\r\nHost: {}\r\n", self.dialer.authority()).into_bytes();
         head.extend_from_slice(concat!("User-Agent: adit/", env!("CARGO_PKG_VERSION"), "\r\n").as_bytes());
         for (name, value) in signed.headers() {
             head.extend_from_slice(name.as_str().as_bytes());
@@ -281,7 +296,7 @@ impl Session {
     pub(crate) fn explain(&self, error: kube::Error) -> ApiError {
         match error {
             kube::Error::Api(status) => ApiError::of_status(status.code, &status.reason, &status.message),
-            kube::Error::Service(source) => self.explain_box(source),
+            kube::Error::Service(source) => self.explain_box(&*source),
             kube::Error::SerdeError(source) => {
                 ApiError::Decode { what: "an answer".to_owned(), reason: source.to_string() }
             }
@@ -295,8 +310,8 @@ impl Session {
     }
 
     /// Looks for our own error inside hyper's.
-    fn explain_box(&self, error: tower::BoxError) -> ApiError {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&*error);
+    fn explain_box(&self, error: &(dyn std::error::Error + Send + Sync + 'static)) -> ApiError {
+        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
         while let Some(known) = cause {
             if let Some(ours) = known.downcast_ref::<ConnectError>() {
                 return ApiError::unreachable(ours);
@@ -308,7 +323,7 @@ impl Session {
         }
         ApiError::Unreachable {
             server: self.dialer.describe(),
-            reason: innermost(&*error),
+            reason: innermost(error),
             fault: Fault::Upstream,
             hint: None,
         }
@@ -505,7 +520,8 @@ fn of_context(context: &str) -> String {
 impl ApiError {
     /// Sorts a Status object or a plain answer.
     pub(crate) fn of_status(code: u16, reason: &str, message: &str) -> Self {
-        let message = if message.trim().is_empty() { format!("HTTP {code} {reason}") } else { message.trim().to_owned() };
+        let message =
+            if message.trim().is_empty() { format!("HTTP {code} {reason}") } else { message.trim().to_owned() };
         match code {
             401 => Self::Unauthorized { message },
             403 => Self::Forbidden { message },
@@ -521,7 +537,8 @@ impl ApiError {
             None => error.to_string(),
         };
         if let ConnectError::Certificate { .. } = error {
-            let hint = "compare `certificate-authority` of this cluster in the kubeconfig with the server's certificate";
+            let hint =
+                "compare `certificate-authority` of this cluster in the kubeconfig with the server's certificate";
             let (server, hint) = (error.target().to_owned(), Some(hint.to_owned()));
             return Self::Unreachable { server, reason, fault: Fault::Config, hint };
         }

@@ -159,7 +159,8 @@ impl Channels {
     }
 
     pub(crate) fn has_output(&self) -> bool {
-        !self.pongs.is_empty() || self.channels.iter().any(|channel| !channel.queued.is_empty() || self.close_due(channel))
+        !self.pongs.is_empty()
+            || self.channels.iter().any(|channel| !channel.queued.is_empty() || self.close_due(channel))
     }
 
     fn close_due(&self, channel: &Channel) -> bool {

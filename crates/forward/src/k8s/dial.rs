@@ -52,13 +52,18 @@ impl Dialer {
     /// Where connections go, for messages.
     pub(crate) fn describe(&self) -> String {
         let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.clone() };
-        let via = self.proxy.as_ref().map(proxy::address).map(|(host, port)| format!(" through the proxy {host}:{port}"));
+        let via =
+            self.proxy.as_ref().map(proxy::address).map(|(host, port)| format!(" through the proxy {host}:{port}"));
         format!("the API server {host}:{}{}", self.port, via.unwrap_or_default())
     }
 
     /// What the server is called in HTTP requests.
     pub(crate) fn authority(&self) -> String {
-        if self.host.contains(':') { format!("[{}]:{}", self.host, self.port) } else { format!("{}:{}", self.host, self.port) }
+        if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        }
     }
 
     /// A connection for an upgrade.
@@ -81,7 +86,8 @@ impl Dialer {
             let tcp = self.tcp().await?;
             let Some(tls) = &self.tls else { return Ok(Io::Tcp(tcp)) };
             let connector = TlsConnector::from(Arc::clone(&tls.either));
-            let stream = connector.connect(tls.name.clone(), Io::Tcp(tcp)).await.map_err(|error| self.tls_failed(error))?;
+            let stream =
+                connector.connect(tls.name.clone(), Io::Tcp(tcp)).await.map_err(|error| self.tls_failed(error))?;
             Ok(Io::Tls(Box::new(stream)))
         })
         .await
@@ -116,7 +122,8 @@ impl Dialer {
 impl Tls {
     fn new(config: &Config, host: &str) -> Result<Self, String> {
         let name = config.tls_server_name.as_deref().unwrap_or(host).to_owned();
-        let name = ServerName::try_from(name.clone()).map_err(|_| format!("`{name}` is not a name a certificate can have"))?;
+        let name =
+            ServerName::try_from(name.clone()).map_err(|_| format!("`{name}` is not a name a certificate can have"))?;
         let base = config.rustls_client_config().map_err(|error| error.to_string())?;
         let mut http1 = base.clone();
         http1.alpn_protocols = vec![b"http/1.1".to_vec()];

@@ -25,6 +25,8 @@ const SPREAD: usize = 8;
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection that is not needed stays.
 const IDLE: Duration = Duration::from_secs(60);
+/// How long a lost connection may take to be made anew before the loss is told.
+const AGAIN: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
@@ -138,13 +140,20 @@ impl PodPool {
         state.failed = None;
     }
 
-    /// Waits until there was a connection and none is left; why.
-    pub(crate) async fn lost(&self) -> String {
+    /// Waits until there was a connection, none is left, and none can be made at once; why.
+    pub(crate) async fn lost(&self, port: u16) -> String {
         let mut changed = self.inner.changed.subscribe();
         loop {
             changed.mark_unchanged();
-            if let Some(reason) = &self.inner.lock().lost {
-                return reason.clone();
+            let lost = self.inner.lock().lost.clone();
+            if let Some(reason) = lost {
+                // One that is made anew at once was not missed; it may also have been lost long ago, while nobody
+                // looked.
+                match tokio::time::timeout(AGAIN, self.warm(port)).await {
+                    Ok(Ok(())) => continue,
+                    Ok(Err(error)) => return crate::error::chain(&error),
+                    Err(_) => return reason,
+                }
             }
             // The sender is ours: it cannot be gone.
             let _ = changed.changed().await;

@@ -13,8 +13,8 @@ use base64::engine::general_purpose::STANDARD;
 use super::api::{Api, ApiError};
 use super::channels::Channels;
 use super::connection::{Connection, ConnectionTask, Machine};
-use super::upgrade::{Upgrade, UpgradeError, Upgraded, upgrade};
 use super::resolve::PodRef;
+use super::upgrade::{Upgrade, UpgradeError, Upgraded, upgrade};
 
 /// How a port-forward connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,11 +106,8 @@ async fn attempt(api: &Api, pod: &PodRef, port: u16, transport: Transport) -> Re
 /// A WebSocket upgrade that is to end in `protocol` and no other.
 pub(crate) async fn websocket(api: &Api, path: &str, protocol: &str) -> Result<Upgraded, UpgradeError> {
     let key = STANDARD.encode(rand::random::<[u8; 16]>());
-    let headers = [
-        ("Sec-WebSocket-Version", "13"),
-        ("Sec-WebSocket-Key", key.as_str()),
-        ("Sec-WebSocket-Protocol", protocol),
-    ];
+    let headers =
+        [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", key.as_str()), ("Sec-WebSocket-Protocol", protocol)];
     let wanted =
         Upgrade { method: "GET", path, to: "websocket", headers: &headers, protocol_header: "sec-websocket-protocol" };
     expect(upgrade(api, &wanted).await?, protocol)
@@ -119,8 +116,13 @@ pub(crate) async fn websocket(api: &Api, path: &str, protocol: &str) -> Result<U
 /// A SPDY upgrade that is to end in `protocol` and no other.
 pub(crate) async fn spdy(api: &Api, path: &str, protocol: &str) -> Result<Upgraded, UpgradeError> {
     let headers = [("X-Stream-Protocol-Version", protocol)];
-    let wanted =
-        Upgrade { method: "POST", path, to: "SPDY/3.1", headers: &headers, protocol_header: "x-stream-protocol-version" };
+    let wanted = Upgrade {
+        method: "POST",
+        path,
+        to: "SPDY/3.1",
+        headers: &headers,
+        protocol_header: "x-stream-protocol-version",
+    };
     expect(upgrade(api, &wanted).await?, protocol)
 }
 
@@ -190,7 +192,9 @@ mod tests {
         assert!(is_final(&refused(404, "NotFound", "pods \"x\" not found")));
         assert!(is_final(&refused(400, "BadRequest", "pod x does not have a host assigned")));
         assert!(is_final(&refused(500, "", "pod not found (\"x_ns\")")));
-        for (code, message) in [(400, "query parameter \"port\" is required"), (403, ""), (405, ""), (502, "bad gateway")] {
+        for (code, message) in
+            [(400, "query parameter \"port\" is required"), (403, ""), (405, ""), (502, "bad gateway")]
+        {
             assert!(!is_final(&refused(code, "", message)), "{code}");
         }
     }

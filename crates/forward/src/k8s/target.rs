@@ -131,7 +131,7 @@ impl KubeSession {
     /// Waits until no connection to the chosen pod is left; why.
     pub(crate) async fn lost(&self) -> String {
         loop {
-            let pool = self.shared.current().map(|candidate| self.shared.pool(&candidate.pod));
+            let pool = self.shared.current().map(|candidate| (self.shared.pool(&candidate.pod), candidate.port));
             let mut status = self.shared.status.subscribe();
             tokio::select! {
                 biased;
@@ -164,9 +164,9 @@ impl Drop for KubeSession {
     }
 }
 
-async fn lost(pool: Option<Arc<PodPool>>) -> String {
+async fn lost(pool: Option<(Arc<PodPool>, u16)>) -> String {
     match pool {
-        Some(pool) => pool.lost().await,
+        Some((pool, port)) => pool.lost(port).await,
         None => std::future::pending().await,
     }
 }

@@ -140,7 +140,10 @@ async fn over(session: &Session, wanted: &Upgrade<'_>, mut pipe: Pipe) -> Result
     };
     let mut body = received.split_off(end);
     let answer = parse_head(&received, wanted.protocol_header).ok_or_else(|| {
-        UpgradeError::Failed(ApiError::Decode { what: "the answer to an upgrade".into(), reason: "it is no HTTP/1.1".into() })
+        UpgradeError::Failed(ApiError::Decode {
+            what: "the answer to an upgrade".into(),
+            reason: "it is no HTTP/1.1".into(),
+        })
     })?;
     if answer.code == 101 {
         return Ok(Upgraded { pipe, early: body, protocol: answer.protocol });
@@ -250,7 +253,9 @@ mod tests {
     #[test]
     fn a_refusal_carries_the_status_objects_words() {
         let answer = Answer { code: 404, phrase: "Not Found".into(), length: None, chunked: false, protocol: None };
-        let UpgradeError::Refused { reason, message, .. } = refused(&answer, br#"{"kind":"Status","reason":"NotFound","message":"pods \"x\" not found"}"#) else {
+        let UpgradeError::Refused { reason, message, .. } =
+            refused(&answer, br#"{"kind":"Status","reason":"NotFound","message":"pods \"x\" not found"}"#)
+        else {
             panic!("not refused");
         };
         assert_eq!((reason.as_str(), message.as_str()), ("NotFound", "pods \"x\" not found"));

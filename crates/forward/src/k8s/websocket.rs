@@ -95,7 +95,9 @@ impl Decoder {
                 if done {
                     let control = std::mem::take(&mut self.control);
                     match kind {
-                        CLOSE => sink(Piece::Close(control.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))))?,
+                        CLOSE => {
+                            sink(Piece::Close(control.first_chunk().map_or(1005, |code| u16::from_be_bytes(*code))))?;
+                        }
                         PING => sink(Piece::Ping(&control))?,
                         _ => {}
                     }

@@ -38,7 +38,9 @@ impl JumpArguments {
     /// The options for `target`, which has to be a jump if there are any.
     pub(super) fn options(&self, target: &Target) -> Result<JumpOptions, Failure> {
         let given = [("--container", self.container.is_some()), ("--create", self.create.is_some())];
-        if let (Some((flag, _)), false) = (given.into_iter().find(|(_, given)| *given), matches!(target, Target::Jump(_))) {
+        if let (Some((flag, _)), false) =
+            (given.into_iter().find(|(_, given)| *given), matches!(target, Target::Jump(_)))
+        {
             return Err(Failure::new(
                 Fault::Usage,
                 format!("{flag} is for jump:// targets"),
@@ -62,7 +64,8 @@ impl JumpArguments {
             let message = format!("--create-timeout {}: not a time", self.create_timeout);
             Failure::new(Fault::Usage, message, "write it as 30s or 2m")
         })?;
-        let command = self.create_command.iter().flat_map(|words| words.split_whitespace()).map(str::to_owned).collect();
+        let command =
+            self.create_command.iter().flat_map(|words| words.split_whitespace()).map(str::to_owned).collect();
         Ok(CreatePod { image: image.to_owned(), command, timeout, labels: BTreeMap::new(), keep: self.keep })
     }
 }
@@ -89,7 +92,9 @@ mod tests {
 
     #[test]
     fn what_is_no_image_or_no_jump_is_refused() {
-        assert!(options(&["jump://a/b/pod/c/db:1", "--create", "a;b"]).unwrap_err().contains("not the name of an image"));
+        assert!(
+            options(&["jump://a/b/pod/c/db:1", "--create", "a;b"]).unwrap_err().contains("not the name of an image")
+        );
         assert!(options(&["tcp://h:1", "--create", "a"]).unwrap_err().contains("--create is for jump:// targets"));
         assert!(try_parse(&["jump://a/b/pod/c/db:1", "--keep"]).is_err());
     }

@@ -234,7 +234,10 @@ impl Port {
     async fn hold(&self, asked: &AskedPort, report: &ForwardReport) -> Result<Held, Failure> {
         let shared = Arc::clone(&self.shared);
         // As kubectl: a service's own port where one was asked for.
-        let number = report.service_port.or(report.remote_port).ok_or_else(|| unknown_port(&shared.asked.label, &asked.remote))?;
+        let number = report
+            .service_port
+            .or(report.remote_port)
+            .ok_or_else(|| unknown_port(&shared.asked.label, &asked.remote))?;
         let index = self.index;
         // It may ask a question.
         let held = self

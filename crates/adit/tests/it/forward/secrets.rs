@@ -42,7 +42,7 @@ async fn said_of(auth: AuthMode) -> (String, Vec<String>) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn s6_no_token_of_a_kubeconfig_is_shown_at_the_highest_log_level() {
-    let (said, secrets) = said_of(AuthMode::Token(AuthMode::random_token())).await;
+    let (said, secrets) = said_of(AuthMode::random_token()).await;
     assert!(secrets.len() >= 2, "there was something to be shown");
     for secret in secrets {
         assert!(!said.contains(&secret[..8]), "a part of a token is shown");

@@ -74,7 +74,6 @@ impl Drop for Postgres {
     }
 }
 
-
 /// What `psql` prints for a statement, asked at a port of this machine.
 pub(crate) fn psql(port: u16, statement: &str) -> String {
     let mut command = Command::new(program("psql"));

@@ -57,7 +57,10 @@ pub(crate) struct Machine {
 
 enum Protocol {
     /// SPDY as it is, or inside WebSocket messages.
-    Spdy { session: Box<Session>, tunnel: Option<Decoder> },
+    Spdy {
+        session: Box<Session>,
+        tunnel: Option<Decoder>,
+    },
     Channels(Box<Channels>),
 }
 
