@@ -1,9 +1,9 @@
 //! One place where failures become text, JSON and an exit code.
 
-use std::error::Error;
 use std::process::ExitCode;
 
 use adit_core::config::Problems;
+pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault, exit_code};
 use serde_json::json;
 
@@ -92,21 +92,6 @@ impl From<Problems> for Failure {
 /// A failure from any of our errors, with the texts of its causes.
 pub(crate) fn failure<E: Diagnose>(error: &E) -> Failure {
     Failure { fault: error.fault(), message: chain(error), hint: error.hint(), problems: None }
-}
-
-/// An error's text and those of its causes, each once.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault};
 
 use crate::k8s::api::ApiError;
@@ -146,21 +147,6 @@ pub(crate) fn words(error: &dyn Error) -> String {
         }
         _ => text.to_owned(),
     }
-}
-
-/// An error's text and those of its causes, each once.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let more = error.to_string();
-        if !text.ends_with(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

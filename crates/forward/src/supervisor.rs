@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
@@ -79,6 +79,8 @@ pub(crate) struct Shared {
     report: watch::Sender<Arc<ForwardReport>>,
     /// What streams are opened with while the machine is ready.
     session: watch::Sender<Option<Arc<Session>>>,
+    /// The session whatever the state: it follows its target while nothing can be opened, too.
+    kept: Mutex<Weak<Session>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
     /// The driver is gone: nothing will change any more.
@@ -122,6 +124,7 @@ impl Forward {
             work: Notify::new(),
             report: watch::Sender::new(Arc::new(report)),
             session: watch::Sender::new(None),
+            kept: Mutex::default(),
             error: Mutex::default(),
             ended: AtomicBool::new(false),
         });
@@ -175,7 +178,8 @@ impl Forward {
 
     /// The machine slept, or its network changed: everything is dialled anew.
     pub fn wake(&self) {
-        if let Some(session) = &*self.shared.session.borrow() {
+        let session = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
+        if let Some(session) = session {
             session.wake();
         }
         self.shared.tell(ForwardInput::Wake);

@@ -50,8 +50,11 @@ struct Inner {
     /// Which transport the server took last; see [`super::port_forward`].
     transport: AtomicU8,
     /// A connection that is being made before it is known what it is for.
-    ahead: Mutex<Option<oneshot::Receiver<Pipe>>>,
+    ahead: Mutex<Option<Ahead>>,
 }
+
+/// A connection that is being made.
+type Ahead = oneshot::Receiver<Pipe>;
 
 /// What follows from one reading of the kubeconfig; replaced as a whole when credentials are refused.
 pub(crate) struct Session {
@@ -115,7 +118,14 @@ impl Api {
     /// given up when nobody wants it for [`AHEAD_KEPT`].
     pub(crate) async fn dial_ahead(self) {
         let (give, take) = oneshot::channel();
-        *self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner) = Some(take);
+        {
+            let mut slot = self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            // One is enough: several ports of one pod share its connections.
+            if slot.is_some() {
+                return;
+            }
+            *slot = Some(take);
+        }
         // Why it failed is told by whoever dials next.
         if let Ok(pipe) = self.session().dialer.pipe().await
             && give.send(pipe).is_ok()
@@ -126,7 +136,7 @@ impl Api {
     }
 
     /// The connection that is being made, if there is one.
-    pub(crate) fn take_ahead(&self) -> Option<oneshot::Receiver<Pipe>> {
+    pub(crate) fn take_ahead(&self) -> Option<Ahead> {
         self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -253,7 +263,7 @@ impl Session {
             base: self.base.clone(),
             headers: self.headers.clone(),
             namespace: self.namespace.clone(),
-            generation: self.generation + 1,
+            generation: self.generation,
         }
     }
 

@@ -112,8 +112,8 @@ impl Execs {
         }
     }
 
-    /// Starts a command in a container (`""`: the pod's only one), whose words may depend on what carries its streams. It is not known to run on return: the
-    /// server accepts first and starts afterwards.
+    /// Starts a command in a container (`""`: the pod's only one), whose words may depend on what carries its
+    /// streams. It is not known to run on return: the server accepts first and starts afterwards.
     ///
     /// # Errors
     /// The more telling of the transports' refusals.
@@ -128,15 +128,19 @@ impl Execs {
             _ => [ExecTransport::Spdy, ExecTransport::Channels],
         };
         let mut worst = None;
+        let mut verdicts = true;
         for transport in order {
             match self.attempt(&path(pod, container, &words(transport)), transport).await {
                 Ok(upgraded) => {
-                    let number = if transport == ExecTransport::Spdy { 1 } else { 2 };
-                    self.transport.store(number, Ordering::Relaxed);
+                    if verdicts {
+                        let number = if transport == ExecTransport::Spdy { 1 } else { 2 };
+                        self.transport.store(number, Ordering::Relaxed);
+                    }
                     return self.start(upgraded, transport);
                 }
                 Err(error) if is_final(&error) => return Err(error.into()),
                 Err(error) => {
+                    verdicts &= error.is_verdict();
                     let error = ApiError::from(error);
                     tracing::debug!(pod = pod.name, transport = transport.name(), %error, "exec refused");
                     worst = Some(more_telling(worst, error));
@@ -413,7 +417,7 @@ fn end_of(status: &[u8]) -> Option<ExecEnd> {
 /// Whether the other transport would fare no better.
 fn is_final(error: &UpgradeError) -> bool {
     match error {
-        UpgradeError::Failed(ApiError::Unreachable { .. }) => false,
+        UpgradeError::Dropped(_) => false,
         UpgradeError::Failed(_) => true,
         UpgradeError::Refused { code, reason, message } => match code {
             401 | 429 | 503 => true,

@@ -25,7 +25,7 @@ const SPREAD: usize = 8;
 const CONNECTIONS_MAX: usize = 64;
 /// How long a connection that is not needed stays.
 const IDLE: Duration = Duration::from_secs(60);
-/// How long a lost connection may take to be made anew before the loss is told.
+/// How long a connection that was lost while nobody looked may take to be made anew.
 const AGAIN: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
@@ -140,20 +140,22 @@ impl PodPool {
         state.failed = None;
     }
 
-    /// Waits until there was a connection, none is left, and none can be made at once; why.
+    /// Waits until there was a connection and none is left; why.
     pub(crate) async fn lost(&self, port: u16) -> String {
         let mut changed = self.inner.changed.subscribe();
+        // What was lost while nobody looked is made anew before it counts.
+        let before = self.inner.lock().lost.take();
+        if let Some(reason) = before {
+            match tokio::time::timeout(AGAIN, self.warm(port)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return crate::error::chain(&error),
+                Err(_) => return reason,
+            }
+        }
         loop {
             changed.mark_unchanged();
-            let lost = self.inner.lock().lost.clone();
-            if let Some(reason) = lost {
-                // One that is made anew at once was not missed; it may also have been lost long ago, while nobody
-                // looked.
-                match tokio::time::timeout(AGAIN, self.warm(port)).await {
-                    Ok(Ok(())) => continue,
-                    Ok(Err(error)) => return crate::error::chain(&error),
-                    Err(_) => return reason,
-                }
+            if let Some(reason) = &self.inner.lock().lost {
+                return reason.clone();
             }
             // The sender is ours: it cannot be gone.
             let _ = changed.changed().await;
@@ -256,13 +258,13 @@ impl Inner {
             return Choice::Alone;
         }
         Self::prune(&mut state);
+        let room = state.connections.len() + state.dialing < CONNECTIONS_MAX;
         let best = state
             .connections
             .iter()
-            .filter(|connection| connection.streams() < FULL)
+            .filter(|connection| connection.streams() < FULL || !room)
             .min_by_key(|connection| (connection.is_stalled(), connection.is_bulk(), connection.streams()))
             .cloned();
-        let room = state.connections.len() + state.dialing < CONNECTIONS_MAX;
         match best {
             Some(best) if !best.is_stalled() || !room => Choice::Take(best),
             stalled => {
@@ -347,7 +349,11 @@ impl Inner {
         let opened = port_forward::open(&self.api, &self.pod, port, number).await?;
         let connection = Arc::clone(&opened.connection);
         self.run(opened.task, &connection);
-        self.lock().transport = Some(opened.transport);
+        {
+            let mut state = self.lock();
+            state.transport = Some(opened.transport);
+            state.lost = None;
+        }
         if opened.transport == Transport::Channels {
             return Ok(connection.pair(Key::Channel(0), Key::Channel(1)));
         }

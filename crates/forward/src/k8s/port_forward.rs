@@ -71,12 +71,14 @@ pub(crate) struct Opened {
 pub(crate) async fn open(api: &Api, pod: &PodRef, port: u16, number: u64) -> Result<Opened, ApiError> {
     let first = Transport::remembered(api);
     let mut worst: Option<ApiError> = None;
+    let mut verdicts = true;
     // All are tried whatever is remembered: a server may be another one after an upgrade.
     let order = std::iter::once(first).chain(Transport::ORDER.into_iter().filter(|transport| *transport != first));
     for transport in order {
         match attempt(api, pod, port, transport).await {
             Ok(upgraded) => {
-                if transport != first || api.remembered_transport() == 0 {
+                // After a hiccup the next one may do as well; that is no reason to stay with it.
+                if verdicts && (transport != first || api.remembered_transport() == 0) {
                     tracing::debug!(context = api.context(), transport = transport.name(), "transport agreed on");
                     transport.remember(api);
                 }
@@ -84,6 +86,7 @@ pub(crate) async fn open(api: &Api, pod: &PodRef, port: u16, number: u64) -> Res
             }
             Err(error) if is_final(&error) => return Err(error.into()),
             Err(error) => {
+                verdicts &= error.is_verdict();
                 let error = ApiError::from(error);
                 tracing::debug!(context = api.context(), transport = transport.name(), %error, "transport refused");
                 worst = Some(more_telling(worst, error));
@@ -152,7 +155,7 @@ fn ready(upgraded: Upgraded, transport: Transport, number: u64) -> Opened {
 /// Whether another transport would fare no better: the pod is the reason, or the server is not there.
 fn is_final(error: &UpgradeError) -> bool {
     match error {
-        UpgradeError::Failed(ApiError::Unreachable { .. }) => false,
+        UpgradeError::Dropped(_) => false,
         UpgradeError::Failed(_) => true,
         UpgradeError::Refused { code, reason, message } => match code {
             401 => true,

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::Backoff;
+use adit_core::diagnose::Fault;
+use adit_core::near;
 use adit_core::target::KubeTarget;
 use runtime::Scope;
 use runtime::connect::ConnectError;
@@ -12,6 +14,7 @@ use tokio::sync::watch;
 
 use super::api::{Api, ApiError};
 use super::connection::PortStream;
+use super::objects::{List, ObjectMeta};
 use super::pool::PodPool;
 use super::port_forward::Transport;
 use super::resolve::{Candidate, Choice, PodRef, Resolution, Resolver, Spread, Wanted};
@@ -20,6 +23,8 @@ use crate::error::ForwardError;
 
 /// How long a pod to which a connection failed is passed over.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
+/// How long an error waits for the list of namespaces, which may make it a better one.
+const NAMESPACES_WITHIN: Duration = Duration::from_secs(2);
 /// A pool of a pod that is no longer chosen is kept so long, in case it is chosen again.
 const PODS_KEPT: usize = 16;
 
@@ -73,6 +78,7 @@ pub(crate) struct KubeTargetShared {
     held: Mutex<HashMap<PodRef, Arc<PodPool>>>,
     status: watch::Sender<KubeStatus>,
     text: String,
+    namespace: String,
     patience: Duration,
 }
 
@@ -88,6 +94,7 @@ impl KubeSession {
     ) -> Self {
         let own = scope.child();
         let wanted = Wanted::of(target, &api.default_namespace());
+        let namespace = wanted.namespace.clone();
         let spread = if balance { Spread::Balanced } else { Spread::Pinned };
         let shared = Arc::new(KubeTargetShared {
             resolver: Resolver::start_wanted(&own, api.clone(), wanted),
@@ -98,6 +105,7 @@ impl KubeSession {
             held: Mutex::default(),
             status: watch::Sender::new(KubeStatus::default()),
             text: target.to_string(),
+            namespace,
             patience,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
@@ -115,7 +123,9 @@ impl KubeSession {
     /// # Errors
     /// When waiting is of no use.
     pub(crate) async fn resolved(&self) -> Result<(), ForwardError> {
-        self.shared.candidate().await?;
+        if let Err(error) = self.shared.candidate().await {
+            return Err(self.shared.with_namespace(error).await);
+        }
         self.shared.refresh();
         Ok(())
     }
@@ -162,6 +172,12 @@ impl Drop for KubeSession {
         self.scope.abort();
         self.shared.held().clear();
     }
+}
+
+/// An object of which only the name matters.
+#[derive(Debug, serde::Deserialize)]
+struct Named {
+    metadata: ObjectMeta,
 }
 
 async fn lost(pool: Option<(Arc<PodPool>, u16)>) -> String {
@@ -258,6 +274,32 @@ impl KubeTargetShared {
         held.retain(|pod, _| resolution.candidates.iter().any(|candidate| candidate.pod == *pod));
         if held.len() > PODS_KEPT {
             held.retain(|pod, pool| chosen.is_some_and(|chosen| chosen.pod == *pod) || pool.connections() > 0);
+        }
+    }
+
+    /// A namespace that does not exist looks like one without the object: the one that was meant may be told.
+    async fn with_namespace(&self, error: ForwardError) -> ForwardError {
+        if !matches!(error, ForwardError::NoTarget { .. }) {
+            return error;
+        }
+        let known = self.api.get::<List<Named>>("/api/v1/namespaces?limit=500");
+        let Ok(Ok(known)) = tokio::time::timeout(NAMESPACES_WITHIN, known).await else { return error };
+        let names: Vec<&str> = known.items.iter().map(|named| named.metadata.name.as_str()).collect();
+        if names.contains(&self.namespace.as_str()) || known.metadata.next.is_some() {
+            return error;
+        }
+        let hint = match near::nearest(&self.namespace, names) {
+            Some(nearest) => format!("did you mean `{nearest}`?"),
+            None => "`kubectl get namespaces` lists what there is".to_owned(),
+        };
+        ForwardError::NoTarget {
+            message: format!(
+                "the namespace `{}` is not in the cluster of the context `{}`",
+                self.namespace,
+                self.api.context()
+            ),
+            fault: Fault::Usage,
+            hint: Some(hint),
         }
     }
 

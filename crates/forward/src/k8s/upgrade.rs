@@ -40,15 +40,28 @@ pub(crate) enum UpgradeError {
         /// What it said.
         message: String,
     },
-    /// There was no answer, or no way to ask.
+    /// There was no way to ask, or no answer in time.
     Failed(ApiError),
+    /// The connection was made, and ended instead of an answer: a proxy on the way may not know this upgrade.
+    Dropped(ApiError),
 }
 
 impl From<UpgradeError> for ApiError {
     fn from(error: UpgradeError) -> Self {
         match error {
             UpgradeError::Refused { code, reason, message } => Self::of_status(code, &reason, &message),
-            UpgradeError::Failed(error) => error,
+            UpgradeError::Failed(error) | UpgradeError::Dropped(error) => error,
+        }
+    }
+}
+
+impl UpgradeError {
+    /// Whether the server itself said that it does not take this upgrade, as opposed to a bad moment of it or of the
+    /// network.
+    pub(crate) fn is_verdict(&self) -> bool {
+        match self {
+            Self::Refused { code, .. } => *code == 101 || (400..500).contains(code) || *code == 501,
+            Self::Failed(_) | Self::Dropped(_) => false,
         }
     }
 }
@@ -75,7 +88,9 @@ pub(crate) async fn upgrade(api: &Api, wanted: &Upgrade<'_>) -> Result<Upgraded,
     let result = match ahead {
         Some(pipe) => match over(&session, wanted, pipe).await {
             // It was made before anybody needed it: the server may have hung up since.
-            Err(UpgradeError::Failed(ApiError::Unreachable { .. })) => once(&session, wanted).await,
+            Err(UpgradeError::Failed(ApiError::Unreachable { .. }) | UpgradeError::Dropped(_)) => {
+                once(&session, wanted).await
+            }
             result => result,
         },
         None => once(&session, wanted).await,
@@ -104,7 +119,7 @@ async fn over(session: &Session, wanted: &Upgrade<'_>, mut pipe: Pipe) -> Result
     let head = session.upgrade_head(wanted.method, wanted.path, &headers).await.map_err(UpgradeError::Failed)?;
     let server = session.dialer.describe();
     let lost = |fault: PipeFault| {
-        UpgradeError::Failed(ApiError::Unreachable {
+        UpgradeError::Dropped(ApiError::Unreachable {
             server: server.clone(),
             reason: crate::error::words(&fault_as_io(fault)),
             fault: adit_core::diagnose::Fault::Upstream,

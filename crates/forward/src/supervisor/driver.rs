@@ -130,7 +130,11 @@ impl Driver {
             let (session, place) = match known {
                 Some(known) => known,
                 None => match start(&scope, &clusters, &shared, attempt).await {
-                    Ok((session, place)) => (Arc::new(session), place),
+                    Ok((session, place)) => {
+                        let session = Arc::new(session);
+                        *shared.kept.lock().unwrap_or_else(PoisonError::into_inner) = Arc::downgrade(&session);
+                        (session, place)
+                    }
                     Err(error) => return Outcome::ResolveFailed(attempt, error),
                 },
             };

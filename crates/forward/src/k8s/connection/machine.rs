@@ -11,6 +11,10 @@ use crate::k8s::websocket::{self, Decoder, Piece, WebSocketError};
 /// Silence after which the server is asked whether it lives, and how long it may take to answer.
 const PING_AFTER: Duration = Duration::from_secs(20);
 const DEAD_AFTER: Duration = Duration::from_secs(20);
+/// The same while what was sent may still lie on its way, as in `spdy::Settings`.
+const BLOCKED_DEAD_AFTER: Duration = Duration::from_secs(600);
+/// More than this, sent to a silent peer, may still lie in buffers on the way.
+const IN_FLIGHT_MAX: usize = 256 * 1024;
 /// Unread bytes of one stream above which its connection is read no more. Large enough for a fast stream to pause
 /// for some milliseconds, small enough for hundreds of them.
 const RECEIVE_LIMIT: usize = 512 * 1024;
@@ -52,6 +56,8 @@ pub(crate) struct Machine {
     closed: bool,
     last_input: Instant,
     pinged: Option<Instant>,
+    /// Of the channel protocols: bytes sent since the server was last heard.
+    sent_since_input: usize,
     writable: bool,
 }
 
@@ -90,6 +96,7 @@ impl Machine {
             closed: false,
             last_input: now,
             pinged: None,
+            sent_since_input: 0,
             writable: false,
         }
     }
@@ -98,24 +105,31 @@ impl Machine {
     pub(crate) fn handle_input(&mut self, now: Instant, bytes: &[u8]) -> Result<(), MachineError> {
         self.last_input = now;
         self.pinged = None;
+        self.sent_since_input = 0;
         match &mut self.protocol {
             Protocol::Spdy { session, tunnel: None } => session.handle_input(now, bytes)?,
             Protocol::Spdy { session, tunnel: Some(decoder) } => {
-                let (pongs, closed) = (&mut self.pongs, &mut self.closed);
+                let (pongs, closed, control) = (&mut self.pongs, &mut self.closed, &mut self.control);
                 decoder.feed::<MachineError>(bytes, |piece| {
                     match piece {
                         // Messages carry no meaning here: they are cut anywhere.
                         Piece::Data { payload, .. } => session.handle_input(now, payload)?,
                         Piece::Ping(payload) if pongs.len() < PONGS => pongs.push_back(payload.to_vec()),
                         Piece::Ping(_) => {}
-                        Piece::Close(_) => *closed = true,
+                        Piece::Close(_) => {
+                            if !std::mem::replace(closed, true) {
+                                websocket::encode_close(control, mask());
+                            }
+                        }
                     }
                     Ok(())
                 })?;
             }
             Protocol::Channels(channels) => {
                 channels.handle_input(bytes)?;
-                self.closed = channels.is_ended();
+                if channels.is_ended() && !std::mem::replace(&mut self.closed, true) {
+                    websocket::encode_close(&mut self.control, mask());
+                }
             }
         }
         Ok(())
@@ -149,7 +163,14 @@ impl Machine {
                     self.last_input = now;
                 }
                 match self.pinged {
-                    Some(at) if now >= at + DEAD_AFTER => return Health::Dead,
+                    // A host that pauses an upload holds up the ping behind it: that is no dead server.
+                    Some(at) if now >= at + DEAD_AFTER => {
+                        let blocked = channels.has_output() || self.sent_since_input > IN_FLIGHT_MAX;
+                        if !blocked || now >= self.last_input + BLOCKED_DEAD_AFTER {
+                            return Health::Dead;
+                        }
+                        self.pinged = Some(now);
+                    }
                     None if now >= self.last_input + PING_AFTER => {
                         self.pinged = Some(now);
                         websocket::encode_ping(&mut self.control, mask());
@@ -218,6 +239,7 @@ impl Machine {
             }
             Protocol::Channels(channels) => {
                 self.writable |= channels.poll_transmit(out, limit, mask);
+                self.sent_since_input = self.sent_since_input.saturating_add(out.len() - from);
             }
         }
         out.len() - from

@@ -195,10 +195,11 @@ impl Connection {
             }
         };
         core.machine.finish(error);
+        let pair = self.pair(data, error);
         let waker = core.nudge();
         drop(core);
         wake(waker);
-        Ok(self.pair(data, error))
+        Ok(pair)
     }
 
     /// Opens one stream.
@@ -293,7 +294,6 @@ impl Connection {
             }
             // A connection of the channel protocols serves one stream only.
             if matches!(data, Key::Channel(_)) {
-                core.machine.close();
                 core.closing = true;
             }
         });
@@ -315,20 +315,14 @@ impl Connection {
 
     /// Ends the connection once what is queued is sent.
     pub(crate) fn close(&self) {
-        self.change(|core| {
-            if !core.closing {
-                core.machine.close();
-                core.closing = true;
-            }
-        });
+        self.change(|core| core.closing = true);
     }
 
     /// Ends the connection as soon as no stream uses it; it takes no new ones.
     pub(crate) fn close_when_idle(&self) {
         self.retiring.store(true, Ordering::Relaxed);
-        if self.streams() == 0 {
-            self.close();
-        }
+        // Under the lock: a pair that is being opened is counted before it is let go.
+        self.change(|core| core.closing |= self.streams() == 0);
     }
 
     fn change(&self, change: impl FnOnce(&mut Core)) {

@@ -64,15 +64,18 @@ impl PodFault {
     pub(crate) fn of(text: &str) -> Self {
         let lower = text.to_ascii_lowercase();
         let has = |words: &[&str]| words.iter().any(|word| lower.contains(word));
-        let kind = if has(&[
+        let kind = if has(&["executable file not found"]) {
+            // Old runtimes forward by socat on the node; its absence is no pod's fault.
+            PodFaultKind::Other
+        } else if has(&[
             "failed to find sandbox",
             "network namespace for sandbox",
             "no such container",
-            "not found in",
+            "container not found",
             "is not running",
             "sandbox not found",
-            "no such file or directory",
-        ]) {
+        ]) || (lower.contains("netns") && lower.contains("no such file or directory"))
+        {
             PodFaultKind::Gone
         } else if has(&["connection refused"]) {
             PodFaultKind::Refused
@@ -138,8 +141,9 @@ pub(crate) struct PortStream {
     ended: bool,
     reason: Vec<u8>,
     reason_ended: bool,
-    /// While the FIN is held back, or while the error stream is waited for.
+    /// While the FIN is held back.
     timer: Option<Pin<Box<Sleep>>>,
+    settle: Option<Pin<Box<Sleep>>>,
     last_data: Instant,
     carried: u64,
 }
@@ -161,6 +165,7 @@ impl PortStream {
             reason: Vec::new(),
             reason_ended: false,
             timer: None,
+            settle: None,
             last_data: Instant::now(),
             carried: 0,
         }
@@ -194,21 +199,20 @@ impl PortStream {
                 Poll::Pending => {
                     self.gather_reason(cx);
                     self.poll_quiet(cx);
-                    if !self.reason_ended || self.reason.is_empty() {
+                    if self.ended {
+                        return Poll::Ready(Ok(false));
+                    }
+                    if self.reason.is_empty() {
                         return Poll::Pending;
                     }
                     // A reason without an end of the data: the kubelet has given up on this pair.
+                    ready!(self.poll_settled(cx));
                     self.pod_ended();
                 }
             }
         }
         self.gather_reason(cx);
-        if !self.reason_ended {
-            // What is waited for comes with the next bytes; a server that forgets it must not hold us.
-            let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until((Instant::now() + SETTLE).into())));
-            ready!(timer.as_mut().poll(cx));
-            self.reason_ended = true;
-        }
+        ready!(self.poll_settled(cx));
         match self.fault() {
             Some(fault) => Poll::Ready(Err(fault)),
             None => Poll::Ready(Ok(false)),
@@ -259,9 +263,24 @@ impl PortStream {
                 self.connection.finish(self.data);
                 self.finish = Finish::Sent;
                 self.timer = None;
+                if matches!(self.data, Key::Channel(_)) {
+                    // No word of this protocol ends one half: the whole connection is what can be ended.
+                    self.ended = true;
+                    self.reason_ended = true;
+                }
                 return;
             }
         }
+    }
+
+    /// Waits for the end of the error stream. It comes with the next bytes; a server that forgets it must not hold us.
+    fn poll_settled(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if !self.reason_ended {
+            let settle = self.settle.get_or_insert_with(|| Box::pin(sleep_until((Instant::now() + SETTLE).into())));
+            ready!(settle.as_mut().poll(cx));
+            self.reason_ended = true;
+        }
+        Poll::Ready(())
     }
 
     fn gather_reason(&mut self, cx: &Context<'_>) {
@@ -276,8 +295,7 @@ impl PortStream {
                 Poll::Ready(ReadOutcome::End | ReadOutcome::Reset | ReadOutcome::Refused | ReadOutcome::Lost(_)) => {
                     self.reason_ended = true;
                 }
-                // A text says all: the reset that follows it adds nothing.
-                Poll::Pending if !self.reason.is_empty() => self.reason_ended = true,
+                // More of the text may be on its way: its end says that it is whole.
                 Poll::Pending => return,
             }
         }
@@ -318,6 +336,8 @@ mod tests {
             assert_eq!(PodFault::of(gone).kind, PodFaultKind::Gone, "{gone}");
         }
         assert_eq!(PodFault::of("read: connection reset by peer").kind, PodFaultKind::Reset);
+        let tool = "exec: \"socat\": executable file not found in $PATH";
+        assert_eq!(PodFault::of(tool).kind, PodFaultKind::Other);
         let other = PodFault::of("something\nnew");
         assert_eq!((other.kind, other.text.as_str()), (PodFaultKind::Other, "something new"));
     }

@@ -58,6 +58,10 @@ pub(crate) struct ConnectionTask {
     closing_since: Option<Instant>,
     /// The peer sends nothing more.
     read_closed: bool,
+    /// This turn's reading ended at a full stream: whoever emptied it meanwhile found nobody to wake.
+    stopped: bool,
+    /// The good-bye is among the output.
+    said_bye: bool,
     /// The peer takes nothing more; what it said before that is still read.
     broken: Option<ConnectionEnd>,
     ended: bool,
@@ -84,6 +88,8 @@ impl ConnectionTask {
             blocked: None,
             closing_since: None,
             read_closed: false,
+            stopped: false,
+            said_bye: false,
             broken: None,
             ended: false,
         }
@@ -123,13 +129,14 @@ impl ConnectionTask {
         self.watch_output(cx, now)?;
         if again == Again::No {
             let mut core = self.shared.lock();
-            if self.read_closed && core.machine.is_closed() && !core.machine.has_output() {
+            if core.machine.is_closed() && !core.machine.has_output() && !self.pipe.has_unsent() {
                 return Err(ConnectionEnd::Lost("closed by the server".into()));
             }
             // Handles wake the task from here on; what they left meanwhile is seen at once.
             core.notified = false;
             core.task = Some(cx.waker().clone());
-            if !self.pipe.has_unsent() && core.machine.has_output() {
+            let emptied = self.stopped && !self.read_closed && core.machine.wants_input();
+            if emptied || !self.pipe.has_unsent() && core.machine.has_output() {
                 again = Again::Yes;
             }
         }
@@ -150,13 +157,15 @@ impl ConnectionTask {
                 let mut core = self.shared.lock();
                 core.notified = true;
                 core.task = Some(cx.waker().clone());
-                Ok(*again)
+                let emptied = self.stopped && core.machine.wants_input();
+                Ok(if emptied { Again::Yes } else { *again })
             }
             _ => Err(end),
         }
     }
 
     fn read(&mut self, cx: &mut Context<'_>) -> Result<Again, ConnectionEnd> {
+        self.stopped = false;
         for _ in 0..READS_A_TURN {
             if self.read_closed {
                 return Ok(Again::No);
@@ -167,6 +176,7 @@ impl ConnectionTask {
                 core.paused
             };
             if paused {
+                self.stopped = true;
                 self.shared.set_stalled(true);
                 return Ok(Again::No);
             }
@@ -237,6 +247,11 @@ impl ConnectionTask {
                 let mut gathered = 0;
                 while gathered + PIECE <= GATHER {
                     match core.machine.poll_transmit(&mut scratch.plain, PIECE) {
+                        // Behind all that was queued: a good-bye that came before it would cut it off.
+                        0 if core.closing && core.is_settled() && !self.said_bye => {
+                            core.machine.close();
+                            self.said_bye = true;
+                        }
                         0 => break,
                         more => gathered += more,
                     }
@@ -282,7 +297,7 @@ impl ConnectionTask {
             self.shared.set_stalled(true);
             by = now + STALLED_AFTER;
         }
-        if self.shared.lock().closing {
+        if self.said_bye {
             let end = *self.closing_since.get_or_insert(now) + CLOSE_PATIENCE;
             if now >= end {
                 return Err(ConnectionEnd::Here);

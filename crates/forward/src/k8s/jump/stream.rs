@@ -19,6 +19,8 @@ use super::fault::{JumpFault, Way};
 const SETTLE: Duration = Duration::from_millis(50);
 /// The same when nothing has come: then it is most likely a connection that was refused.
 const SETTLE_EMPTY: Duration = Duration::from_secs(1);
+/// The same when our half has ended too: then the command ends, and an end without its status is none.
+const SETTLE_ENDED: Duration = Duration::from_secs(10);
 
 /// A byte stream to a host behind a pod.
 pub(super) struct JumpStream {
@@ -30,6 +32,8 @@ pub(super) struct JumpStream {
     read: usize,
     /// Something has come.
     carried: bool,
+    /// Our half has ended.
+    finished: bool,
     state: State,
     /// Whoever wrote to a command that takes no more; what it is to hear comes from the other direction.
     writer: Option<Waker>,
@@ -54,6 +58,7 @@ impl JumpStream {
             buffer: Vec::new(),
             read: 0,
             carried: false,
+            finished: false,
             state: State::Open,
             writer: None,
             reader: None,
@@ -71,7 +76,11 @@ impl JumpStream {
                         self.carried = true;
                         return Poll::Ready(Ok(true));
                     }
-                    let wait = if self.carried { SETTLE } else { SETTLE_EMPTY };
+                    let wait = match (self.finished, self.carried) {
+                        (true, _) => SETTLE_ENDED,
+                        (false, true) => SETTLE,
+                        (false, false) => SETTLE_EMPTY,
+                    };
                     self.state = State::Settling(Box::pin(sleep(wait)));
                 }
                 State::Settling(timer) => {
@@ -79,7 +88,11 @@ impl JumpStream {
                         Poll::Ready(end) => self.judge(&end),
                         Poll::Pending => {
                             ready!(timer.as_mut().poll(cx));
-                            JumpFault::said(&self.way, self.exec.stderr())
+                            if self.finished {
+                                self.judge(&ExecEnd::NoStatus("no status came".to_owned()))
+                            } else {
+                                JumpFault::said(&self.way, self.exec.stderr())
+                            }
                         }
                     };
                     self.settle(fault);
@@ -170,7 +183,8 @@ impl AsyncWrite for JumpStream {
     }
 
     /// Goes through at once: unlike a port-forward, exec has a true half-close.
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.finished = true;
         self.exec.finish();
         Poll::Ready(Ok(()))
     }

@@ -1,3 +1,5 @@
+//! Commands in the pod: texts, codes, ends.
+
 use serde_json::Value;
 
 use super::*;

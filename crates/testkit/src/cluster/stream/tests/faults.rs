@@ -1,3 +1,5 @@
+//! Scripted faults.
+
 use std::time::Instant;
 
 use super::*;

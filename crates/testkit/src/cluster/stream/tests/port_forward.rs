@@ -1,3 +1,5 @@
+//! Forwarded ports over all transports.
+
 use std::time::Instant;
 
 use super::*;

@@ -1,3 +1,5 @@
+//! Which upgrades are accepted, by which server.
+
 use super::*;
 
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
