@@ -214,6 +214,9 @@ impl Inner {
         state.closed = true;
         for connection in state.connections.drain(..) {
             connection.close_when_idle();
+            if self.scope.is_draining() {
+                connection.hurry();
+            }
         }
         drop(state);
         self.changed.send_modify(|count| *count += 1);

@@ -59,6 +59,8 @@ pub(super) struct Core {
     pub(super) paused: bool,
     /// This side wants it ended once its output is sent.
     pub(super) closing: bool,
+    /// The program ends: nobody waits for long.
+    pub(super) hurry: bool,
     pub(super) over: Option<ConnectionEnd>,
     discard: Vec<u8>,
 }
@@ -106,6 +108,7 @@ impl Connection {
             notified: false,
             paused: false,
             closing: false,
+            hurry: false,
             over: None,
             discard: Vec::new(),
         };
@@ -323,6 +326,11 @@ impl Connection {
         self.retiring.store(true, Ordering::Relaxed);
         // Under the lock: a pair that is being opened is counted before it is let go.
         self.change(|core| core.closing |= self.streams() == 0);
+    }
+
+    /// The program ends, and with it this connection as soon as it may; see [`Connection::close_when_idle`].
+    pub(crate) fn hurry(&self) {
+        self.change(|core| core.hurry = true);
     }
 
     fn change(&self, change: impl FnOnce(&mut Core)) {

@@ -15,7 +15,7 @@ use spdy::Health;
 use tokio::time::{Sleep, sleep_until};
 
 use super::machine::MachineError;
-use super::shared::{Connection, ConnectionEnd};
+use super::shared::{Connection, ConnectionEnd, Core};
 use crate::error::words;
 use crate::k8s::dial::fault_as_io;
 
@@ -29,6 +29,8 @@ const PIECE: usize = 60 * 1024;
 const GATHERS_A_TURN: usize = 2;
 /// Bytes of output that the socket has not taken for this long mark the connection as stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// At the program's end, streams whose client is gone get this long to end by themselves.
+const HURRY: Duration = Duration::from_millis(150);
 /// A connection that is to end gets this long to say so.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,7 @@ pub(crate) struct ConnectionTask {
     /// Since when the socket has taken nothing, and what it had taken by then.
     blocked: Option<(Instant, u64)>,
     closing_since: Option<Instant>,
+    bye_since: Option<Instant>,
     /// The peer sends nothing more.
     read_closed: bool,
     /// This turn's reading ended at a full stream: whoever emptied it meanwhile found nobody to wake.
@@ -87,6 +90,7 @@ impl ConnectionTask {
             wakers: Vec::new(),
             blocked: None,
             closing_since: None,
+            bye_since: None,
             read_closed: false,
             stopped: false,
             said_bye: false,
@@ -127,6 +131,7 @@ impl ConnectionTask {
             }
         }
         self.watch_output(cx, now)?;
+        self.watch_closing(cx, now);
         if again == Again::No {
             let mut core = self.shared.lock();
             if core.machine.is_closed() && !core.machine.has_output() && !self.pipe.has_unsent() {
@@ -248,7 +253,7 @@ impl ConnectionTask {
                 while gathered + PIECE <= GATHER {
                     match core.machine.poll_transmit(&mut scratch.plain, PIECE) {
                         // Behind all that was queued: a good-bye that came before it would cut it off.
-                        0 if core.closing && core.is_settled() && !self.said_bye => {
+                        0 if core.closing && (core.is_settled() || self.is_late(&core, now)) && !self.said_bye => {
                             core.machine.close();
                             self.said_bye = true;
                         }
@@ -258,7 +263,7 @@ impl ConnectionTask {
                 }
                 // Sending made room: writers that wait for it are woken.
                 Connection::collect(&mut core, now, &mut self.wakers);
-                let closing = core.closing && core.is_settled();
+                let closing = self.said_bye;
                 drop(core);
                 self.wake_all();
                 if gathered == 0 {
@@ -277,6 +282,32 @@ impl ConnectionTask {
             }
             Ok(Again::Yes)
         })
+    }
+
+    /// Whether lingering streams had their time: that of a program that ends is short.
+    fn is_late(&self, core: &Core, now: Instant) -> bool {
+        core.hurry && self.closing_since.is_some_and(|since| now >= since + HURRY)
+    }
+
+    /// Sees to it that a connection whose last streams linger at the program's end does not wait for them for long.
+    fn watch_closing(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let hurried = {
+            let core = self.shared.lock();
+            core.closing && core.hurry && !self.said_bye
+        };
+        if hurried {
+            let by = *self.closing_since.get_or_insert(now) + HURRY;
+            self.call_at(cx, by);
+        }
+    }
+
+    fn call_at(&mut self, cx: &mut Context<'_>, by: Instant) {
+        if by < self.timer_at {
+            self.timer_at = by;
+            self.timer.as_mut().reset(by.into());
+            // Registers for the new time; it is not due yet.
+            let _ = self.timer.as_mut().poll(cx);
+        }
     }
 
     /// Marks the connection when the server takes nothing: an upload that nobody reads holds up all others, and
@@ -298,18 +329,13 @@ impl ConnectionTask {
             by = now + STALLED_AFTER;
         }
         if self.said_bye {
-            let end = *self.closing_since.get_or_insert(now) + CLOSE_PATIENCE;
+            let end = *self.bye_since.get_or_insert(now) + CLOSE_PATIENCE;
             if now >= end {
                 return Err(ConnectionEnd::Here);
             }
             by = by.min(end);
         }
-        if by < self.timer_at {
-            self.timer_at = by;
-            self.timer.as_mut().reset(by.into());
-            // Registers for the new time; it is not due yet.
-            let _ = self.timer.as_mut().poll(cx);
-        }
+        self.call_at(cx, by);
         Ok(())
     }
 }
