@@ -4,8 +4,8 @@ use testkit::cluster::{AuthMode, Cluster, ClusterOptions, PodSpec};
 use testkit::origin::HttpOrigin;
 use testkit::process::Process;
 
-use super::{address, status};
-use crate::support::{DEADLINE, adit};
+use super::{address, addresses, status};
+use crate::support::{DEADLINE, adit, eventually};
 
 /// A forward at the highest log level, and what it said.
 async fn said_of(auth: AuthMode) -> (String, Vec<String>) {
@@ -19,12 +19,14 @@ async fn said_of(auth: AuthMode) -> (String, Vec<String>) {
     command.args(["forward", "web-1", ":8080", "-vvv"]).env("KUBECONFIG", &kubeconfig);
     let process = Process::start(&mut command).expect("adit starts");
     process.line(DEADLINE, |line| line.contains("ready in")).await.expect("it is ready");
+    // Another pipe: its line may come later.
+    eventually(DEADLINE, "the port", || async { addresses(&process).first().copied() }).await;
     assert_eq!(status(address(&process)).await, Some(200));
     let new_token = cluster.rotate_token();
     // Its requests are refused from here on, and it reads its credentials again.
     cluster.faults().cut_connections();
     cluster.faults().drop_watches();
-    crate::support::eventually(DEADLINE, "requests after the token's end", || async {
+    eventually(DEADLINE, "requests after the token's end", || async {
         (process.output().to_lowercase().contains("credential")).then_some(())
     })
     .await;
