@@ -80,6 +80,12 @@ pub(crate) fn addresses(process: &Process) -> Vec<SocketAddr> {
     process.stdout().lines().filter_map(address).collect()
 }
 
+/// Waits for the ready line, and for kubectl's lines, which come over another pipe.
+pub(crate) async fn ready(process: &Process) {
+    process.line(DEADLINE, |line| line.contains("ready in")).await.expect("it becomes ready");
+    eventually(DEADLINE, "the port's line", || async { addresses(process).first().copied() }).await;
+}
+
 /// The first of them.
 pub(crate) fn address(process: &Process) -> SocketAddr {
     *addresses(process).first().unwrap_or_else(|| panic!("no port: {}", process.output()))

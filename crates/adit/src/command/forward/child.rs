@@ -31,10 +31,15 @@ impl Running {
             let message = format!("cannot run {}: {error}", program.to_string_lossy());
             Failure::new(Fault::Usage, message, "check the command behind `--`")
         };
-        let mut child = Command::new(program).args(arguments).envs(environment(ports)).spawn().map_err(failed)?;
-        self.set(child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?)));
+        let mut child = {
+            // Under the lock: a signal that comes as soon as the command runs is the command's.
+            let mut pid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let child = Command::new(program).args(arguments).envs(environment(ports)).spawn().map_err(failed)?;
+            *pid = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+            child
+        };
         let status = child.wait().await;
-        self.set(None);
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
         status.map(exit_code).map_err(failed)
     }
 
@@ -90,10 +95,6 @@ impl Running {
 
     fn is_running(&self) -> bool {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).is_some()
-    }
-
-    fn set(&self, pid: Option<Pid>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = pid;
     }
 }
 

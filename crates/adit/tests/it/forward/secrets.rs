@@ -4,7 +4,7 @@ use testkit::cluster::{AuthMode, Cluster, ClusterOptions, PodSpec};
 use testkit::origin::HttpOrigin;
 use testkit::process::Process;
 
-use super::{address, addresses, status};
+use super::{address, ready, status};
 use crate::support::{DEADLINE, adit, eventually};
 
 /// A forward at the highest log level, and what it said.
@@ -18,9 +18,7 @@ async fn said_of(auth: AuthMode) -> (String, Vec<String>) {
     let mut command = adit(home.path());
     command.args(["forward", "web-1", ":8080", "-vvv"]).env("KUBECONFIG", &kubeconfig);
     let process = Process::start(&mut command).expect("adit starts");
-    process.line(DEADLINE, |line| line.contains("ready in")).await.expect("it is ready");
-    // Another pipe: its line may come later.
-    eventually(DEADLINE, "the port", || async { addresses(&process).first().copied() }).await;
+    ready(&process).await;
     assert_eq!(status(address(&process)).await, Some(200));
     let new_token = cluster.rotate_token();
     // Its requests are refused from here on, and it reads its credentials again.

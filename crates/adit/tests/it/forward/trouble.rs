@@ -3,7 +3,7 @@
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-use super::{Bench, address, status};
+use super::{Bench, address, ready, status};
 use crate::support::{DEADLINE, eventually};
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn what_is_waited_for_is_said() {
     let line = process.line(DEADLINE, |line| line.contains("waiting for")).await.expect("what it waits for");
     assert!(line.starts_with("svc/web: waiting for ") && line.contains("example/"), "{line}");
     bench.cluster.set_running("default", "web-1", true);
-    process.line(DEADLINE, |line| line.contains("ready in")).await.expect("it becomes ready");
+    ready(&process).await;
     assert_eq!(status(address(&process)).await, Some(200));
 }
 
