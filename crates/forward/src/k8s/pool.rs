@@ -214,9 +214,6 @@ impl Inner {
         state.closed = true;
         for connection in state.connections.drain(..) {
             connection.close_when_idle();
-            if self.scope.is_draining() {
-                connection.hurry();
-            }
         }
         drop(state);
         self.changed.send_modify(|count| *count += 1);
@@ -333,8 +330,18 @@ impl Inner {
     /// Drives a connection to its end, and tells those who wait for news.
     fn run(self: &Arc<Self>, task: super::connection::ConnectionTask, connection: &Arc<Connection>) {
         let (inner, connection) = (Arc::downgrade(self), Arc::clone(connection));
+        let scope = self.scope.clone();
         self.scope.spawn("pod connection", async move {
-            task.await;
+            tokio::pin!(task);
+            tokio::select! {
+                biased;
+                () = &mut task => {}
+                // Its pool may have let go of it before.
+                () = scope.drained() => {
+                    connection.hurry();
+                    task.await;
+                }
+            }
             if let Some(inner) = inner.upgrade() {
                 let mut state = inner.lock();
                 state.connections.retain(|known| !Arc::ptr_eq(known, &connection));

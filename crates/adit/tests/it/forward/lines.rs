@@ -75,7 +75,8 @@ async fn an_idle_forward_ends_at_once_with_the_signals_exit_code() {
         let start = Instant::now();
         process.signal(signal).expect("a signal");
         assert_eq!(process.exited(DEADLINE).await.expect("it ends").code(), Some(code), "{}", process.output());
-        assert!(start.elapsed() < Duration::from_secs(1), "{:?}: {}", start.elapsed(), process.output());
+        // Far less than the 8 s of a drain that waits for something.
+        assert!(start.elapsed() < Duration::from_secs(3), "{:?}: {}", start.elapsed(), process.output());
     }
 }
 
