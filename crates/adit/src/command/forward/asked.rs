@@ -232,6 +232,9 @@ fn parse_addresses(texts: &[String]) -> Result<Vec<Address>, Failure> {
             ));
         }
     }
+    // All addresses of a family are one listener: another one on a single address would be in its way.
+    let all: Vec<IpAddr> = addresses.iter().map(|address| address.ip).filter(IpAddr::is_unspecified).collect();
+    addresses.retain(|address| !all.iter().any(|all| *all != address.ip && (all.is_ipv6() || address.ip.is_ipv4())));
     Ok(addresses)
 }
 
@@ -344,6 +347,8 @@ mod tests {
         assert_eq!(addresses(&["--address", "localhost,10.0.0.1"]), ["127.0.0.1", "::1?", "10.0.0.1"]);
         assert_eq!(addresses(&["--address", "::1", "--address", "localhost"]), ["::1", "127.0.0.1"]);
         assert_eq!(addresses(&["--address", "[::1]"]), ["::1"]);
+        assert_eq!(addresses(&["--address", "0.0.0.0,127.0.0.1,::1"]), ["0.0.0.0", "::1"]);
+        assert_eq!(addresses(&["--address", "localhost,0.0.0.0,::"]), ["::"]);
         assert!(refusal(&["web", "80", "--address", "example.com"]).contains("neither an address"));
     }
 

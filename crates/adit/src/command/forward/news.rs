@@ -101,6 +101,10 @@ impl News {
         let first = lost.said.is_none();
         lost.said = Some(now);
         if first {
+            // What is waited for may be the cause itself: it is not said twice.
+            if lost.waiting == lost.cause {
+                lost.waiting_said.clone_from(&lost.waiting);
+            }
             return Some(Item::Lost { pod: self.pod.clone(), cause: lost.cause.clone(), resolving: lost.resolving });
         }
         lost.waiting_said.clone_from(&lost.waiting);
@@ -177,6 +181,19 @@ mod tests {
         assert_eq!(news.due(second), Some(Item::Waiting { text: "one".into() }));
         assert_eq!(news.take(waiting("one"), second + WAITING_EVERY), None);
         assert_eq!(news.take(waiting("two"), second + WAITING_EVERY * 2), Some(Item::Waiting { text: "two".into() }));
+    }
+
+    #[test]
+    fn a_cause_that_is_waited_for_is_not_said_twice() {
+        let (mut news, start) = (News::new(Some("web-1".into()), false), Instant::now());
+        let refused = Seen { cause: Some("refused".into()), waiting: Some("refused".into()), ..Seen::default() };
+        news.take(refused.clone(), start);
+        assert!(matches!(news.due(start + GRACE), Some(Item::Lost { .. })));
+        assert_eq!(news.next(), None);
+        assert_eq!(news.take(refused, start + GRACE + WAITING_EVERY), None);
+        let other = waiting("pod web-2: pulling");
+        let said = Item::Waiting { text: "pod web-2: pulling".into() };
+        assert_eq!(news.take(other, start + GRACE + WAITING_EVERY * 2), Some(said));
     }
 
     #[test]

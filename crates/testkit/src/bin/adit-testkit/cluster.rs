@@ -31,10 +31,12 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
   kubectl get pods,svc -o wide
   adit forward svc/web 8080:80        # or: kubectl port-forward svc/web 8080:80
   curl http://127.0.0.1:8080/
+  adit forward jump://fake/default/deployment/web/{} 8007     # a host that only the pods see
 
 Type `help` for what can be made to go wrong; Ctrl-C ends it.",
         cluster.url(),
         options.version.git_version(),
+        sample::HOST,
     ));
     let mut lines = typed();
     let on = |kind| signal(kind).map_err(|error| format!("no signals: {error}"));

@@ -21,6 +21,7 @@ terminate NAME                mark a pod as terminating; `delete pod` removes it
 waiting NAME REASON           ImagePullBackOff, CrashLoopBackOff, …
 run NAME                      make a pod run that does not
 restart NAME                  restart a pod's containers: its open streams end
+host NAME HOST:PORT ADDRESS   what a jump through the pod finds there
 refuse NAME PORT              nothing listens on the pod's port any more
 stop | vanish | start         the API server: gone with resets, gone in silence, back
 cut | silence | resume        all client connections: reset, silent, as before
@@ -56,7 +57,7 @@ pub(crate) async fn act(cluster: &Cluster, line: &str) -> Outcome {
         [verb, name, rest @ ..] if cluster.get("Pod", place(name).0, place(name).1).is_some() => {
             said(pod(cluster, verb, place(name), rest))
         }
-        ["ready" | "unready" | "terminate" | "waiting" | "run" | "restart" | "refuse", name, ..] => {
+        ["ready" | "unready" | "terminate" | "waiting" | "run" | "restart" | "refuse" | "host", name, ..] => {
             format!("no pod {name}")
         }
         words => said(answers(cluster, words)),
@@ -79,7 +80,14 @@ fn pod(cluster: &Cluster, verb: &str, (ns, name): (&str, &str), rest: &[&str]) -
         ("terminate", []) => cluster.terminate(ns, name),
         ("run", []) => cluster.set_running(ns, name, true),
         ("restart", []) => cluster.restart_containers(ns, name),
-        ("waiting", [reason, message @ ..]) => cluster.set_waiting(ns, name, reason, &message.join(" ")),
+        ("waiting", [reason, message @ ..]) => {
+            cluster.set_previous_log(ns, name, "", &format!("{name}: no database, giving up\n"));
+            cluster.set_waiting(ns, name, reason, &message.join(" "));
+        }
+        ("host", [host, addr]) => {
+            let addr = addr.parse().map_err(|_| format!("{addr} is not ADDRESS:PORT"))?;
+            cluster.set_host(ns, name, host, addr);
+        }
         ("refuse", [port]) => {
             let port = port.parse().map_err(|_| format!("{port} is not a port"))?;
             cluster.set_backend(ns, name, port, None);

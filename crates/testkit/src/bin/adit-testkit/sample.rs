@@ -18,6 +18,9 @@ use crate::options::Backend;
 /// The pods of `web` at the start.
 const WEB: [&str; 3] = ["web-7d4b9c-2xk8p", "web-7d4b9c-h6q4z", "web-7d4b9c-r9w2m"];
 
+/// What the first pods of `web` see and nobody outside does, to jump to: it echoes lines.
+pub(crate) const HOST: &str = "echo.internal:7";
+
 /// Keeps the built-in services alive.
 pub(crate) struct Sample {
     _echo: TcpOrigin,
@@ -34,10 +37,11 @@ impl Sample {
             &[("app", "web")],
             &[ServicePort::new(80).named("http").to_named("http")],
         );
+        let echo = TcpOrigin::start().await?;
         for name in WEB {
             add_web(cluster, name).await?;
+            cluster.set_host("default", name, HOST, echo.addr());
         }
-        let echo = TcpOrigin::start().await?;
         cluster.add_service("default", "echo", &[("app", "echo")], &[ServicePort::new(7)]);
         cluster.add_pod(PodSpec::new("default", "echo-0").label("app", "echo").port("", 7).backend(7, echo.addr()));
         Ok(Self { _echo: echo })
