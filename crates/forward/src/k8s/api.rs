@@ -4,7 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_core::diagnose::{Diagnose, Fault};
 use futures_util::StreamExt as _;
@@ -53,8 +53,8 @@ struct Inner {
     ahead: Mutex<Option<Ahead>>,
 }
 
-/// A connection that is being made.
-type Ahead = oneshot::Receiver<Pipe>;
+/// A connection that is being made, and since when.
+type Ahead = (Instant, oneshot::Receiver<Pipe>);
 
 /// What follows from one reading of the kubeconfig; replaced as a whole when credentials are refused.
 pub(crate) struct Session {
@@ -118,26 +118,29 @@ impl Api {
     /// given up when nobody wants it for [`AHEAD_KEPT`].
     pub(crate) async fn dial_ahead(self) {
         let (give, take) = oneshot::channel();
+        let begun = Instant::now();
         {
             let mut slot = self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner);
             // One is enough: several ports of one pod share its connections.
-            if slot.is_some() {
+            if slot.as_ref().is_some_and(|(begun, _)| begun.elapsed() < AHEAD_KEPT) {
                 return;
             }
-            *slot = Some(take);
+            *slot = Some((begun, take));
         }
         // Why it failed is told by whoever dials next.
         if let Ok(pipe) = self.session().dialer.pipe().await
             && give.send(pipe).is_ok()
         {
             tokio::time::sleep(AHEAD_KEPT).await;
-            drop(self.take_ahead());
+            let mut slot = self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+            slot.take_if(|(of, _)| *of == begun);
         }
     }
 
-    /// The connection that is being made, if there is one.
-    pub(crate) fn take_ahead(&self) -> Option<Ahead> {
-        self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner).take()
+    /// The connection that is being made, if there is one; an old one may be dead without a word.
+    pub(crate) fn take_ahead(&self) -> Option<oneshot::Receiver<Pipe>> {
+        let ahead = self.inner.ahead.lock().unwrap_or_else(PoisonError::into_inner).take();
+        ahead.filter(|(begun, _)| begun.elapsed() < AHEAD_KEPT).map(|(_, receiver)| receiver)
     }
 
     pub(crate) fn remembered_transport(&self) -> u8 {
