@@ -13,8 +13,10 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// Overrides every other setting of the level; takes directives such as `info,tunnel=debug`.
 pub const LEVEL_VARIABLE: &str = "ADIT_LOG";
 
-/// Libraries whose own chatter is one step lower than ours.
-const CHATTY: [&str; 6] = ["h2", "hyper", "hyper_util", "rustls", "tokio_util", "mio"];
+/// Libraries of others, which say less than we do: at `-v` nothing below a warning, at `-vv` what we say at `-v`. A name
+/// also stands for all that begin with it: `kube` for `kube_client`, `hyper` for `hyper_util`, `tower` for `tower_http`.
+const CHATTY: [&str; 10] =
+    ["h2", "hyper", "kube", "mio", "rustls", "tokio_tungstenite", "tokio_util", "tower", "tungstenite", "want"];
 
 /// How a line of the log looks.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -213,6 +215,33 @@ mod tests {
         assert_eq!(level(1, Some("error"), None), Some(LevelFilter::DEBUG));
         assert_eq!(level(1, Some("error"), Some("warn,tunnel=info")), Some(LevelFilter::INFO));
         assert_eq!(level(0, None, Some("")), Some(LevelFilter::INFO));
+    }
+
+    #[test]
+    fn libraries_of_others_are_quiet_at_v_and_heard_at_vv() {
+        let said = |verbosity: i8, event: fn()| {
+            let settings = LogSettings { verbosity, ..LogSettings::default() };
+            let seen = Arc::new(Mutex::new(0));
+            let layer = Counted(Arc::clone(&seen));
+            let registry = tracing_subscriber::registry().with(filter(&settings, None).unwrap()).with(layer);
+            tracing::subscriber::with_default(registry, event);
+            let count = *seen.lock().unwrap();
+            count
+        };
+        // A callsite remembers who wants it: each is used once.
+        assert_eq!(said(1, || tracing::debug!(target: "tower::buffer::worker", "service.ready")), 0);
+        assert_eq!(said(1, || tracing::debug!(target: "kube_client::client", "requesting")), 0);
+        assert_eq!(said(1, || tracing::debug!(target: "forward::k8s", "ours")), 1);
+        assert_eq!(said(1, || tracing::warn!(target: "hyper_util::client", "theirs, and bad")), 1);
+        assert_eq!(said(2, || tracing::debug!(target: "tower::buffer::worker", "service.ready")), 1);
+    }
+
+    struct Counted(Arc<Mutex<usize>>);
+
+    impl<S: Subscriber> Layer<S> for Counted {
+        fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
+            *self.0.lock().unwrap() += 1;
+        }
     }
 
     #[test]
