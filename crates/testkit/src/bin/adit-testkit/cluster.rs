@@ -20,6 +20,7 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
     let _sample = Sample::add(&cluster).await.map_err(|error| format!("no sample services: {error}"))?;
     for backend in &options.backends {
         sample::add_backend(&cluster, backend);
+        say(&backend.to_string());
     }
     let file = Kubeconfig::new(options, &cluster);
     cluster.write_kubeconfig(&file.path);

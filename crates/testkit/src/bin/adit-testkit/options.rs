@@ -79,6 +79,12 @@ impl Backend {
             _ => (true, what),
         };
         let (namespace, name) = what.split_once('/').unwrap_or(("default", what));
+        if service && name.contains('.') {
+            return Err(format!(
+                "--backend {text}: `{name}` is no name of a service, which has no dots; for a host that a pod sees \
+                 type `host POD {name}:{port} {addr}` while it runs"
+            ));
+        }
         Ok(Self {
             service,
             namespace: namespace.to_owned(),
@@ -86,6 +92,14 @@ impl Backend {
             port: port.parse().map_err(|_| wrong())?,
             addr: addr.parse().map_err(|_| wrong())?,
         })
+    }
+}
+
+impl std::fmt::Display for Backend {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { service, namespace, name, port, addr } = self;
+        let kind = if *service { "svc" } else { "pod" };
+        write!(f, "{kind}/{name}:{port} in the namespace {namespace} leads to {addr}")
     }
 }
 
@@ -150,6 +164,10 @@ mod tests {
         for wrong in ["postgres=127.0.0.1:5432", "postgres:5432", "postgres:5432=localhost"] {
             assert!(backend(wrong).is_err(), "{wrong}");
         }
+        let host = backend("db.internal:5432=127.0.0.1:5432").unwrap_err();
+        assert!(host.contains("type `host POD db.internal:5432 127.0.0.1:5432`"), "{host}");
+        let shown = Backend::parse("redis:6379=127.0.0.1:7").unwrap().to_string();
+        assert_eq!(shown, "svc/redis:6379 in the namespace default leads to 127.0.0.1:7");
     }
 
     #[test]
