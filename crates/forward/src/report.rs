@@ -23,7 +23,11 @@ pub struct ForwardReport {
     pub remote_port: Option<u16>,
     /// The service's port that leads to it, when the target is a service.
     pub service_port: Option<u16>,
-    /// How bytes are carried.
+    /// How many pods take connections.
+    pub pods: usize,
+    /// The ports that the pods declare, when the one that was asked for is none of them. It may work all the same.
+    pub declared: Vec<String>,
+    /// How bytes are carried: `tunnel`, `spdy` or `websocket`, `exec-spdy` or `exec-websocket`.
     pub transport: Option<&'static str>,
     /// What is waited for, in words.
     pub waiting_for: Option<String>,
@@ -48,6 +52,7 @@ impl ForwardReport {
             && (&self.context, &self.namespace, &self.pod) == (&other.context, &other.namespace, &other.pod)
             && (self.remote_port, self.service_port, self.transport)
                 == (other.remote_port, other.service_port, other.transport)
+            && (self.pods, &self.declared) == (other.pods, &other.declared)
             && (&self.waiting_for, self.ready_since) == (&other.waiting_for, other.ready_since)
     }
 

@@ -112,6 +112,8 @@ impl Forward {
             pod: None,
             remote_port: None,
             service_port: None,
+            pods: 0,
+            declared: Vec::new(),
             transport: None,
             waiting_for: None,
             ready_since: None,

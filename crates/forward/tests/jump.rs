@@ -138,7 +138,7 @@ async fn a_host_behind_a_pod_is_reached_and_the_tool_is_looked_for_once() {
     let forward = bed.forward(DB);
     let report = forward.ready().await.unwrap();
     assert_eq!((report.pod.as_deref(), report.remote_port), (Some("web"), Some(5432)));
-    assert_eq!(report.transport, Some("exec over SPDY"));
+    assert_eq!(report.transport, Some("exec-spdy"));
     for _ in 0..3 {
         assert_eq!(ask(&forward, b"sink\nabcde").await.unwrap(), b"5");
     }
@@ -219,7 +219,7 @@ async fn a_server_that_takes_no_spdy_gets_version_5_and_that_is_remembered() {
     bed.cluster.faults().streams().force(Transport::Spdy, Some(403));
     let forward = bed.forward(DB);
     let report = forward.ready().await.unwrap();
-    assert_eq!(report.transport, Some("exec over WebSocket"));
+    assert_eq!(report.transport, Some("exec-websocket"));
     let refused = bed.cluster.count_requests("POST");
     assert_eq!(ask(&forward, b"sink\nabcde").await.unwrap(), b"5");
     assert_eq!(ask(&forward, b"source 300000 k\n").await.unwrap().len(), 300_000);

@@ -44,6 +44,7 @@ pub struct Api {
 struct Inner {
     settings: KubeSettings,
     context: String,
+    flags: String,
     session: Mutex<Arc<Session>>,
     /// One renewal at a time: a plugin may ask a person.
     renewing: tokio::sync::Semaphore,
@@ -83,6 +84,7 @@ impl Api {
         Ok(Self {
             inner: Arc::new(Inner {
                 settings: settings.clone(),
+                flags: kubectl_flags(kubeconfigs, settings, &name),
                 context: name,
                 session: Mutex::new(Arc::new(session)),
                 renewing: tokio::sync::Semaphore::new(1),
@@ -102,6 +104,11 @@ impl Api {
     #[must_use]
     pub fn default_namespace(&self) -> String {
         self.session().namespace.clone()
+    }
+
+    /// What kubectl needs to be told to ask the same server, with a space before it; for hints.
+    pub(crate) fn kubectl_flags(&self) -> &str {
+        &self.inner.flags
     }
 
     /// The server, for messages.
@@ -341,6 +348,28 @@ impl Session {
             hint: None,
         }
     }
+}
+
+/// Without them kubectl takes the current context of the files it finds by itself.
+fn kubectl_flags(kubeconfigs: &Kubeconfigs, settings: &KubeSettings, context: &str) -> String {
+    let mut flags = String::new();
+    if kubeconfigs.context_name(None).is_ok_and(|current| current != context) {
+        flags.push_str(&format!(" --context {}", quoted(context)));
+    }
+    // kubectl takes a list of files from the environment only.
+    if let Some(file) = settings.kubeconfig.as_ref().filter(|file| !file.contains(':')) {
+        flags.push_str(&format!(" --kubeconfig {}", quoted(file)));
+    }
+    flags
+}
+
+/// A word as a shell takes it.
+fn quoted(word: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || b"-_./:=,@%+".contains(&b);
+    if !word.is_empty() && word.bytes().all(plain) {
+        return word.to_owned();
+    }
+    format!("'{}'", word.replace('\'', "'\\''"))
 }
 
 /// A client whose every request is signed, over connections that [`Dialer`] makes.

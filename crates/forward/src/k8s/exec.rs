@@ -46,8 +46,8 @@ impl ExecTransport {
     /// For status and messages.
     pub(crate) fn name(self) -> &'static str {
         match self {
-            Self::Spdy => "exec over SPDY",
-            Self::Channels => "exec over WebSocket",
+            Self::Spdy => "exec-spdy",
+            Self::Channels => "exec-websocket",
         }
     }
 }

@@ -16,7 +16,9 @@ use tokio::sync::{OnceCell, watch};
 
 use super::api::{Api, ApiError};
 use super::exec::Execs;
-use super::resolve::{Candidate, Choice, NoTarget, Of, PodRef, PodState, Port, Resolution, Resolver, Spread, Wanted};
+use super::resolve::{
+    Candidate, Choice, NoTarget, Of, PodRef, PodState, Port, Resolution, Resolver, Spread, Wanted, pause,
+};
 use super::target::KubeStatus;
 use crate::error::{ForwardError, chain};
 use crate::session::JumpOptions;
@@ -79,6 +81,7 @@ impl JumpSession {
         let namespace = target.namespace.clone().unwrap_or_else(|| api.default_namespace());
         let wanted = Wanted {
             context: target.context.clone(),
+            flags: api.kubectl_flags().to_owned(),
             namespace: namespace.clone(),
             of: Of::selected(&target.via),
             port: Port::Any,
@@ -118,7 +121,10 @@ impl JumpSession {
     /// When waiting is of no use, or the pod that was made is not ready in time.
     pub(crate) async fn resolved(&self) -> Result<(), ForwardError> {
         match &self.shared.maker {
-            Making::No => self.shared.candidate().await.map(drop),
+            Making::No => match self.shared.candidate().await {
+                Ok(_) => Ok(()),
+                Err(error) => Err(self.shared.resolver.explained(&self.shared.api, error).await),
+            },
             Making::Yes(maker) => self.shared.made(maker).await,
             Making::Nameless => Err(ForwardError::Unsupported {
                 target: self.shared.target.to_string(),
@@ -150,7 +156,9 @@ impl JumpSession {
                     ..
                 }) if backoff.attempts() < ATTEMPTS => {
                     shared.suspect(&candidate.pod);
-                    pause(&mut resolution, &mut backoff).await;
+                    if !pause(&mut resolution, &mut backoff).await {
+                        std::future::pending::<()>().await;
+                    }
                 }
                 Err(error) => return Err(error),
             }
@@ -250,6 +258,8 @@ impl JumpShared {
             pod: chosen.map(|candidate| candidate.pod.name),
             port: Some(self.target.port.get()),
             service_port: None,
+            pods: now.ready_pods(),
+            declared: Vec::new(),
             transport: self.execs.transport().map(super::exec::ExecTransport::name),
         };
         self.status.send_if_modified(|known| {
@@ -261,19 +271,7 @@ impl JumpShared {
 
     /// Waits for a pod.
     async fn candidate(&self) -> Result<Candidate, ForwardError> {
-        let mut resolution = self.resolver.resolution();
-        loop {
-            let now = resolution.borrow_and_update().clone();
-            if let Some(candidate) = self.foresee(&now) {
-                return Ok(candidate);
-            }
-            if let Some(error) = now.none.as_ref().and_then(|none| self.hopeless(none)) {
-                return Err(error);
-            }
-            if resolution.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        self.resolver.candidate(|now| self.foresee(now), |none| self.hopeless(none)).await
     }
 
     /// Why waiting for a pod is of no use.
@@ -384,7 +382,9 @@ impl JumpShared {
                     tracing::debug!(pod = candidate.pod.name, %error, "no command in this pod");
                     note(chain(&error));
                     shared.suspect(&candidate.pod);
-                    pause(&mut resolution, &mut backoff).await;
+                    if !pause(&mut resolution, &mut backoff).await {
+                        return Err(shared.unavailable("it was stopped".into()));
+                    }
                 }
             }
         }
@@ -417,10 +417,4 @@ fn may_pass(error: &ForwardError) -> bool {
         ),
         _ => false,
     }
-}
-
-/// Waits before the next attempt; news end the wait.
-async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) {
-    let wait = backoff.next_wait(rand::random());
-    let _ = tokio::time::timeout(wait, resolution.changed()).await;
 }

@@ -15,6 +15,7 @@ use super::channels::Channels;
 use super::connection::{Connection, ConnectionTask, Machine};
 use super::resolve::PodRef;
 use super::upgrade::{Upgrade, UpgradeError, Upgraded, upgrade};
+use super::watch::encoded;
 
 /// How a port-forward connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,12 +48,12 @@ impl Transport {
         });
     }
 
-    /// For messages and status.
-    pub(crate) fn name(self) -> &'static str {
+    /// The word for logs, status and events; programs read it, so it stays.
+    pub(crate) const fn name(self) -> &'static str {
         match self {
-            Self::Tunnel => "SPDY over WebSocket",
-            Self::Spdy => "SPDY",
-            Self::Channels => "WebSocket channels",
+            Self::Tunnel => "tunnel",
+            Self::Spdy => "spdy",
+            Self::Channels => "websocket",
         }
     }
 }
@@ -97,7 +98,7 @@ pub(crate) async fn open(api: &Api, pod: &PodRef, port: u16, number: u64) -> Res
 }
 
 async fn attempt(api: &Api, pod: &PodRef, port: u16, transport: Transport) -> Result<Upgraded, UpgradeError> {
-    let path = format!("/api/v1/namespaces/{}/pods/{}/portforward", pod.namespace, pod.name);
+    let path = format!("/api/v1/namespaces/{}/pods/{}/portforward", encoded(&pod.namespace), encoded(&pod.name));
     let upgraded = match transport {
         Transport::Tunnel => websocket(api, &path, "SPDY/3.1+portforward.k8s.io").await?,
         Transport::Spdy => spdy(api, &path, "portforward.k8s.io").await?,

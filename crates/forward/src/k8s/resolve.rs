@@ -3,12 +3,13 @@
 
 mod choice;
 mod driver;
+mod mistyped;
 mod none;
 mod pod;
 mod service;
 
 pub(crate) use choice::{Choice, Spread};
-pub(crate) use driver::Resolver;
+pub(crate) use driver::{Resolver, pause};
 pub(crate) use none::NoTarget;
 pub(crate) use pod::plain;
 
@@ -28,6 +29,8 @@ pub(crate) struct Resolution {
     pub(crate) none: Option<NoTarget>,
     /// The number of the service's port, when it is a service's that was asked for.
     pub(crate) service_port: Option<u16>,
+    /// The ports that the pods declare, when the one that was asked for is none of them. It may be there all the same.
+    pub(crate) declared: Vec<String>,
     /// The API server could not be asked for a while; the rest is what it said last.
     pub(crate) trouble: Option<Trouble>,
 }
@@ -64,6 +67,8 @@ pub(crate) enum PodState {
 pub(crate) struct Wanted {
     /// For hints only.
     pub(crate) context: Option<String>,
+    /// What kubectl needs to be told to ask the same API server, with a space before it; for hints only.
+    pub(crate) flags: String,
     pub(crate) namespace: String,
     pub(crate) of: Of,
     pub(crate) port: Port,
@@ -125,7 +130,7 @@ impl Resolution {
         // Two slices may name one pod: in two address families, or while an endpoint moves between slices.
         let mut seen = std::collections::HashSet::new();
         candidates.retain(|candidate| seen.insert(candidate.pod.clone()));
-        let mut resolution = Self { candidates, none: None, service_port: None, trouble: None };
+        let mut resolution = Self { candidates, none: None, service_port: None, declared: Vec::new(), trouble: None };
         resolution.none = none.filter(|_| !resolution.is_usable());
         resolution
     }
@@ -139,6 +144,11 @@ impl Resolution {
         self.candidates.iter().any(|candidate| candidate.state != PodState::NotReady)
     }
 
+    /// How many pods take connections.
+    pub(crate) fn ready_pods(&self) -> usize {
+        self.candidates.iter().filter(|candidate| candidate.state == PodState::Ready).count()
+    }
+
     /// What a user who waits wants to read; `None` when there is nothing to wait for.
     pub(crate) fn detail(&self) -> Option<String> {
         self.none.as_ref().map(NoTarget::detail)
@@ -148,6 +158,7 @@ impl Resolution {
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.candidates == other.candidates
             && self.service_port == other.service_port
+            && self.declared == other.declared
             && self.trouble.is_some() == other.trouble.is_some()
             // Errors have no equality of their own; their whole text has.
             && format!("{:?}", self.none) == format!("{:?}", other.none)
@@ -166,6 +177,11 @@ impl Wanted {
     fn jump(&self, host: &str, port: &str) -> String {
         let context = self.context.as_deref().unwrap_or_default().replace('%', "%25").replace('/', "%2F");
         format!("jump://{context}/{}/pod/POD/{}:{port}", self.namespace, plain(host))
+    }
+
+    /// Where kubectl has to look.
+    fn place(&self) -> String {
+        format!("-n {}{}", self.namespace, self.flags)
     }
 
     fn what(&self) -> String {
@@ -247,17 +263,16 @@ fn of_workload(wanted: &Wanted, kind: WorkloadKind, name: &str, seen: &Seen<'_>)
     let Some(selector) = workload.spec.selector.to_query() else {
         return Err(wanted.no_pods(String::new()));
     };
-    let (what, namespace) = (wanted.what(), &wanted.namespace);
+    let (what, place) = (wanted.what(), wanted.place());
     let zero = |how, command| Err(NoTarget::Zero { what, how, command });
     match &seen.pods {
         Look::Seen(pods) if !pods.is_empty() => of_pods(wanted, &selector, seen),
         _ if workload.spec.replicas == Some(0) => {
-            zero("scaled to zero", format!("kubectl scale {} {name} -n {namespace} --replicas=1", kind.word()))
+            zero("scaled to zero", format!("kubectl scale {} {name} {place} --replicas=1", kind.word()))
         }
-        _ if workload.spec.suspend => zero(
-            "suspended",
-            format!("kubectl patch job {name} -n {namespace} -p '{{\"spec\":{{\"suspend\":false}}}}'"),
-        ),
+        _ if workload.spec.suspend => {
+            zero("suspended", format!("kubectl patch job {name} {place} -p '{{\"spec\":{{\"suspend\":false}}}}'"))
+        }
         _ => of_pods(wanted, &selector, seen),
     }
 }
@@ -269,8 +284,8 @@ fn of_pod(wanted: &Wanted, name: &str, seen: &Seen<'_>) -> Result<Resolution, No
     };
     let candidate =
         Candidate { pod: PodRef::of(pod), port: pod_port(pod, &wanted.port)?, state: pod::state_by_name(pod) };
-    let none = NoTarget::NotRunning { pod: Box::new(PodTrouble::of(pod)), namespace: wanted.namespace.clone() };
-    Ok(Resolution::of(vec![candidate], Some(none)))
+    let none = NoTarget::NotRunning { pod: Box::new(PodTrouble::of(pod)), place: wanted.place() };
+    Ok(Resolution { declared: declared(&wanted.port, &[pod]), ..Resolution::of(vec![candidate], Some(none)) })
 }
 
 fn of_pods(wanted: &Wanted, selector: &str, seen: &Seen<'_>) -> Result<Resolution, NoTarget> {
@@ -288,17 +303,21 @@ fn of_pods(wanted: &Wanted, selector: &str, seen: &Seen<'_>) -> Result<Resolutio
     }
     match no_port {
         Some(error) if candidates.is_empty() => Err(error),
-        _ => Ok(Resolution::of(candidates, Some(wanted.none_ready(pods)))),
+        _ => {
+            let declared = declared(&wanted.port, pods);
+            Ok(Resolution { declared, ..Resolution::of(candidates, Some(wanted.none_ready(pods))) })
+        }
     }
 }
 
 impl Wanted {
     fn not_found(&self, resource: &'static str, name: &str) -> NoTarget {
-        NoTarget::NotFound { resource, name: name.to_owned(), namespace: self.namespace.clone() }
+        NoTarget::NotFound { resource, name: name.to_owned(), place: self.place() }
     }
 
     fn no_pods(&self, selector: String) -> NoTarget {
-        NoTarget::NoPods { what: self.what(), selector, namespace: self.namespace.clone() }
+        let aside = matches!(self.of, Of::Labels(_)).then(|| "is it mistyped?".to_owned());
+        NoTarget::NoPods { what: self.what(), selector, place: self.place(), aside }
     }
 
     /// Why none of the pods is ready: those that have ended are told of only when there is no other.
@@ -310,7 +329,7 @@ impl Wanted {
             living = ended;
         }
         living.sort_by(|a, b| a.pod.cmp(&b.pod));
-        NoTarget::NoneReady { what: self.what(), pods: living, namespace: self.namespace.clone() }
+        NoTarget::NoneReady { what: self.what(), pods: living, place: self.place() }
     }
 }
 
@@ -334,6 +353,27 @@ fn pod_port(pod: &Pod, port: &Port) -> Result<u16, NoTarget> {
             }
         }),
     }
+}
+
+/// The ports that pods declare when none of them declares this one; nothing when they declare none at all, as they may.
+fn declared(port: &Port, pods: &[&Pod]) -> Vec<String> {
+    let Port::Number(wanted) = port else { return Vec::new() };
+    let tcp = |port: &&super::objects::ContainerPort| is_tcp(port.protocol.as_deref());
+    let ports: Vec<_> = pods.iter().flat_map(|pod| pod.ports()).filter(tcp).collect();
+    if ports.iter().any(|port| port.container_port == *wanted) {
+        return Vec::new();
+    }
+    let mut written: Vec<String> = Vec::new();
+    for port in ports {
+        let text = match port.name.as_deref() {
+            Some(name) if !name.is_empty() => format!("{} ({})", port.container_port, plain(name)),
+            _ => port.container_port.to_string(),
+        };
+        if !written.contains(&text) {
+            written.push(text);
+        }
+    }
+    written
 }
 
 /// The error for a named port that a pod does not have.

@@ -5,8 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::Backoff;
-use adit_core::diagnose::Fault;
-use adit_core::near;
 use adit_core::target::KubeTarget;
 use runtime::Scope;
 use runtime::connect::ConnectError;
@@ -14,17 +12,14 @@ use tokio::sync::watch;
 
 use super::api::{Api, ApiError};
 use super::connection::PortStream;
-use super::objects::{List, ObjectMeta};
 use super::pool::PodPool;
 use super::port_forward::Transport;
-use super::resolve::{Candidate, Choice, PodRef, Resolution, Resolver, Spread, Wanted};
+use super::resolve::{Candidate, Choice, NoTarget, PodRef, Resolution, Resolver, Spread, Wanted, pause};
 use super::stream::KubeStream;
 use crate::error::ForwardError;
 
 /// How long a pod to which a connection failed is passed over.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
-/// How long an error waits for the list of namespaces, which may make it a better one.
-const NAMESPACES_WITHIN: Duration = Duration::from_secs(2);
 /// A pool of a pod that is no longer chosen is kept so long, in case it is chosen again.
 const PODS_KEPT: usize = 16;
 
@@ -57,6 +52,10 @@ pub(crate) struct KubeStatus {
     pub(crate) port: Option<u16>,
     /// The service's port that leads to it, when a service was asked for.
     pub(crate) service_port: Option<u16>,
+    /// How many pods take connections.
+    pub(crate) pods: usize,
+    /// The ports that the pods declare, when the one that was asked for is none of them.
+    pub(crate) declared: Vec<String>,
     /// What is waited for.
     pub(crate) waiting: Option<String>,
     pub(crate) transport: Option<&'static str>,
@@ -78,7 +77,6 @@ pub(crate) struct KubeTargetShared {
     held: Mutex<HashMap<PodRef, Arc<PodPool>>>,
     status: watch::Sender<KubeStatus>,
     text: String,
-    namespace: String,
     patience: Duration,
 }
 
@@ -93,8 +91,8 @@ impl KubeSession {
         patience: Duration,
     ) -> Self {
         let own = scope.child();
-        let wanted = Wanted::of(target, &api.default_namespace());
-        let namespace = wanted.namespace.clone();
+        let flags = api.kubectl_flags().to_owned();
+        let wanted = Wanted { flags, ..Wanted::of(target, &api.default_namespace()) };
         let spread = if balance { Spread::Balanced } else { Spread::Pinned };
         let shared = Arc::new(KubeTargetShared {
             resolver: Resolver::start_wanted(&own, api.clone(), wanted),
@@ -105,7 +103,6 @@ impl KubeSession {
             held: Mutex::default(),
             status: watch::Sender::new(KubeStatus::default()),
             text: target.to_string(),
-            namespace,
             patience,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
@@ -124,7 +121,7 @@ impl KubeSession {
     /// When waiting is of no use.
     pub(crate) async fn resolved(&self) -> Result<(), ForwardError> {
         if let Err(error) = self.shared.candidate().await {
-            return Err(self.shared.with_namespace(error).await);
+            return Err(self.shared.resolver.explained(&self.shared.api, error).await);
         }
         self.shared.refresh();
         Ok(())
@@ -172,12 +169,6 @@ impl Drop for KubeSession {
         self.scope.abort();
         self.shared.held().clear();
     }
-}
-
-/// An object of which only the name matters.
-#[derive(Debug, serde::Deserialize)]
-struct Named {
-    metadata: ObjectMeta,
 }
 
 async fn lost(pool: Option<(Arc<PodPool>, u16)>) -> String {
@@ -253,6 +244,8 @@ impl KubeTargetShared {
             pod: chosen.as_ref().map(|candidate| candidate.pod.name.clone()),
             port: chosen.as_ref().map(|candidate| candidate.port),
             service_port: now.service_port,
+            pods: now.ready_pods(),
+            declared: now.declared.clone(),
             waiting: now.detail().filter(|_| chosen.is_none()),
             transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
         };
@@ -277,32 +270,6 @@ impl KubeTargetShared {
         }
     }
 
-    /// A namespace that does not exist looks like one without the object: the one that was meant may be told.
-    async fn with_namespace(&self, error: ForwardError) -> ForwardError {
-        if !matches!(error, ForwardError::NoTarget { .. }) {
-            return error;
-        }
-        let known = self.api.get::<List<Named>>("/api/v1/namespaces?limit=500");
-        let Ok(Ok(known)) = tokio::time::timeout(NAMESPACES_WITHIN, known).await else { return error };
-        let names: Vec<&str> = known.items.iter().map(|named| named.metadata.name.as_str()).collect();
-        if names.contains(&self.namespace.as_str()) || known.metadata.next.is_some() {
-            return error;
-        }
-        let hint = match near::nearest(&self.namespace, names) {
-            Some(nearest) => format!("did you mean `{nearest}`?"),
-            None => "`kubectl get namespaces` lists what there is".to_owned(),
-        };
-        ForwardError::NoTarget {
-            message: format!(
-                "the namespace `{}` is not in the cluster of the context `{}`",
-                self.namespace,
-                self.api.context()
-            ),
-            fault: Fault::Usage,
-            hint: Some(hint),
-        }
-    }
-
     /// The pod new connections go to, as far as is known now.
     fn current(&self) -> Option<Candidate> {
         self.foresee(&self.resolver.now())
@@ -310,19 +277,8 @@ impl KubeTargetShared {
 
     /// Waits for a pod.
     async fn candidate(&self) -> Result<Candidate, ForwardError> {
-        let mut resolution = self.resolver.resolution();
-        loop {
-            let now = resolution.borrow_and_update().clone();
-            if let Some(candidate) = self.foresee(&now) {
-                return Ok(candidate);
-            }
-            if let Some(none) = now.none.as_ref().filter(|none| none.is_permanent()) {
-                return Err(ForwardError::no_target(none));
-            }
-            if resolution.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        let hopeless = |none: &NoTarget| none.is_permanent().then(|| ForwardError::no_target(none));
+        self.resolver.candidate(|now| self.foresee(now), hopeless).await
     }
 
     /// The server answers again: watches that wait after a failure need not wait any longer.
@@ -427,10 +383,4 @@ impl KubeTargetShared {
             }
         }
     }
-}
-
-/// Waits before the next attempt; news end the wait. False: there will be none, the target was let go.
-async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) -> bool {
-    let wait = backoff.next_wait(rand::random());
-    !matches!(tokio::time::timeout(wait, resolution.changed()).await, Ok(Err(_)))
 }

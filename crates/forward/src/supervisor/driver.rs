@@ -234,6 +234,8 @@ impl Driver {
             pod: target.pod,
             remote_port: target.port,
             service_port: target.service_port,
+            pods: target.pods,
+            declared: target.declared,
             transport: target.transport,
             waiting_for,
             ready_since: self.ready_since,

@@ -224,3 +224,51 @@ async fn objects_with_missing_or_absurd_parts_do_not_end_a_forward() {
         call(&forward).await;
     }
 }
+
+#[tokio::test]
+async fn a_name_that_is_nearly_right_is_proposed() {
+    let bed = Bed::web().await;
+    refusal(&bed.forward("service/wbe:80")).await.has(&["services \"wbe\" not found"], &["did you mean `web`?"]);
+    refusal(&bed.forward("pod/web-9:80")).await.has(&["pods \"web-9\" not found"], &["did you mean `web-1`?"]);
+    let none = refusal(&bed.forward("service/postgres:80")).await;
+    assert!(!none.hint.contains("did you mean"), "{:?}", none.hint);
+}
+
+#[tokio::test]
+async fn where_names_may_not_be_listed_the_error_is_the_plain_one() {
+    let bed = Bed::web().await;
+    bed.cluster.faults().deny("list", "services");
+    bed.cluster.faults().deny("watch", "services");
+    let said = refusal(&bed.forward("service/wbe:80")).await;
+    said.has(&["services \"wbe\" not found"], &["kubectl get services -n default"]);
+    assert!(!said.hint.contains("did you mean"), "{:?}", said.hint);
+}
+
+#[tokio::test]
+async fn labels_that_no_pod_has_are_compared_with_those_there_are() {
+    let bed = Bed::web().await;
+    let forward = bed.forward("selector/app=wbe:80");
+    waiting(&forward, "no pod belongs to selector app=wbe; did you mean `app=web`?").await;
+    waiting(&bed.forward("selector/colour=blue:80"), "no pod belongs to selector colour=blue; is it mistyped?").await;
+}
+
+#[tokio::test]
+async fn labels_that_led_to_a_pod_once_are_not_doubted_any_more() {
+    let bed = Bed::web().await;
+    let forward = bed.forward("selector/app=web:8080");
+    ready(&forward).await;
+    bed.cluster.delete("Pod", "default", "web-1");
+    waiting(&forward, "no pod belongs to selector app=web").await;
+    let said = forward.report().waiting_for.unwrap_or_default();
+    assert!(!said.contains("mistyped"), "{said}");
+}
+
+#[tokio::test]
+async fn a_port_that_no_container_declares_is_ready_with_those_that_are() {
+    let bed = Bed::web().await;
+    for (target, declared) in
+        [("pod/web-1:80", &["8080 (http)"][..]), ("selector/app=web:80", &["8080 (http)"]), ("pod/web-1:8080", &[])]
+    {
+        assert_eq!(ready(&bed.forward(target)).await.declared, declared, "{target}");
+    }
+}

@@ -14,11 +14,9 @@ const POST: &str = "POST /api/v1/namespaces/default/pods/web-1/portforward";
 
 #[tokio::test]
 async fn each_server_is_spoken_to_as_it_can() {
-    for (version, transport) in [
-        (ServerVersion::V1_28, "SPDY"),
-        (ServerVersion::V1_31, "SPDY over WebSocket"),
-        (ServerVersion::V1_36, "SPDY over WebSocket"),
-    ] {
+    for (version, transport) in
+        [(ServerVersion::V1_28, "spdy"), (ServerVersion::V1_31, "tunnel"), (ServerVersion::V1_36, "tunnel")]
+    {
         let bed = Bed::web_with(ClusterOptions { version, ..ClusterOptions::default() }).await;
         let forward = bed.ready().await;
         assert_eq!(forward.report().transport, Some(transport), "{version:?}");
@@ -46,7 +44,7 @@ async fn a_tunnel_refused_by_whatever_status_is_followed_by_spdy() {
         let bed = Bed::web().await;
         bed.cluster.faults().streams().force(Transport::Tunnel, Some(status));
         let forward = bed.ready().await;
-        assert_eq!(forward.report().transport, Some("SPDY"), "{status}");
+        assert_eq!(forward.report().transport, Some("spdy"), "{status}");
         call(&forward).await;
     }
 }
@@ -58,7 +56,7 @@ async fn where_neither_is_taken_each_stream_has_a_connection_of_the_channel_prot
     faults.force(Transport::Tunnel, Some(403));
     faults.force(Transport::Spdy, Some(403));
     let forward = bed.ready().await;
-    assert_eq!(forward.report().transport, Some("WebSocket channels"));
+    assert_eq!(forward.report().transport, Some("websocket"));
     for _ in 0..3 {
         call(&forward).await;
     }

@@ -76,7 +76,7 @@ fn read<T: Object>(object: &Value) -> T {
 }
 
 fn wanted(of: Of, port: Port) -> Wanted {
-    Wanted { context: Some("a/b".into()), namespace: "ns".into(), of, port }
+    Wanted { context: Some("a/b".into()), flags: String::new(), namespace: "ns".into(), of, port }
 }
 
 fn forbidden() -> ApiError {
@@ -362,7 +362,26 @@ fn what_does_not_exist_is_told_as_the_api_server_tells_it() {
         assert_eq!(none(&resolution), text);
         assert!(permanent(&resolution) && hint(&resolution).contains("kubectl get"));
     }
-    assert_eq!(none(&world.resolve(Of::Labels("app=x".into()), 80)), "no pod belongs to selector app=x");
+    assert_eq!(
+        none(&world.resolve(Of::Labels("app=x".into()), 80)),
+        "no pod belongs to selector app=x; is it mistyped?"
+    );
+}
+
+#[test]
+fn commands_in_hints_lead_kubectl_to_the_same_cluster() {
+    let flags = " --context prod --kubeconfig /k".to_owned();
+    let wanted = Wanted { flags, ..wanted(Of::Service("x".into()), Port::Number(80)) };
+    let hint = wanted.not_found("services", "x").hint().unwrap();
+    assert_eq!(hint, "`kubectl get services -n ns --context prod --kubeconfig /k` lists what there is");
+}
+
+#[test]
+fn a_high_port_that_a_service_does_not_have_may_be_meant_to_be_the_local_one() {
+    let world = World::new(json!([service(http())]));
+    let hint = |port: u16| hint(&world.resolve(Of::Service("web".into()), port));
+    assert_eq!(hint(81), "it has 80 (http)");
+    assert_eq!(hint(18086), "it has 80 (http); if 18086 is to be the port on this machine, write 18086:80");
 }
 
 #[test]

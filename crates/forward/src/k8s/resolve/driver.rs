@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::future::pending;
 use std::sync::Arc;
 
+use adit_core::backoff::Backoff;
 use adit_core::target::{KubeTarget, ObjectKind, PortRef, Selection};
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
@@ -11,7 +12,8 @@ use runtime::scope::Scope;
 use tokio::sync::watch;
 
 use super::pod::{Crash, PodWhy, plain};
-use super::{Look, NoTarget, Of, Port, Resolution, Seen, Wanted, WorkloadKind, resolve};
+use super::{Candidate, Look, NoTarget, Of, Port, Resolution, Seen, Wanted, WorkloadKind, mistyped, resolve};
+use crate::error::ForwardError;
 use crate::k8s::api::Api;
 use crate::k8s::objects::{EndpointSlice, Object, Pod, Service, Workload, labels_query};
 use crate::k8s::watch::{Collection, State, Trouble, View, encoded, follow};
@@ -26,6 +28,7 @@ const LOG_BYTES: usize = 64 * 1024;
 /// Keeps a target resolved for as long as it lives.
 #[derive(Debug)]
 pub(crate) struct Resolver {
+    wanted: Wanted,
     resolution: watch::Receiver<Arc<Resolution>>,
     wake: watch::Sender<u64>,
 }
@@ -36,9 +39,9 @@ impl Resolver {
         let none = NoTarget::Unknown { what: wanted.what() };
         let (out, resolution) = watch::channel(Arc::new(Resolution::nothing(none)));
         let (wake, woken) = watch::channel(0);
-        let driver = Driver::new(scope.clone(), api, wanted, woken);
+        let driver = Driver::new(scope.clone(), api, wanted.clone(), woken);
         scope.spawn("target resolution", driver.run(out));
-        Self { resolution, wake }
+        Self { wanted, resolution, wake }
     }
 
     /// The pods the target leads to, as they change.
@@ -49,6 +52,35 @@ impl Resolver {
     /// The pods the target leads to now.
     pub(crate) fn now(&self) -> Arc<Resolution> {
         Arc::clone(&self.resolution.borrow())
+    }
+
+    /// Waits for a pod that `choose` takes, or until `hopeless` sees that waiting is of no use.
+    pub(crate) async fn candidate<E>(
+        &self,
+        choose: impl Fn(&Resolution) -> Option<Candidate>,
+        hopeless: impl Fn(&NoTarget) -> Option<E>,
+    ) -> Result<Candidate, E> {
+        let mut resolution = self.resolution();
+        loop {
+            let now = resolution.borrow_and_update().clone();
+            if let Some(candidate) = choose(&now) {
+                return Ok(candidate);
+            }
+            if let Some(error) = now.none.as_ref().and_then(&hopeless) {
+                return Err(error);
+            }
+            if resolution.changed().await.is_err() {
+                pending::<()>().await;
+            }
+        }
+    }
+
+    /// An error of [`Resolver::candidate`] with what may have been meant, when there is no object of that name.
+    pub(crate) async fn explained(&self, api: &Api, error: ForwardError) -> ForwardError {
+        match &self.now().none {
+            Some(NoTarget::NotFound { name, .. }) => mistyped::explain(api, &self.wanted, name, error).await,
+            _ => error,
+        }
     }
 
     /// What a user who waits wants to read; `None` when there is nothing to wait for.
@@ -70,7 +102,13 @@ impl Wanted {
             PortRef::Name(name) => Port::Name(name.clone()),
         };
         let namespace = target.namespace.clone().unwrap_or_else(|| default_namespace.to_owned());
-        Self { context: target.context.clone(), namespace, of: Of::selected(&target.selection), port }
+        Self {
+            context: target.context.clone(),
+            flags: String::new(),
+            namespace,
+            of: Of::selected(&target.selection),
+            port,
+        }
     }
 }
 
@@ -106,6 +144,17 @@ struct Driver {
     /// The selector that `pods` follows.
     selector: Option<String>,
     logs: Logs,
+    aside: Aside,
+}
+
+/// What labels without a pod may have been meant to be. It is asked for once, and only until there was a pod.
+#[derive(Default)]
+struct Aside {
+    over: bool,
+    /// There was a pod.
+    worked: bool,
+    text: Option<String>,
+    fetch: Option<BoxFuture<'static, Option<String>>>,
 }
 
 /// Last words of containers that crash, by pod, container and restart.
@@ -120,8 +169,9 @@ type LogKey = (String, String, u32);
 impl Driver {
     fn new(scope: Scope, api: Api, wanted: Wanted, wake: watch::Receiver<u64>) -> Self {
         let (service, slices, workload, pods) = (None, None, None, None);
-        let logs = Logs::default();
-        let mut driver = Self { scope, api, wanted, wake, service, slices, workload, pods, selector: None, logs };
+        let (logs, aside) = (Logs::default(), Aside::default());
+        let mut driver =
+            Self { scope, api, wanted, wake, service, slices, workload, pods, selector: None, logs, aside };
         match driver.wanted.of.clone() {
             Of::Service(name) => {
                 let slices = format!("kubernetes.io/service-name={name}");
@@ -158,6 +208,10 @@ impl Driver {
                     self.logs.fetch = None;
                     self.logs.lines.insert(key, line);
                 }
+                text = fetched(&mut self.aside.fetch) => {
+                    self.aside.fetch = None;
+                    self.aside.text = text;
+                }
             }
             self.publish(&out);
         }
@@ -167,6 +221,7 @@ impl Driver {
         self.select_pods();
         let mut resolution = self.resolve();
         self.add_logs(&mut resolution);
+        self.add_aside(&mut resolution);
         out.send_if_modified(|last| {
             let differs = !last.is_same(&resolution);
             if differs {
@@ -256,6 +311,27 @@ impl Driver {
         }
     }
 
+    /// Says what labels that no pod has may have been meant to be.
+    fn add_aside(&mut self, resolution: &mut Resolution) {
+        let Of::Labels(labels) = &self.wanted.of else { return };
+        match &mut resolution.none {
+            Some(NoTarget::NoPods { aside, .. }) if resolution.candidates.is_empty() => {
+                if !std::mem::replace(&mut self.aside.over, true) {
+                    let (api, namespace, labels) = (self.api.clone(), self.wanted.namespace.clone(), labels.clone());
+                    self.aside.fetch = Some(async move { mistyped::labels(&api, &namespace, &labels).await }.boxed());
+                }
+                match &self.aside.text {
+                    Some(text) => *aside = Some(text.clone()),
+                    // There were pods with these labels: they are right.
+                    None if self.aside.worked => *aside = None,
+                    None => {}
+                }
+            }
+            _ if resolution.candidates.is_empty() => {}
+            _ => self.aside = Aside { over: true, worked: true, text: None, fetch: None },
+        }
+    }
+
     fn follow<T: Object>(&self, what: Collection) -> Views<T> {
         follow(&self.scope, self.api.clone(), what, self.wake.clone())
     }
@@ -263,6 +339,24 @@ impl Driver {
     fn path(&self, group: &str, resource: &str) -> String {
         format!("/{group}/namespaces/{}/{resource}", encoded(&self.wanted.namespace))
     }
+}
+
+impl Wanted {
+    /// Where all objects of the kind that was asked for are listed.
+    pub(super) fn all_of_the_kind(&self) -> String {
+        let (group, resource) = match &self.of {
+            Of::Service(_) => ("api/v1", "services"),
+            Of::Workload(kind, _) => group_and_resource(*kind),
+            Of::Pod(_) | Of::Labels(_) => ("api/v1", "pods"),
+        };
+        format!("/{group}/namespaces/{}/{resource}", encoded(&self.namespace))
+    }
+}
+
+/// Waits before the next attempt; news end the wait. False: there will be none, the target was let go.
+pub(crate) async fn pause(resolution: &mut watch::Receiver<Arc<Resolution>>, backoff: &mut Backoff) -> bool {
+    let wait = backoff.next_wait(rand::random());
+    !matches!(tokio::time::timeout(wait, resolution.changed()).await, Ok(Err(_)))
 }
 
 const fn group_and_resource(kind: WorkloadKind) -> (&'static str, &'static str) {

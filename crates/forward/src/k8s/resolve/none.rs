@@ -23,7 +23,7 @@ pub(crate) enum NoTarget {
     },
     /// There is no object of that name.
     #[error("{resource} \"{name}\" not found")]
-    NotFound { resource: &'static str, name: String, namespace: String },
+    NotFound { resource: &'static str, name: String, place: String },
     /// The service has no such port.
     #[error("{}", no_service_port(service, port))]
     ServicePort { service: String, port: String, has: Vec<String> },
@@ -39,18 +39,18 @@ pub(crate) enum NoTarget {
     /// The service has no selector, and none of its endpoints is a pod.
     #[error("invalid service '{service}': Service is defined without a selector")]
     NoSelector { service: String, addresses: Vec<String>, jump: String },
-    /// No pod belongs to it.
-    #[error("no pod belongs to {what}")]
-    NoPods { what: String, selector: String, namespace: String },
+    /// No pod belongs to it. `aside` is what the reason may be.
+    #[error("no pod belongs to {what}{}", aside.as_ref().map(|aside| format!("; {aside}")).unwrap_or_default())]
+    NoPods { what: String, selector: String, place: String, aside: Option<String> },
     /// It is scaled to nothing, or suspended.
     #[error("{what} runs no pods: it is {how}")]
     Zero { what: String, how: &'static str, command: String },
     /// The pod that was asked for does not run.
     #[error("unable to forward port because pod is not running. Current status={}", pod.phase)]
-    NotRunning { pod: Box<PodTrouble>, namespace: String },
+    NotRunning { pod: Box<PodTrouble>, place: String },
     /// Pods belong to it, but none is ready.
     #[error("{}", none_ready(what, pods))]
-    NoneReady { what: String, pods: Vec<PodTrouble>, namespace: String },
+    NoneReady { what: String, pods: Vec<PodTrouble>, place: String },
 }
 
 impl NoTarget {
@@ -130,11 +130,19 @@ impl Diagnose for NoTarget {
         match self {
             Self::Unknown { .. } => None,
             Self::Api { error, .. } => error.hint(),
-            Self::NotFound { resource, namespace, .. } => {
-                Some(format!("`kubectl get {resource} -n {namespace}` lists what there is"))
+            Self::NotFound { resource, place, .. } => {
+                Some(format!("`kubectl get {resource} {place}` lists what there is"))
             }
             Self::ServicePort { has, .. } if has.is_empty() => {
                 Some("the service has no ports: forward to a pod instead".to_owned())
+            }
+            // Whoever writes a high number may have meant the port here.
+            Self::ServicePort { has, port, .. } if port.parse().is_ok_and(|port: u16| port >= 1024) => {
+                let first = has.first().and_then(|first| first.split(' ').next()).unwrap_or_default();
+                Some(format!(
+                    "it has {}; if {port} is to be the port on this machine, write {port}:{first}",
+                    has.join(", ")
+                ))
             }
             Self::ServicePort { has, .. } => Some(format!("it has {}", has.join(", "))),
             Self::PodPort { has, .. } if has.is_empty() => Some("the pod names no ports: give a number".to_owned()),
@@ -147,16 +155,16 @@ impl Diagnose for NoTarget {
             Self::NoSelector { addresses, jump, .. } => {
                 Some(format!("it leads to {}; reach that from within a pod: {jump}", addresses.join(", ")))
             }
-            Self::NoPods { selector, namespace, .. } if !selector.is_empty() => {
-                Some(format!("`kubectl get pods -n {namespace} -l '{selector}'` shows when there is one"))
+            Self::NoPods { selector, place, .. } if !selector.is_empty() => {
+                Some(format!("`kubectl get pods {place} -l '{selector}'` shows when there is one"))
             }
             Self::NoPods { .. } => None,
             Self::Zero { command, .. } => Some(format!("start it: `{command}`")),
-            Self::NotRunning { pod, namespace } => {
-                Some(format!("{pod}; `kubectl describe pod {} -n {namespace}` tells more", pod.pod))
+            Self::NotRunning { pod, place } => {
+                Some(format!("{pod}; `kubectl describe pod {} {place}` tells more", pod.pod))
             }
-            Self::NoneReady { pods, namespace, .. } => {
-                pods.first().map(|pod| format!("`kubectl describe pod {} -n {namespace}` tells more", pod.pod))
+            Self::NoneReady { pods, place, .. } => {
+                pods.first().map(|pod| format!("`kubectl describe pod {} {place}` tells more", pod.pod))
             }
         }
     }
