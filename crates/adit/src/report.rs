@@ -33,6 +33,21 @@ impl Failure {
         Self { fault, message: message.into(), hint: (!hint.is_empty()).then_some(hint), problems: None }
     }
 
+    /// Whose fault it is, in one word.
+    pub(crate) fn fault(&self) -> &'static str {
+        self.fault.as_str()
+    }
+
+    /// What went wrong.
+    pub(crate) fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// What to do.
+    pub(crate) fn hint(&self) -> Option<&str> {
+        self.hint.as_deref()
+    }
+
     /// Whether it is worth saying anything.
     pub(crate) fn exit(&self) -> ExitCode {
         ExitCode::from(exit_code(self.fault))

@@ -80,6 +80,9 @@ impl Asked {
         for (flag, value) in flags {
             words.extend(value.iter().flat_map(|value| [flag.to_owned(), quoted(value)]));
         }
+        if arguments.address != ["localhost"] {
+            words.extend(["--address".to_owned(), quoted(&arguments.address.join(","))]);
+        }
         let is_url =
             arguments.selector.is_none() && arguments.positional.first().is_some_and(|arg| Target::is_url(arg));
         let leading = usize::from(arguments.selector.is_none());
@@ -91,6 +94,10 @@ impl Asked {
                 let remote = self.ports.get(at).map_or(arg.as_str(), |port| &port.remote);
                 words.push(if at == index { format!("{local}:{remote}") } else { quoted(arg) });
             }
+        }
+        if !arguments.command.is_empty() {
+            words.push("--".to_owned());
+            words.extend(arguments.command.iter().map(|word| quoted(&word.to_string_lossy())));
         }
         words.join(" ")
     }
@@ -181,6 +188,18 @@ fn by_url(arguments: &ForwardArguments, url: &str, locals: &[String]) -> Result<
     };
     let local = match locals {
         [] => LocalPort::SameAsRemote,
+        [pair] if pair.split_once(':').is_some_and(|(_, remote)| !remote.is_empty()) => {
+            let local = pair.split(':').next().unwrap_or_default();
+            return Err(Failure::new(
+                Fault::Usage,
+                format!("`{pair}` names a port of the target, and a target URL has that in itself"),
+                format!(
+                    "write the local port alone: adit forward {} {}",
+                    quoted(url),
+                    if local.is_empty() { ":" } else { local }
+                ),
+            ));
+        }
         [local] => LocalPort::parse(local.strip_suffix(':').unwrap_or(local)).map_err(|error| failure(&error))?,
         [_, more, ..] => {
             let message = format!("`{more}` is one port too many: a target URL has its port in itself");
@@ -325,6 +344,8 @@ mod tests {
         assert_eq!(local(&["jump://a/b/pod/c/db:3306", ":"]), LocalPort::Any);
         assert_eq!(asked(&["jump://a/b/pod/c/db:3306"]).unwrap().ports[0].known_local(), Some(3306));
         assert!(refusal(&["tcp://db:5432", "1", "2"]).contains("one port too many"));
+        assert!(refusal(&["tcp://db:5432", "18101:80"]).contains("alone: adit forward tcp://db:5432 18101"));
+        assert!(refusal(&["tcp://db:5432", ":80"]).contains("alone: adit forward tcp://db:5432 :"));
         assert!(refusal(&["ssh://bastion/db:5432"]).contains("this version forwards"));
         assert!(refusal(&["forward:db"]).contains("reads none"));
     }
@@ -375,5 +396,9 @@ mod tests {
         );
         assert_eq!(proposed(&["-l", "a in (b)", "80"], 0, 8080), "adit forward -l 'a in (b)' 8080:80");
         assert_eq!(proposed(&["tcp://h:1", "2"], 0, 3), "adit forward tcp://h:1 3");
+        assert_eq!(
+            proposed(&["a", "80", "--context", "p", "--kubeconfig", "k", "--address", "::1", "--", "x", "a b"], 0, 8),
+            "adit forward --context p --kubeconfig k --address ::1 a 8:80 -- x 'a b'"
+        );
     }
 }

@@ -15,13 +15,19 @@ use crate::terminal;
 const ANY_TRIES: usize = 32;
 /// Where the port of a service below 1024 is usually had without a privilege: 8080, 8443.
 const HIGHER: u16 = 8000;
+/// A local port to write in an example.
+const INSTEAD: u16 = 8080;
 
 /// How taken ports are dealt with.
 pub(super) struct Plan<'a> {
     arguments: &'a ForwardArguments,
     auto: bool,
-    may_ask: bool,
+    /// Puts a question, where there is somebody to answer.
+    ask: Option<Ask>,
 }
+
+/// A question, and its answer; `None` when the input has ended.
+type Ask = fn(&str) -> Option<String>;
 
 /// One local port with all its addresses.
 pub(super) struct Held {
@@ -32,7 +38,7 @@ pub(super) struct Held {
 
 impl<'a> Plan<'a> {
     pub(super) fn of(arguments: &'a ForwardArguments) -> Self {
-        Self { arguments, auto: arguments.auto_port, may_ask: terminal::can_ask() }
+        Self { arguments, auto: arguments.auto_port, ask: terminal::can_ask().then_some(terminal::ask as Ask) }
     }
 
     /// Binds every port whose number is known now. Those that were asked for come first, so that none of them is
@@ -74,7 +80,7 @@ impl<'a> Plan<'a> {
             return Err(Failure::new(error.fault(), message, error.hint().unwrap_or_default()));
         };
         let bare = asked.ports.get(index).is_some_and(super::asked::AskedPort::is_bare);
-        if self.auto || (bare && self.may_ask && agreed(&message, port)) {
+        if self.auto || (bare && self.ask.is_some_and(|ask| agreed(ask, &message, port))) {
             return Ok(Held { listeners, instead_of: Some(wanted) });
         }
         let command = asked.command_with(self.arguments, index, port);
@@ -134,17 +140,18 @@ fn candidates(wanted: u16) -> impl Iterator<Item = u16> {
     higher.into_iter().chain(higher.into_iter().flat_map(free_port::near)).chain(free_port::near(wanted))
 }
 
-fn agreed(message: &str, port: u16) -> bool {
-    let answer = terminal::ask(&format!("{message}\nuse {port}, which is free? [Y/n] "));
+fn agreed(ask: Ask, message: &str, port: u16) -> bool {
+    let answer = ask(&format!("{message}\nuse {port}, which is free? [Y/n] "));
     answer.is_some_and(|answer| matches!(answer.to_ascii_lowercase().as_str(), "" | "y" | "yes"))
 }
 
 /// A port that cannot be said before the target is known, and then is not.
-pub(super) fn unknown_port(label: &str, remote: &str) -> Failure {
+pub(super) fn unknown_port(asked: &Asked, arguments: &ForwardArguments, index: usize) -> Failure {
+    let remote = asked.ports.get(index).map(|port| port.remote.as_str()).unwrap_or_default();
     Failure::new(
         Fault::Upstream,
-        format!("{label}: the number of the port `{remote}` is not known"),
-        format!("name the local port: adit forward {label} 8080:{remote}"),
+        format!("{}: the number of the port `{remote}` is not known", asked.label),
+        format!("name the local port: {}", asked.command_with(arguments, index, INSTEAD)),
     )
 }
 
@@ -176,7 +183,7 @@ mod tests {
     fn hold(line: &[&str]) -> Result<Vec<Option<Held>>, Failure> {
         let arguments = try_parse(line).unwrap();
         let asked = Asked::parse(&arguments)?;
-        let plan = Plan { arguments: &arguments, auto: arguments.auto_port, may_ask: false };
+        let plan = Plan { arguments: &arguments, auto: arguments.auto_port, ask: None };
         plan.hold_known(&asked)
     }
 
@@ -205,6 +212,32 @@ mod tests {
         assert!(number(held).abs_diff(port) <= free_port::REACH);
         let error = BoundListener::bind(SocketAddr::from(([127, 0, 0, 1], number(held)))).unwrap_err();
         assert!(matches!(error, BindError::Taken { .. }), "it is held: {error:?}");
+    }
+
+    #[test]
+    fn on_a_terminal_a_bare_port_that_is_taken_is_asked_about() {
+        let (_holder, port) = taken();
+        let hold = |port: String, ask: Ask| {
+            let arguments = try_parse(&["svc/db", &port]).unwrap();
+            let asked = Asked::parse(&arguments).unwrap();
+            Plan { arguments: &arguments, auto: false, ask: Some(ask) }.hold_known(&asked)
+        };
+        let yes: [Ask; 3] = [|_| Some(String::new()), |_| Some("y".into()), |_| Some("Yes".into())];
+        for ask in yes {
+            assert_eq!(hold(port.to_string(), ask).unwrap()[0].as_ref().unwrap().instead_of, Some(port));
+        }
+        let no: [Ask; 3] = [|_| Some("n".into()), |_| Some("5".into()), |_| None];
+        for ask in no {
+            let failure = format!("{:?}", hold(port.to_string(), ask).err().expect("it was not agreed to"));
+            assert!(failure.contains("which is free: adit forward svc/db "), "{failure}");
+        }
+        let question: Ask = |question| {
+            assert!(question.contains("is taken by") && question.ends_with(", which is free? [Y/n] "), "{question}");
+            None
+        };
+        hold(port.to_string(), question).err().expect("no answer is no");
+        // Whoever names a local port wants that one.
+        hold(format!("{port}:5432"), |_| panic!("nothing is asked")).err().expect("it is taken");
     }
 
     #[test]

@@ -126,7 +126,13 @@ mod tests {
 
     fn port(local: u16, remote: &str) -> ReadyPort {
         let address = std::net::SocketAddr::from(([127, 0, 0, 1], local));
-        ReadyPort { label: "svc/web".into(), addresses: vec![address], to: "x".into(), remote: remote.into() }
+        ReadyPort {
+            label: "svc/web".into(),
+            addresses: vec![address],
+            to: "x".into(),
+            remote: remote.into(),
+            balanced: false,
+        }
     }
 
     #[test]

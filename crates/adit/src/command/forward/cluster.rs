@@ -92,13 +92,13 @@ impl Protection {
         let refusal = |message: String, hint: &str| Err(Failure::new(Fault::NotPermitted, message, hint));
         if !terminal::can_ask() {
             let message = format!("context `{context}` is protected (by `{}`)", pattern.as_str());
-            return refusal(message, "say --yes if it is meant; on a terminal it is asked for");
+            return refusal(message, "add --yes if you mean this context; on a terminal adit asks instead");
         }
         match terminal::ask(&format!("context `{context}` is protected: type its name to go on: ")) {
             Some(answer) if answer == context => Ok(()),
             _ => refusal(
                 format!("context `{context}` was not confirmed"),
-                "type exactly the context's name, or say --yes",
+                "type the name of the context exactly, or add --yes",
             ),
         }
     }

@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ::forward::{Clusters, Forward, ForwardOptions, ForwardReport, Lease};
-use adit_core::clock_jump::{ClockJump, Jumped};
 use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
 use runtime::connect::{Connect as _, ConnectError};
@@ -20,12 +19,12 @@ use runtime::signals::{StopSignal, StopSignals};
 use runtime::splice::{Cut, SpliceEnd, refuse, splice};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
-use tokio::time::MissedTickBehavior;
 
 use super::ForwardArguments;
 use super::asked::{Asked, AskedPort};
 use super::bind::{Held, Plan, unknown_port};
 use super::child::Running;
+use super::clock;
 use super::news::{News, Seen};
 use super::show::{Ended, ReadyPort, Show};
 use crate::command::Global;
@@ -33,8 +32,6 @@ use crate::report::{Failure, chain, failure};
 
 /// The start is told about from here on, and then as often.
 const PROGRESS: Duration = Duration::from_secs(1);
-/// How often the clocks are compared.
-const CLOCK_TICK: Duration = Duration::from_secs(5);
 
 /// What all ports share.
 struct Shared {
@@ -76,11 +73,12 @@ pub(super) async fn serve(
     started: Instant,
 ) -> Result<ExitCode, Failure> {
     runtime::socket::raise_descriptor_limit();
-    let signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let internal = |error: io::Error| Failure::new(Fault::Internal, error.to_string(), "");
+    let signals = StopSignals::install().map_err(internal)?;
     let scope = Scope::root();
     let command = arguments.command.clone();
     let shared = Arc::new(Shared {
-        show: Show::new(global, !command.is_empty()),
+        show: Show::new(global, !command.is_empty()).map_err(internal)?,
         asked,
         arguments,
         started,
@@ -115,19 +113,22 @@ pub(super) async fn serve(
     let on_phase = |phase| match phase {
         Phase::StopAccepting => forwards.iter().for_each(Forward::stop),
         Phase::Draining => shared.show.finishing(shared.live.load(Ordering::Relaxed)),
-        Phase::Running | Phase::Cancelling | Phase::Aborting | Phase::Done => {}
+        Phase::Aborting => shared.show.cutting(shared.live.load(Ordering::Relaxed)),
+        Phase::Running | Phase::Cancelling | Phase::Done => {}
     };
     let outcome =
         runtime::shutdown::run(&scope, &shared.listeners, PhaseTimes::default(), &mut signals, stop, on_phase).await;
     drop(leases);
     let end = end.into_inner().unwrap_or_else(PoisonError::into_inner);
-    finish(&shared.show, end, outcome.signal)
+    let finished = finish(&shared.show, end, outcome.signal);
+    shared.show.flush().await;
+    finished
 }
 
 fn finish(show: &Show, end: Option<End>, signal: Option<StopSignal>) -> Result<ExitCode, Failure> {
     match (end, signal) {
         (Some(End::Failed(failure)), _) => {
-            show.undraw();
+            show.gave_up(&failure);
             Err(failure)
         }
         (Some(End::Command(code)), _) => {
@@ -167,6 +168,8 @@ async fn conduct(
     if command.is_empty() {
         return std::future::pending().await;
     }
+    // The command's own lines come after these.
+    shared.show.flush().await;
     running.hangups(&shared.scope);
     match running.run(command, &ports).await {
         Ok(code) => End::Command(code),
@@ -216,13 +219,14 @@ impl Port {
         let report = self.wait_ready().await.map_err(|error| failure(&error))?;
         let held = match held {
             Some(held) => held,
-            None => self.hold(asked, &report).await?,
+            None => self.hold(&report).await?,
         };
         let port = ReadyPort {
             label: shared.asked.label.clone(),
             addresses: held.addresses(),
             to: asked.shown(),
             remote: asked.remote.clone(),
+            balanced: shared.arguments.balance,
         };
         for listener in held.listeners {
             self.accept(listener);
@@ -231,13 +235,13 @@ impl Port {
     }
 
     /// Binds a port whose number is known only now.
-    async fn hold(&self, asked: &AskedPort, report: &ForwardReport) -> Result<Held, Failure> {
+    async fn hold(&self, report: &ForwardReport) -> Result<Held, Failure> {
         let shared = Arc::clone(&self.shared);
         // As kubectl: a service's own port where one was asked for.
         let number = report
             .service_port
             .or(report.remote_port)
-            .ok_or_else(|| unknown_port(&shared.asked.label, &asked.remote))?;
+            .ok_or_else(|| unknown_port(&shared.asked, &shared.arguments, self.index))?;
         let index = self.index;
         // It may ask a question.
         let held = self
@@ -262,7 +266,8 @@ impl Port {
                 _ = progress.tick() => {
                     let seen = Seen::of(&status.borrow());
                     if let Some(text) = seen.waiting.or(seen.cause) {
-                        self.shared.show.waiting(&self.shared.asked.label, &text, start.elapsed());
+                        let Shared { show, asked, .. } = &*self.shared;
+                        show.waiting(&asked.label, &text, start.elapsed(), asked.patience);
                     }
                 }
             }
@@ -398,23 +403,14 @@ fn say_failures(shared: &Arc<Shared>) {
     });
 }
 
-/// After the machine slept everything is dialled anew: what was connected is dead, and nobody has said so.
+/// After the machine slept everything is dialled anew.
 fn watch_clock(shared: &Arc<Shared>, forwards: &[Forward]) {
     let (shared, forwards) = (Arc::clone(shared), forwards.to_vec());
     shared.scope.clone().spawn("the clock", async move {
-        let mut jump = ClockJump::new(CLOCK_TICK, Instant::now(), SystemTime::now());
-        let mut ticks = tokio::time::interval(CLOCK_TICK);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        loop {
-            tokio::select! {
-                biased;
-                () = shared.scope.drained() => return,
-                _ = ticks.tick() => {}
-            }
-            if let Some(Jumped(slept)) = jump.tick(Instant::now(), SystemTime::now()) {
-                shared.show.woke(slept);
-                forwards.iter().for_each(Forward::wake);
-            }
-        }
+        let woke = |slept| {
+            shared.show.woke(slept);
+            forwards.iter().for_each(Forward::wake);
+        };
+        clock::watch(&shared.scope, || (Instant::now(), SystemTime::now()), woke).await;
     });
 }

@@ -2,19 +2,21 @@
 //! as JSON.
 
 use std::borrow::Cow;
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use ::forward::ForwardReport;
+use adit_core::target::Target;
 use runtime::signals::StopSignal;
 use serde_json::{Value, json};
 
 use super::faults::{Faults, Said};
 use super::news::Item;
+use super::output::{Line, Output, Weight};
 use crate::command::Global;
-use crate::report::Output;
+use crate::report::{Failure, Output as Format};
 use crate::terminal;
 
 /// The same news of several ports of one target is one line, when it comes within this time.
@@ -30,6 +32,7 @@ pub(super) struct Show {
     /// Standard output belongs to the command that is run.
     lent: bool,
     terminal: bool,
+    output: Output,
     state: Mutex<State>,
 }
 
@@ -41,8 +44,6 @@ enum Form {
 
 #[derive(Default)]
 struct State {
-    /// A line that is drawn over by the next one.
-    drawn: bool,
     waiting: Vec<(String, String)>,
     recent: Vec<(String, Instant)>,
     faults: Faults,
@@ -58,6 +59,8 @@ pub(super) struct ReadyPort {
     pub(super) to: String,
     /// Number or name of the port there, as it was written.
     pub(super) remote: String,
+    /// Connections go to all pods in turn.
+    pub(super) balanced: bool,
 }
 
 /// A connection that has ended.
@@ -73,15 +76,24 @@ pub(super) struct Ended {
 }
 
 impl Show {
-    pub(super) fn new(global: &Global, lent: bool) -> Self {
-        Self {
-            form: if global.output == Output::Json { Form::Json } else { Form::Text },
+    /// # Errors
+    /// When there is no thread that could write.
+    pub(super) fn new(global: &Global, lent: bool) -> io::Result<Self> {
+        let form = if global.output == Format::Json { Form::Json } else { Form::Text };
+        let left_out = move |count| match form {
+            Form::Text => Line::Say(format!("{count} lines are left out here: they were not read in time")),
+            Form::Json if lent => Line::Say(event_text("left-out", &json!({ "lines": count }))),
+            Form::Json => Line::Data(event_text("left-out", &json!({ "lines": count }))),
+        };
+        Ok(Self {
+            form,
             verbose: global.verbose > 0,
             quiet: global.quiet,
             lent,
-            terminal: std::io::stderr().is_terminal() && global.verbose == 0,
+            terminal: io::stderr().is_terminal() && global.verbose == 0,
+            output: Output::start(left_out)?,
             state: Mutex::default(),
-        }
+        })
     }
 
     /// The port is bound.
@@ -90,15 +102,14 @@ impl Show {
             self.say(&format!("{label}: port {wanted} is taken, using {}", actual.port()));
         }
         for address in addresses {
-            self.event(|| {
-                json!({ "event": "listening", "target": label, "address": address.ip(), "port": address.port(),
-                        "instead_of": instead_of })
+            self.event("listening", || {
+                json!({ "target": label, "address": address.ip(), "port": address.port(), "instead_of": instead_of })
             });
         }
     }
 
-    /// It takes longer than a moment.
-    pub(super) fn waiting(&self, label: &str, text: &str, since: Duration) {
+    /// It takes longer than a moment, and will be given up after `limit`.
+    pub(super) fn waiting(&self, label: &str, text: &str, since: Duration, limit: Duration) {
         let mut state = self.state();
         let news = match state.waiting.iter_mut().find(|(of, _)| of == label) {
             Some((_, said)) if said == text => false,
@@ -112,13 +123,21 @@ impl Show {
             }
         };
         drop(state);
+        let at_most = spoken(limit);
         if self.form == Form::Text && self.terminal {
-            if !self.quiet {
-                self.draw(&format!("{label}: {} ({} s)", waiting(text), since.as_secs()));
+            if self.quiet {
+                return;
             }
+            let line = format!("{label}: {} s of at most {at_most}; {}", since.as_secs(), waiting(text));
+            // What the terminal has no room for in one line is read once in full.
+            if news && line.chars().count() >= terminal::error_width() {
+                self.say(&format!("{label}: {}", waiting(text)));
+            }
+            self.output.put(Line::Draw(line), Weight::Light);
         } else if news {
-            self.note(&format!("{label}: {}", waiting(text)));
-            self.event(|| json!({ "event": "waiting", "target": label, "for": text }));
+            self.note(&format!("{label}: {} (for up to {at_most}; --pod-running-timeout)", waiting(text)));
+            let timeout = millis(limit);
+            self.event("waiting", || json!({ "target": label, "for": text, "timeout_ms": timeout }));
         }
     }
 
@@ -127,17 +146,25 @@ impl Show {
         let right = report.remote_port.map_or_else(|| port.remote.clone(), |port| port.to_string());
         for address in &port.addresses {
             if self.form == Form::Text {
-                self.result(&format!("Forwarding from {address} -> {right}"));
+                self.result(format!("Forwarding from {address} -> {right}"), Weight::Full);
             }
         }
         let Some(first) = port.addresses.first() else { return };
-        let pod = report.pod.as_ref().map(|pod| format!(" (pod {pod})")).unwrap_or_default();
-        self.note(&format!("{}  {first} → {}{pod}  ready in {} ms", port.label, port.to, took.as_millis()));
-        self.event(|| {
+        self.note(&ready_line(port, first, report, took));
+        if !report.declared.is_empty() {
+            let declared = report.declared.join(", ");
+            self.note(&format!(
+                "{}: no container declares port {right}, only {declared}: if nothing listens on it, connections are refused",
+                port.label
+            ));
+        }
+        self.event("ready", || {
             json!({
-                "event": "ready", "target": port.label, "address": first.ip(), "port": first.port(), "to": port.to,
+                "target": port.label, "address": first.ip(), "port": first.port(), "to": port.to,
                 "context": report.context, "namespace": report.namespace, "pod": report.pod,
-                "remote_port": report.remote_port, "transport": report.transport, "took_ms": millis(took),
+                "pods": report.pod.as_ref().map(|_| report.pods), "remote_port": report.remote_port,
+                "declared_ports": (!report.declared.is_empty()).then_some(&report.declared),
+                "transport": report.transport, "took_ms": millis(took),
             })
         });
     }
@@ -153,20 +180,20 @@ impl Show {
                 let cause_text = cause.as_ref().map(|cause| format!(" ({cause})")).unwrap_or_default();
                 let then = if *resolving { "waiting for another" } else { "connecting again" };
                 self.say(&format!("{label}: lost {what}{cause_text}; {then}"));
-                self.event(|| json!({ "event": "lost", "target": label, "pod": pod, "reason": cause }));
+                self.event("lost", || json!({ "target": label, "pod": pod, "reason": cause }));
             }
             Item::Waiting { text } => {
                 self.say(&format!("{label}: {}", waiting(text)));
-                self.event(|| json!({ "event": "waiting", "target": label, "for": text }));
+                self.event("waiting", || json!({ "target": label, "for": text }));
             }
             Item::Back { pod, outage } => {
                 let on = pod.as_ref().map(|pod| format!(" on pod {pod}")).unwrap_or_default();
                 self.say(&format!("{label}: back{on} after {:.1} s", outage.as_secs_f64()));
-                self.event(|| json!({ "event": "back", "target": label, "pod": pod, "outage_ms": millis(*outage) }));
+                self.event("back", || json!({ "target": label, "pod": pod, "outage_ms": millis(*outage) }));
             }
             Item::Moved { from, to } => {
                 self.say(&format!("{label}: moved to pod {to}"));
-                self.event(|| json!({ "event": "moved", "target": label, "from": from, "pod": to }));
+                self.event("moved", || json!({ "target": label, "from": from, "pod": to }));
             }
         }
     }
@@ -174,17 +201,19 @@ impl Show {
     /// A connection came in.
     pub(super) fn opened(&self, port: u16, peer: SocketAddr) {
         if self.verbose {
-            self.result_as_text(&format!("Handling connection for {port}"));
-            self.event(|| json!({ "event": "connection", "state": "opened", "port": port, "peer": peer }));
+            if self.form == Form::Text {
+                self.result(format!("Handling connection for {port}"), Weight::Light);
+            }
+            self.light_event("connection", || json!({ "state": "opened", "port": port, "peer": peer }));
         }
     }
 
     /// It has ended.
     pub(super) fn closed(&self, ended: &Ended) {
         if self.verbose {
-            self.event(|| {
+            self.light_event("connection", || {
                 json!({
-                    "event": "connection", "state": "closed", "port": ended.port, "peer": ended.peer,
+                    "state": "closed", "port": ended.port, "peer": ended.peer,
                     "bytes_up": ended.up, "bytes_down": ended.down, "took_ms": millis(ended.took),
                     "error": ended.error,
                 })
@@ -217,7 +246,7 @@ impl Show {
     /// The machine slept.
     pub(super) fn woke(&self, slept: Duration) {
         self.say(&format!("the machine slept for about {} s; connecting again", slept.as_secs()));
-        self.event(|| json!({ "event": "woke", "slept_ms": millis(slept) }));
+        self.event("woke", || json!({ "slept_ms": millis(slept) }));
     }
 
     /// Live connections finish.
@@ -228,21 +257,43 @@ impl Show {
         }
     }
 
+    /// They are not waited for any longer.
+    pub(super) fn cutting(&self, live: usize) {
+        if live > 0 {
+            let noun = if live == 1 { "connection" } else { "connections" };
+            self.say(&format!("cutting {live} {noun}"));
+        }
+    }
+
+    /// The end, when it did not work; the failure itself is printed by whoever gets it.
+    pub(super) fn gave_up(&self, failure: &Failure) {
+        self.undraw();
+        self.event(
+            "failed",
+            || json!({ "fault": failure.fault(), "message": failure.message(), "hint": failure.hint() }),
+        );
+    }
+
     /// The end.
     pub(super) fn stopped(&self, signal: Option<StopSignal>, exit_code: Option<u8>) {
         self.undraw();
-        self.event(|| json!({ "event": "stopped", "signal": signal.map(StopSignal::as_str), "exit_code": exit_code }));
+        self.event("stopped", || json!({ "signal": signal.map(StopSignal::as_str), "exit_code": exit_code }));
     }
 
     /// Takes a line that is drawn over off the terminal.
     pub(super) fn undraw(&self) {
-        self.clear(&mut self.state());
+        self.output.put(Line::Undraw, Weight::Full);
+    }
+
+    /// Waits until everything is written, as far as somebody reads it.
+    pub(super) async fn flush(&self) {
+        self.output.flush().await;
     }
 
     fn fault(&self, said: &Said) {
         let more = if said.more > 0 { format!(" ({} more)", said.more) } else { String::new() };
         self.say(&format!("{}: {}{more}", said.port, said.reason));
-        self.event(|| json!({ "event": "error", "port": said.port, "message": said.reason, "more": said.more }));
+        self.event("error", || json!({ "port": said.port, "message": said.reason, "more": said.more }));
     }
 
     fn is_first(&self, label: &str, item: &Item) -> bool {
@@ -272,48 +323,26 @@ impl Show {
     /// A line for people.
     fn say(&self, text: &str) {
         if self.form == Form::Text {
-            let mut state = self.state();
-            self.clear(&mut state);
-            terminal::say(text);
+            self.output.put(Line::Say(text.to_owned()), Weight::Full);
         }
     }
 
-    fn result_as_text(&self, text: &str) {
-        if self.form == Form::Text {
-            self.result(text);
-        }
-    }
-
-    fn event(&self, value: impl FnOnce() -> Value) {
+    fn event(&self, name: &str, value: impl FnOnce() -> Value) {
         if self.form == Form::Json {
-            self.result(&value().to_string());
+            self.result(event_text(name, &value()), Weight::Full);
+        }
+    }
+
+    /// One of many.
+    fn light_event(&self, name: &str, value: impl FnOnce() -> Value) {
+        if self.form == Form::Json {
+            self.result(event_text(name, &value()), Weight::Light);
         }
     }
 
     /// A line that programs read; on standard error while standard output is somebody else's.
-    fn result(&self, text: &str) {
-        let mut state = self.state();
-        self.clear(&mut state);
-        if self.lent {
-            terminal::say(text);
-        } else {
-            terminal::data(&format!("{text}\n"));
-        }
-    }
-
-    /// A line that the next one is drawn over.
-    fn draw(&self, text: &str) {
-        let mut state = self.state();
-        let width = terminal::error_width().saturating_sub(1);
-        let line: String = text.chars().take(width).collect();
-        terminal::redraw(&line);
-        state.drawn = true;
-    }
-
-    fn clear(&self, state: &mut State) {
-        if std::mem::take(&mut state.drawn) {
-            terminal::redraw("");
-        }
+    fn result(&self, text: String, weight: Weight) {
+        self.output.put(if self.lent { Line::Say(text) } else { Line::Data(text) }, weight);
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -328,4 +357,52 @@ fn waiting(text: &str) -> Cow<'_, str> {
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// An event with its name in front, where people look for it.
+fn event_text(name: &str, fields: &Value) -> String {
+    let fields = fields.to_string();
+    let rest = fields.strip_prefix('{').unwrap_or_default();
+    let comma = if rest == "}" { "" } else { "," };
+    format!("{{\"event\":\"{name}\"{comma}{rest}")
+}
+
+fn ready_line(port: &ReadyPort, first: &SocketAddr, report: &ForwardReport, took: Duration) -> String {
+    // A URL says it all, and so does what it leads to.
+    let label = if Target::is_url(&port.label) { String::new() } else { format!("{}  ", port.label) };
+    let pods = match &report.pod {
+        Some(_) if port.balanced && report.pods > 1 => format!(" ({} pods)", report.pods),
+        Some(pod) => format!(" (pod {pod})"),
+        None => String::new(),
+    };
+    format!("{label}{first} → {}{pods}  ready in {} ms", port.to, took.as_millis())
+}
+
+/// A time as it is said: `5 min`, `1 min 30 s`, `500 ms`.
+fn spoken(time: Duration) -> String {
+    match (time.as_secs() / 60, time.as_secs() % 60) {
+        (0, 0) => format!("{} ms", time.as_millis()),
+        (0, seconds) => format!("{seconds} s"),
+        (minutes, 0) => format!("{minutes} min"),
+        (minutes, seconds) => format!("{minutes} min {seconds} s"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_begins_with_its_name() {
+        let text = event_text("ready", &json!({ "address": "a", "zone": 1 }));
+        assert_eq!(text, r#"{"event":"ready","address":"a","zone":1}"#);
+        assert_eq!(event_text("bare", &json!({})), r#"{"event":"bare"}"#);
+    }
+
+    #[test]
+    fn times_are_said_as_people_do() {
+        for (ms, said) in [(300_000, "5 min"), (90_000, "1 min 30 s"), (30_000, "30 s"), (500, "500 ms")] {
+            assert_eq!(spoken(Duration::from_millis(ms)), said);
+        }
+    }
 }

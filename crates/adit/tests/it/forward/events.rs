@@ -14,6 +14,19 @@ async fn event(process: &Process, name: &str) -> Value {
 }
 
 #[tokio::test]
+async fn a_start_that_fails_ends_with_an_event() {
+    let bench = Bench::start().await;
+    let process = bench.spawn(&["svc/wbe", ":80", "-o", "json"]);
+    event(&process, "listening").await;
+    let failed = event(&process, "failed").await;
+    assert_eq!((&failed["fault"], &failed["message"]), (&"upstream".into(), &"services \"wbe\" not found".into()));
+    assert!(failed["hint"].as_str().is_some_and(|hint| hint.starts_with("did you mean `web`?")), "{failed}");
+    assert_eq!(process.exited(DEADLINE).await.expect("it ends").code(), Some(4));
+    let stdout = process.stdout();
+    assert!(stdout.lines().all(|line| line.starts_with("{\"event\":\"")), "{stdout}");
+}
+
+#[tokio::test]
 async fn a_life_in_events() {
     let bench = Bench::start().await;
     let process = bench.spawn(&["svc/web", ":80", "-o", "json", "-v"]);
@@ -27,7 +40,10 @@ async fn a_life_in_events() {
     {
         assert_eq!(ready[key], value, "{key}");
     }
-    assert_eq!(ready["remote_port"], 8080);
+    assert_eq!(
+        (&ready["remote_port"], &ready["pods"], &ready["transport"]),
+        (&8080.into(), &1.into(), &"tunnel".into())
+    );
     assert_eq!(status(([127, 0, 0, 1], port).into()).await, Some(200));
     let connection = event(&process, "connection").await;
     assert_eq!(connection["state"], "opened");

@@ -92,4 +92,20 @@ async fn a_second_interrupt_ends_it_under_an_open_connection() {
     process.signal(Signal::INT).expect("a signal");
     assert_eq!(process.exited(DEADLINE).await.expect("it ends").code(), Some(130));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let last = process.stderr().lines().last().map(str::to_owned);
+    assert_eq!(last.as_deref(), Some("cutting 1 connection"), "no log line of ours: {}", process.stderr());
+}
+
+#[tokio::test]
+async fn a_ready_line_says_a_url_once_and_how_many_pods_share_the_connections() {
+    let bench = Bench::start().await;
+    bench.add_pod("web-2", true);
+    let ready = |process: &testkit::process::Process| {
+        process.stderr().lines().find(|line| line.contains("ready in")).map(str::to_owned).expect("the line")
+    };
+    let url = bench.forward(&["k8s:///default/service/web:80", ":"], 1).await;
+    let line = ready(&url);
+    assert!(line.starts_with("127.0.0.1:") && line.matches("service/web").count() == 1, "{line}");
+    let spread = ready(&bench.forward(&["svc/web", ":80", "--balance"], 1).await);
+    assert!(spread.contains("service/web:80 (2 pods)  ready in"), "{spread}");
 }

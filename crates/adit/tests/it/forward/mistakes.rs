@@ -55,6 +55,14 @@ async fn a_failure_is_json_where_events_are() {
     assert_eq!(failure["error"]["message"], "services \"wbe\" not found");
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_command_in_a_hint_keeps_the_flags_that_were_given() {
+    let bench = Bench::start().await;
+    let file = bench.home.path().join("kubeconfig").display().to_string();
+    let said = run(&bench, &["svc/postgres", ":80", "-n", "default", "--kubeconfig", &file]);
+    assert!(said.contains("`kubectl get services -n default --kubeconfig HOME/kubeconfig`"), "{said}");
+}
+
 #[test]
 fn without_a_kubeconfig_the_way_to_one_is_said() {
     let home = tempfile::tempdir().expect("a directory");

@@ -67,6 +67,23 @@ async fn what_is_waited_for_is_said() {
 }
 
 #[tokio::test]
+async fn labels_without_a_pod_are_doubted_and_the_end_of_the_wait_is_said() {
+    let bench = Bench::start().await;
+    let process = bench.spawn(&["-l", "app=wbe", ":8080"]);
+    let line = process.line(DEADLINE, |line| line.contains("waiting")).await.expect("what it waits for");
+    let reason = "app=wbe: waiting: no pod belongs to selector app=wbe; did you mean `app=web`?";
+    assert_eq!(line, format!("{reason} (for up to 5 min; --pod-running-timeout)"));
+}
+
+#[tokio::test]
+async fn a_port_that_no_container_declares_is_noted() {
+    let bench = Bench::start().await;
+    let process = bench.forward(&["pod/web-1", ":80"], 1).await;
+    let noted = process.line(DEADLINE, |line| line.contains("no container declares port 80, only 8080 (http)"));
+    noted.await.expect("the note");
+}
+
+#[tokio::test]
 async fn the_time_out_says_what_was_waited_for() {
     let bench = Bench::start().await;
     bench.cluster.set_unschedulable("default", "web-1", "0/1 nodes are available: 1 Insufficient cpu.");

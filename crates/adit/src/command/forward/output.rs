@@ -1,0 +1,169 @@
+//! The lines of all tasks, written in their order by a thread of its own: a reader that stops reading holds up neither
+//! connections nor the end.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+
+use crate::terminal;
+
+/// Lines on their way to a reader. With more of them they are dropped and counted; the count is written when there is
+/// room again.
+const LINES: usize = 1024;
+/// Of those, so many are kept for lines that say more than that a connection came or went.
+const RESERVED: usize = 256;
+/// How long the end waits for a reader.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Takes lines; never waits.
+pub(super) struct Output {
+    lines: mpsc::Sender<Line>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// What is written.
+#[derive(Debug)]
+pub(super) enum Line {
+    /// A line for programs, on standard output.
+    Data(String),
+    /// A line for people, on standard error.
+    Say(String),
+    /// A line on the terminal that the next one is drawn over.
+    Draw(String),
+    /// Takes such a line away.
+    Undraw,
+    /// Tells that everything before is written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// How much a line matters when there is little room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Weight {
+    /// One of many about single connections.
+    Light,
+    /// Anything else.
+    Full,
+}
+
+impl Output {
+    /// Writes to standard output and standard error; `left_out` words the number of lines that were dropped.
+    ///
+    /// # Errors
+    /// When there is no thread to be had.
+    pub(super) fn start(left_out: impl Fn(u64) -> Line + Send + 'static) -> io::Result<Self> {
+        let mut pen = Pen { drawn: false };
+        Self::start_with(left_out, move |line| pen.write(line))
+    }
+
+    fn start_with(
+        left_out: impl Fn(u64) -> Line + Send + 'static,
+        mut write: impl FnMut(Line) + Send + 'static,
+    ) -> io::Result<Self> {
+        let (lines, mut queue) = mpsc::channel(LINES);
+        let dropped = Arc::new(AtomicU64::new(0));
+        let missing = Arc::clone(&dropped);
+        // No task of a scope: a write to a reader that has stopped cannot be cancelled, and the end does not wait for it.
+        std::thread::Builder::new().name("output".to_owned()).spawn(move || {
+            while let Some(line) = queue.blocking_recv() {
+                write(line);
+                match missing.swap(0, Ordering::Relaxed) {
+                    0 => {}
+                    count => write(left_out(count)),
+                }
+            }
+        })?;
+        Ok(Self { lines, dropped })
+    }
+
+    /// Queues a line.
+    pub(super) fn put(&self, line: Line, weight: Weight) {
+        let room = weight == Weight::Full || self.lines.capacity() > RESERVED;
+        if !room || self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Waits until everything is written, but not for ever.
+    pub(super) async fn flush(&self) {
+        let (done, written) = oneshot::channel();
+        let flushed = async {
+            // The thread lives as long as this does.
+            let _ = self.lines.send(Line::Flush(done)).await;
+            let _ = written.await;
+        };
+        let _ = tokio::time::timeout(PATIENCE, flushed).await;
+    }
+}
+
+/// Writes lines; knows whether one of them is to be drawn over.
+struct Pen {
+    drawn: bool,
+}
+
+impl Pen {
+    fn write(&mut self, line: Line) {
+        match line {
+            Line::Draw(text) => {
+                let width = terminal::error_width().saturating_sub(1);
+                let line: String = text.chars().take(width).collect();
+                terminal::redraw(&line);
+                self.drawn = true;
+                return;
+            }
+            Line::Flush(done) => {
+                // Nobody waits for it any more: fine.
+                let _ = done.send(());
+                return;
+            }
+            Line::Data(_) | Line::Say(_) | Line::Undraw => {}
+        }
+        if std::mem::take(&mut self.drawn) {
+            terminal::redraw("");
+        }
+        match line {
+            Line::Data(text) => terminal::data(&format!("{text}\n")),
+            Line::Say(text) => terminal::say(&text),
+            Line::Draw(_) | Line::Undraw | Line::Flush(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc as std_mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_reader_that_stops_holds_up_nobody_and_reads_later_what_is_missing() {
+        let (gate, closed) = std_mpsc::sync_channel::<()>(0);
+        let (wrote, written) = std_mpsc::sync_channel(4 * LINES);
+        let write = move |line| {
+            // Fails at once when the gate is gone: then everything passes.
+            let _ = closed.recv();
+            match line {
+                Line::Data(text) => wrote.send(text).expect("room for all"),
+                Line::Flush(done) => done.send(()).expect("it waits"),
+                other => panic!("{other:?}"),
+            }
+        };
+        let output = Output::start_with(|count| Line::Data(format!("{count} left out")), write).expect("a thread");
+        for at in 0..2 * LINES {
+            output.put(Line::Data(format!("light {at}")), Weight::Light);
+        }
+        output.put(Line::Data("full".to_owned()), Weight::Full);
+        drop(gate);
+        output.flush().await;
+        let lines: Vec<String> = written.try_iter().collect();
+        assert_eq!(lines.first().map(String::as_str), Some("light 0"));
+        assert_eq!(lines.iter().filter(|line| *line == "full").count(), 1, "there was room kept for it");
+        let light = lines.iter().filter(|line| line.starts_with("light")).count();
+        let left_out =
+            lines.iter().filter_map(|line| line.strip_suffix(" left out")?.parse::<usize>().ok()).sum::<usize>();
+        assert_eq!(light + left_out, 2 * LINES);
+        assert!(left_out >= LINES, "{left_out}");
+    }
+}
