@@ -192,6 +192,8 @@ impl Visit for Text {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use tracing::level_filters::LevelFilter;
 
     use super::*;
@@ -221,12 +223,11 @@ mod tests {
     fn libraries_of_others_are_quiet_at_v_and_heard_at_vv() {
         let said = |verbosity: i8, event: fn()| {
             let settings = LogSettings { verbosity, ..LogSettings::default() };
-            let seen = Arc::new(Mutex::new(0));
+            let seen = Arc::new(AtomicUsize::new(0));
             let layer = Counted(Arc::clone(&seen));
             let registry = tracing_subscriber::registry().with(filter(&settings, None).unwrap()).with(layer);
             tracing::subscriber::with_default(registry, event);
-            let count = *seen.lock().unwrap();
-            count
+            seen.load(Ordering::Relaxed)
         };
         // A callsite remembers who wants it: each is used once.
         assert_eq!(said(1, || tracing::debug!(target: "tower::buffer::worker", "service.ready")), 0);
@@ -236,11 +237,11 @@ mod tests {
         assert_eq!(said(2, || tracing::debug!(target: "tower::buffer::worker", "service.ready")), 1);
     }
 
-    struct Counted(Arc<Mutex<usize>>);
+    struct Counted(Arc<AtomicUsize>);
 
     impl<S: Subscriber> Layer<S> for Counted {
         fn on_event(&self, _event: &Event<'_>, _context: Context<'_, S>) {
-            *self.0.lock().unwrap() += 1;
+            self.0.fetch_add(1, Ordering::Relaxed);
         }
     }
 

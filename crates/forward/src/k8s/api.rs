@@ -353,7 +353,7 @@ impl Session {
 /// Without them kubectl takes the current context of the files it finds by itself.
 fn kubectl_flags(kubeconfigs: &Kubeconfigs, settings: &KubeSettings, context: &str) -> String {
     let mut flags = String::new();
-    if kubeconfigs.context_name(None).is_ok_and(|current| current != context) {
+    if !kubeconfigs.context_name(None).is_ok_and(|current| current == context) {
         flags.push_str(&format!(" --context {}", quoted(context)));
     }
     // kubectl takes a list of files from the environment only.

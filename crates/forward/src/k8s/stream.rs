@@ -21,6 +21,11 @@ const AGAIN_AFTER: Duration = Duration::from_millis(25);
 const DOUBLINGS: u32 = 6;
 
 /// A byte stream to a pod of the target.
+///
+/// Reading drives it: only the error stream tells whether a pod is gone, and that is read. A write that finds the
+/// stream closed, or another pod being dialled, therefore waits for a reader to settle what became of the pod; an error at
+/// once would end a connection that the next pod would have taken. So it has to be read while it is written, as
+/// `splice` does; whoever only writes may wait for ever once the pod is gone before it answered.
 pub(crate) struct KubeStream {
     stream: PortStream,
     pod: PodRef,

@@ -1,5 +1,7 @@
 //! `-o json`: one event a line.
 
+use std::process::Stdio;
+
 use serde_json::Value;
 use testkit::process::{Process, Signal};
 
@@ -24,6 +26,27 @@ async fn a_start_that_fails_ends_with_an_event() {
     assert_eq!(process.exited(DEADLINE).await.expect("it ends").code(), Some(4));
     let stdout = process.stdout();
     assert!(stdout.lines().all(|line| line.starts_with("{\"event\":\"")), "{stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn events_that_nobody_reads_hold_up_neither_connections_nor_the_end() {
+    let bench = Bench::start().await;
+    let port = testkit::process::free_port().expect("a port");
+    let mut command = bench.command(&["svc/web", &format!("{port}:80"), "-o", "json", "-v"]);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("it starts");
+    let address = ([127, 0, 0, 1], port).into();
+    crate::support::eventually(DEADLINE, "an answer", || async { status(address).await }).await;
+    // Two events each, of some 150 bytes: the pipe is full after a few hundred, and the queue after a thousand more.
+    for at in 0..1_200 {
+        assert_eq!(status(address).await, Some(200), "connection {at}");
+    }
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, Signal::INT).expect("a signal");
+    let ended = crate::support::eventually(DEADLINE, "its end", || {
+        let ended = child.try_wait().expect("its status");
+        async move { ended }
+    });
+    assert_eq!(ended.await.code(), Some(130));
 }
 
 #[tokio::test]

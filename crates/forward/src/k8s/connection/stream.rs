@@ -253,6 +253,10 @@ impl PortStream {
     }
 
     /// Sends the end of file that was held back once the pod has been silent for long.
+    ///
+    /// Only reading comes here, and that is enough: the pod is silent only when a reader finds nothing. While the local
+    /// client takes nothing, `splice` does not read, for bytes of the pod wait to be taken; the end of file is then late by
+    /// as long as the client is, and nothing is lost.
     fn poll_quiet(&mut self, cx: &mut Context<'_>) {
         let Some(timer) = self.timer.as_mut().filter(|_| self.finish == Finish::Held) else { return };
         while timer.as_mut().poll(cx).is_ready() {
