@@ -19,6 +19,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const WEB: u16 = 8080;
 /// See [`WEB`].
 pub(crate) const RAW: u16 = 7000;
+/// A service whose pod answers HTTP itself, as one on another machine does: with no cost to this one's sockets.
+pub(crate) const BUSY: &str = "busy";
+/// Its whole answer.
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!";
 
 /// The child process, seen from the bench.
 #[derive(Debug)]
@@ -73,14 +77,16 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let backend = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address"));
     let services = (backend(http)?, backend(tcp)?);
     raise_descriptor_limit().map_err(told)?;
-    let runtime = runtimes::apart(2)?;
+    let runtime = runtimes::apart(1)?;
     let _inside = runtime.enter();
     let cluster = runtime.block_on(Cluster::start(ClusterOptions::default()));
     let ports = [ServicePort::new(80).named("http").to(WEB), ServicePort::new(7).named("tcp").to(RAW)];
-    for name in ["web", "pair"] {
+    for name in ["web", "pair", BUSY] {
         cluster.add_service("default", name, &[("app", name)], &ports);
     }
     add_pod(&cluster, "web", "web-0", services);
+    add_pod(&cluster, BUSY, "busy-0", services);
+    cluster.faults().streams().inside().set_answer("default", "busy-0", WEB, HELLO);
     cluster.write_kubeconfig(Path::new(file));
     let mut stdout = std::io::stdout();
     let mut say = |text: &str| writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(told);
