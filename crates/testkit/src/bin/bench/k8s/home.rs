@@ -32,14 +32,14 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Starts this binary again as the cluster in front of the origin.
-    pub(crate) fn start(origin: &Origin) -> Result<Self, String> {
+    /// Starts this binary again as the cluster in front of the origin, with so many worker threads.
+    pub(crate) fn start(origin: &Origin, workers: usize) -> Result<Self, String> {
         let told = |error: std::io::Error| error.to_string();
         let dir = tempfile::tempdir().map_err(told)?;
         let this = std::env::current_exe().map_err(told)?;
         let mut command = Command::new(this);
         command.arg("cluster").arg(origin.http.to_string()).arg(origin.tcp.to_string());
-        command.arg(dir.path().join("config"));
+        command.arg(dir.path().join("config")).arg(workers.to_string());
         let process = Process::start(&mut command).map_err(told)?;
         process.wait_line(DEADLINE, |line| line == "ready").map_err(|error| error.to_string())?;
         Ok(Self { process, dir })
@@ -73,11 +73,11 @@ impl Home {
 /// | `terminate POD`, `delete POD` | marks it as ending; removes it at once |
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let told = |error: std::io::Error| error.to_string();
-    let [http, tcp, file] = arguments else { return Err("cluster needs HTTP TCP FILE".to_owned()) };
+    let [http, tcp, file, workers] = arguments else { return Err("cluster needs HTTP TCP FILE WORKERS".to_owned()) };
     let backend = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address"));
     let services = (backend(http)?, backend(tcp)?);
     raise_descriptor_limit().map_err(told)?;
-    let runtime = runtimes::apart(1)?;
+    let runtime = runtimes::apart(workers.parse().map_err(|_| format!("`{workers}` is no number"))?)?;
     let _inside = runtime.enter();
     let cluster = runtime.block_on(Cluster::start(ClusterOptions::default()));
     let ports = [ServicePort::new(80).named("http").to(WEB), ServicePort::new(7).named("tcp").to(RAW)];
