@@ -10,6 +10,7 @@
 
 pub mod clusters;
 pub mod error;
+pub mod set;
 pub mod supervisor;
 
 mod k8s;
@@ -24,4 +25,5 @@ pub use k8s::plugin::PluginError;
 pub use k8s::proxy::ProxyError;
 pub use report::ForwardReport;
 pub use session::{CreatePod, JumpOptions};
+pub use set::{ForwardSet, ForwardSpec};
 pub use supervisor::{Forward, ForwardOptions, Lease};

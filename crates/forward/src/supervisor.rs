@@ -32,7 +32,7 @@ const LATER_TIMEOUT: Duration = Duration::from_secs(10);
 const RETRY_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 
 /// How a forward behaves.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ForwardOptions {
     /// When it starts, how long it idles, how it backs off.
     pub settings: ForwardSettings,
@@ -178,6 +178,12 @@ impl Forward {
         Lease::new(&self.shared)
     }
 
+    /// Whether both are handles of the same forward.
+    #[must_use]
+    pub fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The machine slept, or its network changed: everything is dialled anew.
     pub fn wake(&self) {
         let session = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
@@ -213,6 +219,12 @@ impl Lease {
     fn new(shared: &Arc<Shared>) -> Self {
         shared.tell(ForwardInput::LeaseTaken);
         Self { shared: Arc::clone(shared) }
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Lease({})", self.shared.name)
     }
 }
 

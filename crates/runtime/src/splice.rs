@@ -8,6 +8,8 @@ use std::future::Future as _;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -51,9 +53,45 @@ pub enum Cut {
     Target(io::Error),
 }
 
+/// Bytes of all pairs that share it, counted while they are carried.
+#[derive(Debug, Default)]
+pub struct Meter {
+    inward: AtomicU64,
+    outward: AtomicU64,
+}
+
+impl Meter {
+    /// Bytes from clients to the target.
+    #[must_use]
+    pub fn inward(&self) -> u64 {
+        self.inward.load(Ordering::Relaxed)
+    }
+
+    /// Bytes from the target to clients.
+    #[must_use]
+    pub fn outward(&self) -> u64 {
+        self.outward.load(Ordering::Relaxed)
+    }
+
+    /// Counts bytes that were carried in another way.
+    pub fn add(&self, inward: u64, outward: u64) {
+        self.inward.fetch_add(inward, Ordering::Relaxed);
+        self.outward.fetch_add(outward, Ordering::Relaxed);
+    }
+}
+
 /// Carries bytes both ways until both directions have ended, the client has left, or one side failed. When the
 /// target failed the client sees a reset: an end of file would look like a whole answer.
 pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
+    carry_both(client, target, None).await
+}
+
+/// [`splice`], with its bytes counted while it runs.
+pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) -> SpliceEnd {
+    carry_both(client, target, Some(meter)).await
+}
+
+async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
     let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
     let mut pair = Pair {
         client,
@@ -64,7 +102,15 @@ pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
         look: None,
         patience: LOOK_FIRST,
     };
-    let cut = std::future::poll_fn(|cx| pair.poll(cx)).await;
+    let cut = std::future::poll_fn(|cx| {
+        let before = (pair.inward.bytes, pair.outward.bytes);
+        let end = pair.poll(cx);
+        if let Some(meter) = &meter {
+            meter.add(pair.inward.bytes - before.0, pair.outward.bytes - before.1);
+        }
+        end
+    })
+    .await;
     if matches!(cut, Some(Cut::Target(_))) {
         // Linger zero makes the close a reset.
         let _ = SockRef::from(&pair.client).set_linger(Some(Duration::ZERO));
@@ -296,12 +342,13 @@ mod tests {
             client.read_to_string(&mut answer).await.unwrap();
             answer
         };
+        let meter = Arc::new(Meter::default());
+        let pair_ends = splice_metered(served, Io::other(near), Arc::clone(&meter));
         let (end, answer) =
-            tokio::time::timeout(DEADLINE, async { tokio::join!(splice(served, Io::other(near)), work) })
-                .await
-                .expect("it ends");
+            tokio::time::timeout(DEADLINE, async { tokio::join!(pair_ends, work) }).await.expect("it ends");
         assert_eq!(answer, "A QUESTION THAT IS LONGER THAN THE BUFFER");
         assert_eq!((end.inward, end.outward), (41, 41));
+        assert_eq!((meter.inward(), meter.outward()), (41, 41));
         assert!(end.cut.is_none());
     }
 

@@ -1,0 +1,151 @@
+//! The forwards of one configuration, by name; the next configuration takes over those that stay as they are.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use adit_core::forward::Start;
+use adit_core::target::Target;
+use runtime::Scope;
+
+use crate::clusters::Clusters;
+use crate::supervisor::{Forward, ForwardOptions, Lease};
+
+/// What a forward of a configuration is: two that are equal are the same forward.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ForwardSpec {
+    /// Its name, unique in its configuration.
+    pub name: String,
+    /// What it leads to; never [`Target::Forward`].
+    pub target: Target,
+    /// How it behaves.
+    pub options: ForwardOptions,
+}
+
+/// The forwards of one configuration. Entrances keep handles of those they use, so a set is only changed by
+/// being replaced: see [`ForwardSet::next`].
+#[derive(Debug, Default)]
+pub struct ForwardSet {
+    entries: BTreeMap<String, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    spec: ForwardSpec,
+    clusters: Arc<Clusters>,
+    forward: Forward,
+    /// Keeps one that always runs.
+    lease: Option<Arc<Lease>>,
+}
+
+impl ForwardSet {
+    /// A set with these forwards. One whose specification and clusters are the same as in `self` is taken over with
+    /// all that runs through it; the others are made in `scope`, and nothing of them is started yet but those that
+    /// start always. `self` stays usable, so that a change may still be given up: then retire the new set for the old.
+    #[must_use]
+    pub fn next(&self, scope: &Scope, clusters: &Arc<Clusters>, wanted: Vec<ForwardSpec>) -> Self {
+        let entries = wanted.into_iter().map(|spec| {
+            let kept = self.entries.get(&spec.name).filter(|old| {
+                old.spec == spec && (!needs_cluster(&spec.target) || Arc::ptr_eq(&old.clusters, clusters))
+            });
+            let entry = kept.map_or_else(|| Entry::new(scope, clusters, &spec), Entry::again);
+            (spec.name, entry)
+        });
+        Self { entries: entries.collect() }
+    }
+
+    /// The forward of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<&Forward> {
+        self.entries.get(name).map(|entry| &entry.forward)
+    }
+
+    /// All of them, by name.
+    pub fn iter(&self) -> impl Iterator<Item = (&ForwardSpec, &Forward)> {
+        self.entries.values().map(|entry| (&entry.spec, &entry.forward))
+    }
+
+    /// Starts those that always run.
+    pub fn start(&mut self) {
+        for entry in self.entries.values_mut() {
+            if entry.spec.options.settings.start == Start::Always && entry.lease.is_none() {
+                entry.lease = Some(Arc::new(entry.forward.lease()));
+            }
+        }
+    }
+
+    /// Lets go of the forwards that `other` does not have: they take nothing new, and what they carry finishes.
+    pub fn retire(&self, other: &Self) {
+        for (name, entry) in &self.entries {
+            let stays = other.entries.get(name).is_some_and(|new| new.forward.is(&entry.forward));
+            if !stays {
+                entry.forward.stop();
+            }
+        }
+    }
+
+    /// The machine slept, or its network changed.
+    pub fn wake(&self) {
+        self.entries.values().for_each(|entry| entry.forward.wake());
+    }
+
+    /// All take nothing new.
+    pub fn stop(&self) {
+        self.entries.values().for_each(|entry| entry.forward.stop());
+    }
+}
+
+impl Entry {
+    fn new(scope: &Scope, clusters: &Arc<Clusters>, spec: &ForwardSpec) -> Self {
+        let forward = Forward::new(scope, clusters, &spec.name, spec.target.clone(), spec.options.clone());
+        Self { spec: spec.clone(), clusters: Arc::clone(clusters), forward, lease: None }
+    }
+
+    fn again(&self) -> Self {
+        Self {
+            spec: self.spec.clone(),
+            clusters: Arc::clone(&self.clusters),
+            forward: self.forward.clone(),
+            lease: self.lease.clone(),
+        }
+    }
+}
+
+/// Whether it is reached by way of a kubeconfig.
+fn needs_cluster(target: &Target) -> bool {
+    matches!(target, Target::Kubernetes(_) | Target::Jump(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spec(name: &str, target: &str) -> ForwardSpec {
+        ForwardSpec { name: name.into(), target: Target::parse(target).unwrap(), options: ForwardOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn the_next_set_takes_over_what_stays_as_it_is() {
+        let scope = Scope::root();
+        let clusters = Clusters::new(crate::KubeSettings::default());
+        let first = ForwardSet::default().next(
+            &scope,
+            &clusters,
+            vec![spec("a", "tcp://127.0.0.1:1"), spec("b", "tcp://127.0.0.1:2"), spec("c", "k8s:///default/pod/x:1")],
+        );
+        let others = Clusters::new(crate::KubeSettings::default());
+        let next = first.next(
+            &scope,
+            &others,
+            vec![spec("a", "tcp://127.0.0.1:1"), spec("b", "tcp://127.0.0.1:3"), spec("c", "k8s:///default/pod/x:1")],
+        );
+        let same = |name| next.get(name).unwrap().is(first.get(name).unwrap());
+        assert!(same("a"), "untouched");
+        assert!(!same("b"), "another target");
+        assert!(!same("c"), "another kubeconfig");
+        assert!(next.get("d").is_none());
+        let kept = first.get("a").unwrap().clone();
+        first.retire(&next);
+        assert!(next.get("a").unwrap().is(&kept));
+        scope.cancel();
+    }
+}
