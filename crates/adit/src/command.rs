@@ -1,11 +1,13 @@
 //! The command line.
 
+mod clock;
 mod config;
 mod demo;
 mod expose;
 mod files;
 mod forward;
 mod live;
+mod output;
 mod reference;
 mod server;
 mod token;

@@ -3,12 +3,10 @@
 mod asked;
 mod bind;
 mod child;
-mod clock;
 mod cluster;
 mod faults;
 mod jump;
 mod news;
-mod output;
 mod serve;
 mod show;
 

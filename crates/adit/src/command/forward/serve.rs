@@ -24,7 +24,7 @@ use super::ForwardArguments;
 use super::asked::{Asked, AskedPort};
 use super::bind::{Held, Plan, unknown_port};
 use super::child::Running;
-use super::clock;
+use crate::command::clock;
 use super::news::{News, Seen};
 use super::show::{Ended, ReadyPort, Show};
 use crate::command::Global;

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use super::faults::{Faults, Said};
 use super::news::Item;
-use super::output::{Line, Output, Weight};
+use crate::command::output::{Line, Output, Weight};
 use crate::command::Global;
 use crate::report::{Failure, Output as Format};
 use crate::terminal;
