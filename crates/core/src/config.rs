@@ -4,6 +4,10 @@
 //! So five mistakes are five problems, each with file, line, key and a hint.
 
 mod agent_file;
+mod check;
+pub mod destination;
+pub mod forwards;
+pub mod gateway;
 pub mod kubernetes;
 mod problem;
 pub mod publish;
@@ -14,6 +18,9 @@ mod tree;
 pub mod unit;
 
 pub use agent_file::AgentFile;
+pub use destination::{CreateSettings, JumpSettings};
+pub use forwards::{Defaults, ForwardConfig};
+pub use gateway::{GatewayConfig, RouteConfig};
 pub use kubernetes::KubernetesConfig;
 pub use problem::{Problem, Problems};
 pub use publish::PublishConfig;

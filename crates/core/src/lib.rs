@@ -6,7 +6,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`diagnose`] | what kind of fault an error is, its exit code and HTTP status |
-//! | [`name`], [`authority`], [`cidr`] | which names, hosts and addresses are legal |
+//! | [`name`], [`authority`], [`cidr`], [`glob`] | which names, hosts and addresses are legal or meant |
 //! | [`target`], [`forward_args`] | what a user may expose or forward to |
 //! | [`secret`], [`token`], [`accounts`] | credentials and what they allow |
 //! | [`backoff`], [`health`], [`bucket`], [`shutdown`], [`forward`] | when to do something |
@@ -28,10 +28,12 @@ pub mod forward;
 pub mod forward_args;
 pub mod forwarded;
 pub mod free_port;
+pub mod glob;
 pub mod head;
 pub mod health;
 pub mod name;
 pub mod near;
+pub mod route;
 pub mod secret;
 pub mod shutdown;
 pub mod target;
