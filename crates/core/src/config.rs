@@ -6,19 +6,24 @@
 mod agent_file;
 mod check;
 pub mod destination;
+pub mod diff;
+mod document;
 pub mod forwards;
 pub mod gateway;
+pub mod import;
 pub mod kubernetes;
 mod problem;
 pub mod publish;
 mod reader;
 pub mod server;
+pub mod show;
 mod substitute;
 mod tree;
 pub mod unit;
 
 pub use agent_file::AgentFile;
 pub use destination::{CreateSettings, JumpSettings};
+pub use diff::ConfigDiff;
 pub use forwards::{Defaults, ForwardConfig};
 pub use gateway::{GatewayConfig, RouteConfig};
 pub use kubernetes::KubernetesConfig;

@@ -330,8 +330,18 @@ impl<'a> Section<'a> {
         self.reader.complain(self.place, &self.path, complaint.into());
     }
 
+    /// Its keys with their places and values.
+    pub(crate) const fn entries(&self) -> &'a [Entry] {
+        self.entries
+    }
+
     /// Reports the keys that nobody asked for.
     pub(crate) fn finish(self) {
+        self.finish_ref();
+    }
+
+    /// The same for a section that is looked at again.
+    pub(crate) fn finish_ref(&self) {
         let known = self.known.borrow();
         for entry in self.entries {
             if known.contains(&entry.key.as_str()) {

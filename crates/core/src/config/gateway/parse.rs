@@ -9,6 +9,7 @@ use crate::config::forwards::{Defaults, idle_timeout};
 use crate::config::reader::{Complaint, Section, listen_address};
 use crate::glob::GlobPattern;
 use crate::name::{Hostname, LABEL_MAX};
+use crate::route::{HostPattern, PathPrefix};
 
 pub(in crate::config) fn gateway(section: Section<'_>, defaults: &Defaults) -> GatewayConfig {
     let base = GatewayConfig::default();
@@ -97,13 +98,13 @@ fn allow(section: Section<'_>) -> Allow {
 
 fn routes(section: &Section<'_>, tls: GatewayTls) -> Vec<RouteConfig> {
     let mut routes: Vec<RouteConfig> = Vec::new();
-    let mut places: HashMap<(String, Option<String>), &str> = HashMap::new();
+    let mut places: HashMap<(HostPattern, Option<PathPrefix>), &str> = HashMap::new();
     for (key, entry) in section.named_sections() {
         let Some(found) = route::route(key, &entry, tls) else {
             entry.finish();
             continue;
         };
-        let place = (found.host.to_string(), found.path.as_ref().map(ToString::to_string));
+        let place = (found.host.clone(), found.path.clone());
         if let Some(other) = places.insert(place, key) {
             entry.complain_here(Complaint::new(
                 format!("the route `{other}` is for the same host and path"),
