@@ -4,16 +4,28 @@
 //! So five mistakes are five problems, each with file, line, key and a hint.
 
 mod agent_file;
+mod check;
+pub mod destination;
+pub mod diff;
+mod document;
+pub mod forwards;
+pub mod gateway;
+pub mod import;
 pub mod kubernetes;
 mod problem;
 pub mod publish;
 mod reader;
 pub mod server;
+pub mod show;
 mod substitute;
 mod tree;
 pub mod unit;
 
 pub use agent_file::AgentFile;
+pub use destination::{CreateSettings, JumpSettings};
+pub use diff::ConfigDiff;
+pub use forwards::{Defaults, ForwardConfig};
+pub use gateway::{GatewayConfig, RouteConfig};
 pub use kubernetes::KubernetesConfig;
 pub use problem::{Problem, Problems};
 pub use publish::PublishConfig;

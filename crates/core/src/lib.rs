@@ -6,7 +6,7 @@
 //! | module | decides |
 //! |---|---|
 //! | [`diagnose`] | what kind of fault an error is, its exit code and HTTP status |
-//! | [`name`], [`authority`], [`cidr`] | which names, hosts and addresses are legal |
+//! | [`name`], [`authority`], [`cidr`], [`glob`] | which names, hosts and addresses are legal or meant |
 //! | [`target`], [`forward_args`] | what a user may expose or forward to |
 //! | [`secret`], [`token`], [`accounts`] | credentials and what they allow |
 //! | [`backoff`], [`health`], [`bucket`], [`shutdown`], [`forward`] | when to do something |
@@ -31,6 +31,7 @@ pub mod forward;
 pub mod forward_args;
 pub mod forwarded;
 pub mod free_port;
+pub mod glob;
 pub mod head;
 pub mod health;
 pub mod name;

@@ -7,12 +7,12 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::config::publish::{
-    HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address,
+    HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of,
 };
 use adit_core::diagnose::Fault;
 use adit_core::name::{Hostname, TunnelName};
 use adit_core::secret::Secret;
-use adit_core::target::LocalTarget;
+use adit_core::target::{LocalTarget, Target};
 use clap::Args;
 use http::header::{HeaderName, HeaderValue};
 use prometheus_client::registry::Registry;
@@ -153,7 +153,7 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
 }
 
 fn tunnel_of(arguments: &ExposeArguments, target: &str) -> Result<PublishedTunnel, Failure> {
-    let to = LocalTarget::parse(target, arguments.port.is_some()).map_err(|error| failure(&error))?;
+    let to = target_of(target, arguments.port.is_some())?;
     let usage = |what: String, error: &dyn std::fmt::Display| {
         Failure::new(
             Fault::Usage,
@@ -169,13 +169,22 @@ fn tunnel_of(arguments: &ExposeArguments, target: &str) -> Result<PublishedTunne
             PublicPlace::Host(Hostname::parse(host).map_err(|e| usage(format!("--host {host}"), &e))?)
         }
         (_, _, Some(port)) => PublicPlace::Port(port),
-        (None, None, None) if !to.kind.is_http() => PublicPlace::Port(0),
+        (None, None, None) if !scheme_of(&to, false).is_http() => PublicPlace::Port(0),
         (None, None, None) => PublicPlace::Any,
     };
     let mut tunnel = PublishedTunnel::new(target.to_owned(), to, public);
     tunnel.host_header.clone_from(&arguments.host_header);
     tunnel.proxy_protocol = arguments.proxy_protocol;
     Ok(tunnel)
+}
+
+/// With a public port a bare address is a byte pipe.
+fn target_of(text: &str, by_port: bool) -> Result<Target, Failure> {
+    let found = match Target::parse(text) {
+        Ok(Target::Local(_)) => LocalTarget::parse(text, by_port).map(Target::Local),
+        other => other,
+    };
+    found.map_err(|error| failure(&error))
 }
 
 fn agent_config(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<AgentConfig, Failure> {
@@ -207,9 +216,15 @@ pub(super) fn agent_tunnel(published: &PublishedTunnel) -> Result<AgentTunnel, F
         PublicPlace::Host(host) => Wanted::Host(host.as_str().to_owned()),
         PublicPlace::Port(port) => Wanted::Port(*port),
     };
-    let mut agent =
-        AgentTunnel::to_target(&published.key, wanted, &published.to, published.connect_timeout, published.verify)
-            .map_err(|error| failure(&error))?;
+    let Target::Local(local) = &published.to else {
+        return Err(Failure::new(
+            Fault::Config,
+            format!("{}: {} cannot be published by adit expose", published.key, published.to),
+            "that comes with adit up; until then publish a local port that leads there, as adit forward makes one",
+        ));
+    };
+    let mut agent = AgentTunnel::to_target(&published.key, wanted, local, published.connect_timeout, published.verify)
+        .map_err(|error| failure(&error))?;
     agent.host_header.clone_from(&published.host_header);
     agent.request_headers = rules(&published.headers)?;
     agent.response_headers = rules(&published.response_headers)?;
@@ -384,7 +399,7 @@ mod tests {
         let http = tunnel_of(&parse(&["3000", "--as", "app1"]), "3000").unwrap();
         assert_eq!(http.to.to_string(), "http://127.0.0.1:3000");
         let tcp = tunnel_of(&parse(&["5432", "--port", "15432"]), "5432").unwrap();
-        assert_eq!((tcp.to.kind.is_http(), tcp.public), (false, PublicPlace::Port(15432)));
+        assert_eq!((tcp.scheme.is_http(), tcp.public), (false, PublicPlace::Port(15432)));
     }
 
     #[test]

@@ -1,16 +1,23 @@
 //! `adit.yaml` as a whole: read once, with the problems of all its sections, whichever of them is asked for.
 
 use super::reader::Reader;
-use super::{Environment, KubernetesConfig, Problems, PublishConfig, kubernetes, publish, tree};
-
-/// Parts of `adit.yaml` that belong to later versions.
-const LATER: [&str; 3] = ["defaults", "forwards", "gateway"];
+use super::{
+    Defaults, Environment, ForwardConfig, GatewayConfig, KubernetesConfig, Problems, PublishConfig, check, forwards,
+    gateway, kubernetes, publish, tree,
+};
+use crate::target::Target;
 
 /// Everything `adit.yaml` says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct AgentFile {
     /// `kubernetes`: how clusters are reached; as if it were empty when it is not there.
     pub kubernetes: KubernetesConfig,
+    /// `defaults`: what holds for forwards that say nothing else. It is in them already.
+    pub defaults: Defaults,
+    /// `forwards` in the order of the file.
+    pub forwards: Vec<ForwardConfig>,
+    /// `gateway`: the port for HTTP and TLS, when the section is there.
+    pub gateway: Option<GatewayConfig>,
     /// `publish`: what is published, when the section is there.
     pub publish: Option<PublishConfig>,
 }
@@ -23,6 +30,18 @@ impl AgentFile {
     pub fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<Self, Problems> {
         read(file, text, env, false)
     }
+
+    /// A forward by its name.
+    #[must_use]
+    pub fn forward(&self, name: &str) -> Option<&ForwardConfig> {
+        self.forwards.iter().find(|forward| forward.name == name)
+    }
+
+    /// Every target of the file, with the keys that lead to its `to`.
+    #[must_use]
+    pub fn targets(&self) -> Vec<(Vec<&str>, &Target)> {
+        check::references(self)
+    }
 }
 
 /// Reads the file; `publishes` says that nothing can be done without a section `publish`.
@@ -32,17 +51,26 @@ pub(super) fn read(file: &str, text: &str, env: Environment<'_>, publishes: bool
     let found = {
         let root = reader.root(&node);
         root.version();
-        for key in LATER {
-            root.later(key);
-        }
         let has_publish = root.has("publish");
         if publishes && !has_publish {
             root.missing("publish", "say what to publish: publish: { server: …, tunnels: { … } }");
         }
         let kubernetes = kubernetes::read(root.section("kubernetes"));
+        let defaults = forwards::defaults(root.section("defaults"));
+        let forwards = forwards::forwards(&root.section("forwards"), &defaults);
+        let has_gateway = root.has("gateway");
+        let gateway = gateway::parse::gateway(root.section("gateway"), &defaults);
         let publish = publish::parse::publish(root.section("publish"));
+        let file = AgentFile {
+            kubernetes,
+            defaults,
+            forwards,
+            gateway: has_gateway.then_some(gateway),
+            publish: has_publish.then_some(publish),
+        };
+        check::whole(&root, &file);
         root.finish();
-        AgentFile { kubernetes, publish: has_publish.then_some(publish) }
+        file
     };
     reader.finish(found)
 }
@@ -66,9 +94,9 @@ mod tests {
 
     #[test]
     fn the_problems_of_all_sections_are_reported_whichever_is_asked_for() {
-        let text = "kubernetes: { keepalive: x }\npublish: { lanes: 0 }\nforwards: {}\n";
+        let text = "kubernetes: { keepalive: x }\npublish: { lanes: 0 }\nforwards: { a: 1 }\n";
         let keys = |problems: Problems| problems.0.into_iter().map(|p| p.key).collect::<Vec<_>>();
-        let expected = ["kubernetes.keepalive", "publish.lanes", "forwards"];
+        let expected = ["kubernetes.keepalive", "publish.lanes", "forwards.a", "forwards.a.to"];
         let env = |_: &str| None;
         assert_eq!(keys(parse(text).unwrap_err()), expected);
         assert_eq!(keys(PublishConfig::parse("adit.yaml", text, &env).unwrap_err()), expected);

@@ -8,8 +8,9 @@ use http::{HeaderName, HeaderValue};
 
 use crate::health::HealthSettings;
 use crate::name::{Hostname, TunnelName};
-use crate::target::LocalTarget;
+use crate::target::{Target, TargetKind};
 
+use super::destination::JumpSettings;
 use super::{Environment, Problems};
 
 pub(super) mod parse;
@@ -109,7 +110,11 @@ pub struct PublishedTunnel {
     /// Its key in the file, for messages.
     pub key: String,
     /// What it leads to.
-    pub to: LocalTarget,
+    pub to: Target,
+    /// How a jump is made, when `to` is one and says more than a URL.
+    pub jump: Option<JumpSettings>,
+    /// How the service is spoken to.
+    pub scheme: TargetKind,
     /// Where visitors find it.
     pub public: PublicPlace,
     /// The Host header that the local service gets instead of the visitor's.
@@ -120,7 +125,7 @@ pub struct PublishedTunnel {
     pub response_headers: HeaderEdits,
     /// Whether a byte pipe starts with a PROXY protocol version 2 header.
     pub proxy_protocol: bool,
-    /// Whether the certificate of an `https` target is verified. Left out: yes, unless it is on this machine.
+    /// Whether the certificate of an `https` service is verified. Left out: yes, unless it is on this machine.
     pub verify: bool,
     /// How the local service is probed, if at all.
     pub health: Option<HealthCheck>,
@@ -133,11 +138,13 @@ pub struct PublishedTunnel {
 impl PublishedTunnel {
     /// A tunnel with nothing but what it needs.
     #[must_use]
-    pub fn new(key: String, to: LocalTarget, public: PublicPlace) -> Self {
+    pub fn new(key: String, to: Target, public: PublicPlace) -> Self {
         Self {
             key,
-            verify: !to.is_loopback(),
+            verify: !is_here(&to),
+            scheme: scheme_of(&to, matches!(public, PublicPlace::Port(_))),
             to,
+            jump: None,
             public,
             host_header: None,
             headers: HeaderEdits::default(),
@@ -147,6 +154,24 @@ impl PublishedTunnel {
             connect_timeout: CONNECT_TIMEOUT,
             request_timeout: None,
         }
+    }
+}
+
+/// How a target is spoken to when nothing else is said: as its URL says, else as what is published.
+#[must_use]
+pub fn scheme_of(to: &Target, by_port: bool) -> TargetKind {
+    match to {
+        Target::Local(local) => local.kind,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) if by_port => TargetKind::Tcp,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => TargetKind::Http,
+    }
+}
+
+/// Whether the target is surely on this machine.
+pub(super) fn is_here(to: &Target) -> bool {
+    match to {
+        Target::Local(local) => local.is_loopback(),
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => false,
     }
 }
 

@@ -293,6 +293,26 @@ impl<'a> Section<'a> {
         self.entry(key).is_some_and(|entry| entry.node.value != Value::Null)
     }
 
+    /// Whether a key holds a map, for keys that may be written either way.
+    pub(crate) fn is_map(&self, key: &'static str) -> bool {
+        self.node(key).is_some_and(|node| matches!(node.value, Value::Map(_)))
+    }
+
+    /// The keys of the map, for maps whose keys the user chooses.
+    pub(crate) fn names(&self) -> Vec<&'a str> {
+        self.entries.iter().map(|entry| entry.key.as_str()).collect()
+    }
+
+    /// Records a problem of a key further down, at its value or at the nearest that is there.
+    pub(crate) fn complain_at(&self, keys: &[&str], complaint: impl Into<Complaint>) {
+        let path = keys.iter().fold(self.path.clone(), |path, key| match path.is_empty() {
+            true => (*key).to_owned(),
+            false => format!("{path}.{key}"),
+        });
+        let place = place_of(self.entries, keys).unwrap_or(self.place);
+        self.reader.complain(place, &path, complaint.into());
+    }
+
     /// Records that a key is missing, at the place of the map it belongs to.
     pub(crate) fn missing(&self, key: &str, hint: &str) {
         let complaint = Complaint::new("is missing", hint);
@@ -310,8 +330,18 @@ impl<'a> Section<'a> {
         self.reader.complain(self.place, &self.path, complaint.into());
     }
 
+    /// Its keys with their places and values.
+    pub(crate) const fn entries(&self) -> &'a [Entry] {
+        self.entries
+    }
+
     /// Reports the keys that nobody asked for.
     pub(crate) fn finish(self) {
+        self.finish_ref();
+    }
+
+    /// The same for a section that is looked at again.
+    pub(crate) fn finish_ref(&self) {
         let known = self.known.borrow();
         for entry in self.entries {
             if known.contains(&entry.key.as_str()) {
@@ -341,6 +371,17 @@ impl<'a> Section<'a> {
         }
         format!("{}.{key}", self.path)
     }
+}
+
+/// The place of the value that the keys lead to, or of the last one on the way that is there.
+pub(crate) fn place_of(entries: &[Entry], keys: &[&str]) -> Option<Place> {
+    let (first, rest) = keys.split_first()?;
+    let node = &entries.iter().find(|entry| entry.key == *first)?.node;
+    let below = match &node.value {
+        Value::Map(entries) => place_of(entries, rest),
+        Value::Null | Value::Text(_) | Value::List(_) => None,
+    };
+    below.or(Some(node.place))
 }
 
 /// Reads a number within bounds.

@@ -4,14 +4,15 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig, PublishedTunnel, SERVER_PORT,
-    ServerAddress, TrustConfig,
+    ServerAddress, TrustConfig, is_here, scheme_of,
 };
 use crate::config::Problem;
+use crate::config::destination;
 use crate::config::reader::{Complaint, Section, loopback_address, positive_duration};
 use crate::forwarded::is_hop_by_hop;
 use crate::health::HealthSettings;
 use crate::name::{Hostname, TunnelName};
-use crate::target::{LocalTarget, TargetKind};
+use crate::target::{Target, TargetKind};
 
 /// Reads the address of a tunnel server: `host`, `host:port`, `[v6]:port`.
 ///
@@ -141,8 +142,9 @@ fn tunnels(section: &Section<'_>) -> Vec<PublishedTunnel> {
 fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
     let has_port = section.has("port");
     let hint = "say what to publish, such as 3000 or http://127.0.0.1:3000";
-    let to = section.require("to", hint, |text| LocalTarget::parse(text, has_port));
-    let public = public_place(key, section, to.as_ref());
+    let to = destination::destination(section, has_port, hint);
+    let scheme = scheme(section, to.as_ref().map(|to| &to.target), has_port);
+    let public = public_place(key, section, to.as_ref().map(|_| scheme));
     let headers = header_edits(section.section("headers"));
     let response_headers = header_edits(section.section("response_headers"));
     let proxy_protocol = section.word("proxy_protocol", &[("v2", true), ("off", false)]);
@@ -154,8 +156,10 @@ fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
     let to = to?;
     let tunnel = PublishedTunnel {
         key: key.to_owned(),
-        verify: verify.unwrap_or(!to.is_loopback()),
-        to,
+        verify: verify.unwrap_or(!is_here(&to.target)),
+        to: to.target,
+        jump: to.jump,
+        scheme,
         public: public?,
         host_header,
         headers,
@@ -169,7 +173,25 @@ fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
     Some(tunnel)
 }
 
-fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> Option<PublicPlace> {
+/// What a URL says itself must not be said otherwise.
+fn scheme(section: &Section<'_>, to: Option<&Target>, by_port: bool) -> TargetKind {
+    let words =
+        [TargetKind::Http, TargetKind::Https, TargetKind::H2c, TargetKind::Tcp].map(|kind| (kind.scheme(), kind));
+    let given = section.word("scheme", &words);
+    let Some(to) = to else { return given.unwrap_or(TargetKind::Http) };
+    let said = scheme_of(to, by_port);
+    if let (Target::Local(local), Some(given)) = (to, given.filter(|given| *given != said)) {
+        let complaint = Complaint::new(
+            format!("the target is {} already", said.scheme()),
+            format!("write {}://{}, and leave scheme out", given.scheme(), local.authority()),
+        );
+        section.complain("scheme", complaint);
+        return said;
+    }
+    given.unwrap_or(said)
+}
+
+fn public_place(key: &str, section: &Section<'_>, scheme: Option<TargetKind>) -> Option<PublicPlace> {
     let name = section.get("as", TunnelName::parse).map(PublicPlace::Name);
     let host = section.get("host", Hostname::parse).map(PublicPlace::Host);
     let port = section.number("port", 1..=u16::MAX).map(PublicPlace::Port);
@@ -185,7 +207,7 @@ fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> O
     if !given.is_empty() {
         return name.or(host).or(port);
     }
-    if to.is_some_and(|to| to.kind == TargetKind::Tcp) {
+    if scheme == Some(TargetKind::Tcp) {
         section.missing("port", "a tcp target needs a public port, such as port: 15432");
         return None;
     }
@@ -205,15 +227,18 @@ fn public_place(key: &str, section: &Section<'_>, to: Option<&LocalTarget>) -> O
 /// What goes with requests does not go with byte pipes, and the other way round.
 fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
     let by_port = matches!(tunnel.public, PublicPlace::Port(_));
-    let bytes = tunnel.to.kind == TargetKind::Tcp;
+    let bytes = tunnel.scheme == TargetKind::Tcp;
     if bytes != by_port {
-        let complaint = if bytes {
-            Complaint::new("a tcp target needs a public port", "set `port` instead of a name")
-        } else {
-            Complaint::new(
-                format!("a public port leads to a tcp target, not to {}", tunnel.to.kind.scheme()),
-                format!("write tcp://{}", tunnel.to.authority()),
-            )
+        let complaint = match &tunnel.to {
+            _ if bytes => Complaint::new("a tcp target needs a public port", "set `port` instead of a name"),
+            Target::Local(local) => Complaint::new(
+                format!("a public port leads to a tcp target, not to {}", local.kind.scheme()),
+                format!("write tcp://{}", local.authority()),
+            ),
+            Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => Complaint::new(
+                format!("a public port leads to a byte pipe, not to {}", tunnel.scheme.scheme()),
+                "leave scheme out, or set `as` or `host` instead of `port`",
+            ),
         };
         section.complain("to", complaint);
         return;
@@ -224,10 +249,11 @@ fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
         let kind = if bytes { "http" } else { "tcp" };
         section.complain(key, Complaint::new(format!("is for {kind} targets only"), "leave it out"));
     }
-    if section.holds("verify") && tunnel.to.kind != TargetKind::Https {
+    if section.holds("verify") && tunnel.scheme != TargetKind::Https {
         section.complain("verify", Complaint::new("is for https targets only", "leave it out"));
     }
-    if !tunnel.verify && !tunnel.to.is_loopback() {
+    let elsewhere = matches!(&tunnel.to, Target::Local(local) if !local.is_loopback());
+    if !tunnel.verify && elsewhere {
         let complaint = Complaint::new(
             "the certificate of another machine must be verified",
             "leave it out, or reach the service through this machine",
@@ -236,7 +262,7 @@ fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
     }
 }
 
-fn host_header(text: &str) -> Result<String, Complaint> {
+pub(in crate::config) fn host_header(text: &str) -> Result<String, Complaint> {
     // Local services are known by addresses too, so this is looser than a visitor's Host.
     let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_' | b':' | b'[' | b']');
     if text.is_empty() || !text.bytes().all(legal) {
@@ -248,7 +274,7 @@ fn host_header(text: &str) -> Result<String, Complaint> {
     Ok(text.to_owned())
 }
 
-fn header_edits(section: Section<'_>) -> HeaderEdits {
+pub(in crate::config) fn header_edits(section: Section<'_>) -> HeaderEdits {
     let adds = section.section("add");
     let mut add = Vec::new();
     for (name, value) in adds.named_texts() {

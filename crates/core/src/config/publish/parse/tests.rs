@@ -84,7 +84,7 @@ fn every_key_is_read() {
     assert_eq!((health.settings.rise, health.settings.fall), (2, 4));
     let db = &config.tunnels[3];
     assert!(db.proxy_protocol);
-    assert_eq!(db.to.kind, TargetKind::Tcp);
+    assert_eq!(db.scheme, TargetKind::Tcp);
     assert_eq!(db.health.as_ref().unwrap().probe, Probe::Tcp);
 }
 

@@ -1,0 +1,54 @@
+//! Files of other tools, turned into an `adit.yaml`.
+
+use std::collections::BTreeSet;
+
+use super::Problems;
+use super::document::Written;
+
+mod autotunnel;
+mod comments;
+
+/// What became of another tool's file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Imported {
+    /// The `adit.yaml` that does the same.
+    pub yaml: String,
+    /// What has no equivalent, or works otherwise.
+    pub notes: Vec<String>,
+}
+
+/// Reads a file of autotunnel. `file` is its name, for messages.
+///
+/// # Errors
+/// With every problem of the file at once: what autotunnel itself refuses.
+pub fn autotunnel(text: &str, file: &str) -> Result<Imported, Problems> {
+    autotunnel::import(text, file)
+}
+
+/// Names for forwards that had only a port: each once.
+#[derive(Debug, Default)]
+struct Names(BTreeSet<String>);
+
+impl Names {
+    /// The name wanted, or with the port behind it when it is taken.
+    fn choose(&mut self, wanted: &str, port: u16) -> String {
+        let with_port = format!("{wanted}-{port}");
+        let name = if self.0.contains(wanted) { with_port } else { wanted.to_owned() };
+        self.0.insert(name.clone());
+        name
+    }
+}
+
+/// Puts the file together: what it is, then the sections that have something in them.
+fn assemble(header: Vec<String>, sections: Vec<(&str, Vec<String>, Written)>) -> String {
+    let mut document = Written::map().with_comments("version", Written::bare(1), header);
+    for (key, comments, section) in sections {
+        if !section.is_empty() {
+            document = document.with_comments(key, section, comments);
+        }
+    }
+    document.yaml()
+}
+
+#[cfg(test)]
+mod tests;
