@@ -188,6 +188,14 @@ impl<C: Connect> TlsConnect<C> {
         Ok(Self { under, config, server_name: crate::tls::server_name(server_name)?, timeout })
     }
 
+    /// The same to a server that may show any certificate: where a user said so, for this one target.
+    ///
+    /// # Errors
+    /// When the name is neither a DNS name nor an address.
+    pub fn unverified(under: C, server_name: &str, alpn: &[&[u8]], timeout: Duration) -> Result<Self, TlsError> {
+        Self::new(under, server_name, unverified_client_config(alpn)?, timeout)
+    }
+
     async fn open(&self) -> Result<Io, ConnectError> {
         let stream = self.under.connect().await?;
         let handshake = TlsConnector::from(Arc::clone(&self.config)).connect(self.server_name.clone(), stream);

@@ -3,8 +3,11 @@
 
 pub mod admin;
 pub mod connect;
+pub mod executor;
+pub mod guard;
 pub mod lines;
 pub mod listener;
+pub mod page;
 pub mod peer;
 pub mod pipe;
 pub mod readiness;
@@ -15,6 +18,7 @@ pub mod socket;
 pub mod splice;
 pub mod telemetry;
 pub mod tls;
+pub mod upstream;
 pub mod watch;
 
 pub use connect::{BoxFuture, Connect, ConnectError, Duplex, Io, TcpConnect, TlsConnect};

@@ -16,8 +16,6 @@ mod body;
 mod dial;
 mod error;
 mod event;
-mod h1;
-mod h2;
 mod http;
 mod local;
 mod metrics;

@@ -11,7 +11,6 @@ mod answer;
 mod audit;
 mod auth;
 mod control;
-mod guard;
 mod metrics;
 mod ports;
 mod public;

@@ -16,19 +16,20 @@ const PURE: [&str; 3] = ["mux", "spdy", "core"];
 
 /// Our crates, and which of ours each may depend on. `testkit` is for tests, so it is no one's
 /// normal dependency and has none of ours, or test builds would run in circles.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("mux", &[]),
     ("spdy", &[]),
     ("core", &[]),
     ("runtime", &["adit-core"]),
     ("forward", &["adit-core", "runtime", "spdy"]),
     ("tunnel", &["adit-core", "runtime", "mux"]),
-    ("adit", &["adit-core", "runtime", "mux", "forward", "tunnel"]),
+    ("gateway", &["adit-core", "runtime", "forward"]),
+    ("adit", &["adit-core", "runtime", "mux", "forward", "gateway", "tunnel"]),
     ("testkit", &[]),
 ];
 
 /// Our crates by the names manifests use.
-const OURS: [&str; 8] = ["adit-core", "mux", "spdy", "runtime", "forward", "tunnel", "adit", "testkit"];
+const OURS: [&str; 9] = ["adit-core", "mux", "spdy", "runtime", "forward", "gateway", "tunnel", "adit", "testkit"];
 
 /// Crates that a pure crate must not depend on, by the start of their names.
 const IMPURE: [&str; 14] = [

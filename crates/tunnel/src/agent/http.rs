@@ -11,10 +11,9 @@ use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
 use mux::headers::Timing;
 use mux::{ErrorCode, Open, StreamKind};
+use runtime::upstream::{H2Fault, UpstreamConnection};
 
 use super::body::{Begin, Progress, RequestBody, discard};
-use super::h1::LocalConnection;
-use super::h2::H2Fault;
 use super::local::{Local, Served, chain, connect_code};
 use super::request::{self, is_grpc, is_idempotent};
 use super::tcp;
@@ -179,7 +178,12 @@ impl Exchange<'_> {
         let mut again = true;
         loop {
             let (mut sender, reused) = match self.local.h2.sender(self.local).await {
-                Ok(found) => found,
+                Ok((sender, reused)) => {
+                    if reused {
+                        self.local.metrics.reused.inc();
+                    }
+                    (sender, reused)
+                }
                 Err(fault) => return Err(h2_failure(&fault)),
             };
             let request = self.request(begin.clone(), true)?;
@@ -233,11 +237,11 @@ impl Exchange<'_> {
         Ok(switched)
     }
 
-    async fn connect(&self) -> Result<LocalConnection, Failure> {
+    async fn connect(&self) -> Result<UpstreamConnection<RequestBody>, Failure> {
         let io = Box::pin(self.local.connect(&*self.local.tunnel.connect))
             .await
             .map_err(|error| Failure { code: connect_code(&error), error: "connect" })?;
-        LocalConnection::begin(io).await.map_err(|error| Failure::of(&error))
+        UpstreamConnection::begin(io).await.map_err(|error| Failure::of(&error))
     }
 
     fn request(&self, begin: Begin, h2: bool) -> Result<http::Request<RequestBody>, Failure> {

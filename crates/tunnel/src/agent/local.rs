@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use mux::ErrorCode;
 use mux::message::TunnelKind;
-use runtime::{Connect, ConnectError, Io, Scope};
+use runtime::upstream::{Dial, Pool, SharedConnection};
+use runtime::{BoxFuture, Connect, ConnectError, Io, Scope};
 use tokio::sync::{Notify, broadcast};
 
+use super::body::RequestBody;
 use super::event::{AgentEvent, RequestEvent};
-use super::h1::Pool;
-use super::h2::SharedConnection;
 use super::metrics::{AgentMetrics, TunnelMetrics};
 use super::settings::AgentTunnel;
 
@@ -21,8 +21,8 @@ pub(super) struct Local {
     pub(super) name: Arc<str>,
     pub(super) tunnel: AgentTunnel,
     pub(super) kind: TunnelKind,
-    pub(super) pool: Pool,
-    pub(super) h2: SharedConnection,
+    pub(super) pool: Pool<RequestBody>,
+    pub(super) h2: SharedConnection<RequestBody>,
     pub(super) metrics: TunnelMetrics,
     pub(super) scope: Scope,
     /// A connection was refused: the health check should look at once.
@@ -125,6 +125,30 @@ impl Local {
             sent: served.sent,
         };
         let _ = self.events.send(AgentEvent::Request(Arc::new(event)));
+    }
+}
+
+impl Local {
+    fn connector_h2(&self) -> &dyn Connect {
+        &**self.tunnel.connect_h2.as_ref().unwrap_or(&self.tunnel.connect)
+    }
+}
+
+impl Dial for Local {
+    fn dial(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(self.connect(self.connector_h2()))
+    }
+
+    fn target(&self) -> String {
+        self.connector_h2().describe()
+    }
+
+    fn patience(&self) -> Duration {
+        self.tunnel.connect_timeout
+    }
+
+    fn scope(&self) -> &Scope {
+        &self.scope
     }
 }
 

@@ -7,10 +7,10 @@ use adit_core::config::publish::{HealthCheck, Probe};
 use adit_core::health::{Health, HealthState};
 use http::header::HOST;
 use runtime::Scope;
+use runtime::upstream::UpstreamConnection;
 
 use super::Shared;
 use super::body::RequestBody;
-use super::h1::LocalConnection;
 use super::local::{Local, chain};
 use super::settings::LocalProtocol;
 
@@ -79,7 +79,7 @@ async fn ask(local: &Local, path: &str) -> Result<(), String> {
         sender.send_request(request(local, path, true)?).await
     } else {
         let io = local.tunnel.connect.connect().await.map_err(|error| chain(&error))?;
-        let mut connection = LocalConnection::begin(io).await.map_err(|error| chain(&error))?;
+        let mut connection = UpstreamConnection::begin(io).await.map_err(|error| chain(&error))?;
         connection.send(request(local, path, false)?).await
     };
     let status = response.map_err(|error| chain(&error))?.status();

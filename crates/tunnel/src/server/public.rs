@@ -14,13 +14,14 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use runtime::executor::ScopeExecutor;
+use runtime::guard::{Findings, GuardTimes, Guarded};
 use runtime::listener::ConnectionLimit;
 use rustls::ServerConfig as TlsConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 
-use super::guard::{Findings, GuardTimes, Guarded};
 use super::state::State;
 use super::visit::{AnswerBody, Visitor, visit};
 use crate::wire_http::BodyError;
@@ -91,7 +92,11 @@ impl PublicEntrance {
         let config = self.state.config.load_full();
         let limits =
             HeadLimits { head_size: config.limits.head_size, headers: config.limits.headers, ..HeadLimits::default() };
-        let times = GuardTimes { head: config.limits.header_timeout, idle: config.limits.idle_timeout };
+        let times = GuardTimes {
+            head: config.limits.header_timeout,
+            idle: config.limits.idle_timeout,
+            unread: config.limits.idle_timeout,
+        };
         let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
         let h2 = alpn_h2 || {
@@ -165,15 +170,16 @@ impl PublicEntrance {
             }
         });
         let config = self.state.config.load();
-        let serving = hyper::server::conn::http2::Builder::new(SpawnIn(self.state.scope.clone()))
-            .timer(TokioTimer::new())
-            .keep_alive_interval(H2_PING)
-            .keep_alive_timeout(H2_PING)
-            .max_concurrent_streams(H2_STREAMS)
-            .initial_stream_window_size(H2_WINDOW)
-            .initial_connection_window_size(H2_WINDOW * 4)
-            .max_header_list_size(u32::try_from(config.limits.head_size).unwrap_or(64 * 1024))
-            .serve_connection(TokioIo::new(io), service);
+        let serving =
+            hyper::server::conn::http2::Builder::new(ScopeExecutor::new(self.state.scope.clone(), "visitor-h2"))
+                .timer(TokioTimer::new())
+                .keep_alive_interval(H2_PING)
+                .keep_alive_timeout(H2_PING)
+                .max_concurrent_streams(H2_STREAMS)
+                .initial_stream_window_size(H2_WINDOW)
+                .initial_connection_window_size(H2_WINDOW * 4)
+                .max_header_list_size(u32::try_from(config.limits.head_size).unwrap_or(64 * 1024))
+                .serve_connection(TokioIo::new(io), service);
         drop(config);
         let mut serving = std::pin::pin!(serving);
         tokio::select! {
@@ -259,19 +265,6 @@ impl Body for Counted {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
-    }
-}
-
-/// Lets hyper's HTTP/2 spawn into our scope.
-#[derive(Clone)]
-struct SpawnIn(runtime::scope::Scope);
-
-impl<F> hyper::rt::Executor<F> for SpawnIn
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn("visitor-h2", future);
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/1.1 connections to a local service, kept between requests.
+//! HTTP/1.1 connections to a service, kept between requests.
 //!
 //! A connection has no task of its own: the request that uses it drives it, so that nothing is handed from
 //! task to task on the way of a request. While it waits in the pool nobody looks at it; whether the service
@@ -8,34 +8,47 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::{Request, Response};
+use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
-use runtime::Io;
 
-use super::body::RequestBody;
+use super::{BoxError, IDLE, IDLE_MAX};
+use crate::Io;
 
-/// Servers close idle connections after 60 seconds as a rule, some after 5; half of the former leaves a
-/// margin, and the latter is noticed when the connection is taken.
-const IDLE: Duration = Duration::from_secs(30);
-/// Connections that wait per tunnel. More than that at once is a burst, whose connections are dropped.
-const IDLE_MAX: usize = 128;
 /// Headers an answer may have; hyper's own bound is 100.
 const HEADERS_MAX: usize = 200;
 
-/// Idle connections of one tunnel, the one used last on top.
-#[derive(Default)]
-pub(super) struct Pool {
-    idle: Mutex<Vec<LocalConnection>>,
+/// Idle connections to one service, the one used last on top.
+pub struct Pool<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    idle: Mutex<Vec<UpstreamConnection<B>>>,
 }
 
-impl Pool {
+impl<B> Default for Pool<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    fn default() -> Self {
+        Self { idle: Mutex::default() }
+    }
+}
+
+impl<B> Pool<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     /// The connection used last, if it is still open.
-    pub(super) fn take(&self, now: Instant) -> Option<LocalConnection> {
+    pub fn take(&self, now: Instant) -> Option<UpstreamConnection<B>> {
         loop {
             let mut connection = self.lock().pop()?;
             if connection.is_fresh(now) && connection.is_usable() {
@@ -45,7 +58,7 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request.
-    pub(super) fn put(&self, mut connection: LocalConnection, now: Instant) {
+    pub fn put(&self, mut connection: UpstreamConnection<B>, now: Instant) {
         if !connection.is_usable() {
             return;
         }
@@ -57,7 +70,7 @@ impl Pool {
     }
 
     /// Drops connections that have waited too long or were closed by the service.
-    pub(super) fn sweep(&self, now: Instant) {
+    pub fn sweep(&self, now: Instant) {
         let mut idle = std::mem::take(&mut *self.lock());
         idle.retain_mut(|connection| connection.is_fresh(now) && connection.is_usable());
         if idle.is_empty() {
@@ -71,51 +84,84 @@ impl Pool {
         *now_idle = idle;
     }
 
-    #[cfg(test)]
-    pub(super) fn len(&self) -> usize {
+    /// How many connections wait.
+    #[must_use]
+    pub fn len(&self) -> usize {
         self.lock().len()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<LocalConnection>> {
+    /// Whether none waits.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<UpstreamConnection<B>>> {
         // Nothing in there can fail half-way.
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// One connection to the local service.
-pub(super) struct LocalConnection {
-    sender: SendRequest<RequestBody>,
-    driver: Driver,
+/// One connection to a service. Whoever holds it drives it.
+pub struct UpstreamConnection<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    sender: SendRequest<B>,
+    driver: Driver<B>,
     parked: Instant,
 }
 
-impl LocalConnection {
+impl<B> UpstreamConnection<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     /// Speaks HTTP/1.1 on an open connection.
-    pub(super) async fn begin(io: Io) -> hyper::Result<Self> {
+    ///
+    /// # Errors
+    /// What hyper says of the connection.
+    pub async fn begin(io: Io) -> hyper::Result<Self> {
         let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(io)).await?;
         let driver = Driver { connection: Some(Box::new(connection)), over: false, keep: false };
         Ok(Self { sender, driver, parked: Instant::now() })
     }
 
     /// Sends a request and waits for the head of its answer.
-    pub(super) async fn send(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+    ///
+    /// # Errors
+    /// What hyper says of the connection.
+    pub async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         let Self { sender, driver, .. } = self;
         driver.drive(sender.send_request(request)).await
     }
 
     /// Drives the connection while `work` reads the answer.
-    pub(super) async fn drive<F: Future>(&mut self, work: F) -> F::Output {
+    pub async fn drive<F: Future>(&mut self, work: F) -> F::Output {
         self.driver.drive(work).await
     }
 
-    /// Sends a request that asks for an upgrade; [`LocalConnection::into_upgraded`] may follow a 101.
-    pub(super) async fn send_upgrade(&mut self, request: Request<RequestBody>) -> hyper::Result<Response<Incoming>> {
+    /// Moves the connection on, for whoever polls an answer's body by hand: before the body, and after it when the
+    /// body had nothing.
+    pub fn poll_drive(&mut self, cx: &mut Context<'_>) {
+        self.driver.poll(cx);
+    }
+
+    /// Sends a request that asks for an upgrade; [`UpstreamConnection::into_upgraded`] may follow a 101.
+    ///
+    /// # Errors
+    /// What hyper says of the connection.
+    pub async fn send_upgrade(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         self.driver.keep = true;
         self.send(request).await
     }
 
     /// After a 101: the bare connection, and what was read beyond the answer's head.
-    pub(super) async fn into_upgraded(self) -> hyper::Result<Option<(Io, Bytes)>> {
+    ///
+    /// # Errors
+    /// What hyper says of the connection.
+    pub async fn into_upgraded(self) -> hyper::Result<Option<(Io, Bytes)>> {
         let Driver { connection: Some(mut connection), over, .. } = self.driver else {
             return Ok(None);
         };
@@ -137,14 +183,22 @@ impl LocalConnection {
     }
 }
 
-struct Driver {
-    connection: Option<Box<Connection<TokioIo<Io>, RequestBody>>>,
+struct Driver<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    connection: Option<Box<Connection<TokioIo<Io>, B>>>,
     over: bool,
     /// The connection is of use after hyper is done with it: it was upgraded.
     keep: bool,
 }
 
-impl Driver {
+impl<B> Driver<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     fn poll(&mut self, cx: &mut Context<'_>) {
         let Some(connection) = self.connection.as_mut().filter(|_| !self.over) else {
             return;
@@ -177,18 +231,18 @@ impl Driver {
 
 #[cfg(test)]
 mod tests {
-    use http_body_util::BodyExt as _;
+    use http_body_util::{BodyExt as _, Empty};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     use super::*;
 
-    async fn pair() -> (LocalConnection, DuplexStream) {
+    async fn pair() -> (UpstreamConnection<Empty<Bytes>>, DuplexStream) {
         let (near, far) = duplex(4096);
-        (LocalConnection::begin(Io::other(near)).await.unwrap(), far)
+        (UpstreamConnection::begin(Io::other(near)).await.unwrap(), far)
     }
 
-    fn get() -> Request<RequestBody> {
-        Request::get("/").header("host", "a").body(RequestBody::Empty).unwrap()
+    fn get() -> Request<Empty<Bytes>> {
+        Request::get("/").header("host", "a").body(Empty::new()).unwrap()
     }
 
     async fn read_head(far: &mut DuplexStream) -> String {
@@ -199,7 +253,7 @@ mod tests {
         String::from_utf8(got).unwrap()
     }
 
-    async fn exchange(connection: &mut LocalConnection, far: &mut DuplexStream) -> Bytes {
+    async fn exchange(connection: &mut UpstreamConnection<Empty<Bytes>>, far: &mut DuplexStream) -> Bytes {
         let serve = async {
             read_head(far).await;
             far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
@@ -212,7 +266,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_used_again() {
         let (mut connection, mut far) = pair().await;
-        let pool = Pool::default();
+        let pool = Pool::<Empty<Bytes>>::default();
         for _ in 0..3 {
             assert_eq!(exchange(&mut connection, &mut far).await, "hello");
             pool.put(connection, Instant::now());
@@ -224,7 +278,7 @@ mod tests {
     async fn a_connection_closed_while_it_waited_is_not_handed_out() {
         let (mut connection, mut far) = pair().await;
         exchange(&mut connection, &mut far).await;
-        let pool = Pool::default();
+        let pool = Pool::<Empty<Bytes>>::default();
         pool.put(connection, Instant::now());
         drop(far);
         assert!(pool.take(Instant::now()).is_none());
@@ -234,7 +288,7 @@ mod tests {
     async fn a_connection_that_waited_too_long_is_dropped() {
         let (mut connection, mut far) = pair().await;
         exchange(&mut connection, &mut far).await;
-        let pool = Pool::default();
+        let pool = Pool::<Empty<Bytes>>::default();
         let now = Instant::now();
         pool.put(connection, now);
         pool.sweep(now + IDLE / 2);
@@ -246,7 +300,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_connection_used_last_is_taken_first() {
-        let pool = Pool::default();
+        let pool = Pool::<Empty<Bytes>>::default();
         let mut fars = Vec::new();
         for _ in 0..2 {
             let (mut connection, mut far) = pair().await;
@@ -267,7 +321,7 @@ mod tests {
         };
         let (response, ()) = tokio::join!(connection.send(get()), serve);
         drop(response.unwrap());
-        let pool = Pool::default();
+        let pool = Pool::<Empty<Bytes>>::default();
         pool.put(connection, Instant::now());
         assert_eq!(pool.len(), 0);
     }
@@ -279,7 +333,7 @@ mod tests {
             .header("host", "a")
             .header("connection", "upgrade")
             .header("upgrade", "websocket")
-            .body(RequestBody::Empty)
+            .body(Empty::new())
             .unwrap();
         let serve = async {
             read_head(&mut far).await;

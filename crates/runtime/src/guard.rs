@@ -1,4 +1,5 @@
-//! The visitor's socket behind a strict check of HTTP/1 request heads (S9), with time-outs hyper does not have.
+//! A client's socket behind a strict check of HTTP/1 request heads (S9), with time-outs hyper does not have; in front
+//! of every hyper server of ours that strangers reach.
 //!
 //! hyper takes some heads that RFC 9112 section 6.3 calls an attack (Transfer-Encoding before Content-Length, say) and
 //! mends them in silence. The guard sees the bytes first. A bad head is replaced by a harmless one, and the
@@ -28,7 +29,7 @@ thread_local! {
 
 /// What the guard tells the service of its connection.
 #[derive(Debug)]
-pub(super) struct Findings {
+pub struct Findings {
     fault: Mutex<Option<(u64, HeadFault)>>,
     faulty: AtomicBool,
     /// Requests whose answers are not over: the connection is not idle.
@@ -38,8 +39,8 @@ pub(super) struct Findings {
     quiet_at: AtomicU64,
 }
 
-impl Findings {
-    pub(super) fn new() -> Self {
+impl Default for Findings {
+    fn default() -> Self {
         Self {
             fault: Mutex::new(None),
             faulty: AtomicBool::new(false),
@@ -48,14 +49,22 @@ impl Findings {
             quiet_at: AtomicU64::new(0),
         }
     }
+}
+
+impl Findings {
+    /// Findings of a connection that begins now.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
 
     /// A request has begun; each is to be followed by [`Findings::over`].
-    pub(super) fn begun(&self) {
+    pub fn begun(&self) {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The answer of a request is over, body and all.
-    pub(super) fn over(&self) {
+    pub fn over(&self) {
         let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.quiet_at.store(at, Ordering::Relaxed);
         self.busy.fetch_sub(1, Ordering::Relaxed);
@@ -71,7 +80,8 @@ impl Findings {
     }
 
     /// The fault of the connection's `request`th request, counted from 1.
-    pub(super) fn fault_of(&self, request: u64) -> Option<HeadFault> {
+    #[must_use]
+    pub fn fault_of(&self, request: u64) -> Option<HeadFault> {
         if !self.faulty.load(Ordering::Acquire) {
             return None;
         }
@@ -87,15 +97,17 @@ impl Findings {
 
 /// Times a connection is given.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct GuardTimes {
+pub struct GuardTimes {
     /// From a head's first byte to its end; for the first head, from the connection's start.
-    pub(super) head: Duration,
+    pub head: Duration,
     /// Between requests.
-    pub(super) idle: Duration,
+    pub idle: Duration,
+    /// For the client to take something of what it is sent.
+    pub unread: Duration,
 }
 
 /// A visitor's connection, guarded.
-pub(super) struct Guarded<S> {
+pub struct Guarded<S> {
     io: S,
     guard: HeadGuard,
     findings: Arc<Findings>,
@@ -119,7 +131,8 @@ pub(super) struct Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    pub(super) fn new(io: S, guard: HeadGuard, findings: Arc<Findings>, times: GuardTimes) -> Self {
+    /// Guards `io` by the rules of `guard`.
+    pub fn new(io: S, guard: HeadGuard, findings: Arc<Findings>, times: GuardTimes) -> Self {
         Self {
             io,
             guard,
@@ -205,13 +218,13 @@ impl<S> Guarded<S> {
 }
 
 impl<S> Guarded<S> {
-    /// Passes a write's result on; a visitor who takes nothing for the idle time is given up.
+    /// Passes a write's result on; a visitor who takes nothing for too long is given up.
     fn hold_to_reading<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.unread = None;
             return result;
         }
-        let by = *self.unread.get_or_insert_with(Instant::now) + self.times.idle;
+        let by = *self.unread.get_or_insert_with(Instant::now) + self.times.unread;
         let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
         if timer.deadline() != by.into() {
             timer.as_mut().reset(by.into());
@@ -223,7 +236,10 @@ impl<S> Guarded<S> {
 
 impl<S: AsyncRead + Unpin> Guarded<S> {
     /// Waits until the first head, or the HTTP/2 preface, is there; false when the visitor left before.
-    pub(super) async fn peek(&mut self) -> io::Result<bool> {
+    ///
+    /// # Errors
+    /// When the connection failed, or the visitor's time was over ([`io::ErrorKind::TimedOut`]).
+    pub async fn peek(&mut self) -> io::Result<bool> {
         std::future::poll_fn(|cx| {
             ready!(self.poll_checked(cx))?;
             Poll::Ready(Ok(!self.ready.is_empty()))
@@ -232,7 +248,7 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
     }
 
     /// Whether the visitor began with the HTTP/2 preface.
-    pub(super) fn is_h2(&self) -> bool {
+    pub fn is_h2(&self) -> bool {
         self.guard.is_h2()
     }
 

@@ -1,20 +1,20 @@
-//! HTTP/2 to a local service: one connection, shared by all requests of a tunnel.
+//! HTTP/2 to a service: one connection, shared by all requests for it.
 
-use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http_body::Body;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use runtime::{Connect, ConnectError, Io, Scope};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 
-use super::body::RequestBody;
-use super::local::Local;
-use super::settings::LocalProtocol;
+use super::BoxError;
+use crate::executor::ScopeExecutor;
+use crate::{BoxFuture, ConnectError, Io, Scope};
 
-/// Receive window of one answer: the local service is near, so this is plenty.
+/// Receive window of one answer: the service is near, so this is plenty.
 const STREAM_WINDOW: u32 = 1 << 20;
 /// Receive window of all answers together.
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -26,56 +26,75 @@ const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// The beginning of every HTTP/2 connection (RFC 9113 section 3.4), with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
-pub(super) type Sender = SendRequest<RequestBody>;
+/// Opens the byte streams for a [`SharedConnection`].
+pub trait Dial: Send + Sync {
+    /// Opens one, with `h2` first among the protocols offered if it is TLS.
+    fn dial(&self) -> BoxFuture<'_, Result<Io, ConnectError>>;
 
-/// The HTTP/2 connection of one tunnel.
-pub(super) struct SharedConnection {
-    state: Mutex<State>,
+    /// The target as a user would write it.
+    fn target(&self) -> String;
+
+    /// How long all of it may take.
+    fn patience(&self) -> Duration;
+
+    /// Where the connection's task lives.
+    fn scope(&self) -> &Scope;
+}
+
+/// The one HTTP/2 connection to a service.
+pub struct SharedConnection<B> {
+    state: Mutex<State<B>>,
     /// One attempt to connect at a time; the others wait for its result.
     connecting: Semaphore,
 }
 
-#[derive(Default)]
-struct State {
-    sender: Option<Sender>,
+struct State<B> {
+    sender: Option<SendRequest<B>>,
     spoken: Option<(bool, Instant)>,
     /// Attempts to connect that failed, and how the last of them did.
     failures: u64,
     fault: Option<Arc<H2Fault>>,
 }
 
-impl Default for SharedConnection {
+impl<B> Default for SharedConnection<B> {
     fn default() -> Self {
-        Self { state: Mutex::default(), connecting: Semaphore::new(1) }
+        let state = State { sender: None, spoken: None, failures: 0, fault: None };
+        Self { state: Mutex::new(state), connecting: Semaphore::new(1) }
     }
 }
 
 /// Why there is no HTTP/2 connection.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum H2Fault {
+pub enum H2Fault {
     /// The service cannot be reached.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// It does not speak HTTP/2.
-    #[error("the local service does not speak http/2")]
+    #[error("the service does not speak http/2")]
     NotSpoken,
     /// The connection failed.
     #[error(transparent)]
     Hyper(#[from] hyper::Error),
 }
 
-impl SharedConnection {
-    /// The connection as it is, or a new one. `reused` tells which.
-    pub(super) async fn sender(&self, local: &Local) -> Result<(Sender, bool), Arc<H2Fault>> {
+impl<B> SharedConnection<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// The connection as it is, or a new one; whether it was there already.
+    ///
+    /// # Errors
+    /// [`H2Fault`], shared by all who waited for the same attempt.
+    pub async fn sender(&self, by: &impl Dial) -> Result<(SendRequest<B>, bool), Arc<H2Fault>> {
         if let Some(sender) = self.living() {
-            local.metrics.reused.inc();
             return Ok((sender, true));
         }
         let failures = self.lock().failures;
-        let limit = local.tunnel.connect_timeout;
+        let limit = by.patience();
         // Closed never: this is its only owner.
         let Ok(_turn) = tokio::time::timeout(limit, self.connecting.acquire()).await else {
-            return Err(Arc::new(too_late(local)));
+            return Err(Arc::new(too_late(by)));
         };
         if let Some(sender) = self.living() {
             return Ok((sender, true));
@@ -84,8 +103,8 @@ impl SharedConnection {
             // Those who waited share the failure, or each of them would wait for one of its own in turn.
             return Err(fault);
         }
-        let made = tokio::time::timeout(limit, self.make(local)).await;
-        let fault = match made.unwrap_or_else(|_| Err(too_late(local))) {
+        let made = tokio::time::timeout(limit, self.make(by)).await;
+        let fault = match made.unwrap_or_else(|_| Err(too_late(by))) {
             Ok(sender) => return Ok((sender, false)),
             Err(fault) => Arc::new(fault),
         };
@@ -96,24 +115,24 @@ impl SharedConnection {
     }
 
     /// Makes a connection, for this request and the following ones.
-    async fn make(&self, local: &Local) -> Result<Sender, H2Fault> {
-        let io = local.connect(connector(local)).await?;
+    async fn make(&self, by: &impl Dial) -> Result<SendRequest<B>, H2Fault> {
+        let io = by.dial().await?;
         if let Io::Tls(_) = io
             && io.alpn() != Some(b"h2")
         {
             return Err(H2Fault::NotSpoken);
         }
-        let (sender, connection) = Builder::new(ScopeExecutor(local.scope.clone()))
+        let (sender, connection) = Builder::new(ScopeExecutor::new(by.scope().clone(), "upstream http/2 stream"))
             .timer(TokioTimer::new())
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024)
             .handshake(TokioIo::new(io))
             .await?;
-        let name = Arc::clone(&local.name);
-        local.scope.spawn("local http/2 connection", async move {
+        let target = by.target();
+        by.scope().spawn("upstream http/2 connection", async move {
             if let Err(error) = connection.await {
-                tracing::debug!(tunnel = %name, %error, "the http/2 connection to the local service ended");
+                tracing::debug!(%target, %error, "the http/2 connection to a service ended");
             }
         });
         self.lock().sender = Some(sender.clone());
@@ -127,14 +146,14 @@ impl SharedConnection {
     }
 
     /// The next request gets a new connection.
-    pub(super) fn forget(&self) {
+    pub fn forget(&self) {
         self.lock().sender = None;
     }
 
     /// Whether the service speaks HTTP/2 by prior knowledge, or by ALPN. Asked once, and now and then when
     /// it did not.
-    pub(super) async fn is_spoken(&self, local: &Local) -> bool {
-        if local.tunnel.protocol == LocalProtocol::H2c || self.living().is_some() {
+    pub async fn is_spoken(&self, by: &impl Dial) -> bool {
+        if self.living().is_some() {
             return true;
         }
         match self.lock().spoken {
@@ -142,7 +161,7 @@ impl SharedConnection {
             Some((false, at)) if at.elapsed() < ASK_AGAIN => return false,
             Some(_) | None => {}
         }
-        let Ok(io) = local.connect(connector(local)).await else {
+        let Ok(io) = by.dial().await else {
             // Nothing is known; the request itself will find out.
             return false;
         };
@@ -156,7 +175,7 @@ impl SharedConnection {
         spoken
     }
 
-    fn living(&self) -> Option<Sender> {
+    fn living(&self) -> Option<SendRequest<B>> {
         let mut state = self.lock();
         if state.sender.as_ref().is_some_and(SendRequest::is_closed) {
             state.sender = None;
@@ -164,17 +183,13 @@ impl SharedConnection {
         state.sender.clone()
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn too_late(local: &Local) -> H2Fault {
-    H2Fault::Connect(ConnectError::Timeout { target: connector(local).describe(), after: local.tunnel.connect_timeout })
-}
-
-fn connector(local: &Local) -> &dyn Connect {
-    &**local.tunnel.connect_h2.as_ref().unwrap_or(&local.tunnel.connect)
+fn too_late(by: &impl Dial) -> H2Fault {
+    H2Fault::Connect(ConnectError::Timeout { target: by.target(), after: by.patience() })
 }
 
 /// Whether the first thing the service says is a SETTINGS frame, as HTTP/2 demands.
@@ -185,21 +200,6 @@ async fn answers_preface(mut io: Io) -> bool {
     }
     let [_, _, _, kind, _, stream @ ..] = head;
     kind == 4 && stream == [0; 4]
-}
-
-/// Lets hyper start its tasks in a scope.
-#[derive(Clone)]
-struct ScopeExecutor(Scope);
-
-impl<F> hyper::rt::Executor<F> for ScopeExecutor
-where
-    F: Future + Send + 'static,
-{
-    fn execute(&self, future: F) {
-        self.0.spawn("local http/2 stream", async move {
-            future.await;
-        });
-    }
 }
 
 #[cfg(test)]

@@ -1,0 +1,299 @@
+//! A connection that speaks HTTP/1.1 or HTTP/2: each request is looked up by its host and path, and carried to its
+//! route's upstream and back.
+//!
+//! On a request's way there is one task, the connection's own (HTTP/2: the stream's own): hyper's server polls the
+//! answer's body, and that drives the connection to the upstream.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use adit_core::cidr::Cidr;
+use adit_core::head::{HeadGuard, HeadLimits};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use runtime::Scope;
+use runtime::executor::ScopeExecutor;
+use runtime::guard::{Findings, GuardTimes, Guarded};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::Notify;
+
+mod body;
+mod exchange;
+mod forwarding;
+mod lookup;
+mod problem;
+mod request;
+mod switch;
+mod visit;
+
+pub(crate) use body::RequestBody;
+pub use lookup::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
+pub(crate) use problem::Problem;
+pub use problem::WORDS;
+
+use body::{AnswerBody, Busy};
+use forwarding::ForwardingCache;
+
+/// Concurrent requests on one HTTP/2 connection.
+const H2_STREAMS: u32 = 256;
+/// Window of an HTTP/2 client's stream, in bytes; its connection has four times that.
+const H2_WINDOW: u32 = 1024 * 1024;
+/// Requests an HTTP/2 client may give up before it must have waited for as many.
+const ABANDONED: u64 = 200;
+/// A quiet HTTP/2 client is asked whether it is still there.
+const H2_PING: Duration = Duration::from_secs(20);
+
+/// How a connection came in.
+#[derive(Clone, Debug)]
+pub struct Arrival {
+    /// Its other end.
+    pub peer: SocketAddr,
+    /// Our end.
+    pub local: SocketAddr,
+    /// What the client speaks.
+    pub scheme: Scheme,
+    /// The name it asked for in TLS.
+    pub sni: Option<String>,
+}
+
+/// What a client speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP without TLS.
+    Http,
+    /// HTTP in TLS that ended here.
+    Https,
+}
+
+/// What all connections of a gateway share.
+pub struct Site {
+    /// Which route a request is for.
+    pub lookup: Arc<dyn Lookup>,
+    /// Proxies whose word about the client counts.
+    pub trusted_proxies: Vec<Cidr>,
+    /// What a client's head may have.
+    pub limits: HeadLimits,
+    /// How long a client is waited for.
+    pub times: SiteTimes,
+    /// What has passed.
+    pub counters: SiteCounters,
+}
+
+impl Site {
+    /// A site with the usual limits.
+    #[must_use]
+    pub fn new(lookup: Arc<dyn Lookup>) -> Self {
+        Self {
+            lookup,
+            trusted_proxies: Vec::new(),
+            limits: HeadLimits::default(),
+            times: SiteTimes::default(),
+            counters: SiteCounters::default(),
+        }
+    }
+
+    fn is_trusted(&self, peer: SocketAddr) -> bool {
+        self.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip()))
+    }
+}
+
+/// How long a client is waited for.
+#[derive(Clone, Copy, Debug)]
+pub struct SiteTimes {
+    /// For a request's head.
+    pub head: Duration,
+    /// For the next request.
+    pub idle: Duration,
+    /// For the client to take something of what it is sent.
+    pub unread: Duration,
+}
+
+impl Default for SiteTimes {
+    fn default() -> Self {
+        // A program halted in a debugger takes nothing for a while and is none the worse for it.
+        Self { head: Duration::from_secs(10), idle: Duration::from_secs(120), unread: Duration::from_secs(3600) }
+    }
+}
+
+/// What has passed through all connections.
+#[derive(Debug, Default)]
+pub struct SiteCounters {
+    /// Requests.
+    pub requests: AtomicU64,
+    /// Bytes of bodies from clients.
+    pub received: AtomicU64,
+    /// Bytes of bodies to clients.
+    pub sent: AtomicU64,
+    errors: [AtomicU64; WORDS.len()],
+}
+
+impl SiteCounters {
+    /// How often each error was answered, by its stable word.
+    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        WORDS.into_iter().zip(self.errors.iter().map(|count| count.load(Ordering::Relaxed)))
+    }
+
+    pub(crate) fn error(&self, word: &'static str) {
+        let at = WORDS.iter().position(|known| *known == word);
+        if let Some(count) = at.and_then(|at| self.errors.get(at)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Said to a client whose first head takes too long.
+const SLOW: &[u8] = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// Serves a connection to its end: HTTP/1.1, or HTTP/2 if it begins with the preface (after ALPN it does).
+///
+/// When `scope` drains, requests under way are finished and no more are taken; upgraded connections and long answers
+/// live until it is cancelled.
+pub async fn serve<S>(io: S, arrival: Arrival, site: Arc<Site>, scope: Scope)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let times = GuardTimes { head: site.times.head, idle: site.times.idle, unread: site.times.unread };
+    let findings = Arc::new(Findings::new());
+    let mut io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
+    // A connection that has asked for nothing yet must not hold up a shutdown.
+    let first = tokio::select! {
+        first = first_bytes_are_h2(&mut io) => first,
+        () = scope.drained() => None,
+    };
+    let Some(h2) = first else { return };
+    let connection = Arc::new(Connection::new(arrival, site, scope, findings));
+    if h2 { serve_h2(io, connection).await } else { serve_h1(io, connection).await }
+}
+
+async fn serve_h1<S>(io: Guarded<S>, connection: Arc<Connection>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let visited = Arc::clone(&connection);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let connection = Arc::clone(&visited);
+        async move {
+            let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
+            Ok::<_, Infallible>(answer(connection, request, Some(number)).await)
+        }
+    });
+    let limits = &connection.site.limits;
+    let serving = hyper::server::conn::http1::Builder::new()
+        // A client who ends its direction has left, as with other proxies: its request is cancelled.
+        .half_close(false)
+        // The guard sees to slow heads and idle connections, and tells the two apart.
+        .header_read_timeout(None)
+        .max_buf_size(limits.head_size.max(16 * 1024))
+        .max_headers(limits.headers + 1)
+        .serve_connection(TokioIo::new(io), service)
+        .with_upgrades();
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        // Errors are the client's: it left, or broke HTTP.
+        _ = &mut serving => {}
+        () = connection.scope.drained() => {
+            serving.as_mut().graceful_shutdown();
+            let _ = connection.scope.until_cancelled(serving).await;
+        }
+    }
+}
+
+async fn serve_h2<S>(io: Guarded<S>, connection: Arc<Connection>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let visited = Arc::clone(&connection);
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let connection = Arc::clone(&visited);
+        async move {
+            connection.requests.fetch_add(1, Ordering::Relaxed);
+            Ok::<_, Infallible>(answer(connection, request, None).await)
+        }
+    });
+    let serving =
+        hyper::server::conn::http2::Builder::new(ScopeExecutor::new(connection.scope.clone(), "gateway http/2 stream"))
+            .timer(TokioTimer::new())
+            .keep_alive_interval(H2_PING)
+            .keep_alive_timeout(H2_PING)
+            .max_concurrent_streams(H2_STREAMS)
+            .initial_stream_window_size(H2_WINDOW)
+            .initial_connection_window_size(H2_WINDOW * 4)
+            .max_header_list_size(u32::try_from(connection.site.limits.head_size).unwrap_or(64 * 1024))
+            .serve_connection(TokioIo::new(io), service);
+    let mut serving = std::pin::pin!(serving);
+    tokio::select! {
+        _ = &mut serving => return,
+        () = connection.resets.notified() => connection.site.counters.error("reset_flood"),
+        () = connection.scope.drained() => {}
+    }
+    serving.as_mut().graceful_shutdown();
+    let _ = connection.scope.until_cancelled(serving).await;
+}
+
+async fn answer(
+    connection: Arc<Connection>,
+    request: hyper::Request<Incoming>,
+    number: Option<u64>,
+) -> hyper::Response<AnswerBody> {
+    let mut busy = Busy::new(Arc::clone(&connection));
+    let response = visit::visit(&connection, request, number).await;
+    busy.answered();
+    response.map(|body| body.keeping(busy))
+}
+
+/// One client's connection, as its requests see it.
+pub(crate) struct Connection {
+    pub(crate) arrival: Arrival,
+    pub(crate) site: Arc<Site>,
+    pub(crate) scope: Scope,
+    pub(crate) trusted: bool,
+    pub(crate) forwarding: Mutex<ForwardingCache>,
+    pub(crate) findings: Arc<Findings>,
+    requests: AtomicU64,
+    /// Requests the client did not wait for.
+    abandoned: AtomicU64,
+    /// There were too many of them.
+    resets: Notify,
+}
+
+impl Connection {
+    fn new(arrival: Arrival, site: Arc<Site>, scope: Scope, findings: Arc<Findings>) -> Self {
+        Self {
+            trusted: site.is_trusted(arrival.peer),
+            arrival,
+            site,
+            scope,
+            forwarding: Mutex::default(),
+            findings,
+            requests: AtomicU64::new(0),
+            abandoned: AtomicU64::new(0),
+            resets: Notify::new(),
+        }
+    }
+
+    /// A request was given up before its answer: cheap for the client, dear for the target (S4).
+    pub(crate) fn abandon(&self) {
+        let abandoned = self.abandoned.fetch_add(1, Ordering::Relaxed) + 1;
+        if abandoned > ABANDONED && abandoned * 2 > self.requests.load(Ordering::Relaxed) {
+            self.resets.notify_one();
+        }
+    }
+}
+
+/// Whether the client speaks HTTP/2 (RFC 9113 section 3.4); `None` when it left.
+async fn first_bytes_are_h2<S: AsyncRead + AsyncWrite + Unpin>(io: &mut Guarded<S>) -> Option<bool> {
+    match io.peek().await {
+        Ok(true) => Some(io.is_h2()),
+        Ok(false) => None,
+        Err(error) => {
+            if error.kind() == std::io::ErrorKind::TimedOut {
+                let _ = io.write_all(SLOW).await;
+            }
+            None
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! Bodies on their way through: a client's to the upstream, an upstream's to the client.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, COOKIE, HOST, HeaderMap,
+};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use runtime::upstream::UpstreamConnection;
+
+use super::Connection;
+use super::exchange::Flight;
+use crate::upstream::Upstream;
+
+/// A request's body.
+pub(crate) enum RequestBody {
+    /// There is none.
+    Empty,
+    /// What the client sends.
+    Client(Upload),
+}
+
+/// A client's body on its way. Dropped untouched it goes back to where it came from, for another attempt.
+pub(crate) struct Upload {
+    body: Option<Incoming>,
+    source: Arc<Source>,
+}
+
+/// Where a request's body is while it is not under way.
+pub(crate) struct Source {
+    body: Mutex<Option<Incoming>>,
+    touched: AtomicBool,
+    broken: AtomicBool,
+    upstream: Arc<Upstream>,
+    connection: Arc<Connection>,
+}
+
+impl Source {
+    pub(crate) fn new(body: Incoming, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
+        let (touched, broken) = (AtomicBool::new(false), AtomicBool::new(false));
+        Arc::new(Self { body: Mutex::new(Some(body)), touched, broken, upstream, connection })
+    }
+
+    /// The body, for one attempt; empty when there is nothing left to send.
+    pub(crate) fn take(self: &Arc<Self>) -> RequestBody {
+        let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match body {
+            Some(body) => RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self) }),
+            None => RequestBody::Empty,
+        }
+    }
+
+    /// Whether it is whole and here, so that the request can be sent once more.
+    pub(crate) fn is_whole(&self) -> bool {
+        !self.touched.load(Ordering::Acquire) && self.body.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    /// Whether the client's sending failed.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken.load(Ordering::Acquire)
+    }
+}
+
+impl Upload {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        self.source.touched.store(true, Ordering::Release);
+        match frame {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.source.upstream.counters().received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    self.source.connection.site.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                Poll::Ready(frame.into_trailers().ok().map(|trailers| Ok(Frame::trailers(harmless(trailers)))))
+            }
+            Some(Err(error)) => {
+                self.source.broken.store(true, Ordering::Release);
+                Poll::Ready(Some(Err(error)))
+            }
+            None => Poll::Ready(None),
+        }
+    }
+}
+
+/// Trailers without what is for heads alone (RFC 9110 section 6.5.1), above all what we say of the client (S10).
+fn harmless(mut trailers: HeaderMap) -> HeaderMap {
+    for name in adit_core::forwarded::NAMES {
+        trailers.remove(name);
+    }
+    for name in [HOST, CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, CONTENT_RANGE, AUTHORIZATION, COOKIE] {
+        trailers.remove(name);
+    }
+    trailers
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if !self.source.touched.load(Ordering::Acquire) {
+            *self.source.body.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
+        }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Client(upload) => upload.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Client(upload) => upload.body.as_ref().is_none_or(Body::is_end_stream),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Client(upload) => upload.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint),
+        }
+    }
+}
+
+/// The body of an answer, which keeps its connection busy to its end.
+pub(crate) struct AnswerBody {
+    kind: Kind,
+    _busy: Option<Busy>,
+}
+
+enum Kind {
+    Own(Option<Bytes>),
+    Upstream(Download),
+}
+
+/// An upstream's body on its way. It drives the connection it comes by, and gives it back at its end; dropped before
+/// that it closes it, which tells the upstream.
+pub(crate) struct Download {
+    body: Incoming,
+    connection: Option<UpstreamConnection<RequestBody>>,
+    flight: Flight,
+    /// What ended it early; told once what came before has had its chance to be sent on.
+    failed: Option<hyper::Error>,
+    over: bool,
+}
+
+impl AnswerBody {
+    /// An answer of our own.
+    pub(crate) fn own(bytes: Bytes) -> Self {
+        Self { kind: Kind::Own((!bytes.is_empty()).then_some(bytes)), _busy: None }
+    }
+
+    /// An upstream's answer; `connection` is the one it comes by, unless that is shared.
+    pub(crate) fn upstream(
+        body: Incoming,
+        connection: Option<UpstreamConnection<RequestBody>>,
+        flight: Flight,
+    ) -> Self {
+        Self { kind: Kind::Upstream(Download { body, connection, flight, failed: None, over: false }), _busy: None }
+    }
+
+    /// The same, keeping the client's connection busy.
+    pub(crate) fn keeping(self, busy: Busy) -> Self {
+        Self { _busy: Some(busy), ..self }
+    }
+}
+
+impl Download {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if self.over {
+            return Poll::Ready(self.failed.take().map(Err));
+        }
+        match std::task::ready!(self.poll_upstream(cx)) {
+            Some(Ok(frame)) => {
+                if let Some(data) = frame.data_ref() {
+                    self.flight.sent(data.len());
+                    return Poll::Ready(Some(Ok(frame)));
+                }
+                self.over = true;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.over = true;
+                self.release();
+                Poll::Ready(None)
+            }
+            // hyper drops what it has not flushed when a body fails, and flushes when one has nothing for it.
+            Some(Err(error)) => {
+                self.flight.cut_short(&error);
+                (self.over, self.failed, self.connection) = (true, Some(error), None);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+        }
+    }
+
+    /// The connection first: it may have what the body waits for. Then the body; and once more, for what the body's
+    /// taking has made room for.
+    fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        if let Some(connection) = &mut self.connection {
+            connection.poll_drive(cx);
+        }
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        match &mut self.connection {
+            Some(connection) => {
+                connection.poll_drive(cx);
+                Pin::new(&mut self.body).poll_frame(cx)
+            }
+            None => Poll::Pending,
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        self.failed.is_none() && (self.over || self.body.is_end_stream())
+    }
+
+    fn release(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            self.flight.upstream().park(connection);
+        }
+    }
+}
+
+impl Drop for Download {
+    fn drop(&mut self) {
+        // hyper does not ask for the end of a body whose length it knows.
+        if self.is_end() {
+            self.release();
+        }
+    }
+}
+
+impl Body for AnswerBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        match &mut self.kind {
+            Kind::Own(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Kind::Upstream(body) => body.poll(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match &self.kind {
+            Kind::Own(bytes) => bytes.is_none(),
+            Kind::Upstream(body) => body.is_end(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match &self.kind {
+            Kind::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Kind::Upstream(body) => body.body.size_hint(),
+        }
+    }
+}
+
+/// A request under way: while there is one, its connection is not idle.
+pub(crate) struct Busy {
+    connection: Arc<Connection>,
+    answered: bool,
+}
+
+impl Busy {
+    pub(crate) fn new(connection: Arc<Connection>) -> Self {
+        connection.findings.begun();
+        Self { connection, answered: false }
+    }
+
+    pub(crate) fn answered(&mut self) {
+        self.answered = true;
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.connection.findings.over();
+        if !self.answered {
+            self.connection.abandon();
+        }
+    }
+}

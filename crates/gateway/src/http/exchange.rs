@@ -1,0 +1,225 @@
+//! A request and its answer on a connection to the upstream: which connection, and when it is tried once more.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::request::Parts;
+use http::{Method, Request, Response};
+use hyper::body::Incoming;
+use runtime::upstream::{H2Fault, UpstreamConnection};
+
+use super::body::{RequestBody, Source};
+use super::{Connection, Problem};
+use crate::upstream::Upstream;
+
+/// A head of an answer, and the connection its body comes by unless that is shared.
+pub(crate) type Answered = (Response<Incoming>, Option<UpstreamConnection<RequestBody>>);
+
+/// A request under way to an upstream, counted.
+pub(crate) struct Flight {
+    upstream: Arc<Upstream>,
+    connection: Arc<Connection>,
+}
+
+impl Flight {
+    pub(crate) fn new(upstream: &Arc<Upstream>, connection: &Arc<Connection>) -> Self {
+        let counters = upstream.counters();
+        counters.requests.fetch_add(1, Ordering::Relaxed);
+        counters.active.fetch_add(1, Ordering::Relaxed);
+        Self { upstream: Arc::clone(upstream), connection: Arc::clone(connection) }
+    }
+
+    pub(crate) fn upstream(&self) -> &Arc<Upstream> {
+        &self.upstream
+    }
+
+    /// Bytes of an answer have passed.
+    pub(crate) fn sent(&self, bytes: usize) {
+        self.upstream.counters().sent.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.connection.site.counters.sent.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes from the client have passed.
+    pub(crate) fn received(&self, bytes: u64) {
+        self.upstream.counters().received.fetch_add(bytes, Ordering::Relaxed);
+        self.connection.site.counters.received.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// An answer ended before its end.
+    pub(crate) fn cut_short(&self, error: &hyper::Error) {
+        self.connection.site.counters.error("truncated");
+        self.upstream.note_error(format!("an answer was cut short: {}", adit_core::diagnose::chain(error)));
+        tracing::debug!(route = %self.upstream.name(), error = %adit_core::diagnose::chain(error), "an answer was cut short");
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        self.upstream.counters().active.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Sends a request by HTTP/1.1: by a kept connection if there is one; if that turns out to be dead, once more by a
+/// new one.
+pub(crate) async fn over_h1(
+    upstream: &Arc<Upstream>,
+    head: Parts,
+    source: Option<&Arc<Source>>,
+) -> Result<Answered, Problem> {
+    let mut head = head;
+    if let Some(mut connection) = upstream.kept() {
+        let method = head.method.clone();
+        let again = is_worth_keeping(&method, source).then(|| head.clone());
+        match answer_head(upstream.timeout, connection.send(request(head, source))).await {
+            Ok(response) => return Ok((response, Some(connection))),
+            Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
+                drop(connection);
+                head = again.expect("looked at just above");
+            }
+            Err(fault) => return Err(fault.problem(source, upstream)),
+        }
+    }
+    let mut connection = Box::pin(connect(upstream)).await?;
+    match answer_head(upstream.timeout, connection.send(request(head, source))).await {
+        Ok(response) => Ok((response, Some(connection))),
+        Err(fault) => Err(fault.problem(source, upstream)),
+    }
+}
+
+/// Sends a request by the shared HTTP/2 connection; once more by a new one if that turns out to be dead.
+pub(crate) async fn over_h2(
+    upstream: &Arc<Upstream>,
+    head: Parts,
+    source: Option<&Arc<Source>>,
+) -> Result<Answered, Problem> {
+    let mut again = true;
+    loop {
+        let (mut sender, reused) =
+            upstream.h2.sender(&**upstream).await.map_err(|fault| h2_problem(&fault, upstream))?;
+        let head = head.clone();
+        let method = head.method.clone();
+        let exchange = async {
+            sender.ready().await?;
+            sender.send_request(request(head, source)).await
+        };
+        match answer_head(upstream.timeout, exchange).await {
+            Ok(response) => return Ok((response, None)),
+            Err(Fault::Hyper(error)) if reused && again && may_repeat(&method, source, &error) => {
+                again = false;
+                upstream.h2.forget();
+            }
+            Err(fault) => return Err(fault.problem(source, upstream)),
+        }
+    }
+}
+
+/// Sends a request for an upgrade, which has a connection of its own.
+pub(crate) async fn upgrade(
+    upstream: &Arc<Upstream>,
+    head: Parts,
+) -> Result<(Response<Incoming>, UpstreamConnection<RequestBody>), Problem> {
+    let mut connection = connect(upstream).await?;
+    let sending = connection.send_upgrade(Request::from_parts(head, RequestBody::Empty));
+    match answer_head(upstream.timeout, sending).await {
+        Ok(response) => Ok((response, connection)),
+        Err(fault) => Err(fault.problem(None, upstream)),
+    }
+}
+
+async fn connect(upstream: &Arc<Upstream>) -> Result<UpstreamConnection<RequestBody>, Problem> {
+    let io = upstream.connect().await.map_err(Problem::connect)?;
+    UpstreamConnection::begin(io).await.map_err(|error| Fault::Hyper(error).problem(None, upstream))
+}
+
+fn request(head: Parts, source: Option<&Arc<Source>>) -> Request<RequestBody> {
+    Request::from_parts(head, source.map_or(RequestBody::Empty, Source::take))
+}
+
+/// Waits for the head of the answer, as long as the route allows.
+async fn answer_head(
+    limit: Option<Duration>,
+    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> Result<Response<Incoming>, Fault> {
+    match limit {
+        None => answer.await.map_err(Fault::Hyper),
+        Some(limit) => match tokio::time::timeout(limit, answer).await {
+            Ok(result) => result.map_err(Fault::Hyper),
+            Err(_) => Err(Fault::Timeout(limit)),
+        },
+    }
+}
+
+/// Why there is no head of an answer.
+enum Fault {
+    Timeout(Duration),
+    Hyper(hyper::Error),
+}
+
+impl Fault {
+    fn problem(self, source: Option<&Arc<Source>>, upstream: &Upstream) -> Problem {
+        match self {
+            Self::Timeout(after) => Problem::Timeout { target: upstream.target(), after },
+            Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => {
+                Problem::BadRequest { status: 400, what: "its body was cut short".into() }
+            }
+            Self::Hyper(error) => {
+                tracing::debug!(route = %upstream.name(), error = %adit_core::diagnose::chain(&error), "no answer from the upstream");
+                if is_end(&error) {
+                    Problem::NoAnswer { target: upstream.target() }
+                } else {
+                    Problem::BadAnswer { target: upstream.target() }
+                }
+            }
+        }
+    }
+}
+
+fn h2_problem(fault: &Arc<H2Fault>, upstream: &Upstream) -> Problem {
+    match &**fault {
+        H2Fault::Connect(error) => Problem::of_connect(error),
+        H2Fault::NotSpoken => Problem::BadAnswer { target: upstream.target() },
+        H2Fault::Hyper(error) if is_end(error) => Problem::NoAnswer { target: upstream.target() },
+        H2Fault::Hyper(_) => Problem::BadAnswer { target: upstream.target() },
+    }
+}
+
+/// Whether the upstream went away, as opposed to answering nonsense.
+fn is_end(error: &hyper::Error) -> bool {
+    error.is_incomplete_message() || error.is_closed() || error.is_canceled() || caused_by_io(error)
+}
+
+fn caused_by_io(error: &hyper::Error) -> bool {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if cause.is::<std::io::Error>() {
+            return true;
+        }
+        source = cause.source();
+    }
+    false
+}
+
+/// Whether a copy of the head may be of use.
+fn is_worth_keeping(method: &Method, source: Option<&Arc<Source>>) -> bool {
+    source.is_some() || is_idempotent(method) || *method == Method::POST
+}
+
+/// Whether a request can be sent once more, after a kept connection failed before it answered: the upstream cannot
+/// have acted on it, or acting twice is as acting once.
+fn may_repeat(method: &Method, source: Option<&Arc<Source>>, error: &hyper::Error) -> bool {
+    if error.is_parse() || error.is_timeout() {
+        return false;
+    }
+    match source {
+        // Whoever did not get a byte of the body cannot have done what was asked.
+        Some(source) => source.is_whole(),
+        None => error.is_canceled() || is_idempotent(method),
+    }
+}
+
+/// Whether doing something twice does what doing it once does (RFC 9110 section 9.2.2).
+fn is_idempotent(method: &Method) -> bool {
+    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE)
+}

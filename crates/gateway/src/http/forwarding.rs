@@ -1,0 +1,62 @@
+//! The forwarding headers of a connection's requests. They depend on the connection and the host alone, unless a
+//! trusted proxy is in front, so they are made once.
+
+use adit_core::forwarded::{Arrival, Claimed, Forwarding, NAMES, visitor_address};
+use http::header::{HeaderMap, HeaderName, HeaderValue};
+
+use super::{Connection, Scheme};
+
+/// The values for the host asked for last.
+#[derive(Default)]
+pub(crate) struct ForwardingCache {
+    host: String,
+    values: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// Replaces whatever a client says of where it comes from by what we know (S10).
+pub(crate) fn apply(connection: &Connection, host: &str, headers: &mut HeaderMap) {
+    if connection.trusted {
+        return behind_proxy(connection, host, headers);
+    }
+    let mut cache = connection.forwarding.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if cache.host != host || cache.values.is_empty() {
+        let forwarding = Forwarding::new(&arrival(connection, host), &Claimed::default());
+        let value = |(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?));
+        cache.values = forwarding.headers().filter_map(value).collect();
+        host.clone_into(&mut cache.host);
+    }
+    for (name, value) in &cache.values {
+        headers.insert(name.clone(), value.clone());
+    }
+    if cache.values.len() < NAMES.len() {
+        // A value that could not be said: nothing is better than what the client claimed.
+        for name in NAMES.into_iter().filter(|name| !cache.values.iter().any(|(known, _)| known == name)) {
+            headers.remove(name);
+        }
+    }
+}
+
+fn behind_proxy(connection: &Connection, host: &str, headers: &mut HeaderMap) {
+    let claimed = Claimed::of(headers);
+    let forwarded_for = claimed.for_.clone();
+    Forwarding::new(&arrival(connection, host), &claimed).apply(headers);
+    if forwarded_for.is_some() {
+        let trusted = |ip| connection.site.trusted_proxies.iter().any(|proxy| proxy.contains(ip));
+        // In the proxies' list only what trusted ones wrote counts.
+        let visitor = visitor_address(connection.arrival.peer.ip(), forwarded_for.as_deref(), &trusted);
+        if let Ok(value) = HeaderValue::from_str(&visitor.to_string()) {
+            headers.insert("x-real-ip", value);
+        }
+    }
+}
+
+fn arrival<'a>(connection: &Connection, host: &'a str) -> Arrival<'a> {
+    let arrival = &connection.arrival;
+    Arrival {
+        peer: arrival.peer.ip(),
+        trusted: connection.trusted,
+        host,
+        https: arrival.scheme == Scheme::Https,
+        port: arrival.local.port(),
+    }
+}

@@ -1,0 +1,131 @@
+//! Which route a request is for, and what there is: the seam between HTTP and the routes.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::upstream::Upstream;
+
+/// Knows the routes.
+pub trait Lookup: Send + Sync + 'static {
+    /// What a request for `path` at `host` is for. The host is lower-case, without port and trailing dot; the path is
+    /// without its query.
+    fn find(&self, host: &str, path: &str) -> Found;
+
+    /// Everything there is, for the index.
+    fn listing(&self) -> Listing;
+
+    /// Whether a host is one of ours though no route has it: a name that a stranger cannot make point here, so that a
+    /// page at it may see what there is. `localhost`, what ends in it, and loopback addresses are so without asking.
+    fn is_ours(&self, host: &str) -> bool {
+        let _ = host;
+        false
+    }
+}
+
+/// What a request is for.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// A route.
+    Upstream(Arc<Upstream>),
+    /// The index, at a name of the gateway's own.
+    Index,
+    /// No route has this host.
+    Unknown {
+        /// Hosts that could be meant, nearest first.
+        near: Vec<String>,
+        /// What is wrong with the host as a dynamic one, in lower case, if it looks like one.
+        reason: Option<String>,
+    },
+    /// The host is understood and not allowed.
+    Refused {
+        /// Why, in lower case.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+    /// The route is known and cannot be used now.
+    Failed {
+        /// Why, in lower case.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+    },
+}
+
+/// Everything there is.
+#[derive(Clone, Debug, Default)]
+pub struct Listing {
+    /// The routes by host.
+    pub routes: Vec<RouteEntry>,
+    /// The forwards by name.
+    pub forwards: Vec<ForwardEntry>,
+    /// How to write a host that needs no route, when there are such.
+    pub dynamic: Option<DynamicForm>,
+}
+
+/// A route as the index shows it.
+#[derive(Clone, Debug)]
+pub struct RouteEntry {
+    /// The host, or a pattern.
+    pub host: String,
+    /// The path it begins with, if not every path.
+    pub path: Option<String>,
+    /// Where it leads, as a user would write it.
+    pub target: String,
+    /// How that is.
+    pub state: State,
+    /// More of it: the pod, the last error.
+    pub detail: Option<String>,
+    /// The route is for TLS only, which passes through: links begin with `https`.
+    pub tls: bool,
+}
+
+/// A forward as the index shows it.
+#[derive(Clone, Debug)]
+pub struct ForwardEntry {
+    /// Its name.
+    pub name: String,
+    /// Where it leads.
+    pub target: String,
+    /// How it is.
+    pub state: State,
+    /// More of it: the pod, the last error.
+    pub detail: Option<String>,
+    /// The ports that lead to it.
+    pub listen: Vec<SocketAddr>,
+}
+
+/// How a target is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It has not been needed, or not for a while.
+    Idle,
+    /// It is being started.
+    Starting,
+    /// It can be used.
+    Ready,
+    /// It could not be started and will be tried again.
+    Failed,
+}
+
+impl State {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Idle => "idle",
+            Self::Starting => "starting",
+            Self::Ready => "ready",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How to write a host that needs no route.
+#[derive(Clone, Debug)]
+pub struct DynamicForm {
+    /// The grammar: `{service}-{port}.svc.{namespace}.ns.{context}.cx.k8s.localhost`.
+    pub forms: Vec<String>,
+    /// A host that could be.
+    pub example: Option<String>,
+}

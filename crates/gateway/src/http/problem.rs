@@ -1,0 +1,211 @@
+//! Why the gateway answers itself.
+
+use std::time::Duration;
+
+use adit_core::diagnose::{Diagnose as _, chain};
+use adit_core::head::HeadFault;
+use http::StatusCode;
+use runtime::ConnectError;
+
+/// The words of all errors that are counted: of those that are answered, and of those it is too late to answer.
+pub const WORDS: [&str; 16] = [
+    "bad_request",
+    "unauthorized",
+    "not_allowed",
+    "unknown_host",
+    "not_found",
+    "misdirected_request",
+    "head_too_large",
+    "not_supported",
+    "unreachable",
+    "start_failed",
+    "bad_answer",
+    "no_answer",
+    "timeout",
+    "draining",
+    "truncated",
+    "reset_flood",
+];
+
+/// Why the gateway answers itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Problem {
+    /// The request is malformed: what is wrong with it.
+    BadRequest { status: u16, what: String },
+    /// The route wants a user and a password.
+    Unauthorized { realm: String },
+    /// The host is understood and not allowed.
+    Refused { reason: String, hint: Option<String> },
+    /// No route has this host; which could be meant, and what is wrong with it as a dynamic one.
+    UnknownHost { host: String, near: Vec<String>, reason: Option<String> },
+    /// The index is at `/` alone.
+    NotFound { path: String },
+    /// The connection's TLS name is another than the request's host.
+    Misdirected { sni: String, host: String },
+    /// More headers than anybody needs.
+    TooManyHeaders,
+    /// Something HTTP has and we have not.
+    NotSupported { what: &'static str },
+    /// The target cannot be reached: why, and what to do.
+    Unreachable { reason: String, hint: Option<String> },
+    /// The target did not come up in time.
+    StartTimeout { reason: String, hint: Option<String> },
+    /// The route cannot be used now.
+    Failed { reason: String, hint: Option<String> },
+    /// The target's answer was not HTTP.
+    BadAnswer { target: String },
+    /// The target closed the connection instead of answering.
+    NoAnswer { target: String },
+    /// No answer in the time the route allows.
+    Timeout { target: String, after: Duration },
+    /// The gateway is shutting down.
+    Draining,
+}
+
+impl Problem {
+    pub(crate) fn bad(what: &str) -> Self {
+        Self::BadRequest { status: 400, what: what.to_owned() }
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
+    pub(crate) fn connect(error: ConnectError) -> Self {
+        Self::of_connect(&error)
+    }
+
+    pub(crate) fn of_connect(error: &ConnectError) -> Self {
+        let (reason, hint) = (chain(error), error.hint());
+        if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
+    }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        match self {
+            Self::BadRequest { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
+            Self::Refused { .. } => StatusCode::FORBIDDEN,
+            Self::UnknownHost { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
+            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::NotSupported { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::Unreachable { .. } | Self::Failed { .. } | Self::BadAnswer { .. } | Self::NoAnswer { .. } => {
+                StatusCode::BAD_GATEWAY
+            }
+            Self::StartTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+        }
+    }
+
+    /// The stable word for programs, logs and metrics; one of [`WORDS`].
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::BadRequest { .. } => "bad_request",
+            Self::Unauthorized { .. } => "unauthorized",
+            Self::Refused { .. } => "not_allowed",
+            Self::UnknownHost { .. } => "unknown_host",
+            Self::NotFound { .. } => "not_found",
+            Self::Misdirected { .. } => "misdirected_request",
+            Self::TooManyHeaders => "head_too_large",
+            Self::NotSupported { .. } => "not_supported",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Failed { .. } => "start_failed",
+            Self::BadAnswer { .. } => "bad_answer",
+            Self::NoAnswer { .. } => "no_answer",
+            Self::StartTimeout { .. } | Self::Timeout { .. } => "timeout",
+            Self::Draining => "draining",
+        }
+    }
+
+    pub(crate) fn message(&self) -> String {
+        match self {
+            Self::BadRequest { what, .. } => format!("The request was refused: {what}."),
+            Self::Unauthorized { .. } => "This route needs a user and a password.".into(),
+            Self::Refused { reason, .. }
+            | Self::Unreachable { reason, .. }
+            | Self::StartTimeout { reason, .. }
+            | Self::Failed { reason, .. } => sentence(reason),
+            Self::UnknownHost { host, reason: None, .. } => format!("No route has the host {host}."),
+            Self::UnknownHost { host, reason: Some(reason), .. } => {
+                format!("The host {host} leads nowhere: {reason}.")
+            }
+            Self::NotFound { path } => format!("There is nothing at {path} here; this is the gateway itself."),
+            Self::Misdirected { sni, host } => {
+                format!("This connection was made for {sni}, and the request is for {host}.")
+            }
+            Self::TooManyHeaders => "The request has too many header fields.".into(),
+            Self::NotSupported { what } => format!("The gateway does not support {what}."),
+            Self::BadAnswer { target } => format!("The answer of {target} was not valid HTTP."),
+            Self::NoAnswer { target } => format!("{target} closed the connection before it answered."),
+            Self::Timeout { target, after } => format!("{target} did not answer within {after:?}."),
+            Self::Draining => "The gateway is shutting down.".into(),
+        }
+    }
+
+    pub(crate) fn hint(&self) -> String {
+        match self {
+            Self::BadRequest { .. } | Self::TooManyHeaders => "Check the client that sent it.".into(),
+            Self::Unauthorized { .. } => "They are in the route's basic_auth.".into(),
+            Self::Refused { hint, .. }
+            | Self::Unreachable { hint, .. }
+            | Self::StartTimeout { hint, .. }
+            | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
+            Self::UnknownHost { near, .. } => match near.first() {
+                Some(near) => format!("Did you mean {near}?"),
+                None => "Check the address, or add a route for it to gateway.routes.".into(),
+            },
+            Self::NotFound { .. } => "The index is at /.".into(),
+            Self::Misdirected { .. } => "Open a new connection for this host.".into(),
+            Self::NotSupported { .. } => "Use HTTP/1.1 for it.".into(),
+            Self::BadAnswer { .. } => {
+                "Check that the port speaks HTTP, and whether it wants TLS (scheme: https).".into()
+            }
+            Self::NoAnswer { .. } => "Check the service's own log; it may have crashed.".into(),
+            Self::Timeout { .. } => "Check what keeps the service busy, or raise the route's timeout.".into(),
+            Self::Draining => "Try again in a moment.".into(),
+        }
+    }
+}
+
+impl From<HeadFault> for Problem {
+    fn from(fault: HeadFault) -> Self {
+        Self::BadRequest { status: fault.status(), what: fault.to_string() }
+    }
+}
+
+/// A reason in lower case as a sentence.
+fn sentence(reason: &str) -> String {
+    let mut chars = reason.chars();
+    let mut text: String = chars.next().into_iter().flat_map(char::to_uppercase).chain(chars).collect();
+    // A target stays as it is written.
+    if reason.split([' ', ',']).next().is_some_and(|word| word.contains([':', '/', '.'])) {
+        text = reason.to_owned();
+    }
+    if !text.ends_with(['.', '!', '?']) {
+        text.push('.');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_becomes_a_sentence_and_a_target_stays_as_it_is() {
+        assert_eq!(sentence("no pod is ready"), "No pod is ready.");
+        assert_eq!(sentence("k8s://dev/web refused"), "k8s://dev/web refused.");
+    }
+
+    #[test]
+    fn every_word_is_counted() {
+        for problem in [
+            Problem::bad(""),
+            Problem::Unauthorized { realm: String::new() },
+            Problem::TooManyHeaders,
+            Problem::Draining,
+            Problem::NotFound { path: String::new() },
+            Problem::NotSupported { what: "" },
+            Problem::Misdirected { sni: String::new(), host: String::new() },
+        ] {
+            assert!(WORDS.contains(&problem.word()), "{}", problem.word());
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The heads that pass: a client's as the upstream gets it, an upstream's as the client gets it.
+
+use adit_core::forwarded::drop_hop_by_hop;
+use http::header::{
+    AUTHORIZATION, CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderValue, TE, TRANSFER_ENCODING,
+    UPGRADE,
+};
+use http::request::Parts;
+use http::uri::{Authority, PathAndQuery};
+use http::{Method, StatusCode, Uri, Version};
+
+use super::{Connection, Problem, forwarding};
+use crate::upstream::{Upstream, UpstreamScheme};
+
+/// How a request is to be carried.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Carriage {
+    /// By HTTP/2.
+    pub(crate) h2: bool,
+    /// It has a body.
+    pub(crate) body: bool,
+    /// It asks for an upgrade.
+    pub(crate) upgrade: bool,
+}
+
+/// Makes a client's head into the upstream's. `host` is what the client asked for, as it is written in a Host header.
+pub(crate) fn rewrite(
+    connection: &Connection,
+    upstream: &Upstream,
+    head: &mut Parts,
+    host: &str,
+    carriage: Carriage,
+) -> Result<(), Problem> {
+    head.extensions.clear();
+    let headers = &mut head.headers;
+    let token = headers.get(UPGRADE).filter(|_| carriage.upgrade).cloned();
+    let trailers = wants_trailers(headers);
+    drop_hop_by_hop(headers);
+    headers.remove(EXPECT);
+    if !upstream.is_open() {
+        headers.remove(AUTHORIZATION);
+    }
+    check_length(headers)?;
+    if head.version == Version::HTTP_2 {
+        join_cookies(headers);
+    }
+    forwarding::apply(connection, host, headers);
+    let value = match &upstream.host_header {
+        Some(value) => value.clone(),
+        None => HeaderValue::from_str(host).map_err(|_| Problem::bad("its host is not one"))?,
+    };
+    headers.insert(HOST, value);
+    upstream.headers.apply(headers);
+    let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+    if carriage.h2 {
+        head.uri = absolute(upstream, headers, target)?;
+        head.version = Version::HTTP_2;
+    } else {
+        if head.uri.authority().is_some() || head.uri.path().is_empty() {
+            head.uri = Uri::from(target);
+        }
+        head.version = Version::HTTP_11;
+        // hyper leaves out a body of unknown length of methods that have none as a rule.
+        if carriage.body && !headers.contains_key(CONTENT_LENGTH) {
+            headers.insert(TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
+    }
+    if let Some(token) = token {
+        headers.insert(UPGRADE, token);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    } else if trailers && !carriage.h2 {
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+    }
+    Ok(())
+}
+
+/// Holds an upstream's head to one reading, and changes it as the route wants.
+pub(crate) fn check_answer(upstream: &Upstream, headers: &mut HeaderMap, status: StatusCode) -> Result<(), Problem> {
+    let token = headers.remove(UPGRADE).filter(|_| status == StatusCode::SWITCHING_PROTOCOLS);
+    // RFC 9112 section 6.3: chunked wins, and a length beside it must not travel on.
+    if headers.contains_key(TRANSFER_ENCODING) || status.is_informational() || status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    }
+    drop_hop_by_hop(headers);
+    if let Some(token) = token {
+        headers.insert(UPGRADE, token);
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    }
+    check_length(headers).map_err(|_| Problem::BadAnswer { target: upstream.target() })?;
+    upstream.response_headers.apply(headers);
+    Ok(())
+}
+
+/// Whether a request is gRPC, which needs HTTP/2 (its trailers and full duplex).
+pub(crate) fn is_grpc(head: &Parts) -> bool {
+    head.version == Version::HTTP_2
+        && head.method == Method::POST
+        && head
+            .headers
+            .get(http::header::CONTENT_TYPE)
+            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
+fn wants_trailers(headers: &HeaderMap) -> bool {
+    headers.get_all(TE).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.split(',').any(|item| item.trim().eq_ignore_ascii_case("trailers")))
+    })
+}
+
+/// One content-length or none.
+fn check_length(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut lengths = headers.get_all(CONTENT_LENGTH).iter();
+    let Some(length) = lengths.next() else { return Ok(()) };
+    let legal = !length.is_empty() && length.len() < 20 && length.as_bytes().iter().all(u8::is_ascii_digit);
+    if legal && lengths.next().is_none() { Ok(()) } else { Err(Problem::bad("its content-length is not one number")) }
+}
+
+/// HTTP/2 may take a cookie header apart (RFC 9113 section 8.2.3); servers look at the first alone.
+fn join_cookies(headers: &mut HeaderMap) {
+    let mut cookies = headers.get_all(COOKIE).iter();
+    if cookies.by_ref().take(2).count() < 2 {
+        return;
+    }
+    let crumbs: Vec<&[u8]> = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&crumbs.join(&b"; "[..])) {
+        headers.insert(COOKIE, joined);
+    }
+}
+
+/// HTTP/2 names the host in the target (RFC 9113 section 8.3.1).
+fn absolute(upstream: &Upstream, headers: &mut HeaderMap, target: PathAndQuery) -> Result<Uri, Problem> {
+    let refused = || Problem::bad("its host is not one");
+    let host = headers.remove(HOST).ok_or_else(refused)?;
+    let mut parts = http::uri::Parts::default();
+    parts.scheme = Some(match upstream.scheme {
+        UpstreamScheme::Https => http::uri::Scheme::HTTPS,
+        UpstreamScheme::Http | UpstreamScheme::H2c => http::uri::Scheme::HTTP,
+    });
+    parts.authority = Some(Authority::try_from(host.as_bytes()).map_err(|_| refused())?);
+    parts.path_and_query = Some(target);
+    Uri::from_parts(parts).map_err(|_| refused())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_header_that_http2_took_apart_is_put_together() {
+        let mut headers = HeaderMap::new();
+        for crumb in ["a=1", "b=2", "c=3"] {
+            headers.append(COOKIE, HeaderValue::from_static(crumb));
+        }
+        join_cookies(&mut headers);
+        assert_eq!(headers.get_all(COOKIE).iter().collect::<Vec<_>>(), ["a=1; b=2; c=3"]);
+    }
+
+    #[test]
+    fn two_lengths_or_no_number_are_refused() {
+        let mut headers = HeaderMap::new();
+        headers.append(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        assert!(check_length(&headers).is_ok());
+        headers.append(CONTENT_LENGTH, HeaderValue::from_static("5"));
+        assert!(check_length(&headers).is_err());
+        headers.insert(CONTENT_LENGTH, HeaderValue::from_static("+5"));
+        assert!(check_length(&headers).is_err());
+    }
+}

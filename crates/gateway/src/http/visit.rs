@@ -1,0 +1,314 @@
+//! One request: checked, looked up, carried to its upstream, answered.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use adit_core::authority::{HostFault, HostPort, request_host};
+use adit_core::head::upgrade_protocol;
+use bytes::Bytes;
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use hyper::body::Incoming;
+
+use super::body::{AnswerBody, Source};
+use super::exchange::{self, Flight};
+use super::lookup::{Found, Listing};
+use super::request::{self, Carriage};
+use super::switch::switch;
+use super::{Connection, Problem, Scheme};
+use crate::pages::{self, Around};
+use crate::upstream::{Upstream, UpstreamScheme};
+
+/// Answers one request; never fails. `number` is the request's among those the guard counts.
+pub(crate) async fn visit(
+    connection: &Arc<Connection>,
+    request: Request<Incoming>,
+    number: Option<u64>,
+) -> Response<AnswerBody> {
+    connection.site.counters.requests.fetch_add(1, Ordering::Relaxed);
+    let fault = || number.and_then(|number| connection.findings.fault_of(number));
+    let asked = Asked::of(&request);
+    let outcome = match fault() {
+        Some(fault) => Err(fault.into()),
+        None => carry(connection, request, &asked).await,
+    };
+    match outcome {
+        Ok(response) => response,
+        Err(problem) => refuse(connection, &asked, fault().map_or(problem, Problem::from)),
+    }
+}
+
+/// What is needed of a request to answer it ourselves.
+struct Asked {
+    accept: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+    head: bool,
+    upgrade: bool,
+}
+
+impl Asked {
+    fn of(request: &Request<Incoming>) -> Self {
+        Self {
+            accept: request.headers().get(ACCEPT).cloned(),
+            host: request.headers().get(HOST).cloned(),
+            head: request.method() == Method::HEAD,
+            upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
+        }
+    }
+
+    fn around(&self, connection: &Connection) -> Around {
+        let mut headers = HeaderMap::new();
+        headers.extend(self.accept.clone().map(|accept| (ACCEPT, accept)));
+        let usual = match connection.arrival.scheme {
+            Scheme::Http => 80,
+            Scheme::Https => 443,
+        };
+        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        // Seen from the client, which may be behind a proxy of its own.
+        let port = host.map_or(connection.arrival.local.port(), |host| written_port(host).unwrap_or(usual));
+        Around { form: runtime::page::Form::preferred(&headers), port }
+    }
+
+    /// Whether the index may be shown below an error: to a page whose name no stranger can make point here (S14).
+    fn may_see(&self, connection: &Connection) -> bool {
+        let Some(host) = self.host.as_ref().and_then(|host| host.to_str().ok()) else { return false };
+        let host = without_port(host).to_ascii_lowercase();
+        let host = host.strip_suffix('.').unwrap_or(&host);
+        is_loopback(host) || is_local_name(host) || connection.site.lookup.is_ours(host)
+    }
+}
+
+async fn carry(
+    connection: &Arc<Connection>,
+    mut request: Request<Incoming>,
+    asked: &Asked,
+) -> Result<Response<AnswerBody>, Problem> {
+    if request.headers().len() > connection.site.limits.headers {
+        // HTTP/2 heads do not come through the guard.
+        return Err(Problem::TooManyHeaders);
+    }
+    if request.method() == Method::CONNECT {
+        return Err(Problem::NotSupported { what: "CONNECT" });
+    }
+    let (host, upstream) = match find(connection, &request)? {
+        Destination::Upstream(host, upstream) => (host, upstream),
+        Destination::Index => return index(connection, &request, asked),
+    };
+    if !upstream.admits(request.headers().get(AUTHORIZATION)) {
+        return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
+    }
+    if connection.scope.is_cancelled() {
+        return Err(Problem::Draining);
+    }
+    let body = !request.body().is_end_stream();
+    if asked.upgrade && body {
+        return Err(Problem::bad("an upgrade cannot have a body"));
+    }
+    let flight = Flight::new(&upstream, connection);
+    let written = host.to_string();
+    let outcome = if asked.upgrade {
+        let on_upgrade = hyper::upgrade::on(&mut request);
+        Box::pin(carry_upgrade(connection, &upstream, request, &written, on_upgrade, flight)).await
+    } else {
+        carry_plain(connection, &upstream, request, &written, body, flight).await
+    };
+    outcome.inspect_err(|problem| upstream.note_error(problem.message()))
+}
+
+async fn carry_plain(
+    connection: &Arc<Connection>,
+    upstream: &Arc<Upstream>,
+    request: Request<Incoming>,
+    host: &str,
+    body: bool,
+    flight: Flight,
+) -> Result<Response<AnswerBody>, Problem> {
+    let (mut head, incoming) = request.into_parts();
+    let h2 = match upstream.scheme {
+        UpstreamScheme::H2c => true,
+        UpstreamScheme::Http | UpstreamScheme::Https => {
+            request::is_grpc(&head) && Box::pin(upstream.h2.is_spoken(&**upstream)).await
+        }
+    };
+    request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
+    let (response, upstream_connection) = if h2 {
+        Box::pin(exchange::over_h2(upstream, head, source.as_ref())).await?
+    } else {
+        exchange::over_h1(upstream, head, source.as_ref()).await?
+    };
+    let (mut head, body) = response.into_parts();
+    if head.status.is_informational() {
+        return Err(Problem::BadAnswer { target: upstream.target() });
+    }
+    request::check_answer(upstream, &mut head.headers, head.status)?;
+    let mut response = Response::new(AnswerBody::upstream(body, upstream_connection, flight));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+async fn carry_upgrade(
+    connection: &Arc<Connection>,
+    upstream: &Arc<Upstream>,
+    request: Request<Incoming>,
+    host: &str,
+    on_upgrade: hyper::upgrade::OnUpgrade,
+    flight: Flight,
+) -> Result<Response<AnswerBody>, Problem> {
+    let (mut head, _) = request.into_parts();
+    request::rewrite(connection, upstream, &mut head, host, Carriage { h2: false, body: false, upgrade: true })?;
+    let (response, upstream_connection) = exchange::upgrade(upstream, head).await?;
+    let (mut head, body) = response.into_parts();
+    request::check_answer(upstream, &mut head.headers, head.status)?;
+    if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        return switch(connection, upstream_connection, head.headers, on_upgrade, flight).await;
+    }
+    // The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
+    head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    let mut response = Response::new(AnswerBody::upstream(body, Some(upstream_connection), flight));
+    *response.status_mut() = head.status;
+    *response.headers_mut() = head.headers;
+    Ok(response)
+}
+
+enum Destination {
+    Upstream(HostPort, Arc<Upstream>),
+    Index,
+}
+
+/// Where a request goes (S8).
+fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destination, Problem> {
+    let host = match host_of(request) {
+        Ok(host) => host,
+        Err(HostFault::Address) if is_at_loopback_address(request) => return Ok(Destination::Index),
+        Err(fault) => return Err(Problem::bad(&fault.to_string())),
+    };
+    let name = host.host.as_str();
+    if let Some(sni) = connection.arrival.sni.as_deref().filter(|sni| !sni.eq_ignore_ascii_case(name)) {
+        return Err(Problem::Misdirected { sni: sni.to_owned(), host: name.to_owned() });
+    }
+    match connection.site.lookup.find(name, request.uri().path()) {
+        Found::Upstream(upstream) => Ok(Destination::Upstream(host, upstream)),
+        Found::Index => Ok(Destination::Index),
+        Found::Unknown { .. } if name == "localhost" => Ok(Destination::Index),
+        Found::Unknown { near, reason } => Err(Problem::UnknownHost { host: name.to_owned(), near, reason }),
+        Found::Refused { reason, hint } => Err(Problem::Refused { reason, hint }),
+        Found::Failed { reason, hint } => Err(Problem::Failed { reason, hint }),
+    }
+}
+
+/// The one host a request is for.
+fn host_of(request: &Request<Incoming>) -> Result<HostPort, HostFault> {
+    let mut all = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let (first, second) = (all.next(), all.next());
+    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let h2 = request.version() == Version::HTTP_2;
+    match (first, second) {
+        (Some(first), Some(second)) => request_host(&[first, second], authority, h2),
+        (Some(first), None) => request_host(&[first], authority, h2),
+        (None, _) => request_host(&[], authority, h2),
+    }
+}
+
+/// Whether a request names a loopback address as its host, and nothing else.
+fn is_at_loopback_address(request: &Request<Incoming>) -> bool {
+    let mut hosts = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
+    let authority = request.uri().authority().map(|authority| authority.as_str().as_bytes());
+    let named = match (hosts.next(), hosts.next(), authority) {
+        (Some(host), None, None) => host,
+        (Some(host), None, Some(authority)) if host == authority => host,
+        (None, None, Some(authority)) => authority,
+        _ => return false,
+    };
+    std::str::from_utf8(named).is_ok_and(|named| is_loopback(without_port(named)))
+}
+
+fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) -> Result<Response<AnswerBody>, Problem> {
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(Problem::NotSupported { what: "this method on its own pages" });
+    }
+    let mut around = asked.around(connection);
+    match request.uri().path() {
+        "/" => {}
+        "/.json" | "/index.json" => around.form = runtime::page::Form::Json,
+        path => return Err(Problem::NotFound { path: path.to_owned() }),
+    }
+    match request.uri().query() {
+        Some("format=json") => around.form = runtime::page::Form::Json,
+        Some("format=text") => around.form = runtime::page::Form::Text,
+        Some("format=html") => around.form = runtime::page::Form::Html,
+        Some(_) | None => {}
+    }
+    Ok(own(pages::index(&connection.site.lookup.listing(), around), asked))
+}
+
+fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<AnswerBody> {
+    connection.site.counters.error(problem.word());
+    let visible = asked.may_see(connection);
+    // What is near says what there is.
+    let problem = match problem {
+        Problem::UnknownHost { host, reason, .. } if !visible => {
+            Problem::UnknownHost { host, near: Vec::new(), reason }
+        }
+        problem => problem,
+    };
+    let listing = match problem {
+        Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
+        _ => None::<Listing>,
+    };
+    own(pages::error(&problem, listing.as_ref(), asked.around(connection)), asked)
+}
+
+fn own(response: Response<Bytes>, asked: &Asked) -> Response<AnswerBody> {
+    let (mut head, body) = response.into_parts();
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    if asked.upgrade {
+        head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    Response::from_parts(head, AnswerBody::own(if asked.head { Bytes::new() } else { body }))
+}
+
+fn written_port(host: &str) -> Option<u16> {
+    host.get(without_port(host).len()..)?.strip_prefix(':')?.parse().ok()
+}
+
+fn without_port(host: &str) -> &str {
+    match host.rfind(':') {
+        // A colon in brackets is an address's.
+        Some(at) if !host[at..].contains(']') => &host[..at],
+        _ => host,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+}
+
+/// Whether a name is this machine's own wherever it is looked up (RFC 6761 section 6.3).
+fn is_local_name(host: &str) -> bool {
+    host == "localhost" || host.ends_with(".localhost")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_told_from_an_address() {
+        assert_eq!((without_port("a:80"), written_port("a:80")), ("a", Some(80)));
+        assert_eq!((without_port("[::1]:80"), written_port("[::1]:80")), ("[::1]", Some(80)));
+        assert_eq!((without_port("[::1]"), written_port("[::1]")), ("[::1]", None));
+        assert_eq!((without_port("a"), written_port("a")), ("a", None));
+    }
+
+    #[test]
+    fn loopback_is_told_from_other_addresses_and_from_names() {
+        assert!(is_loopback("127.0.0.1") && is_loopback("[::1]") && is_loopback("127.9.9.9"));
+        assert!(!is_loopback("10.0.0.1") && !is_loopback("127.0.0.1.example.com") && !is_loopback("localhost"));
+        assert!(is_local_name("a.localhost") && !is_local_name("alocalhost") && !is_local_name("localhost.evil.com"));
+    }
+}

@@ -1,0 +1,151 @@
+//! What the upstream gets of a request's head, and the client of an answer's.
+
+use adit_core::cidr::Cidr;
+use adit_core::config::publish::HeaderEdits;
+use http::{HeaderName, HeaderValue};
+use testkit::origin::HttpOrigin;
+use testkit::raw::{self, Client};
+
+use crate::support::{Gate, basic, options};
+
+fn edits(add: &[(&'static str, &'static str)], remove: &[&'static str]) -> HeaderEdits {
+    HeaderEdits {
+        add: add.iter().map(|(n, v)| (HeaderName::from_static(n), HeaderValue::from_static(v))).collect(),
+        remove: remove.iter().map(|n| HeaderName::from_static(n)).collect(),
+    }
+}
+
+fn has(head: &str, line: &str) -> bool {
+    head.lines().any(|found| found.eq_ignore_ascii_case(line))
+}
+
+#[tokio::test]
+async fn the_host_is_kept_and_the_client_is_described() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let answer = raw::get(gate.addr, "APP.localhost.:8989", "/head?a=%20b").await.unwrap();
+    assert_eq!(answer.status, 200);
+    let head = answer.text();
+    let port = gate.addr.port();
+    assert!(head.starts_with("GET /head?a=%20b HTTP/1.1\r\n"), "{head}");
+    for line in [
+        "host: app.localhost:8989".to_owned(),
+        "x-forwarded-for: 127.0.0.1".to_owned(),
+        "x-forwarded-host: app.localhost:8989".to_owned(),
+        "x-forwarded-proto: http".to_owned(),
+        format!("x-forwarded-port: {port}"),
+        "forwarded: for=127.0.0.1;host=\"app.localhost:8989\";proto=http".to_owned(),
+    ] {
+        assert!(has(&head, &line), "{line} in {head}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_client_says_of_its_way_counts_behind_a_trusted_proxy_only() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let claims = [
+        ("X-Forwarded-For", "203.0.113.9"),
+        ("X-Forwarded-Proto", "https"),
+        ("X-Real-IP", "203.0.113.9"),
+        ("Forwarded", "for=203.0.113.9"),
+    ];
+    let gate = Gate::to(origin.addr()).await;
+    let head = raw::request(gate.addr, "GET", "app.localhost", "/head", &claims, b"").await.unwrap().text();
+    assert!(!head.contains("203.0.113.9"), "{head}");
+    assert!(has(&head, "x-forwarded-proto: http"), "{head}");
+
+    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies = vec![Cidr::parse("127.0.0.0/8").unwrap()];
+    let gate = Gate::whole(|scope| options(origin.addr(), scope), trusting).await;
+    let head = raw::request(gate.addr, "GET", "app.localhost", "/head", &claims, b"").await.unwrap().text();
+    assert!(has(&head, "x-forwarded-for: 203.0.113.9, 127.0.0.1"), "{head}");
+    assert!(has(&head, "x-forwarded-proto: https"), "{head}");
+    assert!(has(&head, "x-real-ip: 203.0.113.9"), "{head}");
+}
+
+#[tokio::test]
+async fn headers_of_one_hop_stay_on_it() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let sent = [
+        ("Connection", "x-private, keep-alive, x-forwarded-for"),
+        ("X-Private", "1"),
+        ("Keep-Alive", "timeout=5"),
+        ("Proxy-Connection", "keep-alive"),
+        ("Proxy-Authorization", "Basic eA=="),
+        ("X-Public", "1"),
+    ];
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    let head = client.request("GET", "app.localhost", "/head", &sent, b"").await.unwrap().text();
+    for gone in ["x-private", "keep-alive", "proxy-"] {
+        assert!(!head.to_ascii_lowercase().contains(gone), "{gone} in {head}");
+    }
+    assert!(has(&head, "x-public: 1") && has(&head, "x-forwarded-for: 127.0.0.1"), "{head}");
+    let answer = client.get("app.localhost", "/hop").await.unwrap();
+    assert_eq!((answer.header("x-private"), answer.header("keep-alive")), (None, None));
+    assert_eq!(answer.header("x-public"), Some("seen"));
+}
+
+#[tokio::test]
+async fn a_route_changes_heads_as_it_is_told() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.host_header = Some("inner.example:81".into());
+        options.headers = edits(&[("x-added", "yes")], &["cookie"]);
+        options.response_headers = edits(&[("x-frame-options", "DENY")], &["content-type"]);
+        options
+    })
+    .await;
+    let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &[("Cookie", "a=1")], b"").await.unwrap();
+    let head = answer.text();
+    assert!(has(&head, "host: inner.example:81") && has(&head, "x-added: yes"), "{head}");
+    assert!(has(&head, "x-forwarded-host: app.localhost"), "{head}");
+    assert!(!head.to_ascii_lowercase().contains("cookie"), "{head}");
+    assert_eq!((answer.header("x-frame-options"), answer.header("content-type")), (Some("DENY"), None));
+}
+
+#[tokio::test]
+async fn a_route_with_a_password_lets_nobody_else_in_and_keeps_it_from_the_service() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.basic_auth = Some(basic("anna", "s:ecret"));
+        options
+    })
+    .await;
+    for wrong in
+        [None, Some("Basic YW5uYTp3cm9uZw=="), Some("Bearer YW5uYTpzOmVjcmV0"), Some("Basic !"), Some("Basic ")]
+    {
+        let headers: Vec<_> = wrong.map(|value| ("Authorization", value)).into_iter().collect();
+        let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &headers, b"").await.unwrap();
+        assert_eq!(answer.status, 401, "{wrong:?}");
+        assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"app\", charset=\"UTF-8\""));
+    }
+    assert_eq!(origin.requests(), 0);
+    let right = [("Authorization", "Basic YW5uYTpzOmVjcmV0")];
+    let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &right, b"").await.unwrap();
+    assert_eq!(answer.status, 200);
+    assert!(!answer.text().to_ascii_lowercase().contains("authorization"));
+    assert_eq!(gate.errors("unauthorized"), 5);
+}
+
+#[tokio::test]
+async fn authorization_of_a_route_without_a_password_is_the_services() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let sent = [("Authorization", "Bearer x")];
+    let head = raw::request(gate.addr, "GET", "app.localhost", "/head", &sent, b"").await.unwrap().text();
+    assert!(has(&head, "authorization: Bearer x"), "{head}");
+}
+
+#[tokio::test]
+async fn an_absolute_target_is_passed_on_in_origin_form() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(b"GET http://app.localhost/head?x HTTP/1.1\r\nHost: app.localhost\r\n\r\n").await.unwrap();
+    assert!(client.response(false).await.unwrap().text().starts_with("GET /head?x HTTP/1.1\r\n"));
+    client.send(b"OPTIONS * HTTP/1.1\r\nHost: app.localhost\r\n\r\n").await.unwrap();
+    client.response(false).await.unwrap();
+    assert!(origin.last_head().unwrap().starts_with("OPTIONS * HTTP/1.1\r\n"), "{:?}", origin.last_head());
+}

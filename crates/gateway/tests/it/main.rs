@@ -1,0 +1,14 @@
+//! The gateway's HTTP half on loopback: real clients, real services, and services that behave badly.
+
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+mod bodies;
+mod crowds;
+mod faults;
+mod heads;
+mod pages;
+mod protocols;
+mod smuggling;
+mod support;
+mod upgrades;
+mod upstreams;
