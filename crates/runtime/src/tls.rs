@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
+pub mod authority;
 mod identity;
 mod trust;
 
@@ -198,6 +199,14 @@ pub enum TlsError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A file of a local certificate authority is damaged, or its other half is gone.
+    #[error("{} {problem}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it, to be read after its name.
+        problem: &'static str,
+    },
     /// The system has no root certificates.
     #[error("no root certificates were found on this system")]
     NoRoots,
@@ -230,6 +239,7 @@ impl Diagnose for TlsError {
             | Self::Unusable { .. }
             | Self::Mismatch { .. }
             | Self::Exposed { .. }
+            | Self::Authority { .. }
             | Self::NoRoots
             | Self::NotAName { .. } => Fault::Config,
             Self::Write { .. } | Self::Generate { .. } | Self::Library { .. } => Fault::Internal,
@@ -243,6 +253,9 @@ impl Diagnose for TlsError {
             }
             Self::Mismatch { .. } => "give the certificate and the key that were issued together".into(),
             Self::Exposed { path, mode } => format!("chmod {:o} {}", mode & 0o700, path.display()),
+            Self::Authority { .. } => "restore the file, or move it and those beside it away to have a new authority \
+                                       made, and then run `adit trust` again"
+                .into(),
             Self::NoRoots => "install the system's ca-certificates, or give a ca file or a fingerprint".into(),
             Self::Read { .. } => "check the path, and that this user may read the file".into(),
             Self::NotAName { .. } | Self::Write { .. } | Self::Generate { .. } | Self::Library { .. } => return None,

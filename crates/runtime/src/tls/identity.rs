@@ -185,7 +185,7 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
     fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
@@ -202,7 +202,7 @@ fn warn_if_exposed(key: &Path) {
     }
 }
 
-fn refuse_if_exposed(path: &Path, forbidden: u32) -> Result<(), TlsError> {
+pub(super) fn refuse_if_exposed(path: &Path, forbidden: u32) -> Result<(), TlsError> {
     let mode = mode(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })?;
     if mode & forbidden != 0 {
         return Err(TlsError::Exposed { path: path.to_owned(), mode });
@@ -210,7 +210,8 @@ fn refuse_if_exposed(path: &Path, forbidden: u32) -> Result<(), TlsError> {
     Ok(())
 }
 
-fn create_private_directory(directory: &Path) -> Result<(), TlsError> {
+/// Makes a directory for secrets, unless it is there; nobody else may be able to put a file into it.
+pub(super) fn create_private_directory(directory: &Path) -> Result<(), TlsError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
