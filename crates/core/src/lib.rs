@@ -33,7 +33,6 @@ pub mod head;
 pub mod health;
 pub mod name;
 pub mod near;
-pub mod route;
 pub mod secret;
 pub mod shutdown;
 pub mod target;
