@@ -13,6 +13,7 @@
 //! | [`clock_jump`] | that the machine slept |
 //! | [`near`], [`free_port`] | what to propose instead |
 //! | [`config`] | what the files say, with every problem at once |
+//! | [`client_hello`], [`dynamic_host`], [`route`] | where a connection or a request goes |
 //! | [`head`], [`forwarded`] | what of a visitor's request goes on, and as what |
 //! | [`timestamp`] | RFC 3339 without a clock |
 
@@ -21,9 +22,11 @@ pub mod authority;
 pub mod backoff;
 pub mod bucket;
 pub mod cidr;
+pub mod client_hello;
 pub mod clock_jump;
 pub mod config;
 pub mod diagnose;
+pub mod dynamic_host;
 pub mod forward;
 pub mod forward_args;
 pub mod forwarded;
@@ -33,6 +36,7 @@ pub mod head;
 pub mod health;
 pub mod name;
 pub mod near;
+pub mod route;
 pub mod secret;
 pub mod shutdown;
 pub mod target;

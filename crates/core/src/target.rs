@@ -18,6 +18,7 @@ mod kube;
 mod local;
 mod object;
 mod port;
+mod scheme;
 pub mod selector;
 
 pub use jump::{JumpHost, JumpTarget};
@@ -25,6 +26,7 @@ pub use kube::{KubeTarget, KubeTargetError};
 pub use local::{LocalTarget, TargetKind};
 pub use object::{KindError, ObjectKind, Selection, check_namespace, check_object_name};
 pub use port::{PortError, PortRef};
+pub use scheme::Scheme;
 
 /// What `to` and the argument of `adit expose` accept, for hints.
 const FORMS: &str = "write a port (3000), host:port, or a URL: http://h:p, https://h:p, h2c://h:p, tcp://h:p";

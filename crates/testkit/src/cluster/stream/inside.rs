@@ -5,6 +5,8 @@ use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use crate::cluster::locked;
 
 /// The programs of a pod nobody said anything about.
@@ -18,6 +20,7 @@ type Pod = (String, String);
 pub struct Inside {
     tools: Mutex<HashMap<Pod, Vec<String>>>,
     hosts: Mutex<HashMap<Pod, HashMap<String, Host>>>,
+    answers: Mutex<HashMap<Pod, HashMap<u16, Bytes>>>,
     connect_timeout: Mutex<Option<Duration>>,
 }
 
@@ -44,6 +47,16 @@ impl Inside {
     /// What a pod finds at `host:port` (`[v6]:port`).
     pub fn set_host(&self, ns: &str, pod: &str, host: &str, answer: Host) {
         locked(&self.hosts).entry(key(ns, pod)).or_default().insert(host.to_ascii_lowercase(), answer);
+    }
+
+    /// A service in the pod itself: each HTTP request head that a port-forward over SPDY brings is answered with these
+    /// bytes, without a socket of this machine in between. For load that is to measure the client, not the service.
+    pub fn set_answer(&self, ns: &str, pod: &str, port: u16, answer: &'static [u8]) {
+        locked(&self.answers).entry(key(ns, pod)).or_default().insert(port, Bytes::from_static(answer));
+    }
+
+    pub(super) fn answer(&self, ns: &str, pod: &str, port: u16) -> Option<Bytes> {
+        locked(&self.answers).get(&key(ns, pod))?.get(&port).cloned()
     }
 
     /// How long a tool in a pod waits for a host that does not answer; 2 s by default.

@@ -22,6 +22,9 @@ use crate::task::Group;
 /// Longest wait for a backend to accept; on loopback only a full backlog is slow.
 const CONNECT: Duration = Duration::from_secs(30);
 
+/// How a request's head ends.
+const HEAD_END: &[u8] = b"\r\n\r\n";
+
 /// The streams of a connection that take bytes, by id.
 type Streams = Arc<Mutex<HashMap<u32, Arc<Inbox>>>>;
 
@@ -247,6 +250,10 @@ impl Pair {
         if let Some(text) = self.shared.faults.streams.error() {
             return Err(text);
         }
+        let inside = self.shared.faults.streams.inside();
+        if let Some(answer) = inside.answer(self.pod.namespace(), self.pod.name(), self.data.port) {
+            return self.answer(&answer).await;
+        }
         let socket = Arc::new(dial(&self.shared, &self.pod, self.data.port).await?);
         let down = async {
             loop {
@@ -266,6 +273,32 @@ impl Pair {
         both(down, self.data.inbox.drain(&socket), self.fate.clone().ended(), wait)
             .await
             .map_err(|error| self.pod.copy_failed(&socket, self.data.port, &error))
+    }
+}
+
+impl Pair {
+    /// Answers every request head with the same bytes until the client or the pod ends.
+    async fn answer(&self, answer: &[u8]) -> Result<(), String> {
+        let answering = async {
+            let mut seen = 0;
+            while let Some(bytes) = self.data.inbox.next().await {
+                for byte in bytes {
+                    seen = if byte == HEAD_END[seen] { seen + 1 } else { usize::from(byte == HEAD_END[0]) };
+                    if seen == HEAD_END.len() {
+                        seen = 0;
+                        if self.link.room().await.is_err() {
+                            return;
+                        }
+                        self.link.data(self.data.id, answer, false);
+                    }
+                }
+            }
+        };
+        tokio::select! {
+            () = answering => {}
+            rest = self.fate.clone().ended() => sleep(rest).await,
+        }
+        Ok(())
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use testkit::process::{self, Process, Usage};
 
-use super::home::{Home, RAW, WEB};
+use super::home::{BUSY, Home, RAW, WEB};
 use super::load;
 use crate::service::Origin;
 use crate::table::note;
@@ -36,6 +36,9 @@ pub(crate) struct Stand {
     origin: Origin,
     /// The cluster.
     pub(crate) home: Home,
+    /// The cluster of [`BUSY`]: one worker answers many small requests with the least CPU, of which clients are to
+    /// have what there is. Bulk is carried better by two.
+    busy: Home,
     adit: PathBuf,
     kubectl: Option<Kubectl>,
 }
@@ -80,8 +83,8 @@ impl Stand {
             return Err(format!("{} is missing: build it, or set ADIT_BIN", adit.display()));
         }
         let origin = Origin::start()?;
-        let home = Home::start(&origin)?;
-        let mut stand = Self { origin, home, adit, kubectl: None };
+        let (home, busy) = (Home::start(&origin, 2)?, Home::start(&origin, 1)?);
+        let mut stand = Self { origin, home, busy, adit, kubectl: None };
         match stand.find_kubectl() {
             Ok(kubectl) => stand.kubectl = Some(kubectl),
             Err(error) => note(&format!("skipped: kubectl cannot be measured ({error})")),
@@ -121,7 +124,11 @@ impl Stand {
             return Ok(Forward { process: None, web: self.origin.http, raw: self.origin.tcp });
         }
         let told = |error: std::io::Error| error.to_string();
-        let process = Process::start(&mut self.command(who, &format!("svc/{service}"), &[80, 7])).map_err(told)?;
+        let mut command = self.command(who, &format!("svc/{service}"), &[80, 7]);
+        if service == BUSY {
+            command.env("KUBECONFIG", self.busy.kubeconfig());
+        }
+        let process = Process::start(&mut command).map_err(told)?;
         let (web, raw) = (listening(&process, Some(WEB))?, listening(&process, Some(RAW))?);
         let forward = Forward { process: Some(process), web, raw };
         load::request(web, DEADLINE)

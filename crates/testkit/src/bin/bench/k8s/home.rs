@@ -19,6 +19,10 @@ const DEADLINE: Duration = Duration::from_secs(10);
 pub(crate) const WEB: u16 = 8080;
 /// See [`WEB`].
 pub(crate) const RAW: u16 = 7000;
+/// A service whose pod answers HTTP itself, as one on another machine does: with no cost to this one's sockets.
+pub(crate) const BUSY: &str = "busy";
+/// Its whole answer.
+const HELLO: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 13\r\n\r\nHello, world!";
 
 /// The child process, seen from the bench.
 #[derive(Debug)]
@@ -28,14 +32,14 @@ pub(crate) struct Home {
 }
 
 impl Home {
-    /// Starts this binary again as the cluster in front of the origin.
-    pub(crate) fn start(origin: &Origin) -> Result<Self, String> {
+    /// Starts this binary again as the cluster in front of the origin, with so many worker threads.
+    pub(crate) fn start(origin: &Origin, workers: usize) -> Result<Self, String> {
         let told = |error: std::io::Error| error.to_string();
         let dir = tempfile::tempdir().map_err(told)?;
         let this = std::env::current_exe().map_err(told)?;
         let mut command = Command::new(this);
         command.arg("cluster").arg(origin.http.to_string()).arg(origin.tcp.to_string());
-        command.arg(dir.path().join("config"));
+        command.arg(dir.path().join("config")).arg(workers.to_string());
         let process = Process::start(&mut command).map_err(told)?;
         process.wait_line(DEADLINE, |line| line == "ready").map_err(|error| error.to_string())?;
         Ok(Self { process, dir })
@@ -69,18 +73,20 @@ impl Home {
 /// | `terminate POD`, `delete POD` | marks it as ending; removes it at once |
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let told = |error: std::io::Error| error.to_string();
-    let [http, tcp, file] = arguments else { return Err("cluster needs HTTP TCP FILE".to_owned()) };
+    let [http, tcp, file, workers] = arguments else { return Err("cluster needs HTTP TCP FILE WORKERS".to_owned()) };
     let backend = |text: &str| text.parse::<SocketAddr>().map_err(|_| format!("`{text}` is not an address"));
     let services = (backend(http)?, backend(tcp)?);
     raise_descriptor_limit().map_err(told)?;
-    let runtime = runtimes::apart(2)?;
+    let runtime = runtimes::apart(workers.parse().map_err(|_| format!("`{workers}` is no number"))?)?;
     let _inside = runtime.enter();
     let cluster = runtime.block_on(Cluster::start(ClusterOptions::default()));
     let ports = [ServicePort::new(80).named("http").to(WEB), ServicePort::new(7).named("tcp").to(RAW)];
-    for name in ["web", "pair"] {
+    for name in ["web", "pair", BUSY] {
         cluster.add_service("default", name, &[("app", name)], &ports);
     }
     add_pod(&cluster, "web", "web-0", services);
+    add_pod(&cluster, BUSY, "busy-0", services);
+    cluster.faults().streams().inside().set_answer("default", "busy-0", WEB, HELLO);
     cluster.write_kubeconfig(Path::new(file));
     let mut stdout = std::io::stdout();
     let mut say = |text: &str| writeln!(stdout, "{text}").and_then(|()| stdout.flush()).map_err(told);
