@@ -12,6 +12,7 @@ pub mod forwards;
 pub mod gateway;
 pub mod import;
 pub mod kubernetes;
+mod places;
 mod problem;
 pub mod publish;
 mod reader;
@@ -27,6 +28,7 @@ pub use diff::ConfigDiff;
 pub use forwards::{Defaults, ForwardConfig};
 pub use gateway::{GatewayConfig, RouteConfig};
 pub use kubernetes::KubernetesConfig;
+pub use places::Places;
 pub use problem::{Problem, Problems};
 pub use publish::PublishConfig;
 pub use server::ServerConfig;
@@ -36,6 +38,12 @@ pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 /// The version that both files state.
 pub const CONFIG_VERSION: u32 = 1;
+
+/// A first `adit.yaml`: what holds anyway, with examples as comments.
+pub const DEFAULT_FILE: &str = include_str!("config/adit.default.yaml");
+
+/// A JSON Schema of `adit.yaml`, for editors.
+pub const SCHEMA: &str = include_str!("config/adit.schema.json");
 
 #[cfg(test)]
 mod tests;

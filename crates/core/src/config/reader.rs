@@ -263,15 +263,6 @@ impl<'a> Section<'a> {
         self.entries.iter().filter_map(|entry| Some((entry.key.as_str(), text(entry)?))).collect()
     }
 
-    /// Refuses a key that belongs to a later version.
-    pub(crate) fn later(&self, key: &'static str) {
-        self.known.borrow_mut().push(key);
-        if let Some(entry) = self.entry(key) {
-            let complaint = Complaint::new(format!("`{key}` is not part of this version"), "leave it out for now");
-            self.reader.complain(entry.place, &self.path_of(key), complaint);
-        }
-    }
-
     /// Checks the file's version; a file without one is of this version.
     pub(crate) fn version(&self) {
         self.get("version", |text| match text.parse() {
@@ -593,15 +584,13 @@ mod tests {
     }
 
     #[test]
-    fn missing_and_later_keys_are_reported() {
-        let (_, problems) = with("old: 1\n", |s| {
+    fn missing_keys_are_reported() {
+        let (_, problems) = with("", |s| {
             s.require("server", "write host:port", |text| Ok::<_, Complaint>(text.to_owned()));
-            s.later("old");
             s.version();
         });
-        assert_eq!(problems.len(), 2);
-        assert!(problems[1].contains("old: `old` is not part of this version"), "{}", problems[0]);
-        assert!(problems[0].contains("server: is missing\nhint: write host:port"), "{}", problems[1]);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("server: is missing\nhint: write host:port"), "{}", problems[0]);
     }
 
     #[test]

@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::fmt::Debug;
 
-use super::{Problems, PublishConfig, ServerConfig};
+use serde_json::Value;
+
+use super::{AgentFile, DEFAULT_FILE, GatewayConfig, Problems, SCHEMA, ServerConfig};
 
 const PAGE: &str = include_str!("../../../../docs/reference/config.md");
 
@@ -21,8 +23,8 @@ fn server(text: &str) -> Result<ServerConfig, Problems> {
     ServerConfig::parse("server.yaml", text, &env)
 }
 
-fn publish(text: &str) -> Result<PublishConfig, Problems> {
-    PublishConfig::parse("adit.yaml", text, &env)
+fn agent(text: &str) -> Result<AgentFile, Problems> {
+    AgentFile::parse("adit.yaml", text, &env)
 }
 
 /// The parts of the page: what is said of both files, of `server.yaml`, of `adit.yaml`.
@@ -123,8 +125,15 @@ fn neighbours(path: &str) -> (String, &'static [&'static str]) {
             &["algorithms: [RS256]", "key_file: key.pem"]
         }
         path if path.ends_with(".proxy_protocol") => &["to: tcp://127.0.0.1:5432", "port: 15432"],
-        path if path.ends_with(".verify") => &["to: https://localhost:8443"],
-        path if path.starts_with("publish.tunnels.") && path.split('.').count() == 4 => &["to: 3000"],
+        path if path.starts_with("publish.") && path.ends_with(".verify") => &["to: https://localhost:8443"],
+        path if path.contains(".to.jump.via.create.") => &["image: alpine/socat"],
+        path if path.contains(".tls.") => &[],
+        path if path.contains(".health.") && path.starts_with("forwards.") => match path.rsplit('.').next() {
+            Some("path" | "status" | "content" | "verify") => &["type: https"],
+            _ => &[],
+        },
+        path if path.split('.').count() == 4 && path.starts_with("publish.tunnels.") => &["to: 3000"],
+        path if path.split('.').count() == 3 && path.starts_with("forwards.") => &["to: 3000"],
         _ => &[],
     };
     (path, beside)
@@ -139,7 +148,8 @@ fn check_defaults<T: Debug + PartialEq>(part: &str, parse: &dyn Fn(&str) -> Resu
             continue;
         };
         let (path, beside) = neighbours(key);
-        let deep = path.contains("claims") || path.matches('.').count() > 3;
+        let parents = if path.starts_with("forwards.") { 2 } else { 3 };
+        let deep = path.contains("claims") || path.matches('.').count() > parents;
         let whole = |value: &str| {
             let text = file(&path, beside, value);
             parse(&if deep { with_parents(&text) } else { text })
@@ -154,8 +164,15 @@ fn check_defaults<T: Debug + PartialEq>(part: &str, parse: &dyn Fn(&str) -> Resu
 
 /// What the section above a key needs to be whole.
 fn with_parents(text: &str) -> String {
-    text.replace("  jwt:\n", "  jwt:\n    algorithms: [RS256]\n    key_file: key.pem\n")
-        .replace("    name:\n", "    name:\n      to: 3000\n")
+    let text = text.replace("  jwt:\n", "  jwt:\n    algorithms: [RS256]\n    key_file: key.pem\n");
+    let text = text.replace("          create:\n", "          pod: x\n          create:\n");
+    let text = text.replace("      jump:\n", "      jump:\n        host: h\n        port: 1\n");
+    if text.contains("    to:\n") {
+        return text;
+    }
+    let to = if text.contains("      tls:\n") { "https://h" } else { "3000" };
+    text.replace("\n    name:\n", &format!("\n    name:\n      to: {to}\n"))
+        .replace("\n  name:\n", "\n  name:\n    to: 3000\n")
 }
 
 fn whole_span(cell: &str) -> Option<&str> {
@@ -177,9 +194,12 @@ fn every_key_of_server_yaml_is_on_the_page_and_no_other() {
 
 #[test]
 fn every_key_of_adit_yaml_is_on_the_page_and_no_other() {
-    let known = all_keys(&publish);
-    assert!(known.len() > 30, "{known:#?}");
-    assert_eq!(documented(parts()[2], &known), known);
+    let known = all_keys(&agent);
+    assert!(known.len() > 150, "{known:#?}");
+    // A key that may hold a value or a map has a row of its own, too.
+    let is_section = |key: &String| known.iter().any(|other| other.starts_with(&format!("{key}.")));
+    let found: BTreeSet<String> = documented(parts()[2], &known).into_iter().filter(|key| !is_section(key)).collect();
+    assert_eq!(found, known);
 }
 
 #[test]
@@ -194,12 +214,7 @@ fn the_quotas_of_an_account_have_the_keys_of_the_general_ones() {
 #[test]
 fn the_defaults_on_the_page_are_those_of_the_parsers() {
     assert!(check_defaults(parts()[1], &server) > 40);
-    // An agent's file is not whole without its one section.
-    let agent = |text: &str| match text.contains("publish:") {
-        true => publish(text),
-        false => publish(&format!("{text}publish:\n  tunnels: {{}}\n")),
-    };
-    assert!(check_defaults(parts()[2], &agent) > 8);
+    assert!(check_defaults(parts()[2], &agent) > 30);
 }
 
 #[test]
@@ -209,5 +224,83 @@ fn the_examples_on_the_page_are_whole_files_without_a_problem() {
     for text in both.iter().chain(&of_server) {
         server(text).unwrap_or_else(|problems| panic!("{problems}"));
     }
-    publish(of_agent[0]).unwrap_or_else(|problems| panic!("{problems}"));
+    agent(of_agent[0]).unwrap_or_else(|problems| panic!("{problems}"));
+}
+
+/// The keys of the schema in the notation of the parsers'.
+fn schema_keys(root: &Value, node: &Value, path: &str, found: &mut BTreeSet<String>) {
+    let alternatives: Vec<&Value> = node["anyOf"].as_array().map_or_else(|| vec![node], |all| all.iter().collect());
+    let mut sections = 0;
+    for alternative in alternatives {
+        let resolved = match alternative["$ref"].as_str() {
+            Some(name) => &root["$defs"][name.rsplit('/').next().unwrap()],
+            None => alternative,
+        };
+        if resolved["anyOf"].is_array() && !resolved["anyOf"].as_array().unwrap().is_empty() {
+            let mut below = BTreeSet::new();
+            schema_keys(root, resolved, path, &mut below);
+            sections += usize::from(!below.contains(path));
+            below.remove(path);
+            found.extend(below);
+        } else if let Some(properties) = resolved["properties"].as_object() {
+            assert_eq!(resolved["additionalProperties"], false, "{path} permits any key");
+            sections += 1;
+            properties.iter().for_each(|(key, node)| schema_keys(root, node, &join(path, key), found));
+        } else if resolved["additionalProperties"].is_object()
+            && resolved["additionalProperties"]["$ref"] != "#/$defs/text"
+        {
+            sections += 1;
+            schema_keys(root, &resolved["additionalProperties"], &join(path, ANY), found);
+        }
+    }
+    if sections == 0 {
+        found.insert(path.to_owned());
+    }
+}
+
+#[test]
+fn the_schema_has_the_keys_of_the_parsers_and_no_other() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
+    let mut found = BTreeSet::new();
+    schema_keys(&schema, &schema, "", &mut found);
+    assert_eq!(found, all_keys(&agent));
+}
+
+#[test]
+fn every_reference_in_the_schema_leads_somewhere() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
+    for name in SCHEMA.split("\"#/$defs/").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(schema["$defs"][name].is_object(), "{name}");
+    }
+}
+
+#[test]
+fn the_first_file_says_what_holds_without_it() {
+    let file = agent(DEFAULT_FILE).unwrap_or_else(|problems| panic!("{problems}"));
+    let gateway = GatewayConfig { listen: file.gateway.as_ref().unwrap().listen.clone(), ..GatewayConfig::default() };
+    assert_eq!(file, AgentFile { gateway: Some(gateway), ..AgentFile::default() });
+}
+
+#[test]
+fn the_examples_in_the_first_file_can_be_taken_in() {
+    let text: String = DEFAULT_FILE.lines().map(uncommented).collect();
+    let file = agent(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
+    assert_eq!((file.forwards.len(), file.gateway.unwrap().routes.len()), (2, 2));
+    assert_eq!(file.publish.unwrap().tunnels.len(), 1);
+}
+
+/// Takes the `#` from a line that is YAML behind it; empties the maps that were written for want of them.
+fn uncommented(line: &str) -> String {
+    let body = line.trim_start();
+    let indent = &line[..line.len() - body.len()];
+    let rest = body.strip_prefix("# ").unwrap_or(body);
+    let is_yaml = rest.trim_start().split_once(':').is_some_and(|(key, value)| {
+        !key.contains(' ') && (value.is_empty() || value.starts_with(' ')) && key != "adit.yaml"
+    });
+    match body.starts_with('#') {
+        true if is_yaml => format!("{indent}{rest}\n")
+            .replace("grafana.localhost: { to: forward:grafana }", "g.localhost: { to: forward:rds }"),
+        true => String::new(),
+        false => format!("{}\n", line.replace(": {}", ":")),
+    }
 }

@@ -98,13 +98,29 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
-fn parts_of_later_versions_are_recognised_and_refused() {
-    let text = "forwards: { a: { to: k8s://x } }\ngateway: {}\ndefaults: {}\npublish: {}\n";
-    assert_eq!(keys(text), ["forwards", "gateway", "defaults"]);
-    let problems = parse(text).unwrap_err();
-    assert!(problems.iter().all(|p| p.message.ends_with("is not part of this version")));
-    let problems = tunnel("to: 'k8s://dev/shop/service/web:80'").unwrap_err();
-    assert!(problems.to_string().contains("k8s targets are not part of this version"));
+fn any_target_can_be_published() {
+    for (body, scheme) in [
+        ("to: k8s://dev/shop/service/web:80", TargetKind::Http),
+        ("to: k8s://dev/shop/service/web:443, scheme: https", TargetKind::Https),
+        ("to: jump://dev/shop/service/web/db:5432, port: 15432", TargetKind::Tcp),
+        ("to: { k8s: { service: pg, port: 5432 } }, port: 15432, scheme: tcp", TargetKind::Tcp),
+        ("to: 5432, port: 15432", TargetKind::Tcp),
+    ] {
+        let found = tunnel(body).unwrap_or_else(|problems| panic!("{body}: {problems}"));
+        assert_eq!(found.scheme, scheme, "{body}");
+    }
+    assert_eq!(tunnel_keys("to: k8s://dev/shop/service/web:80, port: 1, scheme: https"), ["publish.tunnels.t.to"]);
+    assert_eq!(tunnel_keys("to: k8s://dev/shop/service/web:80, scheme: tcp"), ["publish.tunnels.t.port"]);
+    assert_eq!(tunnel_keys("to: http://localhost:1, scheme: https"), ["publish.tunnels.t.scheme"]);
+    assert_eq!(tunnel_keys("to: forward:nothing"), ["publish.tunnels.t.to"]);
+}
+
+#[test]
+fn ssh_is_of_a_later_version() {
+    for body in ["to: 'ssh://me@bastion/db:5432'", "to: { ssh: { host: bastion } }"] {
+        let problems = tunnel(body).unwrap_err();
+        assert!(problems.to_string().contains("ssh targets are not part of this version"), "{problems}");
+    }
 }
 
 #[test]
