@@ -1,5 +1,6 @@
 //! The command line.
 
+mod agent;
 mod clock;
 mod config;
 mod demo;
@@ -11,6 +12,7 @@ mod output;
 mod reference;
 mod server;
 mod token;
+mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +75,8 @@ enum Command {
     Expose(Box<expose::ExposeArguments>),
     /// Forward local ports to pods, services, and what can be reached from there
     Forward(Box<forward::ForwardArguments>),
+    /// Run what adit.yaml says: forwards, the gateway, published tunnels
+    Up(up::UpArguments),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
     /// Check configuration files
@@ -101,6 +105,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Demo(arguments) => demo::run(&global, &arguments),
         Command::Expose(arguments) => expose::run(&global, &arguments),
         Command::Forward(arguments) => forward::run(&global, *arguments),
+        Command::Up(arguments) => up::run(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {

@@ -62,7 +62,7 @@ impl Failure {
         }
     }
 
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         if let Some(problems) = &self.problems {
             let count = problems.len();
             let noun = if count == 1 { "problem" } else { "problems" };
@@ -72,7 +72,7 @@ impl Failure {
         format!("error: {}\n{hint}", self.message)
     }
 
-    fn json(&self) -> serde_json::Value {
+    pub(crate) fn json(&self) -> serde_json::Value {
         let problems = self.problems.as_ref().map(|problems| {
             problems
                 .iter()

@@ -60,6 +60,21 @@ impl Target {
         }
     }
 
+    /// The host that a TLS certificate of the target would be for: its address, its service's name, or, for a
+    /// forward, that of the forward.
+    #[must_use]
+    pub fn host(&self) -> String {
+        let last = match self {
+            Self::Local(local) => return local.host.clone(),
+            Self::Forward(name) => return name.clone(),
+            Self::Kubernetes(kube) => kube.to_string(),
+            Self::Jump(jump) => jump.to_string(),
+        };
+        let authority = last.rsplit('/').next().unwrap_or_default();
+        let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
+        host.trim_matches(['[', ']']).to_owned()
+    }
+
     /// Whether the text is a target URL and no name of a Kubernetes object, as `adit forward` has to know.
     #[must_use]
     pub fn is_url(text: &str) -> bool {
@@ -194,6 +209,19 @@ mod tests {
             assert_eq!(Target::parse(text).map(|t| t.to_string()).as_deref(), Ok(back), "{text}");
         }
         assert!(matches!(Target::parse("k8s:22"), Ok(Target::Local(_))), "a host called k8s");
+    }
+
+    #[test]
+    fn a_target_has_a_host_for_its_certificate() {
+        for (text, host) in [
+            ("https://h:1", "h"),
+            ("k8s://prod/argocd/service/argocd-server:443", "argocd-server"),
+            ("jump://p/n/pod/c/[::1]:3306", "::1"),
+            ("jump://p/n/pod/c/db.internal:3306", "db.internal"),
+            ("forward:x", "x"),
+        ] {
+            assert_eq!(Target::parse(text).unwrap().host(), host);
+        }
     }
 
     #[test]

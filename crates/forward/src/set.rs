@@ -1,7 +1,7 @@
 //! The forwards of one configuration, by name; the next configuration takes over those that stay as they are.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use adit_core::forward::Start;
 use adit_core::target::Target;
@@ -34,7 +34,7 @@ struct Entry {
     clusters: Arc<Clusters>,
     forward: Forward,
     /// Keeps one that always runs.
-    lease: Option<Arc<Lease>>,
+    lease: OnceLock<Arc<Lease>>,
 }
 
 impl ForwardSet {
@@ -65,10 +65,10 @@ impl ForwardSet {
     }
 
     /// Starts those that always run.
-    pub fn start(&mut self) {
-        for entry in self.entries.values_mut() {
-            if entry.spec.options.settings.start == Start::Always && entry.lease.is_none() {
-                entry.lease = Some(Arc::new(entry.forward.lease()));
+    pub fn start(&self) {
+        for entry in self.entries.values() {
+            if entry.spec.options.settings.start == Start::Always {
+                entry.lease.get_or_init(|| Arc::new(entry.forward.lease()));
             }
         }
     }
@@ -97,7 +97,7 @@ impl ForwardSet {
 impl Entry {
     fn new(scope: &Scope, clusters: &Arc<Clusters>, spec: &ForwardSpec) -> Self {
         let forward = Forward::new(scope, clusters, &spec.name, spec.target.clone(), spec.options.clone());
-        Self { spec: spec.clone(), clusters: Arc::clone(clusters), forward, lease: None }
+        Self { spec: spec.clone(), clusters: Arc::clone(clusters), forward, lease: OnceLock::new() }
     }
 
     fn again(&self) -> Self {

@@ -47,6 +47,25 @@ pub struct UpstreamOptions {
     pub scope: Scope,
 }
 
+impl UpstreamOptions {
+    /// A route with nothing but what it needs; TLS is verified by the system's roots, for the name of the route.
+    #[must_use]
+    pub fn new(name: &str, connect: Arc<dyn Connect>, scheme: UpstreamScheme, scope: &Scope) -> Self {
+        Self {
+            name: name.to_owned(),
+            connect,
+            scheme,
+            tls: UpstreamTls { server_name: name.to_owned(), trust: UpstreamTrust::Verified(ServerTrust::Roots) },
+            host_header: None,
+            headers: HeaderEdits::default(),
+            response_headers: HeaderEdits::default(),
+            basic_auth: None,
+            timeout: None,
+            scope: scope.clone(),
+        }
+    }
+}
+
 /// What a target speaks.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum UpstreamScheme {

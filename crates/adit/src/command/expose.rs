@@ -1,32 +1,29 @@
 //! `adit expose`: publishes local services at a tunnel server.
 
-use std::ffi::{OsStr, OsString};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adit_core::config::publish::{
-    HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of,
-};
+use adit_core::config::AgentFile;
+use adit_core::config::publish::{PublicPlace, PublishedTunnel, TrustConfig, parse_server_address, scheme_of};
 use adit_core::diagnose::Fault;
 use adit_core::name::{Hostname, TunnelName};
-use adit_core::secret::Secret;
 use adit_core::target::{LocalTarget, Target};
 use clap::Args;
-use http::header::{HeaderName, HeaderValue};
+use forward::{Clusters, ForwardSet};
+use gateway::targets::{Targets, specs};
 use prometheus_client::registry::Registry;
 use runtime::admin::{AdminAnswer, AdminServer};
 use runtime::readiness::Readiness;
 use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
-use runtime::tls::{Fingerprint, ServerTrust};
-use runtime::watch::FileWatch;
-use sha2::{Digest as _, Sha256};
-use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics, AgentTunnel, HeaderRules, TokenSource, Wanted};
+use runtime::tls::Fingerprint;
+use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics};
 
+use super::agent::{agent_config, token_source, watch_token};
 use super::live::Live;
-use super::{Global, build_runtime, files};
+use super::{Global, build_runtime, files, up};
 use crate::report::{Failure, failure};
 
 /// Publish local services at a tunnel server.
@@ -40,7 +37,7 @@ Examples:
 The token comes from --token-file, from $ADIT_TOKEN, or from standard input with --token-stdin.
 Without TARGET everything in the `publish:` section of adit.yaml is published.")]
 pub(crate) struct ExposeArguments {
-    /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port
+    /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port, k8s://…, jump://…
     target: Option<String>,
     /// The subdomain wanted, e.g. app1; without it the server chooses one
     #[arg(long = "as", value_name = "NAME", requires = "target", conflicts_with_all = ["host", "port"])]
@@ -88,23 +85,32 @@ pub(crate) struct ExposeArguments {
 
 pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let publish = settings(global, arguments)?;
-    let agent_config = agent_config(&publish, arguments)?;
+    let file = settings(global, arguments)?;
+    let publish = file.publish.clone().unwrap_or_default();
+    let token = token_source(&publish, arguments.token_stdin)?;
     let runtime = build_runtime(None)?;
-    runtime.block_on(serve(global, agent_config, publish.metrics))
+    runtime.block_on(async {
+        let scope = Scope::root();
+        let targets: Arc<Targets> = Arc::default();
+        let agent_config = agent_config(&publish, token, &|target| targets.connect(target))?;
+        let clusters = Clusters::new(up::kube_settings(&file.kubernetes));
+        targets.replace(Arc::new(ForwardSet::default().next(&scope, &clusters, specs(&file))));
+        serve(global, agent_config, publish.metrics, scope).await
+    })
 }
 
 /// What the file and the command line ask for together.
-fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfig, Failure> {
+fn settings(global: &Global, arguments: &ExposeArguments) -> Result<AgentFile, Failure> {
     let path = global
         .config
         .clone()
         .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
         .or_else(|| files::find("adit.yaml").filter(|_| arguments.target.is_none() || arguments.server.is_none()));
-    let mut publish = match &path {
-        Some(path) => PublishConfig::parse(&path.display().to_string(), &files::read(path)?, &files::environment)?,
-        None => PublishConfig::default(),
+    let mut file = match &path {
+        Some(path) => AgentFile::parse(&path.display().to_string(), &files::read(path)?, &files::environment)?,
+        None => AgentFile::default(),
     };
+    let mut publish = file.publish.take().unwrap_or_default();
     if let Some(target) = &arguments.target {
         publish.tunnels = vec![tunnel_of(arguments, target)?];
     } else if publish.tunnels.is_empty() {
@@ -149,7 +155,10 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
         }
         publish.lanes = lanes;
     }
-    Ok(publish)
+    // Only what is published is run, and the forwards it leads to.
+    file.gateway = None;
+    file.publish = Some(publish);
+    Ok(file)
 }
 
 fn tunnel_of(arguments: &ExposeArguments, target: &str) -> Result<PublishedTunnel, Failure> {
@@ -187,131 +196,14 @@ fn target_of(text: &str, by_port: bool) -> Result<Target, Failure> {
     found.map_err(|error| failure(&error))
 }
 
-fn agent_config(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<AgentConfig, Failure> {
-    let server = publish.server.as_ref().ok_or_else(|| {
-        Failure::new(
-            Fault::Usage,
-            "no server is named",
-            "say which one: --server HOST:8443, $ADIT_SERVER, or publish.server in adit.yaml",
-        )
-    })?;
-    let trust = match &publish.trust {
-        TrustConfig::System => ServerTrust::Roots,
-        TrustConfig::CaFile(file) => ServerTrust::CaFile(file.clone()),
-        TrustConfig::Fingerprint(hash) => ServerTrust::Pinned(*hash),
-    };
-    let agent_id = publish.agent_id.clone().map_or_else(agent_id, Ok)?;
-    let mut config = AgentConfig::new(&server.to_string(), trust, token_source(publish, arguments)?, &agent_id);
-    config.server_name = publish.server_name.as_ref().map(|name| name.as_str().to_owned());
-    config.lanes = u8::try_from(publish.lanes).unwrap_or(2);
-    config.tunnels = publish.tunnels.iter().map(agent_tunnel).collect::<Result<_, _>>()?;
-    Ok(config)
-}
-
-/// One tunnel of a configuration as the agent wants it.
-pub(super) fn agent_tunnel(published: &PublishedTunnel) -> Result<AgentTunnel, Failure> {
-    let wanted = match &published.public {
-        PublicPlace::Any => Wanted::AnyName,
-        PublicPlace::Name(name) => Wanted::Name(name.as_str().to_owned()),
-        PublicPlace::Host(host) => Wanted::Host(host.as_str().to_owned()),
-        PublicPlace::Port(port) => Wanted::Port(*port),
-    };
-    let Target::Local(local) = &published.to else {
-        return Err(Failure::new(
-            Fault::Config,
-            format!("{}: {} cannot be published by adit expose", published.key, published.to),
-            "that comes with adit up; until then publish a local port that leads there, as adit forward makes one",
-        ));
-    };
-    let mut agent = AgentTunnel::to_target(&published.key, wanted, local, published.connect_timeout, published.verify)
-        .map_err(|error| failure(&error))?;
-    agent.host_header.clone_from(&published.host_header);
-    agent.request_headers = rules(&published.headers)?;
-    agent.response_headers = rules(&published.response_headers)?;
-    agent.proxy_protocol = published.proxy_protocol;
-    agent.health.clone_from(&published.health);
-    agent.request_timeout = published.request_timeout;
-    Ok(agent)
-}
-
-fn rules(edits: &HeaderEdits) -> Result<HeaderRules, Failure> {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let add: Vec<(String, String)> = edits.add.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    let add = add.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    HeaderRules::parse(add, edits.remove.iter().map(HeaderName::as_str)).map_err(|error| failure(&error))
-}
-
-/// Where the token comes from (S6): never an argument.
-fn token_source(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<TokenSource, Failure> {
-    if arguments.token_stdin {
-        let mut line = String::new();
-        std::io::stdin()
-            .read_line(&mut line)
-            .map_err(|error| Failure::new(Fault::Usage, format!("standard input: {error}"), ""))?;
-        return Ok(TokenSource::Fixed(Secret::new(line.trim().to_owned())));
-    }
-    if let Some(file) = &publish.token_file {
-        return Ok(TokenSource::File(file.clone()));
-    }
-    if let Ok(token) = std::env::var("ADIT_TOKEN") {
-        return Ok(TokenSource::Fixed(Secret::new(token.trim().to_owned())));
-    }
-    let usual = files::config_dir().map(|dir| dir.join("adit/token")).filter(|path| path.is_file());
-    usual.map(TokenSource::File).ok_or_else(|| {
-        Failure::new(
-            Fault::Auth,
-            "no token is given",
-            "put it into a file (chmod 600) and say --token-file FILE (~/.config/adit/token is found by itself), or set $ADIT_TOKEN, or use --token-stdin",
-        )
-    })
-}
-
-/// This machine's agent id: made once and kept.
-fn agent_id() -> Result<String, Failure> {
-    let Some(directory) = files::state_dir() else { return Ok(new_agent_id()) };
-    let path = directory.join("agent-id");
-    if let Ok(id) = std::fs::read_to_string(&path)
-        && !id.trim().is_empty()
-    {
-        // Several `adit expose` on one machine are several agents.
-        return Ok(format!("{}.{}", id.trim(), instance_suffix()));
-    }
-    let id = new_agent_id();
-    let kept = std::fs::create_dir_all(&directory).and_then(|()| std::fs::write(&path, format!("{id}\n")));
-    if let Err(error) = kept {
-        tracing::warn!(%error, path = %path.display(), "the agent id cannot be kept; the next start is another agent");
-    }
-    Ok(format!("{id}.{}", instance_suffix()))
-}
-
-fn new_agent_id() -> String {
-    let random: [u8; 8] = rand::random();
-    random.iter().fold(String::from("agent-"), |id, byte| id + &format!("{byte:02x}"))
-}
-
-/// Tells agents of one machine apart by what they publish, and is the same after a restart, and after an update of
-/// this program.
-fn instance_suffix() -> String {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
-    let directory = std::env::current_dir().unwrap_or_default();
-    suffix_of(arguments.iter().map(OsString::as_os_str).chain([directory.as_os_str()]))
-}
-
-fn suffix_of<'a>(parts: impl Iterator<Item = &'a OsStr>) -> String {
-    let mut hasher = Sha256::new();
-    for part in parts {
-        hasher.update(part.as_encoded_bytes());
-        // No argument and no path contains it.
-        hasher.update([0]);
-    }
-    let hash = hasher.finalize();
-    hash.iter().take(4).fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
-}
-
-async fn serve(global: &Global, mut config: AgentConfig, metrics: Option<SocketAddr>) -> Result<ExitCode, Failure> {
+async fn serve(
+    global: &Global,
+    mut config: AgentConfig,
+    metrics: Option<SocketAddr>,
+    scope: Scope,
+) -> Result<ExitCode, Failure> {
     runtime::socket::raise_descriptor_limit();
     let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
-    let scope = Scope::root();
     let watch = watch_token(&mut config);
     let names: Vec<String> = config.tunnels.iter().map(|tunnel| tunnel.name.clone()).collect();
     let mut registry = Registry::default();
@@ -346,16 +238,6 @@ async fn serve(global: &Global, mut config: AgentConfig, metrics: Option<SocketA
         (None, Some(StopSignal::Interrupt)) => Ok(ExitCode::from(130)),
         (None, _) => Ok(ExitCode::SUCCESS),
     }
-}
-
-/// A token file that changes is sent to the server before the old token ends.
-fn watch_token(config: &mut AgentConfig) -> Option<FileWatch> {
-    let TokenSource::File(path) = &config.token else { return None };
-    let watch = FileWatch::start(vec![path.clone()])
-        .inspect_err(|error| tracing::warn!(%error, "the token file cannot be watched"))
-        .ok()?;
-    config.token_changed = Some(watch.changes());
-    Some(watch)
 }
 
 fn start_admin(address: SocketAddr, registry: Registry, readiness: &Readiness) -> Result<AdminServer, Failure> {
@@ -422,12 +304,5 @@ mod tests {
             assert!(try_parse(&[option, &["3000"]].concat()).is_ok(), "{option:?}");
         }
         assert!(try_parse(&["--server", "h:1", "--lanes", "3"]).is_ok());
-    }
-
-    #[test]
-    fn an_agents_suffix_depends_on_each_part_and_never_changes() {
-        let of = |parts: &[&str]| suffix_of(parts.iter().map(OsStr::new));
-        assert_eq!(of(&["expose", "3000"]), "2693b20a");
-        assert_ne!(of(&["expose", "3000"]), of(&["expose3", "000"]));
     }
 }

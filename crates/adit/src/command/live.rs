@@ -129,7 +129,11 @@ impl Live {
             Form::View => {}
             Form::Lines => {
                 if self.is_news(event) {
-                    lines(event);
+                    match line(event) {
+                        Some(Told::Data(text)) => terminal::data(&format!("{text}\n")),
+                        Some(Told::Say(text)) => terminal::say(&text),
+                        None => {}
+                    }
                 }
             }
             Form::Json => {
@@ -278,13 +282,21 @@ fn track(event: &AgentEvent, ready: &Component) {
     }
 }
 
+/// A line about an event.
+pub(super) enum Told {
+    /// For programs, too.
+    Data(String),
+    /// For people.
+    Say(String),
+}
+
 /// One line for each event that a person or a log wants to see.
-fn lines(event: &AgentEvent) {
+pub(super) fn line(event: &AgentEvent) -> Option<Told> {
     let text = match event {
         AgentEvent::Published { tunnel, url, local } => {
-            return terminal::data(&format!("{tunnel}  {url} → {local}\n"));
+            return Some(Told::Data(format!("{tunnel}  {url} → {local}")));
         }
-        AgentEvent::Connecting { .. } | AgentEvent::LaneLost { .. } | AgentEvent::Request(_) => return,
+        AgentEvent::Connecting { .. } | AgentEvent::LaneLost { .. } | AgentEvent::Request(_) => return None,
         AgentEvent::Connected { server, account, lanes, took, .. } => {
             format!("connected to {server} in {} ms (account {account}, {lanes} lanes)", took.as_millis())
         }
@@ -305,10 +317,11 @@ fn lines(event: &AgentEvent) {
         AgentEvent::Token { problem: Some(problem) } => format!("token not renewed: {problem}"),
         AgentEvent::Draining => "finishing what is in flight".into(),
     };
-    terminal::say(&text);
+    Some(Told::Say(text))
 }
 
-fn value(event: &AgentEvent) -> Option<serde_json::Value> {
+/// An event as programs read it.
+pub(super) fn value(event: &AgentEvent) -> Option<serde_json::Value> {
     Some(match event {
         AgentEvent::Published { tunnel, url, local } => {
             json!({ "event": "published", "tunnel": tunnel, "url": url, "local": local })

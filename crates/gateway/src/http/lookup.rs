@@ -29,6 +29,8 @@ pub enum Found {
     Upstream(Arc<Upstream>),
     /// The index, at a name of the gateway's own.
     Index,
+    /// A TLS connection that names no host, so that nothing is known of where it should go.
+    Nameless,
     /// No route has this host.
     Unknown {
         /// Hosts that could be meant, nearest first.

@@ -24,10 +24,10 @@ use super::ForwardArguments;
 use super::asked::{Asked, AskedPort};
 use super::bind::{Held, Plan, unknown_port};
 use super::child::Running;
-use crate::command::clock;
 use super::news::{News, Seen};
 use super::show::{Ended, ReadyPort, Show};
 use crate::command::Global;
+use crate::command::clock;
 use crate::report::{Failure, chain, failure};
 
 /// The start is told about from here on, and then as often.

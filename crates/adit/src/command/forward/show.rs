@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 
 use super::faults::{Faults, Said};
 use super::news::Item;
-use crate::command::output::{Line, Output, Weight};
 use crate::command::Global;
+use crate::command::output::{Line, Output, Weight};
 use crate::report::{Failure, Output as Format};
 use crate::terminal;
 

@@ -1,0 +1,163 @@
+//! `adit up`: what `adit.yaml` says, in the foreground: forwards, the gateway, published tunnels.
+
+mod publish;
+mod running;
+mod source;
+mod table;
+mod view;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Instant, SystemTime};
+
+use adit_core::diagnose::Fault;
+use adit_core::shutdown::{Phase, PhaseTimes};
+use clap::Args;
+use runtime::scope::Scope;
+use runtime::signals::{StopSignal, StopSignals};
+use runtime::watch::FileWatch;
+
+use super::{Global, build_runtime, clock, files};
+use crate::report::Failure;
+use running::Running;
+pub(super) use running::kube_settings;
+use source::{Selection, Source};
+use view::View;
+
+/// Run what adit.yaml says: forwards, the gateway, published tunnels.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  adit up                      everything in ./adit.yaml, or in ~/.config/adit/adit.yaml
+  adit up postgres grafana     these forwards only
+  adit up --tag database       the forwards with this tag
+  adit up --config prod.yaml -o json
+
+The file is watched: a change that is right is put in force without touching what stays as it is, and one that is wrong
+changes nothing. Begin with `adit config init`.")]
+pub(super) struct UpArguments {
+    /// Only these: names of forwards, keys of published tunnels, or the words gateway and publish
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Only forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+}
+
+pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, Failure> {
+    global.start_logs(Some("warn"), false)?;
+    let path = path(global)?;
+    let source = Source::new(path, Selection::new(arguments.names, arguments.tag));
+    let read = source.read()?;
+    let runtime = build_runtime(None)?;
+    runtime.block_on(serve(global, source, read))
+}
+
+/// The file that is named, or the one in the usual places.
+fn path(global: &Global) -> Result<PathBuf, Failure> {
+    let named = global.config.clone().or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from));
+    named.or_else(|| files::find("adit.yaml")).ok_or_else(|| {
+        Failure::new(
+            Fault::Config,
+            "there is no adit.yaml here or in ~/.config/adit",
+            "write one with `adit config init`, or name one with --config",
+        )
+    })
+}
+
+async fn serve(global: &Global, source: Source, read: source::Read) -> Result<ExitCode, Failure> {
+    runtime::socket::raise_descriptor_limit();
+    let internal = |error: std::io::Error| Failure::new(Fault::Internal, error.to_string(), "");
+    let mut signals = StopSignals::install().map_err(internal)?;
+    let scope = Scope::root();
+    let listening = scope.child();
+    // Its handler first: whoever reads that something is ready may send a SIGHUP.
+    let watch = Arc::new(FileWatch::start(read.files()).map_err(internal)?);
+    watch.trigger_on_hangup(&scope).map_err(internal)?;
+    let view = View::start(global).map_err(internal)?;
+    let mut running = Running::new(&scope, &listening, Arc::clone(&view));
+    running.apply(&read)?;
+    view.started(&running.snapshot());
+    let running = Arc::new(Mutex::new(running));
+    reload_on_change(&scope, &running, source, &watch, &view);
+    watch_clock(&scope, &running);
+    view.follow(&scope, &running);
+    let on_phase = |phase| match phase {
+        Phase::StopAccepting => lock(&running).stop(),
+        Phase::Draining => view.finishing(&lock(&running).snapshot()),
+        Phase::Running | Phase::Cancelling | Phase::Aborting | Phase::Done => {}
+    };
+    let outcome = runtime::shutdown::run(
+        &scope,
+        &listening,
+        PhaseTimes::default(),
+        &mut signals,
+        std::future::pending(),
+        on_phase,
+    )
+    .await;
+    drop(watch);
+    view.stopped(outcome.signal).await;
+    Ok(if outcome.signal == Some(StopSignal::Interrupt) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// Reads the file again when it or a file it names has changed, and on SIGHUP.
+fn reload_on_change(
+    scope: &Scope,
+    running: &Arc<Mutex<Running>>,
+    source: Source,
+    watch: &Arc<FileWatch>,
+    view: &Arc<View>,
+) {
+    let (mut changes, task_scope) = (watch.changes(), scope.clone());
+    let (running, view, watch) = (Arc::clone(running), Arc::clone(view), Arc::downgrade(watch));
+    let source = Arc::new(source);
+    scope.spawn("reload", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = task_scope.drained() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
+            let handle = tokio::runtime::Handle::current();
+            let (source, running) = (Arc::clone(&source), Arc::clone(&running));
+            let reloaded = task_scope.spawn_blocking("reload", move || {
+                let _inside = handle.enter();
+                let read = source.read()?;
+                let change = lock(&running).apply(&read)?;
+                Ok::<_, Failure>((change, read.files()))
+            });
+            match reloaded.await {
+                Ok(Ok((change, files))) => {
+                    view.reloaded(&change);
+                    if let Some(watch) = watch.upgrade() {
+                        watch.set_files(files);
+                    }
+                }
+                Ok(Err(failure)) => view.not_reloaded(&failure),
+                Err(lost) => tracing::error!(%lost, "the reload was lost"),
+            }
+        }
+    });
+}
+
+/// After a sleep of the machine everything is dialled anew: what was connected is gone, though nothing says so.
+fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
+    let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
+    scope.spawn("clock", async move {
+        let now = || (Instant::now(), SystemTime::now());
+        clock::watch(&task_scope, now, |slept| {
+            tracing::info!(?slept, "the machine was asleep: dialling anew");
+            if let Some(running) = running.upgrade() {
+                lock(&running).wake();
+            }
+        })
+        .await;
+    });
+}
+
+fn lock(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}

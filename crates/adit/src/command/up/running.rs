@@ -1,0 +1,163 @@
+//! What runs, and how the next version of the file takes its place.
+
+use std::sync::Arc;
+
+use ::forward::{Clusters, KubeSettings};
+use adit_core::config::diff::{ListDiff, SectionDiff};
+use adit_core::config::{AgentFile, KubernetesConfig};
+use gateway::entrances::Entrances;
+use gateway::rows::Row;
+use runtime::scope::Scope;
+
+use super::publish::{self, Published};
+use super::source::Read;
+use super::view::View;
+use crate::command::files;
+use crate::report::{Failure, failure};
+
+/// Everything a file asks for, at work.
+pub(super) struct Running {
+    scope: Scope,
+    file: AgentFile,
+    clusters: Arc<Clusters>,
+    kubeconfigs: KubeSeen,
+    entrances: Entrances,
+    published: Option<Published>,
+    view: Arc<View>,
+}
+
+/// What kubeconfig files said: another text is another cluster as far as we know.
+type KubeSeen = Vec<(std::path::PathBuf, Option<Vec<u8>>)>;
+
+/// How it is right now.
+pub(super) struct Snapshot {
+    pub(super) rows: Vec<Row>,
+    pub(super) gateway: Vec<std::net::SocketAddr>,
+    pub(super) dynamic: Option<String>,
+    pub(super) published: Vec<publish::TunnelRow>,
+}
+
+/// What a reload has changed, by name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) added: Vec<String>,
+    pub(super) changed: Vec<String>,
+    pub(super) removed: Vec<String>,
+}
+
+impl Running {
+    pub(super) fn new(scope: &Scope, listening: &Scope, view: Arc<View>) -> Self {
+        let authority = files::state_dir().map(|directory| directory.join("ca"));
+        Self {
+            scope: scope.clone(),
+            file: AgentFile::default(),
+            clusters: Clusters::new(KubeSettings::default()),
+            kubeconfigs: Vec::new(),
+            entrances: Entrances::new(listening, scope, authority),
+            published: None,
+            view,
+        }
+    }
+
+    /// Puts a version of the file in force, or leaves everything as it was.
+    pub(super) fn apply(&mut self, read: &Read) -> Result<Change, Failure> {
+        let file = &read.file;
+        let seen = seen(read);
+        let clusters = if file.kubernetes == self.file.kubernetes && seen == self.kubeconfigs {
+            Arc::clone(&self.clusters)
+        } else {
+            Clusters::new(kube_settings(&file.kubernetes))
+        };
+        let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
+        let agent = match publish::prepare(file, &self.file, self.entrances.targets()) {
+            Ok(agent) => agent,
+            Err(failure) => {
+                self.entrances.abandon(prepared);
+                return Err(failure);
+            }
+        };
+        self.entrances.commit(prepared);
+        self.publish(agent);
+        let change = Change::between(&self.file, file);
+        (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
+        Ok(change)
+    }
+
+    /// The machine was asleep.
+    pub(super) fn wake(&self) {
+        self.entrances.wake();
+    }
+
+    /// Takes nothing new.
+    pub(super) fn stop(&self) {
+        self.entrances.stop();
+    }
+
+    pub(super) fn snapshot(&self) -> Snapshot {
+        let gateway = self.entrances.open().filter(|(_, owner)| owner.is_none()).map(|(address, _)| address);
+        let dynamic = self.file.gateway.as_ref().and_then(|gateway| gateway.dynamic_host.as_ref());
+        Snapshot {
+            rows: self.entrances.rows(),
+            gateway: gateway.collect(),
+            dynamic: dynamic.map(|host| host.as_str().to_owned()),
+            published: self.published.as_ref().map(Published::rows).unwrap_or_default(),
+        }
+    }
+
+    fn publish(&mut self, agent: publish::Next) {
+        match agent {
+            publish::Next::Same => {}
+            publish::Next::None => self.published = None,
+            // The new one first: it takes over from the old, so that no visitor finds nobody.
+            publish::Next::Other(agent) => {
+                self.published = Some(Published::start(*agent, &self.scope, &self.view));
+            }
+        }
+    }
+}
+
+impl Change {
+    fn between(old: &AgentFile, new: &AgentFile) -> Self {
+        let diff = old.diff(new);
+        let mut change = Self::default();
+        change.list("forward", &diff.forwards, |forward| &forward.name);
+        change.list("route", &diff.routes, |route| &route.key);
+        change.list("tunnel", &diff.tunnels, |tunnel| &tunnel.key);
+        change.section("gateway", &diff.gateway);
+        change.section("publish", &diff.publish);
+        if diff.kubernetes.is_some() {
+            change.changed.push("kubernetes".into());
+        }
+        change
+    }
+
+    fn list<T>(&mut self, what: &str, list: &ListDiff<T>, name: fn(&T) -> &String) {
+        let of = |items: &[T]| items.iter().map(|item| format!("{what} {}", name(item))).collect::<Vec<_>>();
+        self.added.extend(of(&list.added));
+        self.changed.extend(of(&list.changed));
+        self.removed.extend(list.removed.iter().map(|name| format!("{what} {name}")));
+    }
+
+    fn section<T>(&mut self, name: &str, section: &SectionDiff<T>) {
+        match section {
+            SectionDiff::Same => {}
+            SectionDiff::Set(_) => self.changed.push(name.to_owned()),
+            SectionDiff::Gone => self.removed.push(name.to_owned()),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+    }
+}
+
+/// Where clusters and credential plugins are found.
+pub(in crate::command) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
+    let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
+    KubeSettings { kubeconfig: (!paths.is_empty()).then(|| paths.join(":")), exec_path: config.exec_path.clone() }
+}
+
+fn seen(read: &Read) -> KubeSeen {
+    let kubeconfigs = read.kubeconfigs();
+    kubeconfigs.into_iter().map(|path| (path.clone(), std::fs::read(&path).ok())).collect()
+}

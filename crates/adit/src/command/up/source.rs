@@ -1,0 +1,198 @@
+//! The file, read whole, and the part of it that was asked for.
+
+use std::path::PathBuf;
+
+use adit_core::config::AgentFile;
+use adit_core::diagnose::Fault;
+use adit_core::near;
+use adit_core::target::Target;
+
+use crate::command::files;
+use crate::report::Failure;
+
+/// The words that stand for whole sections.
+const GATEWAY: &str = "gateway";
+const PUBLISH: &str = "publish";
+
+/// Where the configuration comes from.
+pub(super) struct Source {
+    path: PathBuf,
+    selection: Selection,
+}
+
+/// A version of the file.
+pub(super) struct Read {
+    path: PathBuf,
+    /// What of it is to run.
+    pub(super) file: AgentFile,
+}
+
+/// What of a file is to run. Nothing named is everything.
+#[derive(Debug, Default)]
+pub(super) struct Selection {
+    names: Vec<String>,
+    tags: Vec<String>,
+}
+
+impl Source {
+    pub(super) fn new(path: PathBuf, selection: Selection) -> Self {
+        Self { path, selection }
+    }
+
+    /// Reads and checks the file.
+    pub(super) fn read(&self) -> Result<Read, Failure> {
+        let text = files::read(&self.path)?;
+        let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
+        Ok(Read { path: self.path.clone(), file: self.selection.apply(file)? })
+    }
+}
+
+impl Read {
+    /// The files whose change is a change of the configuration.
+    pub(super) fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.path.clone()];
+        files.extend(self.kubeconfigs());
+        if let Some(gateway) = &self.file.gateway {
+            files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
+        }
+        files
+    }
+
+    /// The kubeconfig files that are read, whether they are there or not.
+    pub(super) fn kubeconfigs(&self) -> Vec<PathBuf> {
+        let of_file = &self.file.kubernetes.kubeconfig;
+        if !of_file.is_empty() {
+            return of_file.clone();
+        }
+        match std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty()) {
+            Some(paths) => std::env::split_paths(&paths).collect(),
+            None => std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
+        }
+    }
+}
+
+impl Selection {
+    pub(super) fn new(names: Vec<String>, tags: Vec<String>) -> Self {
+        Self { names, tags }
+    }
+
+    /// Leaves out what was not asked for. Forwards that something selected leads to stay, without their ports.
+    fn apply(&self, mut file: AgentFile) -> Result<AgentFile, Failure> {
+        file.forwards.retain(|forward| forward.enabled);
+        if self.names.is_empty() && self.tags.is_empty() {
+            return Ok(file);
+        }
+        self.check(&file)?;
+        let named = |name: &str| self.names.iter().any(|known| known == name);
+        if !named(GATEWAY) {
+            file.gateway = None;
+        }
+        if let Some(publish) = &mut file.publish
+            && !named(PUBLISH)
+        {
+            publish.tunnels.retain(|tunnel| named(&tunnel.key));
+            if publish.tunnels.is_empty() {
+                file.publish = None;
+            }
+        }
+        let needed = needed(&file);
+        let tagged = |tags: &[String]| tags.iter().any(|tag| self.tags.contains(tag));
+        file.forwards.retain_mut(|forward| {
+            if named(&forward.name) || tagged(&forward.tags) {
+                return true;
+            }
+            forward.listen.clear();
+            needed.contains(&forward.name)
+        });
+        Ok(file)
+    }
+
+    fn check(&self, file: &AgentFile) -> Result<(), Failure> {
+        let mut known: Vec<&str> = file.forwards.iter().map(|forward| forward.name.as_str()).collect();
+        known.extend(file.gateway.iter().map(|_| GATEWAY));
+        if let Some(publish) = &file.publish {
+            known.push(PUBLISH);
+            known.extend(publish.tunnels.iter().map(|tunnel| tunnel.key.as_str()));
+        }
+        let unknown = |what: &str, name: &str, known: &[&str]| {
+            let hint = near::nearest(name, known.iter().copied())
+                .map_or_else(|| format!("there are: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
+            Failure::new(Fault::Usage, format!("there is no {what} `{name}` in this file"), hint)
+        };
+        if let Some(name) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
+            return Err(unknown("forward or tunnel", name, &known));
+        }
+        let mut tags: Vec<&str> =
+            file.forwards.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+        tags.sort_unstable();
+        tags.dedup();
+        match self.tags.iter().find(|tag| !tags.contains(&tag.as_str())) {
+            Some(tag) => Err(unknown("tag", tag, &tags)),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The forwards that routes, tunnels and other forwards lead to.
+fn needed(file: &AgentFile) -> Vec<String> {
+    let routes = file.gateway.iter().flat_map(|gateway| gateway.routes.iter().map(|route| &route.to));
+    let tunnels = file.publish.iter().flat_map(|publish| publish.tunnels.iter().map(|tunnel| &tunnel.to));
+    let forwards = file.forwards.iter().map(|forward| &forward.to);
+    let name = |target: &Target| match target {
+        Target::Forward(name) => Some(name.clone()),
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Local(_) => None,
+    };
+    routes.chain(tunnels).chain(forwards).filter_map(name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "
+forwards:
+  db: { to: 'tcp://127.0.0.1:5432', listen: 15432, tags: [database] }
+  web: { to: 'tcp://127.0.0.1:80', listen: 18080 }
+gateway:
+  routes:
+    web.localhost: { to: 'forward:web' }
+publish:
+  server: h:1
+  tunnels:
+    shop: { to: 'forward:web' }
+";
+
+    fn select(names: &[&str], tags: &[&str]) -> Result<AgentFile, Failure> {
+        let file = AgentFile::parse("adit.yaml", FILE, &|_| None).unwrap();
+        let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+        Selection::new(owned(names), owned(tags)).apply(file)
+    }
+
+    fn names(file: &AgentFile) -> Vec<(&str, bool)> {
+        file.forwards.iter().map(|forward| (forward.name.as_str(), !forward.listen.is_empty())).collect()
+    }
+
+    #[test]
+    fn nothing_named_is_everything() {
+        let file = select(&[], &[]).unwrap();
+        assert_eq!(names(&file), [("db", true), ("web", true)]);
+        assert!(file.gateway.is_some() && file.publish.is_some());
+    }
+
+    #[test]
+    fn a_tag_or_a_name_selects_and_what_is_led_to_stays_without_its_port() {
+        let file = select(&[], &["database"]).unwrap();
+        assert_eq!(names(&file), [("db", true)]);
+        assert!(file.gateway.is_none() && file.publish.is_none());
+        let file = select(&["shop"], &[]).unwrap();
+        assert_eq!(names(&file), [("web", false)]);
+        assert!(file.gateway.is_none() && file.publish.is_some());
+        assert!(select(&["gateway", "db"], &[]).unwrap().gateway.is_some());
+    }
+
+    #[test]
+    fn what_is_not_there_is_told_with_what_could_be_meant() {
+        assert!(select(&["dbb"], &[]).is_err());
+        assert!(select(&[], &["data"]).is_err());
+    }
+}

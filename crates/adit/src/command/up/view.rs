@@ -1,0 +1,376 @@
+//! What `adit up` shows: a live table on a terminal, lines otherwise, or events as JSON.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use gateway::http::State;
+use gateway::rows::Row;
+use runtime::scope::Scope;
+use runtime::signals::StopSignal;
+use serde_json::{Value, json};
+use tunnel::agent::AgentEvent;
+
+use super::lock;
+use super::running::{Change, Running, Snapshot};
+use super::table::table;
+use crate::command::output::{Line, Output, Weight};
+use crate::command::{Global, live};
+use crate::report::{Failure, Output as Format};
+use crate::terminal;
+
+/// How often states are looked at; lines tell what has changed since.
+const LOOK: Duration = Duration::from_millis(250);
+/// The last lines stay below the table.
+const NOTES: usize = 5;
+
+/// Prints; shared by all tasks.
+pub(super) struct View {
+    form: Form,
+    quiet: bool,
+    output: Output,
+    begun: Instant,
+    notes: Mutex<Vec<String>>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Table,
+    Lines,
+    Json,
+}
+
+/// What was last told of a row.
+#[derive(Clone, PartialEq)]
+struct Told {
+    state: State,
+    pod: Option<String>,
+    reason: Option<String>,
+    /// When it was last lost, while it is.
+    lost: Option<Instant>,
+    /// When it was last asked to start.
+    asked: Option<Instant>,
+    error: Option<SystemTime>,
+}
+
+impl View {
+    /// # Errors
+    /// When there is no thread that could write.
+    pub(super) fn start(global: &Global) -> io::Result<Arc<Self>> {
+        let form = match global.output {
+            Format::Json => Form::Json,
+            Format::Text if terminal::is_interactive() && global.verbose == 0 => Form::Table,
+            Format::Text => Form::Lines,
+        };
+        let left_out = move |count| match form {
+            Form::Json => Line::Data(event("left-out", json!({ "lines": count }))),
+            Form::Table | Form::Lines => {
+                Line::Say(format!("{count} lines are left out here: they were not read in time"))
+            }
+        };
+        Ok(Arc::new(Self {
+            form,
+            quiet: global.quiet,
+            output: Output::start(left_out)?,
+            begun: Instant::now(),
+            notes: Mutex::default(),
+        }))
+    }
+
+    /// Everything is open.
+    pub(super) fn started(&self, snapshot: &Snapshot) {
+        match self.form {
+            Form::Table => {}
+            Form::Lines => self.started_lines(snapshot),
+            Form::Json => {
+                for address in &snapshot.gateway {
+                    self.event("gateway", json!({ "address": address.to_string(), "dynamic_host": snapshot.dynamic }));
+                }
+                for row in &snapshot.rows {
+                    self.event("open", of_row(row));
+                }
+                let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+                self.event("started", json!({ "took_ms": ms }));
+            }
+        }
+    }
+
+    fn started_lines(&self, snapshot: &Snapshot) {
+        for row in &snapshot.rows {
+            if row.kind == "port" {
+                let on_demand = if row.state == State::Idle { "  on demand" } else { "" };
+                self.data(format!("{}  {} → {}{on_demand}", row.name, row.entrance, row.target));
+            }
+            if row.kind == "route" {
+                self.data(format!("{}  {} → {}", row.name, row.entrance, row.target));
+            }
+        }
+        if let Some(address) = snapshot.gateway.first() {
+            let port = address.port();
+            let dynamic = snapshot.dynamic.as_ref().map_or_else(String::new, |suffix| {
+                format!("  and http://{{service}}-{{port}}.svc.{{namespace}}.ns.{{context}}.cx.{suffix}:{port}")
+            });
+            self.data(format!("gateway  http://localhost:{port}{dynamic}"));
+        }
+        self.say(format!("started in {} ms", self.begun.elapsed().as_millis()));
+    }
+
+    /// Tells what changes, until the end.
+    pub(super) fn follow(self: &Arc<Self>, scope: &Scope, running: &Arc<Mutex<Running>>) {
+        let (view, task_scope, running) = (Arc::clone(self), scope.clone(), Arc::downgrade(running));
+        scope.spawn("view", async move {
+            let mut told: HashMap<(&'static str, String), Told> = HashMap::new();
+            let mut tick = tokio::time::interval(LOOK);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let mut drawn = String::new();
+            loop {
+                tokio::select! {
+                    biased;
+                    () = task_scope.drained() => return,
+                    _ = tick.tick() => {}
+                }
+                let Some(running) = running.upgrade() else { return };
+                let snapshot = lock(&running).snapshot();
+                drop(running);
+                view.look(&mut told, &snapshot);
+                if view.form == Form::Table {
+                    view.draw(&snapshot, &mut drawn);
+                }
+            }
+        });
+    }
+
+    fn look(&self, told: &mut HashMap<(&'static str, String), Told>, snapshot: &Snapshot) {
+        let now = Instant::now();
+        let mut rest = std::mem::take(told);
+        for row in &snapshot.rows {
+            let key = (row.kind, row.name.clone());
+            let before = rest.remove(&key);
+            let after = self.compare(row, before, now);
+            told.insert(key, after);
+        }
+    }
+
+    /// Says what is new about a row.
+    fn compare(&self, row: &Row, before: Option<Told>, now: Instant) -> Told {
+        let mut after = Told {
+            state: row.state,
+            pod: row.pod.clone(),
+            reason: row.reason.clone(),
+            lost: before.as_ref().and_then(|before| before.lost),
+            asked: before.as_ref().and_then(|before| before.asked),
+            error: row.last_error.as_ref().map(|(at, _)| *at),
+        };
+        let Some(before) = before else {
+            after.asked = (row.state == State::Starting).then_some(now);
+            return after;
+        };
+        if before == after {
+            return after;
+        }
+        self.state_news(row, &before, &mut after, now);
+        if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error) {
+            self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
+        }
+        after
+    }
+
+    fn state_news(&self, row: &Row, before: &Told, after: &mut Told, now: Instant) {
+        let name = &row.name;
+        let pod = row.pod.as_ref().map(|pod| format!(" (pod {pod})")).unwrap_or_default();
+        match (before.state, row.state) {
+            (State::Ready, State::Ready) if before.pod != row.pod => {
+                self.note(&format!("{name}: now{pod}"), "moved", || json!({ "name": name, "pod": row.pod }));
+            }
+            (old, State::Ready) if old != State::Ready => {
+                let outage = after.lost.take().map(|since| now - since);
+                let took = after.asked.take().map_or(LOOK, |since| now - since);
+                match outage {
+                    Some(outage) => {
+                        let seconds = outage.as_secs_f64();
+                        self.note(
+                            &format!("{name}: back after {seconds:.1} s{pod}"),
+                            "back",
+                            || json!({ "name": name, "outage_ms": millis(outage), "pod": row.pod }),
+                        );
+                    }
+                    None => {
+                        let text =
+                            format!("{name}  {} → {}{pod}  ready in {} ms", row.entrance, row.target, millis(took));
+                        self.note(&text, "ready", || of_row(row));
+                    }
+                }
+            }
+            (State::Ready, State::Starting | State::Failed) => {
+                after.lost = Some(now);
+                let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
+                self.note(&format!("{name}: lost: {why}"), "lost", || json!({ "name": name, "reason": why }));
+            }
+            (State::Ready, State::Idle) => {
+                self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
+            }
+            (_, State::Starting) => {
+                after.asked.get_or_insert(now);
+            }
+            (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
+                let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
+                self.note(&format!("{name}: {why}"), "failed", || json!({ "name": name, "reason": why }));
+            }
+            _ => {}
+        }
+    }
+
+    fn draw(&self, snapshot: &Snapshot, drawn: &mut String) {
+        let width = terminal::width();
+        let mut text = table(snapshot, width, SystemTime::now());
+        let notes = self.notes();
+        if !notes.is_empty() {
+            text.push('\n');
+        }
+        for note in notes.iter() {
+            let line: String = note.chars().take(width.saturating_sub(1)).collect();
+            let _ = writeln!(text, "{line}");
+        }
+        drop(notes);
+        if text == *drawn {
+            return;
+        }
+        let lines = drawn.lines().count();
+        let over = if lines > 0 { format!("\x1b[{lines}A\x1b[J") } else { String::new() };
+        // One line less: the writer adds its own end.
+        let body = text.strip_suffix('\n').unwrap_or(&text);
+        self.output.put(Line::Data(format!("{over}{body}")), Weight::Light);
+        *drawn = text;
+    }
+
+    /// The file was read again and is in force.
+    pub(super) fn reloaded(&self, change: &Change) {
+        let list = |what: &str, names: &[String]| match names.len() {
+            0 => None,
+            1..=5 => Some(format!("{what} {}", names.join(", "))),
+            count => Some(format!("{what} {count}")),
+        };
+        let parts = [list("added", &change.added), list("changed", &change.changed), list("removed", &change.removed)];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        let text = if change.is_empty() { "nothing has changed".to_owned() } else { parts.join("; ") };
+        self.note(
+            &format!("reloaded: {text}"),
+            "reloaded",
+            || json!({ "added": change.added, "changed": change.changed, "removed": change.removed }),
+        );
+    }
+
+    /// The file was read again and is not in force.
+    pub(super) fn not_reloaded(&self, failure: &Failure) {
+        let text = failure.text();
+        self.note(&format!("not reloaded, everything stays as it is:\n{}", text.trim_end()), "reload-failed", || {
+            failure.json()["error"].clone()
+        });
+    }
+
+    /// A part of it has failed for good.
+    pub(super) fn failed(&self, name: &str, failure: &Failure) {
+        let text = failure.text();
+        self.note(
+            &format!("{name}: {}", text.trim_end()),
+            "failed",
+            || json!({ "name": name, "reason": failure.message(), "hint": failure.hint() }),
+        );
+    }
+
+    /// What the agent tells.
+    pub(super) fn agent(&self, agent_event: &AgentEvent) {
+        match self.form {
+            Form::Json => {
+                if let Some(value) = live::value(agent_event) {
+                    self.output.put(Line::Data(value.to_string()), Weight::Full);
+                }
+            }
+            Form::Lines | Form::Table => match live::line(agent_event) {
+                Some(live::Told::Data(text)) if self.form == Form::Lines => self.data(text),
+                Some(live::Told::Data(_)) | None => {}
+                Some(live::Told::Say(text)) => self.note(&text, "", || Value::Null),
+            },
+        }
+    }
+
+    /// The end has begun.
+    pub(super) fn finishing(&self, snapshot: &Snapshot) {
+        let live: u64 = snapshot.rows.iter().map(|row| row.streams).sum();
+        if live > 0 && self.form != Form::Json {
+            let noun = if live == 1 { "stream" } else { "streams" };
+            self.say(format!("waiting for {live} {noun} to end; Ctrl-C again cuts them"));
+        }
+    }
+
+    /// It has ended.
+    pub(super) async fn stopped(&self, signal: Option<StopSignal>) {
+        self.event("stopped", json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
+        self.output.flush().await;
+    }
+
+    /// News for people, or for programs.
+    fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
+        match self.form {
+            Form::Json => self.event(name, value()),
+            Form::Lines => self.say(text.to_owned()),
+            Form::Table => {
+                let mut notes = self.notes();
+                notes.extend(text.lines().map(|line| format!("{}  {line}", clock(SystemTime::now()))));
+                let surplus = notes.len().saturating_sub(NOTES);
+                notes.drain(..surplus);
+            }
+        }
+    }
+
+    fn event(&self, name: &str, value: Value) {
+        if self.form == Form::Json {
+            self.output.put(Line::Data(event(name, value)), Weight::Full);
+        }
+    }
+
+    fn data(&self, text: String) {
+        self.output.put(Line::Data(text), Weight::Full);
+    }
+
+    fn say(&self, text: String) {
+        if !self.quiet {
+            self.output.put(Line::Say(text), Weight::Full);
+        }
+    }
+
+    fn notes(&self) -> MutexGuard<'_, Vec<String>> {
+        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A row as programs read it.
+fn of_row(row: &Row) -> Value {
+    json!({
+        "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
+        "state": row.state.as_str(), "reason": row.reason, "streams": row.streams,
+        "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
+        "last_error": row.last_error.as_ref().map(|(_, text)| text),
+    })
+}
+
+/// An event as one line, its name first.
+fn event(name: &str, value: Value) -> String {
+    let rest = value.to_string();
+    match rest.strip_prefix('{').filter(|rest| *rest != "}") {
+        Some(rest) => format!("{{\"event\":{},{rest}", Value::from(name)),
+        None => format!("{{\"event\":{}}}", Value::from(name)),
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The time of day in UTC, as `HH:MM:SS`.
+fn clock(at: SystemTime) -> String {
+    let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}

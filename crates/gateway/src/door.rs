@@ -1,0 +1,171 @@
+//! The port for HTTP and TLS: the first byte of each connection says which it is.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::cidr::Cidr;
+use adit_core::client_hello::ClientHello;
+use adit_core::diagnose::{Diagnose as _, chain};
+use arc_swap::ArcSwap;
+use runtime::connect::ConnectError;
+use runtime::listener::{ConnectionLimit, ConnectionPermit};
+use runtime::scope::Scope;
+use rustls::ServerConfig;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::hello::{Opening, OpeningError, opening};
+use crate::http::{self, Arrival, Found, Listing, Lookup, Scheme, Site};
+use crate::passthrough::pass;
+use crate::replay::Replay;
+use crate::routes::{Routes, TlsFound};
+
+/// A client's handshake with us.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A fatal alert `decode_error` in a record of TLS 1.2, RFC 8446 section 6.2: what was sent is no ClientHello.
+const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 50];
+
+/// What is behind the port.
+pub struct Door {
+    routes: Arc<Routes>,
+    site: ArcSwap<Site>,
+    /// For TLS that ends here: with certificates of the kept authority, which clients may trust, or of one in memory,
+    /// which only carries error pages.
+    tls: ArcSwap<ServerConfig>,
+    connections: ConnectionLimit,
+}
+
+impl Door {
+    /// A door to these routes; TLS that ends here is answered with `tls`.
+    #[must_use]
+    pub fn new(routes: &Arc<Routes>, tls: Arc<ServerConfig>, connections: ConnectionLimit) -> Arc<Self> {
+        let lookup: Arc<dyn Lookup> = Arc::clone(routes) as Arc<dyn Lookup>;
+        Arc::new(Self {
+            routes: Arc::clone(routes),
+            site: ArcSwap::from_pointee(Site::new(lookup)),
+            tls: ArcSwap::new(tls),
+            connections,
+        })
+    }
+
+    /// Believes these proxies from now on.
+    pub fn set_trusted_proxies(&self, proxies: Vec<Cidr>) {
+        let lookup: Arc<dyn Lookup> = Arc::clone(&self.routes) as Arc<dyn Lookup>;
+        let mut site = Site::new(lookup);
+        site.trusted_proxies = proxies;
+        self.site.store(Arc::new(site));
+    }
+
+    /// Answers TLS that ends here in another way from now on.
+    pub fn set_tls(&self, tls: Arc<ServerConfig>) {
+        self.tls.store(tls);
+    }
+
+    /// A place for one more connection, if there is one.
+    pub(crate) fn admit(&self, peer: SocketAddr) -> Option<ConnectionPermit> {
+        let permit = self.connections.try_acquire();
+        if permit.is_none() {
+            tracing::warn!(%peer, max = self.connections.max(), "too many connections");
+        }
+        permit
+    }
+
+    /// Serves one connection.
+    pub(crate) async fn connection(&self, mut client: TcpStream, ends: Ends, scope: Scope) {
+        let _ = client.set_nodelay(true);
+        let opening = tokio::select! {
+            biased;
+            // Whoever has said nothing yet must not hold up the end.
+            () = scope.drained() => return,
+            opening = opening(&client) => opening,
+        };
+        match opening {
+            Ok(Opening::Plain) => {
+                let arrival = ends.arrival(Scheme::Http, None);
+                http::serve(client, arrival, self.site.load_full(), scope).await;
+            }
+            Ok(Opening::Tls { hello, bytes }) => {
+                scope.clone().until_cancelled(Box::pin(self.tls(client, hello, bytes, ends, scope))).await;
+            }
+            Err(OpeningError::Hello(error)) => {
+                tracing::debug!(peer = %ends.peer, %error, "not a tls client hello");
+                // Best effort: many who send such things do not read.
+                let _ = client.try_write(&ALERT);
+                let _ = client.shutdown().await;
+            }
+            Err(OpeningError::Silent | OpeningError::Gone(_)) => {}
+        }
+    }
+
+    async fn tls(&self, client: TcpStream, hello: ClientHello, bytes: Vec<u8>, ends: Ends, scope: Scope) {
+        let name = hello.server_name;
+        let found = name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name));
+        let answer = match found {
+            TlsFound::Pass(connect, traffic) => {
+                let _live = traffic.begin();
+                match connect.connect().await {
+                    Ok(target) => return pass(client, &bytes, target, &traffic).await,
+                    Err(error) => {
+                        traffic.fail(chain(&error));
+                        Some(failed(&error))
+                    }
+                }
+            }
+            TlsFound::Terminate => None,
+            TlsFound::Answer(found) => Some(found),
+        };
+        let site = answer.map_or_else(|| self.site.load_full(), |found| fixed(&self.routes, found));
+        let accepted = runtime::tls::accept(&self.tls.load_full(), Replay::new(bytes, client), HANDSHAKE).await;
+        match accepted {
+            Ok(stream) => {
+                let sni = name.map(|name| name.as_str().to_owned());
+                http::serve(stream, ends.arrival(Scheme::Https, sni), site, scope).await;
+            }
+            Err(error) => tracing::debug!(peer = %ends.peer, error = %chain(&error), "no handshake"),
+        }
+    }
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Door({} connections)", self.connections.in_use())
+    }
+}
+
+/// Both ends of a client's connection.
+#[derive(Clone, Copy)]
+pub(crate) struct Ends {
+    pub(crate) peer: SocketAddr,
+    pub(crate) local: SocketAddr,
+}
+
+impl Ends {
+    const fn arrival(self, scheme: Scheme, sni: Option<String>) -> Arrival {
+        Arrival { peer: self.peer, local: self.local, scheme, sni }
+    }
+}
+
+/// A site that says the same to every request.
+fn fixed(routes: &Arc<Routes>, found: Found) -> Arc<Site> {
+    Arc::new(Site::new(Arc::new(Fixed { routes: Arc::clone(routes), found })))
+}
+
+struct Fixed {
+    routes: Arc<Routes>,
+    found: Found,
+}
+
+impl Lookup for Fixed {
+    fn find(&self, _: &str, _: &str) -> Found {
+        self.found.clone()
+    }
+
+    fn listing(&self) -> Listing {
+        self.routes.listing()
+    }
+}
+
+fn failed(error: &ConnectError) -> Found {
+    Found::Failed { reason: chain(error), hint: error.hint() }
+}

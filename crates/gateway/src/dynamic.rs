@@ -1,0 +1,204 @@
+//! Host names that say themselves which service they mean: their forwards are made when they are first asked for.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_core::config::gateway::Allow;
+use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicTarget};
+use adit_core::name::Hostname;
+use adit_core::target::{Scheme, Target};
+use forward::{Clusters, Forward, ForwardReport};
+use runtime::scope::Scope;
+
+use crate::targets::on_demand;
+use crate::traffic::Traffic;
+use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
+
+/// Names that are remembered. A page of some web site may ask for any number of them.
+const KNOWN_MAX: usize = 1000;
+
+/// What dynamic hosts need to know; two that are equal find the same.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DynamicSettings {
+    /// What all of the names end in.
+    pub suffix: Hostname,
+    /// Contexts by the label that stands for them.
+    pub aliases: Vec<(String, String)>,
+    /// Contexts and namespaces that may be reached.
+    pub allow: Allow,
+    /// After how long without use a forward ends.
+    pub idle_timeout: Option<Duration>,
+}
+
+/// The forwards behind dynamic names.
+pub struct Dynamic {
+    settings: DynamicSettings,
+    hosts: DynamicHosts,
+    clusters: Arc<Clusters>,
+    scope: Scope,
+    known: Mutex<HashMap<String, Known>>,
+}
+
+struct Known {
+    route: Arc<DynamicRoute>,
+    used: Instant,
+}
+
+/// One dynamic name that was asked for.
+#[derive(Debug)]
+pub struct DynamicRoute {
+    /// The name.
+    pub host: String,
+    /// What it means.
+    pub target: DynamicTarget,
+    /// The way there.
+    pub forward: Forward,
+    /// Requests from plain HTTP.
+    pub upstream: Arc<Upstream>,
+    /// TLS connections that are handed on.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Why a name under the suffix leads nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum DynamicFault {
+    /// It does not follow the grammar.
+    #[error(transparent)]
+    Name(#[from] DynamicHostError),
+    /// `gateway.allow` leaves it out.
+    #[error("the namespace {namespace} of {context} is not among those that this gateway may reach")]
+    Forbidden {
+        /// The context.
+        context: String,
+        /// The namespace.
+        namespace: String,
+    },
+}
+
+impl Dynamic {
+    /// Nothing is asked for yet.
+    #[must_use]
+    pub fn new(settings: DynamicSettings, clusters: &Arc<Clusters>, scope: &Scope) -> Arc<Self> {
+        Arc::new(Self {
+            hosts: DynamicHosts::new(settings.suffix.clone(), &settings.aliases),
+            settings,
+            clusters: Arc::clone(clusters),
+            scope: scope.clone(),
+            known: Mutex::default(),
+        })
+    }
+
+    /// Whether one with these settings and clusters would be the same.
+    #[must_use]
+    pub fn is(&self, settings: &DynamicSettings, clusters: &Arc<Clusters>) -> bool {
+        self.settings == *settings && Arc::ptr_eq(&self.clusters, clusters)
+    }
+
+    /// How the names are made up.
+    #[must_use]
+    pub const fn hosts(&self) -> &DynamicHosts {
+        &self.hosts
+    }
+
+    /// What all of the names end in.
+    #[must_use]
+    pub const fn suffix(&self) -> &Hostname {
+        &self.settings.suffix
+    }
+
+    /// The route of a name under the suffix; `None` when it is not under it. Nothing is connected yet.
+    pub fn find(&self, host: &str) -> Option<Result<Arc<DynamicRoute>, DynamicFault>> {
+        if let Some(known) = self.lock().get_mut(host) {
+            known.used = Instant::now();
+            return Some(Ok(Arc::clone(&known.route)));
+        }
+        let target = match self.hosts.parse(host)? {
+            Ok(target) => target,
+            Err(error) => return Some(Err(error.into())),
+        };
+        Some(self.allowed(&target).map(|()| self.add(host, target)))
+    }
+
+    /// Those that were asked for and are remembered, by name.
+    #[must_use]
+    pub fn known(&self) -> Vec<(Arc<DynamicRoute>, ForwardReport)> {
+        let mut routes: Vec<_> = self.lock().values().map(|known| Arc::clone(&known.route)).collect();
+        routes.sort_by(|a, b| a.host.cmp(&b.host));
+        routes.into_iter().map(|route| (Arc::clone(&route), route.forward.report())).collect()
+    }
+
+    /// All take nothing new; what they carry finishes.
+    pub fn stop(&self) {
+        self.lock().values().for_each(|known| known.route.forward.stop());
+    }
+
+    /// The machine slept, or its network changed.
+    pub fn wake(&self) {
+        self.lock().values().for_each(|known| known.route.forward.wake());
+    }
+
+    fn allowed(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
+        let DynamicTarget { context, namespace, .. } = target;
+        if self.settings.allow.permits(context, namespace) {
+            return Ok(());
+        }
+        Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() })
+    }
+
+    fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {
+        let route = Arc::new(self.make(host, target));
+        let mut known = self.lock();
+        let now = Instant::now();
+        // Another request for the name may have come first.
+        let entry = known.entry(host.to_owned()).or_insert_with(|| Known { route: Arc::clone(&route), used: now });
+        let found = Arc::clone(&entry.route);
+        let evicted = (known.len() > KNOWN_MAX).then(|| evict(&mut known, host)).flatten();
+        drop(known);
+        if !Arc::ptr_eq(&found, &route) {
+            route.forward.stop();
+        }
+        if let Some(evicted) = evicted {
+            evicted.forward.stop();
+        }
+        found
+    }
+
+    fn make(&self, host: &str, target: DynamicTarget) -> DynamicRoute {
+        let options = on_demand(self.settings.idle_timeout);
+        let kube = Target::Kubernetes(target.to_target());
+        let forward = Forward::new(&self.scope, &self.clusters, host, kube, options);
+        let scheme = match target.scheme {
+            Scheme::Http => UpstreamScheme::Http,
+            Scheme::Https => UpstreamScheme::Https,
+        };
+        let mut options = UpstreamOptions::new(host, Arc::new(forward.clone()), scheme, &self.scope);
+        // Services within a cluster have certificates that nobody outside can check; the way there is the API server's.
+        options.tls.trust = crate::upstream::UpstreamTrust::Anything;
+        options.tls.server_name = in_cluster_name(&target);
+        let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");
+        DynamicRoute { host: host.to_owned(), target, forward, upstream, traffic: Arc::default() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl std::fmt::Debug for Dynamic {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Dynamic({}, {} known)", self.settings.suffix, self.lock().len())
+    }
+}
+
+/// Takes out the name that was used longest ago, and carries nothing.
+fn evict(known: &mut HashMap<String, Known>, but: &str) -> Option<Arc<DynamicRoute>> {
+    let idle = known.iter().filter(|(host, known)| *host != but && known.route.forward.report().streams() == 0);
+    let oldest = idle.min_by_key(|(_, known)| known.used).map(|(host, _)| host.clone())?;
+    known.remove(&oldest).map(|known| known.route)
+}
+
+/// The name a certificate of a service would have.
+fn in_cluster_name(target: &DynamicTarget) -> String {
+    format!("{}.{}.svc", target.name, target.namespace)
+}

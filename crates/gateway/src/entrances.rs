@@ -1,0 +1,380 @@
+//! All local entrances of one `adit.yaml`, and how the next version of the file takes their place.
+//!
+//! A change is a transaction: [`Entrances::prepare`] makes everything that is new, sockets included, and touches
+//! nothing; [`Entrances::commit`] cannot fail.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use adit_core::config::gateway::GatewayTls;
+use adit_core::config::{AgentFile, GatewayConfig};
+use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::target::Target;
+use forward::{Clusters, ForwardSet};
+use runtime::listener::{BindError, BoundListener, ConnectionLimit};
+use runtime::scope::Scope;
+use runtime::tls::TlsError;
+use runtime::tls::authority::{Authority, LeafResolver};
+use rustls::ServerConfig;
+
+use crate::door::Door;
+use crate::entrance::{Entrance, Handler};
+use crate::port::TcpPort;
+use crate::routes::Routes;
+use crate::table::{Table, TableError, TableParts};
+use crate::targets::{Targets, specs};
+use crate::traffic::Traffic;
+
+/// Connections of the gateway's port at the same time.
+const CONNECTIONS: usize = 50_000;
+/// Who signs what is only an error page.
+const PAGES_AUTHORITY: &str = "adit error pages";
+
+/// The entrances that are open, and what is behind them.
+pub struct Entrances {
+    listening: Scope,
+    carrying: Scope,
+    authority_dir: Option<PathBuf>,
+    targets: Arc<Targets>,
+    routes: Arc<Routes>,
+    door: Option<Arc<Door>>,
+    tls: Option<(bool, Arc<ServerConfig>)>,
+    open: BTreeMap<Key, Arc<Entrance>>,
+    ports: BTreeMap<String, Arc<Traffic>>,
+}
+
+/// Which entrance it is. Several may ask for any free port of one address, so those have their owner's name, too.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Key {
+    address: SocketAddr,
+    owner: Option<String>,
+}
+
+/// A change that is ready to be made.
+pub struct Prepared {
+    forwards: Arc<ForwardSet>,
+    table: Arc<Table>,
+    tls: Option<(bool, Arc<ServerConfig>)>,
+    gateway: Option<GatewayConfig>,
+    bound: Vec<(Key, BoundListener)>,
+    wanted: BTreeMap<Key, Owner>,
+    /// What is to be let go if the change is given up.
+    undo: Undo,
+}
+
+struct Undo {
+    forwards: Arc<ForwardSet>,
+    table: Arc<Table>,
+}
+
+/// Whose entrance it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owner {
+    Gateway,
+    Forward(String),
+}
+
+/// Why a file cannot be put in force.
+#[derive(Debug, thiserror::Error)]
+pub enum EntranceError {
+    /// An address cannot be listened on.
+    #[error("{key}")]
+    Bind {
+        /// Where the address is written.
+        key: String,
+        /// Why.
+        #[source]
+        source: BindError,
+    },
+    /// The routes cannot be set up.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// The local authority cannot be used.
+    #[error("the local certificate authority cannot be used")]
+    Authority(#[source] TlsError),
+}
+
+impl Diagnose for EntranceError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Bind { source, .. } => source.fault(),
+            Self::Table(error) => error.fault(),
+            Self::Authority(error) => error.fault(),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Bind { source, .. } => source.hint(),
+            Self::Table(error) => error.hint(),
+            Self::Authority(error) => error.hint(),
+        }
+    }
+}
+
+impl Entrances {
+    /// None yet. Sockets are accepted from in `listening`, all else lives in `carrying`; the local authority is kept in
+    /// `authority_dir`.
+    #[must_use]
+    pub fn new(listening: &Scope, carrying: &Scope, authority_dir: Option<PathBuf>) -> Self {
+        let targets = Arc::default();
+        Self {
+            listening: listening.clone(),
+            carrying: carrying.clone(),
+            authority_dir,
+            routes: Routes::new(&targets),
+            targets,
+            door: None,
+            tls: None,
+            open: BTreeMap::new(),
+            ports: BTreeMap::new(),
+        }
+    }
+
+    /// Where streams to targets come from, for other entrances: published tunnels.
+    #[must_use]
+    pub const fn targets(&self) -> &Arc<Targets> {
+        &self.targets
+    }
+
+    /// The routes in force.
+    #[must_use]
+    pub const fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// What each forward's ports have carried.
+    pub fn ports(&self) -> impl Iterator<Item = (&str, &Arc<Traffic>)> {
+        self.ports.iter().map(|(name, traffic)| (name.as_str(), traffic))
+    }
+
+    /// The open sockets: where, and the forward behind it, or none for the gateway.
+    pub fn open(&self) -> impl Iterator<Item = (SocketAddr, Option<String>)> {
+        self.open.values().map(|entrance| {
+            let owner = match &*entrance.handler() {
+                Handler::Gateway(_) => None,
+                Handler::Port(port) => Some(port.name.clone()),
+            };
+            (entrance.local_addr(), owner)
+        })
+    }
+
+    /// Makes ready what a file asks for.
+    ///
+    /// # Errors
+    /// [`EntranceError`]; everything stays as it was.
+    pub fn prepare(&self, file: &AgentFile, clusters: &Arc<Clusters>) -> Result<Prepared, EntranceError> {
+        let (old_forwards, old_table) = (self.targets.forwards(), self.routes.table());
+        let forwards = Arc::new(old_forwards.next(&self.carrying, clusters, specs(file)));
+        let parts = TableParts { targets: &self.targets, forwards: &forwards, clusters, scope: &self.carrying };
+        let table = match &file.gateway {
+            Some(gateway) => old_table.next(gateway, parts),
+            None => Ok(Table::empty()),
+        };
+        let undo = |table: &Arc<Table>| Undo { forwards: Arc::clone(&forwards), table: Arc::clone(table) };
+        let table = match table {
+            Ok(table) => Arc::new(table),
+            Err(error) => {
+                forwards.retire(&old_forwards);
+                return Err(error.into());
+            }
+        };
+        let wanted = wanted(file);
+        let rest = self.next_tls(file.gateway.as_ref()).and_then(|tls| Ok((tls, self.bind(file, &wanted)?)));
+        match rest {
+            Ok((tls, bound)) => {
+                let undo = undo(&table);
+                Ok(Prepared { forwards, table, tls, gateway: file.gateway.clone(), bound, wanted, undo })
+            }
+            Err(error) => {
+                self.undo(&undo(&table));
+                Err(error)
+            }
+        }
+    }
+
+    /// Gives up a change.
+    pub fn abandon(&self, prepared: Prepared) {
+        self.undo(&prepared.undo);
+    }
+
+    /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new.
+    pub fn commit(&mut self, prepared: Prepared) {
+        let Prepared { forwards, table, tls, gateway, bound, wanted, undo: _ } = prepared;
+        let old_forwards = self.targets.replace(Arc::clone(&forwards));
+        let old_table = self.routes.replace(Arc::clone(&table));
+        if let Some(gateway) = &gateway {
+            self.keep_door(gateway, tls);
+        }
+        self.close_unwanted(&wanted);
+        let mut bound: BTreeMap<Key, BoundListener> = bound.into_iter().collect();
+        for (key, owner) in &wanted {
+            let Some(handler) = self.handler(owner) else { continue };
+            match (self.open.get(key), bound.remove(key)) {
+                (Some(entrance), _) => {
+                    if !is_same(&entrance.handler(), owner) {
+                        entrance.set(handler);
+                    }
+                }
+                (None, Some(listener)) => {
+                    let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying);
+                    self.open.insert(key.clone(), entrance);
+                }
+                (None, None) => {}
+            }
+        }
+        let listen = self.open().filter_map(|(address, owner)| Some((owner?, address))).collect();
+        self.routes.set_ports(listen);
+        forwards.start();
+        old_table.retire(&table);
+        old_forwards.retire(&forwards);
+    }
+
+    /// The machine slept, or its network changed: everything is dialled anew.
+    pub fn wake(&self) {
+        self.targets.forwards().wake();
+        if let Some(dynamic) = self.routes.table().dynamic() {
+            dynamic.wake();
+        }
+    }
+
+    /// Forwards take nothing new.
+    pub fn stop(&self) {
+        self.targets.forwards().stop();
+        if let Some(dynamic) = self.routes.table().dynamic() {
+            dynamic.stop();
+        }
+    }
+
+    fn undo(&self, undo: &Undo) {
+        undo.forwards.retire(&self.targets.forwards());
+        undo.table.retire(&self.routes.table());
+    }
+
+    /// Binds what is not open yet.
+    fn bind(
+        &self,
+        file: &AgentFile,
+        wanted: &BTreeMap<Key, Owner>,
+    ) -> Result<Vec<(Key, BoundListener)>, EntranceError> {
+        let mut bound = Vec::new();
+        let unnamed = file.gateway.as_ref().is_some_and(|gateway| gateway.listen == GatewayConfig::default().listen);
+        for (key, owner) in wanted {
+            if self.open.contains_key(key) {
+                continue;
+            }
+            match BoundListener::bind(key.address) {
+                Ok(listener) => bound.push((key.clone(), listener)),
+                // A machine without IPv6 has no such loopback, and nobody asked for it by name.
+                Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
+                    if *owner == Owner::Gateway && unnamed && key.address.is_ipv6() => {}
+                Err(source) => return Err(EntranceError::Bind { key: place(owner), source }),
+            }
+        }
+        Ok(bound)
+    }
+
+    fn close_unwanted(&mut self, wanted: &BTreeMap<Key, Owner>) {
+        self.open.retain(|key, entrance| {
+            let stays = wanted.contains_key(key);
+            if !stays {
+                entrance.close();
+            }
+            stays
+        });
+        let names: Vec<&String> = wanted.values().filter_map(Owner::forward).collect();
+        self.ports.retain(|name, _| names.contains(&name));
+    }
+
+    fn keep_door(&mut self, gateway: &GatewayConfig, tls: Option<(bool, Arc<ServerConfig>)>) {
+        self.tls = tls.or_else(|| self.tls.take());
+        let Some((_, tls)) = &self.tls else { return };
+        let door = self
+            .door
+            .get_or_insert_with(|| Door::new(&self.routes, Arc::clone(tls), ConnectionLimit::new(CONNECTIONS)));
+        door.set_tls(Arc::clone(tls));
+        door.set_trusted_proxies(gateway.trusted_proxies.clone());
+    }
+
+    fn handler(&mut self, owner: &Owner) -> Option<Handler> {
+        match owner {
+            Owner::Gateway => self.door.clone().map(Handler::Gateway),
+            Owner::Forward(name) => {
+                let traffic = Arc::clone(self.ports.entry(name.clone()).or_default());
+                let connect = self.targets.connect(&Target::Forward(name.clone()));
+                Some(Handler::Port(Arc::new(TcpPort { name: name.clone(), connect, traffic })))
+            }
+        }
+    }
+
+    /// TLS for what ends here, when it is not there yet or has to be another: whether it is by the kept authority.
+    fn next_tls(&self, gateway: Option<&GatewayConfig>) -> Result<Option<(bool, Arc<ServerConfig>)>, EntranceError> {
+        let Some(gateway) = gateway else { return Ok(None) };
+        let kept = gateway.tls == GatewayTls::Local || gateway.routes.iter().any(|route| route.terminate);
+        if self.tls.as_ref().is_some_and(|(known, _)| *known == kept) {
+            return Ok(None);
+        }
+        let authority = match &self.authority_dir {
+            Some(dir) if kept => Authority::load_or_create(dir),
+            _ => Authority::in_memory(PAGES_AUTHORITY),
+        };
+        let config = authority
+            .and_then(|authority| LeafResolver::new(Arc::new(authority)))
+            .and_then(|resolver| runtime::tls::server_config(Arc::new(resolver), &[b"h2", b"http/1.1"]));
+        config.map(|config| Some((kept, config))).map_err(EntranceError::Authority)
+    }
+}
+
+impl std::fmt::Debug for Entrances {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.open.values().map(|entrance| entrance.local_addr())).finish()
+    }
+}
+
+impl std::fmt::Debug for Prepared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Prepared").field("wanted", &self.wanted).finish_non_exhaustive()
+    }
+}
+
+impl Owner {
+    fn forward(&self) -> Option<&String> {
+        match self {
+            Self::Gateway => None,
+            Self::Forward(name) => Some(name),
+        }
+    }
+}
+
+/// Every socket the file asks for.
+fn wanted(file: &AgentFile) -> BTreeMap<Key, Owner> {
+    let gateway =
+        file.gateway.iter().flat_map(|gateway| gateway.listen.iter().map(|address| (*address, Owner::Gateway)));
+    let forwards = file
+        .forwards
+        .iter()
+        .filter(|forward| forward.enabled)
+        .flat_map(|forward| forward.listen.iter().map(|address| (*address, Owner::Forward(forward.name.clone()))));
+    let key = |address: SocketAddr, owner: &Owner| Key {
+        address,
+        owner: (address.port() == 0).then(|| owner.forward().cloned().unwrap_or_default()),
+    };
+    gateway.chain(forwards).map(|(address, owner)| (key(address, &owner), owner)).collect()
+}
+
+fn place(owner: &Owner) -> String {
+    match owner {
+        Owner::Gateway => "gateway.listen".into(),
+        Owner::Forward(name) => format!("forwards.{name}.listen"),
+    }
+}
+
+fn is_same(handler: &Handler, owner: &Owner) -> bool {
+    match (handler, owner) {
+        (Handler::Gateway(_), Owner::Gateway) => true,
+        (Handler::Port(port), Owner::Forward(name)) => port.name == *name,
+        _ => false,
+    }
+}

@@ -1,0 +1,80 @@
+//! The first bytes of a connection: TLS or not, and for TLS the whole ClientHello.
+
+use std::io;
+use std::time::Duration;
+
+use adit_core::client_hello::{ClientHello, ClientHelloError, ClientHelloReader, Progress};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+/// The first byte of a TLS connection: a handshake record, RFC 8446 section 5.1.
+const TLS_HANDSHAKE: u8 = 0x16;
+/// The first byte of an SSL 2.0 hello: a two-byte length, RFC 5246 appendix E.2.
+const SSL2: u8 = 0x80;
+/// Browsers open connections ahead of their use; one that stays silent for longer is closed.
+const FIRST_BYTE: Duration = Duration::from_secs(60);
+/// From the first byte to the end of the ClientHello.
+const WHOLE_HELLO: Duration = Duration::from_secs(10);
+/// Read at once. Most hellos fit.
+const CHUNK: usize = 4096;
+
+/// What a connection starts with.
+#[derive(Debug)]
+pub(crate) enum Opening {
+    /// Not TLS; nothing has been read.
+    Plain,
+    /// TLS, with all bytes that were read, which the one who gets the connection must see first.
+    Tls {
+        /// What it says.
+        hello: ClientHello,
+        /// The bytes of it, and what came with them.
+        bytes: Vec<u8>,
+    },
+}
+
+/// Why there is no opening.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpeningError {
+    /// The client left, or its connection failed, or it said nothing.
+    #[error("the client went away")]
+    Gone(#[source] io::Error),
+    /// It was too slow.
+    #[error("the client was silent")]
+    Silent,
+    /// It sent something like TLS that is none.
+    #[error("no tls hello")]
+    Hello(#[source] ClientHelloError),
+}
+
+/// Looks at how a connection starts.
+pub(crate) async fn opening(client: &TcpStream) -> Result<Opening, OpeningError> {
+    let mut first = [0];
+    let peeked = timeout(FIRST_BYTE, client.peek(&mut first)).await.map_err(|_| OpeningError::Silent)?;
+    match peeked.map_err(OpeningError::Gone)? {
+        0 => Err(OpeningError::Gone(io::ErrorKind::UnexpectedEof.into())),
+        _ if matches!(first[0], TLS_HANDSHAKE | SSL2..) => {
+            timeout(WHOLE_HELLO, read_hello(client)).await.map_err(|_| OpeningError::Silent)?
+        }
+        _ => Ok(Opening::Plain),
+    }
+}
+
+async fn read_hello(client: &TcpStream) -> Result<Opening, OpeningError> {
+    let mut reader = ClientHelloReader::default();
+    let mut bytes = Vec::new();
+    loop {
+        client.readable().await.map_err(OpeningError::Gone)?;
+        let before = bytes.len();
+        bytes.reserve(CHUNK);
+        match client.try_read_buf(&mut bytes) {
+            Ok(0) => return Err(OpeningError::Gone(io::ErrorKind::UnexpectedEof.into())),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(error) => return Err(OpeningError::Gone(error)),
+        }
+        match reader.push(&bytes[before..]).map_err(OpeningError::Hello)? {
+            Progress::More => {}
+            Progress::Done(hello) => return Ok(Opening::Tls { hello, bytes }),
+        }
+    }
+}

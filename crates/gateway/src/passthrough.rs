@@ -1,0 +1,33 @@
+//! TLS connections that are handed on as they are, by the server name of their ClientHello.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::connect::Io;
+use runtime::splice::{Cut, splice_metered};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use crate::port::lost;
+use crate::traffic::Traffic;
+
+/// A target that takes not even the hello in this time takes nothing.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// Carries a TLS connection to its target: first what was read of it already, then all else, until both sides have
+/// ended.
+pub(crate) async fn pass(client: TcpStream, hello: &[u8], mut target: Io, traffic: &Traffic) {
+    let said = match tokio::time::timeout(HELLO, target.write_all(hello)).await {
+        Ok(said) => said,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    };
+    if let Err(error) = said {
+        runtime::splice::refuse(&client);
+        return traffic.fail(lost(&error));
+    }
+    traffic.meter().add(hello.len() as u64, 0);
+    if let Some(Cut::Target(error)) = splice_metered(client, target, Arc::clone(traffic.meter())).await.cut {
+        traffic.fail(lost(&error));
+    }
+}

@@ -1,0 +1,60 @@
+//! TCP ports of this machine, each of which leads to one target.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_core::diagnose::chain;
+use runtime::connect::Connect;
+use runtime::splice::{Cut, refuse, splice_metered};
+use tokio::net::TcpStream;
+
+use crate::traffic::Traffic;
+
+/// A port that leads to a target.
+pub struct TcpPort {
+    /// Its name, for messages.
+    pub name: String,
+    /// Opens streams to the target.
+    pub connect: Arc<dyn Connect>,
+    /// What it carries.
+    pub traffic: Arc<Traffic>,
+}
+
+impl TcpPort {
+    /// Carries one client's connection. The target is connected to at once, as many protocols have the server speak
+    /// first.
+    pub(crate) async fn carry(&self, client: TcpStream, peer: SocketAddr) {
+        let _live = self.traffic.begin();
+        let _ = client.set_nodelay(true);
+        let target = match self.connect.connect().await {
+            Ok(target) => target,
+            Err(error) => {
+                refuse(&client);
+                self.failed(peer, chain(&error));
+                return;
+            }
+        };
+        match splice_metered(client, target, Arc::clone(self.traffic.meter())).await.cut {
+            Some(Cut::Target(error)) => self.failed(peer, lost(&error)),
+            Some(Cut::Client(error)) => tracing::debug!(port = %self.name, %peer, %error, "the client left"),
+            None => {}
+        }
+    }
+
+    fn failed(&self, peer: SocketAddr, text: String) {
+        tracing::info!(port = %self.name, %peer, error = %text, "a connection failed");
+        self.traffic.fail(text);
+    }
+}
+
+impl std::fmt::Debug for TcpPort {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TcpPort({} → {})", self.name, self.connect.describe())
+    }
+}
+
+/// What the target's end of a stream said when it failed.
+pub(crate) fn lost(error: &io::Error) -> String {
+    format!("the stream to the target was lost: {error}")
+}

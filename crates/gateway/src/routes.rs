@@ -1,0 +1,213 @@
+//! The routes in force, as HTTP and TLS look them up.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use adit_core::config::gateway::GatewayTls;
+use adit_core::forward::ForwardState;
+use adit_core::name::Hostname;
+use adit_core::target::Scheme;
+use arc_swap::ArcSwap;
+use forward::ForwardReport;
+use runtime::connect::Connect;
+
+use crate::dynamic::DynamicFault;
+use crate::http::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
+use crate::table::Table;
+use crate::targets::Targets;
+use crate::traffic::Traffic;
+
+/// How many near matches are told.
+const NEAR: usize = 3;
+
+/// Whoever asks for a name gets what the table in force says.
+#[derive(Debug)]
+pub struct Routes {
+    table: ArcSwap<Table>,
+    targets: Arc<Targets>,
+    /// The local addresses of forwards, by name.
+    ports: ArcSwap<Vec<(String, SocketAddr)>>,
+}
+
+/// What a TLS connection for a name is for.
+pub(crate) enum TlsFound {
+    /// It is handed on.
+    Pass(Arc<dyn Connect>, Arc<Traffic>),
+    /// It ends here, then its requests are looked up.
+    Terminate,
+    /// It ends here, too, and gets this answer, whatever it asks for.
+    Answer(Found),
+}
+
+impl Routes {
+    /// No routes yet.
+    #[must_use]
+    pub fn new(targets: &Arc<Targets>) -> Arc<Self> {
+        Arc::new(Self {
+            table: ArcSwap::from_pointee(Table::empty()),
+            targets: Arc::clone(targets),
+            ports: ArcSwap::default(),
+        })
+    }
+
+    /// The table in force.
+    #[must_use]
+    pub fn table(&self) -> Arc<Table> {
+        self.table.load_full()
+    }
+
+    /// Puts another table in force; the earlier one is returned, to be retired.
+    pub fn replace(&self, table: Arc<Table>) -> Arc<Table> {
+        self.table.swap(table)
+    }
+
+    /// Tells where forwards listen, for the index.
+    pub fn set_ports(&self, ports: Vec<(String, SocketAddr)>) {
+        self.ports.store(Arc::new(ports));
+    }
+
+    /// What a TLS connection is for.
+    pub(crate) fn tls(&self, name: &Hostname) -> TlsFound {
+        let table = self.table.load();
+        let host = name.as_str();
+        if let Some(route) = table.find(host, None) {
+            if route.terminates(table.tls()) {
+                return TlsFound::Terminate;
+            }
+            if route.config.scheme != adit_core::config::gateway::UpstreamScheme::Https {
+                return TlsFound::Answer(plain_only(host));
+            }
+            return TlsFound::Pass(self.targets.connect(&route.config.to), Arc::clone(&route.traffic));
+        }
+        if has_paths(&table, host) || is_local(host) {
+            return TlsFound::Terminate;
+        }
+        match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
+            // The name says `https` for clients that speak plain HTTP to us; a client with TLS means it either way.
+            Some(Ok(route)) if table.tls() == GatewayTls::Local && route.target.scheme == Scheme::Http => {
+                TlsFound::Terminate
+            }
+            Some(Ok(route)) => TlsFound::Pass(Arc::new(route.forward.clone()), Arc::clone(&route.traffic)),
+            Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
+            None => TlsFound::Answer(unknown(&table, host)),
+        }
+    }
+}
+
+impl Lookup for Routes {
+    fn find(&self, host: &str, path: &str) -> Found {
+        let table = self.table.load();
+        if let Some(route) = table.find(host, Some(path)) {
+            return Found::Upstream(Arc::clone(&route.upstream));
+        }
+        if is_local(host) {
+            return Found::Index;
+        }
+        match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
+            Some(Ok(route)) => Found::Upstream(Arc::clone(&route.upstream)),
+            Some(Err(fault)) => refused(&fault),
+            None => unknown(&table, host),
+        }
+    }
+
+    fn listing(&self) -> Listing {
+        let table = self.table.load();
+        let mut routes: Vec<RouteEntry> = table
+            .routes()
+            .iter()
+            .map(|route| {
+                let report = route.forward.as_ref().map(forward::Forward::report);
+                let (state, detail) = report.as_ref().map_or((State::Ready, None), state_of);
+                RouteEntry {
+                    host: route.config.host.to_string(),
+                    path: route.config.path.as_ref().map(ToString::to_string),
+                    target: route.config.to.to_string(),
+                    state,
+                    detail,
+                    tls: false,
+                }
+            })
+            .collect();
+        let known = table.dynamic().map(|dynamic| dynamic.known()).unwrap_or_default();
+        routes.extend(known.into_iter().map(|(route, report)| {
+            let (state, detail) = state_of(&report);
+            RouteEntry {
+                host: route.host.clone(),
+                path: None,
+                target: report.target.clone(),
+                state,
+                detail,
+                tls: false,
+            }
+        }));
+        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic.suffix())) }
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        let table = self.table.load();
+        table.find(host, None).is_some() || has_paths(&table, host)
+    }
+}
+
+impl Routes {
+    fn forwards(&self) -> Vec<ForwardEntry> {
+        let ports = self.ports.load();
+        let forwards = self.targets.forwards();
+        forwards
+            .iter()
+            .map(|(spec, forward)| {
+                let report = forward.report();
+                let (state, detail) = state_of(&report);
+                let own = ports.iter().filter(|(name, _)| *name == spec.name).map(|(_, address)| *address);
+                ForwardEntry { name: spec.name.clone(), target: report.target, state, detail, listen: own.collect() }
+            })
+            .collect()
+    }
+}
+
+/// Whether the host has routes for some of its paths: then its TLS has to end here, as the path is within.
+fn has_paths(table: &Table, host: &str) -> bool {
+    table.routes().iter().any(|route| route.config.path.is_some() && route.config.host.matches(host))
+}
+
+/// A name that always means this machine (RFC 6761 section 6.3).
+fn is_local(host: &str) -> bool {
+    matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
+}
+
+pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
+    let pod = || report.pod.as_ref().map(|pod| format!("pod {pod}"));
+    let why = || report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
+    match report.status.state {
+        ForwardState::Idle | ForwardState::Draining => (State::Idle, None),
+        ForwardState::Resolving | ForwardState::Connecting => (State::Starting, why()),
+        ForwardState::Ready => (State::Ready, pod()),
+        ForwardState::Backoff | ForwardState::Failed => (State::Failed, why()),
+    }
+}
+
+fn unknown(table: &Table, host: &str) -> Found {
+    Found::Unknown { near: table.near(host, NEAR), reason: None }
+}
+
+fn refused(fault: &DynamicFault) -> Found {
+    match fault {
+        DynamicFault::Name(error) => Found::Unknown { near: Vec::new(), reason: Some(error.to_string()) },
+        DynamicFault::Forbidden { .. } => Found::Refused {
+            reason: fault.to_string(),
+            hint: Some("add it to gateway.allow in adit.yaml, if it is meant".into()),
+        },
+    }
+}
+
+fn plain_only(host: &str) -> Found {
+    Found::Failed {
+        reason: "this route leads to a service without tls, and the gateway passes tls through as it is".into(),
+        hint: Some(format!("open http://{host} instead, or set gateway.tls: local in adit.yaml to have tls end here")),
+    }
+}
+
+fn form(suffix: &Hostname) -> DynamicForm {
+    let form = |kind: &str, name: &str| format!("{{{name}}}-{{port}}.{kind}.{{namespace}}.ns.{{context}}.cx.{suffix}");
+    DynamicForm { forms: vec![form("svc", "service"), form("pod", "pod")], example: None }
+}

@@ -1,0 +1,155 @@
+//! Everything that is open, a row each, for tables and JSON.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::SystemTime;
+
+use forward::ForwardReport;
+
+use crate::entrances::Entrances;
+use crate::http::State;
+use crate::routes::state_of;
+use crate::table::Route;
+use crate::traffic::Traffic;
+use crate::upstream::Upstream;
+
+/// One entrance and what is behind it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// The forward's name, the route's key or the dynamic host.
+    pub name: String,
+    /// What kind of entrance: `port`, `route`, `host`, or `forward` for one that others lead to.
+    pub kind: &'static str,
+    /// Where clients come in: addresses, or a URL without its path.
+    pub entrance: String,
+    /// What it leads to, as a user would write it.
+    pub target: String,
+    /// The pod that new connections go to.
+    pub pod: Option<String>,
+    /// How the target is.
+    pub state: State,
+    /// Why it is not ready, or what is waited for.
+    pub reason: Option<String>,
+    /// Streams and requests now.
+    pub streams: u64,
+    /// Those since the start.
+    pub opened: u64,
+    /// Bytes towards the target.
+    pub bytes_in: u64,
+    /// Bytes from it.
+    pub bytes_out: u64,
+    /// What went wrong last, and when.
+    pub last_error: Option<(SystemTime, String)>,
+}
+
+impl Entrances {
+    /// All rows: ports and forwards by name, routes in the order of the file, dynamic hosts by name.
+    #[must_use]
+    pub fn rows(&self) -> Vec<Row> {
+        let mut rows = Vec::new();
+        let open: Vec<_> = self.open().collect();
+        let gateway = open.iter().find(|(_, owner)| owner.is_none()).map(|(address, _)| address.port());
+        for (spec, forward) in self.targets().forwards().iter() {
+            let report = forward.report();
+            let addresses = open.iter().filter(|(_, owner)| owner.as_ref() == Some(&spec.name));
+            let entrance = addresses.map(|(address, _)| address.to_string()).collect::<Vec<_>>().join(", ");
+            let traffic = self.ports().find(|(name, _)| *name == spec.name).map(|(_, traffic)| Arc::clone(traffic));
+            // Those that are called by their URL are seen at the entrances that name them.
+            if entrance.is_empty() && spec.name.contains("://") {
+                continue;
+            }
+            let kind = if entrance.is_empty() { "forward" } else { "port" };
+            let mut row = Row::new(spec.name.clone(), kind, entrance, report.target.clone());
+            row.set_report(&report);
+            if let Some(traffic) = traffic {
+                row.add_traffic(&traffic);
+            } else {
+                row.streams = report.streams();
+            }
+            rows.push(row);
+        }
+        let table = self.routes().table();
+        rows.extend(table.routes().iter().map(|route| route_row(route, gateway)));
+        if let Some(dynamic) = table.dynamic() {
+            for (route, report) in dynamic.known() {
+                let entrance = url(&route.host, gateway);
+                let mut row = Row::new(route.host.clone(), "host", entrance, report.target.clone());
+                row.set_report(&report);
+                row.add_upstream(&route.upstream);
+                row.add_traffic(&route.traffic);
+                rows.push(row);
+            }
+        }
+        rows
+    }
+}
+
+fn route_row(route: &Route, gateway: Option<u16>) -> Row {
+    let config = &route.config;
+    let mut row = Row::new(config.key.clone(), "route", url(&config.key, gateway), config.to.to_string());
+    if let Some(forward) = &route.forward {
+        row.set_report(&forward.report());
+    }
+    row.add_upstream(&route.upstream);
+    row.add_traffic(&route.traffic);
+    row
+}
+
+/// A host, with a path or without, as a URL at the gateway's port.
+fn url(key: &str, port: Option<u16>) -> String {
+    let (host, path) = key.find('/').map_or((key, ""), |at| key.split_at(at));
+    match port {
+        Some(80) | None => format!("http://{host}{path}"),
+        Some(port) => format!("http://{host}:{port}{path}"),
+    }
+}
+
+impl Row {
+    fn new(name: String, kind: &'static str, entrance: String, target: String) -> Self {
+        Self {
+            name,
+            kind,
+            entrance,
+            target,
+            pod: None,
+            state: State::Ready,
+            reason: None,
+            streams: 0,
+            opened: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            last_error: None,
+        }
+    }
+
+    fn set_report(&mut self, report: &ForwardReport) {
+        let (state, detail) = state_of(report);
+        self.state = state;
+        self.pod.clone_from(&report.pod);
+        self.reason = detail.filter(|_| state != State::Ready);
+    }
+
+    fn add_traffic(&mut self, traffic: &Traffic) {
+        self.streams += traffic.live();
+        self.opened += traffic.opened();
+        self.bytes_in += traffic.meter().inward();
+        self.bytes_out += traffic.meter().outward();
+        self.note_error(traffic.last_error().map(|error| (error.at, error.text)));
+    }
+
+    fn add_upstream(&mut self, upstream: &Upstream) {
+        let counters = upstream.counters();
+        self.streams += counters.active.load(Ordering::Relaxed);
+        self.opened += counters.requests.load(Ordering::Relaxed);
+        self.bytes_in += counters.received.load(Ordering::Relaxed);
+        self.bytes_out += counters.sent.load(Ordering::Relaxed);
+        self.note_error(counters.last_error());
+    }
+
+    /// Keeps the later one.
+    fn note_error(&mut self, error: Option<(SystemTime, String)>) {
+        if error.as_ref().map(|(at, _)| *at) > self.last_error.as_ref().map(|(at, _)| *at) {
+            self.last_error = error;
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The routes of one configuration. A reload makes the next table, which takes over what stays as it is.
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use adit_core::config::gateway::{GatewayTls, PasswordSource, UpstreamScheme as Scheme};
+use adit_core::config::{GatewayConfig, RouteConfig};
+use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::route::{RouteConflict, RouteTable};
+use adit_core::secret::Secret;
+use adit_core::target::Target;
+use forward::{Clusters, Forward, ForwardSet};
+use runtime::scope::Scope;
+use runtime::tls::ServerTrust;
+
+use crate::dynamic::{Dynamic, DynamicSettings};
+use crate::targets::{Targets, forward_name};
+use crate::traffic::Traffic;
+use crate::upstream::{
+    BasicAuth, Upstream, UpstreamError, UpstreamOptions, UpstreamScheme, UpstreamTls, UpstreamTrust,
+};
+
+/// What tables are made from, beside the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct TableParts<'a> {
+    /// Where streams to targets come from.
+    pub targets: &'a Arc<Targets>,
+    /// The forwards that will be in force with the table.
+    pub forwards: &'a ForwardSet,
+    /// For dynamic hosts.
+    pub clusters: &'a Arc<Clusters>,
+    /// Where the tasks of upstreams and forwards live.
+    pub scope: &'a Scope,
+}
+
+/// All routes of a configuration.
+#[derive(Debug)]
+pub struct Table {
+    routes: RouteTable<Arc<Route>>,
+    /// In the order of the file.
+    list: Vec<Arc<Route>>,
+    dynamic: Option<Arc<Dynamic>>,
+    tls: GatewayTls,
+}
+
+/// One static route.
+#[derive(Debug)]
+pub struct Route {
+    /// As it is written.
+    pub config: RouteConfig,
+    /// Requests to it.
+    pub upstream: Arc<Upstream>,
+    /// The forward behind it, if it is not a plain address.
+    pub forward: Option<Forward>,
+    /// TLS connections that are handed on.
+    pub traffic: Arc<Traffic>,
+}
+
+/// Why a configuration makes no table.
+#[derive(Debug, thiserror::Error)]
+pub enum TableError {
+    /// Two routes are for the same requests.
+    #[error(transparent)]
+    Conflict(#[from] RouteConflict),
+    /// A route leads to a forward that is not there.
+    #[error("gateway.routes.{key}: there is no forward `{name}`")]
+    NoForward {
+        /// The route.
+        key: String,
+        /// The forward's name.
+        name: String,
+    },
+    /// A route cannot be set up.
+    #[error("gateway.routes.{key}")]
+    Upstream {
+        /// The route.
+        key: String,
+        /// Why.
+        #[source]
+        source: UpstreamError,
+    },
+    /// A route's password cannot be read.
+    #[error("gateway.routes.{key}: the password file {} cannot be used: {reason}", path.display())]
+    Password {
+        /// The route.
+        key: String,
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Diagnose for TableError {
+    fn fault(&self) -> Fault {
+        Fault::Config
+    }
+
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Conflict(conflict) => conflict.hint(),
+            Self::NoForward { .. } => Some("name one of the section `forwards`".into()),
+            Self::Upstream { source, .. } => source.hint(),
+            Self::Password { path, .. } => {
+                Some(format!("it must be there, and nobody else's to read: chmod 600 {}", path.display()))
+            }
+        }
+    }
+}
+
+impl Table {
+    /// A table without routes.
+    #[must_use]
+    pub fn empty() -> Self {
+        let routes = RouteTable::new(Vec::new()).expect("nothing conflicts with nothing");
+        Self { routes, list: Vec::new(), dynamic: None, tls: GatewayTls::Passthrough }
+    }
+
+    /// The table of `config`, with those routes of `self` that stay as they are.
+    ///
+    /// # Errors
+    /// [`TableError`]; then nothing was changed.
+    pub fn next(&self, config: &GatewayConfig, parts: TableParts<'_>) -> Result<Self, TableError> {
+        let old: HashMap<&str, &Arc<Route>> =
+            self.list.iter().map(|route| (route.config.key.as_str(), route)).collect();
+        let mut list = Vec::with_capacity(config.routes.len());
+        for route in &config.routes {
+            list.push(next_route(old.get(route.key.as_str()).copied(), route, parts)?);
+        }
+        let entries =
+            list.iter().map(|route| (route.config.host.clone(), route.config.path.clone(), Arc::clone(route)));
+        let routes = RouteTable::new(entries.collect())?;
+        Ok(Self { routes, list, dynamic: self.next_dynamic(config, parts), tls: config.tls })
+    }
+
+    /// Dynamic hosts that neither of two tables shares with the other take nothing new.
+    pub fn retire(&self, other: &Self) {
+        if let Some(dynamic) = &self.dynamic
+            && !other.dynamic.as_ref().is_some_and(|other| Arc::ptr_eq(dynamic, other))
+        {
+            dynamic.stop();
+        }
+    }
+
+    /// The static routes in the order of the file.
+    #[must_use]
+    pub fn routes(&self) -> &[Arc<Route>] {
+        &self.list
+    }
+
+    /// The static route for a host (lower-case, without port and trailing dot) and a path; without a path that for
+    /// all of a host.
+    #[must_use]
+    pub fn find(&self, host: &str, path: Option<&str>) -> Option<&Arc<Route>> {
+        self.routes.find(host, path)
+    }
+
+    /// Hosts of routes that are written nearly alike.
+    #[must_use]
+    pub fn near(&self, host: &str, most: usize) -> Vec<String> {
+        self.routes.near(host, most)
+    }
+
+    /// Dynamic hosts, if there are any.
+    #[must_use]
+    pub fn dynamic(&self) -> Option<&Arc<Dynamic>> {
+        self.dynamic.as_ref()
+    }
+
+    /// What is done with TLS.
+    #[must_use]
+    pub const fn tls(&self) -> GatewayTls {
+        self.tls
+    }
+
+    fn next_dynamic(&self, config: &GatewayConfig, parts: TableParts<'_>) -> Option<Arc<Dynamic>> {
+        let settings = DynamicSettings {
+            suffix: config.dynamic_host.clone()?,
+            aliases: config.aliases.clone(),
+            allow: config.allow.clone(),
+            idle_timeout: config.idle_timeout,
+        };
+        let kept = self.dynamic.as_ref().filter(|dynamic| dynamic.is(&settings, parts.clusters));
+        Some(kept.map_or_else(|| Dynamic::new(settings, parts.clusters, parts.scope), Arc::clone))
+    }
+}
+
+impl Route {
+    /// Whether TLS connections from clients end here.
+    #[must_use]
+    pub fn terminates(&self, tls: GatewayTls) -> bool {
+        // A service without TLS has none to pass through.
+        self.config.terminate || (tls == GatewayTls::Local && self.config.scheme != Scheme::Https)
+    }
+}
+
+fn next_route(old: Option<&Arc<Route>>, config: &RouteConfig, parts: TableParts<'_>) -> Result<Arc<Route>, TableError> {
+    let forward = match &config.to {
+        Target::Local(_) => None,
+        target => {
+            let name = forward_name(target);
+            let found = parts.forwards.get(&name).cloned();
+            Some(found.ok_or_else(|| TableError::NoForward { key: config.key.clone(), name })?)
+        }
+    };
+    let same = |old: &Route| match (&old.forward, &forward) {
+        (Some(old), Some(new)) => old.is(new),
+        (None, None) => true,
+        _ => false,
+    };
+    if let Some(old) = old
+        && old.config == *config
+        && same(old)
+    {
+        return Ok(Arc::clone(old));
+    }
+    let options = upstream_options(config, parts)?;
+    let upstream = Upstream::new(options).map_err(|source| TableError::Upstream { key: config.key.clone(), source })?;
+    let traffic = old.map(|old| Arc::clone(&old.traffic)).unwrap_or_default();
+    Ok(Arc::new(Route { config: config.clone(), upstream, forward, traffic }))
+}
+
+fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<UpstreamOptions, TableError> {
+    let scheme = match config.scheme {
+        Scheme::Http => UpstreamScheme::Http,
+        Scheme::Https => UpstreamScheme::Https,
+        Scheme::H2c => UpstreamScheme::H2c,
+    };
+    let connect = parts.targets.connect(&config.to);
+    let mut options = UpstreamOptions::new(&config.key, connect, scheme, parts.scope);
+    options.tls = UpstreamTls { server_name: server_name(config), trust: trust(config) };
+    options.host_header.clone_from(&config.host_header);
+    options.headers = config.headers.clone();
+    options.response_headers = config.response_headers.clone();
+    options.timeout = config.timeout;
+    if let Some(auth) = &config.basic_auth {
+        let password = match &auth.password {
+            PasswordSource::Value(password) => password.clone(),
+            PasswordSource::File(path) => read_password(path).map_err(|reason| TableError::Password {
+                key: config.key.clone(),
+                path: path.clone(),
+                reason,
+            })?,
+        };
+        options.basic_auth = Some(BasicAuth { user: auth.user.clone(), password });
+    }
+    Ok(options)
+}
+
+/// The name that the certificate must have: the one that is configured, or the target's own.
+fn server_name(config: &RouteConfig) -> String {
+    config.tls.server_name.as_ref().map_or_else(|| config.to.host(), |name| name.as_str().to_owned())
+}
+
+fn trust(config: &RouteConfig) -> UpstreamTrust {
+    match (&config.tls.ca, config.tls.verify) {
+        (_, false) => UpstreamTrust::Anything,
+        (Some(file), true) => UpstreamTrust::Verified(ServerTrust::CaFile(file.clone())),
+        (None, true) => UpstreamTrust::Verified(ServerTrust::Roots),
+    }
+}
+
+/// A password from a file that only its owner may read (S6).
+fn read_password(path: &Path) -> Result<Secret<String>, String> {
+    use std::os::unix::fs::MetadataExt as _;
+    let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("others may read it (mode {:03o})", mode & 0o777));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
+    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+}

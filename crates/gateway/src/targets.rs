@@ -1,0 +1,156 @@
+//! What entrances lead to: the forwards of the configuration in force, found anew for each stream.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::config::{AgentFile, ForwardConfig, JumpSettings};
+use adit_core::near;
+use adit_core::target::{LocalTarget, Target};
+use arc_swap::ArcSwap;
+use forward::{CreatePod, Forward, ForwardOptions, ForwardSet, ForwardSpec, JumpOptions};
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TcpConnect};
+
+/// How long a plain address may take to answer.
+const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A forward that starts on demand is waited for so long by the connection that asked for it.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The forwards in force. Entrances hold on to this, not to the forwards, so that a reload reaches them all at once.
+#[derive(Debug, Default)]
+pub struct Targets {
+    forwards: ArcSwap<ForwardSet>,
+}
+
+impl Targets {
+    /// The forwards in force.
+    #[must_use]
+    pub fn forwards(&self) -> Arc<ForwardSet> {
+        self.forwards.load_full()
+    }
+
+    /// Puts other forwards in force; the caller retires the earlier ones, which are returned.
+    pub fn replace(&self, forwards: Arc<ForwardSet>) -> Arc<ForwardSet> {
+        self.forwards.swap(forwards)
+    }
+
+    /// Opens streams to a target: to plain addresses at once, to all else through the forward that has it.
+    #[must_use]
+    pub fn connect(self: &Arc<Self>, target: &Target) -> Arc<dyn Connect> {
+        match target {
+            Target::Local(local) => Arc::new(direct(local)),
+            _ => Arc::new(ByName { targets: Arc::clone(self), name: forward_name(target), target: target.to_string() }),
+        }
+    }
+}
+
+/// A connection to a plain address.
+pub(crate) fn direct(local: &LocalTarget) -> TcpConnect {
+    TcpConnect::new(&local.host, local.port, DIRECT_TIMEOUT)
+}
+
+/// The name of the forward that leads to a target. Those that an entrance names by URL are called by that URL, which
+/// no forward of the file can be: so two entrances with the same URL share one.
+#[must_use]
+pub fn forward_name(target: &Target) -> String {
+    match target {
+        Target::Forward(name) => name.clone(),
+        other => other.to_string(),
+    }
+}
+
+/// The forwards that a file asks for: those it names, and those its routes and tunnels name by URL.
+#[must_use]
+pub fn specs(file: &AgentFile) -> Vec<ForwardSpec> {
+    let enabled = file.forwards.iter().filter(|forward| forward.enabled);
+    let mut specs: Vec<ForwardSpec> = enabled.filter_map(|forward| named(file, forward)).collect();
+    let idle_timeout = file.gateway.as_ref().map_or(file.defaults.idle_timeout, |gateway| gateway.idle_timeout);
+    let routes = file.gateway.iter().flat_map(|gateway| gateway.routes.iter().map(|route| (&route.to, &route.jump)));
+    let tunnels =
+        file.publish.iter().flat_map(|publish| publish.tunnels.iter().map(|tunnel| (&tunnel.to, &tunnel.jump)));
+    for (target, settings) in routes.chain(tunnels) {
+        let name = forward_name(target);
+        if matches!(target, Target::Forward(_) | Target::Local(_)) || specs.iter().any(|spec| spec.name == name) {
+            continue;
+        }
+        let options = ForwardOptions { jump: jump(settings.as_ref()), ..on_demand(idle_timeout) };
+        specs.push(ForwardSpec { name, target: target.clone(), options });
+    }
+    specs
+}
+
+/// How a forward behaves that nobody configured.
+pub(crate) fn on_demand(idle_timeout: Option<Duration>) -> ForwardOptions {
+    let mut options = ForwardOptions { later_timeout: START_TIMEOUT, ..ForwardOptions::default() };
+    options.settings.start = adit_core::forward::Start::OnDemand;
+    options.settings.idle_timeout = idle_timeout;
+    options
+}
+
+fn named(file: &AgentFile, forward: &ForwardConfig) -> Option<ForwardSpec> {
+    let mut options = on_demand(forward.idle_timeout);
+    options.settings.start = forward.start;
+    options.settings.backoff = forward.backoff;
+    options.balance = forward.balance;
+    options.jump = jump(forward.jump.as_ref());
+    let target = real_target(file, &forward.to)?;
+    Some(ForwardSpec { name: forward.name.clone(), target, options })
+}
+
+fn jump(settings: Option<&JumpSettings>) -> JumpOptions {
+    let Some(settings) = settings else { return JumpOptions::default() };
+    let create = settings.create.as_ref().map(|create| CreatePod {
+        image: create.image.clone(),
+        command: create.command.clone(),
+        timeout: create.timeout,
+        labels: BTreeMap::new(),
+        keep: create.keep,
+    });
+    JumpOptions { container: settings.container.clone(), create }
+}
+
+/// What a chain of `forward:NAME` leads to in the end; the file was checked for circles.
+fn real_target(file: &AgentFile, target: &Target) -> Option<Target> {
+    let mut target = target;
+    for _ in 0..=file.forwards.len() {
+        let Target::Forward(name) = target else { return Some(target.clone()) };
+        target = &file.forwards.iter().find(|forward| forward.name == *name)?.to;
+    }
+    None
+}
+
+/// A stream to whatever the forward of this name is when it is opened.
+struct ByName {
+    targets: Arc<Targets>,
+    name: String,
+    target: String,
+}
+
+impl ByName {
+    fn forward(&self) -> Result<Forward, ConnectError> {
+        let forwards = self.targets.forwards.load();
+        forwards.get(&self.name).cloned().ok_or_else(|| {
+            let near = near::nearest(&self.name, forwards.iter().map(|(spec, _)| spec.name.as_str()));
+            let near = near.map(|near| format!("; there is {near}")).unwrap_or_default();
+            let reason = format!("no forward of this name is configured any more{near}");
+            ConnectError::Unavailable { target: self.target.clone(), reason }
+        })
+    }
+}
+
+impl Connect for ByName {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(async move { self.forward()?.connect().await })
+    }
+
+    fn describe(&self) -> String {
+        self.target.clone()
+    }
+}
+
+impl fmt::Debug for ByName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByName({})", self.name)
+    }
+}

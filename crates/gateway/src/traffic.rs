@@ -1,0 +1,103 @@
+//! What one entrance has carried, for tables, pages and JSON.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use runtime::splice::Meter;
+
+/// Counters of one entrance, changed while it works.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    opened: AtomicU64,
+    live: AtomicU64,
+    failed: AtomicU64,
+    meter: Arc<Meter>,
+    last_error: Mutex<Option<LastError>>,
+}
+
+/// The last thing that went wrong at an entrance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastError {
+    /// When.
+    pub at: SystemTime,
+    /// What, in one line.
+    pub text: String,
+}
+
+impl Traffic {
+    /// One more stream or request, until the guard is dropped.
+    #[must_use]
+    pub fn begin(self: &Arc<Self>) -> Live {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        self.live.fetch_add(1, Ordering::Relaxed);
+        Live { traffic: Arc::clone(self) }
+    }
+
+    /// Notes a failure.
+    pub fn fail(&self, text: String) {
+        self.failed.fetch_add(1, Ordering::Relaxed);
+        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
+        *last = Some(LastError { at: SystemTime::now(), text });
+    }
+
+    /// Streams and requests since the start.
+    #[must_use]
+    pub fn opened(&self) -> u64 {
+        self.opened.load(Ordering::Relaxed)
+    }
+
+    /// Streams and requests now.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Those that failed.
+    #[must_use]
+    pub fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
+    }
+
+    /// Where bytes are counted.
+    #[must_use]
+    pub fn meter(&self) -> &Arc<Meter> {
+        &self.meter
+    }
+
+    /// What went wrong last.
+    #[must_use]
+    pub fn last_error(&self) -> Option<LastError> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// One stream or request that lives.
+#[derive(Debug)]
+pub struct Live {
+    traffic: Arc<Traffic>,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.traffic.live.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lives_is_counted_until_it_ends() {
+        let traffic = Arc::new(Traffic::default());
+        let one = traffic.begin();
+        let two = traffic.begin();
+        drop(one);
+        assert_eq!((traffic.opened(), traffic.live()), (2, 1));
+        drop(two);
+        traffic.fail("no pod".into());
+        assert_eq!((traffic.opened(), traffic.live(), traffic.failed()), (2, 0, 1));
+        assert_eq!(traffic.last_error().unwrap().text, "no pod");
+    }
+}
