@@ -9,6 +9,7 @@ mod live;
 mod reference;
 mod server;
 mod token;
+mod trust;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -73,6 +74,8 @@ enum Command {
     Forward(Box<forward::ForwardArguments>),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
+    /// Trust the local certificate authority in this machine's stores, or no more
+    Trust(trust::TrustArguments),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -100,6 +103,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Expose(arguments) => expose::run(&global, &arguments),
         Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
+        Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
             reference::completions(shell);
