@@ -75,6 +75,9 @@ enum Command {
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
     /// Trust the local certificate authority in this machine's stores, or no more
+    ///
+    /// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it
+    /// is missing. Rights are asked for only where they are needed: run it as yourself, not with sudo.
     Trust(trust::TrustArguments),
     /// Check configuration files
     #[command(subcommand)]

@@ -23,10 +23,7 @@ use crate::terminal;
 /// Width of the first column.
 const NAMES: usize = 10;
 
-/// Trust the local certificate authority in this machine's stores, or no more.
-///
-/// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it is
-/// missing. Rights are asked for only where they are needed, so run it as yourself, not with sudo.
+/// What `adit trust` takes.
 #[derive(Debug, Args)]
 #[command(after_help = "Exit code 5 when no store could be changed for lack of rights; the commands are printed then.")]
 pub(crate) struct TrustArguments {
