@@ -139,13 +139,31 @@ impl Database {
         }
         let mut add = self.arguments(&["-A", "-t", "C,,", "-n", job.nickname(), "-i"]);
         add.push(job.certificate.into());
+        if !job.places.interactive {
+            // Or it would ask the terminal that this process may still have for the database's password.
+            add.extend(["-f".into(), "/dev/null".into()]);
+        }
         steps.push(Step::own(certutil, add));
         let outcome = job.carry_out(outcome, steps);
+        if outcome.verdict == Verdict::Failed {
+            return self.clean_up(job, certutil, outcome);
+        }
         if outcome.verdict == Verdict::Done && !matches!(self.entry(job, certutil), Entry::Trusted) {
             return Outcome { verdict: Verdict::Failed, ..outcome }.with_detail("certutil ran, but nothing changed");
         }
         let restart = if outcome.verdict == Verdict::Done { "restart the browser if it runs" } else { "" };
         if restart.is_empty() { outcome } else { outcome.with_detail(restart) }
+    }
+
+    /// A database with a password takes the certificate without one, but then does not trust it.
+    fn clean_up(&self, job: &Job<'_>, certutil: &Path, outcome: Outcome) -> Outcome {
+        if matches!(self.entry(job, certutil), Entry::Stale) {
+            self.step(certutil, &["-D", "-n", job.nickname()]).output(job.places);
+        }
+        if !outcome.detail.to_lowercase().contains("password") {
+            return outcome;
+        }
+        outcome.with_detail("it has a primary password: run this on a terminal and type it there")
     }
 
     fn remove(&self, job: &Job<'_>, certutil: &Path, outcome: Outcome) -> Outcome {

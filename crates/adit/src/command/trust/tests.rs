@@ -32,8 +32,8 @@ impl Machine {
     /// A machine without any store.
     fn bare() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let root = directory.path().join("root");
-        let home = directory.path().join("home/me");
+        let root = directory.path().join("system");
+        let home = directory.path().join("user");
         for path in [root.join("usr/sbin"), root.join("usr/bin"), home.clone(), directory.path().join("path")] {
             fs::create_dir_all(path).unwrap();
         }
@@ -54,9 +54,9 @@ impl Machine {
 
     fn debian() -> Self {
         let machine = Self::bare();
-        machine.mkdir("root/usr/local/share/ca-certificates");
-        machine.mkdir("root/etc/ssl/certs");
-        machine.script("root/usr/sbin/update-ca-certificates", DEBIAN);
+        machine.mkdir("system/usr/local/share/ca-certificates");
+        machine.mkdir("system/etc/ssl/certs");
+        machine.script("system/usr/sbin/update-ca-certificates", DEBIAN);
         machine
     }
 
@@ -104,7 +104,7 @@ impl Machine {
     /// Every file below the root and the home, with its content.
     fn state(&self) -> Vec<(PathBuf, Vec<u8>)> {
         let mut files = Vec::new();
-        let mut left = vec![self.at("root/usr/local"), self.at("root/etc"), self.at("home")];
+        let mut left = vec![self.at("system/usr/local"), self.at("system/etc"), self.at("user")];
         while let Some(directory) = left.pop() {
             for entry in fs::read_dir(directory).into_iter().flatten() {
                 let path = entry.unwrap().path();
@@ -129,8 +129,8 @@ fn report(outcomes: Vec<Outcome>, action: Action) -> Report {
 fn the_systems_store_takes_the_certificate_and_gives_it_back() {
     let machine = Machine::debian();
     let authority = machine.authority("ca");
-    let file = machine.at("root/usr/local/share/ca-certificates/adit-local-ca.crt");
-    let other = machine.at("root/usr/local/share/ca-certificates/company.crt");
+    let file = machine.at("system/usr/local/share/ca-certificates/adit-local-ca.crt");
+    let other = machine.at("system/usr/local/share/ca-certificates/company.crt");
     fs::write(&other, Authority::in_memory("company").unwrap().certificate_pem()).unwrap();
     assert_eq!(verdicts(&machine.run(&authority, Action::Install))[0], ("system", Verdict::Done));
     assert_eq!(fs::read_to_string(&file).unwrap(), authority.certificate_pem());
@@ -147,13 +147,13 @@ fn the_systems_store_takes_the_certificate_and_gives_it_back() {
 #[test]
 fn fedoras_store_has_its_own_place_and_tool() {
     let machine = Machine::bare();
-    machine.mkdir("root/etc/pki/ca-trust/source/anchors");
-    machine.mkdir("root/etc/pki/ca-trust/extracted/pem");
-    machine.script("root/usr/bin/update-ca-trust", FEDORA);
+    machine.mkdir("system/etc/pki/ca-trust/source/anchors");
+    machine.mkdir("system/etc/pki/ca-trust/extracted/pem");
+    machine.script("system/usr/bin/update-ca-trust", FEDORA);
     let authority = machine.authority("ca");
     assert_eq!(verdicts(&machine.run(&authority, Action::Install))[0], ("system", Verdict::Done));
     assert_eq!(machine.log(), ["update-ca-trust extract"]);
-    assert!(machine.at("root/etc/pki/ca-trust/source/anchors/adit-local-ca.crt").exists());
+    assert!(machine.at("system/etc/pki/ca-trust/source/anchors/adit-local-ca.crt").exists());
 }
 
 #[test]
@@ -163,13 +163,13 @@ fn the_macs_keychain_is_asked_by_fingerprint() {
     let authority = machine.authority("ca");
     let hex: String = authority.fingerprint().0.iter().map(|byte| format!("{byte:02X}")).collect();
     let name = &authority.facts().common_name;
-    let keychain = "/root/Library/Keychains/System.keychain";
-    machine.script("root/usr/bin/security", "true");
+    let keychain = "/system/Library/Keychains/System.keychain";
+    machine.script("system/usr/bin/security", "true");
     assert_eq!(verdicts(&machine.run(&authority, Action::Install))[0], ("system", Verdict::Done));
     let find = format!("security find-certificate -a -Z -c {name} {keychain}");
     let add = format!("security add-trusted-cert -d -r trustRoot -k {keychain} /ca/ca.pem");
     assert_eq!(machine.log(), [find.clone(), add]);
-    machine.script("root/usr/bin/security", &format!("echo 'SHA-256 hash: {hex}'"));
+    machine.script("system/usr/bin/security", &format!("echo 'SHA-256 hash: {hex}'"));
     assert_eq!(verdicts(&machine.run(&authority, Action::Install))[0], ("system", Verdict::Already));
     machine.log();
     machine.run(&authority, Action::Remove);
@@ -183,7 +183,7 @@ fn another_users_authority_keeps_its_file() {
     let (theirs, mine) = (machine.authority("theirs"), machine.authority("mine"));
     machine.run(&theirs, Action::Install);
     let outcomes = machine.run(&mine, Action::Install);
-    let plain = machine.at("root/usr/local/share/ca-certificates/adit-local-ca.crt");
+    let plain = machine.at("system/usr/local/share/ca-certificates/adit-local-ca.crt");
     assert_eq!(outcomes[0].verdict, Verdict::Done);
     assert_ne!(outcomes[0].place, plain.display().to_string());
     assert_eq!(fs::read_to_string(&plain).unwrap(), theirs.certificate_pem());
@@ -196,15 +196,15 @@ fn another_users_authority_keeps_its_file() {
 fn a_store_whose_tool_failed_half_way_is_finished_the_next_time() {
     let machine = Machine::debian();
     let authority = machine.authority("ca");
-    fs::write(machine.at("root/etc/ssl/certs/ca-certificates.crt"), "").unwrap();
-    machine.script("root/usr/sbin/update-ca-certificates", "echo 'disk full' >&2; exit 3");
+    fs::write(machine.at("system/etc/ssl/certs/ca-certificates.crt"), "").unwrap();
+    machine.script("system/usr/sbin/update-ca-certificates", "echo 'disk full' >&2; exit 3");
     let failed = machine.run(&authority, Action::Install);
     assert_eq!(failed[0].verdict, Verdict::Failed);
     assert!(failed[0].detail.contains("disk full"), "{}", failed[0].detail);
     assert_eq!(report(failed, Action::Install).exit(), 1);
-    machine.script("root/usr/sbin/update-ca-certificates", "true");
+    machine.script("system/usr/sbin/update-ca-certificates", "true");
     assert_eq!(machine.run(&authority, Action::Install)[0].verdict, Verdict::Failed, "the bundle was not made");
-    machine.script("root/usr/sbin/update-ca-certificates", DEBIAN);
+    machine.script("system/usr/sbin/update-ca-certificates", DEBIAN);
     assert_eq!(machine.run(&authority, Action::Install)[0].verdict, Verdict::Done);
 }
 
@@ -218,13 +218,13 @@ fn without_rights_the_commands_are_printed_and_the_browsers_are_served_all_the_s
     let commands: Vec<String> = outcomes[0].commands.iter().map(ToString::to_string).collect();
     let short: Vec<_> =
         commands.iter().map(|c| c.replace(&machine.directory.path().display().to_string(), "")).collect();
-    let file = "/root/usr/local/share/ca-certificates/adit-local-ca.crt";
-    assert_eq!(short[0], format!("sudo /root/usr/bin/install -D -m 0644 /ca/ca.pem {file}"));
-    assert_eq!(short[1], "sudo /root/usr/sbin/update-ca-certificates");
+    let file = "/system/usr/local/share/ca-certificates/adit-local-ca.crt";
+    assert_eq!(short[0], format!("sudo /system/usr/bin/install -D -m 0644 /ca/ca.pem {file}"));
+    assert_eq!(short[1], "sudo /system/usr/sbin/update-ca-certificates");
     assert_eq!(report(outcomes, Action::Install).exit(), 5);
     machine.script("path/certutil", CERTUTIL);
-    machine.mkdir("home/me/.pki/nssdb");
-    fs::write(machine.at("home/me/.pki/nssdb/cert9.db"), "").unwrap();
+    machine.mkdir("user/.pki/nssdb");
+    fs::write(machine.at("user/.pki/nssdb/cert9.db"), "").unwrap();
     let outcomes = machine.run(&authority, Action::Install);
     assert_eq!(verdicts(&outcomes), [("system", Verdict::NotPermitted), ("chromium", Verdict::Done)]);
     assert_eq!(report(outcomes, Action::Install).exit(), 0, "one store took it");
@@ -238,17 +238,17 @@ fn somebody_at_a_terminal_is_asked_by_sudo() {
     machine.places.interactive = true;
     let authority = machine.authority("ca");
     assert_eq!(machine.run(&authority, Action::Install)[0].verdict, Verdict::NotPermitted, "there is no sudo");
-    machine.script("root/usr/bin/sudo", "shift; exec \"$@\"");
+    machine.script("system/usr/bin/sudo", "shift; exec \"$@\"");
     assert_eq!(machine.run(&authority, Action::Install)[0].verdict, Verdict::Done);
     let log = machine.log();
-    assert!(log[0].starts_with("sudo -- /root/usr/bin/install -D -m 0644 "), "{log:?}");
-    assert_eq!(log[1..], ["sudo -- /root/usr/sbin/update-ca-certificates", "update-ca-certificates"]);
+    assert!(log[0].starts_with("sudo -- /system/usr/bin/install -D -m 0644 "), "{log:?}");
+    assert_eq!(log[1..], ["sudo -- /system/usr/sbin/update-ca-certificates", "update-ca-certificates"]);
 }
 
 #[test]
 fn a_tool_on_the_users_path_is_not_run_with_roots_rights() {
     let machine = Machine::bare();
-    machine.mkdir("root/usr/local/share/ca-certificates");
+    machine.mkdir("system/usr/local/share/ca-certificates");
     machine.script("path/update-ca-certificates", "true");
     assert_eq!(machine.run(&machine.authority("ca"), Action::Install)[0].verdict, Verdict::NoStore);
     assert!(machine.log().is_empty());
@@ -265,7 +265,7 @@ fn a_dry_run_changes_nothing_and_says_what_it_would_do() {
     assert_eq!(verdicts(&outcomes), [("system", Verdict::WouldBeDone), ("chromium", Verdict::WouldBeDone)]);
     assert!(outcomes.iter().all(|outcome| outcome.commands.len() == 2));
     assert_eq!(machine.state(), before);
-    assert!(!machine.at("home/me/.pki").exists());
+    assert!(!machine.at("user/.pki").exists());
     machine.run(&authority, Action::Install);
     let before = machine.state();
     machine.job(&authority, Action::Remove, true);
@@ -283,10 +283,10 @@ fn every_firefox_profile_wherever_it_was_installed_from_is_found() {
         "snap/firefox/common/.mozilla/firefox/d.default",
     ];
     for profile in profiles {
-        machine.mkdir(&format!("home/me/{profile}"));
-        fs::write(machine.at(&format!("home/me/{profile}/cert9.db")), "").unwrap();
+        machine.mkdir(&format!("user/{profile}"));
+        fs::write(machine.at(&format!("user/{profile}/cert9.db")), "").unwrap();
     }
-    machine.mkdir("home/me/.mozilla/firefox/Crash Reports");
+    machine.mkdir("user/.mozilla/firefox/Crash Reports");
     let outcomes = machine.run(&machine.authority("ca"), Action::Install);
     let places: Vec<_> = outcomes[1..].iter().map(|outcome| outcome.place.as_str()).collect();
     assert_eq!(places, profiles.map(|profile| format!("~/{profile}")));
@@ -296,16 +296,16 @@ fn every_firefox_profile_wherever_it_was_installed_from_is_found() {
 #[test]
 fn without_certutil_its_package_is_named() {
     let machine = Machine::debian();
-    machine.script("root/usr/bin/apt-get", "true");
-    machine.mkdir("home/me/.pki/nssdb");
-    fs::write(machine.at("home/me/.pki/nssdb/cert9.db"), "SQLite").unwrap();
+    machine.script("system/usr/bin/apt-get", "true");
+    machine.mkdir("user/.pki/nssdb");
+    fs::write(machine.at("user/.pki/nssdb/cert9.db"), "SQLite").unwrap();
     let authority = machine.authority("ca");
     let outcomes = machine.run(&authority, Action::Install);
     assert_eq!(outcomes[1].verdict, Verdict::ToolMissing);
     assert!(outcomes[1].detail.contains("apt-get install libnss3-tools"), "{}", outcomes[1].detail);
     assert_eq!(verdicts(&machine.run(&authority, Action::Remove))[1].1, Verdict::Already, "it never was in there");
     let name = &authority.facts().common_name;
-    fs::write(machine.at("home/me/.pki/nssdb/cert9.db"), format!("SQLite\0{name}\0")).unwrap();
+    fs::write(machine.at("user/.pki/nssdb/cert9.db"), format!("SQLite\0{name}\0")).unwrap();
     let outcomes = machine.run(&authority, Action::Remove);
     assert_eq!(outcomes[1].verdict, Verdict::ToolMissing);
     assert_eq!(report(outcomes, Action::Remove).exit(), 1, "it may still be trusted");
@@ -324,30 +324,33 @@ fn a_renewed_authority_replaces_its_earlier_certificate() {
     assert_ne!(renewed.fingerprint(), authority.fingerprint());
     let outcomes = machine.run(&renewed, Action::Install);
     assert_eq!(verdicts(&outcomes), [("system", Verdict::Done), ("chromium", Verdict::Done)]);
-    let held = fs::read_to_string(machine.at("root/usr/local/share/ca-certificates/adit-local-ca.crt")).unwrap();
+    let held = fs::read_to_string(machine.at("system/usr/local/share/ca-certificates/adit-local-ca.crt")).unwrap();
     assert_eq!(held, renewed.certificate_pem());
     assert_eq!(verdicts(&machine.run(&renewed, Action::Install))[1].1, Verdict::Already);
+}
+
+fn real_certutil() -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join("certutil")).find(|path| path.is_file())
 }
 
 /// Real databases, where `certutil` is installed (`./dev setup`).
 #[test]
 fn real_databases_take_the_certificate_and_give_back_only_that() {
-    let Some(certutil) = std::env::var_os("PATH")
-        .and_then(|path| std::env::split_paths(&path).map(|dir| dir.join("certutil")).find(|path| path.is_file()))
-    else {
+    let Some(certutil) = real_certutil() else {
         return;
     };
     let machine = Machine::debian();
     symlink(&certutil, machine.at("path/certutil")).unwrap();
     machine.script("path/chromium", "true");
-    machine.mkdir("home/me/.mozilla/firefox/x.default");
+    machine.mkdir("user/.mozilla/firefox/x.default");
     let nss = |arguments: &[&str]| {
         let output = Command::new(&certutil).args(arguments).output().unwrap();
         assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
         String::from_utf8(output.stdout).unwrap()
     };
-    let firefox = format!("sql:{}", machine.at("home/me/.mozilla/firefox/x.default").display());
-    let chromium = format!("sql:{}", machine.at("home/me/.pki/nssdb").display());
+    let firefox = format!("sql:{}", machine.at("user/.mozilla/firefox/x.default").display());
+    let chromium = format!("sql:{}", machine.at("user/.pki/nssdb").display());
     nss(&["-N", "-d", &firefox, "--empty-password"]);
     let company = machine.at("company.pem");
     fs::write(&company, Authority::in_memory("company").unwrap().certificate_pem()).unwrap();
@@ -377,6 +380,28 @@ fn real_databases_take_the_certificate_and_give_back_only_that() {
     assert!(!nss(&["-L", "-d", &chromium]).contains("adit local CA"));
 }
 
+/// Firefox calls it primary password. Without a terminal nobody can be asked for it.
+#[test]
+fn a_database_with_a_password_is_left_as_it_was_and_the_reason_said() {
+    let Some(certutil) = real_certutil() else {
+        return;
+    };
+    let machine = Machine::bare();
+    symlink(&certutil, machine.at("path/certutil")).unwrap();
+    machine.mkdir("user/.mozilla/firefox/x.default");
+    let database = format!("sql:{}", machine.at("user/.mozilla/firefox/x.default").display());
+    fs::write(machine.at("password"), "Long1Enough\n").unwrap();
+    let password = machine.at("password");
+    let made = Command::new(&certutil).args(["-N", "-d", &database, "-f"]).arg(password).status().unwrap();
+    assert!(made.success());
+    let authority = machine.authority("ca");
+    let outcomes = machine.run(&authority, Action::Install);
+    assert_eq!(outcomes[1].verdict, Verdict::Failed);
+    assert!(outcomes[1].detail.contains("primary password"), "{}", outcomes[1].detail);
+    let listed = Command::new(&certutil).args(["-L", "-d", &database]).output().unwrap();
+    assert!(!String::from_utf8_lossy(&listed.stdout).contains("adit"), "nothing half-trusted is left");
+}
+
 #[test]
 fn files_are_deleted_only_when_no_store_can_have_the_certificate() {
     let machine = Machine::debian();
@@ -404,8 +429,8 @@ fn a_lost_key_does_not_keep_the_certificate_in_the_stores() {
 
 #[test]
 fn commands_can_be_pasted_into_a_shell() {
-    let step = store::Step::root(Path::new("/usr/bin/install"), ["-m", "0644", "/home/a b/it's", ""]);
-    assert_eq!(step.to_string(), r"sudo /usr/bin/install -m 0644 '/home/a b/it'\''s' ''");
+    let step = store::Step::root(Path::new("/usr/bin/install"), ["-m", "0644", "/a b/it's", ""]);
+    assert_eq!(step.to_string(), r"sudo /usr/bin/install -m 0644 '/a b/it'\''s' ''");
 }
 
 #[test]
