@@ -12,6 +12,7 @@ mod output;
 mod reference;
 mod server;
 mod token;
+mod trust;
 mod up;
 
 use std::path::PathBuf;
@@ -79,6 +80,11 @@ enum Command {
     Up(up::UpArguments),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
+    /// Trust the local certificate authority in this machine's stores, or no more
+    ///
+    /// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it
+    /// is missing. Rights are asked for only where they are needed: run it as yourself, not with sudo.
+    Trust(trust::TrustArguments),
     /// Check configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -107,6 +113,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Up(arguments) => up::run(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
+        Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
             reference::completions(shell);

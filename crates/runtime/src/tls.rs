@@ -258,7 +258,8 @@ impl Diagnose for TlsError {
                 .into(),
             Self::NoRoots => "install the system's ca-certificates, or give a ca file or a fingerprint".into(),
             Self::Read { .. } => "check the path, and that this user may read the file".into(),
-            Self::NotAName { .. } | Self::Write { .. } | Self::Generate { .. } | Self::Library { .. } => return None,
+            Self::Write { .. } => "check that this user may write there, and that there is room".into(),
+            Self::NotAName { .. } | Self::Generate { .. } | Self::Library { .. } => return None,
         };
         Some(hint)
     }

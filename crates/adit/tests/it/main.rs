@@ -7,3 +7,4 @@ mod http;
 mod life;
 mod support;
 mod tcp;
+mod trust;
