@@ -235,4 +235,4 @@ fn tunnel_key(tunnel: &PublishedTunnel) -> &str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
