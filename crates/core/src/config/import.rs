@@ -42,7 +42,7 @@ impl Names {
 
 /// Puts the file together: what it is, then the sections that have something in them.
 fn assemble(header: Vec<String>, sections: Vec<(&str, Vec<String>, Written)>) -> String {
-    let mut document = Written::map().with_comments("version", Written::bare(1), header);
+    let mut document = Written::map().with_comments("version", Written::bare(&1), header);
     for (key, comments, section) in sections {
         if !section.is_empty() {
             document = document.with_comments(key, section, comments);
