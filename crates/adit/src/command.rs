@@ -73,7 +73,7 @@ enum Command {
     Forward(Box<forward::ForwardArguments>),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
-    /// Check configuration files
+    /// Write, check and show configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Print a completion script for a shell

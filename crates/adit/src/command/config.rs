@@ -55,7 +55,7 @@ pub(crate) struct ImportArguments {
 /// Tools whose files can be read.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum Tool {
-    /// autotunnel
+    /// The on-demand gateway, ~/.autotunnel.yaml
     Autotunnel,
 }
 

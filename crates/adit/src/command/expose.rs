@@ -195,6 +195,8 @@ fn agent_config(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<
             "say which one: --server HOST:8443, $ADIT_SERVER, or publish.server in adit.yaml",
         )
     })?;
+    // Before the token is asked for: a target that cannot be published needs none.
+    let tunnels = publish.tunnels.iter().map(agent_tunnel).collect::<Result<_, _>>()?;
     let trust = match &publish.trust {
         TrustConfig::System => ServerTrust::Roots,
         TrustConfig::CaFile(file) => ServerTrust::CaFile(file.clone()),
@@ -204,7 +206,7 @@ fn agent_config(publish: &PublishConfig, arguments: &ExposeArguments) -> Result<
     let mut config = AgentConfig::new(&server.to_string(), trust, token_source(publish, arguments)?, &agent_id);
     config.server_name = publish.server_name.as_ref().map(|name| name.as_str().to_owned());
     config.lanes = u8::try_from(publish.lanes).unwrap_or(2);
-    config.tunnels = publish.tunnels.iter().map(agent_tunnel).collect::<Result<_, _>>()?;
+    config.tunnels = tunnels;
     Ok(config)
 }
 
@@ -219,7 +221,7 @@ pub(super) fn agent_tunnel(published: &PublishedTunnel) -> Result<AgentTunnel, F
     let Target::Local(local) = &published.to else {
         return Err(Failure::new(
             Fault::Config,
-            format!("{}: {} cannot be published by adit expose", published.key, published.to),
+            format!("{} cannot be published by adit expose", published.to),
             "that comes with adit up; until then publish a local port that leads there, as adit forward makes one",
         ));
     };

@@ -60,7 +60,7 @@ fn check(path: &Path) -> Result<(), Failure> {
     }
     match named.problems.is_empty() {
         true => Ok(()),
-        false => Err(Problems(named.problems).into()),
+        false => Err(Problems::in_order(named.problems).into()),
     }
 }
 
@@ -123,7 +123,12 @@ impl Named {
         }
         let kubeconfigs = match Kubeconfigs::load(&settings(&config.kubernetes)) {
             Ok(kubeconfigs) => kubeconfigs,
-            Err(error) => return self.fault(&["kubernetes", "kubeconfig"], &error),
+            Err(error) => {
+                // Where the files are named, or else where they are needed first.
+                let of_file = ["kubernetes", "kubeconfig"];
+                let keys = if config.kubernetes.kubeconfig.is_empty() { wanted[0].0.as_slice() } else { &of_file };
+                return self.fault(keys, &error);
+            }
         };
         for (keys, context) in wanted {
             if let Err(error) = kubeconfigs.context_name(context.as_deref()) {
