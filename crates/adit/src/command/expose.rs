@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use adit_core::config::AgentFile;
 use adit_core::config::publish::{
     HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of,
 };
@@ -102,7 +103,14 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<PublishConfi
         .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
         .or_else(|| files::find("adit.yaml").filter(|_| arguments.target.is_none() || arguments.server.is_none()));
     let mut publish = match &path {
-        Some(path) => PublishConfig::parse(&path.display().to_string(), &files::read(path)?, &files::environment)?,
+        Some(path) => {
+            let (name, text) = (path.display().to_string(), files::read(path)?);
+            match &arguments.target {
+                // What the file says of the server holds, if it says anything of publishing at all.
+                Some(_) => AgentFile::parse(&name, &text, &files::environment)?.publish.unwrap_or_default(),
+                None => PublishConfig::parse(&name, &text, &files::environment)?,
+            }
+        }
         None => PublishConfig::default(),
     };
     if let Some(target) = &arguments.target {

@@ -156,6 +156,18 @@ tcp:
 }
 
 #[test]
+fn a_file_that_publishes_nothing_does_not_stop_one_target() {
+    let home = home();
+    write(home.path(), "adit.yaml", "forwards: { a: { to: 3000 } }\n");
+    let said = run(home.path(), &["expose", "3000", "--server", "localhost:1"]);
+    assert!(said.contains("no token is given"), "{said}");
+    let said = run(home.path(), &["expose", "3000"]);
+    assert!(said.contains("no server is named"), "{said}");
+    let said = run(home.path(), &["expose"]);
+    assert!(said.contains("adit.yaml:1:1: publish: is missing"), "{said}");
+}
+
+#[test]
 fn help_says_what_each_does() {
     let home = home();
     insta::assert_snapshot!("help_config", run(home.path(), &["config", "--help"]));

@@ -334,7 +334,7 @@ fn permits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
         "number" => value.is_number(),
         other => panic!("{other}"),
     };
-    if !kinds.iter().any(|kind| fits(kind)) {
+    if !kinds.iter().any(fits) {
         return Err(format!("{value} is no {kinds:?}"));
     }
     for item in value.as_array().into_iter().flatten() {

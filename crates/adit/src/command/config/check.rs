@@ -2,11 +2,11 @@
 
 use std::path::{Path, PathBuf};
 
-use ::forward::{KubeSettings, Kubeconfigs};
+use ::forward::Kubeconfigs;
 use adit_core::config::gateway::PasswordSource;
 use adit_core::config::publish::TrustConfig;
 use adit_core::config::server::ServerConfig;
-use adit_core::config::{AgentFile, KubernetesConfig, Places, Problem, Problems};
+use adit_core::config::{AgentFile, Places, Problem, Problems};
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::target::Target;
 use runtime::tls::{Identity, ServerTrust};
@@ -121,7 +121,7 @@ impl Named {
         if wanted.is_empty() {
             return;
         }
-        let kubeconfigs = match Kubeconfigs::load(&settings(&config.kubernetes)) {
+        let kubeconfigs = match Kubeconfigs::load(&files::kube_settings(&config.kubernetes)) {
             Ok(kubeconfigs) => kubeconfigs,
             Err(error) => {
                 // Where the files are named, or else where they are needed first.
@@ -162,10 +162,4 @@ impl Named {
     fn fault<E: Diagnose>(&mut self, keys: &[&str], error: &E) {
         self.problems.push(self.places.problem(keys, chain(error), error.hint()));
     }
-}
-
-/// The section `kubernetes` as the connector wants it.
-fn settings(config: &KubernetesConfig) -> KubeSettings {
-    let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
-    KubeSettings { kubeconfig: (!paths.is_empty()).then(|| paths.join(":")), exec_path: config.exec_path.clone() }
 }
