@@ -111,8 +111,13 @@ impl DynamicHosts {
     /// For the names under a suffix, with short labels for contexts. Of two aliases for one label the first holds.
     #[must_use]
     pub fn new(suffix: Hostname, aliases: &[(String, String)]) -> Self {
-        let lower = |(label, context): &(String, String)| (label.to_ascii_lowercase(), context.clone());
-        Self { suffix, aliases: aliases.iter().map(lower).collect() }
+        let mut known: Vec<(String, String)> = Vec::with_capacity(aliases.len());
+        for (label, context) in aliases {
+            if !known.iter().any(|(first, _)| first.eq_ignore_ascii_case(label)) {
+                known.push((label.to_ascii_lowercase(), context.clone()));
+            }
+        }
+        Self { suffix, aliases: known }
     }
 
     /// What all of the names end with.

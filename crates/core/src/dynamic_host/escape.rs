@@ -95,14 +95,16 @@ fn split_at_dots(context: &str) -> Vec<&[u8]> {
 /// Writes a part of a context as a label, or as several when it is too long for one.
 fn encode_label(part: &[u8], escape_first: bool, labels: &mut String) {
     let mut pieces: Vec<Piece> = (0..part.len()).filter_map(|at| Piece::new(part.get(at..)?)).collect();
-    // These two would be read as something else: the label behind the namespace, and an internationalised name.
-    let whole: String = pieces.iter().map(|piece| piece.text()).collect();
-    let mistakable = whole == super::NAMESPACE || whole.starts_with("xn--");
-    if let Some(piece) = pieces.first_mut() {
-        piece.escaped |= piece.byte == b'-' || escape_first || mistakable || looks_like_a_start(&whole);
+    for at in [0, part.len().saturating_sub(1)] {
+        if let Some(piece) = pieces.get_mut(at) {
+            piece.escaped |= piece.byte == b'-';
+        }
     }
-    if let Some(piece) = pieces.last_mut() {
-        piece.escaped |= piece.byte == b'-';
+    let whole: String = pieces.iter().map(|piece| piece.text()).collect();
+    // All of these would be read as something else: the label behind the namespace, an internationalised name.
+    let mistakable = whole == super::NAMESPACE || whole.starts_with("xn--") || looks_like_a_start(&whole);
+    if let Some(piece) = pieces.first_mut() {
+        piece.escaped |= escape_first || mistakable;
     }
     let mut prefix = START;
     let mut rest = pieces.as_mut_slice();
@@ -150,8 +152,8 @@ struct Piece {
 }
 
 impl Piece {
-    /// The first byte of a text. It is escaped when no label can hold it, when it is a capital letter, when it would
-    /// begin a label with a hyphen, or when it would make an escape of what follows.
+    /// The first byte of a text. It is escaped when no label can hold it, capital letters included, or when it would
+    /// make an escape of what follows.
     fn new(text: &[u8]) -> Option<Self> {
         let byte = *text.first()?;
         let plain = byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';

@@ -69,12 +69,11 @@ impl PathPrefix {
             return Err(PathPrefixError::Slash { text: own() });
         }
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
-        let text = text.strip_suffix('/').unwrap_or(text);
-        let decoded = decode(text.as_bytes());
-        if text.contains(odd) || !is_straight(&decoded) || has_broken_escape(text.as_bytes()) {
+        if text.contains(odd) || !is_straight(&decode(text.as_bytes())) || has_broken_escape(text.as_bytes()) {
             return Err(PathPrefixError::NotPlain { text: own() });
         }
-        Ok(Self { plain: decoded.into(), text: if text.is_empty() { "/".into() } else { text.into() } })
+        let text = text.strip_suffix('/').unwrap_or(text);
+        Ok(Self { plain: decode(text.as_bytes()).into(), text: if text.is_empty() { "/" } else { text }.into() })
     }
 
     /// The path as text, without a slash behind it.
