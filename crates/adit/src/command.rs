@@ -85,7 +85,7 @@ enum Command {
     /// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it
     /// is missing. Rights are asked for only where they are needed: run it as yourself, not with sudo.
     Trust(trust::TrustArguments),
-    /// Check configuration files
+    /// Write, check and show configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
     /// Print a completion script for a shell

@@ -1,62 +1,139 @@
-//! `adit config`: checks configuration files.
+//! `adit config`: first files, checks, what holds, and other tools' files.
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_core::config::AgentFile;
-use adit_core::config::server::ServerConfig;
+use adit_core::config::{AgentFile, DEFAULT_FILE, SCHEMA, import};
 use adit_core::diagnose::Fault;
-use clap::Subcommand;
+use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Global, files};
 use crate::report::{Failure, Output};
 use crate::terminal;
 
-/// Check configuration files.
+mod check;
+
+/// Write, check and show configuration files.
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConfigCommand {
+    /// Write a first adit.yaml with comments
+    Init {
+        /// The file to write; one that is there is left alone
+        #[arg(default_value = "adit.yaml")]
+        file: PathBuf,
+    },
     /// Check a server.yaml or adit.yaml and report everything that is wrong with it
+    ///
+    /// What the file names is looked at too: contexts of the kubeconfig, certificates, files with tokens and passwords.
     Check {
         /// The file; without it server.yaml and adit.yaml in the usual places
         file: Option<PathBuf>,
     },
+    /// Show what holds: adit.yaml with every default, without secrets
+    Show {
+        /// The file; without it adit.yaml in the usual places
+        file: Option<PathBuf>,
+    },
+    /// Print a JSON Schema of adit.yaml, for editors
+    Schema,
+    /// Turn another tool's file into an adit.yaml
+    ///
+    /// The new file goes to standard output, notes on what has no equivalent to standard error.
+    Import(ImportArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ImportArguments {
+    /// Whose file it is
+    tool: Tool,
+    /// The file, such as ~/.autotunnel.yaml
+    file: PathBuf,
+}
+
+/// Tools whose files can be read.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Tool {
+    /// The on-demand gateway, ~/.autotunnel.yaml
+    Autotunnel,
 }
 
 pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, Failure> {
-    let ConfigCommand::Check { file } = command;
-    let given = file.as_ref().or(global.config.as_ref());
-    let paths: Vec<PathBuf> = match given {
-        Some(path) => vec![path.clone()],
-        None => ["server.yaml", "adit.yaml"].into_iter().filter_map(files::find).collect(),
-    };
-    if paths.is_empty() {
-        return Err(Failure::new(
-            Fault::Config,
-            "there is no server.yaml or adit.yaml here",
-            "name the file: adit config check FILE",
-        ));
-    }
-    for path in paths {
-        check(&path)?;
-        match global.output {
-            Output::Text => terminal::say(&format!("{}: fine", path.display())),
-            Output::Json => terminal::data(&format!("{}\n", json!({ "file": path, "ok": true }))),
-        }
+    match command {
+        ConfigCommand::Init { file } => init(global, file)?,
+        ConfigCommand::Check { file } => check::run(global, file.as_deref())?,
+        ConfigCommand::Show { file } => show(global, file.as_deref())?,
+        ConfigCommand::Schema => terminal::data(SCHEMA),
+        ConfigCommand::Import(arguments) => import(global, arguments)?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn check(path: &Path) -> Result<(), Failure> {
-    let text = files::read(path)?;
-    let name = path.display().to_string();
-    // A file with one of these sections is an agent's; anything else is held to be a server's.
-    let is_agents = |line: &str| ["publish:", "kubernetes:"].iter().any(|section| line.starts_with(section));
-    let is_agent = text.lines().any(is_agents) || path.file_name().is_some_and(|file| file == "adit.yaml");
-    if is_agent {
-        AgentFile::parse(&name, &text, &files::environment)?;
-    } else {
-        ServerConfig::parse(&name, &text, &files::environment)?;
+fn init(global: &Global, path: &Path) -> Result<(), Failure> {
+    let fault = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => Failure::new(
+            Fault::Usage,
+            format!("{} is there already", path.display()),
+            "name another file: adit config init FILE",
+        ),
+        _ => Failure::new(Fault::Usage, format!("{}: {error}", path.display()), "name a file in a directory of yours"),
+    };
+    // Made only when it is not there, whoever else may be making it at this moment.
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(fault)?;
+    file.write_all(DEFAULT_FILE.as_bytes()).map_err(fault)?;
+    match global.output {
+        Output::Text => terminal::say(&format!(
+            "wrote {}: fill in your own services, then try: adit config check {0}",
+            path.display()
+        )),
+        Output::Json => terminal::data(&format!("{}\n", json!({ "file": path, "written": true }))),
+    }
+    Ok(())
+}
+
+fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+    let given = file.or(global.config.as_deref()).map(Path::to_owned);
+    let path = given
+        .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
+        .or_else(|| files::find("adit.yaml"))
+        .ok_or_else(|| {
+            Failure::new(
+                Fault::Config,
+                "there is no adit.yaml here",
+                "make one: adit config init, or name it: adit config show FILE",
+            )
+        })?;
+    let text = files::read(&path)?;
+    if !check::is_agents(&path, &text) {
+        return Err(Failure::new(
+            Fault::Usage,
+            format!("{} is a server's file", path.display()),
+            "name an adit.yaml; a server.yaml can be checked: adit config check FILE",
+        ));
+    }
+    let config = AgentFile::parse(&path.display().to_string(), &text, &files::environment)?;
+    match global.output {
+        Output::Text => terminal::data(&config.effective_yaml()),
+        Output::Json => terminal::data(&format!("{:#}\n", config.effective_json())),
+    }
+    Ok(())
+}
+
+fn import(global: &Global, arguments: &ImportArguments) -> Result<(), Failure> {
+    let text = files::read(&arguments.file)?;
+    let name = arguments.file.display().to_string();
+    let imported = match arguments.tool {
+        Tool::Autotunnel => import::autotunnel(&text, &name)?,
+    };
+    match global.output {
+        Output::Text => {
+            terminal::data(&imported.yaml);
+            imported.notes.iter().for_each(|note| terminal::say(&format!("note: {note}")));
+        }
+        Output::Json => {
+            terminal::data(&format!("{}\n", json!({ "yaml": imported.yaml, "notes": imported.notes })));
+        }
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::config::AgentFile;
-use adit_core::config::publish::{PublicPlace, PublishedTunnel, TrustConfig, parse_server_address, scheme_of};
+use adit_core::config::publish::{PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of};
 use adit_core::diagnose::Fault;
 use adit_core::name::{Hostname, TunnelName};
 use adit_core::target::{LocalTarget, Target};
@@ -23,7 +23,7 @@ use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics};
 
 use super::agent::{agent_config, token_source, watch_token};
 use super::live::Live;
-use super::{Global, build_runtime, files, up};
+use super::{Global, build_runtime, files};
 use crate::report::{Failure, failure};
 
 /// Publish local services at a tunnel server.
@@ -93,7 +93,7 @@ pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCo
         let scope = Scope::root();
         let targets: Arc<Targets> = Arc::default();
         let agent_config = agent_config(&publish, token, &|target| targets.connect(target))?;
-        let clusters = Clusters::new(up::kube_settings(&file.kubernetes));
+        let clusters = Clusters::new(files::kube_settings(&file.kubernetes));
         targets.replace(Arc::new(ForwardSet::default().next(&scope, &clusters, specs(&file))));
         serve(global, agent_config, publish.metrics, scope).await
     })
@@ -107,7 +107,14 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<AgentFile, F
         .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
         .or_else(|| files::find("adit.yaml").filter(|_| arguments.target.is_none() || arguments.server.is_none()));
     let mut file = match &path {
-        Some(path) => AgentFile::parse(&path.display().to_string(), &files::read(path)?, &files::environment)?,
+        Some(path) => {
+            let (name, text) = (path.display().to_string(), files::read(path)?);
+            if arguments.target.is_none() {
+                // Without a target on the command line the file has to name some.
+                PublishConfig::parse(&name, &text, &files::environment)?;
+            }
+            AgentFile::parse(&name, &text, &files::environment)?
+        }
         None => AgentFile::default(),
     };
     let mut publish = file.publish.take().unwrap_or_default();

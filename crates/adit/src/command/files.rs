@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use ::forward::KubeSettings;
+use adit_core::config::KubernetesConfig;
 use adit_core::config::server::ServerConfig;
 use adit_core::diagnose::Fault;
 
@@ -37,6 +39,12 @@ pub(crate) fn state_dir() -> Option<PathBuf> {
         return Some(directory);
     }
     absolute("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state"))).map(|dir| dir.join("adit"))
+}
+
+/// The section `kubernetes` of `adit.yaml` as the connector wants it.
+pub(crate) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
+    let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
+    KubeSettings { kubeconfig: (!paths.is_empty()).then(|| paths.join(":")), exec_path: config.exec_path.clone() }
 }
 
 fn home() -> Option<PathBuf> {

@@ -21,7 +21,6 @@ use runtime::watch::FileWatch;
 use super::{Global, build_runtime, clock, files};
 use crate::report::Failure;
 use running::Running;
-pub(super) use running::kube_settings;
 use source::{Selection, Source};
 use view::View;
 

@@ -9,7 +9,7 @@ use testkit::raw;
 use crate::support::{DEADLINE, Server, adit};
 
 /// Runs `adit` in `home`, and tells exit code, stdout and stderr in one text.
-fn run(home: &Path, arguments: &[&str]) -> String {
+pub(crate) fn run(home: &Path, arguments: &[&str]) -> String {
     let mut command = adit(home);
     command.env("COLUMNS", "100");
     let (status, said) = process::run(command.args(arguments), b"", DEADLINE).expect("adit ends");
@@ -42,7 +42,7 @@ fn steady(text: &str) -> String {
     text.lines().map(words).collect()
 }
 
-fn home() -> tempfile::TempDir {
+pub(crate) fn home() -> tempfile::TempDir {
     tempfile::tempdir().expect("a directory")
 }
 

@@ -2,6 +2,7 @@
 
 mod attack;
 mod cli;
+mod config;
 mod forward;
 mod http;
 mod life;

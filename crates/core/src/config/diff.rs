@@ -147,10 +147,11 @@ pub enum SectionDiff<T> {
 
 impl<T: Clone + PartialEq> SectionDiff<T> {
     fn between(old: Option<T>, new: Option<T>) -> Self {
-        match new {
-            new if new == old => Self::Same,
-            None => Self::Gone,
-            Some(new) => Self::Set(Box::new(new)),
+        match (old, new) {
+            (None, None) => Self::Same,
+            (Some(old), Some(new)) if old == new => Self::Same,
+            (_, Some(new)) => Self::Set(Box::new(new)),
+            (Some(_), None) => Self::Gone,
         }
     }
 
@@ -235,4 +236,4 @@ fn tunnel_key(tunnel: &PublishedTunnel) -> &str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -35,16 +35,16 @@ impl Written {
         Self::Map(Vec::new())
     }
 
-    pub(crate) fn text(text: impl ToString) -> Self {
+    pub(crate) fn text(text: &(impl ToString + ?Sized)) -> Self {
         Self::Text(text.to_string())
     }
 
-    pub(crate) fn bare(value: impl ToString) -> Self {
+    pub(crate) fn bare(value: &(impl ToString + ?Sized)) -> Self {
         Self::Bare(value.to_string())
     }
 
     pub(crate) fn texts<T: ToString>(items: impl IntoIterator<Item = T>) -> Self {
-        Self::List(items.into_iter().map(Self::text).collect())
+        Self::List(items.into_iter().map(|item| Self::text(&item)).collect())
     }
 
     /// Adds a key to a map.
@@ -218,7 +218,7 @@ mod tests {
     #[test]
     fn short_maps_are_written_on_one_line_and_sections_stand_apart() {
         let route = Written::map().with("to", Written::text("forward:x")).with("scheme", Written::text("https"));
-        let document = Written::map().with("version", Written::bare(1)).with(
+        let document = Written::map().with("version", Written::bare(&1)).with(
             "gateway",
             Written::map().with_comments("routes", Written::map().with("*.a.localhost", route), vec!["why".into()]),
         );

@@ -32,16 +32,17 @@ struct Names(BTreeSet<String>);
 impl Names {
     /// The name wanted, or with the port behind it when it is taken.
     fn choose(&mut self, wanted: &str, port: u16) -> String {
-        let with_port = format!("{wanted}-{port}");
-        let name = if self.0.contains(wanted) { with_port } else { wanted.to_owned() };
-        self.0.insert(name.clone());
-        name
+        let numbered = (2u32..).map(|n| format!("{wanted}-{port}-{n}"));
+        let mut names = [wanted.to_owned(), format!("{wanted}-{port}")].into_iter().chain(numbered);
+        let free = names.find(|name| !self.0.contains(name)).unwrap_or_default();
+        self.0.insert(free.clone());
+        free
     }
 }
 
 /// Puts the file together: what it is, then the sections that have something in them.
 fn assemble(header: Vec<String>, sections: Vec<(&str, Vec<String>, Written)>) -> String {
-    let mut document = Written::map().with_comments("version", Written::bare(1), header);
+    let mut document = Written::map().with_comments("version", Written::bare(&1), header);
     for (key, comments, section) in sections {
         if !section.is_empty() {
             document = document.with_comments(key, section, comments);

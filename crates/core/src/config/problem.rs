@@ -32,6 +32,14 @@ impl Problems {
         Self(vec![problem])
     }
 
+    /// Several, in the order of the file.
+    #[must_use]
+    pub fn in_order(problems: Vec<Problem>) -> Self {
+        let mut problems = Self(problems);
+        problems.sort();
+        problems
+    }
+
     /// How many there are.
     #[must_use]
     pub fn len(&self) -> usize {

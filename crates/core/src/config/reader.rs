@@ -63,9 +63,7 @@ impl<'a> Reader<'a> {
         if problems.is_empty() {
             return Ok(value);
         }
-        let mut problems = Problems(problems);
-        problems.sort();
-        Err(problems)
+        Err(Problems::in_order(problems))
     }
 
     fn complain(&self, place: Place, key: &str, complaint: Complaint) {

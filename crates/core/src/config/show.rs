@@ -41,7 +41,7 @@ impl AgentFile {
 fn document(file: &AgentFile) -> Written {
     let forwards = file.forwards.iter().fold(Written::map(), |map, one| map.with(&one.name, forward(one)));
     Written::map()
-        .with("version", Written::bare(CONFIG_VERSION))
+        .with("version", Written::bare(&CONFIG_VERSION))
         .with("kubernetes", kubernetes(&file.kubernetes))
         .with("defaults", defaults(&file.defaults))
         .with_some("forwards", filled(forwards))
@@ -71,24 +71,24 @@ fn forward(forward: &ForwardConfig) -> Written {
         Start::Always => "always",
     };
     Written::map()
-        .with_some("enabled", (!forward.enabled).then(|| Written::bare(false)))
+        .with_some("enabled", (!forward.enabled).then(|| Written::bare(&false)))
         .with_some("description", forward.description.as_ref().map(Written::text))
         .with("to", destination(&forward.to, forward.jump.as_ref()))
         .with_some("listen", one_or_more(&forward.listen))
         .with("start", Written::text(start))
         .with("idle_timeout", duration_or_off(forward.idle_timeout))
         .with_some("tags", filled(Written::texts(&forward.tags)))
-        .with("balance", Written::bare(forward.balance))
+        .with("balance", Written::bare(&forward.balance))
         .with("restart", restart(&forward.restart))
         .with("health", forward.health.as_ref().map_or_else(|| Written::text("off"), health))
 }
 
 fn restart(restart: &RestartConfig) -> Written {
-    let attempts = restart.max_attempts.map_or_else(|| Written::text("unlimited"), Written::bare);
+    let attempts = restart.max_attempts.as_ref().map_or_else(|| Written::text("unlimited"), Written::bare);
     Written::map()
         .with("max_attempts", attempts)
         .with("initial_delay", duration(restart.initial_delay))
-        .with("multiplier", Written::bare(restart.multiplier))
+        .with("multiplier", Written::bare(&restart.multiplier))
         .with("max_delay", duration(restart.max_delay))
 }
 
@@ -112,8 +112,8 @@ fn health(health: &HealthConfig) -> Written {
 fn health_settings(map: Written, settings: &HealthSettings) -> Written {
     map.with("interval", duration(settings.interval))
         .with("timeout", duration(settings.timeout))
-        .with("rise", Written::bare(settings.rise))
-        .with("fall", Written::bare(settings.fall))
+        .with("rise", Written::bare(&settings.rise))
+        .with("fall", Written::bare(&settings.fall))
 }
 
 fn gateway(gateway: &GatewayConfig) -> Written {
@@ -144,8 +144,8 @@ fn route(route: &RouteConfig) -> Written {
     let tls = if route.scheme == UpstreamScheme::Https {
         Written::map()
             .with("mode", mode)
-            .with("verify", Written::bare(route.tls.verify))
-            .with_some("ca", route.tls.ca.as_ref().map(|path| Written::text(path.display())))
+            .with("verify", Written::bare(&route.tls.verify))
+            .with_some("ca", route.tls.ca.as_ref().map(|path| Written::text(&path.display())))
             .with_some("server_name", route.tls.server_name.as_ref().map(Written::text))
     } else {
         mode
@@ -165,14 +165,14 @@ fn basic_auth(auth: &BasicAuth) -> Written {
     let map = Written::map().with("user", Written::text(&auth.user));
     match &auth.password {
         PasswordSource::Value(_) => map.with("password", Written::text(REDACTED)),
-        PasswordSource::File(path) => map.with("password_file", Written::text(path.display())),
+        PasswordSource::File(path) => map.with("password_file", Written::text(&path.display())),
     }
 }
 
 fn publish(publish: &PublishConfig) -> Written {
     let (ca_file, fingerprint) = match &publish.trust {
         TrustConfig::System => (None, None),
-        TrustConfig::CaFile(path) => (Some(Written::text(path.display())), None),
+        TrustConfig::CaFile(path) => (Some(Written::text(&path.display())), None),
         TrustConfig::Fingerprint(hash) => {
             let digits: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
             (None, Some(Written::Text(format!("sha256:{digits}"))))
@@ -181,12 +181,12 @@ fn publish(publish: &PublishConfig) -> Written {
     let tunnels = publish.tunnels.iter().fold(Written::map(), |map, one| map.with(&one.key, tunnel(one)));
     Written::map()
         .with_some("server", publish.server.as_ref().map(Written::text))
-        .with_some("token_file", publish.token_file.as_ref().map(|path| Written::text(path.display())))
+        .with_some("token_file", publish.token_file.as_ref().map(|path| Written::text(&path.display())))
         .with_some("ca_file", ca_file)
         .with_some("fingerprint", fingerprint)
         .with_some("server_name", publish.server_name.as_ref().map(Written::text))
         .with_some("agent_id", publish.agent_id.as_ref().map(Written::text))
-        .with("lanes", Written::bare(publish.lanes))
+        .with("lanes", Written::bare(&publish.lanes))
         .with_some("metrics", publish.metrics.as_ref().map(Written::text))
         .with_some("tunnels", filled(tunnels))
 }
@@ -210,7 +210,7 @@ fn tunnel(tunnel: &PublishedTunnel) -> Written {
         .with_some("headers", filled(edits(&tunnel.headers)))
         .with_some("response_headers", filled(edits(&tunnel.response_headers)))
         .with_some("proxy_protocol", tunnel.proxy_protocol.then(|| Written::text("v2")))
-        .with_some("verify", (tunnel.scheme == TargetKind::Https).then(|| Written::bare(tunnel.verify)))
+        .with_some("verify", (tunnel.scheme == TargetKind::Https).then(|| Written::bare(&tunnel.verify)))
         .with_some("health", tunnel.health.as_ref().map(check))
         .with("connect_timeout", duration(tunnel.connect_timeout))
         .with_some("request_timeout", tunnel.request_timeout.map(duration))
@@ -229,7 +229,7 @@ fn edits(edits: &HeaderEdits) -> Written {
     let add = edits.add.iter().fold(Written::map(), |map, (name, value)| {
         let secret = SECRET_HEADERS.iter().any(|part| name.as_str().contains(part));
         let value = if secret { REDACTED.into() } else { String::from_utf8_lossy(value.as_bytes()) };
-        map.with(name.as_str(), Written::text(value))
+        map.with(name.as_str(), Written::text(&value))
     });
     Written::map().with_some("add", filled(add)).with_some("remove", filled(Written::texts(&edits.remove)))
 }
@@ -255,7 +255,7 @@ fn jump_map(jump: &JumpTarget, settings: &JumpSettings) -> Written {
         .with_some("namespace", jump.namespace.as_ref().map(Written::text))
         .with("via", via)
         .with("host", Written::text(&jump.host))
-        .with("port", Written::bare(jump.port))
+        .with("port", Written::bare(&jump.port))
 }
 
 fn create(create: &CreateSettings) -> Written {
@@ -263,7 +263,7 @@ fn create(create: &CreateSettings) -> Written {
         .with("image", Written::text(&create.image))
         .with_some("command", filled(Written::texts(&create.command)))
         .with("timeout", duration(create.timeout))
-        .with_some("keep", create.keep.then(|| Written::bare(true)))
+        .with_some("keep", create.keep.then(|| Written::bare(&true)))
 }
 
 fn filled(value: Written) -> Option<Written> {

@@ -304,3 +304,69 @@ fn uncommented(line: &str) -> String {
         false => format!("{}\n", line.replace(": {}", ":")),
     }
 }
+
+/// Whether a value is one that the schema permits, for the words the schema uses; patterns are not looked at.
+fn permits(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
+    if let Some(name) = schema["$ref"].as_str() {
+        return permits(root, &root["$defs"][name.rsplit('/').next().unwrap()], value);
+    }
+    if let Some(all) = schema["anyOf"].as_array() {
+        let tried: Vec<_> = all.iter().map(|one| permits(root, one, value)).collect();
+        return match tried.iter().any(Result::is_ok) {
+            true => Ok(()),
+            false => Err(format!("{value} fits none of {} forms: {tried:?}", tried.len())),
+        };
+    }
+    if schema["enum"].as_array().is_some_and(|all| !all.contains(value)) {
+        return Err(format!("{value} is none of {}", schema["enum"]));
+    }
+    let kinds: Vec<&str> = match &schema["type"] {
+        Value::String(kind) => vec![kind],
+        Value::Array(kinds) => kinds.iter().filter_map(Value::as_str).collect(),
+        _ => return Ok(()),
+    };
+    let fits = |kind: &&str| match *kind {
+        "object" => value.is_object(),
+        "array" => value.is_array(),
+        "string" => value.is_string(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_u64(),
+        "number" => value.is_number(),
+        other => panic!("{other}"),
+    };
+    if !kinds.iter().any(fits) {
+        return Err(format!("{value} is no {kinds:?}"));
+    }
+    for item in value.as_array().into_iter().flatten() {
+        permits(root, &schema["items"], item)?;
+    }
+    for (key, value) in value.as_object().into_iter().flatten() {
+        let of_key = schema["properties"].get(key).unwrap_or(&schema["additionalProperties"]);
+        if *of_key == Value::Bool(false) {
+            return Err(format!("{key} is no key"));
+        }
+        permits(root, of_key, value).map_err(|error| format!("{key}: {error}"))?;
+    }
+    let required = schema["required"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    required.filter(|key| value.get(key).is_none()).try_for_each(|key| Err(format!("{key} is missing")))
+}
+
+#[test]
+fn the_schema_permits_the_example_on_the_page_and_refuses_a_wrong_key() {
+    let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
+    let file = agent(examples(parts()[2])[0]).unwrap_or_else(|problems| panic!("{problems}"));
+    let mut json = file.effective_json();
+    assert_eq!(permits(&schema, &schema, &json), Ok(()));
+    json["gateway"]["routs"] = Value::Null;
+    assert_eq!(permits(&schema, &schema, &json), Err("gateway: routs is no key".to_owned()));
+}
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn the_schema_permits_what_the_parsers_take(file in super::diff::tests::files()) {
+        let schema: Value = serde_json::from_str(SCHEMA).expect("JSON");
+        proptest::prop_assert_eq!(permits(&schema, &schema, &file.effective_json()), Ok(()));
+    }
+}

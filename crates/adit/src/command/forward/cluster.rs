@@ -55,11 +55,8 @@ fn config(global: &Global) -> Result<KubernetesConfig, Failure> {
 }
 
 fn settings(arguments: &ForwardArguments, config: &KubernetesConfig) -> KubeSettings {
-    let of_file = || {
-        let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
-        (!paths.is_empty()).then(|| paths.join(":"))
-    };
-    KubeSettings { kubeconfig: arguments.kubeconfig.clone().or_else(of_file), exec_path: config.exec_path.clone() }
+    let of_file = files::kube_settings(config);
+    KubeSettings { kubeconfig: arguments.kubeconfig.clone().or(of_file.kubeconfig), ..of_file }
 }
 
 /// The contexts that are touched only after a question.

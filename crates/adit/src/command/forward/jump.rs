@@ -3,15 +3,13 @@
 use std::collections::BTreeMap;
 
 use ::forward::{CreatePod, JumpOptions};
+use adit_core::config::destination::parse_image;
 use adit_core::config::unit::parse_duration;
 use adit_core::diagnose::Fault;
 use adit_core::target::Target;
 use clap::Args;
 
 use crate::report::Failure;
-
-/// An image's name at the most; registries refuse longer ones.
-const IMAGE_MAX: usize = 256;
 
 /// Options of `jump://` targets.
 #[derive(Debug, Args)]
@@ -52,21 +50,17 @@ impl JumpArguments {
     }
 
     fn create(&self, image: &str) -> Result<CreatePod, Failure> {
-        let legal = |b: u8| b.is_ascii_alphanumeric() || b"._-/:@".contains(&b);
-        if image.is_empty() || image.len() > IMAGE_MAX || image.starts_with('-') || !image.bytes().all(legal) {
-            return Err(Failure::new(
-                Fault::Usage,
-                format!("--create {image}: not the name of an image"),
-                "write it as alpine/socat:1.8.0.0 or registry.example.com/tools@sha256:…",
-            ));
-        }
+        let image = parse_image(image).map_err(|problem| {
+            let message = format!("--create {image}: not the name of an image");
+            Failure::new(Fault::Usage, message, problem.hint.unwrap_or_default())
+        })?;
         let timeout = parse_duration(&self.create_timeout).map_err(|_| {
             let message = format!("--create-timeout {}: not a time", self.create_timeout);
             Failure::new(Fault::Usage, message, "write it as 30s or 2m")
         })?;
         let command =
             self.create_command.iter().flat_map(|words| words.split_whitespace()).map(str::to_owned).collect();
-        Ok(CreatePod { image: image.to_owned(), command, timeout, labels: BTreeMap::new(), keep: self.keep })
+        Ok(CreatePod { image, command, timeout, labels: BTreeMap::new(), keep: self.keep })
     }
 }
 

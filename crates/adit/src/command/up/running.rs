@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::forward::{Clusters, KubeSettings};
 use adit_core::config::diff::{ListDiff, SectionDiff};
-use adit_core::config::{AgentFile, KubernetesConfig};
+use adit_core::config::AgentFile;
 use gateway::entrances::Entrances;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -66,7 +66,7 @@ impl Running {
         let clusters = if file.kubernetes == self.file.kubernetes && seen == self.kubeconfigs {
             Arc::clone(&self.clusters)
         } else {
-            Clusters::new(kube_settings(&file.kubernetes))
+            Clusters::new(files::kube_settings(&file.kubernetes))
         };
         let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
         let agent = match publish::prepare(file, &self.file, self.entrances.targets()) {
@@ -149,12 +149,6 @@ impl Change {
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
-}
-
-/// Where clusters and credential plugins are found.
-pub(in crate::command) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
-    let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
-    KubeSettings { kubeconfig: (!paths.is_empty()).then(|| paths.join(":")), exec_path: config.exec_path.clone() }
 }
 
 fn seen(read: &Read) -> KubeSeen {

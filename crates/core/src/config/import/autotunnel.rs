@@ -103,7 +103,7 @@ struct Http {
 fn http(section: &Section<'_>, work: &mut Work) -> Http {
     let hint = "write the port for HTTP and TLS, such as 127.0.0.1:8989";
     let listen = section.require("listen", hint, |text| listen_address(text, IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
-    let idle_timeout = section.require("idle_timeout", "write it as 60m", |text| positive(text));
+    let idle_timeout = section.require("idle_timeout", "write it as 60m", positive);
     let k8s = section.section("k8s");
     let kubeconfig = k8s.get("kubeconfig", plain).filter(|text| !text.is_empty());
     let dynamic = k8s.get("dynamic_host", |text| match text {
@@ -111,9 +111,10 @@ fn http(section: &Section<'_>, work: &mut Work) -> Http {
         text => Hostname::parse(text).map(Some),
     });
     let mut gateway = Written::map();
-    gateway = gateway.with_some_comments("listen", listen.map(Written::text), comments_of(section, "listen", work));
+    gateway =
+        gateway.with_some_comments("listen", listen.as_ref().map(Written::text), comments_of(section, "listen", work));
     let dynamic_host = match dynamic.flatten() {
-        Some(host) => Written::text(host),
+        Some(host) => Written::text(&host),
         // Ours is on unless it is switched off.
         None => Written::text("off"),
     };
@@ -142,12 +143,12 @@ fn routes(section: &Section<'_>, work: &mut Work) -> Written {
         let target = kube_target(&entry);
         entry.finish();
         let Some(target) = target else { continue };
-        let mut route = Written::map().with("to", Written::text(target));
+        let mut route = Written::map().with("to", Written::text(&target));
         if https {
             unverified.push(host);
             route = route
                 .with("scheme", Written::text("https"))
-                .with("tls", Written::map().with("verify", Written::bare(false)));
+                .with("tls", Written::map().with("verify", Written::bare(&false)));
         }
         routes = routes.with_comments(host, route, comments);
     }
@@ -195,7 +196,7 @@ fn tcp(section: &Section<'_>, http: &Http, work: &mut Work) -> Tcp {
         entry.finish();
         if let (Some(local), Some(target)) = (local, target) {
             let wanted = name_of(&target.selection);
-            forwards.push((wanted, local, place, Written::text(target)));
+            forwards.push((wanted, local, place, Written::text(&target)));
         }
     }
     let jumps = k8s.section("jump");
@@ -217,7 +218,7 @@ fn tcp(section: &Section<'_>, http: &Http, work: &mut Work) -> Tcp {
     let mut written = Written::map();
     for (index, (wanted, port, place, to)) in forwards.into_iter().enumerate() {
         let name = work.names.choose(&wanted, port);
-        let forward = Written::map().with("to", to).with("listen", Written::bare(port));
+        let forward = Written::map().with("to", to).with("listen", Written::bare(&port));
         let place = if index == 0 { [std::mem::take(&mut comments), place].concat() } else { place };
         written = written.with_comments(name, forward, place);
     }
@@ -409,5 +410,7 @@ fn go_duration(text: &str) -> Result<Duration, Complaint> {
     if text.is_empty() || !(0.0..=DURATION_MAX_SECONDS).contains(&seconds) {
         return Err(fault());
     }
-    Ok(Duration::from_millis((seconds * 1000.0).round() as u64))
+    // Ours are whole milliseconds.
+    let wait = Duration::try_from_secs_f64(seconds).map_err(|_| fault())?;
+    u64::try_from(wait.as_millis()).map(Duration::from_millis).map_err(|_| fault())
 }

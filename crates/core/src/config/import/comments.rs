@@ -57,11 +57,8 @@ fn start(line: &str) -> Option<usize> {
     let mut before = ' ';
     for (at, character) in line.char_indices() {
         match quote {
-            Some(open) => {
-                if character == open && before != '\\' {
-                    quote = None;
-                }
-            }
+            Some(open) if character == open && before != '\\' => quote = None,
+            Some(_) => {}
             None if character == '#' && before.is_whitespace() => return Some(at),
             // A quote within a word is a letter.
             None if matches!(character, '"' | '\'') && !before.is_alphanumeric() => quote = Some(character),

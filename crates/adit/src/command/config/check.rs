@@ -1,0 +1,165 @@
+//! `adit config check`: the file itself, then what it names.
+
+use std::path::{Path, PathBuf};
+
+use ::forward::Kubeconfigs;
+use adit_core::config::gateway::PasswordSource;
+use adit_core::config::publish::TrustConfig;
+use adit_core::config::server::ServerConfig;
+use adit_core::config::{AgentFile, Places, Problem, Problems};
+use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::target::Target;
+use runtime::tls::{Identity, ServerTrust};
+use serde_json::json;
+use tunnel::agent::TokenSource;
+
+use crate::command::{Global, files};
+use crate::report::{Failure, Output, chain};
+use crate::terminal;
+
+/// Sections that only an agent's file has.
+const AGENT_SECTIONS: [&str; 5] = ["kubernetes:", "defaults:", "forwards:", "gateway:", "publish:"];
+
+pub(super) fn run(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+    let given = file.or(global.config.as_deref());
+    let paths: Vec<PathBuf> = match given {
+        Some(path) => vec![path.to_owned()],
+        None => ["server.yaml", "adit.yaml"].into_iter().filter_map(files::find).collect(),
+    };
+    if paths.is_empty() {
+        return Err(Failure::new(
+            Fault::Config,
+            "there is no server.yaml or adit.yaml here",
+            "name the file: adit config check FILE",
+        ));
+    }
+    for path in paths {
+        check(&path)?;
+        match global.output {
+            Output::Text => terminal::say(&format!("{}: fine", path.display())),
+            Output::Json => terminal::data(&format!("{}\n", json!({ "file": path, "ok": true }))),
+        }
+    }
+    Ok(())
+}
+
+/// Whether a file is an agent's; anything else is held to be a server's.
+pub(super) fn is_agents(path: &Path, text: &str) -> bool {
+    let has_section = |line: &str| AGENT_SECTIONS.iter().any(|section| line.starts_with(section));
+    text.lines().any(has_section) || path.file_name().is_some_and(|file| file == "adit.yaml")
+}
+
+fn check(path: &Path) -> Result<(), Failure> {
+    let text = files::read(path)?;
+    let name = path.display().to_string();
+    let mut named = Named { places: Places::read(&name, &text), problems: Vec::new() };
+    if is_agents(path, &text) {
+        named.of_agent(&AgentFile::parse(&name, &text, &files::environment)?);
+    } else {
+        named.of_server(&ServerConfig::parse(&name, &text, &files::environment)?);
+    }
+    match named.problems.is_empty() {
+        true => Ok(()),
+        false => Err(Problems::in_order(named.problems).into()),
+    }
+}
+
+/// What a file names, and what is wrong with it.
+struct Named {
+    places: Places,
+    problems: Vec<Problem>,
+}
+
+impl Named {
+    fn of_server(&mut self, config: &ServerConfig) {
+        for (section, files) in [("public", &config.public.tls), ("agents", &config.agents.tls)] {
+            if let Some(files) = files
+                && let Err(error) = Identity::load(&files.cert, &files.key)
+            {
+                self.fault(&[section, "tls"], &error);
+            }
+        }
+    }
+
+    fn of_agent(&mut self, config: &AgentFile) {
+        self.contexts(config);
+        for route in config.gateway.iter().flat_map(|gateway| &gateway.routes) {
+            let keys = ["gateway", "routes", route.key.as_str()];
+            if let Some(path) = &route.tls.ca {
+                self.authorities(&[&keys[..], &["tls", "ca"]].concat(), path);
+            }
+            if let Some(auth) = &route.basic_auth
+                && let PasswordSource::File(path) = &auth.password
+            {
+                self.password(&[&keys[..], &["basic_auth", "password_file"]].concat(), path);
+            }
+        }
+        let Some(publish) = &config.publish else { return };
+        if let TrustConfig::CaFile(path) = &publish.trust {
+            self.authorities(&["publish", "ca_file"], path);
+        }
+        if let Some(path) = &publish.token_file
+            && let Err(error) = TokenSource::File(path.clone()).read()
+        {
+            self.fault(&["publish", "token_file"], &error);
+        }
+    }
+
+    /// Contexts are looked for only when the file leads to a cluster.
+    fn contexts(&mut self, config: &AgentFile) {
+        let of_target = |target: &Target| match target {
+            Target::Kubernetes(target) => Some(target.context.clone()),
+            Target::Jump(target) => Some(target.context.clone()),
+            Target::Local(_) | Target::Forward(_) => None,
+        };
+        let targets = config.targets();
+        let targets = targets.into_iter().filter_map(|(keys, target)| Some((keys, of_target(target)?)));
+        let aliases = config.gateway.iter().flat_map(|gateway| &gateway.aliases);
+        let aliases =
+            aliases.map(|(label, context)| (vec!["gateway", "aliases", label.as_str()], Some(context.clone())));
+        let wanted: Vec<(Vec<&str>, Option<String>)> = targets.chain(aliases).collect();
+        if wanted.is_empty() {
+            return;
+        }
+        let kubeconfigs = match Kubeconfigs::load(&files::kube_settings(&config.kubernetes)) {
+            Ok(kubeconfigs) => kubeconfigs,
+            Err(error) => {
+                // Where the files are named, or else where they are needed first.
+                let of_file = ["kubernetes", "kubeconfig"];
+                let keys = if config.kubernetes.kubeconfig.is_empty() { wanted[0].0.as_slice() } else { &of_file };
+                return self.fault(keys, &error);
+            }
+        };
+        for (keys, context) in wanted {
+            if let Err(error) = kubeconfigs.context_name(context.as_deref()) {
+                self.fault(&keys, &error);
+            }
+        }
+    }
+
+    fn authorities(&mut self, keys: &[&str], path: &Path) {
+        if let Err(error) = ServerTrust::CaFile(path.to_owned()).client_config(&[]) {
+            self.fault(keys, &error);
+        }
+    }
+
+    fn password(&mut self, keys: &[&str], path: &Path) {
+        let hint = |text: &str| Some(text.to_owned());
+        match std::fs::read_to_string(path) {
+            Ok(text) if text.trim().is_empty() => {
+                let message = format!("{} is empty", path.display());
+                self.problems.push(self.places.problem(keys, message, hint("put the password into its first line")));
+            }
+            Ok(_) => {}
+            Err(error) => {
+                let message = format!("cannot read {}: {error}", path.display());
+                let hint = hint("check the path, and that this user may read the file");
+                self.problems.push(self.places.problem(keys, message, hint));
+            }
+        }
+    }
+
+    fn fault<E: Diagnose>(&mut self, keys: &[&str], error: &E) {
+        self.problems.push(self.places.problem(keys, chain(error), error.hint()));
+    }
+}
