@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -30,6 +30,7 @@ where
     B::Error: Into<BoxError>,
 {
     idle: Mutex<Vec<UpstreamConnection<B>>>,
+    keep: Duration,
 }
 
 impl<B> Default for Pool<B>
@@ -38,7 +39,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn default() -> Self {
-        Self { idle: Mutex::default() }
+        Self { idle: Mutex::default(), keep: IDLE }
     }
 }
 
@@ -47,11 +48,17 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    /// A pool that keeps connections for so long, at most [`IDLE`].
+    #[must_use]
+    pub fn keeping(keep: Duration) -> Self {
+        Self { keep: keep.min(IDLE), ..Self::default() }
+    }
+
     /// The connection used last, if it is still open.
     pub fn take(&self, now: Instant) -> Option<UpstreamConnection<B>> {
         loop {
             let mut connection = self.lock().pop()?;
-            if connection.is_fresh(now) && connection.is_usable() {
+            if connection.is_fresh(now, self.keep) && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -72,7 +79,7 @@ where
     /// Drops connections that have waited too long or were closed by the service.
     pub fn sweep(&self, now: Instant) {
         let mut idle = std::mem::take(&mut *self.lock());
-        idle.retain_mut(|connection| connection.is_fresh(now) && connection.is_usable());
+        idle.retain_mut(|connection| connection.is_fresh(now, self.keep) && connection.is_usable());
         if idle.is_empty() {
             return;
         }
@@ -172,8 +179,8 @@ where
         Ok(Some((parts.io.into_inner(), parts.read_buf)))
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.parked) < IDLE
+    fn is_fresh(&self, now: Instant, keep: Duration) -> bool {
+        now.saturating_duration_since(self.parked) < keep
     }
 
     /// Whether another request can be sent. Looks at the socket without waiting.
