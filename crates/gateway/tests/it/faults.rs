@@ -231,3 +231,53 @@ async fn a_connection_that_waits_too_long_is_let_go_so_that_its_target_can_sleep
     }
     assert_eq!(origin.connections(), 2);
 }
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_still_gets_the_answer_that_came_early() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for (host, target, status) in [("nobody.localhost", "/", 404), ("app.localhost", "/reject", 413)] {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("POST", host, target, &[], Some(8 << 20))).await.unwrap();
+        client.send(&vec![b'x'; 8 << 20]).await.unwrap();
+        assert_eq!(client.response(false).await.unwrap().status, status, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_asked_for_is_no_answer() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.write_all(b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
+    let answer = client.response(false).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("bad_answer")));
+}
+
+#[tokio::test]
+async fn an_answer_with_two_lengths_is_no_answer() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokk").await.unwrap();
+    assert_eq!(client.response(false).await.unwrap().status, 502);
+}
+
+#[tokio::test]
+async fn a_service_that_ends_its_direction_instead_of_answering_has_not_answered() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.shutdown().await.unwrap();
+    let answer = client.response(false).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("no_answer")));
+}

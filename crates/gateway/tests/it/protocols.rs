@@ -70,6 +70,11 @@ async fn a_client_by_http2_reaches_a_service_that_speaks_http1() {
     let request = Request::get("http://nobody.localhost/").body(Full::default()).unwrap();
     let answer = sender.send_request(request).await.unwrap();
     assert_eq!((answer.status().as_u16(), &answer.headers()["x-adit-error"]), (404, &"unknown_host".parse().unwrap()));
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&text).contains("near: app.localhost"));
+    let mut request = Request::new(Full::default());
+    (*request.method_mut(), *request.uri_mut()) = (http::Method::CONNECT, "app.localhost:80".parse().unwrap());
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 501);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -113,4 +118,15 @@ async fn a_client_by_http1_reaches_a_service_that_speaks_http2_only() {
     .await;
     let answer = testkit::raw::request(gate.addr, "POST", "app.localhost", "/x", &[], b"hello").await.unwrap();
     assert_eq!((answer.status, answer.text().as_str(), answer.header("x-path")), (200, "hello", Some("/x")));
+}
+
+#[tokio::test]
+async fn trailers_pass_by_http2_both_ways() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut sender = client(&gate).await;
+    let request = Request::get("http://app.localhost/trailers").header("te", "trailers").body(Full::default()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let collected = answer.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["x-checksum"], "13");
 }

@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 
+use super::listening::Listening;
 use super::{BoxError, IDLE, IDLE_MAX};
 use crate::Io;
 
@@ -130,7 +131,8 @@ where
     /// # Errors
     /// What hyper says of the connection.
     pub async fn begin(io: Io) -> hyper::Result<Self> {
-        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(io)).await?;
+        let (sender, connection) =
+            Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(Listening::new(io))).await?;
         let driver = Driver { connection: Some(Box::new(connection)), over: false, keep: false };
         Ok(Self { sender, driver, parked: Instant::now() })
     }
@@ -176,7 +178,7 @@ where
             std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
         }
         let parts = connection.into_parts();
-        Ok(Some((parts.io.into_inner(), parts.read_buf)))
+        Ok(Some((parts.io.into_inner().into_inner(), parts.read_buf)))
     }
 
     fn is_fresh(&self, now: Instant, keep: Duration) -> bool {
@@ -195,7 +197,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    connection: Option<Box<Connection<TokioIo<Io>, B>>>,
+    connection: Option<Box<Connection<TokioIo<Listening>, B>>>,
     over: bool,
     /// The connection is of use after hyper is done with it: it was upgraded.
     keep: bool,
