@@ -246,7 +246,7 @@ fn is_at_loopback_address(request: &Request<Incoming>) -> bool {
 
 fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::NotSupported { what: "this method on its own pages" });
+        return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
     match request.uri().path() {

@@ -83,6 +83,8 @@ async fn the_index_is_told_to_programs_as_json() {
     let text = get(&gate, "localhost:8989", "/", "*/*").await.text();
     assert!(text.contains("http://app.localhost:8989/  ->  k8s://dev/shop/service/<web>:80  (ready)"), "{text}");
     assert_eq!(get(&gate, "localhost", "/else", "*/*").await.status, 404);
+    let posted = raw::request(gate.addr, "POST", "localhost", "/", &[], b"x=1").await.unwrap();
+    assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
     let head = raw::request(gate.addr, "HEAD", "localhost", "/", &[], b"").await.unwrap();
     assert_eq!((head.status, head.body.len()), (200, 0));
 }

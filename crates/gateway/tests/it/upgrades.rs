@@ -1,5 +1,6 @@
 //! WebSockets and other protocols behind an upgrade.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use testkit::origin::HttpOrigin;
@@ -26,6 +27,11 @@ async fn a_websocket_passes_and_silence_does_not_end_it() {
         assert_eq!(socket.receive().await.unwrap(), Some(Message::Text(text.into())));
         tokio::time::sleep(Duration::from_millis(150)).await;
     }
+    let counters = &gate.site.counters;
+    // Two frames of a head, for the client's with a mask, and three letters each.
+    assert_eq!(counters.received.load(Ordering::Relaxed), 2 * (2 + 4 + 3));
+    assert_eq!(counters.sent.load(Ordering::Relaxed), 2 * (2 + 3));
+    assert_eq!(gate.app().counters().active.load(Ordering::Relaxed), 1);
     socket.close().await.unwrap();
     until("the end", || origin.open() == 0).await;
 }
