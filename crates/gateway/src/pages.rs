@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 use http::Response;
-use http::header::{HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use runtime::page::{self, Explanation, Form, escape};
 use serde_json::{Map, Value, json};
 
@@ -78,6 +78,9 @@ pub(crate) fn error(problem: &Problem, listing: Option<&Listing>, around: Around
             if let Ok(value) = HeaderValue::try_from(challenge) {
                 response.headers_mut().insert(WWW_AUTHENTICATE, value);
             }
+        }
+        Problem::BadRequest { status: 405, .. } => {
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         Problem::Draining => {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));

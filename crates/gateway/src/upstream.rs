@@ -23,6 +23,9 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A target's own deadline comes first; this only keeps those who wait for another's attempt from waiting for ever.
 const SHARED_START: Duration = Duration::from_secs(120);
 
+/// Looking at the pool more often than this is no use.
+const SWEEP_LEAST: Duration = Duration::from_millis(50);
+
 /// What an upstream is made of.
 pub struct UpstreamOptions {
     /// The route's name, for messages.
@@ -43,6 +46,8 @@ pub struct UpstreamOptions {
     pub basic_auth: Option<BasicAuth>,
     /// How long the head of an answer may take, once the request is under way.
     pub timeout: Option<Duration>,
+    /// How long a connection that nobody uses is kept, at most 30 s. It keeps a target that starts on demand awake.
+    pub keep: Duration,
     /// Where the upstream's own tasks live: they end at its cancel.
     pub scope: Scope,
 }
@@ -154,6 +159,7 @@ pub struct Upstream {
     /// The SHA-256 of what a request must bring.
     credentials: Option<[u8; 32]>,
     pool: Pool<RequestBody>,
+    keep: Duration,
     sweeping: AtomicBool,
     scope: Scope,
     counters: UpstreamCounters,
@@ -217,7 +223,8 @@ impl Upstream {
             connect,
             connect_h2,
             credentials,
-            pool: Pool::default(),
+            pool: Pool::keeping(options.keep),
+            keep: options.keep.min(IDLE),
             sweeping: AtomicBool::new(false),
             scope: options.scope,
             counters: UpstreamCounters::default(),
@@ -287,10 +294,11 @@ impl Upstream {
     /// empty.
     fn start_sweeping(self: &Arc<Self>) {
         let (upstream, scope) = (Arc::downgrade(self), self.scope.clone());
+        let pause = (self.keep / 2).max(SWEEP_LEAST);
         self.scope.spawn("upstream sweep", async move {
             loop {
                 tokio::select! {
-                    () = tokio::time::sleep(IDLE / 2) => {}
+                    () = tokio::time::sleep(pause) => {}
                     () = scope.drained() => {}
                 }
                 let Some(upstream) = upstream.upgrade() else { return };

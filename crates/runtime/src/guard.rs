@@ -20,6 +20,8 @@ use tokio::time::Sleep;
 
 /// What hyper is given in place of a bad head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r\n\r\n";
+/// How long a visitor may take to notice that it need not send the rest.
+const LINGER: Duration = Duration::from_secs(2);
 /// Read from the socket at once.
 const CHUNK: usize = 16 * 1024;
 
@@ -128,6 +130,9 @@ pub struct Guarded<S> {
     /// Since when the visitor takes nothing of what it is sent.
     unread: Option<Instant>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Nothing more is sent.
+    shut: bool,
+    linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Guarded<S> {
@@ -148,6 +153,8 @@ impl<S> Guarded<S> {
             used: Instant::now(),
             unread: None,
             write_timer: None,
+            shut: false,
+            linger_timer: None,
         }
     }
 
@@ -252,6 +259,29 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
         self.guard.is_h2()
     }
 
+    /// A visitor who is still sending when all is said gets a moment to notice: closing a socket with unread bytes is a
+    /// reset, and a reset takes the answer out of the visitor's hands.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.closed && (self.refused || self.guard.mid_body()) {
+            let read = BUFFER.with_borrow_mut(|buffer| {
+                buffer.resize(CHUNK, 0);
+                let mut chunk = ReadBuf::new(buffer);
+                ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
+                Poll::Ready(Ok::<_, io::Error>(chunk.filled().len()))
+            });
+            match read {
+                Poll::Ready(Ok(0) | Err(_)) => self.closed = true,
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => {
+                    let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+                    ready!(timer.as_mut().poll(cx));
+                    self.closed = true;
+                }
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads until checked bytes are there, or the visitor has ended its direction.
     fn poll_checked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.ready.is_empty() && !self.closed {
@@ -292,7 +322,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.hold_to_reading(cx, result)
@@ -317,6 +347,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        if !self.shut {
+            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        self.poll_linger(cx)
     }
 }

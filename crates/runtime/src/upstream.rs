@@ -5,6 +5,7 @@ use std::time::Duration;
 
 pub mod h1;
 pub mod h2;
+mod listening;
 
 pub use h1::{Pool, UpstreamConnection};
 pub use h2::{Dial, H2Fault, SharedConnection};

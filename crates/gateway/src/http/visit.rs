@@ -7,7 +7,8 @@ use std::sync::atomic::Ordering;
 use adit_core::authority::{HostFault, HostPort, request_host};
 use adit_core::head::upgrade_protocol;
 use bytes::Bytes;
-use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue};
+use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -44,6 +45,7 @@ pub(crate) async fn visit(
 struct Asked {
     accept: Option<HeaderValue>,
     host: Option<HeaderValue>,
+    authority: Option<Authority>,
     head: bool,
     upgrade: bool,
 }
@@ -53,8 +55,17 @@ impl Asked {
         Self {
             accept: request.headers().get(ACCEPT).cloned(),
             host: request.headers().get(HOST).cloned(),
+            authority: request.uri().authority().cloned(),
             head: request.method() == Method::HEAD,
             upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
+        }
+    }
+
+    /// What the client wrote, checked or not.
+    fn host(&self) -> Option<&str> {
+        match &self.host {
+            Some(host) => host.to_str().ok(),
+            None => self.authority.as_ref().map(Authority::as_str),
         }
     }
 
@@ -65,7 +76,7 @@ impl Asked {
             Scheme::Http => 80,
             Scheme::Https => 443,
         };
-        let host = self.host.as_ref().and_then(|host| host.to_str().ok());
+        let host = self.host();
         // Seen from the client, which may be behind a proxy of its own.
         let port = host.map_or(connection.arrival.local.port(), |host| written_port(host).unwrap_or(usual));
         Around { form: runtime::page::Form::preferred(&headers), port }
@@ -73,7 +84,7 @@ impl Asked {
 
     /// Whether the index may be shown below an error: to a page whose name no stranger can make point here (S14).
     fn may_see(&self, connection: &Connection) -> bool {
-        let Some(host) = self.host.as_ref().and_then(|host| host.to_str().ok()) else { return false };
+        let Some(host) = self.host() else { return false };
         let host = without_port(host).to_ascii_lowercase();
         let host = host.strip_suffix('.').unwrap_or(&host);
         is_loopback(host) || is_local_name(host) || connection.site.lookup.is_ours(host)
@@ -114,7 +125,11 @@ async fn carry(
     } else {
         carry_plain(connection, &upstream, request, &written, body, flight).await
     };
-    outcome.inspect_err(|problem| upstream.note_error(problem.message()))
+    outcome.inspect_err(|problem| {
+        if problem.status().is_server_error() {
+            upstream.note_error(problem.message());
+        }
+    })
 }
 
 async fn carry_plain(
@@ -164,6 +179,9 @@ async fn carry_upgrade(
     let (mut head, body) = response.into_parts();
     request::check_answer(upstream, &mut head.headers, head.status)?;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
+        if !head.headers.contains_key(UPGRADE) {
+            return Err(Problem::BadAnswer { target: upstream.target() });
+        }
         return switch(connection, upstream_connection, head.headers, on_upgrade, flight).await;
     }
     // The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
@@ -207,7 +225,7 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
 fn host_of(request: &Request<Incoming>) -> Result<HostPort, HostFault> {
     let mut all = request.headers().get_all(HOST).iter().map(HeaderValue::as_bytes);
     let (first, second) = (all.next(), all.next());
-    let authority = request.uri().authority().map(http::uri::Authority::as_str);
+    let authority = request.uri().authority().map(Authority::as_str);
     let h2 = request.version() == Version::HTTP_2;
     match (first, second) {
         (Some(first), Some(second)) => request_host(&[first, second], authority, h2),
@@ -231,7 +249,7 @@ fn is_at_loopback_address(request: &Request<Incoming>) -> bool {
 
 fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::NotSupported { what: "this method on its own pages" });
+        return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
     match request.uri().path() {

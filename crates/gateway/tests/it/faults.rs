@@ -1,1 +1,283 @@
-//! faults
+//! Services and clients that behave badly, and what the other side is told.
+
+use std::time::Duration;
+
+use testkit::origin::HttpOrigin;
+use testkit::raw::{self, Client};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::{Gate, PATIENCE, options, until};
+
+async fn status(gate: &Gate, target: &str) -> (u16, String) {
+    let answer = raw::get(gate.addr, "app.localhost", target).await.unwrap();
+    (answer.status, answer.header("x-adit-error").unwrap_or_default().to_owned())
+}
+
+#[tokio::test]
+async fn an_answer_that_is_none_is_told_apart_from_no_answer() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    assert_eq!(status(&gate, "/garbage").await, (502, "bad_answer".into()));
+    assert_eq!(status(&gate, "/reset").await, (502, "no_answer".into()));
+    assert_eq!(status(&gate, "/").await.0, 200, "what came before does no harm");
+    let (_, why) = gate.app().counters().last_error().unwrap();
+    assert!(why.contains("closed the connection before it answered"), "{why}");
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_told_with_what_to_do() {
+    let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    let gate = Gate::to(gone).await;
+    let answer = raw::get(gate.addr, "app.localhost", "/").await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("unreachable")));
+    let text = answer.text();
+    assert!(
+        text.contains(&format!("{gone} refused the connection")) && text.contains("hint: Start the service"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_route_with_a_timeout_waits_no_longer_for_a_head_and_as_long_as_it_takes_for_a_body() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.timeout = Some(Duration::from_millis(200));
+        options
+    })
+    .await;
+    assert_eq!(status(&gate, "/silent").await, (504, "timeout".into()));
+    until("the cancel", || origin.cancelled() == 1).await;
+    let answer = raw::get(gate.addr, "app.localhost", "/drip?pieces=4&ms=100").await.unwrap();
+    assert_eq!(answer.body.len(), 400);
+}
+
+#[tokio::test]
+async fn an_answer_cut_short_does_not_pass_for_a_whole_one() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for target in ["/close-mid-body", "/reset-mid-body"] {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("GET", "app.localhost", target, &[], None)).await.unwrap();
+        assert_eq!(client.response_head(false).await.unwrap().status, 200);
+        let mut got = 0;
+        let end = loop {
+            match client.piece().await {
+                Ok(Some(piece)) => got += piece.len(),
+                end => break end,
+            }
+        };
+        assert!(end.is_err(), "{target}");
+        assert_eq!(got, 1000, "{target}");
+    }
+    assert_eq!(gate.errors("truncated"), 2);
+}
+
+#[tokio::test]
+async fn a_chunked_answer_cut_short_does_not_pass_for_a_whole_one() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    service.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+    client.response_head(false).await.unwrap();
+    assert_eq!(client.piece().await.unwrap().unwrap(), "hello");
+    drop(service);
+    assert!(client.piece().await.is_err());
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_request_before_and_during_the_answer() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for (round, target) in (1..).zip(["/silent", "/drip?pieces=100000&ms=5"]) {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("GET", "app.localhost", target, &[], None)).await.unwrap();
+        until("the request", || origin.requests() == round).await;
+        drop(client);
+        until("the cancel", || origin.cancelled() == round && origin.open() == 0).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_upload() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("POST", "app.localhost", "/sink", &[], Some(1000))).await.unwrap();
+    client.send(b"a part").await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"a part") {
+        got.push(tokio::time::timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap());
+    }
+    drop(client);
+    let end = tokio::time::timeout(PATIENCE, service.read_to_end(&mut got)).await.unwrap();
+    assert!(end.is_err() || got.ends_with(b"a part"), "the service sees an end, not a whole body");
+}
+
+#[tokio::test]
+async fn an_answer_before_the_end_of_the_body_reaches_the_client() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("POST", "app.localhost", "/reject", &[], Some(50_000_000))).await.unwrap();
+    client.send(b"not all of it").await.unwrap();
+    assert_eq!(client.response(false).await.unwrap().status, 413);
+}
+
+#[tokio::test]
+async fn a_service_that_ends_its_direction_after_the_answer_is_not_used_again() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    for _ in 0..3 {
+        client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+        let (mut service, _) = listener.accept().await.unwrap();
+        read_head(&mut service).await;
+        service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        service.shutdown().await.unwrap();
+        assert_eq!(client.response(false).await.unwrap().text(), "ok");
+    }
+}
+
+#[tokio::test]
+async fn a_kept_connection_that_dies_as_it_is_used_costs_the_client_nothing_when_that_is_safe() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    // Both take the second request and leave instead of answering; the repetition finds a third connection.
+    for (method, answered) in [("GET", true), ("POST", false)] {
+        client.send(&raw::head(method, "app.localhost", "/", &[], None)).await.unwrap();
+        let (mut service, _) = listener.accept().await.unwrap();
+        read_head(&mut service).await;
+        service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        assert_eq!(client.response(false).await.unwrap().text(), "ok");
+        client.send(&raw::head(method, "app.localhost", "/", &[], None)).await.unwrap();
+        read_head(&mut service).await;
+        drop(service);
+        if answered {
+            let (mut service, _) = listener.accept().await.unwrap();
+            read_head(&mut service).await;
+            service.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nagain").await.unwrap();
+        }
+        let answer = client.response(false).await.unwrap();
+        assert_eq!(answer.status, if answered { 200 } else { 502 }, "{method}");
+    }
+}
+
+async fn read_head(service: &mut TcpStream) {
+    let mut got = Vec::new();
+    while !got.ends_with(b"\r\n\r\n") {
+        got.push(tokio::time::timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_sends_a_byte_or_half_a_head_is_let_go() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let quick = |site: &mut gateway::http::Site| {
+        site.times.head = Duration::from_millis(100);
+        site.times.idle = Duration::from_millis(200);
+    };
+    let gate = Gate::whole(|scope| options(origin.addr(), scope), quick).await;
+    for begun in [&b""[..], b"GET / HTTP/1.1\r\nHo"] {
+        let answer = raw::exchange(gate.addr, begun).await.unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer));
+    }
+    // A long answer outlives all of these.
+    let answer = raw::get(gate.addr, "app.localhost", "/slow?ms=500").await.unwrap();
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_drain_finishes_what_is_under_way_and_takes_no_more() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut busy = Client::connect(gate.addr).await.unwrap();
+    let mut idle = Client::connect(gate.addr).await.unwrap();
+    let fresh = TcpStream::connect(gate.addr).await.unwrap();
+    idle.get("app.localhost", "/").await.unwrap();
+    busy.send(&raw::head("GET", "app.localhost", "/drip?pieces=5&ms=50", &[], None)).await.unwrap();
+    busy.response_head(false).await.unwrap();
+    gate.scope.drain();
+    assert_eq!(idle.rest().await.unwrap(), b"");
+    let mut length = 0;
+    while let Some(piece) = busy.piece().await.unwrap() {
+        length += piece.len();
+    }
+    assert_eq!(length, 500);
+    assert_eq!(busy.rest().await.unwrap(), b"");
+    tokio::time::timeout(PATIENCE, gate.scope.idle()).await.unwrap();
+    drop(fresh);
+    until("the service's connections", || origin.open() == 0).await;
+}
+
+#[tokio::test]
+async fn a_connection_that_waits_too_long_is_let_go_so_that_its_target_can_sleep() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.keep = Duration::from_millis(100);
+        options
+    })
+    .await;
+    for _ in 0..2 {
+        raw::get(gate.addr, "app.localhost", "/").await.unwrap();
+        assert_eq!(origin.open(), 1);
+        until("the end of the connection", || origin.open() == 0).await;
+    }
+    assert_eq!(origin.connections(), 2);
+}
+
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_still_gets_the_answer_that_came_early() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for (host, target, status) in [("nobody.localhost", "/", 404), ("app.localhost", "/reject", 413)] {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("POST", host, target, &[], Some(8 << 20))).await.unwrap();
+        client.send(&vec![b'x'; 8 << 20]).await.unwrap();
+        assert_eq!(client.response(false).await.unwrap().status, status, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn a_switch_that_nobody_asked_for_is_no_answer() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.write_all(b"HTTP/1.1 101 Go\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n").await.unwrap();
+    let answer = client.response(false).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("bad_answer")));
+}
+
+#[tokio::test]
+async fn an_answer_with_two_lengths_is_no_answer() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: 3\r\n\r\nokk").await.unwrap();
+    assert_eq!(client.response(false).await.unwrap().status, 502);
+}
+
+#[tokio::test]
+async fn a_service_that_ends_its_direction_instead_of_answering_has_not_answered() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    read_head(&mut service).await;
+    service.shutdown().await.unwrap();
+    let answer = client.response(false).await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("no_answer")));
+}

@@ -149,3 +149,25 @@ async fn an_absolute_target_is_passed_on_in_origin_form() {
     client.response(false).await.unwrap();
     assert!(origin.last_head().unwrap().starts_with("OPTIONS * HTTP/1.1\r\n"), "{:?}", origin.last_head());
 }
+
+#[tokio::test]
+async fn a_client_of_http_1_0_gets_what_it_understands() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let sent = b"GET /bytes/1000?chunked HTTP/1.0\r\nHost: app.localhost\r\n\r\n";
+    let answer = String::from_utf8_lossy(&raw::exchange(gate.addr, sent).await.unwrap()).into_owned();
+    assert!(answer.starts_with("HTTP/1.0 200 ") && !answer.to_ascii_lowercase().contains("chunked"), "{answer}");
+    assert!(origin.last_head().unwrap().starts_with("GET /bytes/1000?chunked HTTP/1.1\r\n"));
+}
+
+#[tokio::test]
+async fn a_client_that_wants_the_end_of_its_connection_gets_it_and_the_services_is_kept() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for _ in 0..2 {
+        let sent = b"GET / HTTP/1.1\r\nHost: app.localhost\r\nConnection: close\r\n\r\n";
+        let answer = String::from_utf8_lossy(&raw::exchange(gate.addr, sent).await.unwrap()).into_owned();
+        assert!(answer.ends_with("\r\n\r\nHello, world!"), "{answer}");
+    }
+    assert_eq!(origin.connections(), 1);
+}

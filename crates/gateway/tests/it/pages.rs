@@ -1,1 +1,153 @@
-//! pages
+//! The index and the errors, to browsers, programs and terminals, and to pages of strangers.
+
+use gateway::http::{Arrival, DynamicForm, ForwardEntry, Found, Listing, RouteEntry, Scheme, Site, State, serve};
+use testkit::raw::{self, Client};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::support::Gate;
+
+const BROWSER: &str = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8";
+
+fn listing() -> Listing {
+    let route = |host: &str, path: Option<&str>, state| RouteEntry {
+        host: host.into(),
+        path: path.map(str::to_owned),
+        target: "k8s://dev/shop/service/<web>:80".into(),
+        state,
+        detail: (state == State::Failed).then(|| "no pod is ready".into()),
+        tls: host.starts_with("tls"),
+    };
+    Listing {
+        routes: vec![
+            route("app.localhost", None, State::Ready),
+            route("app.localhost", Some("/api"), State::Failed),
+            route("*.apps.localhost", None, State::Idle),
+            route("tls.localhost", None, State::Starting),
+        ],
+        forwards: vec![ForwardEntry {
+            name: "db".into(),
+            target: "k8s://dev/shop/service/db:5432".into(),
+            state: State::Idle,
+            detail: None,
+            listen: vec!["127.0.0.1:5432".parse().unwrap()],
+        }],
+        dynamic: Some(DynamicForm {
+            forms: vec!["{service}-{port}.svc.{namespace}.ns.{context}.cx.k8s.localhost".into()],
+            example: Some("web-80.svc.shop.ns.dev.cx.k8s.localhost".into()),
+        }),
+    }
+}
+
+async fn gate() -> Gate {
+    let gate = Gate::to(([127, 0, 0, 1], 9).into()).await;
+    *gate.routes.listing.lock().unwrap() = listing();
+    gate
+}
+
+async fn get(gate: &Gate, host: &str, target: &str, accept: &str) -> raw::Response {
+    raw::request(gate.addr, "GET", host, target, &[("Accept", accept)], b"").await.unwrap()
+}
+
+#[tokio::test]
+async fn the_index_lists_what_there_is_with_links() {
+    let gate = gate().await;
+    for host in ["localhost:8989", "127.0.0.1:8989", "[::1]:8989", "LOCALHOST.:8989"] {
+        let answer = get(&gate, host, "/", BROWSER).await;
+        assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")), "{host}");
+        let page = answer.text();
+        assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
+        assert!(page.contains("<a href=\"https://tls.localhost:8989/\">"), "{page}");
+        assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
+        assert!(page.contains("service/&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
+        assert!(
+            page.contains("no pod is ready") && page.contains("127.0.0.1:5432") && page.contains("{service}-{port}")
+        );
+        let policy = answer.header("content-security-policy").unwrap();
+        assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+        assert!(!page.contains("src=") && !page.contains("<script"), "{page}");
+    }
+}
+
+#[tokio::test]
+async fn the_index_is_told_to_programs_as_json() {
+    let gate = gate().await;
+    for (target, accept) in [("/", "application/json"), ("/?format=json", BROWSER), ("/.json", "*/*")] {
+        let answer = get(&gate, "localhost:8989", target, accept).await;
+        let value: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(value["routes"][0]["url"], "http://app.localhost:8989/", "{target}");
+        assert_eq!(value["routes"][1]["state"], "failed");
+        assert_eq!(value["routes"][2]["url"], serde_json::Value::Null);
+        assert_eq!(value["forwards"][0]["listen"][0], "127.0.0.1:5432");
+        assert_eq!(value["dynamic"]["example"], "web-80.svc.shop.ns.dev.cx.k8s.localhost");
+    }
+    let text = get(&gate, "localhost:8989", "/", "*/*").await.text();
+    assert!(text.contains("http://app.localhost:8989/  ->  k8s://dev/shop/service/<web>:80  (ready)"), "{text}");
+    assert_eq!(get(&gate, "localhost", "/else", "*/*").await.status, 404);
+    let posted = raw::request(gate.addr, "POST", "localhost", "/", &[], b"x=1").await.unwrap();
+    assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
+    let head = raw::request(gate.addr, "HEAD", "localhost", "/", &[], b"").await.unwrap();
+    assert_eq!((head.status, head.body.len()), (200, 0));
+}
+
+#[tokio::test]
+async fn an_unknown_host_is_answered_with_near_ones_and_the_index_below() {
+    let gate = gate().await;
+    let answer = get(&gate, "ap.localhost:8989", "/", BROWSER).await;
+    let page = answer.text();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (404, Some("unknown_host")));
+    assert!(page.contains("Did you mean app.localhost?") && page.contains("<h2>Routes</h2>"), "{page}");
+    let value: serde_json::Value =
+        serde_json::from_slice(&get(&gate, "ap.localhost", "/", "application/json").await.body).unwrap();
+    assert_eq!(value["error"]["code"], "unknown_host");
+    assert_eq!(value["error"]["near"][0], "app.localhost");
+    assert_eq!(value["error"]["known"]["routes"][0]["host"], "app.localhost");
+    assert!(
+        get(&gate, "ap.localhost", "/", "*/*").await.text().starts_with("404 No route has the host ap.localhost.\n")
+    );
+    assert_eq!(gate.errors("unknown_host"), 3);
+}
+
+#[tokio::test]
+async fn a_strangers_name_that_points_here_is_told_nothing_of_what_there_is() {
+    let gate = gate().await;
+    for accept in [BROWSER, "application/json", "*/*"] {
+        let answer = get(&gate, "rebound.example.com:8989", "/", accept).await;
+        assert_eq!(answer.status, 404);
+        let text = answer.text();
+        assert!(!text.contains("app.localhost") && !text.contains("k8s://"), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_lookup_refuses_is_told_with_its_reason() {
+    let gate = gate().await;
+    let (reason, hint) = ("the context prod is not in gateway.allow".to_owned(), Some("add it there".to_owned()));
+    gate.found("no.localhost", Found::Refused { reason: reason.clone(), hint: hint.clone() });
+    gate.found("off.localhost", Found::Failed { reason: "no pod is ready".into(), hint: None });
+    gate.found("odd.localhost", Found::Unknown { near: Vec::new(), reason: Some("it has no context".into()) });
+    let answer = get(&gate, "no.localhost", "/", "*/*").await;
+    assert_eq!((answer.status, answer.header("x-adit-error")), (403, Some("not_allowed")));
+    assert_eq!(answer.text(), "403 The context prod is not in gateway.allow.\nhint: Add it there.\n");
+    let answer = get(&gate, "off.localhost", "/", "*/*").await;
+    assert_eq!((answer.status, answer.text().as_str()), (502, "502 No pod is ready.\n"));
+    let answer = get(&gate, "odd.localhost", "/", "*/*").await;
+    assert!(answer.text().starts_with("404 The host odd.localhost leads nowhere: it has no context."));
+}
+
+#[tokio::test]
+async fn over_tls_a_request_for_another_name_than_the_handshakes_is_sent_elsewhere() {
+    let gate = gate().await;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let site = std::sync::Arc::new(Site::new(std::sync::Arc::clone(&gate.routes) as _));
+    let scope = gate.scope.clone();
+    gate.scope.spawn("accept", async move {
+        let (tcp, peer) = listener.accept().await.unwrap();
+        let arrival = Arrival { peer, local: addr, scheme: Scheme::Https, sni: Some("one.localhost".into()) };
+        serve(tcp, arrival, site, scope).await;
+    });
+    let mut client = Client::new(TcpStream::connect(addr).await.unwrap());
+    let answer = client.get("app.localhost", "/").await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (421, Some("misdirected_request")));
+    assert_eq!(client.get("one.localhost", "/").await.unwrap().status, 404);
+}

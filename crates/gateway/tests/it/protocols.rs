@@ -1,1 +1,132 @@
-//! protocols
+//! HTTP/2 from clients and to services, gRPC through both.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gateway::upstream::UpstreamScheme;
+use http::Request;
+use http_body_util::{BodyExt as _, Full};
+use hyper_util::rt::TokioIo;
+use runtime::executor::ScopeExecutor;
+use testkit::noise;
+use testkit::origin::{GrpcOrigin, HttpOrigin, grpc_call};
+use tokio::net::TcpStream;
+
+use crate::support::{Gate, options};
+
+async fn client(gate: &Gate) -> hyper::client::conn::http2::SendRequest<Full<Bytes>> {
+    let io = TokioIo::new(TcpStream::connect(gate.addr).await.unwrap());
+    let executor = ScopeExecutor::new(gate.scope.clone(), "test");
+    let (sender, connection) = hyper::client::conn::http2::handshake(executor, io).await.unwrap();
+    gate.scope.spawn("client", async move {
+        let _ = connection.await;
+    });
+    sender
+}
+
+#[tokio::test]
+async fn grpc_passes_with_its_trailers_to_a_service_that_is_known_or_found_to_speak_http2() {
+    let origin = GrpcOrigin::start().await.unwrap();
+    for scheme in [UpstreamScheme::H2c, UpstreamScheme::Http] {
+        let gate = Gate::with(|scope| {
+            let mut options = options(origin.addr(), scope);
+            options.scheme = scheme;
+            options
+        })
+        .await;
+        let sent = noise::bytes(1, 500_000);
+        let io = TcpStream::connect(gate.addr).await.unwrap();
+        let answer = grpc_call(io, "app.localhost", "/echo.Echo/Stream", Bytes::from(sent.clone())).await.unwrap();
+        assert_eq!(answer.status, 200);
+        assert!(answer.body == sent);
+        assert_eq!(answer.trailers["grpc-status"], "0");
+        let io = TcpStream::connect(gate.addr).await.unwrap();
+        let answer = grpc_call(io, "app.localhost", "/refuse", Bytes::new()).await.unwrap();
+        assert!(answer.ended_with_head);
+        assert_eq!(answer.headers["grpc-status"], "5");
+    }
+}
+
+#[tokio::test]
+async fn a_client_by_http2_reaches_a_service_that_speaks_http1() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut sender = client(&gate).await;
+    let request = Request::get("http://app.localhost:8989/head")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .body(Full::default())
+        .unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let head = String::from_utf8(answer.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap();
+    assert!(head.contains("host: app.localhost:8989\r\n") && head.contains("cookie: a=1; b=2\r\n"), "{head}");
+    assert!(head.contains("x-forwarded-host: app.localhost:8989\r\n"), "{head}");
+    let body = Bytes::from(noise::bytes(2, 300_000));
+    let request = Request::post("http://app.localhost/echo").body(Full::new(body.clone())).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!(answer.into_body().collect().await.unwrap().to_bytes(), body);
+    let request = Request::head("http://app.localhost/").body(Full::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().headers()["content-length"], "13");
+    let request = Request::get("http://nobody.localhost/").body(Full::default()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    assert_eq!((answer.status().as_u16(), &answer.headers()["x-adit-error"]), (404, &"unknown_host".parse().unwrap()));
+    let text = answer.into_body().collect().await.unwrap().to_bytes();
+    assert!(String::from_utf8_lossy(&text).contains("near: app.localhost"));
+    let mut request = Request::new(Full::default());
+    (*request.method_mut(), *request.uri_mut()) = (http::Method::CONNECT, "app.localhost:80".parse().unwrap());
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 501);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_requests_of_one_http2_client_are_carried_side_by_side() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let (sender, scope) = (client(&gate).await, gate.scope.child());
+    let done = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for _ in 0..100 {
+        let (mut sender, done) = (sender.clone(), Arc::clone(&done));
+        scope.spawn("request", async move {
+            let request = Request::get("http://app.localhost/bytes/10000").body(Full::default()).unwrap();
+            let answer = sender.send_request(request).await.unwrap();
+            assert_eq!(answer.into_body().collect().await.unwrap().to_bytes().len(), 10_000);
+            done.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        });
+    }
+    scope.idle().await;
+    assert_eq!(done.load(std::sync::atomic::Ordering::Relaxed), 100);
+}
+
+#[tokio::test]
+async fn host_and_authority_must_agree() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut sender = client(&gate).await;
+    let request =
+        Request::get("http://app.localhost/").header("host", "other.localhost").body(Full::default()).unwrap();
+    assert_eq!(sender.send_request(request).await.unwrap().status(), 400);
+    assert_eq!(origin.requests(), 0);
+}
+
+#[tokio::test]
+async fn a_client_by_http1_reaches_a_service_that_speaks_http2_only() {
+    let origin = GrpcOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.scheme = UpstreamScheme::H2c;
+        options
+    })
+    .await;
+    let answer = testkit::raw::request(gate.addr, "POST", "app.localhost", "/x", &[], b"hello").await.unwrap();
+    assert_eq!((answer.status, answer.text().as_str(), answer.header("x-path")), (200, "hello", Some("/x")));
+}
+
+#[tokio::test]
+async fn trailers_pass_by_http2_both_ways() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut sender = client(&gate).await;
+    let request = Request::get("http://app.localhost/trailers").header("te", "trailers").body(Full::default()).unwrap();
+    let answer = sender.send_request(request).await.unwrap();
+    let collected = answer.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["x-checksum"], "13");
+}

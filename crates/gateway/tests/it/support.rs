@@ -131,6 +131,7 @@ pub(crate) fn options(target: SocketAddr, scope: &Scope) -> UpstreamOptions {
         response_headers: HeaderEdits::default(),
         basic_auth: None,
         timeout: None,
+        keep: Duration::from_secs(30),
         scope: scope.clone(),
     }
 }

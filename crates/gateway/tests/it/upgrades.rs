@@ -1,1 +1,90 @@
-//! upgrades
+//! WebSockets and other protocols behind an upgrade.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use testkit::origin::HttpOrigin;
+use testkit::raw::{self, Client};
+use testkit::ws::{Message, WebSocket};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+
+use crate::support::{Gate, options, until};
+
+const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "echo/1")];
+
+#[tokio::test]
+async fn a_websocket_passes_and_silence_does_not_end_it() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let quick = |site: &mut gateway::http::Site| {
+        site.times.idle = Duration::from_millis(50);
+        site.times.head = Duration::from_millis(50);
+    };
+    let gate = Gate::whole(|scope| options(origin.addr(), scope), quick).await;
+    let mut socket = WebSocket::connect(gate.addr, "app.localhost", "/ws").await.unwrap();
+    for text in ["one", "two"] {
+        socket.send_text(text).await.unwrap();
+        assert_eq!(socket.receive().await.unwrap(), Some(Message::Text(text.into())));
+        tokio::time::sleep(Duration::from_millis(150)).await;
+    }
+    let counters = &gate.site.counters;
+    // Two frames of a head, for the client's with a mask, and three letters each.
+    assert_eq!(counters.received.load(Ordering::Relaxed), 2 * (2 + 4 + 3));
+    assert_eq!(counters.sent.load(Ordering::Relaxed), 2 * (2 + 3));
+    assert_eq!(gate.app().counters().active.load(Ordering::Relaxed), 1);
+    socket.close().await.unwrap();
+    until("the end", || origin.open() == 0).await;
+}
+
+#[tokio::test]
+async fn each_direction_of_an_upgraded_connection_ends_on_its_own() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/upgrade", &UPGRADE, None)).await.unwrap();
+    let answer = client.response_head(false).await.unwrap();
+    assert_eq!((answer.status, answer.header("upgrade")), (101, Some("echo/1")));
+    client.send(b"\x00not http\xff").await.unwrap();
+    assert_eq!(client.exactly(10).await.unwrap(), &b"\x00not http\xff"[..]);
+    client.send(b"the last").await.unwrap();
+    client.finish().await.unwrap();
+    assert_eq!(client.rest().await.unwrap(), b"the last");
+}
+
+#[tokio::test]
+async fn what_a_service_sends_with_its_101_is_not_lost() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &UPGRADE, None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    service.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\nfirst words").await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 101);
+    assert_eq!(client.exactly(11).await.unwrap(), "first words");
+}
+
+#[tokio::test]
+async fn a_refused_upgrade_is_answered_and_the_connection_ends() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    for (host, status) in [("app.localhost", 404), ("nobody.localhost", 404)] {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("GET", host, "/nothing", &UPGRADE, None)).await.unwrap();
+        let answer = client.response(false).await.unwrap();
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
+        assert_eq!(client.rest().await.unwrap(), b"");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_leaves_an_upgraded_connection_alone_and_a_cancel_ends_it() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut socket = WebSocket::connect(gate.addr, "app.localhost", "/ws").await.unwrap();
+    gate.scope.drain();
+    socket.send_text("still here").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still here".into())));
+    gate.scope.cancel();
+    assert!(matches!(socket.receive().await, Ok(None) | Err(_)));
+    until("the end", || origin.open() == 0).await;
+}

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -17,6 +17,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
 use hyper_util::rt::TokioIo;
 
+use super::listening::Listening;
 use super::{BoxError, IDLE, IDLE_MAX};
 use crate::Io;
 
@@ -30,6 +31,7 @@ where
     B::Error: Into<BoxError>,
 {
     idle: Mutex<Vec<UpstreamConnection<B>>>,
+    keep: Duration,
 }
 
 impl<B> Default for Pool<B>
@@ -38,7 +40,7 @@ where
     B::Error: Into<BoxError>,
 {
     fn default() -> Self {
-        Self { idle: Mutex::default() }
+        Self { idle: Mutex::default(), keep: IDLE }
     }
 }
 
@@ -47,11 +49,17 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
+    /// A pool that keeps connections for so long, at most [`IDLE`].
+    #[must_use]
+    pub fn keeping(keep: Duration) -> Self {
+        Self { keep: keep.min(IDLE), ..Self::default() }
+    }
+
     /// The connection used last, if it is still open.
     pub fn take(&self, now: Instant) -> Option<UpstreamConnection<B>> {
         loop {
             let mut connection = self.lock().pop()?;
-            if connection.is_fresh(now) && connection.is_usable() {
+            if connection.is_fresh(now, self.keep) && connection.is_usable() {
                 return Some(connection);
             }
         }
@@ -72,7 +80,7 @@ where
     /// Drops connections that have waited too long or were closed by the service.
     pub fn sweep(&self, now: Instant) {
         let mut idle = std::mem::take(&mut *self.lock());
-        idle.retain_mut(|connection| connection.is_fresh(now) && connection.is_usable());
+        idle.retain_mut(|connection| connection.is_fresh(now, self.keep) && connection.is_usable());
         if idle.is_empty() {
             return;
         }
@@ -123,7 +131,8 @@ where
     /// # Errors
     /// What hyper says of the connection.
     pub async fn begin(io: Io) -> hyper::Result<Self> {
-        let (sender, connection) = Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(io)).await?;
+        let (sender, connection) =
+            Builder::new().max_headers(HEADERS_MAX).handshake(TokioIo::new(Listening::new(io))).await?;
         let driver = Driver { connection: Some(Box::new(connection)), over: false, keep: false };
         Ok(Self { sender, driver, parked: Instant::now() })
     }
@@ -169,11 +178,11 @@ where
             std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await?;
         }
         let parts = connection.into_parts();
-        Ok(Some((parts.io.into_inner(), parts.read_buf)))
+        Ok(Some((parts.io.into_inner().into_inner(), parts.read_buf)))
     }
 
-    fn is_fresh(&self, now: Instant) -> bool {
-        now.saturating_duration_since(self.parked) < IDLE
+    fn is_fresh(&self, now: Instant, keep: Duration) -> bool {
+        now.saturating_duration_since(self.parked) < keep
     }
 
     /// Whether another request can be sent. Looks at the socket without waiting.
@@ -188,7 +197,7 @@ where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
 {
-    connection: Option<Box<Connection<TokioIo<Io>, B>>>,
+    connection: Option<Box<Connection<TokioIo<Listening>, B>>>,
     over: bool,
     /// The connection is of use after hyper is done with it: it was upgraded.
     keep: bool,

@@ -2,9 +2,10 @@
 
 use adit_core::timestamp;
 use bytes::Bytes;
-use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue, RETRY_AFTER};
+use http::header::{HeaderMap, HeaderValue, RETRY_AFTER};
 use http::{Response, StatusCode};
-use serde_json::json;
+use runtime::page::{Explanation, Form, escape};
+use serde_json::Map;
 use std::time::{Duration, SystemTime};
 
 use super::account::{Exceeded, Quota};
@@ -143,21 +144,20 @@ impl Problem {
 
     /// Renders the answer the way the visitor asked for.
     pub(crate) fn render(&self, accept: &HeaderMap, request_id: &str) -> Response<Bytes> {
-        let status = self.status();
-        let (content_type, body) = match preferred(accept) {
-            Form::Html => ("text/html; charset=utf-8", self.html(status, request_id)),
-            Form::Json => ("application/json", self.json(status, request_id)),
-            Form::Text => (
-                "text/plain; charset=utf-8",
-                format!("{} {}\nhint: {}\nrequest id: {request_id}\n", status.as_u16(), self.message(), self.hint()),
-            ),
+        let footer =
+            format!("request id <code>{}</code> · {} · adit", escape(request_id), timestamp::format(SystemTime::now()));
+        let explanation = Explanation {
+            status: self.status(),
+            word: self.word(),
+            message: &self.message(),
+            hint: self.hint(),
+            members: Map::from_iter([("request_id".to_owned(), request_id.into())]),
+            lines: &format!("request id: {request_id}\n"),
+            below: "",
+            footer: &footer,
         };
-        let mut response = Response::new(Bytes::from(body));
-        *response.status_mut() = status;
+        let mut response = explanation.render(Form::preferred(accept));
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        headers.insert("x-adit-error", HeaderValue::from_static(self.word()));
         if let Ok(id) = HeaderValue::from_str(request_id) {
             headers.insert("x-request-id", id);
         }
@@ -167,66 +167,12 @@ impl Problem {
         }
         response
     }
-
-    fn json(&self, status: StatusCode, request_id: &str) -> String {
-        let value = json!({
-            "error": {
-                "status": status.as_u16(),
-                "code": self.word(),
-                "message": self.message(),
-                "hint": self.hint(),
-                "request_id": request_id,
-            }
-        });
-        format!("{value}\n")
-    }
-
-    fn html(&self, status: StatusCode, request_id: &str) -> String {
-        let title = format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default());
-        format!(
-            "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
-             <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>{title}</title>\
-             <style>:root{{color-scheme:light dark}}body{{font:16px/1.5 system-ui,sans-serif;max-width:36rem;\
-             margin:12vh auto;padding:0 1.5rem}}h1{{font-size:1.5rem}}p{{margin:.6rem 0}}\
-             .hint{{padding:.8rem 1rem;border-left:3px solid #3b82f6;background:#3b82f614}}\
-             footer{{margin-top:2rem;font-size:.8rem;opacity:.65}}</style></head>\
-             <body><h1>{title}</h1><p>{message}</p><p class=\"hint\">{hint}</p>\
-             <footer>request id <code>{id}</code> · {time} · adit</footer></body></html>\n",
-            message = escape(&self.message()),
-            hint = escape(self.hint()),
-            id = escape(request_id),
-            time = timestamp::format(SystemTime::now()),
-        )
-    }
-}
-
-enum Form {
-    Html,
-    Json,
-    Text,
-}
-
-/// The form a visitor prefers (RFC 9110 section 12.5.1, without weights): the first of ours it names.
-fn preferred(headers: &HeaderMap) -> Form {
-    let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    for part in accept.split(',') {
-        let kind = part.split(';').next().unwrap_or_default().trim();
-        match kind {
-            "text/html" | "application/xhtml+xml" => return Form::Html,
-            "application/json" | "application/problem+json" => return Form::Json,
-            "text/plain" => return Form::Text,
-            _ => {}
-        }
-    }
-    Form::Text
-}
-
-fn escape(text: &str) -> String {
-    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
 mod tests {
+    use http::header::{ACCEPT, CONTENT_TYPE};
+
     use super::*;
 
     fn render(problem: &Problem, accept: &'static str) -> (http::response::Parts, String) {
