@@ -66,6 +66,7 @@ impl UpstreamOptions {
             response_headers: HeaderEdits::default(),
             basic_auth: None,
             timeout: None,
+            keep: IDLE,
             scope: scope.clone(),
         }
     }
