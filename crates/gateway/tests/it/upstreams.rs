@@ -131,7 +131,7 @@ impl Connect for Start {
                     Ok(Io::other(near))
                 }
                 Kind::Fails => {
-                    Err(ConnectError::Unavailable { target: self.describe(), reason: "no pod is ready".into() })
+                    Err(ConnectError::Unavailable { target: self.describe(), reason: "no pod is ready".into(), hint: None })
                 }
                 Kind::Never => {
                     let _given_up = GivenUp(&self.given_up);
