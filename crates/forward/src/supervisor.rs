@@ -325,7 +325,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let after = self.options.later_timeout;
-        let unavailable = |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
+        let unavailable =
+            |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();
             let mut reports = self.report.subscribe();

@@ -47,7 +47,17 @@ pub(super) struct Driver {
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, clusters: Arc<Clusters>, scope: Scope) -> Self {
-        Self { shared, clusters, scope, session: None, status: None, work: None, ready_since: None, asked: None, took: None }
+        Self {
+            shared,
+            clusters,
+            scope,
+            session: None,
+            status: None,
+            work: None,
+            ready_since: None,
+            asked: None,
+            took: None,
+        }
     }
 
     /// Runs until the scope drains.

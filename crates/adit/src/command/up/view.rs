@@ -79,6 +79,10 @@ impl View {
 
     /// Everything is open.
     pub(super) fn started(&self, snapshot: &Snapshot) {
+        for address in snapshot.gateway.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+            let text = format!("gateway: whoever can reach {address} can reach everything behind it");
+            self.note(&text, "exposed", || json!({ "address": address.to_string() }));
+        }
         match self.form {
             Form::Table => {}
             Form::Lines => self.started_lines(snapshot),
