@@ -64,9 +64,16 @@ impl Default for ForwardOptions {
     }
 }
 
-/// A named path to a target; cloning gives another handle.
+/// A named path to a target; cloning gives another handle. With the last one it takes nothing new, and ends when what
+/// it carries has ended.
 #[derive(Clone)]
 pub struct Forward {
+    shared: Arc<Shared>,
+    _handles: Arc<Handles>,
+}
+
+/// Told when the last handle is dropped.
+struct Handles {
     shared: Arc<Shared>,
 }
 
@@ -84,6 +91,8 @@ pub(crate) struct Shared {
     kept: Mutex<Weak<Session>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
+    /// No handle is left: nobody can ask for it any more.
+    abandoned: AtomicBool,
     /// The driver is gone: nothing will change any more.
     ended: AtomicBool,
 }
@@ -130,11 +139,13 @@ impl Forward {
             session: watch::Sender::new(None),
             kept: Mutex::default(),
             error: Mutex::default(),
+            abandoned: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
         scope.spawn("forward", driver.run());
-        Self { shared }
+        let handles = Arc::new(Handles { shared: Arc::clone(&shared) });
+        Self { shared, _handles: handles }
     }
 
     /// Its name.
@@ -214,6 +225,14 @@ impl Connect for Forward {
 impl fmt::Debug for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Forward({} → {})", self.shared.name, self.shared.target)
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.shared.tell(ForwardInput::Stop);
+        self.shared.work.notify_one();
     }
 }
 

@@ -60,7 +60,7 @@ impl Driver {
         }
     }
 
-    /// Runs until the scope drains.
+    /// Runs until the scope drains, or nobody has a handle and nothing runs any more.
     pub(super) async fn run(mut self) {
         let drained = self.scope.clone();
         let drained = drained.drained();
@@ -75,6 +75,10 @@ impl Driver {
                 continue;
             }
             self.publish();
+            if self.shared.abandoned.load(Ordering::Acquire) && self.shared.machine_status().state == ForwardState::Idle
+            {
+                break;
+            }
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;

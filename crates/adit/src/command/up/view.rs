@@ -63,7 +63,7 @@ impl View {
             Format::Text => Form::Lines,
         };
         let left_out = move |count| match form {
-            Form::Json => Line::Data(event("left-out", json!({ "lines": count }))),
+            Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
             Form::Table | Form::Lines => {
                 Line::Say(format!("{count} lines are left out here: they were not read in time"))
             }
@@ -88,13 +88,13 @@ impl View {
             Form::Lines => self.started_lines(snapshot),
             Form::Json => {
                 for address in &snapshot.gateway {
-                    self.event("gateway", json!({ "address": address.to_string(), "dynamic_host": snapshot.dynamic }));
+                    self.event("gateway", &json!({ "address": address.to_string(), "dynamic_host": snapshot.dynamic }));
                 }
                 for row in &snapshot.rows {
-                    self.event("open", of_row(row));
+                    self.event("open", &of_row(row));
                 }
                 let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.event("started", json!({ "took_ms": ms }));
+                self.event("started", &json!({ "took_ms": ms }));
             }
         }
     }
@@ -303,14 +303,14 @@ impl View {
 
     /// It has ended.
     pub(super) async fn stopped(&self, signal: Option<StopSignal>) {
-        self.event("stopped", json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
+        self.event("stopped", &json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
         self.output.flush().await;
     }
 
     /// News for people, or for programs.
     fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
         match self.form {
-            Form::Json => self.event(name, value()),
+            Form::Json => self.event(name, &value()),
             Form::Lines => self.say(text.to_owned()),
             Form::Table => {
                 let mut notes = self.notes();
@@ -321,7 +321,7 @@ impl View {
         }
     }
 
-    fn event(&self, name: &str, value: Value) {
+    fn event(&self, name: &str, value: &Value) {
         if self.form == Form::Json {
             self.output.put(Line::Data(event(name, value)), Weight::Full);
         }
@@ -353,7 +353,7 @@ fn of_row(row: &Row) -> Value {
 }
 
 /// An event as one line, its name first.
-fn event(name: &str, value: Value) -> String {
+fn event(name: &str, value: &Value) -> String {
     let rest = value.to_string();
     match rest.strip_prefix('{').filter(|rest| *rest != "}") {
         Some(rest) => format!("{{\"event\":{},{rest}", Value::from(name)),
