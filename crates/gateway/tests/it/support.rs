@@ -25,7 +25,7 @@ impl Lookup for Routes {
     fn find(&self, host: &str, _path: &str) -> Found {
         let found = self.found.lock().unwrap();
         let here = found.iter().find(|(name, _)| name == host).map(|(_, found)| found.clone());
-        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None })
+        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None, hint: None })
     }
 
     fn listing(&self) -> Listing {
