@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
+use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
 use runtime::Scope;
@@ -117,6 +118,7 @@ impl Forward {
             transport: None,
             waiting_for: None,
             ready_since: None,
+            took: None,
         };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -323,7 +325,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let after = self.options.later_timeout;
-        let unavailable = |reason: String| ConnectError::Unavailable { target: self.target.to_string(), reason };
+        let unavailable =
+            |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();
             let mut reports = self.report.subscribe();
@@ -333,18 +336,19 @@ impl Shared {
                 }
                 reports.mark_unchanged();
                 if self.ended.load(Ordering::Acquire) {
-                    return Err(unavailable("it was stopped".into()));
+                    return Err(unavailable("it was stopped".into(), None));
                 }
                 if self.has_failed() {
                     let report = Arc::clone(&self.report.borrow());
-                    return Err(unavailable(crate::error::chain(&self.failure(&report))));
+                    let failure = self.failure(&report);
+                    return Err(unavailable(crate::error::chain(&failure), failure.hint()));
                 }
                 tokio::select! {
                     biased;
                     changed = sessions.changed() => changed,
                     changed = reports.changed() => changed,
                 }
-                .map_err(|_| unavailable("it was stopped".into()))?;
+                .map_err(|_| unavailable("it was stopped".into(), None))?;
             }
         });
         match waited.await {
@@ -352,7 +356,8 @@ impl Shared {
             Err(_) => {
                 let report = self.report.borrow();
                 let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
-                Err(unavailable(format!("{} (waited {after:?})", reason.unwrap_or_else(|| "not ready".into()))))
+                let reason = reason.unwrap_or_else(|| "it takes long to start".into());
+                Err(ConnectError::NotReady { target: self.target.to_string(), after, reason })
             }
         }
     }

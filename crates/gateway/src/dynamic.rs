@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
+use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicTarget};
 use adit_core::name::Hostname;
 use adit_core::target::{Scheme, Target};
@@ -27,6 +28,8 @@ pub struct DynamicSettings {
     pub aliases: Vec<(String, String)>,
     /// Contexts and namespaces that may be reached.
     pub allow: Allow,
+    /// Contexts that may be reached only when `allow` names contexts.
+    pub protect: Vec<ProtectPattern>,
     /// After how long without use a forward ends.
     pub idle_timeout: Option<Duration>,
 }
@@ -73,6 +76,12 @@ pub enum DynamicFault {
         context: String,
         /// The namespace.
         namespace: String,
+    },
+    /// `kubernetes.protect` holds it back, and `gateway.allow` does not name it.
+    #[error("the context {context} is protected by kubernetes.protect")]
+    Protected {
+        /// The context.
+        context: String,
     },
 }
 
@@ -140,10 +149,15 @@ impl Dynamic {
 
     fn allowed(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
         let DynamicTarget { context, namespace, .. } = target;
-        if self.settings.allow.permits(context, namespace) {
-            return Ok(());
+        let Self { settings: DynamicSettings { allow, protect, .. }, .. } = self;
+        if !allow.permits(context, namespace) {
+            return Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() });
         }
-        Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() })
+        // A web page can ask for any name, so here nobody can be asked whether it is meant.
+        if allow.contexts.is_empty() && protect.iter().any(|pattern| pattern.matches(context)) {
+            return Err(DynamicFault::Protected { context: context.clone() });
+        }
+        Ok(())
     }
 
     fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {

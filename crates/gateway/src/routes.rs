@@ -7,7 +7,6 @@ use adit_core::config::gateway::GatewayTls;
 use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
-use adit_core::target::Scheme;
 use arc_swap::ArcSwap;
 use forward::ForwardReport;
 use runtime::connect::Connect;
@@ -72,7 +71,7 @@ impl Routes {
         let table = self.table.load();
         let host = name.as_str();
         if let Some(route) = table.find(host, None) {
-            if route.terminates(table.tls()) {
+            if route.config.terminate {
                 return TlsFound::Terminate;
             }
             if route.config.scheme != adit_core::config::gateway::UpstreamScheme::Https {
@@ -84,10 +83,7 @@ impl Routes {
             return TlsFound::Terminate;
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
-            // The name says `https` for clients that speak plain HTTP to us; a client with TLS means it either way.
-            Some(Ok(route)) if table.tls() == GatewayTls::Local && route.target.scheme == Scheme::Http => {
-                TlsFound::Terminate
-            }
+            Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
             Some(Ok(route)) => TlsFound::Pass(Arc::new(route.forward.clone()), Arc::clone(&route.traffic)),
             Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
             None => TlsFound::Answer(unknown(&table, host)),
@@ -201,6 +197,10 @@ fn refused(fault: &DynamicFault) -> Found {
         DynamicFault::Forbidden { .. } => Found::Refused {
             reason: fault.to_string(),
             hint: Some("add it to gateway.allow in adit.yaml, if it is meant".into()),
+        },
+        DynamicFault::Protected { .. } => Found::Refused {
+            reason: fault.to_string(),
+            hint: Some("name it in gateway.allow.contexts in adit.yaml, if it is meant".into()),
         },
     }
 }

@@ -116,6 +116,8 @@ async fn a_strangers_name_that_points_here_is_told_nothing_of_what_there_is() {
         let text = answer.text();
         assert!(!text.contains("app.localhost") && !text.contains("k8s://"), "{text}");
     }
+    // The lookup knows which other names are not a stranger's.
+    assert!(get(&gate, "ap.our.test", "/", "*/*").await.text().contains("near: app.localhost"));
 }
 
 #[tokio::test]

@@ -50,8 +50,6 @@ struct Told {
     reason: Option<String>,
     /// When it was last lost, while it is.
     lost: Option<Instant>,
-    /// When it was last asked to start.
-    asked: Option<Instant>,
     error: Option<SystemTime>,
 }
 
@@ -81,6 +79,10 @@ impl View {
 
     /// Everything is open.
     pub(super) fn started(&self, snapshot: &Snapshot) {
+        for address in snapshot.gateway.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+            let text = format!("gateway: whoever can reach {address} can reach everything behind it");
+            self.note(&text, "exposed", || json!({ "address": address.to_string() }));
+        }
         match self.form {
             Form::Table => {}
             Form::Lines => self.started_lines(snapshot),
@@ -160,17 +162,15 @@ impl View {
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
-            asked: before.as_ref().and_then(|before| before.asked),
             error: row.last_error.as_ref().map(|(at, _)| *at),
         };
-        let Some(before) = before else {
-            after.asked = (row.state == State::Starting).then_some(now);
-            return after;
-        };
+        let Some(before) = before else { return after };
         if before == after {
             return after;
         }
-        self.state_news(row, &before, &mut after, now);
+        if !row.echoes {
+            self.state_news(row, &before, &mut after, now);
+        }
         if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error) {
             self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
         }
@@ -186,7 +186,7 @@ impl View {
             }
             (old, State::Ready) if old != State::Ready => {
                 let outage = after.lost.take().map(|since| now - since);
-                let took = after.asked.take().map_or(LOOK, |since| now - since);
+                let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
                 match outage {
                     Some(outage) => {
                         let seconds = outage.as_secs_f64();
@@ -197,8 +197,7 @@ impl View {
                         );
                     }
                     None => {
-                        let text =
-                            format!("{name}  {} → {}{pod}  ready in {} ms", row.entrance, row.target, millis(took));
+                        let text = format!("{name}  {} → {}{pod}{took}", row.entrance, row.target);
                         self.note(&text, "ready", || of_row(row));
                     }
                 }
@@ -210,9 +209,6 @@ impl View {
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
-            }
-            (_, State::Starting) => {
-                after.asked.get_or_insert(now);
             }
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
@@ -350,7 +346,7 @@ impl View {
 fn of_row(row: &Row) -> Value {
     json!({
         "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
-        "state": row.state.as_str(), "reason": row.reason, "streams": row.streams,
+        "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,
         "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
         "last_error": row.last_error.as_ref().map(|(_, text)| text),
     })
