@@ -73,7 +73,15 @@ impl Problem {
     }
 
     pub(crate) fn of_connect(error: &ConnectError) -> Self {
-        let (reason, hint) = (chain(error), error.hint());
+        let hint = match error {
+            ConnectError::Certificate { .. } => {
+                let hint = "write into the route which certificate is good: tls: { ca: FILE, server_name: NAME }, or with \
+                            tls: { verify: false } that none is looked at";
+                Some(hint.to_owned())
+            }
+            error => error.hint(),
+        };
+        let reason = chain(error);
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
