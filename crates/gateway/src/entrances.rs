@@ -199,7 +199,8 @@ impl Entrances {
 
     /// Gives up a change.
     pub fn abandon(&self, prepared: Prepared) {
-        self.undo(&prepared.undo);
+        let Prepared { undo, .. } = prepared;
+        self.undo(&undo);
     }
 
     /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new.
