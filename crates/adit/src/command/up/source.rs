@@ -213,4 +213,18 @@ publish:
         assert!(select(&["dbb"], &[]).is_err());
         assert!(select(&[], &["data"]).is_err());
     }
+
+    #[test]
+    fn without_a_file_the_gateway_is_all_there_is_until_a_file_appears() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adit.yaml");
+        let source = Source::none_yet(path.clone());
+        let file = source.read().unwrap().file;
+        assert!(file.gateway.is_some_and(|gateway| gateway.dynamic_host.is_some()));
+        assert!(file.forwards.is_empty() && file.publish.is_none());
+        std::fs::write(&path, "version: 1\nforwards: { db: { to: 5432, listen: 0 } }\n").unwrap();
+        assert_eq!(source.read().unwrap().file.forwards.len(), 1);
+        std::fs::remove_file(&path).unwrap();
+        assert!(source.read().is_err(), "a file that is away for a moment does not undo what runs");
+    }
 }
