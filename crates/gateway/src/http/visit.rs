@@ -221,7 +221,9 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
             Err(Problem::bad("the tls connection names no host (SNI), so it cannot be known where it should go"))
         }
         Found::Unknown { .. } if name == "localhost" => Ok(Destination::Index),
-        Found::Unknown { near, reason } => Err(Problem::UnknownHost { host: name.to_owned(), near, reason }),
+        Found::Unknown { near, reason, hint } => {
+            Err(Problem::UnknownHost { host: name.to_owned(), near, reason, hint })
+        }
         Found::Refused { reason, hint } => Err(Problem::Refused { reason, hint }),
         Found::Failed { reason, hint } => Err(Problem::Failed { reason, hint }),
     }
@@ -277,8 +279,8 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     let visible = asked.may_see(connection);
     // What is near says what there is.
     let problem = match problem {
-        Problem::UnknownHost { host, reason, .. } if !visible => {
-            Problem::UnknownHost { host, near: Vec::new(), reason }
+        Problem::UnknownHost { host, reason, hint, .. } if !visible => {
+            Problem::UnknownHost { host, near: Vec::new(), reason, hint }
         }
         problem => problem,
     };

@@ -28,7 +28,7 @@ impl Lookup for Routes {
         *self.asked.lock().unwrap() = (host.to_owned(), path.to_owned());
         let found = self.found.lock().unwrap();
         let here = found.iter().find(|(name, _)| name == host).map(|(_, found)| found.clone());
-        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None })
+        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None, hint: None })
     }
 
     fn is_ours(&self, host: &str) -> bool {
