@@ -75,8 +75,8 @@ impl Problem {
     pub(crate) fn of_connect(error: &ConnectError) -> Self {
         let hint = match error {
             ConnectError::Certificate { .. } => {
-                let hint = "write into the route which certificate is good: tls: { ca: FILE, server_name: NAME }, or with \
-                            tls: { verify: false } that none is looked at";
+                let hint = "name its authority in the route, tls: { ca: FILE }, or trust any certificate there: \
+                            tls: { verify: false }";
                 Some(hint.to_owned())
             }
             error => error.hint(),
