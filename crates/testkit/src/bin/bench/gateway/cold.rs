@@ -5,11 +5,11 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use testkit::process::{self, Process};
+use testkit::process::Process;
 
 use super::figures::Figure;
 use super::options::Options;
-use super::stand::{Peer, Stand, ask, millis};
+use super::stand::{Peer, Stand, ask, last_words, millis};
 use crate::k8s::client::listening;
 use crate::k8s::figures::median;
 use crate::k8s::home::Home;
@@ -61,7 +61,7 @@ fn route(stand: &Stand, home: &Home) -> Result<(Duration, Duration), String> {
     command.arg(&file).env("KUBECONFIG", home.kubeconfig()).env("HOME", home.home());
     let process = Process::start(&mut command).map_err(told)?;
     process.wait_line(DEADLINE, |line| line.contains("\"started\"")).map_err(|error| error.to_string())?;
-    let asked = || ask(addr, HOST).map_err(|error| format!("{error}; its output:\n{}", process.output()));
+    let asked = || ask(addr, HOST).map_err(|error| format!("{error}; its output:\n{}", last_words(&process)));
     Ok((asked()?, asked()?))
 }
 
@@ -84,7 +84,8 @@ fn forward(stand: &Stand, home: &Home) -> Result<Duration, String> {
 /// What any start of the program takes.
 fn version(stand: &Stand) -> Result<Duration, String> {
     let start = Instant::now();
-    process::run(&mut stand.adit(&["--version"]), b"", DEADLINE).map_err(|error| error.to_string())?;
+    let process = Process::start(&mut stand.adit(&["--version"])).map_err(told)?;
+    process.wait_line(DEADLINE, |_| true).map_err(|error| error.to_string())?;
     Ok(start.elapsed())
 }
 

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 
 use super::figures::Figure;
 use super::options::Options;
-use super::stand::{NAME, Peer, Stand, millis};
+use super::stand::{NAME, Peer, Stand, last_words, millis};
 use crate::k8s::figures::median;
 use crate::peers::free_addr;
 use crate::runtimes;
@@ -77,7 +77,8 @@ pub(super) fn measure(stand: &Stand, _: Peer, options: &Options) -> Result<Vec<f
         }
         Ok::<_, io::Error>((times, cpu, lost))
     };
-    let (times, cpu, lost) = runtime.block_on(run).map_err(|error| format!("{error}\n{}", process.output()))?;
+    let (times, cpu, lost) =
+        runtime.block_on(run).map_err(|error| format!("{error}; its output:\n{}", last_words(&process)))?;
     let longest = times.iter().copied().fold(0.0, f64::max) - millis(QUIET);
     let median = median(times).unwrap_or(f64::NAN);
     let each = millis(cpu) / changes as f64;
@@ -105,7 +106,7 @@ impl At {
         let mut text = format!(
             "version: 1\nforwards:\n  raw: {{ to: \"tcp://{tcp}\", listen: \"{}\" }}\n\
              gateway:\n  listen: \"{}\"\n  dynamic_host: off\n  routes:\n\
-             \x20   {NAME}: {{ to: \"tcp://{hello}\", tls: passthrough }}\n\
+             \x20   {NAME}: {{ to: \"https://{hello}\", tls: passthrough }}\n\
              \x20   change-{change}.localhost: {{ to: \"http://{http}\" }}\n",
             self.port, self.gateway
         );

@@ -39,7 +39,7 @@ pub(crate) enum Peer {
     Nginx,
     /// HAProxy with one thread.
     Haproxy,
-    /// The same, told to move bytes within the kernel when it thinks fit.
+    /// The same, told to move bytes within the kernel.
     HaproxySplice,
     /// adit.
     Adit,
@@ -155,7 +155,10 @@ impl Stand {
         let entrance = self.start(peer, true)?;
         entrance.until(|| {
             let mut stream = self.greet(entrance.addr, b"p")?;
-            stream.read_exact(&mut [0])
+            let mut answer = [0];
+            stream.read_exact(&mut answer)?;
+            // An answer in TLS is the gateway's own.
+            if answer == *b"p" { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
         })?;
         Ok(entrance)
     }
@@ -208,7 +211,7 @@ impl Stand {
         format!(
             "version: 1\ngateway:\n  listen: \"{addr}\"\n  dynamic_host: off\n  routes:\n\
              \x20   {WEB}: {{ to: \"http://{}\" }}\n\
-             \x20   {NAME}: {{ to: \"tcp://{}\", tls: passthrough }}\n",
+             \x20   {NAME}: {{ to: \"https://{}\", tls: passthrough }}\n",
             self.origin.http, self.hello.addr
         )
     }
@@ -253,9 +256,11 @@ impl Stand {
     }
 
     fn haproxy_cfg(&self, addr: SocketAddr, tls: bool, splice: bool) -> String {
+        // The pipes of splicing need descriptors too.
+        let most = if splice { 4000 } else { 9800 };
         let head = format!(
-            "global\n  nbthread 1\n  maxconn 9800\ndefaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n{}",
-            if splice { "  option splice-auto\n" } else { "" }
+            "global\n  nbthread 1\n  maxconn {most}\ndefaults\n  timeout connect 10s\n  timeout client 1h\n  timeout server 1h\n{}",
+            if splice { "  option splice-request\n  option splice-response\n" } else { "" }
         );
         if tls {
             return format!(
@@ -287,9 +292,8 @@ impl Entrance {
 
     /// A failure, and the end of what the peer said.
     pub(super) fn failed(&self, error: &dyn std::fmt::Display) -> String {
-        let all = self.process.as_ref().map(Process::output).unwrap_or_default();
-        let lines: Vec<&str> = all.lines().collect();
-        format!("{error}; its output:\n{}", lines[lines.len().saturating_sub(20)..].join("\n"))
+        let said = self.process.as_ref().map(last_words).unwrap_or_default();
+        format!("{error}; its output:\n{said}")
     }
 
     /// Waits until it carries something.
@@ -303,6 +307,13 @@ impl Entrance {
             runtimes::pass(Duration::from_millis(10))?;
         }
     }
+}
+
+/// The end of what a process said, without the many lines of a start.
+pub(super) fn last_words(process: &Process) -> String {
+    let all = process.output();
+    let lines: Vec<&str> = all.lines().filter(|line| !line.starts_with("{\"event\":\"open\"")).collect();
+    lines[lines.len().saturating_sub(20)..].join("\n")
 }
 
 /// One request on a new connection: the time to the first byte of a good answer.
