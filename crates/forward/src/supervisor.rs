@@ -323,7 +323,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let after = self.options.later_timeout;
-        let unavailable = |reason: String| ConnectError::Unavailable { target: self.target.to_string(), reason };
+        let refused = |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
+        let unavailable = |reason: String| refused(reason, None);
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();
             let mut reports = self.report.subscribe();
@@ -336,8 +337,8 @@ impl Shared {
                     return Err(unavailable("it was stopped".into()));
                 }
                 if self.has_failed() {
-                    let report = Arc::clone(&self.report.borrow());
-                    return Err(unavailable(crate::error::chain(&self.failure(&report))));
+                    let failure = self.failure(&Arc::clone(&self.report.borrow()));
+                    return Err(refused(crate::error::chain(&failure), adit_core::diagnose::Diagnose::hint(&failure)));
                 }
                 tokio::select! {
                     biased;

@@ -132,9 +132,9 @@ impl ByName {
         let forwards = self.targets.forwards.load();
         forwards.get(&self.name).cloned().ok_or_else(|| {
             let near = near::nearest(&self.name, forwards.iter().map(|(spec, _)| spec.name.as_str()));
-            let near = near.map(|near| format!("; there is {near}")).unwrap_or_default();
-            let reason = format!("no forward of this name is configured any more{near}");
-            ConnectError::Unavailable { target: self.target.clone(), reason }
+            let hint = near.map(|near| format!("there is {near}"));
+            let reason = "no forward of this name is configured any more".to_owned();
+            ConnectError::Unavailable { target: self.target.clone(), reason, hint }
         })
     }
 }

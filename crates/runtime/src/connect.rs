@@ -317,6 +317,8 @@ pub enum ConnectError {
         target: String,
         /// Why, in lower case.
         reason: String,
+        /// What to do, where the connector knows.
+        hint: Option<String>,
     },
 }
 
@@ -357,7 +359,7 @@ impl ConnectError {
             Self::Exhausted { source, .. } => Self::Exhausted { target, source },
             Self::Certificate { source, .. } => Self::Certificate { target, source },
             Self::Tls { source, .. } => Self::Tls { target, source },
-            Self::Unavailable { reason, .. } => Self::Unavailable { target, reason },
+            Self::Unavailable { reason, hint, .. } => Self::Unavailable { target, reason, hint },
         }
     }
 
@@ -411,7 +413,7 @@ impl Diagnose for ConnectError {
                     .into()
             }
             Self::Tls { .. } => "check that this port speaks tls".into(),
-            Self::Unavailable { .. } => return None,
+            Self::Unavailable { hint, .. } => return hint.clone(),
         };
         Some(hint)
     }

@@ -230,7 +230,7 @@ impl JumpShared {
     }
 
     fn unavailable(&self, reason: String) -> ConnectError {
-        ConnectError::Unavailable { target: self.target.to_string(), reason }
+        ConnectError::Unavailable { target: self.target.to_string(), reason, hint: None }
     }
 
     async fn follow(self: Arc<Self>) {

@@ -327,7 +327,7 @@ impl KubeTargetShared {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let reason = reason.or_else(|| self.resolver.detail()).unwrap_or_else(|| "no pod took it".into());
                 let reason = format!("{reason} (waited {:?})", self.patience);
-                Err(ConnectError::Unavailable { target: self.text.clone(), reason })
+                Err(ConnectError::Unavailable { target: self.text.clone(), reason, hint: None })
             }
         }
     }
@@ -355,7 +355,8 @@ impl KubeTargetShared {
     async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
         let mut backoff = Backoff::default();
-        let unavailable = |reason: String| ConnectError::Unavailable { target: self.text.clone(), reason };
+        let refused = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
+        let unavailable = |reason: String| refused(reason, None);
         loop {
             let now = resolution.borrow_and_update().clone();
             let Some(candidate) = self.choose(&now) else {
@@ -370,7 +371,7 @@ impl KubeTargetShared {
             match self.pool(&candidate.pod).open(candidate.port).await {
                 Ok(stream) => return Ok((stream, candidate.pod)),
                 Err(error @ (ApiError::Forbidden { .. } | ApiError::Unauthorized { .. } | ApiError::Plugin { .. })) => {
-                    return Err(unavailable(crate::error::chain(&error)));
+                    return Err(refused(crate::error::chain(&error), adit_core::diagnose::Diagnose::hint(&error)));
                 }
                 Err(error) => {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use testkit::cluster::ServicePort;
+use testkit::cluster::{Host, ServicePort};
 use testkit::origin::TcpOrigin;
 use testkit::process::Signal;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,12 +33,20 @@ async fn dial(up: &Up, first: &[u8]) -> TcpStream {
     stream
 }
 
+/// Says something and waits for it to come back.
+async fn echo(stream: &mut TcpStream) {
+    stream.write_all(b"\x00hello").await.expect("it takes bytes");
+    let mut got = [0; 6];
+    within("the echo", stream.read_exact(&mut got)).await.expect("an echo");
+    assert_eq!(&got, b"\x00hello");
+}
+
 async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
     let mut all = Vec::new();
     within("its end", stream.read_to_end(&mut all)).await.map(|_| all)
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_starts_with_its_first_connection() {
     let bed = Bed::start().await;
     let redis = Redis::start().await;
@@ -53,7 +61,7 @@ async fn redis_starts_with_its_first_connection() {
     assert_eq!(cli(&["GET", "big"]).trim_end().len(), 100_000);
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_starts_with_its_first_connection() {
     let bed = Bed::start().await;
     let postgres = Postgres::start().await;
@@ -88,13 +96,27 @@ async fn a_service_that_speaks_first_is_heard_though_the_client_says_nothing() {
 }
 
 #[tokio::test]
-async fn either_side_may_end_its_direction_first() {
+async fn a_client_that_ends_its_direction_gets_its_answer() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.cluster.faults().streams().inside().set_host("default", "web-1", "db:7", Host::At(origin.addr()));
+    let file = format!(
+        "forwards:\n  jump: {{ to: \"jump://fake/default/service/web/db:7\", listen: 0 }}\n  \
+         plain: {{ to: \"tcp://{}\", listen: 0 }}\n",
+        origin.addr()
+    );
+    let up = bed.up(&file).await;
+    for name in ["jump", "plain"] {
+        let mut stream = TcpStream::connect(up.port(name)).await.unwrap();
+        stream.write_all(b"sink\nhello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut stream).await.unwrap(), b"5", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_ends_its_direction_still_gets_what_the_client_says() {
     let (_bed, origin, up) = tcp().await;
-    // The client: it still gets its answer.
-    let mut stream = dial(&up, b"sink\nhello").await;
-    stream.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut stream).await.unwrap(), b"5");
-    // The service: it still gets the client's bytes.
     let mut stream = dial(&up, b"first half\n").await;
     assert_eq!(read_all(&mut stream).await.unwrap(), b"hello");
     stream.write_all(&[b'x'; 1000]).await.unwrap();
@@ -129,9 +151,7 @@ async fn every_port_zero_is_a_port_of_its_own_and_one_forward_may_have_several()
     let addresses = [up.port("one"), up.port("two"), ([127, 0, 0, 1], named).into(), ([127, 0, 0, 2], named).into()];
     for address in addresses {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(b"sink\nab").await.unwrap();
-        stream.shutdown().await.unwrap();
-        assert_eq!(read_all(&mut stream).await.unwrap(), b"2", "{address}");
+        echo(&mut stream).await;
     }
 }
 
@@ -140,10 +160,9 @@ async fn a_client_that_never_says_a_byte_holds_up_nobody_and_not_the_end() {
     let (bed, _origin, up) = tcp().await;
     let silent = TcpStream::connect(up.port("tcp")).await.unwrap();
     streams(&bed, 1).await;
-    let mut stream = dial(&up, b"sink\nabc").await;
-    stream.shutdown().await.unwrap();
-    assert_eq!(read_all(&mut stream).await.unwrap(), b"3");
-    drop(silent);
+    let mut stream = dial(&up, b"").await;
+    echo(&mut stream).await;
+    drop((silent, stream));
     streams(&bed, 0).await;
 }
 
@@ -205,9 +224,8 @@ async fn with_few_descriptors_it_goes_on_after_clients_leave() {
     drop(held);
     eventually(DEADLINE, "their end", || async { (origin.open() == 0).then_some(()) }).await;
     for _ in 0..10 {
-        let mut stream = dial(&up, b"sink\nabc").await;
-        stream.shutdown().await.unwrap();
-        assert_eq!(read_all(&mut stream).await.unwrap(), b"3");
+        let mut stream = dial(&up, b"").await;
+        echo(&mut stream).await;
     }
     assert_eq!(up.end(Signal::TERM).await, Some(0));
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::ServerName;
 use testkit::cert::{TestCa, trust_anything};
+use testkit::origin::TcpOrigin;
 use testkit::process::{self, Process};
 use testkit::raw::{self, Client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,6 +110,13 @@ fn record(body: &[u8]) -> Vec<u8> {
     [&[0x16, 3, 1, length[0], length[1]], body].concat()
 }
 
+/// A client whose hello has a key share of ML-KEM-768, as those of browsers.
+fn quantum() -> rustls::ClientConfig {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768, rustls::crypto::aws_lc_rs::kx_group::X25519];
+    testkit::cert::trust_anything_with(provider, &[])
+}
+
 /// The hello of a client for `name`, in one or more records.
 fn hello(name: &str, alpn: &[&str]) -> Vec<u8> {
     let name = ServerName::try_from(name.to_owned()).expect("a name");
@@ -169,16 +177,42 @@ async fn a_hello_that_is_split_across_many_records_passes() {
     }
 }
 
+/// A hello with so many bytes of padding (RFC 7685).
+fn padded(padding: u16) -> Vec<u8> {
+    let mut body = bodies(&hello(HOST, &["http/1.1"]));
+    let number = |body: &[u8], at: usize| usize::from(body[at]) * 256 + usize::from(body[at + 1]);
+    // Behind the message's head, version and random; session id, ciphers, compressions.
+    let mut at = 4 + 2 + 32;
+    at += 1 + usize::from(body[at]);
+    at += 2 + number(&body, at);
+    at += 1 + usize::from(body[at]);
+    let extensions = number(&body, at) + 4 + usize::from(padding);
+    body[at..at + 2].copy_from_slice(&u16::try_from(extensions).expect("they fit").to_be_bytes());
+    body.extend([0, 21]);
+    body.extend(padding.to_be_bytes());
+    body.resize(body.len() + usize::from(padding), 0);
+    let length = u32::try_from(body.len() - 4).expect("it fits").to_be_bytes();
+    body[1..4].copy_from_slice(&length[1..]);
+    body.chunks(16_384).flat_map(record).collect()
+}
+
 #[tokio::test]
-async fn a_hello_of_twenty_kibibytes_passes() {
-    let secure = Secure::start().await;
-    let names: Vec<String> = (0..82).map(|number| format!("{number:0>250}")).collect();
-    let mut alpn: Vec<&str> = names.iter().map(String::as_str).collect();
-    alpn.push("http/1.1");
-    assert!(hello(HOST, &alpn).len() > 20 << 10);
-    let config = secure.ca.client(&alpn).unwrap();
-    let mut client = Client::connect_tls(secure.up.gateway(), HOST, config).await.unwrap();
-    assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+async fn long_hellos_arrive_as_they_were_sent() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("echo", 443, origin.addr());
+    let route = format!("{HOST}: {{ to: \"k8s://fake/default/service/echo:443\", scheme: https }}");
+    let up = bed.up(&gateway(&[], &[&route])).await;
+    for padding in [0, 2_000, 20 << 10, 60_000] {
+        let mut sent = padded(padding);
+        sent.extend(b"and what comes behind it");
+        let mut stream = TcpStream::connect(up.gateway()).await.unwrap();
+        let (mut read, mut write) = stream.split();
+        let mut got = vec![0; sent.len()];
+        let both = async { tokio::try_join!(write.write_all(&sent), read.read_exact(&mut got)) };
+        within("the echo", both).await.unwrap();
+        assert!(got == sent, "{padding}");
+    }
 }
 
 #[tokio::test]
@@ -195,8 +229,7 @@ async fn a_post_quantum_hello_reaches_openssl() {
     bed.add_service("openssl", 443, SocketAddr::from(([127, 0, 0, 1], port)));
     let route = format!("{HOST}: {{ to: \"k8s://fake/default/service/openssl:443\", scheme: https }}");
     let up = bed.up(&gateway(&[], &[&route])).await;
-    assert!(hello(HOST, &["http/1.1"]).len() > 1216, "with a key share of ML-KEM-768");
-    let mut client = Client::connect_tls(up.gateway(), HOST, ca.client(&[]).unwrap()).await.unwrap();
+    let mut client = Client::connect_tls(up.gateway(), HOST, quantum()).await.unwrap();
     assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
     // And its own client, which checks the chain.
     let mut command = Command::new(program("openssl"));
@@ -276,10 +309,15 @@ async fn a_hello_that_stalls_half_way_is_closed_in_its_time() {
 async fn tls_without_a_name_gets_a_page_that_says_so() {
     let secure = Secure::start().await;
     let gateway = secure.up.gateway();
+    // An address is no name, so this hello has none.
     let mut client = Client::connect_tls(gateway, "127.0.0.1", trust_anything(&["http/1.1"])).await.unwrap();
-    let answer = client.get(&gateway.to_string(), "/").await.unwrap();
+    let answer = client.get(&secure.up.host(HOST), "/").await.unwrap();
     assert_eq!(answer.status, 400, "{}", answer.text());
-    assert!(answer.text().to_lowercase().contains("sni") || answer.text().contains("name"), "{}", answer.text());
+    assert!(answer.text().contains("SNI"), "{}", answer.text());
+    assert_eq!(secure.bed.origin.connections(), 0);
+    // Whoever asks for the address itself means the gateway.
+    let answer = client.get(&gateway.to_string(), "/").await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]
