@@ -7,6 +7,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 /// `struct nlmsghdr` (linux/netlink.h).
@@ -33,7 +34,15 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
     if !peer.ip().to_canonical().is_loopback() {
         return None;
     }
-    ask(local, peer).inspect_err(|error| tracing::debug!(%error, "the kernel does not tell about a peer's socket")).ok()
+    match ask(local, peer) {
+        Ok(gone) => Some(gone),
+        // There is nothing to ask with at the moment; the next look may find something.
+        Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => Some(false),
+        Err(error) => {
+            tracing::debug!(%error, "the kernel does not tell about a peer's socket");
+            None
+        }
+    }
 }
 
 fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<bool> {
@@ -85,7 +94,7 @@ fn read(answer: &[u8]) -> Option<bool> {
         // There is no such socket: it is gone for good.
         ERROR => {
             let code = i32::from_ne_bytes(*answer.get(NL_HEADER..)?.first_chunk()?);
-            (code == -rustix::io::Errno::NOENT.raw_os_error()).then_some(true)
+            (code == -Errno::NOENT.raw_os_error()).then_some(true)
         }
         BY_FAMILY => Some(u32::from_ne_bytes(*answer.get(INODE..)?.first_chunk()?) == 0),
         _ => None,

@@ -105,7 +105,12 @@ impl Leaf {
 
 /// A client that trusts any certificate at all: for what listens on loopback in a test.
 pub fn trust_anything(alpn: &[&str]) -> ClientConfig {
-    let provider = provider();
+    trust_anything_with(aws_lc_rs::default_provider(), alpn)
+}
+
+/// The same with other cryptography: with a key share of another size.
+pub fn trust_anything_with(provider: CryptoProvider, alpn: &[&str]) -> ClientConfig {
+    let provider = Arc::new(provider);
     let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .expect("the provider supports the default versions");

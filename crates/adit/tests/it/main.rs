@@ -1,4 +1,4 @@
-//! The whole program, as its users run it: `adit server`, `adit expose` and `adit forward` as processes, real peers, loopback only.
+//! The whole program, as its users run it: `adit server`, `adit expose`, `adit forward` and `adit up` as processes, real peers, loopback only.
 
 mod attack;
 mod cli;
@@ -9,3 +9,4 @@ mod life;
 mod support;
 mod tcp;
 mod trust;
+mod up;

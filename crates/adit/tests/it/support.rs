@@ -8,7 +8,7 @@ mod wait;
 
 pub(crate) use agent::{Agent, Publish};
 pub(crate) use curl::curl;
-pub(crate) use server::{Server, Setup};
+pub(crate) use server::{Server, Setup, no_errors, report, write_secret};
 pub(crate) use wait::{DEADLINE, SOON, eventually, within};
 
 use std::path::Path;

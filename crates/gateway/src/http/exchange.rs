@@ -168,7 +168,9 @@ impl Fault {
             }
             Self::Hyper(error) => {
                 tracing::debug!(route = %upstream.name(), error = %adit_core::diagnose::chain(&error), "no answer from the upstream");
-                if is_end(&error) {
+                if let Some(reason) = said_by_connector(&error) {
+                    Problem::Unreachable { reason: format!("{}: {reason}", upstream.target()), hint: None }
+                } else if is_end(&error) {
                     Problem::NoAnswer { target: upstream.target() }
                 } else {
                     Problem::BadAnswer { target: upstream.target() }
@@ -193,14 +195,27 @@ fn is_end(error: &hyper::Error) -> bool {
 }
 
 fn caused_by_io(error: &hyper::Error) -> bool {
+    io_cause(error).is_some()
+}
+
+fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {
     let mut source = std::error::Error::source(error);
     while let Some(cause) = source {
-        if cause.is::<std::io::Error>() {
-            return true;
+        if let Some(io) = cause.downcast_ref() {
+            return Some(io);
         }
         source = cause.source();
     }
-    false
+    None
+}
+
+/// Why a stream that was opened leads nowhere: for a port of a pod that comes with the first read, in words.
+fn said_by_connector(error: &hyper::Error) -> Option<String> {
+    use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut};
+    let io = io_cause(error)?;
+    let is_about_the_way =
+        matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | NotFound | TimedOut);
+    (is_about_the_way && io.get_ref().is_some()).then(|| io.to_string())
 }
 
 /// Whether a copy of the head may be of use.

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ pub(crate) struct Publish {
     server: SocketAddr,
     trust: Vec<String>,
     token: String,
+    kubeconfig: Option<PathBuf>,
     errors_expected: bool,
 }
 
@@ -37,6 +39,7 @@ impl Publish {
             server: server.agents,
             trust: vec!["--fingerprint".into(), server.fingerprint.clone()],
             token: token.to_owned(),
+            kubeconfig: None,
             errors_expected: false,
         }
     }
@@ -49,6 +52,12 @@ impl Publish {
     /// Publishes a local TCP service on a port; 0 for any.
     pub(crate) fn tcp(self, local: SocketAddr, port: u16) -> Self {
         self.target(&format!("tcp://{local}"), &["--port", &port.to_string()])
+    }
+
+    /// Finds clusters in this file.
+    pub(crate) fn kubeconfig(mut self, path: &Path) -> Self {
+        self.kubeconfig = Some(path.to_owned());
+        self
     }
 
     /// Publishes any target.
@@ -126,6 +135,9 @@ impl Agent {
         command.args(["--server", &self.plan.server.to_string()]);
         command.arg("--token-file").arg(self.plan.dir.path().join("token"));
         command.args(&self.plan.trust);
+        if let Some(path) = &self.plan.kubeconfig {
+            command.env("KUBECONFIG", path);
+        }
         command
     }
 

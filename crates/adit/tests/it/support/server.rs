@@ -342,7 +342,7 @@ fn is_free(port: u16) -> bool {
 }
 
 /// Writes a file of mode 0600, replacing an older one as a whole.
-pub(super) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn write_secret(path: &Path, text: &str) -> io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
     let beside = path.with_extension("new");
@@ -358,12 +358,12 @@ fn json_lines(path: &Path) -> Vec<Value> {
 
 /// Shows a child's output beside a test's failure.
 #[expect(clippy::print_stderr, reason = "the test runner shows it with the failure")]
-pub(super) fn report(what: &str, output: &str) {
+pub(crate) fn report(what: &str, output: &str) {
     eprintln!("---- {what} said:\n{output}----");
 }
 
 /// Fails the test when a child logged an error or panicked.
-pub(super) fn no_errors(what: &str, stderr: &str) {
+pub(crate) fn no_errors(what: &str, stderr: &str) {
     let bad: Vec<&str> =
         stderr.lines().filter(|line| line.contains(" ERROR ") || line.contains("panicked at")).collect();
     assert!(bad.is_empty(), "{what} logged errors:\n{}", bad.join("\n"));

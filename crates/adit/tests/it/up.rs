@@ -1,0 +1,10 @@
+//! `adit up` as a process, against the fake cluster.
+
+mod autotunnel;
+mod dynamic;
+mod ports;
+mod publish;
+mod reload;
+mod support;
+mod tls;
+mod trouble;

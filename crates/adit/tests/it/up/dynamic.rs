@@ -1,0 +1,183 @@
+//! Hosts that say themselves which service they mean.
+
+use testkit::cert::TestCa;
+use testkit::cluster::{PodSpec, ServicePort};
+use testkit::origin::HttpOrigin;
+
+use super::support::{Bed, TlsOrigin, Up, gateway};
+
+/// A second context of the same cluster, by a name no host can hold.
+const AWKWARD: &str = "Team/eu:1@prod_x";
+
+async fn up_with_context(bed: &Bed, context: &str, keys: &[&str]) -> Up {
+    let second = bed.home.path().join("second");
+    std::fs::write(&second, bed.cluster.kubeconfig_named(context, "other", "other")).unwrap();
+    bed.write(&gateway(keys, &[]));
+    let paths = [bed.home.path().join("kubeconfig"), second];
+    let mut command = bed.command();
+    Up::start(command.env("KUBECONFIG", std::env::join_paths(paths).unwrap())).await
+}
+
+#[tokio::test]
+async fn a_pod_is_reached_by_its_number_and_by_its_ports_name() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    for port in ["8080", "http"] {
+        let host = format!("web-1-{port}.pod.default.ns.fake.cx.k8s.localhost");
+        assert_eq!(up.get(&host, "/").await.status, 200, "{host}");
+    }
+}
+
+#[tokio::test]
+async fn a_context_with_dots_is_written_as_it_is() {
+    let bed = Bed::start().await;
+    let up = up_with_context(&bed, "dev.eu-1.example.com", &[]).await;
+    assert_eq!(up.get("web-80.svc.default.ns.dev.eu-1.example.com.cx.k8s.localhost", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_context_no_label_can_hold_is_reached_by_its_escape_and_by_its_alias() {
+    let bed = Bed::start().await;
+    let up = up_with_context(&bed, AWKWARD, &[&format!("aliases: {{ prod: \"{AWKWARD}\" }}")]).await;
+    for label in ["0--54eam--2feu--3a1--40prod--5fx", "prod"] {
+        let host = format!("web-80.svc.default.ns.{label}.cx.k8s.localhost");
+        let answer = up.get(&host, "/").await;
+        assert_eq!(answer.status, 200, "{host}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn an_alias_wins_over_a_context_of_its_name() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&["aliases: { nowhere: fake, fake: no-such-context }"], &[])).await;
+    assert_eq!(up.get("web-80.svc.default.ns.nowhere.cx.k8s.localhost", "/").await.status, 200);
+    let answer = up.get("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert!(answer.text().contains("no-such-context"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn the_label_https_speaks_tls_to_the_service() {
+    let bed = Bed::start().await;
+    let ca = TestCa::new().unwrap();
+    let origin = TlsOrigin::start(&ca.leaf("pod", &["pod"]).unwrap(), &["http/1.1"], bed.origin.addr()).await;
+    bed.add_service("secure", 443, origin.address);
+    let up = bed.up(&gateway(&[], &[])).await;
+    let answer = up.get("secure-443.https.svc.default.ns.fake.cx.k8s.localhost", "/head").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().to_lowercase().contains("x-forwarded-proto: http\r\n"), "{}", answer.text());
+    let answer = up.get("secure-443.svc.default.ns.fake.cx.k8s.localhost", "/").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_is_refused_and_the_cluster_is_not_asked() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&["allow: { contexts: [\"fa*\"], namespaces: [default, \"team-*\"] }"], &[])).await;
+    for host in ["web-80.svc.kube-system.ns.fake.cx.k8s.localhost", "web-80.svc.default.ns.prod.cx.k8s.localhost"] {
+        let answer = up.get(host, "/").await;
+        assert_eq!(answer.status, 403, "{host}: {}", answer.text());
+        assert!(answer.text().contains("gateway.allow"), "{}", answer.text());
+    }
+    assert_eq!(bed.cluster.requests().len(), 0);
+    assert_eq!(up.get("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
+    let answer = up.get("web-80.svc.team-x.ns.fake.cx.k8s.localhost", "/").await;
+    assert_eq!(answer.status, 502, "allowed, but not there: {}", answer.text());
+}
+
+#[tokio::test]
+async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    for host in [
+        "web.svc.default.ns.fake.cx.k8s.localhost",
+        "web-80.svc.default.fake.cx.k8s.localhost",
+        "web-80.deploy.default.ns.fake.cx.k8s.localhost",
+        "web-80.svc.default.ns.cx.k8s.localhost",
+        "web-99999.svc.default.ns.fake.cx.k8s.localhost",
+        "web-80.svc.default.ns.a--ffb.cx.k8s.localhost",
+        "k8s.localhost",
+    ] {
+        let answer = up.get(host, "/").await;
+        assert_eq!(answer.status, 404, "{host}: {}", answer.text());
+        let text = answer.text();
+        assert!(text.contains("{service}-{port}.svc.{namespace}.ns.{context}.cx."), "{host}: {text}");
+    }
+    assert_eq!(bed.cluster.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_service_that_is_not_there_is_a_502_with_the_clusters_reason() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    let host = "wbe-80.svc.default.ns.fake.cx.k8s.localhost";
+    let (status, page) = up.json(host, "/").await;
+    assert_eq!(status, 502);
+    let text = page.to_string();
+    assert!(text.contains("not found") && text.contains("did you mean `web`?"), "{text}");
+    let failed = up.event("failed").await;
+    assert_eq!(failed["name"], host);
+}
+
+#[tokio::test]
+async fn a_port_the_service_does_not_have_and_a_port_nobody_listens_on_are_502() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    for (host, words) in [
+        ("web-82.svc.default.ns.fake.cx.k8s.localhost", "82"),
+        ("web-81.svc.default.ns.fake.cx.k8s.localhost", "refused"),
+        ("web-80.svc.default.ns.nowhere.cx.k8s.localhost", "nowhere"),
+    ] {
+        let answer = up.get(host, "/").await;
+        assert_eq!(answer.status, 502, "{host}: {}", answer.text());
+        assert!(answer.text().contains(words), "{host}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn static_routes_win_over_dynamic_hosts() {
+    let bed = Bed::start().await;
+    let other = HttpOrigin::start().await.unwrap();
+    let host = "web-80.svc.default.ns.fake.cx.k8s.localhost";
+    let up = bed.up(&gateway(&[], &[&format!("{host}: {{ to: \"http://{}\" }}", other.addr())])).await;
+    assert_eq!(up.get(host, "/").await.status, 200);
+    assert_eq!((other.requests(), bed.origin.requests()), (1, 0));
+}
+
+#[tokio::test]
+async fn another_suffix_and_none_at_all() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&["dynamic_host: dev.test"], &[])).await;
+    assert_eq!(up.get("web-80.svc.default.ns.fake.cx.dev.test", "/").await.status, 200);
+    assert_eq!(up.get("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 404);
+    up.reload(&bed, &gateway(&["dynamic_host: off"], &[])).await;
+    assert_eq!(up.get("web-80.svc.default.ns.fake.cx.dev.test", "/").await.status, 404);
+}
+
+#[tokio::test]
+async fn the_index_tells_what_was_asked_for_and_how_it_is() {
+    let bed = Bed::start().await;
+    let up = bed.up(&format!("forwards:\n  db: {{ to: \"tcp://127.0.0.1:9\", listen: 0 }}\n{}", gateway(&[], &[]))).await;
+    let host = "web-80.svc.default.ns.fake.cx.k8s.localhost";
+    assert_eq!(up.get(host, "/").await.status, 200);
+    let (status, index) = up.json("localhost", "/").await;
+    assert_eq!(status, 200);
+    let route = index["routes"].as_array().unwrap().iter().find(|route| route["host"] == host).expect("the route");
+    assert_eq!(route["state"], "ready", "{route}");
+    assert_eq!(index["forwards"][0]["name"], "db", "{index}");
+    let page = up.get("localhost", "/").await;
+    assert!(page.text().contains(host), "{}", page.text());
+    assert_eq!(up.get("localhost", "/other").await.status, 404);
+}
+
+#[tokio::test]
+async fn names_with_hyphens_and_digits_are_split_at_the_port() {
+    let bed = Bed::start().await;
+    let ports = [ServicePort::new(80).to(8080)];
+    bed.cluster.add_service("default", "my-shop-2", &[("app", "shop")], &ports);
+    let pod = PodSpec::new("default", "my-shop-2-0").label("app", "shop").port("", 8080);
+    bed.cluster.add_pod(pod.backend(8080, bed.origin.addr()));
+    let up = bed.up(&gateway(&[], &[])).await;
+    assert_eq!(up.get("my-shop-2-80.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
+    assert_eq!(up.get("my-shop-2-0-8080.pod.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
+}

@@ -1,0 +1,258 @@
+//! TCP ports, each started by its first connection.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::time::Duration;
+
+use testkit::cluster::{Host, ServicePort};
+use testkit::origin::TcpOrigin;
+use testkit::process::Signal;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::support::{Bed, Up, streams};
+use crate::support::services::{Postgres, Redis, psql, redis_cli};
+use crate::support::{DEADLINE, SOON, eventually, within};
+
+fn forward(name: &str, port: u16) -> String {
+    format!("forwards:\n  {name}: {{ to: \"k8s://fake/default/service/{name}:{port}\", listen: 0 }}\n")
+}
+
+/// A bed whose service `tcp` speaks as the client asks it to, and a port that leads there.
+async fn tcp() -> (Bed, TcpOrigin, Up) {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    let up = bed.up(&forward("tcp", 7)).await;
+    (bed, origin, up)
+}
+
+async fn dial(up: &Up, first: &[u8]) -> TcpStream {
+    let mut stream = TcpStream::connect(up.port("tcp")).await.expect("the port takes it");
+    stream.write_all(first).await.expect("it takes bytes");
+    stream
+}
+
+/// Says something and waits for it to come back.
+async fn echo(stream: &mut TcpStream) {
+    stream.write_all(b"\x00hello").await.expect("it takes bytes");
+    let mut got = [0; 6];
+    within("the echo", stream.read_exact(&mut got)).await.expect("an echo");
+    assert_eq!(&got, b"\x00hello");
+}
+
+async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
+    let mut all = Vec::new();
+    within("its end", stream.read_to_end(&mut all)).await.map(|_| all)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn redis_starts_with_its_first_connection() {
+    let bed = Bed::start().await;
+    let redis = Redis::start().await;
+    bed.add_service("redis", 6379, SocketAddr::from(([127, 0, 0, 1], redis.port)));
+    let up = bed.up(&forward("redis", 6379)).await;
+    assert_eq!(bed.cluster.requests().len(), 0, "nothing is asked of the cluster before");
+    let port = up.port("redis").port();
+    let cli = |arguments: &[&str]| redis_cli(port, arguments);
+    assert_eq!(cli(&["PING"]), "PONG\n");
+    let big = "x".repeat(100_000);
+    assert_eq!(cli(&["SET", "big", &big]), "OK\n");
+    assert_eq!(cli(&["GET", "big"]).trim_end().len(), 100_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn postgresql_starts_with_its_first_connection() {
+    let bed = Bed::start().await;
+    let postgres = Postgres::start().await;
+    bed.add_service("pg", 5432, SocketAddr::from(([127, 0, 0, 1], postgres.port)));
+    let up = bed.up(&forward("pg", 5432)).await;
+    let port = up.port("pg").port();
+    let sql = |text: &str| psql(port, text);
+    assert_eq!(sql("select 40 + 2"), "42");
+    sql("create table noise as select i, md5(i::text) as hash from generate_series(1, 20000) as i");
+    assert_eq!(sql("select i, hash from noise order by i").lines().count(), 20_000);
+}
+
+#[tokio::test]
+async fn a_service_that_speaks_first_is_heard_though_the_client_says_nothing() {
+    let bed = Bed::start().await;
+    // Speaks as soon as it is connected to, as PostgreSQL's and SMTP's clients expect.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let _greeting = super::support::beside(async move {
+        let mut held = Vec::new();
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let _ = stream.write_all(b"220 ready\r\n").await;
+            held.push(stream);
+        }
+    });
+    bed.add_service("smtp", 25, address);
+    let up = bed.up(&forward("smtp", 25)).await;
+    let mut stream = TcpStream::connect(up.port("smtp")).await.unwrap();
+    let mut greeting = [0; 11];
+    within("the greeting", stream.read_exact(&mut greeting)).await.unwrap();
+    assert_eq!(&greeting, b"220 ready\r\n");
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_direction_gets_its_answer() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.cluster.faults().streams().inside().set_host("default", "web-1", "db:7", Host::At(origin.addr()));
+    let file = format!(
+        "forwards:\n  jump: {{ to: \"jump://fake/default/service/web/db:7\", listen: 0 }}\n  \
+         plain: {{ to: \"tcp://{}\", listen: 0 }}\n",
+        origin.addr()
+    );
+    let up = bed.up(&file).await;
+    for name in ["jump", "plain"] {
+        let mut stream = TcpStream::connect(up.port(name)).await.unwrap();
+        stream.write_all(b"sink\nhello").await.unwrap();
+        stream.shutdown().await.unwrap();
+        assert_eq!(read_all(&mut stream).await.unwrap(), b"5", "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_ends_its_direction_still_gets_what_the_client_says() {
+    let (_bed, origin, up) = tcp().await;
+    let mut stream = dial(&up, b"first half\n").await;
+    assert_eq!(read_all(&mut stream).await.unwrap(), b"hello");
+    stream.write_all(&[b'x'; 1000]).await.unwrap();
+    stream.shutdown().await.unwrap();
+    eventually(DEADLINE, "the bytes after the half-close", || async {
+        (origin.tally("half") == 1000).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_reset_of_the_service_is_a_reset_of_the_client() {
+    let (_bed, _origin, up) = tcp().await;
+    let mut stream = dial(&up, b"reset 0\n").await;
+    let end = read_all(&mut stream).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn every_port_zero_is_a_port_of_its_own_and_one_forward_may_have_several() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    let to = "k8s://fake/default/service/tcp:7";
+    let named = testkit::process::free_port().unwrap();
+    let file = format!(
+        "forwards:\n  one: {{ to: \"{to}\", listen: 0 }}\n  two: {{ to: \"{to}\", listen: 0 }}\n  \
+         three: {{ to: \"forward:one\", listen: [\"127.0.0.1:{named}\", \"127.0.0.2:{named}\"] }}\n"
+    );
+    let up = bed.up(&file).await;
+    assert_ne!(up.port("one"), up.port("two"));
+    let addresses = [up.port("one"), up.port("two"), ([127, 0, 0, 1], named).into(), ([127, 0, 0, 2], named).into()];
+    for address in addresses {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        echo(&mut stream).await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_never_says_a_byte_holds_up_nobody_and_not_the_end() {
+    let (bed, _origin, up) = tcp().await;
+    let silent = TcpStream::connect(up.port("tcp")).await.unwrap();
+    streams(&bed, 1).await;
+    let mut stream = dial(&up, b"").await;
+    echo(&mut stream).await;
+    drop((silent, stream));
+    streams(&bed, 0).await;
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_before_the_start_is_over_leaves_nothing_behind() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    bed.cluster.faults().api_delay(Duration::from_millis(200));
+    let up = bed.up(&forward("tcp", 7)).await;
+    for _ in 0..5 {
+        drop(TcpStream::connect(up.port("tcp")).await.unwrap());
+    }
+    up.event("ready").await;
+    eventually(DEADLINE, "no stream", || async {
+        (bed.cluster.faults().streams().open_streams() == 0 && origin.open() == 0).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_target_that_cannot_be_had_resets_the_client_and_is_said_once() {
+    let bed = Bed::start().await;
+    bed.cluster.add_service("default", "empty", &[("app", "nobody")], &[ServicePort::new(7)]);
+    let up = bed.up("forwards:\n  gone: { to: \"k8s://fake/default/service/gone:7\", listen: 0 }\n").await;
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(up.port("gone")).await.unwrap();
+        let end = read_all(&mut stream).await;
+        assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let error = up.event("error").await;
+    assert!(error["message"].as_str().unwrap().contains("\"gone\" not found"), "{error}");
+}
+
+#[tokio::test]
+async fn with_few_descriptors_it_goes_on_after_clients_leave() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    bed.write(&forward("tcp", 7));
+    // The limit is set for good: `adit up` would raise a soft one.
+    let inner = bed.command();
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    command.current_dir(bed.home.path());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let up = Up::start(&mut command).await.errors_expected();
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        held.push(TcpStream::connect(up.port("tcp")).await.unwrap());
+    }
+    eventually(DEADLINE, "as many as there is room for", || async { (origin.open() >= 20).then_some(()) }).await;
+    assert!(up.process.is_running());
+    drop(held);
+    eventually(DEADLINE, "their end", || async { (origin.open() == 0).then_some(()) }).await;
+    for _ in 0..10 {
+        let mut stream = dial(&up, b"").await;
+        echo(&mut stream).await;
+    }
+    assert_eq!(up.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test]
+async fn what_was_started_always_is_ready_before_anybody_comes() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    let up = bed
+        .up("forwards:\n  tcp: { to: \"k8s://fake/default/service/tcp:7\", listen: 0, start: always, idle_timeout: 1s }\n")
+        .await;
+    up.event("ready").await;
+    assert_eq!(origin.connections(), 0);
+    // Longer than its idle time-out, which is for those that start on demand.
+    let idle = tokio::time::timeout(Duration::from_millis(2500), up.process.line(SOON, |line| line.contains("\"idle\"")));
+    assert!(!matches!(idle.await, Ok(Ok(_))));
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_it_with_130_and_live_streams_are_waited_for() {
+    let (bed, _origin, up) = tcp().await;
+    let mut stream = dial(&up, b"drip 10 50\n").await;
+    streams(&bed, 1).await;
+    up.process.signal(Signal::INT).unwrap();
+    assert_eq!(read_all(&mut stream).await.unwrap().len(), 1000, "it is finished");
+    drop(stream);
+    assert_eq!(up.process.exited(DEADLINE).await.unwrap().code(), Some(130));
+    assert_eq!(up.event("stopped").await["signal"], "interrupt");
+}

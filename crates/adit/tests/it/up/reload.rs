@@ -1,0 +1,313 @@
+//! The next version of the file takes the place of the one in force.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+use testkit::cluster::{Cluster, ClusterOptions, PodSpec, ServicePort};
+use testkit::origin::{HttpOrigin, TcpOrigin};
+use testkit::process::Signal;
+use testkit::raw::{self, Client};
+use testkit::ws::{Message, WebSocket};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::support::{Bed, Up, WEB, beside, gateway, streams, web};
+use crate::support::{DEADLINE, eventually, within};
+
+const HOST: &str = "web.localhost";
+/// What a debug build on a busy machine may take for a thousand routes; a release build is measured elsewhere.
+const THOUSAND: Duration = Duration::from_secs(5);
+
+fn route(host: &str, to: &str) -> String {
+    format!("{host}: {{ to: \"{to}\" }}")
+}
+
+/// Replaces the file at once and says so by a signal.
+fn replace(bed: &Bed, up: &Up, yaml: &str) {
+    let beside = bed.home.path().join("next");
+    std::fs::write(&beside, format!("version: 1\n{yaml}")).unwrap();
+    std::fs::rename(beside, bed.file()).unwrap();
+    up.process.signal(Signal::HUP).unwrap();
+}
+
+async fn echo(stream: &mut TcpStream, text: &[u8]) {
+    stream.write_all(text).await.unwrap();
+    let mut got = vec![0; text.len()];
+    within("the echo", stream.read_exact(&mut got)).await.unwrap();
+    assert_eq!(got, text);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_reloads_under_load_leave_two_hundred_streams_alone() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    let forwards = "forwards:\n  tcp: { to: \"k8s://fake/default/service/tcp:7\", listen: 0 }\n";
+    let file = |routes: &[&str], other: &str| format!("{forwards}{other}{}", gateway(&[], routes));
+    let up = bed.up(&file(&[&web()], "")).await;
+    let mut sockets = Vec::new();
+    let mut pipes = Vec::new();
+    for _ in 0..100 {
+        sockets.push(WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap());
+        let mut pipe = TcpStream::connect(up.port("tcp")).await.unwrap();
+        pipe.write_all(b"echo\n").await.unwrap();
+        pipes.push(pipe);
+    }
+    streams(&bed, 200).await;
+    let (stop, served, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let load = {
+        let (stop, served, failed) = (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&failed));
+        let (address, host) = (up.gateway(), up.host(HOST));
+        async move {
+            let mut client = Client::connect(address).await.unwrap();
+            while !stop.load(Ordering::Relaxed) {
+                let kept = client.get(&host, "/bytes/10000").await;
+                let new = raw::get(address, &host, "/").await;
+                for answer in [kept, new] {
+                    let count = if answer.is_ok_and(|answer| answer.status == 200) { &served } else { &failed };
+                    count.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+        }
+    };
+    let load = beside(load);
+    for number in 0..50_usize {
+        let from = up.process.line_count();
+        let other = format!("other{number}.localhost");
+        let forward = format!("  extra{number}: {{ to: \"{WEB}\", listen: 0 }}\n");
+        replace(&bed, &up, &file(&[&route(&other, WEB), &web()], &forward));
+        let name = json!(format!("route {other}"));
+        let is_it = |event: &serde_json::Value| event["added"].as_array().is_some_and(|added| added.contains(&name));
+        up.event_from(from, "reloaded", is_it).await;
+        assert_eq!(up.get(&other, "/").await.status, 200);
+        let at = number * 2 % 100;
+        sockets[at].send_text("still there").await.unwrap();
+        assert_eq!(sockets[at].receive().await.unwrap(), Some(Message::Text("still there".into())));
+    }
+    stop.store(true, Ordering::Relaxed);
+    for socket in &mut sockets {
+        socket.send_text("at the end").await.unwrap();
+        assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("at the end".into())));
+    }
+    for pipe in &mut pipes {
+        echo(pipe, b"at the end").await;
+    }
+    drop(load);
+    assert_eq!(failed.load(Ordering::Relaxed), 0, "of {}", served.load(Ordering::Relaxed));
+    assert!(served.load(Ordering::Relaxed) > 50);
+    assert_eq!((up.count("lost"), up.count("reload-failed")), (0, 0));
+}
+
+#[tokio::test]
+async fn a_file_with_errors_changes_nothing_and_all_of_them_are_told() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    let wrong = "gateway:\n  listen: 127.0.0.1:0\n  idle_timeout: soon\n  routes:\n    other.localhost: { too: 1 }\n";
+    let event = up.refused(&bed, wrong).await;
+    let problems = event["problems"].as_array().unwrap();
+    let found: Vec<_> = problems.iter().map(|problem| (problem["line"].as_u64(), problem["key"].as_str())).collect();
+    assert!(found.contains(&(Some(4), Some("gateway.idle_timeout"))), "{event}");
+    assert!(found.iter().any(|(line, key)| *line == Some(6) && key.is_some_and(|key| key.contains("too"))), "{event}");
+    socket.send_text("still there").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    assert_eq!(up.get("other.localhost", "/").await.status, 404);
+    // No YAML at all.
+    up.refused(&bed, "gateway: [").await;
+    // And a forward that is not there.
+    let event = up.refused(&bed, &gateway(&[], &["x.localhost: { to: \"forward:nowhere\" }"])).await;
+    assert!(event.to_string().contains("nowhere"), "{event}");
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_changes_nothing_and_is_named() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let free = testkit::process::free_port().unwrap();
+    let file = format!(
+        "forwards:\n  a: {{ to: \"{WEB}\", listen: {free} }}\n  b: {{ to: \"{WEB}\", listen: {} }}\n{}",
+        address.port(),
+        gateway(&[], &[&route("other.localhost", WEB)])
+    );
+    let event = up.refused(&bed, &file).await;
+    let message = event["message"].as_str().unwrap();
+    assert!(message.contains("forwards.b.listen") && message.contains(&format!("port {}", address.port())), "{event}");
+    assert_eq!(up.get(HOST, "/").await.status, 200, "the route that was to go");
+    assert_eq!(up.get("other.localhost", "/").await.status, 404);
+    assert!(TcpStream::connect(("127.0.0.1", free)).await.is_err(), "the other port was let go");
+    drop(taken);
+    up.process.signal(Signal::HUP).unwrap();
+    up.event("reloaded").await;
+    assert_eq!(up.get("other.localhost", "/").await.status, 200);
+    assert!(TcpStream::connect(address).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_route_that_is_removed_finishes_what_it_carries_and_takes_nothing_new() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    client.send(&raw::head("GET", &up.host(HOST), "/drip?pieces=30&ms=50", &[], None)).await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 200);
+    up.reload(&bed, &gateway(&[], &[])).await;
+    assert_eq!(up.get(HOST, "/").await.status, 404);
+    let mut length = 0;
+    while let Some(piece) = within("more", client.piece()).await.unwrap() {
+        length += piece.len();
+    }
+    assert_eq!(length, 3000);
+    socket.send_text("still there").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
+    socket.close().await.unwrap();
+    let sessions = || bed.cluster.faults().streams().open_connections();
+    eventually(DEADLINE, "the end of its session", || async { (sessions() == 0).then_some(()) }).await;
+    let answer = client.get(&up.host(HOST), "/").await.unwrap();
+    assert_eq!(answer.status, 404, "on a kept connection, too");
+}
+
+#[tokio::test]
+async fn a_forward_that_is_changed_leads_new_connections_to_the_new_target() {
+    let bed = Bed::start().await;
+    let (one, two) = (TcpOrigin::start().await.unwrap(), TcpOrigin::start().await.unwrap());
+    bed.add_service("one", 7, one.addr());
+    bed.add_service("two", 7, two.addr());
+    let port = testkit::process::free_port().unwrap();
+    let file =
+        |name: &str| format!("forwards:\n  db: {{ to: \"k8s://fake/default/service/{name}:7\", listen: {port} }}\n");
+    let up = bed.up(&file("one")).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut old = TcpStream::connect(address).await.unwrap();
+    echo(&mut old, b"\x00old").await;
+    let event = up.reload(&bed, &file("two")).await;
+    assert_eq!(event["changed"], json!(["forward db"]), "{event}");
+    let mut new = TcpStream::connect(address).await.unwrap();
+    echo(&mut new, b"\x00new").await;
+    assert_eq!((one.connections(), two.connections()), (1, 1));
+    echo(&mut old, b"still there").await;
+    drop(old);
+    eventually(DEADLINE, "the end of the old one", || async { (one.open() == 0).then_some(()) }).await;
+    echo(&mut new, b"still there").await;
+}
+
+#[tokio::test]
+async fn a_route_that_is_changed_leads_kept_connections_to_the_new_target() {
+    let bed = Bed::start().await;
+    let other = HttpOrigin::start().await.unwrap();
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    up.reload(&bed, &gateway(&[], &[&route(HOST, &format!("http://{}", other.addr()))])).await;
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    assert_eq!((bed.origin.requests(), other.requests()), (1, 1));
+}
+
+#[tokio::test]
+async fn a_thousand_routes_are_reloaded_quickly_and_each_is_found() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    for round in 0..3 {
+        let mut routes: Vec<String> = (0..1000).map(|at| route(&format!("r{at}-{round}.localhost"), WEB)).collect();
+        routes.push(web());
+        let routes: Vec<&str> = routes.iter().map(String::as_str).collect();
+        let from = up.process.line_count();
+        let start = Instant::now();
+        replace(&bed, &up, &gateway(&[], &routes));
+        let event = up.event_from(from, "reloaded", |event| event["added"].as_array().is_some_and(|it| it.len() == 1000));
+        event.await;
+        assert!(start.elapsed() < THOUSAND, "{:?}", start.elapsed());
+        for at in [0, 499, 999] {
+            assert_eq!(up.get(&format!("r{at}-{round}.localhost"), "/").await.status, 200);
+        }
+    }
+    socket.send_text("still there").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
+}
+
+#[tokio::test]
+async fn a_hangup_reads_the_file_again_and_an_unchanged_one_changes_nothing() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    up.process.signal(Signal::HUP).unwrap();
+    let event = up.event("reloaded").await;
+    assert_eq!(event, json!({ "event": "reloaded", "added": [], "changed": [], "removed": [] }));
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    assert_eq!(bed.origin.connections(), 1, "even the connection to the service was kept");
+}
+
+#[tokio::test]
+async fn the_gateway_may_move_to_another_port_and_connections_stay() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    let port = testkit::process::free_port().unwrap();
+    let moved = gateway(&[], &[&web()]).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
+    up.reload(&bed, &moved).await;
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    assert_eq!(raw::get(address, HOST, "/").await.unwrap().status, 200);
+    let old = || async { TcpStream::connect(up.gateway()).await.is_err().then_some(()) };
+    eventually(DEADLINE, "the end of the old port", old).await;
+    socket.send_text("still there").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
+}
+
+#[tokio::test]
+async fn a_port_that_changes_its_owner_is_never_closed() {
+    let bed = Bed::start().await;
+    let (one, two) = (TcpOrigin::start().await.unwrap(), TcpOrigin::start().await.unwrap());
+    let port = testkit::process::free_port().unwrap();
+    let file = |name: &str, origin: &TcpOrigin| {
+        format!("forwards:\n  {name}: {{ to: \"tcp://{}\", listen: {port} }}\n", origin.addr())
+    };
+    let up = bed.up(&file("one", &one)).await;
+    let mut old = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    echo(&mut old, b"\x00old").await;
+    up.reload(&bed, &file("two", &two)).await;
+    let mut new = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    echo(&mut new, b"\x00new").await;
+    assert_eq!((one.connections(), two.connections()), (1, 1));
+    echo(&mut old, b"still there").await;
+}
+
+#[tokio::test]
+async fn another_kubeconfig_leads_to_another_cluster() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    let (cluster, origin) = (Cluster::start(ClusterOptions::default()).await, HttpOrigin::start().await.unwrap());
+    cluster.add_service("default", "web", &[("app", "web")], &[ServicePort::new(80).to(8080)]);
+    let pod = PodSpec::new("default", "web-1").label("app", "web").port("", 8080);
+    cluster.add_pod(pod.backend(8080, origin.addr()));
+    cluster.write_kubeconfig(&bed.home.path().join("kubeconfig"));
+    up.event("reloaded").await;
+    for host in [HOST, "web-80.svc.default.ns.fake.cx.k8s.localhost"] {
+        assert_eq!(up.get(host, "/").await.status, 200);
+    }
+    assert_eq!((bed.origin.requests(), origin.requests()), (1, 2));
+}
+
+#[tokio::test]
+async fn only_what_is_named_runs_and_still_does_after_a_reload() {
+    let bed = Bed::start().await;
+    let file = format!(
+        "forwards:\n  one: {{ to: \"{WEB}\", listen: 0, tags: [a] }}\n  two: {{ to: \"{WEB}\", listen: 0 }}\n{}",
+        gateway(&[], &[&web()])
+    );
+    bed.write(&file);
+    let up = Up::start(bed.command().arg("one")).await;
+    let open: Vec<_> = up.events().into_iter().filter(|event| event["event"] == "open").map(|event| event["name"].clone()).collect();
+    assert_eq!(open, ["one"]);
+    assert_eq!(up.count("gateway"), 0);
+    let event = up.reload(&bed, &file.replace("  two:", "  three:")).await;
+    assert_eq!((&event["added"], &event["removed"]), (&json!([]), &json!([])), "{event}");
+}

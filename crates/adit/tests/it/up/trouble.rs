@@ -1,0 +1,165 @@
+//! Bad days: pods that die, API servers that go and come back.
+
+use testkit::raw::{self, Client};
+use testkit::ws::{Message, WebSocket};
+
+use super::support::{Bed, Up, gateway, streams, web};
+use crate::support::{DEADLINE, curl, eventually, within};
+
+const HOST: &str = "web.localhost";
+
+async fn start() -> (Bed, Up) {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    (bed, up)
+}
+
+/// Kills the pod, and another takes its place.
+fn replace(bed: &Bed) {
+    assert!(bed.cluster.delete("Pod", "default", "web-1"));
+    bed.add_pod("web-2");
+}
+
+/// The body to its end, however that comes.
+async fn rest(client: &mut Client) -> std::io::Result<usize> {
+    let mut length = 0;
+    while let Some(piece) = within("more of the body", client.piece()).await? {
+        length += piece.len();
+    }
+    Ok(length)
+}
+
+#[tokio::test]
+async fn a_pod_that_dies_under_a_download_cuts_it_and_the_next_request_works() {
+    let (bed, up) = start().await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    client.send(&raw::head("GET", &up.host(HOST), "/bytes/500000000", &[], None)).await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 200);
+    assert!(client.piece().await.unwrap().is_some());
+    replace(&bed);
+    let end = rest(&mut client).await;
+    assert!(end.is_err(), "a body that is short is an error: {end:?}");
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    // The connection that was kept for the next request.
+    streams(&bed, 1).await;
+}
+
+#[tokio::test]
+async fn a_chunked_answer_that_is_cut_is_not_taken_for_whole() {
+    let (bed, up) = start().await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    client.send(&raw::head("GET", &up.host(HOST), "/sse?events=0&ms=20", &[], None)).await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 200);
+    assert!(client.piece().await.unwrap().is_some());
+    replace(&bed);
+    let end = rest(&mut client).await;
+    assert!(end.is_err(), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_pod_that_dies_under_a_websocket_ends_it_and_the_next_one_works() {
+    let (bed, up) = start().await;
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    socket.send_text("hello").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("hello".into())));
+    replace(&bed);
+    let end = within("its end", socket.receive_patiently()).await;
+    assert!(matches!(end, Ok(None) | Err(_)), "{end:?}");
+    let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
+    socket.send_text("again").await.unwrap();
+    assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("again".into())));
+}
+
+#[tokio::test]
+async fn a_pod_that_dies_between_two_requests_is_not_noticed() {
+    let (bed, up) = start().await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    up.event("ready").await;
+    replace(&bed);
+    for _ in 0..5 {
+        assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+    }
+    let event = up.event_from(0, "moved", |_| true).await;
+    assert_eq!(event["pod"], "web-2", "{event}");
+}
+
+#[tokio::test]
+async fn many_pods_in_a_row_die_between_requests() {
+    let (bed, up) = start().await;
+    let mut client = Client::connect(up.gateway()).await.unwrap();
+    for number in 1..10 {
+        assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200, "{number}");
+        bed.add_pod(&format!("web-{}", number + 1));
+        assert!(bed.cluster.delete("Pod", "default", &format!("web-{number}")));
+    }
+    assert_eq!(client.get(&up.host(HOST), "/").await.unwrap().status, 200);
+}
+
+#[tokio::test]
+async fn without_a_pod_requests_wait_for_the_next_one() {
+    let (bed, up) = start().await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    up.event("ready").await;
+    assert!(bed.cluster.delete("Pod", "default", "web-1"));
+    up.event("lost").await;
+    let later = async {
+        up.process.line(DEADLINE, |line| line.contains("\"lost\"")).await.expect("the loss");
+        bed.add_pod("web-2");
+    };
+    let (status, ()) = tokio::join!(up.status(HOST), later);
+    assert_eq!(status, Some(200));
+    let back = up.event("back").await;
+    assert_eq!(back["pod"], "web-2", "{back}");
+}
+
+#[tokio::test]
+async fn an_api_server_that_is_gone_at_the_start_is_told_and_used_when_it_comes_back() {
+    let bed = Bed::start().await;
+    bed.cluster.faults().stop().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let answer = curl(&["--header", &format!("Host: {HOST}"), &format!("http://{}/", up.gateway())]).await;
+    assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
+    assert!(answer.text().contains("API server"), "{}", answer.text());
+    bed.cluster.faults().restart();
+    eventually(DEADLINE, "an answer", || async { (up.status(HOST).await == Some(200)).then_some(()) }).await;
+}
+
+#[tokio::test]
+async fn an_api_server_that_goes_and_comes_back_is_used_again() {
+    let (bed, up) = start().await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    up.event("ready").await;
+    bed.cluster.faults().stop().await;
+    let lost = up.event("lost").await;
+    assert_eq!(lost["name"], HOST, "{lost}");
+    bed.cluster.faults().restart();
+    eventually(DEADLINE, "an answer", || async { (up.status(HOST).await == Some(200)).then_some(()) }).await;
+    up.event("back").await;
+}
+
+#[tokio::test]
+async fn a_service_that_resets_or_talks_nonsense_is_a_502() {
+    let (_bed, up) = start().await;
+    for target in ["/reset", "/garbage"] {
+        let answer = up.get(HOST, target).await;
+        assert_eq!(answer.status, 502, "{target}: {}", answer.text());
+    }
+    for target in ["/reset-mid-body", "/close-mid-body"] {
+        let answer = raw::get(up.gateway(), &up.host(HOST), target).await;
+        assert!(answer.is_err(), "{target}: {answer:?}");
+    }
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_in_the_routes_time_is_a_504() {
+    let bed = Bed::start().await;
+    let up = bed
+        .up(&gateway(&[], &[&format!("web.localhost: {{ to: \"{}\", timeout: 300ms }}", super::support::WEB)]))
+        .await;
+    let answer = up.get(HOST, "/silent").await;
+    assert_eq!(answer.status, 504, "{}", answer.text());
+    assert_eq!(up.get(HOST, "/drip?pieces=10&ms=50").await.body.len(), 1000, "a live answer is not cut");
+    eventually(DEADLINE, "the request's end in the pod", || async { (bed.origin.in_flight() == 0).then_some(()) }).await;
+}
