@@ -255,11 +255,8 @@ async fn a_jump_takes_nc_where_there_is_no_socat() {
 async fn a_jump_to_a_host_that_cannot_be_reached_says_so() {
     let bed = Bed::start().await;
     bed.cluster.faults().streams().inside().set_host("default", "web-1", "db.internal:5432", Host::Refused);
-    let file = format!(
-        "{}{}",
-        jump("service: web", "db.internal"),
-        gateway(&[], &["db.localhost: { to: \"forward:db\" }"])
-    );
+    let file =
+        format!("{}{}", jump("service: web", "db.internal"), gateway(&[], &["db.localhost: { to: \"forward:db\" }"]));
     let up = bed.up(&file).await;
     let end = ask(&up, "db").await.expect_err("nothing listens there");
     assert_eq!(end.kind(), std::io::ErrorKind::ConnectionReset);
@@ -274,8 +271,7 @@ async fn a_pod_to_jump_through_that_does_not_get_ready_fails_in_its_time() {
     let bed = Bed::start().await;
     bed.cluster.on_create(PodStart::Waiting { reason: "ImagePullBackOff".into(), message: "no such image".into() });
     let via = "pod: adit-jump, create: { image: example/socat, timeout: 1s }";
-    let file =
-        format!("{}{}", jump(via, "db.internal"), gateway(&[], &["db.localhost: { to: \"forward:db\" }"]));
+    let file = format!("{}{}", jump(via, "db.internal"), gateway(&[], &["db.localhost: { to: \"forward:db\" }"]));
     let up = bed.up(&file).await;
     let answer = up.get("db.localhost", "/").await;
     assert!(matches!(answer.status, 502 | 504), "{}", answer.text());

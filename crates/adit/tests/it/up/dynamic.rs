@@ -157,7 +157,8 @@ async fn another_suffix_and_none_at_all() {
 #[tokio::test]
 async fn the_index_tells_what_was_asked_for_and_how_it_is() {
     let bed = Bed::start().await;
-    let up = bed.up(&format!("forwards:\n  db: {{ to: \"tcp://127.0.0.1:9\", listen: 0 }}\n{}", gateway(&[], &[]))).await;
+    let up =
+        bed.up(&format!("forwards:\n  db: {{ to: \"tcp://127.0.0.1:9\", listen: 0 }}\n{}", gateway(&[], &[]))).await;
     let host = "web-80.svc.default.ns.fake.cx.k8s.localhost";
     assert_eq!(up.get(host, "/").await.status, 200);
     let (status, index) = up.json("localhost", "/").await;

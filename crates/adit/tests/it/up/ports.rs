@@ -121,10 +121,8 @@ async fn a_service_that_ends_its_direction_still_gets_what_the_client_says() {
     assert_eq!(read_all(&mut stream).await.unwrap(), b"hello");
     stream.write_all(&[b'x'; 1000]).await.unwrap();
     stream.shutdown().await.unwrap();
-    eventually(DEADLINE, "the bytes after the half-close", || async {
-        (origin.tally("half") == 1000).then_some(())
-    })
-    .await;
+    eventually(DEADLINE, "the bytes after the half-close", || async { (origin.tally("half") == 1000).then_some(()) })
+        .await;
 }
 
 #[tokio::test]
@@ -241,7 +239,8 @@ async fn what_was_started_always_is_ready_before_anybody_comes() {
     up.event("ready").await;
     assert_eq!(origin.connections(), 0);
     // Longer than its idle time-out, which is for those that start on demand.
-    let idle = tokio::time::timeout(Duration::from_millis(2500), up.process.line(SOON, |line| line.contains("\"idle\"")));
+    let idle =
+        tokio::time::timeout(Duration::from_millis(2500), up.process.line(SOON, |line| line.contains("\"idle\"")));
     assert!(!matches!(idle.await, Ok(Ok(_))));
 }
 
