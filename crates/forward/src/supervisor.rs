@@ -323,7 +323,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let after = self.options.later_timeout;
-        let refused = |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
+        let refused =
+            |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
         let unavailable = |reason: String| refused(reason, None);
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();

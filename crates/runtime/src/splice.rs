@@ -93,6 +93,7 @@ pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) ->
 
 async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
     let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
+    peer::prepare();
     let mut pair = Pair {
         client,
         target,

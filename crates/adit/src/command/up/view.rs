@@ -55,6 +55,15 @@ struct Told {
     error: Option<SystemTime>,
 }
 
+impl Told {
+    /// Of a row before anybody used it; a plain address is always ready.
+    fn untouched(row: &Row) -> Self {
+        let plain = row.state == State::Ready && row.pod.is_none();
+        let state = if plain { State::Ready } else { State::Idle };
+        Self { state, pod: None, reason: None, lost: None, asked: None, error: None }
+    }
+}
+
 impl View {
     /// # Errors
     /// When there is no thread that could write.
@@ -163,10 +172,8 @@ impl View {
             asked: before.as_ref().and_then(|before| before.asked),
             error: row.last_error.as_ref().map(|(at, _)| *at),
         };
-        let Some(before) = before else {
-            after.asked = (row.state == State::Starting).then_some(now);
-            return after;
-        };
+        // What happened to a row before it was first seen is news too.
+        let before = before.unwrap_or_else(|| Told::untouched(row));
         if before == after {
             return after;
         }

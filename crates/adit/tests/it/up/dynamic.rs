@@ -114,7 +114,7 @@ async fn a_service_that_is_not_there_is_a_502_with_the_clusters_reason() {
     let (status, page) = up.json(host, "/").await;
     assert_eq!(status, 502);
     let text = page.to_string();
-    assert!(text.contains("not found") && text.contains("did you mean `web`?"), "{text}");
+    assert!(text.contains("not found") && text.contains("Did you mean `web`?"), "{text}");
     let failed = up.event("failed").await;
     assert_eq!(failed["name"], host);
 }
@@ -157,7 +157,8 @@ async fn another_suffix_and_none_at_all() {
 #[tokio::test]
 async fn the_index_tells_what_was_asked_for_and_how_it_is() {
     let bed = Bed::start().await;
-    let up = bed.up(&format!("forwards:\n  db: {{ to: \"tcp://127.0.0.1:9\", listen: 0 }}\n{}", gateway(&[], &[]))).await;
+    let up =
+        bed.up(&format!("forwards:\n  db: {{ to: \"tcp://127.0.0.1:9\", listen: 0 }}\n{}", gateway(&[], &[]))).await;
     let host = "web-80.svc.default.ns.fake.cx.k8s.localhost";
     assert_eq!(up.get(host, "/").await.status, 200);
     let (status, index) = up.json("localhost", "/").await;

@@ -57,7 +57,8 @@ async fn fifty_reloads_under_load_leave_two_hundred_streams_alone() {
         pipes.push(pipe);
     }
     streams(&bed, 200).await;
-    let (stop, served, failed) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (stop, served, failed) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let load = {
         let (stop, served, failed) = (Arc::clone(&stop), Arc::clone(&served), Arc::clone(&failed));
         let (address, host) = (up.gateway(), up.host(HOST));
@@ -221,7 +222,8 @@ async fn a_thousand_routes_are_reloaded_quickly_and_each_is_found() {
         let from = up.process.line_count();
         let start = Instant::now();
         replace(&bed, &up, &gateway(&[], &routes));
-        let event = up.event_from(from, "reloaded", |event| event["added"].as_array().is_some_and(|it| it.len() == 1000));
+        let event =
+            up.event_from(from, "reloaded", |event| event["added"].as_array().is_some_and(|it| it.len() == 1000));
         event.await;
         assert!(start.elapsed() < THOUSAND, "{:?}", start.elapsed());
         for at in [0, 499, 999] {
@@ -305,7 +307,8 @@ async fn only_what_is_named_runs_and_still_does_after_a_reload() {
     );
     bed.write(&file);
     let up = Up::start(bed.command().arg("one")).await;
-    let open: Vec<_> = up.events().into_iter().filter(|event| event["event"] == "open").map(|event| event["name"].clone()).collect();
+    let open: Vec<_> =
+        up.events().into_iter().filter(|event| event["event"] == "open").map(|event| event["name"].clone()).collect();
     assert_eq!(open, ["one"]);
     assert_eq!(up.count("gateway"), 0);
     let event = up.reload(&bed, &file.replace("  two:", "  three:")).await;

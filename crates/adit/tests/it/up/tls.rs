@@ -89,7 +89,8 @@ async fn tls_cut(
 /// Whether these records hold the whole of their first handshake message.
 fn is_whole(records: &[u8]) -> bool {
     let body = bodies(records);
-    body.len() >= 4 && body.len() >= 4 + usize::from(body[1]) * 65_536 + usize::from(body[2]) * 256 + usize::from(body[3])
+    body.len() >= 4
+        && body.len() >= 4 + usize::from(body[1]) * 65_536 + usize::from(body[2]) * 256 + usize::from(body[3])
 }
 
 /// What whole records carry.
@@ -113,7 +114,8 @@ fn record(body: &[u8]) -> Vec<u8> {
 /// A client whose hello has a key share of ML-KEM-768, as those of browsers.
 fn quantum() -> rustls::ClientConfig {
     let mut provider = rustls::crypto::aws_lc_rs::default_provider();
-    provider.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768, rustls::crypto::aws_lc_rs::kx_group::X25519];
+    provider.kx_groups =
+        vec![rustls::crypto::aws_lc_rs::kx_group::X25519MLKEM768, rustls::crypto::aws_lc_rs::kx_group::X25519];
     testkit::cert::trust_anything_with(provider, &[])
 }
 
@@ -215,7 +217,7 @@ async fn long_hellos_arrive_as_they_were_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_post_quantum_hello_reaches_openssl() {
     let bed = Bed::start().await;
     let ca = TestCa::new().unwrap();
@@ -231,6 +233,7 @@ async fn a_post_quantum_hello_reaches_openssl() {
     let up = bed.up(&gateway(&[], &[&route])).await;
     let mut client = Client::connect_tls(up.gateway(), HOST, quantum()).await.unwrap();
     assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+    drop(client);
     // And its own client, which checks the chain.
     let mut command = Command::new(program("openssl"));
     command.args(["s_client", "-connect", &up.gateway().to_string(), "-servername", HOST, "-verify_return_error"]);
@@ -259,7 +262,10 @@ async fn what_is_like_tls_and_is_none_is_answered_with_an_alert_and_closed() {
         ("a ServerHello", changed(5, 2)),
         ("an empty record", vec![0x16, 3, 1, 0, 0]),
         ("a record that is too long", [&[0x16, 3, 1, 0xff, 0xff][..], &[1; 1000]].concat()),
-        ("another record in between", [&whole[..0], &record(&bodies(&whole)[..50]), &[0x17, 3, 3, 0, 5, 1, 2, 3, 4, 5]].concat()),
+        (
+            "another record in between",
+            [&whole[..0], &record(&bodies(&whole)[..50]), &[0x17, 3, 3, 0, 5, 1, 2, 3, 4, 5]].concat(),
+        ),
         ("a session id longer than the hello", changed(5 + 4 + 2 + 32, 255)),
         ("noise after the first byte", [&[0x16][..], &testkit::noise::bytes(9, 2000)].concat()),
         ("the high bit", vec![0xff; 64]),

@@ -161,5 +161,6 @@ async fn a_service_that_does_not_answer_in_the_routes_time_is_a_504() {
     let answer = up.get(HOST, "/silent").await;
     assert_eq!(answer.status, 504, "{}", answer.text());
     assert_eq!(up.get(HOST, "/drip?pieces=10&ms=50").await.body.len(), 1000, "a live answer is not cut");
-    eventually(DEADLINE, "the request's end in the pod", || async { (bed.origin.in_flight() == 0).then_some(()) }).await;
+    eventually(DEADLINE, "the request's end in the pod", || async { (bed.origin.in_flight() == 0).then_some(()) })
+        .await;
 }
