@@ -11,11 +11,11 @@ const AWKWARD: &str = "Team/eu:1@prod_x";
 
 async fn up_with_context(bed: &Bed, context: &str, keys: &[&str]) -> Up {
     let second = bed.home.path().join("second");
-    std::fs::write(&second, bed.cluster.kubeconfig_named(context, "other", "other")).unwrap();
+    std::fs::write(&second, bed.cluster.kubeconfig_named(context, "other", "other")).expect("the second file");
     bed.write(&gateway(keys, &[]));
     let paths = [bed.home.path().join("kubeconfig"), second];
     let mut command = bed.command();
-    Up::start(command.env("KUBECONFIG", std::env::join_paths(paths).unwrap())).await
+    Up::start(command.env("KUBECONFIG", std::env::join_paths(paths).expect("paths"))).await
 }
 
 #[tokio::test]

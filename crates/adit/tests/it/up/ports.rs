@@ -21,7 +21,7 @@ fn forward(name: &str, port: u16) -> String {
 /// A bed whose service `tcp` speaks as the client asks it to, and a port that leads there.
 async fn tcp() -> (Bed, TcpOrigin, Up) {
     let bed = Bed::start().await;
-    let origin = TcpOrigin::start().await.unwrap();
+    let origin = TcpOrigin::start().await.expect("a service");
     bed.add_service("tcp", 7, origin.addr());
     let up = bed.up(&forward("tcp", 7)).await;
     (bed, origin, up)
