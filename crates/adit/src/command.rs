@@ -70,7 +70,7 @@ pub(crate) enum LogForm {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine in one process: sample service, tunnel server, agent
+    /// Run everything on this machine in one process: sample service, tunnel server, agent, gateway
     Demo(demo::DemoArguments),
     /// Publish local services at a tunnel server
     Expose(Box<expose::ExposeArguments>),

@@ -1,6 +1,6 @@
 //! What others see of a forward.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use adit_core::forward::{ForwardState, ForwardStatus};
 
@@ -33,6 +33,8 @@ pub struct ForwardReport {
     pub waiting_for: Option<String>,
     /// When it was first ready.
     pub ready_since: Option<Instant>,
+    /// How long its last start took, from the demand until it could be used.
+    pub took: Option<Duration>,
 }
 
 impl ForwardReport {
@@ -53,7 +55,7 @@ impl ForwardReport {
             && (self.remote_port, self.service_port, self.transport)
                 == (other.remote_port, other.service_port, other.transport)
             && (self.pods, &self.declared) == (other.pods, &other.declared)
-            && (&self.waiting_for, self.ready_since) == (&other.waiting_for, other.ready_since)
+            && (&self.waiting_for, self.ready_since, self.took) == (&other.waiting_for, other.ready_since, other.took)
     }
 
     /// Live streams.

@@ -146,6 +146,22 @@ mod tests {
         let kept = first.get("a").unwrap().clone();
         first.retire(&next);
         assert!(next.get("a").unwrap().is(&kept));
+        // What nobody has a handle of is over; only a forward's own task tells.
+        drop((first, kept));
+        let tasks = |scope: &Scope| scope.running().get("forward").copied().unwrap_or_default();
+        let gone = async {
+            while tasks(&scope) > 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.expect("the three that were replaced end");
+        drop(next);
+        let gone = async {
+            while tasks(&scope) > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(5), gone).await.expect("all end");
         scope.cancel();
     }
 }

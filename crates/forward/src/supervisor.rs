@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
+use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
 use runtime::Scope;
@@ -63,9 +64,16 @@ impl Default for ForwardOptions {
     }
 }
 
-/// A named path to a target; cloning gives another handle.
+/// A named path to a target; cloning gives another handle. With the last one it takes nothing new, and ends when what
+/// it carries has ended.
 #[derive(Clone)]
 pub struct Forward {
+    shared: Arc<Shared>,
+    _handles: Arc<Handles>,
+}
+
+/// Told when the last handle is dropped.
+struct Handles {
     shared: Arc<Shared>,
 }
 
@@ -83,6 +91,8 @@ pub(crate) struct Shared {
     kept: Mutex<Weak<Session>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
+    /// No handle is left: nobody can ask for it any more.
+    abandoned: AtomicBool,
     /// The driver is gone: nothing will change any more.
     ended: AtomicBool,
 }
@@ -117,6 +127,7 @@ impl Forward {
             transport: None,
             waiting_for: None,
             ready_since: None,
+            took: None,
         };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -128,11 +139,13 @@ impl Forward {
             session: watch::Sender::new(None),
             kept: Mutex::default(),
             error: Mutex::default(),
+            abandoned: AtomicBool::new(false),
             ended: AtomicBool::new(false),
         });
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
         scope.spawn("forward", driver.run());
-        Self { shared }
+        let handles = Arc::new(Handles { shared: Arc::clone(&shared) });
+        Self { shared, _handles: handles }
     }
 
     /// Its name.
@@ -212,6 +225,14 @@ impl Connect for Forward {
 impl fmt::Debug for Forward {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Forward({} → {})", self.shared.name, self.shared.target)
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        self.shared.abandoned.store(true, Ordering::Release);
+        self.shared.tell(ForwardInput::Stop);
+        self.shared.work.notify_one();
     }
 }
 
@@ -323,9 +344,8 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let after = self.options.later_timeout;
-        let refused =
+        let unavailable =
             |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
-        let unavailable = |reason: String| refused(reason, None);
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();
             let mut reports = self.report.subscribe();
@@ -335,18 +355,19 @@ impl Shared {
                 }
                 reports.mark_unchanged();
                 if self.ended.load(Ordering::Acquire) {
-                    return Err(unavailable("it was stopped".into()));
+                    return Err(unavailable("it was stopped".into(), None));
                 }
                 if self.has_failed() {
-                    let failure = self.failure(&Arc::clone(&self.report.borrow()));
-                    return Err(refused(crate::error::chain(&failure), adit_core::diagnose::Diagnose::hint(&failure)));
+                    let report = Arc::clone(&self.report.borrow());
+                    let failure = self.failure(&report);
+                    return Err(unavailable(crate::error::chain(&failure), failure.hint()));
                 }
                 tokio::select! {
                     biased;
                     changed = sessions.changed() => changed,
                     changed = reports.changed() => changed,
                 }
-                .map_err(|_| unavailable("it was stopped".into()))?;
+                .map_err(|_| unavailable("it was stopped".into(), None))?;
             }
         });
         match waited.await {
@@ -354,7 +375,8 @@ impl Shared {
             Err(_) => {
                 let report = self.report.borrow();
                 let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
-                Err(unavailable(format!("{} (waited {after:?})", reason.unwrap_or_else(|| "not ready".into()))))
+                let reason = reason.unwrap_or_else(|| "it takes long to start".into());
+                Err(ConnectError::NotReady { target: self.target.to_string(), after, reason })
             }
         }
     }

@@ -100,7 +100,8 @@ impl Door {
 
     async fn tls(&self, client: TcpStream, hello: ClientHello, bytes: Vec<u8>, ends: Ends, scope: Scope) {
         let name = hello.server_name;
-        let found = name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name));
+        let found =
+            name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name, ends.local.port()));
         let answer = match found {
             TlsFound::Pass(connect, traffic) => {
                 let _live = traffic.begin();

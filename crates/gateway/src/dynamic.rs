@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
+use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicTarget};
 use adit_core::name::Hostname;
 use adit_core::target::{Scheme, Target};
@@ -27,6 +28,8 @@ pub struct DynamicSettings {
     pub aliases: Vec<(String, String)>,
     /// Contexts and namespaces that may be reached.
     pub allow: Allow,
+    /// Contexts that may be reached only when `allow` names contexts.
+    pub protect: Vec<ProtectPattern>,
     /// After how long without use a forward ends.
     pub idle_timeout: Option<Duration>,
 }
@@ -73,6 +76,12 @@ pub enum DynamicFault {
         context: String,
         /// The namespace.
         namespace: String,
+    },
+    /// `kubernetes.protect` holds it back, and `gateway.allow` does not name it.
+    #[error("the context {context} is protected by kubernetes.protect")]
+    Protected {
+        /// The context.
+        context: String,
     },
 }
 
@@ -140,10 +149,15 @@ impl Dynamic {
 
     fn allowed(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
         let DynamicTarget { context, namespace, .. } = target;
-        if self.settings.allow.permits(context, namespace) {
-            return Ok(());
+        let Self { settings: DynamicSettings { allow, protect, .. }, .. } = self;
+        if !allow.permits(context, namespace) {
+            return Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() });
         }
-        Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() })
+        // A web page can ask for any name, so here nobody can be asked whether it is meant.
+        if allow.contexts.is_empty() && protect.iter().any(|pattern| pattern.matches(context)) {
+            return Err(DynamicFault::Protected { context: context.clone() });
+        }
+        Ok(())
     }
 
     fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {
@@ -201,4 +215,77 @@ fn evict(known: &mut HashMap<String, Known>, but: &str) -> Option<Arc<DynamicRou
 /// The name a certificate of a service would have.
 fn in_cluster_name(target: &DynamicTarget) -> String {
     format!("{}.{}.svc", target.name, target.namespace)
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::glob::GlobPattern;
+    use forward::KubeSettings;
+
+    use super::*;
+
+    fn dynamic(scope: &Scope, change: impl FnOnce(&mut DynamicSettings)) -> Arc<Dynamic> {
+        let mut settings = DynamicSettings {
+            suffix: Hostname::parse("k8s.localhost").unwrap(),
+            aliases: Vec::new(),
+            allow: Allow::default(),
+            protect: Vec::new(),
+            idle_timeout: None,
+        };
+        change(&mut settings);
+        Dynamic::new(settings, &Clusters::new(KubeSettings::default()), scope)
+    }
+
+    fn host(service: &str, context: &str) -> String {
+        format!("{service}-80.svc.default.ns.{context}.cx.k8s.localhost")
+    }
+
+    #[tokio::test]
+    async fn a_name_is_one_route_however_often_it_is_asked_for() {
+        let scope = Scope::root();
+        let dynamic = dynamic(&scope, |_| {});
+        let find = || dynamic.find(&host("web", "prod")).unwrap().unwrap();
+        assert!(Arc::ptr_eq(&find(), &find()));
+        assert_eq!(find().target.context, "prod");
+        assert!(dynamic.find("web.localhost").is_none(), "not under the suffix");
+        assert!(dynamic.find("web.k8s.localhost").unwrap().is_err(), "under it, and not of the grammar");
+        scope.cancel();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_allowed_or_protected_is_refused() {
+        let scope = Scope::root();
+        let pattern = |text: &str| vec![GlobPattern::parse(text).unwrap()];
+        let allowed = dynamic(&scope, |settings| settings.allow.contexts = pattern("dev-*"));
+        assert!(allowed.find(&host("web", "dev-1")).unwrap().is_ok());
+        assert!(matches!(allowed.find(&host("web", "prod")), Some(Err(DynamicFault::Forbidden { .. }))));
+        let protect = vec![ProtectPattern::parse("^prod").unwrap()];
+        let protected = dynamic(&scope, |settings| settings.protect.clone_from(&protect));
+        assert!(protected.find(&host("web", "dev-1")).unwrap().is_ok());
+        assert!(matches!(protected.find(&host("web", "prod")), Some(Err(DynamicFault::Protected { .. }))));
+        let named = dynamic(&scope, |settings| {
+            settings.protect = protect;
+            settings.allow.contexts = pattern("prod");
+        });
+        assert!(named.find(&host("web", "prod")).unwrap().is_ok());
+        scope.cancel();
+    }
+
+    #[tokio::test]
+    async fn any_number_of_names_keeps_a_bounded_number_of_forwards() {
+        let scope = Scope::root();
+        let dynamic = dynamic(&scope, |_| {});
+        for number in 0..KNOWN_MAX + 200 {
+            dynamic.find(&host(&format!("s{number}"), "prod")).unwrap().unwrap();
+        }
+        assert_eq!(dynamic.lock().len(), KNOWN_MAX);
+        let ended = async {
+            while scope.running().get("forward").copied().unwrap_or_default() > KNOWN_MAX {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), ended).await.expect("those that were evicted end");
+        assert!(dynamic.find(&host(&format!("s{}", KNOWN_MAX + 199), "prod")).is_some());
+        scope.cancel();
+    }
 }

@@ -168,7 +168,9 @@ impl Entrances {
     pub fn prepare(&self, file: &AgentFile, clusters: &Arc<Clusters>) -> Result<Prepared, EntranceError> {
         let (old_forwards, old_table) = (self.targets.forwards(), self.routes.table());
         let forwards = Arc::new(old_forwards.next(&self.carrying, clusters, specs(file)));
-        let parts = TableParts { targets: &self.targets, forwards: &forwards, clusters, scope: &self.carrying };
+        let protect = &file.kubernetes.protect;
+        let parts =
+            TableParts { targets: &self.targets, forwards: &forwards, clusters, protect, scope: &self.carrying };
         let table = match &file.gateway {
             Some(gateway) => old_table.next(gateway, parts),
             None => Ok(Table::empty()),
@@ -197,7 +199,8 @@ impl Entrances {
 
     /// Gives up a change.
     pub fn abandon(&self, prepared: Prepared) {
-        self.undo(&prepared.undo);
+        let Prepared { undo, .. } = prepared;
+        self.undo(&undo);
     }
 
     /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new.

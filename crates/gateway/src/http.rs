@@ -176,10 +176,11 @@ where
     let visited = Arc::clone(&connection);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Arc::clone(&visited);
-        async move {
+        // hyper keeps room for a future as long as a connection lives; nearly all of them are idle.
+        Box::pin(async move {
             let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
             Ok::<_, Infallible>(answer(connection, request, Some(number)).await)
-        }
+        })
     });
     let limits = &connection.site.limits;
     let serving = hyper::server::conn::http1::Builder::new()

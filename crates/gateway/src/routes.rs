@@ -4,9 +4,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use adit_core::config::gateway::GatewayTls;
+use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
-use adit_core::target::Scheme;
 use arc_swap::ArcSwap;
 use forward::ForwardReport;
 use runtime::connect::Connect;
@@ -66,16 +66,16 @@ impl Routes {
         self.ports.store(Arc::new(ports));
     }
 
-    /// What a TLS connection is for.
-    pub(crate) fn tls(&self, name: &Hostname) -> TlsFound {
+    /// What a TLS connection for a name at this port is for.
+    pub(crate) fn tls(&self, name: &Hostname, port: u16) -> TlsFound {
         let table = self.table.load();
         let host = name.as_str();
         if let Some(route) = table.find(host, None) {
-            if route.terminates(table.tls()) {
+            if route.config.terminate {
                 return TlsFound::Terminate;
             }
             if route.config.scheme != adit_core::config::gateway::UpstreamScheme::Https {
-                return TlsFound::Answer(plain_only(host));
+                return TlsFound::Answer(plain_only(host, port));
             }
             return TlsFound::Pass(self.targets.connect(&route.config.to), Arc::clone(&route.traffic));
         }
@@ -83,10 +83,7 @@ impl Routes {
             return TlsFound::Terminate;
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
-            // The name says `https` for clients that speak plain HTTP to us; a client with TLS means it either way.
-            Some(Ok(route)) if table.tls() == GatewayTls::Local && route.target.scheme == Scheme::Http => {
-                TlsFound::Terminate
-            }
+            Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
             Some(Ok(route)) => TlsFound::Pass(Arc::new(route.forward.clone()), Arc::clone(&route.traffic)),
             Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
             None => TlsFound::Answer(unknown(&table, host)),
@@ -155,6 +152,8 @@ impl Routes {
         let forwards = self.targets.forwards();
         forwards
             .iter()
+            // Those that only have their URL for a name are seen at the entrances that lead to them.
+            .filter(|(spec, _)| !spec.name.contains("://"))
             .map(|(spec, forward)| {
                 let report = forward.report();
                 let (state, detail) = state_of(&report);
@@ -187,23 +186,33 @@ pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
 }
 
 fn unknown(table: &Table, host: &str) -> Found {
-    Found::Unknown { near: table.near(host, NEAR), reason: None }
+    Found::Unknown { near: table.near(host, NEAR), reason: None, hint: None }
 }
 
 fn refused(fault: &DynamicFault) -> Found {
     match fault {
-        DynamicFault::Name(error) => Found::Unknown { near: Vec::new(), reason: Some(error.to_string()) },
+        DynamicFault::Name(error) => {
+            Found::Unknown { near: Vec::new(), reason: Some(error.to_string()), hint: error.hint() }
+        }
         DynamicFault::Forbidden { .. } => Found::Refused {
             reason: fault.to_string(),
             hint: Some("add it to gateway.allow in adit.yaml, if it is meant".into()),
         },
+        DynamicFault::Protected { .. } => Found::Refused {
+            reason: fault.to_string(),
+            hint: Some("name it in gateway.allow.contexts in adit.yaml, if it is meant".into()),
+        },
     }
 }
 
-fn plain_only(host: &str) -> Found {
+fn plain_only(host: &str, port: u16) -> Found {
+    let port = if port == 80 { String::new() } else { format!(":{port}") };
     Found::Failed {
-        reason: "this route leads to a service without tls, and the gateway passes tls through as it is".into(),
-        hint: Some(format!("open http://{host} instead, or set gateway.tls: local in adit.yaml to have tls end here")),
+        reason: "this route leads to a service without TLS, and the gateway passes TLS through as it is".into(),
+        hint: Some(format!(
+            "open http://{host}{port} instead, or write `tls: terminate` into the route, or `gateway.tls: local` into adit.yaml, \
+             to have TLS end here"
+        )),
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use adit_core::target::Target;
 use forward::ForwardReport;
 
 use crate::entrances::Entrances;
@@ -20,6 +21,8 @@ pub struct Row {
     pub name: String,
     /// What kind of entrance: `port`, `route`, `host`, or `forward` for one that others lead to.
     pub kind: &'static str,
+    /// Its state is that of another row: a route to a forward of the file.
+    pub echoes: bool,
     /// Where clients come in: addresses, or a URL without its path.
     pub entrance: String,
     /// What it leads to, as a user would write it.
@@ -28,6 +31,8 @@ pub struct Row {
     pub pod: Option<String>,
     /// How the target is.
     pub state: State,
+    /// How long the last start took.
+    pub took: Option<Duration>,
     /// Why it is not ready, or what is waited for.
     pub reason: Option<String>,
     /// Streams and requests now.
@@ -87,6 +92,7 @@ impl Entrances {
 fn route_row(route: &Route, gateway: Option<u16>) -> Row {
     let config = &route.config;
     let mut row = Row::new(config.key.clone(), "route", url(&config.key, gateway), config.to.to_string());
+    row.echoes = matches!(config.to, Target::Forward(_));
     if let Some(forward) = &route.forward {
         row.set_report(&forward.report());
     }
@@ -109,10 +115,12 @@ impl Row {
         Self {
             name,
             kind,
+            echoes: false,
             entrance,
             target,
             pod: None,
             state: State::Ready,
+            took: None,
             reason: None,
             streams: 0,
             opened: 0,
@@ -126,6 +134,7 @@ impl Row {
         let (state, detail) = state_of(report);
         self.state = state;
         self.pod.clone_from(&report.pod);
+        self.took = report.took;
         self.reason = detail.filter(|_| state != State::Ready);
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use adit_core::config::gateway::{GatewayTls, PasswordSource, UpstreamScheme as Scheme};
+use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::config::{GatewayConfig, RouteConfig};
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::route::{RouteConflict, RouteTable};
@@ -30,6 +31,8 @@ pub struct TableParts<'a> {
     pub forwards: &'a ForwardSet,
     /// For dynamic hosts.
     pub clusters: &'a Arc<Clusters>,
+    /// The contexts that are touched only when they are named.
+    pub protect: &'a [ProtectPattern],
     /// Where the tasks of upstreams and forwards live.
     pub scope: &'a Scope,
 }
@@ -179,19 +182,11 @@ impl Table {
             suffix: config.dynamic_host.clone()?,
             aliases: config.aliases.clone(),
             allow: config.allow.clone(),
+            protect: parts.protect.to_vec(),
             idle_timeout: config.idle_timeout,
         };
         let kept = self.dynamic.as_ref().filter(|dynamic| dynamic.is(&settings, parts.clusters));
         Some(kept.map_or_else(|| Dynamic::new(settings, parts.clusters, parts.scope), Arc::clone))
-    }
-}
-
-impl Route {
-    /// Whether TLS connections from clients end here.
-    #[must_use]
-    pub fn terminates(&self, tls: GatewayTls) -> bool {
-        // A service without TLS has none to pass through.
-        self.config.terminate || (tls == GatewayTls::Local && self.config.scheme != Scheme::Https)
     }
 }
 

@@ -132,7 +132,7 @@ impl ByName {
         let forwards = self.targets.forwards.load();
         forwards.get(&self.name).cloned().ok_or_else(|| {
             let near = near::nearest(&self.name, forwards.iter().map(|(spec, _)| spec.name.as_str()));
-            let hint = near.map(|near| format!("there is {near}"));
+            let hint = near.map(|near| format!("did you mean `{near}`?"));
             let reason = "no forward of this name is configured any more".to_owned();
             ConnectError::Unavailable { target: self.target.clone(), reason, hint }
         })

@@ -317,8 +317,18 @@ pub enum ConnectError {
         target: String,
         /// Why, in lower case.
         reason: String,
-        /// What to do, where the connector knows.
+        /// What to do, if anybody knows.
         hint: Option<String>,
+    },
+    /// The target was started and waited for; for connectors that are not plain TCP.
+    #[error("{target} is not ready: {reason} (waited {after:?})")]
+    NotReady {
+        /// The target as a user would write it.
+        target: String,
+        /// The deadline.
+        after: Duration,
+        /// What is waited for, in lower case.
+        reason: String,
     },
 }
 
@@ -360,13 +370,14 @@ impl ConnectError {
             Self::Certificate { source, .. } => Self::Certificate { target, source },
             Self::Tls { source, .. } => Self::Tls { target, source },
             Self::Unavailable { reason, hint, .. } => Self::Unavailable { target, reason, hint },
+            Self::NotReady { after, reason, .. } => Self::NotReady { target, after, reason },
         }
     }
 
     /// Whether the target was too slow, as opposed to not there.
     #[must_use]
     pub fn is_timeout(&self) -> bool {
-        matches!(self, Self::Timeout { .. })
+        matches!(self, Self::Timeout { .. } | Self::NotReady { .. })
     }
 
     /// The target as a user would write it.
@@ -380,7 +391,8 @@ impl ConnectError {
             | Self::Exhausted { target, .. }
             | Self::Certificate { target, .. }
             | Self::Tls { target, .. }
-            | Self::Unavailable { target, .. } => target,
+            | Self::Unavailable { target, .. }
+            | Self::NotReady { target, .. } => target,
         }
     }
 }
@@ -394,7 +406,8 @@ impl Diagnose for ConnectError {
             | Self::Unreachable { .. }
             | Self::Certificate { .. }
             | Self::Tls { .. }
-            | Self::Unavailable { .. } => Fault::Upstream,
+            | Self::Unavailable { .. }
+            | Self::NotReady { .. } => Fault::Upstream,
             Self::Exhausted { .. } => Fault::Internal,
         }
     }
@@ -414,6 +427,7 @@ impl Diagnose for ConnectError {
             }
             Self::Tls { .. } => "check that this port speaks tls".into(),
             Self::Unavailable { hint, .. } => return hint.clone(),
+            Self::NotReady { .. } => "see why with `kubectl describe pod`; the next request tries again".into(),
         };
         Some(hint)
     }

@@ -263,6 +263,12 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
     /// reset, and a reset takes the answer out of the visitor's hands.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.closed && (self.refused || self.guard.mid_body()) {
+            let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
+            // By the clock: to a visitor who sends without a pause the timer would never come to its turn.
+            if timer.deadline().into_std() <= Instant::now() {
+                self.closed = true;
+                break;
+            }
             let read = BUFFER.with_borrow_mut(|buffer| {
                 buffer.resize(CHUNK, 0);
                 let mut chunk = ReadBuf::new(buffer);
@@ -273,8 +279,9 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
                 Poll::Ready(Ok(0) | Err(_)) => self.closed = true,
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => {
-                    let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
-                    ready!(timer.as_mut().poll(cx));
+                    if let Some(timer) = &mut self.linger_timer {
+                        ready!(timer.as_mut().poll(cx));
+                    }
                     self.closed = true;
                 }
             }

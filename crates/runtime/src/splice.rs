@@ -1,7 +1,7 @@
 //! A client's TCP connection and a stream to its target, each direction ending on its own.
 //!
 //! Nothing is buffered while a pair is idle: a thread's scratch memory is read into, and only what the other side
-//! did not take is kept.
+//! did not take is kept. Much data between two TCP connections is not read at all, see `splice/kernel.rs`.
 
 use std::cell::RefCell;
 use std::future::Future as _;
@@ -21,8 +21,13 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::connect::{BufferedDuplex, Io};
 use crate::peer;
 
+mod kernel;
+
 /// Read at once.
 const SCRATCH: usize = 128 * 1024;
+/// A read of so much says that there is more, and so many in a row say that it is a direction of bulk.
+const LARGE: usize = SCRATCH / 2;
+const LARGE_READS: u8 = 4;
 /// Bytes a turn and direction; then others have theirs.
 const BYTES_A_TURN: u64 = 256 * 1024;
 /// How soon after a client's end it is looked at whether the client is still there, and how seldom at the end.
@@ -92,14 +97,15 @@ pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) ->
 }
 
 async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
+    let tcp = matches!(target, Io::Tcp(_));
     let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
     peer::prepare();
     let mut pair = Pair {
         client,
         target,
         addresses,
-        inward: Direction::default(),
-        outward: Direction::default(),
+        inward: Direction { tcp, ..Direction::default() },
+        outward: Direction { tcp, ..Direction::default() },
         look: None,
         patience: LOOK_FIRST,
     };
@@ -132,9 +138,26 @@ struct Direction {
     sent: usize,
     ended: bool,
     done: bool,
+    /// Both ends are TCP connections.
+    tcp: bool,
+    /// Large reads in a row.
+    large: u8,
+    /// Small ones in a row, of those that the kernel carries.
+    small: u8,
+    /// What the kernel carries and the receiver has not taken yet.
+    pipe: Option<kernel::Pipe>,
 }
 
 impl Direction {
+    fn note_read(&mut self, bytes: usize) {
+        self.large = if bytes < LARGE { 0 } else { self.large.saturating_add(1) };
+    }
+
+    /// Whether the kernel is to carry it, if it can.
+    fn by_kernel(&self) -> bool {
+        self.pipe.is_some() || (self.tcp && self.large >= LARGE_READS && !self.ended && !self.has_kept())
+    }
+
     fn keep(&mut self, rest: &[u8]) {
         self.kept.clear();
         self.kept.extend_from_slice(rest);
@@ -162,8 +185,7 @@ struct Pair {
 impl Pair {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Cut>> {
         if !self.inward.done
-            && let Poll::Ready(Err(cut)) =
-                carry(&mut self.client, &mut self.target, &mut self.inward, cx, Cut::Client, Cut::Target)
+            && let Poll::Ready(Err(cut)) = self.poll_inward(cx)
         {
             // Why a target takes nothing more, reading from it tells.
             if !matches!(&cut, Cut::Target(error) if error.kind() == io::ErrorKind::BrokenPipe) {
@@ -185,10 +207,23 @@ impl Pair {
         Poll::Pending
     }
 
+    fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
+        let Self { target, client, inward, .. } = self;
+        match target {
+            Io::Tcp(target) if inward.by_kernel() => {
+                kernel::carry(client, target, inward, cx, Cut::Client, Cut::Target)
+            }
+            target => carry(client, target, inward, cx, Cut::Client, Cut::Target),
+        }
+    }
+
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Self { target, client, outward, .. } = self;
         match target {
             Io::Buffered(target) => hand_on(&mut **target, client, outward, cx),
+            Io::Tcp(target) if outward.by_kernel() => {
+                kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client)
+            }
             target => carry(target, client, outward, cx, Cut::Target, Cut::Client),
         }
     }
@@ -276,6 +311,9 @@ where
             direction.kept = Vec::new();
             direction.sent = 0;
         }
+        if direction.by_kernel() {
+            break;
+        }
         if direction.ended {
             ready!(Pin::new(&mut *to).poll_shutdown(cx)).map_err(to_failed)?;
             direction.done = true;
@@ -296,6 +334,7 @@ where
                 Poll::Pending => 0,
             };
             direction.bytes += written as u64;
+            direction.note_read(read.len());
             if written < read.len() {
                 direction.keep(&read[written..]);
             }
@@ -351,6 +390,66 @@ mod tests {
         assert_eq!((end.inward, end.outward), (41, 41));
         assert_eq!((meter.inward(), meter.outward()), (41, 41));
         assert!(end.cut.is_none());
+    }
+
+    #[tokio::test]
+    async fn much_between_tcp_connections_arrives_whole_however_slow_its_readers_are() {
+        const MUCH: usize = 24 << 20;
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let meter = Arc::new(Meter::default());
+        let carried = splice_metered(served, Io::Tcp(target), Arc::clone(&meter));
+        // Not a multiple of any buffer, so that an exchange of two pieces would be seen.
+        let sent: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
+        let (mut from_client, mut to_client) = client.split();
+        let (mut from_service, mut to_service) = service.split();
+        let write = async |to: &mut (dyn AsyncWrite + Send + Unpin)| {
+            for piece in sent.chunks(3 << 20) {
+                to.write_all(piece).await.unwrap();
+                // A pause, after which it starts anew.
+                sleep(Duration::from_millis(5)).await;
+            }
+            to.shutdown().await.unwrap();
+        };
+        let read = async |from: &mut (dyn AsyncRead + Send + Unpin)| {
+            let mut got = Vec::new();
+            while from.read_buf(&mut got).await.unwrap() > 0 {
+                tokio::task::yield_now().await;
+            }
+            assert!(got == sent, "{} of {} bytes came, or others", got.len(), sent.len());
+        };
+        let all = async {
+            tokio::join!(
+                carried,
+                write(&mut to_client),
+                read(&mut from_service),
+                write(&mut to_service),
+                read(&mut from_client)
+            )
+        };
+        let (end, ..) = tokio::time::timeout(DEADLINE * 6, all).await.expect("it ends");
+        assert_eq!((end.inward, end.outward), (MUCH as u64, MUCH as u64));
+        assert_eq!((meter.inward(), meter.outward()), (MUCH as u64, MUCH as u64));
+        assert!(end.cut.is_none(), "{:?}", end.cut);
+    }
+
+    #[tokio::test]
+    async fn a_service_that_resets_in_the_middle_of_much_resets_the_client() {
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let work = async {
+            service.write_all(&vec![7; 4 << 20]).await.unwrap();
+            SockRef::from(&service).set_linger(Some(Duration::ZERO)).unwrap();
+            drop(service);
+        };
+        let read = async {
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.unwrap_err().kind()
+        };
+        let all = async { tokio::join!(splice(served, Io::Tcp(target)), work, read) };
+        let (end, (), error) = tokio::time::timeout(DEADLINE, all).await.expect("it ends");
+        assert!(matches!(end.cut, Some(Cut::Target(_))), "{:?}", end.cut);
+        assert_eq!(error, io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! `adit demo`: sample service, server and agent in one process, on loopback, with nothing to set up.
+//! `adit demo`: sample service, server, agent and gateway in one process, on loopback, with nothing to set up.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
@@ -7,12 +7,15 @@ use std::time::{Duration, SystemTime};
 
 use adit_core::accounts::{NewToken, TokenStore};
 use adit_core::config::server::{LogTarget, ServerConfig};
+use adit_core::config::{AgentFile, GatewayConfig};
 use adit_core::diagnose::Fault;
 use adit_core::name::{NamePattern, PortRange};
 use adit_core::secret::Secret;
 use adit_core::shutdown::PhaseTimes;
 use adit_core::token::Token;
 use clap::Args;
+use forward::{Clusters, KubeSettings};
+use gateway::entrances::Entrances;
 use prometheus_client::registry::Registry;
 use runtime::connect::TcpConnect;
 use runtime::listener::BoundListener;
@@ -98,13 +101,28 @@ async fn serve(port: u16, directory: &std::path::Path) -> Result<ExitCode, Failu
     let urls = tokio::time::timeout(START, published(&mut events))
         .await
         .map_err(|_| internal(&"the demo did not come up within 10 s"))??;
-    announce(&urls, &bound.admin);
+    let gateway = gateway(service_address, &scope)?;
+    announce(&urls, &bound.admin, gateway.open().next().map_or(0, |(address, _)| address.port()));
     let outcome = runtime::shutdown::run(&scope, &listeners, END, &mut signals, std::future::pending(), |phase| {
         running.on_phase(phase);
     })
     .await;
     terminal::say(&format!("ended in {} ms", outcome.took.as_millis()));
     Ok(ExitCode::SUCCESS)
+}
+
+/// A gateway with one route, to the sample service.
+fn gateway(service: SocketAddr, scope: &Scope) -> Result<Entrances, Failure> {
+    let text = format!("gateway: {{ routes: {{ service.localhost: {{ to: 'http://{service}' }} }} }}");
+    let mut file = AgentFile::parse("demo", &text, &|_| None)?;
+    if let Some(gateway) = &mut file.gateway {
+        *gateway = GatewayConfig { listen: vec![loopback(0)], dynamic_host: None, ..gateway.clone() };
+    }
+    let mut entrances = Entrances::new(&scope.child(), scope, None);
+    let clusters = Clusters::new(KubeSettings::default());
+    let prepared = entrances.prepare(&file, &clusters).map_err(|error| failure(&error))?;
+    entrances.commit(prepared);
+    Ok(entrances)
 }
 
 fn loopback(port: u16) -> SocketAddr {
@@ -158,7 +176,7 @@ async fn published(events: &mut tokio::sync::broadcast::Receiver<AgentEvent>) ->
     Ok(urls)
 }
 
-fn announce(urls: &[String], admin: &SocketAddr) {
+fn announce(urls: &[String], admin: &SocketAddr, gateway: u16) {
     let url = urls.iter().find(|url| url.starts_with("http")).map_or("", String::as_str);
     let tcp = urls.iter().find_map(|url| url.strip_prefix("tcp://")).unwrap_or_default();
     terminal::data(&format!("{url}/\n"));
@@ -169,6 +187,10 @@ fn announce(urls: &[String], admin: &SocketAddr) {
     for (command, what) in [
         (format!("curl {url}/api/inspect"), "the request as the local service got it"),
         (format!("curl http://{tcp}/api/inspect"), "the same through a TCP tunnel"),
+        (
+            format!("curl http://service.localhost:{gateway}/api/inspect"),
+            "the same through a gateway, without a tunnel",
+        ),
         (format!("curl http://{admin}/metrics"), "what the server counts"),
     ] {
         terminal::say(&format!("  {command:52}  # {what}"));

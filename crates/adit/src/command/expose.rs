@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::config::AgentFile;
-use adit_core::config::publish::{PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of};
+use adit_core::config::publish::{
+    PublicPlace, PublishConfig, PublishedTunnel, TrustConfig, parse_server_address, scheme_of,
+};
 use adit_core::diagnose::Fault;
 use adit_core::name::{Hostname, TunnelName};
 use adit_core::target::{LocalTarget, Target};

@@ -20,9 +20,13 @@ use runtime::watch::FileWatch;
 
 use super::{Global, build_runtime, clock, files};
 use crate::report::Failure;
+use crate::terminal;
 use running::Running;
 use source::{Selection, Source};
 use view::View;
+
+/// What is looked for in the usual places.
+const FILE: &str = "adit.yaml";
 
 /// Run what adit.yaml says: forwards, the gateway, published tunnels.
 #[derive(Debug, Args)]
@@ -33,8 +37,11 @@ Examples:
   adit up --tag database       the forwards with this tag
   adit up --config prod.yaml -o json
 
-The file is watched: a change that is right is put in force without touching what stays as it is, and one that is wrong
-changes nothing. Begin with `adit config init`.")]
+Without a file there is the gateway on port 8989: http://SERVICE-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost:8989
+reaches every service of every context. `adit config init` writes a file to begin with.
+
+The file is watched. A change without mistakes takes effect at once, and whatever it does not touch keeps its
+connections; a file with mistakes changes nothing. SIGHUP reads it again, too.")]
 pub(super) struct UpArguments {
     /// Only these: names of forwards, keys of published tunnels, or the words gateway and publish
     #[arg(value_name = "NAME")]
@@ -46,23 +53,29 @@ pub(super) struct UpArguments {
 
 pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let path = path(global)?;
-    let source = Source::new(path, Selection::new(arguments.names, arguments.tag));
+    let selection = Selection::new(arguments.names, arguments.tag);
+    let source = match path(global) {
+        Some(path) => Source::new(path, selection),
+        None if selection.is_all() => {
+            terminal::say(
+                "there is no adit.yaml here or in ~/.config/adit: only the gateway runs; `adit config init` writes one",
+            );
+            Source::none_yet(FILE.into())
+        }
+        None => {
+            let hint = "write one with `adit config init`, or name one with --config";
+            return Err(Failure::new(Fault::Config, "there is no adit.yaml here or in ~/.config/adit", hint));
+        }
+    };
     let read = source.read()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
 
 /// The file that is named, or the one in the usual places.
-fn path(global: &Global) -> Result<PathBuf, Failure> {
+fn path(global: &Global) -> Option<PathBuf> {
     let named = global.config.clone().or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from));
-    named.or_else(|| files::find("adit.yaml")).ok_or_else(|| {
-        Failure::new(
-            Fault::Config,
-            "there is no adit.yaml here or in ~/.config/adit",
-            "write one with `adit config init`, or name one with --config",
-        )
-    })
+    named.or_else(|| files::find(FILE))
 }
 
 async fn serve(global: &Global, source: Source, read: source::Read) -> Result<ExitCode, Failure> {

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::Backoff;
+use adit_core::diagnose::Diagnose as _;
 use adit_core::target::KubeTarget;
 use runtime::Scope;
 use runtime::connect::ConnectError;
@@ -326,8 +327,7 @@ impl KubeTargetShared {
             Err(_) => {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let reason = reason.or_else(|| self.resolver.detail()).unwrap_or_else(|| "no pod took it".into());
-                let reason = format!("{reason} (waited {:?})", self.patience);
-                Err(ConnectError::Unavailable { target: self.text.clone(), reason, hint: None })
+                Err(ConnectError::NotReady { target: self.text.clone(), after: self.patience, reason })
             }
         }
     }
@@ -355,8 +355,7 @@ impl KubeTargetShared {
     async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
         let mut backoff = Backoff::default();
-        let refused = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
-        let unavailable = |reason: String| refused(reason, None);
+        let unavailable = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
         loop {
             let now = resolution.borrow_and_update().clone();
             let Some(candidate) = self.choose(&now) else {
@@ -364,21 +363,21 @@ impl KubeTargetShared {
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(none.detail());
                 }
                 if resolution.changed().await.is_err() {
-                    return Err(unavailable("it was stopped".into()));
+                    return Err(unavailable("it was stopped".into(), None));
                 }
                 continue;
             };
             match self.pool(&candidate.pod).open(candidate.port).await {
                 Ok(stream) => return Ok((stream, candidate.pod)),
                 Err(error @ (ApiError::Forbidden { .. } | ApiError::Unauthorized { .. } | ApiError::Plugin { .. })) => {
-                    return Err(refused(crate::error::chain(&error), adit_core::diagnose::Diagnose::hint(&error)));
+                    return Err(unavailable(crate::error::chain(&error), error.hint()));
                 }
                 Err(error) => {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
                     self.suspect(&candidate.pod);
                     if !pause(&mut resolution, &mut backoff).await {
-                        return Err(unavailable("it was stopped".into()));
+                        return Err(unavailable("it was stopped".into(), None));
                     }
                 }
             }

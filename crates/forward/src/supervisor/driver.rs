@@ -40,14 +40,27 @@ pub(super) struct Driver {
     /// The one thing that is under way: resolving, connecting, or waiting for a loss.
     work: Option<BoxFuture<'static, Outcome>>,
     ready_since: Option<Instant>,
+    /// Since when it is being started.
+    asked: Option<Instant>,
+    took: Option<Duration>,
 }
 
 impl Driver {
     pub(super) fn new(shared: Arc<Shared>, clusters: Arc<Clusters>, scope: Scope) -> Self {
-        Self { shared, clusters, scope, session: None, status: None, work: None, ready_since: None }
+        Self {
+            shared,
+            clusters,
+            scope,
+            session: None,
+            status: None,
+            work: None,
+            ready_since: None,
+            asked: None,
+            took: None,
+        }
     }
 
-    /// Runs until the scope drains.
+    /// Runs until the scope drains, or nobody has a handle and nothing runs any more.
     pub(super) async fn run(mut self) {
         let drained = self.scope.clone();
         let drained = drained.drained();
@@ -62,6 +75,10 @@ impl Driver {
                 continue;
             }
             self.publish();
+            if self.shared.abandoned.load(Ordering::Acquire) && self.shared.machine_status().state == ForwardState::Idle
+            {
+                break;
+            }
             let shared = Arc::clone(&self.shared);
             tokio::select! {
                 biased;
@@ -85,6 +102,7 @@ impl Driver {
     fn act(&mut self, action: ForwardAction) {
         match action {
             ForwardAction::Resolve { attempt } => {
+                self.asked.get_or_insert_with(Instant::now);
                 self.shared.session.send_replace(None);
                 self.work = Some(self.resolve(attempt));
             }
@@ -121,6 +139,7 @@ impl Driver {
         self.shared.session.send_replace(None);
         self.session = None;
         self.status = None;
+        self.asked = None;
     }
 
     fn resolve(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
@@ -177,6 +196,7 @@ impl Driver {
             Outcome::Connected(attempt) => {
                 self.forget_error();
                 self.ready_since.get_or_insert_with(Instant::now);
+                self.took = self.asked.take().map(|asked| asked.elapsed()).or(self.took);
                 self.shared.tell(ForwardInput::Connected { attempt });
                 if let Some((session, _)) = self.session.clone() {
                     self.work = Some(Box::pin({
@@ -239,6 +259,7 @@ impl Driver {
             transport: target.transport,
             waiting_for,
             ready_since: self.ready_since,
+            took: self.took,
             status,
         };
         self.shared.report.send_if_modified(|known| {

@@ -81,7 +81,9 @@ pub(crate) async fn over_h1(
             Err(fault) => return Err(fault.problem(source, upstream)),
         }
     }
-    let mut connection = Box::pin(connect(upstream)).await?;
+    // A statement of its own: what is moved into the box would else stay part of this future.
+    let connecting = Box::pin(connect(upstream));
+    let mut connection = connecting.await?;
     match answer_head(upstream.timeout, connection.send(request(head, source))).await {
         Ok(response) => Ok((response, Some(connection))),
         Err(fault) => Err(fault.problem(source, upstream)),

@@ -37,6 +37,8 @@ pub enum Found {
         near: Vec<String>,
         /// What is wrong with the host as a dynamic one, in lower case, if it looks like one.
         reason: Option<String>,
+        /// What to do about that.
+        hint: Option<String>,
     },
     /// The host is understood and not allowed.
     Refused {

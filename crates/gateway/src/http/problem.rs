@@ -37,7 +37,7 @@ pub(crate) enum Problem {
     /// The host is understood and not allowed.
     Refused { reason: String, hint: Option<String> },
     /// No route has this host; which could be meant, and what is wrong with it as a dynamic one.
-    UnknownHost { host: String, near: Vec<String>, reason: Option<String> },
+    UnknownHost { host: String, near: Vec<String>, reason: Option<String>, hint: Option<String> },
     /// The index is at `/` alone.
     NotFound { path: String },
     /// The connection's TLS name is another than the request's host.
@@ -73,7 +73,15 @@ impl Problem {
     }
 
     pub(crate) fn of_connect(error: &ConnectError) -> Self {
-        let (reason, hint) = (chain(error), error.hint());
+        let hint = match error {
+            ConnectError::Certificate { .. } => {
+                let hint = "name its authority in the route, tls: { ca: FILE }, or trust any certificate there: \
+                            tls: { verify: false }";
+                Some(hint.to_owned())
+            }
+            error => error.hint(),
+        };
+        let reason = chain(error);
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
@@ -147,6 +155,7 @@ impl Problem {
             | Self::Unreachable { hint, .. }
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
+            Self::UnknownHost { hint: Some(hint), .. } => sentence(hint),
             Self::UnknownHost { near, .. } => match near.first() {
                 Some(near) => format!("Did you mean {near}?"),
                 None => "Check the address, or add a route for it to gateway.routes.".into(),

@@ -121,7 +121,9 @@ async fn carry(
     let written = host.to_string();
     let outcome = if asked.upgrade {
         let on_upgrade = hyper::upgrade::on(&mut request);
-        Box::pin(carry_upgrade(connection, &upstream, request, &written, on_upgrade, flight)).await
+        // A statement of its own: what is moved into the box would else stay part of this future.
+        let carrying = Box::pin(carry_upgrade(connection, &upstream, request, &written, on_upgrade, flight));
+        carrying.await
     } else {
         carry_plain(connection, &upstream, request, &written, body, flight).await
     };
@@ -144,13 +146,17 @@ async fn carry_plain(
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
-            request::is_grpc(&head) && Box::pin(upstream.h2.is_spoken(&**upstream)).await
+            request::is_grpc(&head) && {
+                let asking = Box::pin(upstream.h2.is_spoken(&**upstream));
+                asking.await
+            }
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
     let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
     let (response, upstream_connection) = if h2 {
-        Box::pin(exchange::over_h2(upstream, head, source.as_ref())).await?
+        let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
+        carrying.await?
     } else {
         exchange::over_h1(upstream, head, source.as_ref()).await?
     };
@@ -215,7 +221,9 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
             Err(Problem::bad("the tls connection names no host (SNI), so it cannot be known where it should go"))
         }
         Found::Unknown { .. } if name == "localhost" => Ok(Destination::Index),
-        Found::Unknown { near, reason } => Err(Problem::UnknownHost { host: name.to_owned(), near, reason }),
+        Found::Unknown { near, reason, hint } => {
+            Err(Problem::UnknownHost { host: name.to_owned(), near, reason, hint })
+        }
         Found::Refused { reason, hint } => Err(Problem::Refused { reason, hint }),
         Found::Failed { reason, hint } => Err(Problem::Failed { reason, hint }),
     }
@@ -271,8 +279,8 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     let visible = asked.may_see(connection);
     // What is near says what there is.
     let problem = match problem {
-        Problem::UnknownHost { host, reason, .. } if !visible => {
-            Problem::UnknownHost { host, near: Vec::new(), reason }
+        Problem::UnknownHost { host, reason, hint, .. } if !visible => {
+            Problem::UnknownHost { host, near: Vec::new(), reason, hint }
         }
         problem => problem,
     };

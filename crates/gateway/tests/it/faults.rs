@@ -281,3 +281,14 @@ async fn a_service_that_ends_its_direction_instead_of_answering_has_not_answered
     let answer = client.response(false).await.unwrap();
     assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("no_answer")));
 }
+
+#[tokio::test]
+async fn a_client_that_never_stops_sending_is_let_go_after_its_answer() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = TcpStream::connect(gate.addr).await.unwrap();
+    client.write_all(&raw::head("POST", "nobody.localhost", "/", &[], Some(1 << 40))).await.unwrap();
+    let chunk = vec![b'x'; 1 << 16];
+    let sending = async { while client.write_all(&chunk).await.is_ok() {} };
+    tokio::time::timeout(PATIENCE, sending).await.unwrap();
+}

@@ -171,3 +171,16 @@ async fn a_client_that_wants_the_end_of_its_connection_gets_it_and_the_services_
     }
     assert_eq!(origin.connections(), 1);
 }
+
+#[tokio::test]
+async fn a_route_is_looked_up_by_the_bare_host_and_the_path_without_its_query() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    for (host, target, path) in
+        [("App.LocalHost.:1234", "/a/b?c=/d", "/a/b"), ("app.localhost", "http://app.localhost/x%2fy", "/x%2fy")]
+    {
+        assert_eq!(client.get(host, target).await.unwrap().status, 404);
+        assert_eq!(*gate.routes.asked.lock().unwrap(), ("app.localhost".to_owned(), path.to_owned()));
+    }
+}

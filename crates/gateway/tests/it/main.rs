@@ -4,6 +4,7 @@
 
 mod bodies;
 mod crowds;
+mod entrances;
 mod faults;
 mod heads;
 mod pages;

@@ -116,6 +116,8 @@ async fn a_strangers_name_that_points_here_is_told_nothing_of_what_there_is() {
         let text = answer.text();
         assert!(!text.contains("app.localhost") && !text.contains("k8s://"), "{text}");
     }
+    // The lookup knows which other names are not a stranger's.
+    assert!(get(&gate, "ap.our.test", "/", "*/*").await.text().contains("near: app.localhost"));
 }
 
 #[tokio::test]
@@ -124,14 +126,19 @@ async fn what_the_lookup_refuses_is_told_with_its_reason() {
     let (reason, hint) = ("the context prod is not in gateway.allow".to_owned(), Some("add it there".to_owned()));
     gate.found("no.localhost", Found::Refused { reason: reason.clone(), hint: hint.clone() });
     gate.found("off.localhost", Found::Failed { reason: "no pod is ready".into(), hint: None });
-    gate.found("odd.localhost", Found::Unknown { near: Vec::new(), reason: Some("it has no context".into()) });
+    gate.found(
+        "odd.localhost",
+        Found::Unknown { near: Vec::new(), reason: Some("it has no context".into()), hint: Some("write it".into()) },
+    );
     let answer = get(&gate, "no.localhost", "/", "*/*").await;
     assert_eq!((answer.status, answer.header("x-adit-error")), (403, Some("not_allowed")));
     assert_eq!(answer.text(), "403 The context prod is not in gateway.allow.\nhint: Add it there.\n");
     let answer = get(&gate, "off.localhost", "/", "*/*").await;
     assert_eq!((answer.status, answer.text().as_str()), (502, "502 No pod is ready.\n"));
     let answer = get(&gate, "odd.localhost", "/", "*/*").await;
-    assert!(answer.text().starts_with("404 The host odd.localhost leads nowhere: it has no context."));
+    assert!(
+        answer.text().starts_with("404 The host odd.localhost leads nowhere: it has no context.\nhint: Write it.\n")
+    );
 }
 
 #[tokio::test]

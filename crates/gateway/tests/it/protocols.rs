@@ -130,3 +130,12 @@ async fn trailers_pass_by_http2_both_ways() {
     let collected = answer.into_body().collect().await.unwrap();
     assert_eq!(collected.trailers().unwrap()["x-checksum"], "13");
 }
+
+#[tokio::test]
+async fn grpc_to_a_service_that_speaks_http1_only_is_tried_by_that() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let io = TcpStream::connect(gate.addr).await.unwrap();
+    let answer = grpc_call(io, "app.localhost", "/sink", "hello".into()).await.unwrap();
+    assert_eq!((answer.status, &answer.body[..]), (200, &b"5"[..]));
+}

@@ -19,13 +19,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 pub(crate) struct Routes {
     pub(crate) found: Mutex<Vec<(String, Found)>>,
     pub(crate) listing: Mutex<Listing>,
+    /// The last host and path that were looked up.
+    pub(crate) asked: Mutex<(String, String)>,
 }
 
 impl Lookup for Routes {
-    fn find(&self, host: &str, _path: &str) -> Found {
+    fn find(&self, host: &str, path: &str) -> Found {
+        *self.asked.lock().unwrap() = (host.to_owned(), path.to_owned());
         let found = self.found.lock().unwrap();
         let here = found.iter().find(|(name, _)| name == host).map(|(_, found)| found.clone());
-        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None })
+        here.unwrap_or(Found::Unknown { near: vec!["app.localhost".into()], reason: None, hint: None })
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        host.ends_with(".our.test")
     }
 
     fn listing(&self) -> Listing {

@@ -130,9 +130,11 @@ impl Connect for Start {
                     });
                     Ok(Io::other(near))
                 }
-                Kind::Fails => {
-                    Err(ConnectError::Unavailable { target: self.describe(), reason: "no pod is ready".into() })
-                }
+                Kind::Fails => Err(ConnectError::Unavailable {
+                    target: self.describe(),
+                    reason: "no pod is ready".into(),
+                    hint: None,
+                }),
                 Kind::Never => {
                     let _given_up = GivenUp(&self.given_up);
                     std::future::pending().await

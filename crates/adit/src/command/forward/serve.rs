@@ -378,6 +378,7 @@ impl Drop for Live<'_> {
 fn reason(error: &ConnectError) -> String {
     match error {
         ConnectError::Unavailable { reason, .. } => reason.clone(),
+        ConnectError::NotReady { reason, after, .. } => format!("{reason} (waited {after:?})"),
         error => chain(error),
     }
 }

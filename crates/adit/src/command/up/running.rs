@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use ::forward::{Clusters, KubeSettings};
-use adit_core::config::diff::{ListDiff, SectionDiff};
 use adit_core::config::AgentFile;
+use adit_core::config::diff::{ListDiff, SectionDiff};
 use gateway::entrances::Entrances;
 use gateway::rows::Row;
 use runtime::scope::Scope;

@@ -1,8 +1,9 @@
 //! The file, read whole, and the part of it that was asked for.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use adit_core::config::AgentFile;
+use adit_core::config::{AgentFile, DEFAULT_FILE};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
@@ -18,6 +19,8 @@ const PUBLISH: &str = "publish";
 pub(super) struct Source {
     path: PathBuf,
     selection: Selection,
+    /// There is no file yet: as long as that is so, the defaults hold.
+    none_yet: AtomicBool,
 }
 
 /// A version of the file.
@@ -36,12 +39,22 @@ pub(super) struct Selection {
 
 impl Source {
     pub(super) fn new(path: PathBuf, selection: Selection) -> Self {
-        Self { path, selection }
+        Self { path, selection, none_yet: AtomicBool::new(false) }
+    }
+
+    /// There is no file: the gateway is all there is, until a file appears at this path.
+    pub(super) fn none_yet(path: PathBuf) -> Self {
+        Self { path, selection: Selection::default(), none_yet: AtomicBool::new(true) }
     }
 
     /// Reads and checks the file.
     pub(super) fn read(&self) -> Result<Read, Failure> {
-        let text = files::read(&self.path)?;
+        let text = if self.none_yet.load(Ordering::Relaxed) && !self.path.exists() {
+            DEFAULT_FILE.to_owned()
+        } else {
+            self.none_yet.store(false, Ordering::Relaxed);
+            files::read(&self.path)?
+        };
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         Ok(Read { path: self.path.clone(), file: self.selection.apply(file)? })
     }
@@ -74,6 +87,11 @@ impl Read {
 impl Selection {
     pub(super) fn new(names: Vec<String>, tags: Vec<String>) -> Self {
         Self { names, tags }
+    }
+
+    /// Whether everything is to run.
+    pub(super) const fn is_all(&self) -> bool {
+        self.names.is_empty() && self.tags.is_empty()
     }
 
     /// Leaves out what was not asked for. Forwards that something selected leads to stay, without their ports.
@@ -194,5 +212,19 @@ publish:
     fn what_is_not_there_is_told_with_what_could_be_meant() {
         assert!(select(&["dbb"], &[]).is_err());
         assert!(select(&[], &["data"]).is_err());
+    }
+
+    #[test]
+    fn without_a_file_the_gateway_is_all_there_is_until_a_file_appears() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adit.yaml");
+        let source = Source::none_yet(path.clone());
+        let file = source.read().unwrap().file;
+        assert!(file.gateway.is_some_and(|gateway| gateway.dynamic_host.is_some()));
+        assert!(file.forwards.is_empty() && file.publish.is_none());
+        std::fs::write(&path, "version: 1\nforwards: { db: { to: 5432, listen: 0 } }\n").unwrap();
+        assert_eq!(source.read().unwrap().file.forwards.len(), 1);
+        std::fs::remove_file(&path).unwrap();
+        assert!(source.read().is_err(), "a file that is away for a moment does not undo what runs");
     }
 }

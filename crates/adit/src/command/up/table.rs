@@ -21,9 +21,9 @@ struct Line {
 }
 
 /// The titles of the columns.
-const TITLES: [&str; 6] = ["NAME", "ENTRANCE", "TARGET", "STATE", "STREAMS", "BYTES ↑ ↓"];
-/// No column but the last is wider, so that one long name does not push the others off the screen.
-const WIDEST: usize = 44;
+const TITLES: [&str; 6] = ["STATE", "STREAMS", "BYTES ↑ ↓", "NAME", "ENTRANCE", "TARGET"];
+/// The first columns are short and always whole; the others share what is left, and these are the least they get.
+const LEAST: [usize; 3] = [14, 14, 20];
 /// Rows at most: the rest is a number.
 const ROWS: usize = 40;
 
@@ -32,13 +32,12 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> Strin
     let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| of_row(row, now)).collect();
     lines.extend(snapshot.published.iter().map(of_tunnel));
     let mut text = String::new();
-    for address in &snapshot.gateway {
+    if let Some(address) = snapshot.gateway.first() {
         let _ = write!(text, "gateway  http://localhost:{}", address.port());
         if let Some(suffix) = &snapshot.dynamic {
             let _ = write!(text, "   and *.cx.{suffix}:{}", address.port());
         }
         text.push('\n');
-        break;
     }
     if lines.is_empty() {
         text.push_str("nothing else is configured\n");
@@ -47,9 +46,7 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> Strin
     let left_out = lines.len().saturating_sub(ROWS);
     lines.truncate(ROWS);
     let cells: Vec<[&str; 6]> = std::iter::once(TITLES).chain(lines.iter().map(Line::cells)).collect();
-    let widths: Vec<usize> = (0..TITLES.len())
-        .map(|column| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0).min(WIDEST))
-        .collect();
+    let widths = widths(&cells, width);
     text.push('\n');
     let notes = std::iter::once("").chain(lines.iter().map(|line| line.note.as_str()));
     for (row, note) in cells.iter().zip(notes) {
@@ -57,10 +54,10 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> Strin
         for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(line, "{:<width$}  ", shortened(cell, *width));
         }
-        line.push_str(note);
-        let line: String = line.trim_end().chars().take(width.saturating_sub(1)).collect();
-        text.push_str(&line);
-        text.push('\n');
+        put(&mut text, line.trim_end(), width);
+        if !note.is_empty() {
+            put(&mut text, &format!("         {note}"), width);
+        }
     }
     if left_out > 0 {
         let _ = writeln!(text, "and {left_out} more");
@@ -68,9 +65,31 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> Strin
     text
 }
 
+/// A line of its own, no wider than the terminal.
+fn put(text: &mut String, line: &str, width: usize) {
+    text.extend(line.chars().take(width.saturating_sub(1)));
+    text.push('\n');
+}
+
+/// How wide the columns are: as what is in them, as long as the terminal has room; then the widest give way first.
+fn widths(cells: &[[&str; 6]], width: usize) -> [usize; 6] {
+    let mut widths = [0; 6];
+    for (column, wide) in widths.iter_mut().enumerate() {
+        *wide = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    }
+    let room = width.saturating_sub(1 + 2 * (widths.len() - 1));
+    while widths.iter().sum::<usize>() > room {
+        let (_, rest) = widths.split_at_mut(3);
+        let gives = |(at, wide): &(usize, &mut usize)| **wide > LEAST[*at];
+        let Some((_, widest)) = rest.iter_mut().enumerate().filter(gives).max_by_key(|(_, wide)| **wide) else { break };
+        *widest -= 1;
+    }
+    widths
+}
+
 impl Line {
     fn cells(&self) -> [&str; 6] {
-        [&self.name, &self.entrance, &self.target, &self.state, &self.streams, &self.bytes]
+        [&self.state, &self.streams, &self.bytes, &self.name, &self.entrance, &self.target]
     }
 }
 
@@ -83,7 +102,8 @@ fn of_row(row: &Row, now: SystemTime) -> Line {
     });
     Line {
         name: row.name.clone(),
-        entrance: row.entrance.clone(),
+        // The name says it already, and the port stands above.
+        entrance: if matches!(row.kind, "route" | "host") { "gateway".into() } else { row.entrance.clone() },
         target,
         state: row.state.as_str().to_owned(),
         streams: row.streams.to_string(),
@@ -143,6 +163,17 @@ mod tests {
             assert_eq!(bytes(count), text);
         }
         assert_eq!(bytes(u64::MAX), "16777215T");
+    }
+
+    #[test]
+    fn the_table_fits_the_terminal_and_the_widest_columns_give_way() {
+        let cells =
+            [["ready", "0", "0B 0B", "a-name", "127.0.0.1:5432", "k8s://a/very/long/target/of/some/cluster:80"]];
+        assert_eq!(widths(&cells, 200), [5, 1, 5, 6, 14, 43]);
+        let narrow = widths(&cells, 70);
+        assert_eq!(narrow[..5], [5, 1, 5, 6, 14]);
+        assert_eq!(narrow.iter().sum::<usize>() + 10, 69);
+        assert_eq!(widths(&cells, 20)[5], 20, "what is least stays");
     }
 
     #[test]

@@ -50,8 +50,6 @@ struct Told {
     reason: Option<String>,
     /// When it was last lost, while it is.
     lost: Option<Instant>,
-    /// When it was last asked to start.
-    asked: Option<Instant>,
     error: Option<SystemTime>,
 }
 
@@ -60,7 +58,7 @@ impl Told {
     fn untouched(row: &Row) -> Self {
         let plain = row.state == State::Ready && row.pod.is_none();
         let state = if plain { State::Ready } else { State::Idle };
-        Self { state, pod: None, reason: None, lost: None, asked: None, error: None }
+        Self { state, pod: None, reason: None, lost: None, error: None }
     }
 }
 
@@ -74,7 +72,7 @@ impl View {
             Format::Text => Form::Lines,
         };
         let left_out = move |count| match form {
-            Form::Json => Line::Data(event("left-out", json!({ "lines": count }))),
+            Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
             Form::Table | Form::Lines => {
                 Line::Say(format!("{count} lines are left out here: they were not read in time"))
             }
@@ -90,18 +88,22 @@ impl View {
 
     /// Everything is open.
     pub(super) fn started(&self, snapshot: &Snapshot) {
+        for address in snapshot.gateway.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
+            let text = format!("gateway: whoever can reach {address} can reach everything behind it");
+            self.note(&text, "exposed", || json!({ "address": address.to_string() }));
+        }
         match self.form {
             Form::Table => {}
             Form::Lines => self.started_lines(snapshot),
             Form::Json => {
                 for address in &snapshot.gateway {
-                    self.event("gateway", json!({ "address": address.to_string(), "dynamic_host": snapshot.dynamic }));
+                    self.event("gateway", &json!({ "address": address.to_string(), "dynamic_host": snapshot.dynamic }));
                 }
                 for row in &snapshot.rows {
-                    self.event("open", of_row(row));
+                    self.event("open", &of_row(row));
                 }
                 let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
-                self.event("started", json!({ "took_ms": ms }));
+                self.event("started", &json!({ "took_ms": ms }));
             }
         }
     }
@@ -169,7 +171,6 @@ impl View {
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
-            asked: before.as_ref().and_then(|before| before.asked),
             error: row.last_error.as_ref().map(|(at, _)| *at),
         };
         // What happened to a row before it was first seen is news too.
@@ -177,7 +178,9 @@ impl View {
         if before == after {
             return after;
         }
-        self.state_news(row, &before, &mut after, now);
+        if !row.echoes {
+            self.state_news(row, &before, &mut after, now);
+        }
         if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error) {
             self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
         }
@@ -193,7 +196,7 @@ impl View {
             }
             (old, State::Ready) if old != State::Ready => {
                 let outage = after.lost.take().map(|since| now - since);
-                let took = after.asked.take().map_or(LOOK, |since| now - since);
+                let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
                 match outage {
                     Some(outage) => {
                         let seconds = outage.as_secs_f64();
@@ -204,8 +207,7 @@ impl View {
                         );
                     }
                     None => {
-                        let text =
-                            format!("{name}  {} → {}{pod}  ready in {} ms", row.entrance, row.target, millis(took));
+                        let text = format!("{name}  {} → {}{pod}{took}", row.entrance, row.target);
                         self.note(&text, "ready", || of_row(row));
                     }
                 }
@@ -217,9 +219,6 @@ impl View {
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
-            }
-            (_, State::Starting) => {
-                after.asked.get_or_insert(now);
             }
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
@@ -314,14 +313,14 @@ impl View {
 
     /// It has ended.
     pub(super) async fn stopped(&self, signal: Option<StopSignal>) {
-        self.event("stopped", json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
+        self.event("stopped", &json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
         self.output.flush().await;
     }
 
     /// News for people, or for programs.
     fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
         match self.form {
-            Form::Json => self.event(name, value()),
+            Form::Json => self.event(name, &value()),
             Form::Lines => self.say(text.to_owned()),
             Form::Table => {
                 let mut notes = self.notes();
@@ -332,7 +331,7 @@ impl View {
         }
     }
 
-    fn event(&self, name: &str, value: Value) {
+    fn event(&self, name: &str, value: &Value) {
         if self.form == Form::Json {
             self.output.put(Line::Data(event(name, value)), Weight::Full);
         }
@@ -357,14 +356,14 @@ impl View {
 fn of_row(row: &Row) -> Value {
     json!({
         "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
-        "state": row.state.as_str(), "reason": row.reason, "streams": row.streams,
+        "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,
         "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
         "last_error": row.last_error.as_ref().map(|(_, text)| text),
     })
 }
 
 /// An event as one line, its name first.
-fn event(name: &str, value: Value) -> String {
+fn event(name: &str, value: &Value) -> String {
     let rest = value.to_string();
     match rest.strip_prefix('{').filter(|rest| *rest != "}") {
         Some(rest) => format!("{{\"event\":{},{rest}", Value::from(name)),

@@ -4,10 +4,10 @@
 //! within each round, and a figure is the median of the rounds, so that other work on the machine meets all of them.
 
 mod bulk;
-mod client;
-mod figures;
+pub(crate) mod client;
+pub(crate) mod figures;
 pub(crate) mod home;
-mod load;
+pub(crate) mod load;
 mod memory;
 mod options;
 mod replaced;

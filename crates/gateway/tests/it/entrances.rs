@@ -1,0 +1,137 @@
+//! Entrances of a file and of its next versions, without a cluster.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::config::AgentFile;
+use forward::{Clusters, KubeSettings};
+use gateway::entrances::{EntranceError, Entrances};
+use runtime::scope::Scope;
+use testkit::origin::{HttpOrigin, TcpOrigin};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+struct Site {
+    scope: Scope,
+    clusters: Arc<Clusters>,
+    entrances: Entrances,
+}
+
+impl Site {
+    fn new() -> Self {
+        let scope = Scope::root();
+        let entrances = Entrances::new(&scope.child(), &scope, None);
+        Self { scope, clusters: Clusters::new(KubeSettings::default()), entrances }
+    }
+
+    fn apply(&mut self, text: &str) -> Result<(), EntranceError> {
+        let file = AgentFile::parse("adit.yaml", text, &|_| None).expect("a right file");
+        let prepared = self.entrances.prepare(&file, &self.clusters)?;
+        self.entrances.commit(prepared);
+        Ok(())
+    }
+
+    /// Where a forward listens, or with `None` the gateway.
+    fn address(&self, owner: Option<&str>) -> SocketAddr {
+        self.entrances.open().find(|(_, name)| name.as_deref() == owner).expect("it is open").0
+    }
+}
+
+impl Drop for Site {
+    fn drop(&mut self) {
+        self.scope.cancel();
+    }
+}
+
+async fn echo(stream: &mut TcpStream, text: &str) -> String {
+    stream.write_all(text.as_bytes()).await.unwrap();
+    let mut answer = vec![0; text.len()];
+    tokio::time::timeout(DEADLINE, stream.read_exact(&mut answer)).await.expect("in time").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn opened(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"echo\n").await.unwrap();
+    assert_eq!(echo(&mut stream, "hello").await, "hello");
+    stream
+}
+
+async fn get(address: SocketAddr, host: &str) -> u16 {
+    testkit::raw::get(address, host, "/").await.expect("an answer").status
+}
+
+#[tokio::test]
+async fn a_new_version_keeps_the_connections_of_what_stays_and_of_what_goes() {
+    let (one, two) = (TcpOrigin::start().await.unwrap(), TcpOrigin::start().await.unwrap());
+    let mut site = Site::new();
+    let file = |b: SocketAddr| {
+        format!(
+            "forwards:\n  a: {{ to: 'tcp://{}', listen: '127.0.0.1:0' }}\n  b: {{ to: 'tcp://{b}', listen: '127.0.0.1:0' }}\n",
+            one.addr()
+        )
+    };
+    site.apply(&file(one.addr())).unwrap();
+    let (a, b) = (site.address(Some("a")), site.address(Some("b")));
+    let (mut stays, mut goes) = (opened(a).await, opened(b).await);
+    site.apply(&file(two.addr())).unwrap();
+    assert_eq!((site.address(Some("a")), site.address(Some("b"))), (a, b), "the sockets are the same");
+    assert_eq!(echo(&mut stays, "still").await, "still");
+    assert_eq!(echo(&mut goes, "draining").await, "draining");
+    let before = two.connections();
+    opened(b).await;
+    assert_eq!(two.connections(), before + 1, "what comes now goes to the new target");
+    site.apply(&format!("forwards:\n  a: {{ to: 'tcp://{}', listen: '127.0.0.1:0' }}\n", one.addr())).unwrap();
+    assert_eq!(echo(&mut goes, "last").await, "last");
+    let refused = async {
+        while TcpStream::connect(b).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, refused).await.expect("a port that is gone is closed");
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_be_put_in_force_changes_nothing() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut site = Site::new();
+    let route = |host: &str| format!("{host}: {{ to: 'http://{}' }}", origin.addr());
+    let file =
+        |routes: &str, more: &str| format!("gateway: {{ listen: '127.0.0.1:0', routes: {{ {routes} }} }}\n{more}");
+    site.apply(&file(&route("a.localhost"), "")).unwrap();
+    let gateway = site.address(None);
+    assert_eq!(get(gateway, "a.localhost").await, 200);
+    let more = format!("forwards:\n  x: {{ to: 'tcp://127.0.0.1:1', listen: '{}' }}\n", taken.local_addr().unwrap());
+    let error = site.apply(&file(&route("b.localhost"), &more)).unwrap_err();
+    assert!(matches!(&error, EntranceError::Bind { key, .. } if key == "forwards.x.listen"), "{error:?}");
+    assert_eq!((get(gateway, "a.localhost").await, get(gateway, "b.localhost").await), (200, 404));
+    let bad_ca =
+        format!("b.localhost: {{ to: 'https://{}', scheme: https, tls: {{ ca: /nowhere/ca.pem }} }}", origin.addr());
+    assert!(matches!(site.apply(&file(&bad_ca, "")), Err(EntranceError::Table(_))));
+    assert_eq!(get(gateway, "a.localhost").await, 200);
+    site.apply(&file(&route("b.localhost"), "")).unwrap();
+    assert_eq!((get(gateway, "a.localhost").await, get(gateway, "b.localhost").await), (404, 200));
+}
+
+#[tokio::test]
+async fn an_untouched_route_keeps_its_connections_to_the_service() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let mut site = Site::new();
+    let file = |more: &str| {
+        format!(
+            "gateway: {{ listen: '127.0.0.1:0', routes: {{ a.localhost: {{ to: 'http://{}' }}{more} }} }}",
+            origin.addr()
+        )
+    };
+    site.apply(&file("")).unwrap();
+    let gateway = site.address(None);
+    for number in 0..20 {
+        assert_eq!(get(gateway, "a.localhost").await, 200);
+        site.apply(&file(&format!(", h{number}.localhost: {{ to: 'http://127.0.0.1:1' }}"))).unwrap();
+    }
+    assert_eq!(origin.connections(), 1, "one kept connection served them all");
+}
