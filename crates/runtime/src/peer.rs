@@ -6,6 +6,8 @@
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::sync::{Mutex, PoisonError};
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
@@ -25,6 +27,9 @@ const IS_REQUEST: u16 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
 
+/// The socket that questions go through, once there is one.
+static KERNEL: Mutex<Option<OwnedFd>> = Mutex::new(None);
+
 /// Whether the process at the other end of a loopback connection has closed its socket. `None` when that cannot be
 /// known: the peer is another machine, or the kernel does not tell.
 ///
@@ -36,7 +41,7 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
     }
     match ask(local, peer) {
         Ok(gone) => Some(gone),
-        // There is nothing to ask with at the moment; the next look may find something.
+        // There is nothing to ask with at the moment; a later look may find something.
         Err(error) if matches!(Errno::from_io_error(&error), Some(Errno::MFILE | Errno::NFILE)) => Some(false),
         Err(error) => {
             tracing::debug!(%error, "the kernel does not tell about a peer's socket");
@@ -45,17 +50,35 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
     }
 }
 
+/// Makes sure that [`is_gone`] has what it asks with. Without descriptors it could not be had, and connections that
+/// are over would hold on to theirs.
+pub fn prepare() {
+    let mut kernel = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+    if kernel.is_none() {
+        // Should it fail, there is a next time.
+        *kernel = open().ok();
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::DGRAM, flags, Some(netlink::SOCK_DIAG))?)
+}
+
 fn ask(local: SocketAddr, peer: SocketAddr) -> io::Result<bool> {
-    let kernel = socket_with(
-        AddressFamily::NETLINK,
-        SocketType::DGRAM,
-        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
-        Some(netlink::SOCK_DIAG),
-    )?;
+    // Held over a question and its answer, which is there at once.
+    let mut kept = KERNEL.lock().unwrap_or_else(PoisonError::into_inner);
+    let kernel = match kept.take() {
+        Some(kernel) => kernel,
+        None => open()?,
+    };
     send(&kernel, &request(peer, local), SendFlags::empty())?;
     let mut answer = [0; 512];
     let (_, length) = recv(&kernel, answer.as_mut_slice(), RecvFlags::empty())?;
-    read(&answer[..length.min(512)]).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    let gone = read(&answer[..length.min(512)]).ok_or(io::ErrorKind::InvalidData)?;
+    // After a failure the next question begins anew: an answer might come late.
+    *kept = Some(kernel);
+    Ok(gone)
 }
 
 /// Asks for the one socket that has these addresses.

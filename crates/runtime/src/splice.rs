@@ -99,6 +99,7 @@ pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) ->
 async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
     let tcp = matches!(target, Io::Tcp(_));
     let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
+    peer::prepare();
     let mut pair = Pair {
         client,
         target,

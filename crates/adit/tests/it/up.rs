@@ -2,6 +2,7 @@
 
 mod autotunnel;
 mod dynamic;
+mod lines;
 mod ports;
 mod publish;
 mod reload;

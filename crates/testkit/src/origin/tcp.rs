@@ -168,8 +168,12 @@ async fn command(stream: &mut TcpStream) -> io::Result<(String, Vec<u8>)> {
             let rest = bytes.split_off(end + 1);
             let whole = String::from_utf8_lossy(&bytes).into_owned();
             let known = whole.split_ascii_whitespace().next().is_some_and(is_verb);
-            // An echo of a stranger's bytes must give the line end back too.
-            return Ok((if known { whole.trim_end().to_owned() } else { whole }, rest));
+            if known {
+                return Ok((whole.trim_end().to_owned(), rest));
+            }
+            // A stranger's bytes are given back as they are, whether they are text or not.
+            bytes.extend(rest);
+            return Ok((String::new(), bytes));
         }
         let could_be_verb = bytes.len() <= LINE_CAP && bytes.iter().all(|byte| matches!(byte, b' '..=b'~' | b'\r'));
         if !could_be_verb || stream.read_buf(&mut bytes).await? == 0 {

@@ -54,6 +54,15 @@ struct Told {
     error: Option<SystemTime>,
 }
 
+impl Told {
+    /// Of a row before anybody used it; a plain address is always ready.
+    fn untouched(row: &Row) -> Self {
+        let plain = row.state == State::Ready && row.pod.is_none();
+        let state = if plain { State::Ready } else { State::Idle };
+        Self { state, pod: None, reason: None, lost: None, error: None }
+    }
+}
+
 impl View {
     /// # Errors
     /// When there is no thread that could write.
@@ -165,10 +174,8 @@ impl View {
             lost: before.as_ref().and_then(|before| before.lost),
             error: row.last_error.as_ref().map(|(at, _)| *at),
         };
-        // A dynamic host is first seen when it is asked for; what needed no start has no news.
-        let started = row.took.is_some() || row.state != State::Ready;
-        let unseen = || Told { state: if started { State::Idle } else { row.state }, error: None, ..after.clone() };
-        let before = before.unwrap_or_else(unseen);
+        // What happened to a row before it was first seen is news too.
+        let before = before.unwrap_or_else(|| Told::untouched(row));
         if before == after {
             return after;
         }

@@ -143,7 +143,7 @@ async fn a_route_stops_when_it_is_idle_and_starts_again() {
     assert_eq!(up.get(HOST, "/").await.status, 200);
     up.event("ready").await;
     // A connection to the service is kept for the next request, for half a minute; it is a stream as any other.
-    let idle = up.process.line(KEPT + DEADLINE, |line| line.contains("\"idle\"")).await;
+    let idle = up.process.line(KEPT + DEADLINE, |line| line.contains("\"event\":\"idle\"")).await;
     assert!(idle.is_ok_and(|line| line.contains(HOST)));
     let connections = || bed.cluster.faults().streams().open_connections();
     eventually(DEADLINE, "the end of the session", || async { (connections() == 0).then_some(()) }).await;
@@ -277,7 +277,10 @@ async fn a_pod_to_jump_through_that_does_not_get_ready_fails_in_its_time() {
     assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
     assert!(answer.text().contains("ImagePullBackOff"), "{}", answer.text());
     assert_eq!(up.end(Signal::TERM).await, Some(0));
-    assert!(bed.cluster.get("Pod", "default", "adit-jump").is_none(), "it is removed");
+    eventually(DEADLINE, "the pod's removal", || async {
+        bed.cluster.get("Pod", "default", "adit-jump").is_none().then_some(())
+    })
+    .await;
 }
 
 /// A second route is there after `write`.

@@ -11,11 +11,11 @@ const AWKWARD: &str = "Team/eu:1@prod_x";
 
 async fn up_with_context(bed: &Bed, context: &str, keys: &[&str]) -> Up {
     let second = bed.home.path().join("second");
-    std::fs::write(&second, bed.cluster.kubeconfig_named(context, "other", "other")).unwrap();
+    std::fs::write(&second, bed.cluster.kubeconfig_named(context, "other", "other")).expect("the second file");
     bed.write(&gateway(keys, &[]));
     let paths = [bed.home.path().join("kubeconfig"), second];
     let mut command = bed.command();
-    Up::start(command.env("KUBECONFIG", std::env::join_paths(paths).unwrap())).await
+    Up::start(command.env("KUBECONFIG", std::env::join_paths(paths).expect("paths"))).await
 }
 
 #[tokio::test]
@@ -114,7 +114,7 @@ async fn a_service_that_is_not_there_is_a_502_with_the_clusters_reason() {
     let (status, page) = up.json(host, "/").await;
     assert_eq!(status, 502);
     let text = page.to_string();
-    assert!(text.contains("not found") && text.contains("did you mean `web`?"), "{text}");
+    assert!(text.contains("not found") && text.contains("Did you mean `web`?"), "{text}");
     let failed = up.event("failed").await;
     assert_eq!(failed["name"], host);
 }

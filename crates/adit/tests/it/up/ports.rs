@@ -21,7 +21,7 @@ fn forward(name: &str, port: u16) -> String {
 /// A bed whose service `tcp` speaks as the client asks it to, and a port that leads there.
 async fn tcp() -> (Bed, TcpOrigin, Up) {
     let bed = Bed::start().await;
-    let origin = TcpOrigin::start().await.unwrap();
+    let origin = TcpOrigin::start().await.expect("a service");
     bed.add_service("tcp", 7, origin.addr());
     let up = bed.up(&forward("tcp", 7)).await;
     (bed, origin, up)
@@ -118,11 +118,15 @@ async fn a_client_that_ends_its_direction_gets_its_answer() {
 async fn a_service_that_ends_its_direction_still_gets_what_the_client_says() {
     let (_bed, origin, up) = tcp().await;
     let mut stream = dial(&up, b"first half\n").await;
-    assert_eq!(read_all(&mut stream).await.unwrap(), b"hello");
+    // The end is told when the cluster has said that it is no failure; until then both sides may speak.
+    let mut hello = [0; 5];
+    within("the answer", stream.read_exact(&mut hello)).await.unwrap();
+    assert_eq!(&hello, b"hello");
     stream.write_all(&[b'x'; 1000]).await.unwrap();
     stream.shutdown().await.unwrap();
     eventually(DEADLINE, "the bytes after the half-close", || async { (origin.tally("half") == 1000).then_some(()) })
         .await;
+    assert_eq!(read_all(&mut stream).await.unwrap(), b"");
 }
 
 #[tokio::test]
@@ -213,7 +217,10 @@ async fn with_few_descriptors_it_goes_on_after_clients_leave() {
         };
     }
     let up = Up::start(&mut command).await.errors_expected();
-    let mut held = Vec::new();
+    // While there is room the way is made.
+    let mut first = dial(&up, b"").await;
+    echo(&mut first).await;
+    let mut held = vec![first];
     for _ in 0..100 {
         held.push(TcpStream::connect(up.port("tcp")).await.unwrap());
     }
@@ -239,8 +246,10 @@ async fn what_was_started_always_is_ready_before_anybody_comes() {
     up.event("ready").await;
     assert_eq!(origin.connections(), 0);
     // Longer than its idle time-out, which is for those that start on demand.
-    let idle =
-        tokio::time::timeout(Duration::from_millis(2500), up.process.line(SOON, |line| line.contains("\"idle\"")));
+    let idle = tokio::time::timeout(
+        Duration::from_millis(2500),
+        up.process.line(SOON, |line| line.contains("\"event\":\"idle\"")),
+    );
     assert!(!matches!(idle.await, Ok(Ok(_))));
 }
 

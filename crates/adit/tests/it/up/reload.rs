@@ -28,15 +28,15 @@ fn route(host: &str, to: &str) -> String {
 /// Replaces the file at once and says so by a signal.
 fn replace(bed: &Bed, up: &Up, yaml: &str) {
     let beside = bed.home.path().join("next");
-    std::fs::write(&beside, format!("version: 1\n{yaml}")).unwrap();
-    std::fs::rename(beside, bed.file()).unwrap();
-    up.process.signal(Signal::HUP).unwrap();
+    std::fs::write(&beside, format!("version: 1\n{yaml}")).expect("the next file");
+    std::fs::rename(beside, bed.file()).expect("it takes its place");
+    up.process.signal(Signal::HUP).expect("a signal");
 }
 
 async fn echo(stream: &mut TcpStream, text: &[u8]) {
-    stream.write_all(text).await.unwrap();
+    stream.write_all(text).await.expect("it takes bytes");
     let mut got = vec![0; text.len()];
-    within("the echo", stream.read_exact(&mut got)).await.unwrap();
+    within("the echo", stream.read_exact(&mut got)).await.expect("an echo");
     assert_eq!(got, text);
 }
 

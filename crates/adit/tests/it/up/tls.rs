@@ -217,7 +217,7 @@ async fn long_hellos_arrive_as_they_were_sent() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_post_quantum_hello_reaches_openssl() {
     let bed = Bed::start().await;
     let ca = TestCa::new().unwrap();
@@ -233,6 +233,7 @@ async fn a_post_quantum_hello_reaches_openssl() {
     let up = bed.up(&gateway(&[], &[&route])).await;
     let mut client = Client::connect_tls(up.gateway(), HOST, quantum()).await.unwrap();
     assert_eq!(client.get(HOST, "/").await.unwrap().status, 200);
+    drop(client);
     // And its own client, which checks the chain.
     let mut command = Command::new(program("openssl"));
     command.args(["s_client", "-connect", &up.gateway().to_string(), "-servername", HOST, "-verify_return_error"]);

@@ -1,0 +1,73 @@
+//! What people read, and how it ends.
+
+use std::time::{Duration, Instant};
+
+use testkit::process::{self, Process, Signal};
+use testkit::raw;
+use tokio::net::TcpStream;
+
+use super::support::{Bed, WEB, gateway, web};
+use crate::support::{DEADLINE, adit};
+
+#[tokio::test]
+async fn people_read_what_is_open_what_happens_and_what_a_reload_changed() {
+    let bed = Bed::start().await;
+    bed.write(&format!("forwards:\n  shop: {{ to: \"{WEB}\", listen: 0 }}\n{}", gateway(&[], &[&web()])));
+    let mut command = adit(bed.home.path());
+    let process = Process::start(command.arg("up").env("KUBECONFIG", bed.home.path().join("kubeconfig"))).unwrap();
+    let line = |text: &'static str| process.line(DEADLINE, move |line: &str| line.contains(text));
+    line("started in").await.expect("the last line of the start");
+    let port = process.line(DEADLINE, |line| line.starts_with("shop  127.0.0.1:")).await.expect("the port");
+    assert!(port.ends_with(&format!(" → {WEB}  on demand")), "{port}");
+    let route = process.line(DEADLINE, |line| line.starts_with("web.localhost  http://web.localhost:")).await;
+    assert!(route.expect("the route").ends_with(WEB));
+    let address = port.split_whitespace().nth(1).and_then(|text| text.parse().ok()).expect("an address");
+    assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
+    let ready = line("ready in").await.expect("its start");
+    assert!(ready.contains("shop") && ready.contains("(pod web-1)"), "{ready}");
+    bed.write(&gateway(&[], &[&web()]));
+    line("reloaded: removed forward shop").await.expect("the reload");
+    bed.write("gateway: { liste: 1 }\n");
+    line("not reloaded, everything stays as it is:").await.expect("the refusal");
+    line("did you mean `listen`?").await.expect("the hint");
+    process.signal(Signal::TERM).unwrap();
+    assert_eq!(process.exited(DEADLINE).await.unwrap().code(), Some(0), "{}", process.output());
+    assert!(!process.output().contains(" ERROR "), "{}", process.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_wrong_or_not_there_ends_it_with_2() {
+    let bed = Bed::start().await;
+    let run = || process::run(&mut bed.command(), b"", DEADLINE).unwrap();
+    let (status, said) = run();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.stderr().contains("adit config init"), "{}", said.output());
+    bed.write("gateway: { listen: nowhere:x }\nforwards: { a: { to: \"k8s://a\" } }\n");
+    let (status, said) = run();
+    assert_eq!(status.code(), Some(2));
+    assert!(said.stderr().contains("gateway.listen") && said.stderr().contains("forwards.a.to"), "{}", said.output());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_port_that_is_taken_at_the_start_ends_it_and_nothing_was_opened() {
+    let bed = Bed::start().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    bed.write(&format!("forwards:\n  a: {{ to: \"{WEB}\", listen: {port} }}\n"));
+    let (status, said) = process::run(&mut bed.command(), b"", DEADLINE).unwrap();
+    assert_ne!(status.code(), Some(0));
+    assert!(said.stderr().contains("forwards.a.listen") && said.stderr().contains("is free"), "{}", said.output());
+    assert_eq!(said.stdout(), "");
+}
+
+#[tokio::test]
+async fn clients_that_are_silent_or_idle_do_not_hold_up_the_end() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let _silent = TcpStream::connect(up.gateway()).await.unwrap();
+    let mut idle = raw::Client::connect(up.gateway()).await.unwrap();
+    assert_eq!(idle.get(&up.host("web.localhost"), "/").await.unwrap().status, 200);
+    let start = Instant::now();
+    assert_eq!(up.end(Signal::INT).await, Some(130));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
