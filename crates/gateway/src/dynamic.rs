@@ -217,6 +217,7 @@ impl Dynamic {
         // Services within a cluster have certificates that nobody outside can check; the way there is the API server's.
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
+        options.own_pages_only = true;
         // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
         options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");
