@@ -29,6 +29,12 @@ pub(crate) fn width() -> usize {
     columns(rustix::termios::tcgetwinsize(std::io::stdout()))
 }
 
+/// Lines of the terminal on standard output.
+pub(crate) fn height() -> usize {
+    let lines = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| usize::from(size.ws_row));
+    if lines == 0 { 24 } else { lines.max(8) }
+}
+
 /// Columns of the terminal on standard error.
 pub(crate) fn error_width() -> usize {
     columns(rustix::termios::tcgetwinsize(std::io::stderr()))

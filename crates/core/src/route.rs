@@ -96,6 +96,15 @@ impl<T> RouteTable<T> {
         self.routes.get(index?).map(|route| &route.value)
     }
 
+    /// Whether a path may be read in several ways that lead to different routes, so that it has none. It must not have
+    /// another one instead, where such a path is not looked for.
+    #[must_use]
+    pub fn is_ambiguous(&self, host: &str, path: &str) -> bool {
+        let readings = Readings::new(path);
+        let written = self.place(host, Some(&readings.written));
+        readings.resolved.iter().flatten().any(|path| self.place(host, Some(path)) != written)
+    }
+
     /// Every route, in the order in which they were given.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&HostPattern, Option<&PathPrefix>, &T)> {
         self.routes.iter().map(|route| (&route.host, route.path.as_ref(), &route.value))

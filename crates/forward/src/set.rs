@@ -59,6 +59,12 @@ impl ForwardSet {
         self.entries.get(name).map(|entry| &entry.forward)
     }
 
+    /// What the forward of this name is.
+    #[must_use]
+    pub fn spec(&self, name: &str) -> Option<&ForwardSpec> {
+        self.entries.get(name).map(|entry| &entry.spec)
+    }
+
     /// All of them, by name.
     pub fn iter(&self) -> impl Iterator<Item = (&ForwardSpec, &Forward)> {
         self.entries.values().map(|entry| (&entry.spec, &entry.forward))

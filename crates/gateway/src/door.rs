@@ -26,25 +26,40 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A fatal alert `decode_error` in a record of TLS 1.2, RFC 8446 section 6.2: what was sent is no ClientHello.
 const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 50];
 
+/// How TLS that ends here is answered.
+#[derive(Clone)]
+pub struct Certificates {
+    /// For routes: by the kept authority, or, when none is used, as [`Certificates::pages`].
+    pub own: Arc<ServerConfig>,
+    /// For what is only told: by an authority in memory that nobody trusts.
+    pub pages: Arc<ServerConfig>,
+}
+
+impl std::fmt::Debug for Certificates {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Certificates")
+    }
+}
+
 /// What is behind the port.
 pub struct Door {
     routes: Arc<Routes>,
     site: ArcSwap<Site>,
     /// For TLS that ends here: with certificates of the kept authority, which clients may trust, or of one in memory,
     /// which only carries error pages.
-    tls: ArcSwap<ServerConfig>,
+    certificates: ArcSwap<Certificates>,
     connections: ConnectionLimit,
 }
 
 impl Door {
-    /// A door to these routes; TLS that ends here is answered with `tls`.
+    /// A door to these routes; TLS that ends here is answered with these certificates.
     #[must_use]
-    pub fn new(routes: &Arc<Routes>, tls: Arc<ServerConfig>, connections: ConnectionLimit) -> Arc<Self> {
+    pub fn new(routes: &Arc<Routes>, certificates: Certificates, connections: ConnectionLimit) -> Arc<Self> {
         let lookup: Arc<dyn Lookup> = Arc::clone(routes) as Arc<dyn Lookup>;
         Arc::new(Self {
             routes: Arc::clone(routes),
             site: ArcSwap::from_pointee(Site::new(lookup)),
-            tls: ArcSwap::new(tls),
+            certificates: ArcSwap::from_pointee(certificates),
             connections,
         })
     }
@@ -58,8 +73,8 @@ impl Door {
     }
 
     /// Answers TLS that ends here in another way from now on.
-    pub fn set_tls(&self, tls: Arc<ServerConfig>) {
-        self.tls.store(tls);
+    pub fn set_certificates(&self, certificates: Certificates) {
+        self.certificates.store(Arc::new(certificates));
     }
 
     /// A place for one more connection, if there is one.
@@ -129,8 +144,11 @@ impl Door {
         ends: Ends,
         scope: Scope,
     ) {
+        let certificates = self.certificates.load_full();
+        // An authority that is trusted on this machine vouches for hosts that are routed here, and for no other.
+        let config = if answer.is_some() { &certificates.pages } else { &certificates.own };
         let site = answer.map_or_else(|| self.site.load_full(), |found| fixed(&self.routes, found));
-        let accepted = runtime::tls::accept(&self.tls.load_full(), Replay::new(bytes, client), HANDSHAKE).await;
+        let accepted = runtime::tls::accept(config, Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {
             Ok(stream) => {
                 let sni = name.map(|name| name.as_str().to_owned());

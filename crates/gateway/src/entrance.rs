@@ -87,8 +87,10 @@ impl Entrance {
                 });
             }
             Handler::Port(port) => {
+                let Some(permit) = port.admit(peer) else { return };
                 let port = Arc::clone(port);
                 self.carrying.spawn("a connection", async move {
+                    let _permit = permit;
                     scope.until_cancelled(port.carry(client, peer)).await;
                 });
             }

@@ -19,7 +19,7 @@ use runtime::tls::TlsError;
 use runtime::tls::authority::{Authority, LeafResolver};
 use rustls::ServerConfig;
 
-use crate::door::Door;
+use crate::door::{Certificates, Door};
 use crate::entrance::{Entrance, Handler};
 use crate::port::TcpPort;
 use crate::routes::Routes;
@@ -29,6 +29,8 @@ use crate::traffic::Traffic;
 
 /// Connections of the gateway's port at the same time.
 const CONNECTIONS: usize = 50_000;
+/// Connections of one TCP port at the same time.
+const PORT_CONNECTIONS: usize = 20_000;
 /// Who signs what is only an error page.
 const PAGES_AUTHORITY: &str = "adit error pages";
 
@@ -40,7 +42,7 @@ pub struct Entrances {
     targets: Arc<Targets>,
     routes: Arc<Routes>,
     door: Option<Arc<Door>>,
-    tls: Option<(bool, Arc<ServerConfig>)>,
+    tls: Option<(bool, Certificates)>,
     open: BTreeMap<Key, Arc<Entrance>>,
     ports: BTreeMap<String, Arc<Traffic>>,
 }
@@ -56,7 +58,7 @@ struct Key {
 pub struct Prepared {
     forwards: Arc<ForwardSet>,
     table: Arc<Table>,
-    tls: Option<(bool, Arc<ServerConfig>)>,
+    tls: Option<(bool, Certificates)>,
     gateway: Option<GatewayConfig>,
     bound: Vec<(Key, BoundListener)>,
     wanted: BTreeMap<Key, Owner>,
@@ -94,6 +96,19 @@ pub enum EntranceError {
     /// The local authority cannot be used.
     #[error("the local certificate authority cannot be used")]
     Authority(#[source] TlsError),
+    /// There is no directory to keep the local authority in.
+    #[error("there is no place for the local certificate authority")]
+    NoPlace,
+    /// An address cannot be had because this program has the port at another one.
+    #[error("{key}: {address} cannot be listened on while {own} is, which this program has open")]
+    Own {
+        /// Where the address is written.
+        key: String,
+        /// The address.
+        address: SocketAddr,
+        /// The one that is in its way.
+        own: SocketAddr,
+    },
 }
 
 impl Diagnose for EntranceError {
@@ -102,6 +117,7 @@ impl Diagnose for EntranceError {
             Self::Bind { source, .. } => source.fault(),
             Self::Table(error) => error.fault(),
             Self::Authority(error) => error.fault(),
+            Self::NoPlace | Self::Own { .. } => Fault::Config,
         }
     }
 
@@ -110,6 +126,8 @@ impl Diagnose for EntranceError {
             Self::Bind { source, .. } => source.hint(),
             Self::Table(error) => error.hint(),
             Self::Authority(error) => error.hint(),
+            Self::NoPlace => Some("set HOME or XDG_STATE_HOME".into()),
+            Self::Own { .. } => Some("start adit up anew to change this, or take another port".into()),
         }
     }
 }
@@ -273,10 +291,20 @@ impl Entrances {
                 // A machine without IPv6 has no such loopback, and nobody asked for it by name.
                 Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
                     if *owner == Owner::Gateway && unnamed && key.address.is_ipv6() => {}
-                Err(source) => return Err(EntranceError::Bind { key: place(owner), source }),
+                Err(source) => return Err(self.bind_error(place(owner), source)),
             }
         }
         Ok(bound)
+    }
+
+    /// A port of one address cannot become one of all addresses, or back, while it is open.
+    fn bind_error(&self, key: String, source: BindError) -> EntranceError {
+        let address = source.address();
+        let own = self.open.values().map(|entrance| entrance.local_addr());
+        match own.into_iter().find(|own| own.port() == address.port() && address.port() != 0) {
+            Some(own) if matches!(source, BindError::Taken { .. }) => EntranceError::Own { key, address, own },
+            _ => EntranceError::Bind { key, source },
+        }
     }
 
     fn close_unwanted(&mut self, wanted: &BTreeMap<Key, Owner>) {
@@ -291,13 +319,13 @@ impl Entrances {
         self.ports.retain(|name, _| names.contains(&name));
     }
 
-    fn keep_door(&mut self, gateway: &GatewayConfig, tls: Option<(bool, Arc<ServerConfig>)>) {
+    fn keep_door(&mut self, gateway: &GatewayConfig, tls: Option<(bool, Certificates)>) {
         self.tls = tls.or_else(|| self.tls.take());
-        let Some((_, tls)) = &self.tls else { return };
+        let Some((_, certificates)) = &self.tls else { return };
         let door = self
             .door
-            .get_or_insert_with(|| Door::new(&self.routes, Arc::clone(tls), ConnectionLimit::new(CONNECTIONS)));
-        door.set_tls(Arc::clone(tls));
+            .get_or_insert_with(|| Door::new(&self.routes, certificates.clone(), ConnectionLimit::new(CONNECTIONS)));
+        door.set_certificates(certificates.clone());
         door.set_trusted_proxies(gateway.trusted_proxies.clone());
     }
 
@@ -307,27 +335,43 @@ impl Entrances {
             Owner::Forward(name) => {
                 let traffic = Arc::clone(self.ports.entry(name.clone()).or_default());
                 let connect = self.targets.connect(&Target::Forward(name.clone()));
-                Some(Handler::Port(Arc::new(TcpPort { name: name.clone(), connect, traffic })))
+                Some(Handler::Port(Arc::new(TcpPort {
+                    name: name.clone(),
+                    connect,
+                    traffic,
+                    connections: ConnectionLimit::new(PORT_CONNECTIONS),
+                })))
             }
         }
     }
 
-    /// TLS for what ends here, when it is not there yet or has to be another: whether it is by the kept authority.
-    fn next_tls(&self, gateway: Option<&GatewayConfig>) -> Result<Option<(bool, Arc<ServerConfig>)>, EntranceError> {
+    /// Certificates, when they are not there yet or have to be others: whether they are by the kept authority.
+    fn next_tls(&self, gateway: Option<&GatewayConfig>) -> Result<Option<(bool, Certificates)>, EntranceError> {
         let Some(gateway) = gateway else { return Ok(None) };
         let kept = gateway.tls == GatewayTls::Local || gateway.routes.iter().any(|route| route.terminate);
-        if self.tls.as_ref().is_some_and(|(known, _)| *known == kept) {
+        let known = self.tls.as_ref();
+        if known.is_some_and(|(known, _)| *known == kept) {
             return Ok(None);
         }
-        let authority = match &self.authority_dir {
-            Some(dir) if kept => Authority::load_or_create(dir),
-            _ => Authority::in_memory(PAGES_AUTHORITY),
+        let pages = match known {
+            Some((_, certificates)) => Arc::clone(&certificates.pages),
+            None => by_authority(Authority::in_memory(PAGES_AUTHORITY))?,
         };
-        let config = authority
-            .and_then(|authority| LeafResolver::new(Arc::new(authority)))
-            .and_then(|resolver| runtime::tls::server_config(Arc::new(resolver), &[b"h2", b"http/1.1"]));
-        config.map(|config| Some((kept, config))).map_err(EntranceError::Authority)
+        let own = match &self.authority_dir {
+            _ if !kept => Arc::clone(&pages),
+            Some(dir) => by_authority(Authority::load_or_create(dir))?,
+            None => return Err(EntranceError::NoPlace),
+        };
+        Ok(Some((kept, Certificates { own, pages })))
     }
+}
+
+/// TLS with a certificate for each name that is asked for.
+fn by_authority(authority: Result<Authority, TlsError>) -> Result<Arc<ServerConfig>, EntranceError> {
+    authority
+        .and_then(|authority| LeafResolver::new(Arc::new(authority)))
+        .and_then(|resolver| runtime::tls::server_config(Arc::new(resolver), &[b"h2", b"http/1.1"]))
+        .map_err(EntranceError::Authority)
 }
 
 impl std::fmt::Debug for Entrances {

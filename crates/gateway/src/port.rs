@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use adit_core::diagnose::chain;
 use runtime::connect::Connect;
+use runtime::listener::{ConnectionLimit, ConnectionPermit};
 use runtime::splice::{Cut, refuse, splice_metered};
 use tokio::net::TcpStream;
 
@@ -19,9 +20,20 @@ pub struct TcpPort {
     pub connect: Arc<dyn Connect>,
     /// What it carries.
     pub traffic: Arc<Traffic>,
+    /// Connections at the same time.
+    pub connections: ConnectionLimit,
 }
 
 impl TcpPort {
+    /// A place for one more connection, if there is one.
+    pub(crate) fn admit(&self, peer: SocketAddr) -> Option<ConnectionPermit> {
+        let permit = self.connections.try_acquire();
+        if permit.is_none() {
+            tracing::warn!(port = %self.name, %peer, max = self.connections.max(), "too many connections");
+        }
+        permit
+    }
+
     /// Carries one client's connection. The target is connected to at once, as many protocols have the server speak
     /// first.
     pub(crate) async fn carry(&self, client: TcpStream, peer: SocketAddr) {

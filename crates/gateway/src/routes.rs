@@ -70,6 +70,10 @@ impl Routes {
     pub(crate) fn tls(&self, name: &Hostname, port: u16) -> TlsFound {
         let table = self.table.load();
         let host = name.as_str();
+        // The path is within: whoever is let through unread would be at another route than the path's.
+        if table.has_paths(host) || is_local(host) {
+            return TlsFound::Terminate;
+        }
         if let Some(route) = table.find(host, None) {
             if route.config.terminate {
                 return TlsFound::Terminate;
@@ -78,9 +82,6 @@ impl Routes {
                 return TlsFound::Answer(plain_only(host, port));
             }
             return TlsFound::Pass(self.targets.connect(&route.config.to), Arc::clone(&route.traffic));
-        }
-        if has_paths(&table, host) || is_local(host) {
-            return TlsFound::Terminate;
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
@@ -99,6 +100,9 @@ impl Lookup for Routes {
         }
         if is_local(host) {
             return Found::Index;
+        }
+        if table.has_paths(host) {
+            return no_path(&table, host, path);
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(route)) => Found::Upstream(Arc::clone(&route.upstream)),
@@ -142,7 +146,7 @@ impl Lookup for Routes {
 
     fn is_ours(&self, host: &str) -> bool {
         let table = self.table.load();
-        table.find(host, None).is_some() || has_paths(&table, host)
+        table.find(host, None).is_some() || table.has_paths(host)
     }
 }
 
@@ -164,9 +168,17 @@ impl Routes {
     }
 }
 
-/// Whether the host has routes for some of its paths: then its TLS has to end here, as the path is within.
-fn has_paths(table: &Table, host: &str) -> bool {
-    table.routes().iter().any(|route| route.config.path.is_some() && route.config.host.matches(host))
+/// The host has routes, and none of them is for the path. What the name would else mean must not take their place.
+fn no_path(table: &Table, host: &str, path: &str) -> Found {
+    if table.is_ambiguous(host, path) {
+        return Found::Refused {
+            reason: "the path may be read in two ways that lead to different routes".into(),
+            hint: Some("write it without `..`, double slashes, backslashes and escaped slashes".into()),
+        };
+    }
+    let paths: Vec<String> = table.paths(host).take(NEAR).map(|path| format!("http://{host}{path}")).collect();
+    let reason = format!("none of its routes is for this path; there are {}", paths.join(", "));
+    Found::Unknown { near: Vec::new(), reason: Some(reason), hint: None }
 }
 
 /// A name that always means this machine (RFC 6761 section 6.3).
@@ -186,7 +198,8 @@ pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
 }
 
 fn unknown(table: &Table, host: &str) -> Found {
-    Found::Unknown { near: table.near(host, NEAR), reason: None, hint: None }
+    let near = table.near(host, NEAR).into_iter().filter(|near| near != host).collect();
+    Found::Unknown { near, reason: None, hint: None }
 }
 
 fn refused(fault: &DynamicFault) -> Found {
@@ -220,4 +233,84 @@ fn form(dynamic: &Dynamic) -> DynamicForm {
     let suffix = dynamic.suffix();
     let form = |kind: &str, name: &str| format!("{{{name}}}-{{port}}.{kind}.{{namespace}}.ns.{{context}}.cx.{suffix}");
     DynamicForm { forms: vec![form("svc", "service"), form("pod", "pod")], example: dynamic.example() }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::config::AgentFile;
+    use forward::{Clusters, ForwardSet, KubeSettings};
+    use runtime::scope::Scope;
+
+    use super::*;
+    use crate::table::TableParts;
+
+    fn routes(gateway: &str) -> Arc<Routes> {
+        let file = AgentFile::parse("adit.yaml", &format!("gateway:\n{gateway}"), &|_| None).unwrap();
+        let (targets, clusters, scope) = (Arc::default(), Clusters::new(KubeSettings::default()), Scope::root());
+        let forwards = ForwardSet::default();
+        let parts =
+            TableParts { targets: &targets, forwards: &forwards, clusters: &clusters, protect: &[], scope: &scope };
+        let table = Table::empty().next(file.gateway.as_ref().unwrap(), parts).unwrap();
+        let routes = Routes::new(&targets);
+        routes.replace(Arc::new(table));
+        routes
+    }
+
+    fn tls(routes: &Routes, host: &str) -> &'static str {
+        match routes.tls(&Hostname::parse(host).unwrap(), 8989) {
+            TlsFound::Pass(..) => "pass",
+            TlsFound::Terminate => "terminate",
+            TlsFound::Answer(_) => "answer",
+        }
+    }
+
+    #[tokio::test]
+    async fn tls_is_handed_on_only_where_nothing_within_it_is_asked_for() {
+        let routes = routes(
+            "  routes:
+    plain.localhost: { to: 'http://127.0.0.1:1' }
+    tls.localhost: { to: 'https://127.0.0.1:1' }
+    auth.localhost: { to: 'https://127.0.0.1:1', basic_auth: { user: u, password: p } }
+    edits.localhost: { to: 'https://127.0.0.1:1', headers: { remove: [cookie] } }
+    host.localhost: { to: 'https://127.0.0.1:1', host_header: x.internal }
+    ended.localhost: { to: 'https://127.0.0.1:1', tls: terminate }\n",
+        );
+        for (host, way) in [
+            ("tls.localhost", "pass"),
+            ("plain.localhost", "answer"),
+            ("auth.localhost", "terminate"),
+            ("edits.localhost", "terminate"),
+            ("host.localhost", "terminate"),
+            ("ended.localhost", "terminate"),
+            ("unknown.localhost", "answer"),
+            ("localhost", "terminate"),
+        ] {
+            assert_eq!(tls(&routes, host), way, "{host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_host_with_paths_is_never_handed_on_by_a_route_for_all_of_it() {
+        let routes = routes(
+            "  routes:
+    '*.w.localhost': { to: 'https://127.0.0.1:1' }
+    x.w.localhost/admin: { to: 'https://127.0.0.1:2', basic_auth: { user: u, password: p } }
+    both.localhost: { to: 'https://127.0.0.1:1' }
+    both.localhost/api: { to: 'https://127.0.0.1:2' }\n",
+        );
+        assert_eq!(tls(&routes, "x.w.localhost"), "terminate");
+        assert_eq!(tls(&routes, "both.localhost"), "terminate");
+        assert_eq!(tls(&routes, "y.w.localhost"), "pass");
+    }
+
+    #[tokio::test]
+    async fn a_path_without_a_route_does_not_fall_through_to_what_the_name_would_else_mean() {
+        let host = "web-80.svc.default.ns.prod.cx.k8s.localhost";
+        let routes = routes(&format!("  routes:\n    {host}/admin: {{ to: 'http://127.0.0.1:1' }}\n"));
+        assert!(matches!(routes.find(host, "/admin/x"), Found::Upstream(_)));
+        assert!(matches!(routes.find(host, "/x/../admin"), Found::Refused { .. }));
+        let Found::Unknown { near, reason, .. } = routes.find(host, "/other") else { panic!("it has no route") };
+        assert_eq!(near, [""; 0]);
+        assert!(reason.unwrap().contains("/admin"));
+    }
 }

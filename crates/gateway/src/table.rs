@@ -4,16 +4,17 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use adit_core::config::gateway::{GatewayTls, PasswordSource, UpstreamScheme as Scheme};
+use adit_core::config::gateway::{BasicAuth as BasicAuthConfig, GatewayTls, PasswordSource, UpstreamScheme as Scheme};
 use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::config::{GatewayConfig, RouteConfig};
 use adit_core::diagnose::{Diagnose, Fault};
-use adit_core::route::{RouteConflict, RouteTable};
+use adit_core::route::{PathPrefix, RouteConflict, RouteTable};
 use adit_core::secret::Secret;
 use adit_core::target::Target;
 use forward::{Clusters, Forward, ForwardSet};
 use runtime::scope::Scope;
 use runtime::tls::ServerTrust;
+use sha2::{Digest as _, Sha256};
 
 use crate::dynamic::{Dynamic, DynamicSettings};
 use crate::targets::{Targets, forward_name};
@@ -43,6 +44,8 @@ pub struct Table {
     routes: RouteTable<Arc<Route>>,
     /// In the order of the file.
     list: Vec<Arc<Route>>,
+    /// Those of them that are for some paths only.
+    with_paths: Vec<Arc<Route>>,
     dynamic: Option<Arc<Dynamic>>,
     tls: GatewayTls,
 }
@@ -58,7 +61,12 @@ pub struct Route {
     pub forward: Option<Forward>,
     /// TLS connections that are handed on.
     pub traffic: Arc<Traffic>,
+    /// What the files said that it names.
+    files: FilesSeen,
 }
+
+/// The contents of a route's CA and password files, as a digest; `None` for one that is not named or not there.
+type FilesSeen = [Option<[u8; 32]>; 2];
 
 /// Why a configuration makes no table.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +125,7 @@ impl Table {
     #[must_use]
     pub fn empty() -> Self {
         let routes = RouteTable::new(Vec::new()).expect("nothing conflicts with nothing");
-        Self { routes, list: Vec::new(), dynamic: None, tls: GatewayTls::Passthrough }
+        Self { routes, list: Vec::new(), with_paths: Vec::new(), dynamic: None, tls: GatewayTls::Passthrough }
     }
 
     /// The table of `config`, with those routes of `self` that stay as they are.
@@ -134,7 +142,8 @@ impl Table {
         let entries =
             list.iter().map(|route| (route.config.host.clone(), route.config.path.clone(), Arc::clone(route)));
         let routes = RouteTable::new(entries.collect())?;
-        Ok(Self { routes, list, dynamic: self.next_dynamic(config, parts), tls: config.tls })
+        let with_paths = list.iter().filter(|route| route.config.path.is_some()).map(Arc::clone).collect();
+        Ok(Self { routes, list, with_paths, dynamic: self.next_dynamic(config, parts), tls: config.tls })
     }
 
     /// Dynamic hosts that neither of two tables shares with the other take nothing new.
@@ -157,6 +166,24 @@ impl Table {
     #[must_use]
     pub fn find(&self, host: &str, path: Option<&str>) -> Option<&Arc<Route>> {
         self.routes.find(host, path)
+    }
+
+    /// Whether the host has routes for some of its paths: then its TLS has to end here, as the path is within.
+    #[must_use]
+    pub fn has_paths(&self, host: &str) -> bool {
+        self.paths(host).next().is_some()
+    }
+
+    /// The paths that a host has routes for.
+    pub fn paths(&self, host: &str) -> impl Iterator<Item = &PathPrefix> {
+        let own = self.with_paths.iter().filter(move |route| route.config.host.matches(host));
+        own.filter_map(|route| route.config.path.as_ref())
+    }
+
+    /// Whether a path may be read in several ways that lead to different routes.
+    #[must_use]
+    pub fn is_ambiguous(&self, host: &str, path: &str) -> bool {
+        self.routes.is_ambiguous(host, path)
     }
 
     /// Hosts of routes that are written nearly alike.
@@ -204,8 +231,10 @@ fn next_route(old: Option<&Arc<Route>>, config: &RouteConfig, parts: TableParts<
         (None, None) => true,
         _ => false,
     };
+    let files = files_seen(config);
     if let Some(old) = old
         && old.config == *config
+        && old.files == files
         && same(old)
     {
         return Ok(Arc::clone(old));
@@ -213,7 +242,7 @@ fn next_route(old: Option<&Arc<Route>>, config: &RouteConfig, parts: TableParts<
     let options = upstream_options(config, parts)?;
     let upstream = Upstream::new(options).map_err(|source| TableError::Upstream { key: config.key.clone(), source })?;
     let traffic = old.map(|old| Arc::clone(&old.traffic)).unwrap_or_default();
-    Ok(Arc::new(Route { config: config.clone(), upstream, forward, traffic }))
+    Ok(Arc::new(Route { config: config.clone(), upstream, forward, traffic, files }))
 }
 
 fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<UpstreamOptions, TableError> {
@@ -230,11 +259,11 @@ fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<Upstr
     options.response_headers = config.response_headers.clone();
     options.timeout = config.timeout;
     // What waits in a pool is a live stream to its forward: it must not outlast the idle time that was asked for.
-    if let Some((spec, _)) = parts.forwards.iter().find(|(spec, _)| spec.name == forward_name(&config.to))
-        && let Some(idle) = spec.options.settings.idle_timeout
-    {
-        options.keep = options.keep.min(idle);
-    }
+    let idle = match &config.to {
+        Target::Local(_) => None,
+        target => parts.forwards.spec(&forward_name(target)).and_then(|spec| spec.options.settings.idle_timeout),
+    };
+    options.keep = options.keep.min(idle.unwrap_or(options.keep));
     if let Some(auth) = &config.basic_auth {
         let password = match &auth.password {
             PasswordSource::Value(password) => password.clone(),
@@ -262,13 +291,28 @@ fn trust(config: &RouteConfig) -> UpstreamTrust {
     }
 }
 
+fn files_seen(config: &RouteConfig) -> FilesSeen {
+    let password = match &config.basic_auth {
+        Some(BasicAuthConfig { password: PasswordSource::File(path), .. }) => Some(path),
+        _ => None,
+    };
+    [config.tls.ca.as_ref(), password].map(|path| std::fs::read(path?).ok().map(|bytes| Sha256::digest(bytes).into()))
+}
+
 /// A password from a file that only its owner may read (S6).
-fn read_password(path: &Path) -> Result<Secret<String>, String> {
+///
+/// # Errors
+/// Why it cannot be used, in words that follow the file's name.
+pub fn read_password(path: &Path) -> Result<Secret<String>, String> {
     use std::os::unix::fs::MetadataExt as _;
     let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.mode();
     if mode & 0o077 != 0 {
         return Err(format!("others may read it (mode {:03o})", mode & 0o777));
     }
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    Ok(Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()))
+    let password = text.lines().next().unwrap_or_default();
+    if password.is_empty() {
+        return Err("its first line is empty".to_owned());
+    }
+    Ok(Secret::new(password.to_owned()))
 }

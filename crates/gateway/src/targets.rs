@@ -1,6 +1,6 @@
 //! What entrances lead to: the forwards of the configuration in force, found anew for each stream.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,9 +69,13 @@ pub fn specs(file: &AgentFile) -> Vec<ForwardSpec> {
     let routes = file.gateway.iter().flat_map(|gateway| gateway.routes.iter().map(|route| (&route.to, &route.jump)));
     let tunnels =
         file.publish.iter().flat_map(|publish| publish.tunnels.iter().map(|tunnel| (&tunnel.to, &tunnel.jump)));
+    let mut known: HashSet<String> = specs.iter().map(|spec| spec.name.clone()).collect();
     for (target, settings) in routes.chain(tunnels) {
+        if matches!(target, Target::Forward(_) | Target::Local(_)) {
+            continue;
+        }
         let name = forward_name(target);
-        if matches!(target, Target::Forward(_) | Target::Local(_)) || specs.iter().any(|spec| spec.name == name) {
+        if !known.insert(name.clone()) {
             continue;
         }
         let options = ForwardOptions { jump: jump(settings.as_ref()), ..on_demand(idle_timeout) };

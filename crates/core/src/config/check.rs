@@ -21,6 +21,7 @@ pub(super) fn whole(root: &Section<'_>, file: &AgentFile) {
             root.complain_at(&keys, unknown_forward(name, &names));
         }
     }
+    jumps(root, file);
     cycles(root, file);
     ports(root, file);
 }
@@ -45,6 +46,22 @@ fn unknown_forward(name: &str, names: &[&str]) -> Complaint {
         None => format!("add `{name}` to forwards, or name one that is there"),
     };
     Complaint::new(format!("there is no forward `{name}` ({known})"), hint)
+}
+
+/// Routes and tunnels with one jump URL share the way there, so they cannot want it made in two ways.
+fn jumps(root: &Section<'_>, file: &AgentFile) {
+    let routes = file.gateway.iter().flat_map(|gateway| &gateway.routes);
+    let routes = routes.map(|route| (["gateway", "routes", route.key.as_str(), "to"], &route.to, &route.jump));
+    let tunnels = file.publish.iter().flat_map(|publish| &publish.tunnels);
+    let tunnels = tunnels.map(|tunnel| (["publish", "tunnels", tunnel.key.as_str(), "to"], &tunnel.to, &tunnel.jump));
+    let mut seen = HashMap::new();
+    for (keys, target, jump) in routes.chain(tunnels) {
+        if matches!(target, Target::Jump(_)) && *seen.entry(target).or_insert(jump) != jump {
+            let message = format!("{target} is written above with another container or pod to create");
+            let hint = "write it once, in the section forwards, and lead both to forward:NAME";
+            root.complain_at(&keys, Complaint::new(message, hint));
+        }
+    }
 }
 
 /// The first of the names; a file may have hundreds.

@@ -149,11 +149,26 @@ fn absolute(upstream: &Upstream, headers: &mut HeaderMap, target: PathAndQuery) 
 /// (Fetch Metadata, W3C). Pages under `localhost` are no strangers, though each is a site of its own.
 pub(super) fn is_foreign<B>(request: &Request<B>) -> bool {
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    if header("sec-fetch-site") != Some("cross-site") {
-        return false;
+    let is_known = |origin: &str| is_local_origin(origin) || is_own_origin(origin, request);
+    match header("sec-fetch-site") {
+        Some("cross-site") => {
+            let followed = header("sec-fetch-mode") == Some("navigate") && request.method().is_safe();
+            !followed && !header("origin").is_some_and(is_known)
+        }
+        Some(_) => false,
+        // Not said to hosts that a browser does not trust, nor by old ones; an origin comes with what changes something.
+        None => {
+            let changes = !request.method().is_safe() || request.headers().contains_key(UPGRADE);
+            changes && header("origin").is_some_and(|origin| !is_known(origin))
+        }
     }
-    let followed = header("sec-fetch-mode") == Some("navigate") && request.method().is_safe();
-    !followed && !header("origin").is_some_and(is_local_origin)
+}
+
+/// Whether an origin is the host that is asked.
+fn is_own_origin<B>(origin: &str, request: &Request<B>) -> bool {
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
+    let host = host.or_else(|| request.uri().authority().map(Authority::as_str));
+    origin.split_once("://").is_some_and(|(_, own)| host.is_some_and(|host| own.eq_ignore_ascii_case(host)))
 }
 
 /// Whether an origin is a page of this machine: `http://a.localhost:3000`.
@@ -181,7 +196,13 @@ mod tests {
     fn a_page_of_another_site_is_told_from_a_user_and_from_pages_of_this_machine() {
         let cross = ("sec-fetch-site", "cross-site");
         let mode = |mode| ("sec-fetch-mode", mode);
-        assert!(!foreign("POST", &[]), "no browser, or an old one");
+        assert!(!foreign("POST", &[]), "no browser");
+        let evil = ("origin", "https://evil.example");
+        assert!(
+            foreign("POST", &[evil]) && foreign("GET", &[evil, ("upgrade", "websocket")]),
+            "a browser that says no more"
+        );
+        assert!(!foreign("GET", &[evil]) && !foreign("POST", &[("origin", "http://x.test:1"), ("host", "X.test:1")]));
         assert!(!foreign("POST", &[("sec-fetch-site", "same-origin")]));
         assert!(!foreign("GET", &[cross, mode("navigate")]), "a link");
         assert!(foreign("POST", &[cross, mode("navigate"), ("origin", "https://evil.example")]), "a form");

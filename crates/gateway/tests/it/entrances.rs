@@ -135,3 +135,50 @@ async fn an_untouched_route_keeps_its_connections_to_the_service() {
     }
     assert_eq!(origin.connections(), 1, "one kept connection served them all");
 }
+
+#[tokio::test]
+async fn a_password_file_that_changes_is_read_anew() {
+    use base64::Engine as _;
+    let origin = HttpOrigin::start().await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    let write = |text: &str, mode: u32| {
+        use std::os::unix::fs::PermissionsExt as _;
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    let text = format!(
+        "gateway: {{ listen: '127.0.0.1:0', routes: {{ a.localhost: {{ to: 'http://{}', basic_auth: {{ user: u, password_file: '{}' }} }} }} }}",
+        origin.addr(),
+        path.display()
+    );
+    let mut site = Site::new();
+    write("old\n", 0o600);
+    site.apply(&text).unwrap();
+    let gateway = site.address(None);
+    let status = async |password: &str| {
+        let token = base64::engine::general_purpose::STANDARD.encode(format!("u:{password}"));
+        let headers = [("Authorization", format!("Basic {token}"))];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        testkit::raw::request(gateway, "GET", "a.localhost", "/", &headers, b"").await.unwrap().status
+    };
+    assert_eq!((status("old").await, status("new").await), (200, 401));
+    write("new\n", 0o600);
+    site.apply(&text).unwrap();
+    assert_eq!((status("old").await, status("new").await), (401, 200));
+    write("newer\n", 0o644);
+    assert!(matches!(site.apply(&text), Err(EntranceError::Table(_))), "others may read it");
+    write("\n", 0o600);
+    assert!(matches!(site.apply(&text), Err(EntranceError::Table(_))), "an empty password is none");
+    assert_eq!(status("new").await, 200, "what was in force stays");
+}
+
+#[tokio::test]
+async fn a_port_that_this_program_has_at_another_address_is_told_as_such() {
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let mut site = Site::new();
+    let file = |ip: &str| format!("forwards:\n  a: {{ to: 'tcp://127.0.0.1:1', listen: '{ip}:{}' }}\n", free.port());
+    site.apply(&file("127.0.0.1")).unwrap();
+    let error = site.apply(&file("0.0.0.0")).unwrap_err();
+    assert!(matches!(&error, EntranceError::Own { key, .. } if key == "forwards.a.listen"), "{error:?}");
+}

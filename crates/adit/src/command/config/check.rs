@@ -151,18 +151,10 @@ impl Named {
     }
 
     fn password(&mut self, keys: &[&str], path: &Path) {
-        let hint = |text: &str| Some(text.to_owned());
-        match std::fs::read_to_string(path) {
-            Ok(text) if text.trim().is_empty() => {
-                let message = format!("{} is empty", path.display());
-                self.problems.push(self.places.problem(keys, message, hint("put the password into its first line")));
-            }
-            Ok(_) => {}
-            Err(error) => {
-                let message = format!("cannot read {}: {error}", path.display());
-                let hint = hint("check the path, and that this user may read the file");
-                self.problems.push(self.places.problem(keys, message, hint));
-            }
+        if let Err(reason) = gateway::table::read_password(path) {
+            let message = format!("{} cannot be used: {reason}", path.display());
+            let hint = format!("put the password into its first line, and chmod 600 {}", path.display());
+            self.problems.push(self.places.problem(keys, message, Some(hint)));
         }
     }
 

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adit_core::config::{AgentFile, DEFAULT_FILE, Problem};
+use adit_core::config::gateway::PasswordSource;
+use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
@@ -72,6 +73,11 @@ impl Read {
         files.extend(self.kubeconfigs());
         if let Some(gateway) = &self.file.gateway {
             files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
+            let passwords = gateway.routes.iter().filter_map(|route| match &route.basic_auth.as_ref()?.password {
+                PasswordSource::File(path) => Some(path.clone()),
+                PasswordSource::Value(_) => None,
+            });
+            files.extend(passwords);
         }
         files
     }
@@ -118,10 +124,11 @@ impl Selection {
                 file.publish = None;
             }
         }
-        let needed = needed(&file);
         let tagged = |tags: &[String]| tags.iter().any(|tag| self.tags.contains(tag));
+        let chosen = |forward: &ForwardConfig| named(&forward.name) || tagged(&forward.tags);
+        let needed = needed(&file, &chosen);
         file.forwards.retain_mut(|forward| {
-            if named(&forward.name) || tagged(&forward.tags) {
+            if chosen(forward) {
                 return true;
             }
             forward.listen.clear();
@@ -156,16 +163,21 @@ impl Selection {
     }
 }
 
-/// The forwards that routes, tunnels and other forwards lead to.
-fn needed(file: &AgentFile) -> Vec<String> {
+/// The forwards that what is chosen leads to, at once or by way of others.
+fn needed(file: &AgentFile, chosen: &dyn Fn(&ForwardConfig) -> bool) -> Vec<String> {
     let routes = file.gateway.iter().flat_map(|gateway| gateway.routes.iter().map(|route| &route.to));
     let tunnels = file.publish.iter().flat_map(|publish| publish.tunnels.iter().map(|tunnel| &tunnel.to));
-    let forwards = file.forwards.iter().map(|forward| &forward.to);
-    let name = |target: &Target| match target {
-        Target::Forward(name) => Some(name.clone()),
-        Target::Kubernetes(_) | Target::Jump(_) | Target::Local(_) => None,
-    };
-    routes.chain(tunnels).chain(forwards).filter_map(name).collect()
+    let forwards = file.forwards.iter().filter(|forward| chosen(forward)).map(|forward| &forward.to);
+    let mut open: Vec<&Target> = routes.chain(tunnels).chain(forwards).collect();
+    let mut needed: Vec<String> = Vec::new();
+    while let Some(target) = open.pop() {
+        let Target::Forward(name) = target else { continue };
+        if !needed.contains(name) {
+            needed.push(name.clone());
+            open.extend(file.forward(name).map(|forward| &forward.to));
+        }
+    }
+    needed
 }
 
 #[cfg(test)]

@@ -24,11 +24,10 @@ struct Line {
 const TITLES: [&str; 6] = ["STATE", "STREAMS", "BYTES ↑ ↓", "NAME", "ENTRANCE", "TARGET"];
 /// The first columns are short and always whole; the others share what is left, and these are the least they get.
 const LEAST: [usize; 3] = [14, 14, 20];
-/// Rows at most: the rest is a number.
-const ROWS: usize = 40;
 
 /// Draws it.
-pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> String {
+/// `height` lines at most; of what has no room the number is told, and what has failed comes first.
+pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: SystemTime) -> String {
     let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| of_row(row, now)).collect();
     lines.extend(snapshot.published.iter().map(of_tunnel));
     let mut text = String::new();
@@ -43,8 +42,17 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, now: SystemTime) -> Strin
         text.push_str("nothing else is configured\n");
         return text;
     }
-    let left_out = lines.len().saturating_sub(ROWS);
-    lines.truncate(ROWS);
+    // The gateway's line, an empty one, the titles, and the number of those left out.
+    let room = height.saturating_sub(4).max(1);
+    let long = |lines: &[Line]| lines.iter().map(Line::height).sum::<usize>();
+    if long(&lines) > room {
+        lines.sort_by_key(|line| line.note.is_empty());
+    }
+    let all = lines.len();
+    while lines.len() > 1 && long(&lines) > room {
+        lines.pop();
+    }
+    let left_out = all - lines.len();
     let cells: Vec<[&str; 6]> = std::iter::once(TITLES).chain(lines.iter().map(Line::cells)).collect();
     let widths = widths(&cells, width);
     text.push('\n');
@@ -88,6 +96,10 @@ fn widths(cells: &[[&str; 6]], width: usize) -> [usize; 6] {
 }
 
 impl Line {
+    fn height(&self) -> usize {
+        1 + usize::from(!self.note.is_empty())
+    }
+
     fn cells(&self) -> [&str; 6] {
         [&self.state, &self.streams, &self.bytes, &self.name, &self.entrance, &self.target]
     }

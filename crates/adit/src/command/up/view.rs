@@ -14,7 +14,6 @@ use runtime::signals::StopSignal;
 use serde_json::{Value, json};
 use tunnel::agent::AgentEvent;
 
-use super::lock;
 use super::running::{Change, Running, Snapshot};
 use super::table::table;
 use crate::command::output::{Line, Output, Weight};
@@ -144,7 +143,8 @@ impl View {
                     _ = tick.tick() => {}
                 }
                 let Some(running) = running.upgrade() else { return };
-                let snapshot = lock(&running).snapshot();
+                // While a reload has it, there is nothing new to see.
+                let Ok(snapshot) = running.try_lock().map(|running| running.snapshot()) else { continue };
                 drop(running);
                 view.look(&mut told, &snapshot);
                 if view.form == Form::Table {
@@ -233,8 +233,10 @@ impl View {
 
     fn draw(&self, snapshot: &Snapshot, drawn: &mut String) {
         let width = terminal::width();
-        let mut text = table(snapshot, width, SystemTime::now());
         let notes = self.notes();
+        // The last line stays free for the cursor.
+        let room = terminal::height().saturating_sub(2 + notes.len());
+        let mut text = table(snapshot, width, room, SystemTime::now());
         if !notes.is_empty() {
             text.push('\n');
         }

@@ -28,6 +28,18 @@ pub(super) fn route(key: &str, section: &Section<'_>, gateway: GatewayTls) -> Op
     if tls != UpstreamTls::default() && scheme != UpstreamScheme::Https {
         section.complain("tls", Complaint::new("verification is for https services only", "set scheme: https"));
     }
+    let within = basic_auth.is_some()
+        || host_header.is_some()
+        || timeout.is_some()
+        || !(headers.is_empty() && response_headers.is_empty());
+    if terminate == Some(false) && within && scheme == UpstreamScheme::Https {
+        section.complain("tls", Complaint::new(
+            "TLS that passes through cannot be looked into, so basic_auth, headers, host_header and timeout would not hold",
+            "set tls: terminate, or leave them out",
+        ));
+    }
+    // What is asked for within a request can only be done where its TLS ends.
+    let within = within && scheme == UpstreamScheme::Https;
     let ((host, path), to) = (place?, to?);
     Some(RouteConfig {
         key: key.to_owned(),
@@ -37,7 +49,7 @@ pub(super) fn route(key: &str, section: &Section<'_>, gateway: GatewayTls) -> Op
         jump: to.jump,
         scheme,
         tls,
-        terminate: terminate.unwrap_or(gateway == GatewayTls::Local),
+        terminate: terminate.unwrap_or(gateway == GatewayTls::Local || within),
         host_header,
         headers,
         response_headers,
