@@ -72,7 +72,7 @@ pub(crate) enum LogForm {
 enum Command {
     /// Run everything on this machine in one process: sample service, tunnel server, agent, gateway
     Demo(demo::DemoArguments),
-    /// Publish local services at a tunnel server
+    /// Publish services of this machine, or any other target, at a tunnel server
     Expose(Box<expose::ExposeArguments>),
     /// Forward local ports to pods, services, and what can be reached from there
     Forward(Box<forward::ForwardArguments>),

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::cidr::Cidr;
-use adit_core::client_hello::ClientHello;
 use adit_core::diagnose::{Diagnose as _, chain};
+use adit_core::name::Hostname;
 use arc_swap::ArcSwap;
 use runtime::connect::ConnectError;
 use runtime::listener::{ConnectionLimit, ConnectionPermit};
@@ -83,10 +83,11 @@ impl Door {
         match opening {
             Ok(Opening::Plain) => {
                 let arrival = ends.arrival(Scheme::Http, None);
-                http::serve(client, arrival, self.site.load_full(), scope).await;
+                // Boxed, as is the rest: a connection that goes another way has no room for it.
+                Box::pin(http::serve(client, arrival, self.site.load_full(), scope)).await;
             }
             Ok(Opening::Tls { hello, bytes }) => {
-                scope.clone().until_cancelled(Box::pin(self.tls(client, hello, bytes, ends, scope))).await;
+                scope.clone().until_cancelled(self.tls(client, hello.server_name, bytes, ends, scope)).await;
             }
             Err(OpeningError::Hello(error)) => {
                 tracing::debug!(peer = %ends.peer, %error, "not a tls client hello");
@@ -98,15 +99,14 @@ impl Door {
         }
     }
 
-    async fn tls(&self, client: TcpStream, hello: ClientHello, bytes: Vec<u8>, ends: Ends, scope: Scope) {
-        let name = hello.server_name;
+    async fn tls(&self, client: TcpStream, name: Option<Hostname>, bytes: Vec<u8>, ends: Ends, scope: Scope) {
         let found =
             name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name, ends.local.port()));
         let answer = match found {
             TlsFound::Pass(connect, traffic) => {
                 let _live = traffic.begin();
                 match connect.connect().await {
-                    Ok(target) => return pass(client, &bytes, target, &traffic).await,
+                    Ok(target) => return pass(client, bytes, target, &traffic).await,
                     Err(error) => {
                         traffic.fail(chain(&error));
                         Some(failed(&error))
@@ -116,6 +116,19 @@ impl Door {
             TlsFound::Terminate => None,
             TlsFound::Answer(found) => Some(found),
         };
+        Box::pin(self.terminate(client, name, bytes, answer, ends, scope)).await;
+    }
+
+    /// TLS that ends here, with `answer` for all its requests if there is one.
+    async fn terminate(
+        &self,
+        client: TcpStream,
+        name: Option<Hostname>,
+        bytes: Vec<u8>,
+        answer: Option<Found>,
+        ends: Ends,
+        scope: Scope,
+    ) {
         let site = answer.map_or_else(|| self.site.load_full(), |found| fixed(&self.routes, found));
         let accepted = runtime::tls::accept(&self.tls.load_full(), Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {

@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
 use adit_core::config::kubernetes::ProtectPattern;
-use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicTarget};
+use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicKind, DynamicTarget};
+use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
-use adit_core::target::{Scheme, Target};
+use adit_core::target::{PortRef, Scheme, Target};
 use forward::{Clusters, Forward, ForwardReport};
 use runtime::scope::Scope;
 
@@ -18,6 +19,8 @@ use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
 
 /// Names that are remembered. A page of some web site may ask for any number of them.
 const KNOWN_MAX: usize = 1000;
+/// How long a name that leads nowhere is remembered.
+const MISTAKES: Duration = Duration::from_secs(60);
 
 /// What dynamic hosts need to know; two that are equal find the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,6 +49,14 @@ pub struct Dynamic {
 struct Known {
     route: Arc<DynamicRoute>,
     used: Instant,
+}
+
+impl Known {
+    /// A name that leads nowhere and that nobody has asked for lately: it was mistyped.
+    fn is_mistake(&self) -> bool {
+        let failed = || self.route.forward.report().status.state == ForwardState::Failed;
+        self.used.elapsed() > MISTAKES && failed()
+    }
 }
 
 /// One dynamic name that was asked for.
@@ -129,10 +140,26 @@ impl Dynamic {
         Some(self.allowed(&target).map(|()| self.add(host, target)))
     }
 
+    /// A name in the current context, for people to change; `None` without a kubeconfig.
+    #[must_use]
+    pub fn example(&self) -> Option<String> {
+        let kubeconfigs = self.clusters.kubeconfigs().ok()?;
+        let context = kubeconfigs.current()?.to_owned();
+        let namespace = kubeconfigs.namespace_of(&context).unwrap_or("default").to_owned();
+        let port = PortRef::parse("80").ok()?;
+        let kind = DynamicKind::Service;
+        let target = DynamicTarget { kind, name: "web".into(), port, namespace, context, scheme: Scheme::Http };
+        self.hosts.host(&target)
+    }
+
     /// Those that were asked for and are remembered, by name.
     #[must_use]
     pub fn known(&self) -> Vec<(Arc<DynamicRoute>, ForwardReport)> {
-        let mut routes: Vec<_> = self.lock().values().map(|known| Arc::clone(&known.route)).collect();
+        let mut known = self.lock();
+        let forgotten: Vec<_> = known.extract_if(|_, known| known.is_mistake()).collect();
+        let mut routes: Vec<_> = known.values().map(|known| Arc::clone(&known.route)).collect();
+        drop(known);
+        drop(forgotten);
         routes.sort_by(|a, b| a.host.cmp(&b.host));
         routes.into_iter().map(|route| (Arc::clone(&route), route.forward.report())).collect()
     }
@@ -190,6 +217,9 @@ impl Dynamic {
         // Services within a cluster have certificates that nobody outside can check; the way there is the API server's.
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
+        options.own_pages_only = true;
+        // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
+        options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");
         DynamicRoute { host: host.to_owned(), target, forward, upstream, traffic: Arc::default() }
     }

@@ -44,6 +44,8 @@ const H2_STREAMS: u32 = 256;
 const H2_WINDOW: u32 = 1024 * 1024;
 /// Requests an HTTP/2 client may give up before it must have waited for as many.
 const ABANDONED: u64 = 200;
+/// Headers that hyper takes of its own accord.
+const HYPER_HEADERS: usize = 100;
 /// A quiet HTTP/2 client is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -183,15 +185,18 @@ where
         })
     });
     let limits = &connection.site.limits;
-    let serving = hyper::server::conn::http1::Builder::new()
+    let mut builder = hyper::server::conn::http1::Builder::new();
+    builder
         // A client who ends its direction has left, as with other proxies: its request is cancelled.
         .half_close(false)
         // The guard sees to slow heads and idle connections, and tells the two apart.
         .header_read_timeout(None)
-        .max_buf_size(limits.head_size.max(16 * 1024))
-        .max_headers(limits.headers + 1)
-        .serve_connection(TokioIo::new(io), service)
-        .with_upgrades();
+        .max_buf_size(limits.head_size.max(16 * 1024));
+    // The guard counts them. hyper has room for its usual number on the stack, and for any other on the heap.
+    if limits.headers > HYPER_HEADERS {
+        builder.max_headers(limits.headers);
+    }
+    let serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
         // Errors are the client's: it left, or broke HTTP.

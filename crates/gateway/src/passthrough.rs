@@ -17,8 +17,8 @@ const HELLO: Duration = Duration::from_secs(10);
 
 /// Carries a TLS connection to its target: first what was read of it already, then all else, until both sides have
 /// ended.
-pub(crate) async fn pass(client: TcpStream, hello: &[u8], mut target: Io, traffic: &Traffic) {
-    let said = match tokio::time::timeout(HELLO, target.write_all(hello)).await {
+pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traffic: &Traffic) {
+    let said = match tokio::time::timeout(HELLO, target.write_all(&hello)).await {
         Ok(said) => said,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     };
@@ -27,6 +27,8 @@ pub(crate) async fn pass(client: TcpStream, hello: &[u8], mut target: Io, traffi
         return traffic.fail(lost(&error));
     }
     traffic.meter().add(hello.len() as u64, 0);
+    // The connection may live for days.
+    drop(hello);
     if let Some(Cut::Target(error)) = splice_metered(client, target, Arc::clone(traffic.meter())).await.cut {
         traffic.fail(lost(&error));
     }

@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use forward::ForwardReport;
 use runtime::connect::Connect;
 
-use crate::dynamic::DynamicFault;
+use crate::dynamic::{Dynamic, DynamicFault};
 use crate::http::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
 use crate::table::Table;
 use crate::targets::Targets;
@@ -137,7 +137,7 @@ impl Lookup for Routes {
                 tls: false,
             }
         }));
-        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic.suffix())) }
+        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic)) }
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -216,7 +216,8 @@ fn plain_only(host: &str, port: u16) -> Found {
     }
 }
 
-fn form(suffix: &Hostname) -> DynamicForm {
+fn form(dynamic: &Dynamic) -> DynamicForm {
+    let suffix = dynamic.suffix();
     let form = |kind: &str, name: &str| format!("{{{name}}}-{{port}}.{kind}.{{namespace}}.ns.{{context}}.cx.{suffix}");
-    DynamicForm { forms: vec![form("svc", "service"), form("pod", "pod")], example: None }
+    DynamicForm { forms: vec![form("svc", "service"), form("pod", "pod")], example: dynamic.example() }
 }

@@ -103,7 +103,7 @@ impl Diagnose for TableError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Conflict(conflict) => conflict.hint(),
-            Self::NoForward { .. } => Some("name one of the section `forwards`".into()),
+            Self::NoForward { .. } => Some("name one of the section `forwards` that is not disabled".into()),
             Self::Upstream { source, .. } => source.hint(),
             Self::Password { path, .. } => {
                 Some(format!("it must be there, and nobody else's to read: chmod 600 {}", path.display()))
@@ -229,6 +229,12 @@ fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<Upstr
     options.headers = config.headers.clone();
     options.response_headers = config.response_headers.clone();
     options.timeout = config.timeout;
+    // What waits in a pool is a live stream to its forward: it must not outlast the idle time that was asked for.
+    if let Some((spec, _)) = parts.forwards.iter().find(|(spec, _)| spec.name == forward_name(&config.to))
+        && let Some(idle) = spec.options.settings.idle_timeout
+    {
+        options.keep = options.keep.min(idle);
+    }
     if let Some(auth) = &config.basic_auth {
         let password = match &auth.password {
             PasswordSource::Value(password) => password.clone(),

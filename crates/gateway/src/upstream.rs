@@ -48,6 +48,8 @@ pub struct UpstreamOptions {
     pub timeout: Option<Duration>,
     /// How long a connection that nobody uses is kept, at most 30 s. It keeps a target that starts on demand awake.
     pub keep: Duration,
+    /// Requests that pages of other sites make are refused: nobody named this route, so any page could guess it.
+    pub own_pages_only: bool,
     /// Where the upstream's own tasks live: they end at its cancel.
     pub scope: Scope,
 }
@@ -67,6 +69,7 @@ impl UpstreamOptions {
             basic_auth: None,
             timeout: None,
             keep: IDLE,
+            own_pages_only: false,
             scope: scope.clone(),
         }
     }
@@ -154,6 +157,7 @@ pub struct Upstream {
     pub(crate) headers: HeaderEdits,
     pub(crate) response_headers: HeaderEdits,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) own_pages_only: bool,
     pub(crate) h2: SharedConnection<RequestBody>,
     connect: Arc<dyn Connect>,
     connect_h2: Arc<dyn Connect>,
@@ -220,6 +224,7 @@ impl Upstream {
             headers: options.headers,
             response_headers: options.response_headers,
             timeout: options.timeout,
+            own_pages_only: options.own_pages_only,
             h2: SharedConnection::default(),
             connect,
             connect_h2,

@@ -13,7 +13,7 @@ use super::{Global, files};
 use crate::report::{Failure, Output};
 use crate::terminal;
 
-mod check;
+pub(super) mod check;
 
 /// Write, check and show configuration files.
 #[derive(Debug, Subcommand)]

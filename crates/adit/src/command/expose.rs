@@ -28,7 +28,7 @@ use super::live::Live;
 use super::{Global, build_runtime, files};
 use crate::report::{Failure, failure};
 
-/// Publish local services at a tunnel server.
+/// Publish services of this machine, or any other target, at a tunnel server.
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -96,9 +96,24 @@ pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCo
         let targets: Arc<Targets> = Arc::default();
         let agent_config = agent_config(&publish, token, &|target| targets.connect(target))?;
         let clusters = Clusters::new(files::kube_settings(&file.kubernetes));
+        check_contexts(&publish, &clusters)?;
         targets.replace(Arc::new(ForwardSet::default().next(&scope, &clusters, specs(&file))));
         serve(global, agent_config, publish.metrics, scope).await
     })
+}
+
+/// A context that is not there is better told now than to the first visitor.
+fn check_contexts(publish: &PublishConfig, clusters: &Clusters) -> Result<(), Failure> {
+    for tunnel in &publish.tunnels {
+        let context = match &tunnel.to {
+            Target::Kubernetes(target) => &target.context,
+            Target::Jump(target) => &target.context,
+            Target::Local(_) | Target::Forward(_) => continue,
+        };
+        let kubeconfigs = clusters.kubeconfigs().map_err(|error| failure(&error))?;
+        kubeconfigs.context_name(context.as_deref()).map_err(|error| failure(&error))?;
+    }
+    Ok(())
 }
 
 /// What the file and the command line ask for together.

@@ -91,6 +91,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.apply(&read)?;
     view.started(&running.snapshot());
+    view.missing(&read.missing);
     let running = Arc::new(Mutex::new(running));
     reload_on_change(&scope, &running, source, &watch, &view);
     watch_clock(&scope, &running);
@@ -139,13 +140,14 @@ fn reload_on_change(
                 let _inside = handle.enter();
                 let read = source.read()?;
                 let change = lock(&running).apply(&read)?;
-                Ok::<_, Failure>((change, read.files()))
+                Ok::<_, Failure>((change, read))
             });
             match reloaded.await {
-                Ok(Ok((change, files))) => {
+                Ok(Ok((change, read))) => {
                     view.reloaded(&change);
+                    view.missing(&read.missing);
                     if let Some(watch) = watch.upgrade() {
-                        watch.set_files(files);
+                        watch.set_files(read.files());
                     }
                 }
                 Ok(Err(failure)) => view.not_reloaded(&failure),

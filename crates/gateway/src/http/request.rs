@@ -7,7 +7,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::{Authority, PathAndQuery};
-use http::{Method, StatusCode, Uri, Version};
+use http::{Method, Request, StatusCode, Uri, Version};
 
 use super::{Connection, Problem, forwarding};
 use crate::upstream::{Upstream, UpstreamScheme};
@@ -145,9 +145,55 @@ fn absolute(upstream: &Upstream, headers: &mut HeaderMap, target: PathAndQuery) 
     Uri::from_parts(parts).map_err(|_| refused())
 }
 
+/// Whether a browser says that a page of another site makes this request, and not its user by following a link
+/// (Fetch Metadata, W3C). Pages under `localhost` are no strangers, though each is a site of its own.
+pub(super) fn is_foreign<B>(request: &Request<B>) -> bool {
+    let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    if header("sec-fetch-site") != Some("cross-site") {
+        return false;
+    }
+    let followed = header("sec-fetch-mode") == Some("navigate") && request.method().is_safe();
+    !followed && !header("origin").is_some_and(is_local_origin)
+}
+
+/// Whether an origin is a page of this machine: `http://a.localhost:3000`.
+fn is_local_origin(origin: &str) -> bool {
+    let Ok(uri) = origin.parse::<Uri>() else { return false };
+    let host = uri.host().unwrap_or_default().to_ascii_lowercase();
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn foreign(method: &str, headers: &[(&str, &str)]) -> bool {
+        let mut request = Request::builder().method(method).uri("/");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        is_foreign(&request.body(()).unwrap())
+    }
+
+    #[test]
+    fn a_page_of_another_site_is_told_from_a_user_and_from_pages_of_this_machine() {
+        let cross = ("sec-fetch-site", "cross-site");
+        let mode = |mode| ("sec-fetch-mode", mode);
+        assert!(!foreign("POST", &[]), "no browser, or an old one");
+        assert!(!foreign("POST", &[("sec-fetch-site", "same-origin")]));
+        assert!(!foreign("GET", &[cross, mode("navigate")]), "a link");
+        assert!(foreign("POST", &[cross, mode("navigate"), ("origin", "https://evil.example")]), "a form");
+        assert!(foreign("GET", &[cross, mode("no-cors")]), "a picture");
+        assert!(foreign("GET", &[cross, mode("websocket"), ("origin", "https://evil.example")]));
+        for origin in ["http://a.localhost:3000", "http://localhost", "http://127.0.0.1:1", "http://[::1]:3000"] {
+            assert!(!foreign("POST", &[cross, mode("cors"), ("origin", origin)]), "{origin}");
+        }
+        for origin in ["null", "http://localhost.evil.example", "http://evillocalhost", ""] {
+            assert!(foreign("POST", &[cross, mode("cors"), ("origin", origin)]), "{origin}");
+        }
+    }
 
     #[test]
     fn a_cookie_header_that_http2_took_apart_is_put_together() {

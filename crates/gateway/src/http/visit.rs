@@ -110,6 +110,12 @@ async fn carry(
     if !upstream.admits(request.headers().get(AUTHORIZATION)) {
         return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
     }
+    if upstream.own_pages_only && request::is_foreign(&request) {
+        return Err(Problem::Refused {
+            reason: "a page of another site asked for this dynamic host".into(),
+            hint: Some("open it yourself, or add a route for it to gateway.routes, which any page may use".into()),
+        });
+    }
     if connection.scope.is_cancelled() {
         return Err(Problem::Draining);
     }

@@ -139,6 +139,7 @@ pub(crate) fn options(target: SocketAddr, scope: &Scope) -> UpstreamOptions {
         basic_auth: None,
         timeout: None,
         keep: Duration::from_secs(30),
+        own_pages_only: false,
         scope: scope.clone(),
     }
 }

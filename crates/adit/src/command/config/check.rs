@@ -64,6 +64,13 @@ fn check(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// The contexts that a file names and the kubeconfig does not have.
+pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &AgentFile) -> Vec<Problem> {
+    let mut named = Named { places: Places::read(&path.display().to_string(), text), problems: Vec::new() };
+    named.contexts(file);
+    named.problems
+}
+
 /// What a file names, and what is wrong with it.
 struct Named {
     places: Places,

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use adit_core::config::{AgentFile, DEFAULT_FILE};
+use adit_core::config::{AgentFile, DEFAULT_FILE, Problem};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
 
+use crate::command::config::check;
 use crate::command::files;
 use crate::report::Failure;
 
@@ -28,6 +29,8 @@ pub(super) struct Read {
     path: PathBuf,
     /// What of it is to run.
     pub(super) file: AgentFile,
+    /// Contexts it names and the kubeconfig does not have: they may be there by the time they are needed.
+    pub(super) missing: Vec<Problem>,
 }
 
 /// What of a file is to run. Nothing named is everything.
@@ -56,7 +59,9 @@ impl Source {
             files::read(&self.path)?
         };
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
-        Ok(Read { path: self.path.clone(), file: self.selection.apply(file)? })
+        let file = self.selection.apply(file)?;
+        let missing = check::missing_contexts(&self.path, &text, &file);
+        Ok(Read { path: self.path.clone(), file, missing })
     }
 }
 

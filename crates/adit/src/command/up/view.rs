@@ -6,6 +6,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use adit_core::config::Problem;
 use gateway::http::State;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -207,7 +208,9 @@ impl View {
                         );
                     }
                     None => {
-                        let text = format!("{name}  {} → {}{pod}{took}", row.entrance, row.target);
+                        let entrance =
+                            if row.entrance.is_empty() { String::new() } else { format!("  {}", row.entrance) };
+                        let text = format!("{name}{entrance} → {}{pod}{took}", row.target);
                         self.note(&text, "ready", || of_row(row));
                     }
                 }
@@ -266,6 +269,17 @@ impl View {
             "reloaded",
             || json!({ "added": change.added, "changed": change.changed, "removed": change.removed }),
         );
+    }
+
+    /// Contexts that the file names are not there.
+    pub(super) fn missing(&self, problems: &[Problem]) {
+        for problem in problems {
+            self.note(
+                problem.to_string().trim_end(),
+                "missing",
+                || json!({ "key": problem.key, "message": problem.message, "hint": problem.hint }),
+            );
+        }
     }
 
     /// The file was read again and is not in force.
