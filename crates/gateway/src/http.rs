@@ -180,7 +180,8 @@ where
         let connection = Arc::clone(&visited);
         async move {
             let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
-            Ok::<_, Infallible>(answer(connection, request, Some(number)).await)
+            // Boxed: hyper keeps room for it on every connection, idle ones included.
+            Ok::<_, Infallible>(Box::pin(answer(connection, request, Some(number))).await)
         }
     });
     let limits = &connection.site.limits;
