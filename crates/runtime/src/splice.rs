@@ -400,7 +400,7 @@ mod tests {
         let meter = Arc::new(Meter::default());
         let carried = splice_metered(served, Io::Tcp(target), Arc::clone(&meter));
         // Not a multiple of any buffer, so that an exchange of two pieces would be seen.
-        let sent: Vec<u8> = (0..MUCH).map(|at| (at % 251) as u8).collect();
+        let sent: Vec<u8> = (0_u8..251).cycle().take(MUCH).collect();
         let (mut from_client, mut to_client) = client.split();
         let (mut from_service, mut to_service) = service.split();
         let write = async |to: &mut (dyn AsyncWrite + Send + Unpin)| {
