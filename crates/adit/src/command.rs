@@ -70,7 +70,7 @@ pub(crate) enum LogForm {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Run everything on this machine in one process: sample service, tunnel server, agent, gateway
+    /// Run all of it on this machine in one process: sample service, server, agent, gateway
     Demo(demo::DemoArguments),
     /// Publish services of this machine, or any other target, at a tunnel server
     Expose(Box<expose::ExposeArguments>),

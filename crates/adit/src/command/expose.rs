@@ -23,7 +23,7 @@ use runtime::signals::{StopSignal, StopSignals};
 use runtime::tls::Fingerprint;
 use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics};
 
-use super::agent::{agent_config, token_source, watch_token};
+use super::agent::{agent_config, server, token_source, watch_token};
 use super::live::Live;
 use super::{Global, build_runtime, files};
 use crate::report::{Failure, failure};
@@ -89,6 +89,7 @@ pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCo
     global.start_logs(Some("warn"), false)?;
     let file = settings(global, arguments)?;
     let publish = file.publish.clone().unwrap_or_default();
+    server(&publish)?;
     let token = token_source(&publish, arguments.token_stdin)?;
     let runtime = build_runtime(None)?;
     runtime.block_on(async {

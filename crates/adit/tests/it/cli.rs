@@ -67,7 +67,7 @@ fn mistakes_at_the_command_line_are_answered_with_what_to_type() {
     insta::assert_snapshot!("bad_target", run(home.path(), &["expose", "htp://x", "--server", "localhost"]));
     insta::assert_snapshot!(
         "later_target",
-        run(home.path(), &["expose", "k8s://a/b/service/c:80", "--server", "localhost"])
+        run(home.path(), &["expose", "ssh://me@bastion/db:5432", "--server", "localhost"])
     );
     insta::assert_snapshot!("bad_server", run(home.path(), &["expose", "3000", "--server", "http://x"]));
     insta::assert_snapshot!(
