@@ -78,7 +78,7 @@ impl Routes {
             if route.config.terminate {
                 return TlsFound::Terminate;
             }
-            if route.config.scheme != adit_core::config::gateway::UpstreamScheme::Https {
+            if !route.config.passes_tls() {
                 return TlsFound::Answer(plain_only(host, port));
             }
             return TlsFound::Pass(self.targets.connect(&route.config.to), Arc::clone(&route.traffic));
@@ -273,7 +273,9 @@ mod tests {
     auth.localhost: { to: 'https://127.0.0.1:1', basic_auth: { user: u, password: p } }
     edits.localhost: { to: 'https://127.0.0.1:1', headers: { remove: [cookie] } }
     host.localhost: { to: 'https://127.0.0.1:1', host_header: x.internal }
-    ended.localhost: { to: 'https://127.0.0.1:1', tls: terminate }\n",
+    ended.localhost: { to: 'https://127.0.0.1:1', tls: terminate }
+    pipe.localhost: { to: 'tcp://127.0.0.1:1' }
+    authpipe.localhost: { to: 'tcp://127.0.0.1:1', basic_auth: { user: u, password: p } }\n",
         );
         for (host, way) in [
             ("tls.localhost", "pass"),
@@ -282,6 +284,8 @@ mod tests {
             ("edits.localhost", "terminate"),
             ("host.localhost", "terminate"),
             ("ended.localhost", "terminate"),
+            ("pipe.localhost", "pass"),
+            ("authpipe.localhost", "terminate"),
             ("unknown.localhost", "answer"),
             ("localhost", "terminate"),
         ] {

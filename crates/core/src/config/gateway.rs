@@ -121,6 +121,14 @@ pub struct RouteConfig {
     pub timeout: Option<Duration>,
 }
 
+impl RouteConfig {
+    /// Whether TLS of visitors is handed on to the service: it has its own, or nobody said that it has none.
+    #[must_use]
+    pub fn passes_tls(&self) -> bool {
+        !self.terminate && (self.scheme == UpstreamScheme::Https || route::is_byte_pipe(&self.to))
+    }
+}
+
 /// How a service behind the gateway is spoken to.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum UpstreamScheme {

@@ -32,14 +32,15 @@ pub(super) fn route(key: &str, section: &Section<'_>, gateway: GatewayTls) -> Op
         || host_header.is_some()
         || timeout.is_some()
         || !(headers.is_empty() && response_headers.is_empty());
-    if terminate == Some(false) && within && scheme == UpstreamScheme::Https {
+    let passes = scheme == UpstreamScheme::Https || to.as_ref().is_some_and(|to| is_byte_pipe(&to.target));
+    if terminate == Some(false) && within && passes {
         section.complain("tls", Complaint::new(
             "TLS that passes through cannot be looked into, so basic_auth, headers, host_header and timeout would not hold",
             "set tls: terminate, or leave them out",
         ));
     }
     // What is asked for within a request can only be done where its TLS ends.
-    let within = within && scheme == UpstreamScheme::Https;
+    let within = within && passes;
     let ((host, path), to) = (place?, to?);
     Some(RouteConfig {
         key: key.to_owned(),
@@ -56,6 +57,11 @@ pub(super) fn route(key: &str, section: &Section<'_>, gateway: GatewayTls) -> Op
         basic_auth: basic_auth.flatten(),
         timeout,
     })
+}
+
+/// Whether a target is one whose bytes are nobody's business, so that its TLS may be the service's own.
+pub(super) fn is_byte_pipe(target: &Target) -> bool {
+    matches!(target, Target::Local(local) if local.kind == TargetKind::Tcp)
 }
 
 /// `host`, `*.host` or either with a path.
