@@ -9,6 +9,7 @@ mod files;
 mod forward;
 mod live;
 mod output;
+mod protection;
 mod reference;
 mod server;
 mod token;

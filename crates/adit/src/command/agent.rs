@@ -50,11 +50,22 @@ pub(super) fn agent_config(
         TrustConfig::Fingerprint(hash) => ServerTrust::Pinned(*hash),
     };
     let agent_id = publish.agent_id.clone().map_or_else(agent_id, Ok)?;
-    let mut config = AgentConfig::new(&server.to_string(), trust, token, &agent_id);
+    let mut config = AgentConfig::new(&server, trust, token, &agent_id);
     config.server_name = publish.server_name.as_ref().map(|name| name.as_str().to_owned());
     config.lanes = u8::try_from(publish.lanes).unwrap_or(2);
     config.tunnels = publish.tunnels.iter().map(|tunnel| agent_tunnel(tunnel, connect)).collect::<Result<_, _>>()?;
     Ok(config)
+}
+
+/// The address of the server; without one, nothing else is worth asking for.
+pub(super) fn server(publish: &PublishConfig) -> Result<String, Failure> {
+    publish.server.as_ref().map(ToString::to_string).ok_or_else(|| {
+        Failure::new(
+            Fault::Usage,
+            "no server is named",
+            "say which one: --server HOST:8443, $ADIT_SERVER, or publish.server in adit.yaml",
+        )
+    })
 }
 
 /// One tunnel of a configuration as the agent wants it.

@@ -25,6 +25,7 @@ use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics};
 
 use super::agent::{agent_config, server, token_source, watch_token};
 use super::live::Live;
+use super::protection::Protection;
 use super::{Global, build_runtime, files};
 use crate::report::{Failure, failure};
 
@@ -80,6 +81,9 @@ pub(crate) struct ExposeArguments {
     /// Connections to the server, 1 to 8 [default: 2]
     #[arg(long, value_name = "N")]
     lanes: Option<u32>,
+    /// Publish what is in protected contexts without asking
+    #[arg(short, long)]
+    yes: bool,
     /// Serve metrics and health here [default when given without a value: 127.0.0.1:9091]
     #[arg(long, value_name = "ADDRESS", num_args = 0..=1, default_missing_value = "127.0.0.1:9091")]
     metrics: Option<SocketAddr>,
@@ -87,7 +91,11 @@ pub(crate) struct ExposeArguments {
 
 pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let file = settings(global, arguments)?;
+    let mut file = settings(global, arguments)?;
+    file.publish.as_ref().map(server).transpose()?;
+    let clusters = Clusters::new(files::kube_settings(&file.kubernetes));
+    let protection = Protection::new(&[], arguments.yes, file.kubernetes.clone())?;
+    check_contexts(&mut file, &clusters, &protection)?;
     let publish = file.publish.clone().unwrap_or_default();
     server(&publish)?;
     let token = token_source(&publish, arguments.token_stdin)?;
@@ -96,25 +104,51 @@ pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCo
         let scope = Scope::root();
         let targets: Arc<Targets> = Arc::default();
         let agent_config = agent_config(&publish, token, &|target| targets.connect(target))?;
-        let clusters = Clusters::new(files::kube_settings(&file.kubernetes));
-        check_contexts(&publish, &clusters)?;
         targets.replace(Arc::new(ForwardSet::default().next(&scope, &clusters, specs(&file))));
         serve(global, agent_config, publish.metrics, scope).await
     })
 }
 
-/// A context that is not there is better told now than to the first visitor.
-fn check_contexts(publish: &PublishConfig, clusters: &Clusters) -> Result<(), Failure> {
-    for tunnel in &publish.tunnels {
-        let context = match &tunnel.to {
-            Target::Kubernetes(target) => &target.context,
-            Target::Jump(target) => &target.context,
-            Target::Local(_) | Target::Forward(_) => continue,
-        };
-        let kubeconfigs = clusters.kubeconfigs().map_err(|error| failure(&error))?;
-        kubeconfigs.context_name(context.as_deref()).map_err(|error| failure(&error))?;
+/// A context that is not there is better told now than to the first visitor, and one that is protected is published
+/// only after a question. What was asked about is what is used: the current context may be another one later.
+fn check_contexts(file: &mut AgentFile, clusters: &Clusters, protection: &Protection) -> Result<(), Failure> {
+    let mut agreed: Vec<String> = Vec::new();
+    let mut seen: Vec<String> = Vec::new();
+    for tunnel in file.publish.iter_mut().flat_map(|publish| &mut publish.tunnels) {
+        seen.extend(check_context(&mut tunnel.to, clusters, protection, &mut agreed)?);
+    }
+    // A forward may lead to the next.
+    let mut next = 0;
+    while let Some(name) = seen.get(next).cloned() {
+        next += 1;
+        let Some(forward) = file.forwards.iter_mut().find(|forward| forward.name == name) else { continue };
+        let further = check_context(&mut forward.to, clusters, protection, &mut agreed)?;
+        seen.extend(further.filter(|name| !seen.contains(name)));
     }
     Ok(())
+}
+
+/// Checks the context of one target; the name of the forward it leads to instead, if it does.
+fn check_context(
+    target: &mut Target,
+    clusters: &Clusters,
+    protection: &Protection,
+    agreed: &mut Vec<String>,
+) -> Result<Option<String>, Failure> {
+    let context = match target {
+        Target::Kubernetes(target) => &mut target.context,
+        Target::Jump(target) => &mut target.context,
+        Target::Forward(name) => return Ok(Some(name.clone())),
+        Target::Local(_) => return Ok(None),
+    };
+    let kubeconfigs = clusters.kubeconfigs().map_err(|error| failure(&error))?;
+    let name = kubeconfigs.context_name(context.as_deref()).map_err(|error| failure(&error))?;
+    if !agreed.contains(&name) {
+        protection.check(&name)?;
+        agreed.push(name.clone());
+    }
+    *context = Some(name);
+    Ok(None)
 }
 
 /// What the file and the command line ask for together.

@@ -98,8 +98,12 @@ impl Supervisor {
             let step = match self.watch(&session, results).await {
                 Ok(step) => step,
                 Err(error) => {
+                    if session.is_alive() {
+                        // A stream the server opened on one lane may cross its farewell on another.
+                        self.patience_of(CROSSING).await;
+                    }
                     // What a successor left to this session may still be finished.
-                    session.retire(self.patience_of(FAREWELL)).await;
+                    session.retire(self.farewell()).await;
                     self.shared.set_session(None);
                     return Err(error);
                 }
@@ -322,6 +326,19 @@ impl Supervisor {
         let scope = self.scope.clone();
         async move {
             let _ = tokio::time::timeout(time, scope.cancelled()).await;
+        }
+    }
+
+    /// Resolves when an agent that the server dismissed has waited long enough for its last streams. One that is to end
+    /// anyway, since another has taken its place, has the time that a replaced session has.
+    fn farewell(&self) -> impl Future<Output = ()> + use<> {
+        let (farewell, retirement) = (self.patience_of(FAREWELL), self.patience_of(RETIREMENT));
+        let scope = self.scope.clone();
+        async move {
+            farewell.await;
+            if scope.is_draining() {
+                retirement.await;
+            }
         }
     }
 

@@ -131,10 +131,17 @@ impl Account {
 
     /// Takes one of a counted quota.
     pub(crate) fn take(self: &Arc<Self>, quota: Quota) -> Result<Use, Exceeded> {
+        self.take_besides(quota, 0)
+    }
+
+    /// The same, where so many of those in use are about to be given back.
+    pub(crate) fn take_besides(self: &Arc<Self>, quota: Quota, leaving: u32) -> Result<Use, Exceeded> {
         let limit = self.limit(quota);
         if let Some(counter) = self.counter(quota) {
             let taken = counter
-                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_add(1).filter(|sum| *sum <= limit))
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                    n.checked_add(1).filter(|sum| sum.saturating_sub(leaving) <= limit)
+                })
                 .is_ok();
             if !taken {
                 return Err(Exceeded { quota, limit: u64::from(limit), retry_after: Duration::from_secs(1) });
@@ -233,6 +240,14 @@ mod tests {
         assert_eq!(account.take(Quota::Agents).err().unwrap().quota, Quota::Agents);
         drop(first);
         assert!(account.take(Quota::Agents).is_ok());
+    }
+
+    #[test]
+    fn what_is_about_to_be_given_back_may_be_taken_before() {
+        let account = accounts().get("a", &Quotas { tunnels: 2, ..Quotas::default() });
+        let _old = [(); 2].map(|()| account.take(Quota::Tunnels).ok().unwrap());
+        let _new = [(); 2].map(|()| account.take_besides(Quota::Tunnels, 2).ok().unwrap());
+        assert!(account.take_besides(Quota::Tunnels, 2).is_err(), "no more than the quota in the end");
     }
 
     #[test]

@@ -153,7 +153,8 @@ impl State {
         if replaces {
             return Ok(session.account.take_beyond(Quota::Tunnels));
         }
-        session.account.take(Quota::Tunnels).map_err(|exceeded| {
+        // The predecessor goes as soon as this session has registered: what it gives back may be taken before.
+        session.account.take_besides(Quota::Tunnels, session.tunnels_of_previous()).map_err(|exceeded| {
             self.metrics.quota(exceeded.quota);
             self.audit.quota(session.account.name(), &exceeded);
             let message = format!("the account may publish {} tunnels at once", exceeded.limit);

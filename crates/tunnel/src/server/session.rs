@@ -156,6 +156,13 @@ impl Session {
         self.lock().previous.take()
     }
 
+    /// How many tunnels go with the predecessor, once this session has registered.
+    pub(super) fn tunnels_of_previous(&self) -> u32 {
+        let previous = self.lock().previous.clone();
+        let count = previous.map_or(0, |previous| previous.with_tunnels(|tunnels| tunnels.len()));
+        u32::try_from(count).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn set_previous(&self, previous: Arc<Session>) {
         self.lock().previous = Some(previous);
     }

@@ -125,13 +125,18 @@ impl State {
     /// The last lane of a session is gone: its claims are taken back, each only if it is still its own.
     pub(super) async fn session_ended(&self, session: &Arc<Session>, end: &LaneEnd) {
         let agent = (session.account.name().to_owned(), session.agent_id.clone());
+        // One that ends before it has registered leaves the agent to its predecessor.
+        let previous = session.take_previous();
         {
             let mut sessions = self.sessions();
             if sessions.by_id.remove(&session.id).is_none() {
                 return;
             }
             if sessions.by_agent.get(&agent).is_some_and(|id| *id == session.id) {
-                sessions.by_agent.remove(&agent);
+                match previous.filter(|previous| sessions.by_id.contains_key(&previous.id)) {
+                    Some(previous) => sessions.by_agent.insert(agent, previous.id.clone()),
+                    None => sessions.by_agent.remove(&agent),
+                };
             }
         }
         self.metrics.connections.dec();

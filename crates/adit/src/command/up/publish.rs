@@ -1,6 +1,11 @@
 //! The section `publish` in `adit up`: an agent whose tunnels may lead to whatever this file can reach.
+//!
+//! Another version of the section is another agent. The one before serves until its successor does: a server hands the
+//! names from an agent's older session to its newer one, all at once, so no visitor finds nobody.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use adit_core::config::AgentFile;
 use adit_core::target::Target;
@@ -8,33 +13,63 @@ use gateway::targets::Targets;
 use prometheus_client::registry::Registry;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
-use tokio::sync::broadcast;
-use tunnel::agent::{Agent, AgentConfig, AgentEvent, AgentMetrics};
+use tokio::sync::{broadcast, watch};
+use tunnel::agent::{Agent, AgentEvent, AgentMetrics};
 
 use super::view::View;
 use crate::command::agent;
 use crate::report::{Failure, failure};
+
+/// An agent whose successor is not connected after this time goes all the same: what the file does not name any more
+/// must not stay public because a server cannot be reached.
+const HANDOVER: Duration = Duration::from_secs(30);
 
 /// What a version of the file means for the agent.
 pub(super) enum Next {
     /// Nothing.
     Same,
     /// Another agent.
-    Other(Box<AgentConfig>),
+    Other(Box<Ready>),
     /// None at all.
     None,
 }
 
+/// An agent that has all it needs, and is not connected yet.
+pub(super) struct Ready {
+    agent: Agent,
+    tunnels: Vec<TunnelRow>,
+    token: Option<FileWatch>,
+}
+
 /// The running agent.
 pub(super) struct Published {
-    state: Arc<Mutex<State>>,
+    now: Serving,
+    /// The agent before, as long as it serves in this one's place.
+    before: Arc<Mutex<Option<Serving>>>,
+}
+
+/// An agent at work. It drains when this is dropped.
+struct Serving {
+    state: Arc<State>,
     scope: Scope,
     _token: Option<FileWatch>,
 }
 
-#[derive(Default)]
 struct State {
-    tunnels: Vec<TunnelRow>,
+    tunnels: Mutex<Vec<TunnelRow>>,
+    phase: watch::Sender<Phase>,
+    /// There is a successor: how this agent ends is no news.
+    superseded: AtomicBool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// No visitor is served.
+    Connecting,
+    /// There is a session, and the server has answered for every tunnel.
+    Connected,
+    /// It will never connect again.
+    Ended,
 }
 
 /// A published tunnel, for tables and JSON.
@@ -50,69 +85,131 @@ pub(super) struct TunnelRow {
     pub(super) bytes_out: u64,
 }
 
-/// Makes ready what `new` publishes. Nothing is connected yet.
-pub(super) fn prepare(new: &AgentFile, old: &AgentFile, targets: &Arc<Targets>) -> Result<Next, Failure> {
-    let Some(publish) = &new.publish else { return Ok(Next::None) };
-    if old.publish.as_ref() == Some(publish) {
-        return Ok(Next::Same);
-    }
-    if publish.tunnels.is_empty() {
+/// Makes ready what `new` publishes. Nothing is connected yet, but whatever can be known to be wrong is told here, while
+/// the version before still runs.
+pub(super) fn prepare(
+    new: &AgentFile,
+    old: &AgentFile,
+    running: Option<&Published>,
+    targets: &Arc<Targets>,
+) -> Result<Next, Failure> {
+    // `kubernetes.protect` asks nothing here, other than in `adit expose`: the file itself names what it publishes, and
+    // nobody may be there to answer when it is read again.
+    let Some(publish) = new.publish.as_ref().filter(|publish| !publish.tunnels.is_empty()) else {
         return Ok(Next::None);
+    };
+    // An agent that has given up is started again, though nothing has changed in the file.
+    if old.publish.as_ref() == Some(publish) && running.is_some_and(Published::is_alive) {
+        return Ok(Next::Same);
     }
     let connect = |target: &Target| targets.connect(target);
     let token = agent::token_source(publish, false)?;
-    Ok(Next::Other(Box::new(agent::agent_config(publish, token, &connect)?)))
+    token.read().map_err(|error| failure(&error))?;
+    let mut config = agent::agent_config(publish, token, &connect)?;
+    config.trust.client_config(&[]).map_err(|error| failure(&error))?;
+    let token = agent::watch_token(&mut config);
+    let tunnels = config.tunnels.iter().map(|tunnel| TunnelRow {
+        name: tunnel.name.clone(),
+        target: tunnel.local.clone(),
+        note: "waiting".into(),
+        ..TunnelRow::default()
+    });
+    let tunnels = tunnels.collect();
+    let metrics = Arc::new(AgentMetrics::new(&mut Registry::default()));
+    let agent = Agent::new(config, metrics).map_err(|error| failure(&error))?;
+    Ok(Next::Other(Box::new(Ready { agent, tunnels, token })))
 }
 
 impl Published {
-    pub(super) fn start(mut config: AgentConfig, scope: &Scope, view: &Arc<View>) -> Self {
-        let scope = scope.child();
-        let token = agent::watch_token(&mut config);
-        let tunnels = config.tunnels.iter().map(|tunnel| TunnelRow {
-            name: tunnel.name.clone(),
-            target: tunnel.local.clone(),
-            note: "waiting".into(),
-            ..TunnelRow::default()
-        });
-        let state = Arc::new(Mutex::new(State { tunnels: tunnels.collect() }));
-        let metrics = Arc::new(AgentMetrics::new(&mut Registry::default()));
-        match Agent::new(config, metrics) {
-            Ok(agent) => {
-                let events = agent.events();
-                scope.spawn("published", follow(events, Arc::clone(&state), Arc::clone(view)));
-                let (agent_scope, view) = (scope.clone(), Arc::clone(view));
-                scope.spawn("agent", async move {
-                    if let Err(error) = agent.run(agent_scope).await {
-                        view.failed("publish", &failure(&error));
-                    }
-                });
-            }
-            Err(error) => view.failed("publish", &failure(&error)),
+    /// Starts an agent, and ends the one before as soon as this one has taken over.
+    pub(super) fn start(ready: Ready, before: Option<Self>, scope: &Scope, view: &Arc<View>) -> Self {
+        let before = before.map(Self::into_serving);
+        let old_phase = before.as_ref().map(|before| before.state.phase.subscribe());
+        let now = Serving::start(ready, scope, view);
+        let before = Arc::new(Mutex::new(before));
+        if let Some(old_phase) = old_phase {
+            let new_phase = now.state.phase.subscribe();
+            now.scope
+                .spawn("publish handover", hand_over(Arc::clone(&before), old_phase, new_phase, now.scope.clone()));
         }
-        Self { state, scope, _token: token }
+        Self { now, before }
     }
 
     pub(super) fn rows(&self) -> Vec<TunnelRow> {
-        self.lock().tunnels.clone()
+        self.now.state.tunnels().clone()
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn is_alive(&self) -> bool {
+        *self.now.state.phase.borrow() != Phase::Ended
+    }
+
+    /// The agent that serves visitors: an agent that has not taken over yet never will.
+    fn into_serving(self) -> Serving {
+        self.now.state.superseded.store(true, Ordering::Relaxed);
+        let before = lock(&self.before).take();
+        before.unwrap_or(self.now)
     }
 }
 
-impl Drop for Published {
+/// Ends the agent before, once its successor serves or never will.
+async fn hand_over(
+    before: Arc<Mutex<Option<Serving>>>,
+    mut old: watch::Receiver<Phase>,
+    mut new: watch::Receiver<Phase>,
+    scope: Scope,
+) {
+    let over = async {
+        tokio::select! {
+            biased;
+            _ = new.wait_for(|phase| *phase != Phase::Connecting) => {}
+            // It serves nobody, and were it to connect again, it would take the names back.
+            _ = old.wait_for(|phase| *phase != Phase::Connected) => {}
+        }
+    };
+    tokio::select! {
+        biased;
+        () = scope.drained() => {}
+        _ = tokio::time::timeout(HANDOVER, over) => {}
+    }
+    drop(lock(&before).take());
+}
+
+impl Serving {
+    fn start(ready: Ready, scope: &Scope, view: &Arc<View>) -> Self {
+        let Ready { agent, tunnels, token } = ready;
+        let scope = scope.child();
+        let state = Arc::new(State {
+            tunnels: Mutex::new(tunnels),
+            phase: watch::Sender::new(Phase::Connecting),
+            superseded: AtomicBool::new(false),
+        });
+        scope.spawn("published", follow(agent.events(), Arc::clone(&state), Arc::clone(view)));
+        let (agent_scope, agent_state, view) = (scope.clone(), Arc::clone(&state), Arc::clone(view));
+        scope.spawn("agent", async move {
+            let result = agent.run(agent_scope).await;
+            agent_state.phase.send_replace(Phase::Ended);
+            if let Err(error) = result
+                && !agent_state.superseded.load(Ordering::Relaxed)
+            {
+                view.failed("publish", &failure(&error));
+            }
+        });
+        Self { state, scope, _token: token }
+    }
+}
+
+impl Drop for Serving {
     fn drop(&mut self) {
         // What is in flight is finished.
         self.scope.drain();
     }
 }
 
-async fn follow(mut events: broadcast::Receiver<AgentEvent>, state: Arc<Mutex<State>>, view: Arc<View>) {
+async fn follow(mut events: broadcast::Receiver<AgentEvent>, state: Arc<State>, view: Arc<View>) {
     loop {
         match events.recv().await {
             Ok(event) => {
-                state.lock().unwrap_or_else(PoisonError::into_inner).take(&event);
+                state.take(&event);
                 view.agent(&event);
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {}
@@ -122,12 +219,16 @@ async fn follow(mut events: broadcast::Receiver<AgentEvent>, state: Arc<Mutex<St
 }
 
 impl State {
-    fn take(&mut self, event: &AgentEvent) {
+    fn take(&self, event: &AgentEvent) {
         match event {
-            AgentEvent::Published { tunnel, url, .. } => self.set(tunnel, |row| {
-                row.url.clone_from(url);
-                row.note.clear();
-            }),
+            AgentEvent::Connected { .. } => self.enter(Phase::Connected),
+            AgentEvent::Published { tunnel, url, .. } => {
+                self.enter(Phase::Connected);
+                self.set(tunnel, |row| {
+                    row.url.clone_from(url);
+                    row.note.clear();
+                });
+            }
             AgentEvent::Refused { tunnel, fault, .. } => {
                 self.set(tunnel, |row| row.note = format!("refused: {}", fault.message));
             }
@@ -137,15 +238,10 @@ impl State {
                 });
             }
             AgentEvent::Lost { reason } => {
-                for row in &mut self.tunnels {
-                    row.note = format!("offline: {reason}");
-                }
+                self.enter(Phase::Connecting);
+                self.note(&format!("offline: {reason}"));
             }
-            AgentEvent::Retrying { reason, .. } => {
-                for row in &mut self.tunnels {
-                    row.note = format!("reconnecting: {reason}");
-                }
-            }
+            AgentEvent::Retrying { reason, .. } => self.note(&format!("reconnecting: {reason}")),
             AgentEvent::Request(request) => self.set(&request.tunnel, |row| {
                 row.requests += 1;
                 row.bytes_in += request.received;
@@ -155,9 +251,34 @@ impl State {
         }
     }
 
-    fn set(&mut self, name: &str, change: impl FnOnce(&mut TunnelRow)) {
-        if let Some(row) = self.tunnels.iter_mut().find(|row| row.name == name) {
+    /// The end stays the end, however late an event is read.
+    fn enter(&self, phase: Phase) {
+        self.phase.send_if_modified(|now| {
+            let moves = *now != phase && *now != Phase::Ended;
+            if moves {
+                *now = phase;
+            }
+            moves
+        });
+    }
+
+    fn note(&self, text: &str) {
+        for row in self.tunnels().iter_mut() {
+            text.clone_into(&mut row.note);
+        }
+    }
+
+    fn set(&self, name: &str, change: impl FnOnce(&mut TunnelRow)) {
+        if let Some(row) = self.tunnels().iter_mut().find(|row| row.name == name) {
             change(row);
         }
     }
+
+    fn tunnels(&self) -> MutexGuard<'_, Vec<TunnelRow>> {
+        lock(&self.tunnels)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

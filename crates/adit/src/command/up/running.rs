@@ -69,7 +69,7 @@ impl Running {
             Clusters::new(files::kube_settings(&file.kubernetes))
         };
         let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
-        let agent = match publish::prepare(file, &self.file, self.entrances.targets()) {
+        let agent = match publish::prepare(file, &self.file, self.published.as_ref(), self.entrances.targets()) {
             Ok(agent) => agent,
             Err(failure) => {
                 self.entrances.abandon(prepared);
@@ -77,8 +77,12 @@ impl Running {
             }
         };
         self.entrances.commit(prepared);
+        let mut change = Change::between(&self.file, file);
+        // An agent that had given up is started again.
+        if matches!(agent, publish::Next::Other(_)) && self.file.publish == file.publish {
+            change.changed.push("publish".into());
+        }
         self.publish(agent);
-        let change = Change::between(&self.file, file);
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
         Ok(change)
     }
@@ -108,9 +112,9 @@ impl Running {
         match agent {
             publish::Next::Same => {}
             publish::Next::None => self.published = None,
-            // The new one first: it takes over from the old, so that no visitor finds nobody.
-            publish::Next::Other(agent) => {
-                self.published = Some(Published::start(*agent, &self.scope, &self.view));
+            publish::Next::Other(ready) => {
+                let before = self.published.take();
+                self.published = Some(Published::start(*ready, before, &self.scope, &self.view));
             }
         }
     }

@@ -1,24 +1,36 @@
 //! Tunnels whose targets only the agent's file can reach: the section `publish`, and `adit expose`.
 
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
 use testkit::cluster::Host;
 use testkit::origin::{HttpOrigin, TcpOrigin};
+use testkit::process::Signal;
+use testkit::raw;
+use testkit::relay::{Link, Relay};
 use testkit::ws::{Message, WebSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::support::{Bed, Up, WEB};
+use super::support::{Bed, Running, Up, WEB, beside};
 use crate::support::{DEADLINE, Publish, Server, eventually, within, write_secret};
 
 /// The section `publish` for a server, and the token file it names.
 fn publish(bed: &Bed, server: &Server, tunnels: &[&str]) -> String {
+    publish_at(server.agents, bed, server, tunnels)
+}
+
+/// The same by way of a relay.
+fn publish_at(agents: SocketAddr, bed: &Bed, server: &Server, tunnels: &[&str]) -> String {
     let token = bed.home.path().join("token");
     if !token.exists() {
         write_secret(&token, &server.token("acme")).expect("the token file");
     }
     let tunnels: String = tunnels.iter().map(|line| format!("    {line}\n")).collect();
     format!(
-        "publish:\n  server: \"{}\"\n  fingerprint: \"{}\"\n  token_file: token\n  tunnels:\n{tunnels}",
-        server.agents, server.fingerprint
+        "publish:\n  server: \"{agents}\"\n  fingerprint: \"{}\"\n  token_file: token\n  tunnels:\n{tunnels}",
+        server.fingerprint
     )
 }
 
@@ -122,6 +134,150 @@ async fn a_websocket_through_a_tunnel_survives_a_reload_that_adds_another() {
     assert_eq!(server.get("one", "/").await.status, 200);
     socket.send_text("still there").await.unwrap();
     assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
+}
+
+/// A visitor who asks all the time.
+struct Visitor {
+    seen: Arc<Mutex<(usize, Vec<String>)>>,
+    _asks: Running,
+}
+
+impl Visitor {
+    fn of(server: &Server, tunnel: &str) -> Self {
+        let seen: Arc<Mutex<(usize, Vec<String>)>> = Arc::default();
+        let (address, host, told) = (server.public, server.host(tunnel), Arc::clone(&seen));
+        let asks = beside(async move {
+            loop {
+                let trouble = match raw::get(address, &host, "/").await {
+                    Ok(answer) if answer.status == 200 => None,
+                    Ok(answer) => Some(format!("{} {}", answer.status, answer.text())),
+                    Err(error) => Some(error.to_string()),
+                };
+                let mut told = told.lock().expect("no panic");
+                told.0 += 1;
+                told.1.extend(trouble);
+            }
+        });
+        Self { seen, _asks: asks }
+    }
+
+    fn answers(&self) -> usize {
+        self.seen.lock().expect("no panic").0
+    }
+
+    /// Waits for two more answers, the second of which was asked for after this call.
+    async fn goes_on(&self) {
+        let enough = self.answers() + 2;
+        eventually(DEADLINE, "more answers", || async { (self.answers() >= enough).then_some(()) }).await;
+    }
+
+    fn trouble(&self) -> Vec<String> {
+        self.seen.lock().expect("no panic").1.clone()
+    }
+}
+
+#[tokio::test]
+async fn a_tunnel_that_is_not_touched_is_served_all_the_time_while_the_section_changes() {
+    let bed = Bed::start().await;
+    // With no room for the tunnels of two agents at once.
+    let server = Server::setup().section("quotas: { agents: 1, tunnels: 2 }").start().await;
+    let relay = Relay::start(server.agents, Link::round_trip(Duration::from_millis(100))).await.unwrap();
+    let local = HttpOrigin::start().await.unwrap();
+    let one = format!("one: {{ to: \"http://{}\" }}", local.addr());
+    let two = format!("two: {{ to: \"{WEB}\" }}");
+    let three = format!("three: {{ to: \"{WEB}\" }}");
+    let file = |tunnels: &[&str]| publish_at(relay.addr(), &bed, &server, tunnels);
+    let up = bed.up(&file(&[&one])).await;
+    published(&up, "one").await;
+    let visitor = Visitor::of(&server, "one");
+    visitor.goes_on().await;
+    for (tunnels, last) in [(&[&*one, &two][..], "two"), (&[&*one, &three], "three"), (&[&*one], "one")] {
+        let from = up.process.line_count();
+        up.reload(&bed, &file(tunnels)).await;
+        up.event_from(from, "published", |event| event["tunnel"] == last).await;
+        visitor.goes_on().await;
+    }
+    // A version that is superseded before it has connected.
+    up.reload(&bed, &file(&[&one, &two])).await;
+    let from = up.process.line_count();
+    up.reload(&bed, &file(&[&one, &three])).await;
+    up.event_from(from, "published", |event| event["tunnel"] == "three").await;
+    visitor.goes_on().await;
+    assert_eq!(visitor.trouble(), [""; 0], "of {} answers", visitor.answers());
+    assert_eq!(server.get("three", "/").await.status, 200);
+    assert_eq!(up.count("failed"), 0);
+    let gone = || async { (server.metric("tunnel_connections_total").await == Some(1.0)).then_some(()) };
+    eventually(DEADLINE, "the end of the older agents", gone).await;
+}
+
+#[tokio::test]
+async fn the_older_agent_serves_as_long_as_its_successor_cannot_connect() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let relay = Relay::start(server.agents, Link::default()).await.unwrap();
+    let one = format!("one: {{ to: \"{WEB}\" }}");
+    let two = format!("two: {{ to: \"{WEB}\" }}");
+    let up = bed.up(&publish(&bed, &server, &[&one])).await;
+    published(&up, "one").await;
+    let visitor = Visitor::of(&server, "one");
+    relay.stall_both();
+    up.reload(&bed, &publish_at(relay.addr(), &bed, &server, &[&one, &two])).await;
+    visitor.goes_on().await;
+    relay.resume();
+    published(&up, "two").await;
+    visitor.goes_on().await;
+    assert_eq!(visitor.trouble(), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_token_file_that_is_not_there_changes_nothing() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let one = format!("one: {{ to: \"{WEB}\" }}");
+    let file = publish(&bed, &server, &[&one]);
+    let up = bed.up(&file).await;
+    published(&up, "one").await;
+    let bad = file.replace("token_file: token", "token_file: nowhere");
+    let refused = up.refused(&bed, &format!("forwards:\n  web: {{ to: \"{WEB}\" }}\n{bad}")).await;
+    assert!(refused["message"].as_str().is_some_and(|text| text.contains("nowhere")), "{refused}");
+    assert_eq!(server.get("one", "/").await.status, 200);
+    assert_eq!((up.count("failed"), up.count("draining")), (0, 0));
+}
+
+#[tokio::test]
+async fn an_agent_that_has_given_up_is_started_again_by_the_next_reload() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let token = bed.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let up = bed.up(&publish(&bed, &server, &[&format!("one: {{ to: \"{WEB}\" }}")])).await;
+    assert_eq!(up.event("failed").await["name"], "publish");
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    up.process.signal(Signal::HUP).expect("a signal");
+    published(&up, "one").await;
+    assert_eq!(server.get("one", "/").await.status, 200);
+    assert_eq!(up.event("reloaded").await["changed"], serde_json::json!(["publish"]));
+}
+
+#[tokio::test]
+async fn expose_publishes_what_is_in_a_protected_context_only_after_yes() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let file = format!("kubernetes: {{ protect: [^fake$] }}\nforwards:\n  web: {{ to: \"{WEB}\" }}\n");
+    bed.write(&file);
+    let (kubeconfig, file) = (bed.home.path().join("kubeconfig"), bed.file().display().to_string());
+    let expose = |target: &str| Publish::to(&server).kubeconfig(&kubeconfig).target(target, &["--config", &file]);
+    let jump = "jump://fake/default/service/web/wiki.internal:80";
+    for target in [WEB, "k8s:///default/service/web:80", jump, "forward:web"] {
+        let agent = expose(target).errors_expected().spawn();
+        assert_eq!(agent.exit_code(DEADLINE).await, Some(5), "{target}");
+        let said = agent.process().stderr();
+        assert!(said.contains("context `fake` is protected") && said.contains("--yes"), "{target}: {said}");
+    }
+    assert_eq!(bed.cluster.requests().len(), 0, "it was not touched");
+    let agent = expose(WEB).arguments(&["--as", "shop", "--yes"]).start().await;
+    assert_eq!(agent.url(), format!("http://{}", server.host("shop")));
+    assert_eq!(server.get("shop", "/").await.status, 200);
 }
 
 #[tokio::test]
