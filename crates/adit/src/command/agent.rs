@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::config::publish::{
-    CONNECT_TIMEOUT, HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, ServerAddress, TrustConfig,
+    CONNECT_TIMEOUT, HeaderEdits, PublicPlace, PublishConfig, PublishedTunnel, TrustConfig,
 };
 use adit_core::diagnose::Fault;
 use adit_core::secret::Secret;
@@ -25,17 +25,6 @@ pub(super) type Connector<'a> = &'a dyn Fn(&Target) -> Arc<dyn Connect>;
 
 /// A target that is started by the first visitor may take longer than an address that is there or not.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// The server that is named.
-pub(super) fn server(publish: &PublishConfig) -> Result<&ServerAddress, Failure> {
-    publish.server.as_ref().ok_or_else(|| {
-        Failure::new(
-            Fault::Usage,
-            "no server is named",
-            "say which one: --server HOST:8443, $ADIT_SERVER, or publish.server in adit.yaml",
-        )
-    })
-}
 
 /// What an agent is told; `token` is where its credential comes from.
 pub(super) fn agent_config(
