@@ -286,6 +286,11 @@ impl Upstream {
             return;
         }
         self.pool.put(connection, Instant::now());
+        self.sweep_later();
+    }
+
+    /// Lets go of what nobody uses for a while.
+    pub(crate) fn sweep_later(self: &Arc<Self>) {
         if !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel) {
             self.start_sweeping();
         }
@@ -304,6 +309,7 @@ impl Upstream {
         self.scope.spawn("upstream sweep", async move {
             loop {
                 tokio::select! {
+                    biased;
                     () = tokio::time::sleep(pause) => {}
                     () = scope.drained() => {}
                 }
@@ -311,13 +317,15 @@ impl Upstream {
                 if scope.is_draining() {
                     // Nothing is parked from now on.
                     upstream.pool.sweep(Instant::now() + IDLE * 2);
+                    upstream.h2.forget();
                     return;
                 }
                 upstream.pool.sweep(Instant::now());
-                if upstream.pool.is_empty() {
+                let rests = || upstream.h2.sweep(Instant::now(), upstream.keep) && upstream.pool.is_empty();
+                if rests() {
                     upstream.sweeping.store(false, Ordering::Release);
                     // Something parked between the look and the mark has found the mark still set.
-                    if upstream.pool.is_empty() || upstream.sweeping.swap(true, Ordering::AcqRel) {
+                    if rests() || upstream.sweeping.swap(true, Ordering::AcqRel) {
                         return;
                     }
                 }

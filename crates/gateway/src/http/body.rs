@@ -1,7 +1,7 @@
 //! Bodies on their way through: a client's to the upstream, an upstream's to the client.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
@@ -35,6 +35,8 @@ pub(crate) struct Upload {
 pub(crate) struct Source {
     body: Mutex<Option<Incoming>>,
     touched: AtomicBool,
+    /// Pieces that went on to the target.
+    passed: AtomicU64,
     broken: AtomicBool,
     upstream: Arc<Upstream>,
     connection: Arc<Connection>,
@@ -43,7 +45,8 @@ pub(crate) struct Source {
 impl Source {
     pub(crate) fn new(body: Incoming, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
         let (touched, broken) = (AtomicBool::new(false), AtomicBool::new(false));
-        Arc::new(Self { body: Mutex::new(Some(body)), touched, broken, upstream, connection })
+        let (body, passed) = (Mutex::new(Some(body)), AtomicU64::new(0));
+        Arc::new(Self { body, touched, passed, broken, upstream, connection })
     }
 
     /// The body, for one attempt; empty when there is nothing left to send.
@@ -60,6 +63,11 @@ impl Source {
         !self.touched.load(Ordering::Acquire) && self.body.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
+    /// A number that rises while the body is passed on.
+    pub(crate) fn passed(&self) -> u64 {
+        self.passed.load(Ordering::Relaxed)
+    }
+
     /// Whether the client's sending failed.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
@@ -71,6 +79,7 @@ impl Upload {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
         self.source.touched.store(true, Ordering::Release);
+        self.source.passed.fetch_add(1, Ordering::Relaxed);
         match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {

@@ -72,7 +72,7 @@ pub(crate) async fn over_h1(
     if let Some(mut connection) = upstream.kept() {
         let method = head.method.clone();
         let again = is_worth_keeping(&method, source).then(|| head.clone());
-        match answer_head(upstream.timeout, connection.send(request(head, source))).await {
+        match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
             Ok(response) => return Ok((response, Some(connection))),
             Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
                 drop(connection);
@@ -84,7 +84,7 @@ pub(crate) async fn over_h1(
     // A statement of its own: what is moved into the box would else stay part of this future.
     let connecting = Box::pin(connect(upstream));
     let mut connection = connecting.await?;
-    match answer_head(upstream.timeout, connection.send(request(head, source))).await {
+    match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
         Ok(response) => Ok((response, Some(connection))),
         Err(fault) => Err(fault.problem(source, upstream)),
     }
@@ -100,13 +100,14 @@ pub(crate) async fn over_h2(
     loop {
         let (mut sender, reused) =
             upstream.h2.sender(&**upstream).await.map_err(|fault| h2_problem(&fault, upstream))?;
+        upstream.sweep_later();
         let head = head.clone();
         let method = head.method.clone();
         let exchange = async {
             sender.ready().await?;
             sender.send_request(request(head, source)).await
         };
-        match answer_head(upstream.timeout, exchange).await {
+        match answer_head(upstream.timeout, source, exchange).await {
             Ok(response) => return Ok((response, None)),
             Err(Fault::Hyper(error)) if reused && again && may_repeat(&method, source, &error) => {
                 again = false;
@@ -124,7 +125,7 @@ pub(crate) async fn upgrade(
 ) -> Result<(Response<Incoming>, UpstreamConnection<RequestBody>), Problem> {
     let mut connection = connect(upstream).await?;
     let sending = connection.send_upgrade(Request::from_parts(head, RequestBody::Empty));
-    match answer_head(upstream.timeout, sending).await {
+    match answer_head(upstream.timeout, None, sending).await {
         Ok(response) => Ok((response, connection)),
         Err(fault) => Err(fault.problem(None, upstream)),
     }
@@ -139,17 +140,23 @@ fn request(head: Parts, source: Option<&Arc<Source>>) -> Request<RequestBody> {
     Request::from_parts(head, source.map_or(RequestBody::Empty, Source::take))
 }
 
-/// Waits for the head of the answer, as long as the route allows.
+/// Waits for the head of the answer, as long as the route allows. Time in which the request's body is on its way does
+/// not count: a slow client is no slow target.
 async fn answer_head(
     limit: Option<Duration>,
+    source: Option<&Arc<Source>>,
     answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
 ) -> Result<Response<Incoming>, Fault> {
-    match limit {
-        None => answer.await.map_err(Fault::Hyper),
-        Some(limit) => match tokio::time::timeout(limit, answer).await {
-            Ok(result) => result.map_err(Fault::Hyper),
-            Err(_) => Err(Fault::Timeout(limit)),
-        },
+    let Some(limit) = limit else { return answer.await.map_err(Fault::Hyper) };
+    let passed = || source.map_or(0, |source| source.passed());
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        let before = passed();
+        match tokio::time::timeout(limit, &mut answer).await {
+            Ok(result) => return result.map_err(Fault::Hyper),
+            Err(_) if passed() != before => {}
+            Err(_) => return Err(Fault::Timeout(limit)),
+        }
     }
 }
 

@@ -39,6 +39,28 @@ async fn a_service_that_is_not_there_is_told_with_what_to_do() {
 }
 
 #[tokio::test]
+async fn the_time_in_which_a_body_is_on_its_way_does_not_count() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(origin.addr(), scope);
+        options.timeout = Some(Duration::from_millis(400));
+        options
+    })
+    .await;
+    let mut client = TcpStream::connect(gate.addr).await.unwrap();
+    let head = "POST /sink HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: 10\r\nConnection: close\r\n\r\n";
+    client.write_all(head.as_bytes()).await.unwrap();
+    for _ in 0..10 {
+        // Slower in all than the route allows, and never silent for that long.
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        client.write_all(b"x").await.unwrap();
+    }
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, client.read_to_string(&mut answer)).await.unwrap().unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test]
 async fn a_route_with_a_timeout_waits_no_longer_for_a_head_and_as_long_as_it_takes_for_a_body() {
     let origin = HttpOrigin::start().await.unwrap();
     let gate = Gate::with(|scope| {

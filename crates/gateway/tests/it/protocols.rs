@@ -48,6 +48,31 @@ async fn grpc_passes_with_its_trailers_to_a_service_that_is_known_or_found_to_sp
 }
 
 #[tokio::test]
+async fn an_http2_connection_to_a_service_is_let_go_when_nobody_uses_it() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let origin = GrpcOrigin::start().await.unwrap();
+    let gate = Gate::with(|scope| {
+        let mut options = options(listener.local_addr().unwrap(), scope);
+        options.scheme = UpstreamScheme::H2c;
+        options.keep = std::time::Duration::from_millis(100);
+        options
+    })
+    .await;
+    let call = async {
+        let io = TcpStream::connect(gate.addr).await.unwrap();
+        grpc_call(io, "app.localhost", "/echo.Echo/Stream", Bytes::from_static(b"x")).await.unwrap();
+    };
+    // Between the two, so that the end of the gateway's connection is seen.
+    let between = async {
+        let (mut from, _) = listener.accept().await.unwrap();
+        let mut to = TcpStream::connect(origin.addr()).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut from, &mut to).await;
+    };
+    let ended = async { tokio::join!(call, between) };
+    tokio::time::timeout(std::time::Duration::from_secs(10), ended).await.expect("the connection ends by itself");
+}
+
+#[tokio::test]
 async fn a_client_by_http2_reaches_a_service_that_speaks_http1() {
     let origin = HttpOrigin::start().await.unwrap();
     let gate = Gate::to(origin.addr()).await;

@@ -163,7 +163,10 @@ where
     /// What hyper says of the connection.
     pub async fn send_upgrade(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         self.driver.keep = true;
-        self.send(request).await
+        let answer = self.send(request).await;
+        // Refused: it is a connection like any other.
+        self.driver.keep = answer.as_ref().is_ok_and(|answer| answer.status() == http::StatusCode::SWITCHING_PROTOCOLS);
+        answer
     }
 
     /// After a 101: the bare connection, and what was read beyond the answer's head.

@@ -23,6 +23,9 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// A service that did not speak HTTP/2 is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 
+/// A service with requests under way is asked so often whether it is still there, and has as long to answer.
+const PING: Duration = Duration::from_secs(20);
+
 /// The beginning of every HTTP/2 connection (RFC 9113 section 3.4), with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
@@ -50,6 +53,8 @@ pub struct SharedConnection<B> {
 
 struct State<B> {
     sender: Option<SendRequest<B>>,
+    /// When a request last asked for the connection.
+    used: Instant,
     spoken: Option<(bool, Instant)>,
     /// Attempts to connect that failed, and how the last of them did.
     failures: u64,
@@ -58,7 +63,7 @@ struct State<B> {
 
 impl<B> Default for SharedConnection<B> {
     fn default() -> Self {
-        let state = State { sender: None, spoken: None, failures: 0, fault: None };
+        let state = State { sender: None, used: Instant::now(), spoken: None, failures: 0, fault: None };
         Self { state: Mutex::new(state), connecting: Semaphore::new(1) }
     }
 }
@@ -109,6 +114,10 @@ where
             Err(fault) => Arc::new(fault),
         };
         let mut state = self.lock();
+        if !matches!(*fault, H2Fault::Connect(_)) {
+            // It may have been replaced by one that does not speak it: the next one asks again.
+            state.spoken = None;
+        }
         state.failures += 1;
         state.fault = Some(Arc::clone(&fault));
         Err(fault)
@@ -127,6 +136,8 @@ where
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024)
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
             .handshake(TokioIo::new(io))
             .await?;
         let target = by.target();
@@ -143,6 +154,16 @@ where
     fn failed_since(&self, failures: u64) -> Option<Arc<H2Fault>> {
         let state = self.lock();
         if state.failures > failures { state.fault.clone() } else { None }
+    }
+
+    /// Lets go of a connection that no request has asked for since `keep` ago; requests under way finish on it. Whether
+    /// there is none any more.
+    pub fn sweep(&self, now: Instant, keep: Duration) -> bool {
+        let mut state = self.lock();
+        if now.saturating_duration_since(state.used) >= keep {
+            state.sender = None;
+        }
+        state.sender.is_none()
     }
 
     /// The next request gets a new connection.
@@ -180,6 +201,7 @@ where
         if state.sender.as_ref().is_some_and(SendRequest::is_closed) {
             state.sender = None;
         }
+        state.used = Instant::now();
         state.sender.clone()
     }
 
