@@ -221,8 +221,9 @@ impl Entrances {
         self.undo(&undo);
     }
 
-    /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new.
-    pub fn commit(&mut self, prepared: Prepared) {
+    /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new. Returns the keys of
+    /// the routes that were made anew though they are written as before: their CA or password has changed.
+    pub fn commit(&mut self, prepared: Prepared) -> Vec<String> {
         let Prepared { forwards, table, tls, gateway, bound, wanted, undo: _ } = prepared;
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
@@ -249,8 +250,10 @@ impl Entrances {
         let listen = self.open().filter_map(|(address, owner)| Some((owner?, address))).collect();
         self.routes.set_ports(listen);
         forwards.start();
+        let remade = table.remade(&old_table);
         old_table.retire(&table);
         old_forwards.retire(&forwards);
+        remade
     }
 
     /// The machine slept, or its network changed: everything is dialled anew.

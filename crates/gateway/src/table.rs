@@ -146,6 +146,18 @@ impl Table {
         Ok(Self { routes, list, with_paths, dynamic: self.next_dynamic(config, parts), tls: config.tls })
     }
 
+    /// The keys of routes that are written as in `old` and have other files.
+    #[must_use]
+    pub fn remade(&self, old: &Self) -> Vec<String> {
+        let before: HashMap<&str, &Arc<Route>> =
+            old.list.iter().map(|route| (route.config.key.as_str(), route)).collect();
+        let remade = self.list.iter().filter(|route| {
+            let key = route.config.key.as_str();
+            before.get(key).is_some_and(|old| old.config == route.config && old.files != route.files)
+        });
+        remade.map(|route| route.config.key.clone()).collect()
+    }
+
     /// Dynamic hosts that neither of two tables shares with the other take nothing new.
     pub fn retire(&self, other: &Self) {
         if let Some(dynamic) = &self.dynamic

@@ -33,6 +33,8 @@ type KubeSeen = Vec<(std::path::PathBuf, Option<Vec<u8>>)>;
 pub(super) struct Snapshot {
     pub(super) rows: Vec<Row>,
     pub(super) gateway: Vec<std::net::SocketAddr>,
+    /// Those of all that other machines can reach.
+    pub(super) exposed: Vec<(String, std::net::SocketAddr)>,
     pub(super) dynamic: Option<String>,
     pub(super) published: Vec<publish::TunnelRow>,
 }
@@ -76,8 +78,12 @@ impl Running {
                 return Err(failure);
             }
         };
-        self.entrances.commit(prepared);
+        let remade = self.entrances.commit(prepared);
         let mut change = Change::between(&self.file, file);
+        if file.kubernetes == self.file.kubernetes && seen != self.kubeconfigs {
+            change.changed.push("kubeconfig".into());
+        }
+        change.changed.extend(remade.into_iter().map(|key| format!("files of route {key}")));
         // An agent that had given up is started again.
         if matches!(agent, publish::Next::Other(_)) && self.file.publish == file.publish {
             change.changed.push("publish".into());
@@ -99,10 +105,13 @@ impl Running {
 
     pub(super) fn snapshot(&self) -> Snapshot {
         let gateway = self.entrances.open().filter(|(_, owner)| owner.is_none()).map(|(address, _)| address);
+        let exposed = self.entrances.open().filter(|(address, _)| !address.ip().to_canonical().is_loopback());
+        let exposed = exposed.map(|(address, owner)| (owner.unwrap_or_else(|| "gateway".into()), address));
         let dynamic = self.file.gateway.as_ref().and_then(|gateway| gateway.dynamic_host.as_ref());
         Snapshot {
             rows: self.entrances.rows(),
             gateway: gateway.collect(),
+            exposed: exposed.collect(),
             dynamic: dynamic.map(|host| host.as_str().to_owned()),
             published: self.published.as_ref().map(Published::rows).unwrap_or_default(),
         }

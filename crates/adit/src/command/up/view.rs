@@ -88,9 +88,9 @@ impl View {
 
     /// Everything is open.
     pub(super) fn started(&self, snapshot: &Snapshot) {
-        for address in snapshot.gateway.iter().filter(|address| !address.ip().to_canonical().is_loopback()) {
-            let text = format!("gateway: whoever can reach {address} can reach everything behind it");
-            self.note(&text, "exposed", || json!({ "address": address.to_string() }));
+        for (name, address) in &snapshot.exposed {
+            let text = format!("{name}: whoever can reach {address} can reach what is behind it");
+            self.note(&text, "exposed", || json!({ "name": name, "address": address.to_string() }));
         }
         match self.form {
             Form::Table => {}
