@@ -3,16 +3,14 @@
 use std::io;
 use std::time::Duration;
 
-use adit_core::client_hello::{ClientHello, ClientHelloError, ClientHelloReader, Progress};
+use adit_core::client_hello::{ClientHello, ClientHelloError, ClientHelloReader, FIRST_BYTE, Progress};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-/// The first byte of a TLS connection: a handshake record, RFC 8446 section 5.1.
-const TLS_HANDSHAKE: u8 = 0x16;
 /// The first byte of an SSL 2.0 hello: a two-byte length, RFC 5246 appendix E.2.
 const SSL2: u8 = 0x80;
 /// Browsers open connections ahead of their use; one that stays silent for longer is closed.
-const FIRST_BYTE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_secs(60);
 /// From the first byte to the end of the ClientHello.
 const WHOLE_HELLO: Duration = Duration::from_secs(10);
 /// Read at once. Most hellos fit.
@@ -49,10 +47,10 @@ pub(crate) enum OpeningError {
 /// Looks at how a connection starts.
 pub(crate) async fn opening(client: &TcpStream) -> Result<Opening, OpeningError> {
     let mut first = [0];
-    let peeked = timeout(FIRST_BYTE, client.peek(&mut first)).await.map_err(|_| OpeningError::Silent)?;
+    let peeked = timeout(SILENCE, client.peek(&mut first)).await.map_err(|_| OpeningError::Silent)?;
     match peeked.map_err(OpeningError::Gone)? {
         0 => Err(OpeningError::Gone(io::ErrorKind::UnexpectedEof.into())),
-        _ if matches!(first[0], TLS_HANDSHAKE | SSL2..) => {
+        _ if matches!(first[0], FIRST_BYTE | SSL2..) => {
             timeout(WHOLE_HELLO, read_hello(client)).await.map_err(|_| OpeningError::Silent)?
         }
         _ => Ok(Opening::Plain),

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use testkit::origin::HttpOrigin;
 use testkit::process::{self, Process, Signal};
 use testkit::raw;
 use tokio::net::TcpStream;
@@ -66,4 +67,40 @@ async fn clients_that_are_silent_or_idle_do_not_hold_up_the_end() {
     let start = Instant::now();
     assert_eq!(up.end(Signal::INT).await, Some(130));
     assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+}
+
+/// S6.
+#[tokio::test]
+async fn s6_no_password_of_a_route_and_no_authorization_is_told_whatever_is_logged() {
+    let bed = Bed::start().await;
+    let origin = HttpOrigin::start().await.unwrap();
+    let file = |password: &str| {
+        let auth = format!("basic_auth: {{ user: me, password: {password} }}");
+        gateway(&[], &[&format!("a.localhost: {{ to: \"http://{}\", {auth} }}", origin.addr())])
+    };
+    bed.write(&file("first-Secret-1"));
+    let mut command = adit(bed.home.path());
+    command.args(["up", "-vvv", "--log-format", "json"]).env("KUBECONFIG", bed.home.path().join("kubeconfig"));
+    let process = Process::start(&mut command).unwrap();
+    process.line(DEADLINE, |line| line.contains("started in")).await.expect("the start");
+    let route = process.line(DEADLINE, |line| line.starts_with("a.localhost  http://a.localhost:")).await.unwrap();
+    let port = route.split("a.localhost:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    // me:first-Secret-1, me:second-Secret-2
+    for (token, status) in [("bWU6Zmlyc3QtU2VjcmV0LTE=", 200), ("bWU6c2Vjb25kLVNlY3JldC0y", 401)] {
+        let headers = [("Authorization", format!("Basic {token}"))];
+        let headers: Vec<(&str, &str)> = headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
+        let answer = raw::request(address, "GET", "a.localhost", "/", &headers, b"").await.unwrap();
+        assert_eq!(answer.status, status);
+        assert!(!answer.text().contains(token), "{}", answer.text());
+    }
+    assert!(!origin.last_head().unwrap().to_ascii_lowercase().contains("authorization"), "it is the gateway's own");
+    bed.write(&file("second-Secret-2"));
+    process.line(DEADLINE, |line| line.contains("reloaded: changed route a.localhost")).await.expect("the reload");
+    process.signal(Signal::TERM).unwrap();
+    process.exited(DEADLINE).await.unwrap();
+    let said = process.output();
+    for secret in ["first-Secret-1", "second-Secret-2", "bWU6Zmlyc3QtU2VjcmV0LTE", "bWU6c2Vjb25kLVNlY3JldC0y"] {
+        assert!(!said.contains(secret), "{secret} was told");
+    }
 }
