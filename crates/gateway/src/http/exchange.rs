@@ -113,7 +113,12 @@ pub(crate) async fn over_h2(
                 again = false;
                 upstream.h2.forget();
             }
-            Err(fault) => return Err(fault.problem(source, upstream)),
+            Err(fault) => {
+                if !reused && matches!(fault, Fault::Hyper(_)) {
+                    upstream.h2.doubt();
+                }
+                return Err(fault.problem(source, upstream));
+            }
         }
     }
 }

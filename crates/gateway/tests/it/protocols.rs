@@ -48,6 +48,53 @@ async fn grpc_passes_with_its_trailers_to_a_service_that_is_known_or_found_to_sp
 }
 
 #[tokio::test]
+async fn a_service_that_stops_speaking_http2_is_found_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = listener.local_addr().unwrap();
+    let (with, without) = (GrpcOrigin::start().await.unwrap(), HttpOrigin::start().await.unwrap());
+    let gate = Gate::to(place).await;
+    let call = async || {
+        let io = TcpStream::connect(gate.addr).await.unwrap();
+        grpc_call(io, "app.localhost", "/", Bytes::from_static(b"x")).await.unwrap().status
+    };
+    // The place leads to one service for the probe and the first connection, then to another.
+    let lead = async {
+        for number in 0.. {
+            let (mut from, _) = listener.accept().await.unwrap();
+            let to = if number < 2 { with.addr() } else { without.addr() };
+            let mut to = TcpStream::connect(to).await.unwrap();
+            gate.scope.spawn("lead", async move {
+                let copy = tokio::io::copy_bidirectional(&mut from, &mut to);
+                // The first service is replaced: its connections end.
+                let life = std::time::Duration::from_millis(if number < 2 { 500 } else { 10_000 });
+                let _ = tokio::time::timeout(life, copy).await;
+            });
+        }
+    };
+    let calls = async {
+        assert_eq!(call().await, 200);
+        let answered = async {
+            // Until the first connection has ended the first service answers; then one request may find out.
+            let mut failed = 0;
+            loop {
+                match call().await {
+                    200 if without.requests() > 0 => return failed,
+                    200 => {}
+                    _ => failed += 1,
+                }
+            }
+        };
+        let failed =
+            tokio::time::timeout(std::time::Duration::from_secs(10), answered).await.expect("it is asked again");
+        assert!(failed <= 2, "{failed} requests failed");
+    };
+    tokio::select! {
+        () = lead => {}
+        () = calls => {}
+    }
+}
+
+#[tokio::test]
 async fn an_http2_connection_to_a_service_is_let_go_when_nobody_uses_it() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let origin = GrpcOrigin::start().await.unwrap();

@@ -156,6 +156,14 @@ where
         if state.failures > failures { state.fault.clone() } else { None }
     }
 
+    /// A request failed on a new connection: in the clear a service that does not speak HTTP/2 shows it only then. The
+    /// next one asks again.
+    pub fn doubt(&self) {
+        let mut state = self.lock();
+        state.sender = None;
+        state.spoken = None;
+    }
+
     /// Lets go of a connection that no request has asked for since `keep` ago; requests under way finish on it. Whether
     /// there is none any more.
     pub fn sweep(&self, now: Instant, keep: Duration) -> bool {
