@@ -3,6 +3,7 @@
 
 pub mod admin;
 pub mod connect;
+pub mod control;
 pub mod executor;
 pub mod guard;
 pub mod lines;
