@@ -79,6 +79,19 @@ enum Command {
     Forward(Box<forward::ForwardArguments>),
     /// Run what adit.yaml says: forwards, the gateway, published tunnels
     Up(up::UpArguments),
+    /// Run what adit.yaml says in the background, and see to it
+    #[command(subcommand)]
+    Daemon(up::daemon::DaemonCommand),
+    /// Start forwards of the running daemon
+    Start(up::daemon::ChosenArguments),
+    /// Stop forwards of the running daemon; their ports are closed
+    Stop(up::daemon::ChosenArguments),
+    /// Start forwards of the running daemon anew; their ports stay open
+    Restart(up::daemon::ChosenArguments),
+    /// How the running daemon's forwards are
+    Status(up::daemon::StatusArguments),
+    /// What has happened to forwards of the daemon
+    Logs(up::daemon::LogsArguments),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
     /// Trust the local certificate authority in this machine's stores, or no more
@@ -113,6 +126,12 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Expose(arguments) => expose::run(&global, &arguments),
         Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Up(arguments) => up::run(&global, arguments),
+        Command::Daemon(command) => up::daemon::run(&global, command),
+        Command::Start(arguments) => up::daemon::start(&global, arguments),
+        Command::Stop(arguments) => up::daemon::stop_forwards(&global, arguments),
+        Command::Restart(arguments) => up::daemon::restart(&global, arguments),
+        Command::Status(arguments) => up::daemon::status(&global, arguments),
+        Command::Logs(arguments) => up::daemon::logs(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
         Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Config(command) => config::run(&global, &command),

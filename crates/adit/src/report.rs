@@ -38,6 +38,32 @@ impl Failure {
         self.fault.as_str()
     }
 
+    /// The same, for tables by fault.
+    pub(crate) const fn kind(&self) -> Fault {
+        self.fault
+    }
+
+    /// A failure that another process of ours has written as JSON.
+    pub(crate) fn from_json(text: &str) -> Option<Self> {
+        let value: serde_json::Value = serde_json::from_str(text).ok()?;
+        let error = value.get("error")?;
+        let fault = Fault::ALL.into_iter().find(|fault| error["fault"] == fault.as_str())?;
+        let hint = error["hint"].as_str().unwrap_or_default();
+        let mut message = error["message"].as_str()?.to_owned();
+        for problem in error["problems"].as_array().into_iter().flatten() {
+            let field = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
+            message.push_str(&format!(
+                "\n{}:{}:{}: {}: {}",
+                field("file"),
+                problem["line"],
+                problem["column"],
+                field("key"),
+                field("message")
+            ));
+        }
+        Some(Self::new(fault, message, hint))
+    }
+
     /// What went wrong.
     pub(crate) fn message(&self) -> &str {
         &self.message

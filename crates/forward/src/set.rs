@@ -43,9 +43,23 @@ impl ForwardSet {
     /// start always. `self` stays usable, so that a change may still be given up: then retire the new set for the old.
     #[must_use]
     pub fn next(&self, scope: &Scope, clusters: &Arc<Clusters>, wanted: Vec<ForwardSpec>) -> Self {
+        self.next_but(scope, clusters, wanted, |_| false)
+    }
+
+    /// [`ForwardSet::next`], but forwards that `renew` names are made anew though nothing about them has changed.
+    #[must_use]
+    pub fn next_but(
+        &self,
+        scope: &Scope,
+        clusters: &Arc<Clusters>,
+        wanted: Vec<ForwardSpec>,
+        renew: impl Fn(&str) -> bool,
+    ) -> Self {
         let entries = wanted.into_iter().map(|spec| {
             let kept = self.entries.get(&spec.name).filter(|old| {
-                old.spec == spec && (!needs_cluster(&spec.target) || Arc::ptr_eq(&old.clusters, clusters))
+                !renew(&spec.name)
+                    && old.spec == spec
+                    && (!needs_cluster(&spec.target) || Arc::ptr_eq(&old.clusters, clusters))
             });
             let entry = kept.map_or_else(|| Entry::new(scope, clusters, &spec), Entry::again);
             (spec.name, entry)

@@ -1,7 +1,9 @@
 //! A listening socket of this machine, and what is done with its connections, which a reload may change.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use runtime::listener::BoundListener;
@@ -27,6 +29,8 @@ pub struct Entrance {
     handler: ArcSwap<Handler>,
     accepting: Scope,
     carrying: Scope,
+    /// The same socket, for a process that takes over; `None` when there was no descriptor left.
+    shared: Mutex<Option<OwnedFd>>,
 }
 
 impl Entrance {
@@ -41,6 +45,7 @@ impl Entrance {
             handler: ArcSwap::from_pointee(handler),
             accepting: accepting.clone(),
             carrying: carrying.clone(),
+            shared: Mutex::new(listener.share().ok()),
         });
         let accepted = Arc::clone(&entrance);
         listening.spawn("accept", async move {
@@ -49,6 +54,8 @@ impl Entrance {
             if let Err(error) = end {
                 tracing::error!(%error, %local, "cannot accept connections");
             }
+            // With the last descriptor the port is closed.
+            accepted.forget();
         });
         entrance
     }
@@ -73,6 +80,17 @@ impl Entrance {
     /// Closes the socket. Connections stay.
     pub fn close(&self) {
         self.accepting.drain();
+        self.forget();
+    }
+
+    fn forget(&self) {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Another descriptor of the socket.
+    pub(crate) fn share(&self) -> io::Result<OwnedFd> {
+        let shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.as_ref().ok_or_else(|| io::Error::other("the socket is closed"))?.try_clone()
     }
 
     fn take(&self, client: TcpStream, peer: SocketAddr) {

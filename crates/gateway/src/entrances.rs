@@ -3,10 +3,12 @@
 //! A change is a transaction: [`Entrances::prepare`] makes everything that is new, sockets included, and touches
 //! nothing; [`Entrances::commit`] cannot fail.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::config::gateway::GatewayTls;
 use adit_core::config::{AgentFile, GatewayConfig};
@@ -45,6 +47,10 @@ pub struct Entrances {
     tls: Option<(bool, Certificates)>,
     open: BTreeMap<Key, Arc<Entrance>>,
     ports: BTreeMap<String, Arc<Traffic>>,
+    /// Forwards that the next change makes anew.
+    renew: BTreeSet<String>,
+    /// Sockets of a process before this one, until they are asked for.
+    inherited: Mutex<BTreeMap<String, StdListener>>,
 }
 
 /// Which entrance it is. Several may ask for any free port of one address, so those have their owner's name, too.
@@ -52,6 +58,13 @@ pub struct Entrances {
 struct Key {
     address: SocketAddr,
     owner: Option<String>,
+}
+
+impl Key {
+    /// One line, for another process.
+    fn label(&self) -> String {
+        format!("{} {}", self.address, self.owner.as_deref().unwrap_or_default())
+    }
 }
 
 /// A change that is ready to be made.
@@ -148,7 +161,34 @@ impl Entrances {
             tls: None,
             open: BTreeMap::new(),
             ports: BTreeMap::new(),
+            renew: BTreeSet::new(),
+            inherited: Mutex::default(),
         }
+    }
+
+    /// The next change makes these forwards anew, as they are written: what they carry finishes, new streams go to
+    /// new connections.
+    pub fn renew(&mut self, names: &[String]) {
+        self.renew.extend(names.iter().cloned());
+    }
+
+    /// Listening sockets of another process, by the labels of [`Entrances::sockets`]: they are used in place of binding.
+    pub fn inherit(&mut self, sockets: Vec<(String, StdListener)>) {
+        self.inherited.get_mut().unwrap_or_else(PoisonError::into_inner).extend(sockets);
+    }
+
+    /// Closes the sockets that were inherited and that nothing has asked for.
+    pub fn close_inherited(&mut self) {
+        self.inherited.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
+    /// The listening sockets for another process, each with a label that says what it is for. A connection that nobody
+    /// has accepted yet stays in its queue.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        self.open.iter().map(|(key, entrance)| Ok((key.label(), entrance.share()?))).collect()
     }
 
     /// Where streams to targets come from, for other entrances: published tunnels.
@@ -185,7 +225,8 @@ impl Entrances {
     /// [`EntranceError`]; everything stays as it was.
     pub fn prepare(&self, file: &AgentFile, clusters: &Arc<Clusters>) -> Result<Prepared, EntranceError> {
         let (old_forwards, old_table) = (self.targets.forwards(), self.routes.table());
-        let forwards = Arc::new(old_forwards.next(&self.carrying, clusters, specs(file)));
+        let renew = |name: &str| self.renew.contains(name);
+        let forwards = Arc::new(old_forwards.next_but(&self.carrying, clusters, specs(file), renew));
         let protect = &file.kubernetes.protect;
         let parts =
             TableParts { targets: &self.targets, forwards: &forwards, clusters, protect, scope: &self.carrying };
@@ -225,6 +266,7 @@ impl Entrances {
     /// the routes that were made anew though they are written as before: their CA or password has changed.
     pub fn commit(&mut self, prepared: Prepared) -> Vec<String> {
         let Prepared { forwards, table, tls, gateway, bound, wanted, undo: _ } = prepared;
+        self.renew.clear();
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
         if let Some(gateway) = &gateway {
@@ -289,7 +331,7 @@ impl Entrances {
             if self.open.contains_key(key) {
                 continue;
             }
-            match BoundListener::bind(key.address) {
+            match self.bind_one(key) {
                 Ok(listener) => bound.push((key.clone(), listener)),
                 // A machine without IPv6 has no such loopback, and nobody asked for it by name.
                 Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
@@ -298,6 +340,17 @@ impl Entrances {
             }
         }
         Ok(bound)
+    }
+
+    /// Binds, unless the socket is there already.
+    fn bind_one(&self, key: &Key) -> Result<BoundListener, BindError> {
+        let known = self.inherited.lock().unwrap_or_else(PoisonError::into_inner).remove(&key.label());
+        match known {
+            Some(listener) => {
+                BoundListener::from_std(listener).map_err(|source| BindError::System { address: key.address, source })
+            }
+            None => BoundListener::bind(key.address),
+        }
     }
 
     /// A port of one address cannot become one of all addresses, or back, while it is open.

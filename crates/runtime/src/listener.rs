@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -67,6 +68,24 @@ impl BoundListener {
         let listener = StdListener::from(socket);
         let local = listener.local_addr()?;
         Ok(Self { listener, local })
+    }
+
+    /// A socket that listens already, of another process.
+    ///
+    /// # Errors
+    /// When it is none.
+    pub fn from_std(listener: StdListener) -> io::Result<Self> {
+        listener.set_nonblocking(true)?;
+        let local = listener.local_addr()?;
+        Ok(Self { listener, local })
+    }
+
+    /// Another descriptor of the same socket: it listens as long as one of them is open.
+    ///
+    /// # Errors
+    /// When there is no descriptor left.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        self.listener.as_fd().try_clone_to_owned()
     }
 
     /// The address with the actual port.

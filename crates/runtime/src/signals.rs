@@ -74,6 +74,33 @@ impl StopSignals {
     }
 }
 
+/// SIGUSR1 and SIGUSR2 as they come.
+#[derive(Debug)]
+pub struct UserSignals {
+    first: Signal,
+    second: Signal,
+}
+
+impl UserSignals {
+    /// Takes over both, for the rest of the process's life.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn install() -> io::Result<Self> {
+        Ok(Self { first: signal(SignalKind::user_defined1())?, second: signal(SignalKind::user_defined2())? })
+    }
+
+    /// Returns at the next one; whether it was the second kind.
+    pub async fn next(&mut self) -> bool {
+        tokio::select! {
+            biased;
+            Some(()) = self.first.recv() => false,
+            Some(()) = self.second.recv() => true,
+            else => std::future::pending().await,
+        }
+    }
+}
+
 /// SIGHUP as it comes: reload. While this lives it does not end the process.
 #[derive(Debug)]
 pub struct Hangups {

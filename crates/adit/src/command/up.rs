@@ -1,5 +1,6 @@
 //! `adit up`: what `adit.yaml` says, in the foreground: forwards, the gateway, published tunnels.
 
+pub(super) mod daemon;
 mod publish;
 mod running;
 mod source;

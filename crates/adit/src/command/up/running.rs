@@ -45,6 +45,8 @@ pub(super) struct Change {
     pub(super) added: Vec<String>,
     pub(super) changed: Vec<String>,
     pub(super) removed: Vec<String>,
+    /// How many forwards, routes and tunnels stay as they are.
+    pub(super) unchanged: usize,
 }
 
 impl Running {
@@ -93,6 +95,26 @@ impl Running {
         Ok(change)
     }
 
+    /// What is open.
+    pub(super) const fn entrances(&self) -> &Entrances {
+        &self.entrances
+    }
+
+    /// The next version of the file makes these forwards anew.
+    pub(super) fn renew(&mut self, names: &[String]) {
+        self.entrances.renew(names);
+    }
+
+    /// Listening sockets of a process before this one.
+    pub(super) fn inherit(&mut self, sockets: Vec<(String, std::net::TcpListener)>) {
+        self.entrances.inherit(sockets);
+    }
+
+    /// Closes those that the file does not ask for.
+    pub(super) fn close_inherited(&mut self) {
+        self.entrances.close_inherited();
+    }
+
     /// The machine was asleep.
     pub(super) fn wake(&self) {
         self.entrances.wake();
@@ -133,6 +155,11 @@ impl Change {
     fn between(old: &AgentFile, new: &AgentFile) -> Self {
         let diff = old.diff(new);
         let mut change = Self::default();
+        let count = |file: &AgentFile| {
+            let routes = file.gateway.as_ref().map_or(0, |gateway| gateway.routes.len());
+            let tunnels = file.publish.as_ref().map_or(0, |publish| publish.tunnels.len());
+            file.forwards.iter().filter(|forward| forward.enabled).count() + routes + tunnels
+        };
         change.list("forward", &diff.forwards, |forward| &forward.name);
         change.list("route", &diff.routes, |route| &route.key);
         change.list("tunnel", &diff.tunnels, |tunnel| &tunnel.key);
@@ -141,6 +168,16 @@ impl Change {
         if diff.kubernetes.is_some() {
             change.changed.push("kubernetes".into());
         }
+        let touched = |list: &[usize]| list.iter().sum::<usize>();
+        let new_ones = touched(&[
+            diff.forwards.added.len(),
+            diff.forwards.changed.len(),
+            diff.routes.added.len(),
+            diff.routes.changed.len(),
+            diff.tunnels.added.len(),
+            diff.tunnels.changed.len(),
+        ]);
+        change.unchanged = count(new).saturating_sub(new_ones);
         change
     }
 

@@ -107,10 +107,10 @@ impl Selection {
 
     /// Leaves out what was not asked for. Forwards that something selected leads to stay, without their ports.
     fn apply(&self, mut file: AgentFile) -> Result<AgentFile, Failure> {
-        file.forwards.retain(|forward| forward.enabled);
-        if self.names.is_empty() && self.tags.is_empty() {
+        if self.is_all() {
             return Ok(file);
         }
+        file.forwards.retain(|forward| forward.enabled);
         self.check(&file)?;
         let named = |name: &str| self.names.iter().any(|known| known == name);
         if !named(GATEWAY) {

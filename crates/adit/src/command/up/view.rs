@@ -14,6 +14,7 @@ use runtime::signals::StopSignal;
 use serde_json::{Value, json};
 use tunnel::agent::AgentEvent;
 
+use super::daemon::journal::Journal;
 use super::running::{Change, Running, Snapshot};
 use super::table::table;
 use crate::command::output::{Line, Output, Weight};
@@ -33,6 +34,8 @@ pub(super) struct View {
     output: Output,
     begun: Instant,
     notes: Mutex<Vec<String>>,
+    /// Where a daemon keeps what has happened.
+    journal: Option<Arc<Journal>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,6 +43,8 @@ enum Form {
     Table,
     Lines,
     Json,
+    /// Nobody looks.
+    None,
 }
 
 /// What was last told of a row.
@@ -66,23 +71,36 @@ impl View {
     /// # Errors
     /// When there is no thread that could write.
     pub(super) fn start(global: &Global) -> io::Result<Arc<Self>> {
-        let form = match global.output {
-            Format::Json => Form::Json,
-            Format::Text if terminal::is_interactive() && global.verbose == 0 => Form::Table,
-            Format::Text => Form::Lines,
+        Self::start_with(Form::of(global), global.quiet, None)
+    }
+
+    /// The view of a daemon: in the foreground as `adit up`, without a table; what happens is in the journal, too.
+    ///
+    /// # Errors
+    /// When there is no thread that could write.
+    pub(super) fn with_journal(global: Option<&Global>, journal: &Arc<Journal>) -> io::Result<Arc<Self>> {
+        let form = match global.map(Form::of) {
+            Some(Form::Table) => Form::Lines,
+            Some(form) => form,
+            None => Form::None,
         };
+        Self::start_with(form, global.is_none_or(|global| global.quiet), Some(Arc::clone(journal)))
+    }
+
+    fn start_with(form: Form, quiet: bool, journal: Option<Arc<Journal>>) -> io::Result<Arc<Self>> {
         let left_out = move |count| match form {
             Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
-            Form::Table | Form::Lines => {
+            Form::Table | Form::Lines | Form::None => {
                 Line::Say(format!("{count} lines are left out here: they were not read in time"))
             }
         };
         Ok(Arc::new(Self {
             form,
-            quiet: global.quiet,
+            quiet,
             output: Output::start(left_out)?,
             begun: Instant::now(),
             notes: Mutex::default(),
+            journal,
         }))
     }
 
@@ -93,7 +111,7 @@ impl View {
             self.note(&text, "exposed", || json!({ "name": name, "address": address.to_string() }));
         }
         match self.form {
-            Form::Table => {}
+            Form::Table | Form::None => {}
             Form::Lines => self.started_lines(snapshot),
             Form::Json => {
                 for address in &snapshot.gateway {
@@ -313,8 +331,18 @@ impl View {
             Form::Lines | Form::Table => match live::line(agent_event) {
                 Some(live::Told::Data(text)) if self.form == Form::Lines => self.data(text),
                 Some(live::Told::Data(_)) | None => {}
-                Some(live::Told::Say(text)) => self.note(&text, "", || Value::Null),
+                Some(live::Told::Say(text)) => self.note(&text, "agent", || Value::Null),
             },
+            Form::None => {
+                if let (Some(journal), Some(value)) = (&self.journal, live::value(agent_event)) {
+                    let text = match live::line(agent_event) {
+                        Some(live::Told::Data(text) | live::Told::Say(text)) => text,
+                        None => return,
+                    };
+                    let event = value["event"].as_str().unwrap_or("agent").to_owned();
+                    journal.note(&event, &text, &value);
+                }
+            }
         }
     }
 
@@ -335,8 +363,13 @@ impl View {
 
     /// News for people, or for programs.
     fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
+        let value = value();
+        if let Some(journal) = &self.journal {
+            journal.note(name, text, &value);
+        }
         match self.form {
-            Form::Json => self.event(name, &value()),
+            Form::None => {}
+            Form::Json => self.event(name, &value),
             Form::Lines => self.say(text.to_owned()),
             Form::Table => {
                 let mut notes = self.notes();
@@ -368,8 +401,18 @@ impl View {
     }
 }
 
+impl Form {
+    fn of(global: &Global) -> Self {
+        match global.output {
+            Format::Json => Self::Json,
+            Format::Text if terminal::is_interactive() && global.verbose == 0 => Self::Table,
+            Format::Text => Self::Lines,
+        }
+    }
+}
+
 /// A row as programs read it.
-fn of_row(row: &Row) -> Value {
+pub(super) fn of_row(row: &Row) -> Value {
     json!({
         "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
         "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,

@@ -1,0 +1,351 @@
+//! `adit daemon`, and `adit start`, `stop`, `restart`, `status`, `logs`: what `adit up` does, in the background.
+
+mod api;
+mod audit;
+mod client;
+mod desired;
+mod handover;
+pub(in crate::command::up) mod journal;
+mod launch;
+mod logs;
+mod notify;
+mod place;
+mod rotating;
+mod serve;
+mod show;
+mod state;
+mod status;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use adit_core::diagnose::Fault;
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+
+use crate::command::{Global, build_runtime};
+use crate::report::{Failure, Output};
+use crate::terminal;
+use client::Client;
+use logs::{Reader, Wanted};
+use place::Place;
+use state::{Chosen, Verb};
+
+/// How often `--watch` looks.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long the end of a daemon is waited for: its phases together, and a little.
+const END: Duration = Duration::from_secs(35);
+
+/// Run what adit.yaml says in the background.
+#[derive(Debug, Subcommand)]
+#[command(subcommand_required = true)]
+pub(in crate::command) enum DaemonCommand {
+    /// Start it; it goes on when this terminal is closed
+    Start {
+        /// Stay in the foreground, as a service manager wants it
+        #[arg(long)]
+        foreground: bool,
+    },
+    /// End it: nothing new is taken, what is live finishes
+    Stop,
+    /// Put a new process in its place, of the program that is installed now; no connection is refused in between
+    Restart,
+    /// How it is
+    Status,
+    /// Have it read its file again
+    Reload,
+    /// What `start` runs
+    #[command(hide = true)]
+    Run {
+        #[arg(long)]
+        background: bool,
+        #[arg(long)]
+        take_over: bool,
+    },
+}
+
+/// Which forwards are meant.
+#[derive(Debug, Args)]
+pub(in crate::command) struct ChosenArguments {
+    /// Forwards by name
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Every forward of the file
+    #[arg(short, long)]
+    all: bool,
+    /// Do not wait until they are ready
+    #[arg(long)]
+    no_wait: bool,
+}
+
+/// What `adit status` shows.
+#[derive(Debug, Args)]
+pub(in crate::command) struct StatusArguments {
+    /// These forwards only
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Go on, once a second
+    #[arg(short, long)]
+    watch: bool,
+}
+
+/// Which lines `adit logs` shows.
+#[derive(Debug, Args)]
+pub(in crate::command) struct LogsArguments {
+    /// Of this forward; without it of everything
+    #[arg(value_name = "NAME")]
+    name: Option<String>,
+    /// Go on with what comes
+    #[arg(long)]
+    follow: bool,
+    /// The last lines
+    #[arg(short = 'n', long, default_value_t = 100)]
+    lines: usize,
+    /// From this time: 5m, 2h, 1d ago, or 2026-01-31T08:00:00Z
+    #[arg(long, value_name = "TIME")]
+    since: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    until: Option<String>,
+    /// Lines with this text
+    #[arg(short, long, value_name = "TEXT")]
+    grep: Option<String>,
+    /// What is at least of this weight
+    #[arg(long, value_name = "LEVEL", value_parser = ["info", "warn"])]
+    level: Option<String>,
+    /// Print where the file is, and end
+    #[arg(long)]
+    path: bool,
+    /// Print the names of all logs, and end
+    #[arg(long)]
+    list: bool,
+}
+
+pub(in crate::command) fn run(global: &Global, command: DaemonCommand) -> Result<ExitCode, Failure> {
+    let mode = |background, take_over| serve::Mode { background, take_over };
+    match command {
+        DaemonCommand::Start { foreground: true } => serve::run(global, mode(false, false)),
+        DaemonCommand::Run { background, take_over } => serve::run(global, mode(background, take_over)),
+        DaemonCommand::Start { foreground: false } => {
+            global.start_logs(Some("warn"), false)?;
+            let path = super::path(global);
+            let pid = launch::start(path.as_deref())?;
+            done(global, &json!({ "pid": pid }), &format!("the daemon runs (pid {pid}); see `adit status`"));
+            Ok(ExitCode::SUCCESS)
+        }
+        DaemonCommand::Stop => with_client(global, stop),
+        DaemonCommand::Restart => with_client(global, async |global, client| {
+            let answer = client.post("/v1/handover", None).await?;
+            done(global, &answer, &format!("another process has taken over (pid {})", answer["pid"]));
+            Ok(ExitCode::SUCCESS)
+        }),
+        DaemonCommand::Reload => with_client(global, async |global, client| {
+            let answer = client.post("/v1/reload", None).await?;
+            done(global, &answer, &changes(&answer));
+            Ok(ExitCode::SUCCESS)
+        }),
+        DaemonCommand::Status => with_client(global, async |global, client| {
+            let status = client.get("/v1/status").await?;
+            let daemon = &status["daemon"];
+            let text = |key: &str| daemon[key].as_str().unwrap_or_default().to_owned();
+            let words = format!(
+                "running, pid {}, version {}, up {}\nconfig  {}\nsocket  {}\nlogs    {}\nreloads {}",
+                daemon["pid"],
+                text("version"),
+                show::duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
+                text("config"),
+                text("socket"),
+                text("logs"),
+                daemon["reloads"],
+            );
+            done(global, &json!({ "daemon": daemon, "summary": status["summary"] }), &words);
+            Ok(ExitCode::SUCCESS)
+        }),
+    }
+}
+
+/// `adit start`, `adit stop`, `adit restart`.
+pub(in crate::command) fn forwards(
+    global: &Global,
+    verb: Verb,
+    arguments: ChosenArguments,
+) -> Result<ExitCode, Failure> {
+    let ChosenArguments { names, tag, all, no_wait } = arguments;
+    let chosen = Chosen { names, tags: tag, all, wait_ms: no_wait.then_some(0) };
+    with_client(global, async move |global, client| {
+        let body =
+            serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+        let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
+        done(global, &answer, show::table(&answer, false).trim_end());
+        let failed = answer["services"].as_array().into_iter().flatten().any(|one| one["status"] == "failed");
+        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    })
+}
+
+/// `adit start`.
+pub(in crate::command) fn start(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
+    forwards(global, Verb::Start, arguments)
+}
+
+/// `adit stop`.
+pub(in crate::command) fn stop_forwards(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
+    forwards(global, Verb::Stop, arguments)
+}
+
+/// `adit restart`.
+pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
+    forwards(global, Verb::Restart, arguments)
+}
+
+/// `adit status`.
+pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
+    with_client(global, async move |global, client| {
+        let mut drawn = 0;
+        loop {
+            let mut status = client.get("/v1/status").await?;
+            choose(&mut status, &arguments)?;
+            if global.output == Output::Json {
+                terminal::data(&format!("{status}\n"));
+            } else {
+                let text = show::table(&status, global.verbose > 0);
+                let over = if drawn > 0 && terminal::is_interactive() {
+                    format!("\x1b[{drawn}A\x1b[J")
+                } else {
+                    String::new()
+                };
+                terminal::data(&format!("{over}{text}"));
+                drawn = text.lines().count();
+            }
+            if !arguments.watch {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+}
+
+/// `adit logs`: from the files, so it needs no daemon.
+pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Result<ExitCode, Failure> {
+    global.start_logs(Some("warn"), false)?;
+    let place = Place::find()?;
+    let files = place.logs();
+    if arguments.list {
+        for name in logs::names(&files) {
+            terminal::data(&format!("{name}\n"));
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.path {
+        terminal::data(&format!("{}\n", logs::path(&files, arguments.name.as_deref()).display()));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let usage = |text: String| Failure::new(Fault::Usage, text, "");
+    let moment = |text: &Option<String>| text.as_deref().map(logs::moment).transpose().map_err(usage);
+    let wanted = Wanted {
+        since: moment(&arguments.since)?,
+        until: moment(&arguments.until)?,
+        lines: arguments.lines,
+        grep: arguments.grep,
+        warnings: arguments.level.as_deref() == Some("warn"),
+        follow: arguments.follow,
+        name: arguments.name,
+    };
+    let known = logs::names(&files);
+    if let Some(name) = wanted.name.as_deref().filter(|name| !logs::path(&files, Some(name)).exists()) {
+        let near = adit_core::near::nearest(name, known.iter().map(String::as_str));
+        let hint = near.map_or_else(
+            || "see `adit logs --list`; a forward has a log when something has happened to it".to_owned(),
+            |near| format!("did you mean `{near}`?"),
+        );
+        return Err(Failure::new(Fault::Usage, format!("there is no log of `{name}`"), hint));
+    }
+    let mut reader = Reader::new(&files, wanted);
+    loop {
+        for line in reader.next_lines() {
+            let text = if global.output == Output::Json { line } else { logs::for_people(&line) };
+            terminal::data(&format!("{text}\n"));
+        }
+        if !reader.follows() {
+            return Ok(ExitCode::SUCCESS);
+        }
+        std::thread::sleep(logs::LOOK);
+    }
+}
+
+/// Keeps what was asked for.
+fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure> {
+    if arguments.names.is_empty() && arguments.tag.is_empty() {
+        return Ok(());
+    }
+    let Some(services) = status["services"].as_array_mut() else { return Ok(()) };
+    for name in &arguments.names {
+        if !services.iter().any(|one| one["name"] == **name) {
+            let names: Vec<&str> = services.iter().filter_map(|one| one["name"].as_str()).collect();
+            let near = adit_core::near::nearest(name, names.iter().copied());
+            let hint = near
+                .map_or_else(|| format!("there are: {}", names.join(", ")), |near| format!("did you mean `{near}`?"));
+            return Err(Failure::new(Fault::Usage, format!("there is no forward `{name}`"), hint));
+        }
+    }
+    services.retain(|one| {
+        let tagged =
+            one["tags"].as_array().into_iter().flatten().any(|tag| arguments.tag.iter().any(|asked| *tag == **asked));
+        tagged || arguments.names.iter().any(|name| one["name"] == **name)
+    });
+    Ok(())
+}
+
+/// Asks the daemon to end and waits until it has.
+async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
+    let begun = std::time::Instant::now();
+    let answer = client.post("/v1/shutdown", None).await?;
+    while client.is_there().await {
+        if begun.elapsed() > END {
+            return Err(Failure::new(Fault::Internal, "the daemon has not ended", "see `adit logs`"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let took = begun.elapsed().as_millis();
+    done(
+        global,
+        &json!({ "pid": answer["pid"], "took_ms": u64::try_from(took).unwrap_or(u64::MAX) }),
+        "the daemon has ended",
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a reload has done, in words.
+fn changes(answer: &Value) -> String {
+    let list = |what: &str| {
+        let names: Vec<&str> = answer[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
+    };
+    let parts: Vec<String> = ["added", "changed", "removed"].into_iter().filter_map(list).collect();
+    let rest = answer["unchanged"].as_u64().unwrap_or(0);
+    match parts.is_empty() {
+        true => format!("nothing has changed; {rest} untouched"),
+        false => format!("{}; {rest} untouched", parts.join("; ")),
+    }
+}
+
+fn done(global: &Global, value: &Value, text: &str) {
+    match global.output {
+        Output::Json => terminal::data(&format!("{value}\n")),
+        Output::Text => terminal::data(&format!("{text}\n")),
+    }
+}
+
+fn with_client(
+    global: &Global,
+    work: impl AsyncFnOnce(&Global, &Client) -> Result<ExitCode, Failure>,
+) -> Result<ExitCode, Failure> {
+    global.start_logs(Some("warn"), false)?;
+    let client = Client::new(&Place::find()?);
+    build_runtime(Some(1))?.block_on(work(global, &client))
+}

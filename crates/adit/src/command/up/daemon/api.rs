@@ -1,0 +1,220 @@
+//! The API of a daemon: HTTP and JSON, the same on the control socket and on a loopback port with a token.
+//!
+//! | request | answer |
+//! |---|---|
+//! | `GET /v1/status` | daemon, summary, forwards |
+//! | `GET /v1/forwards`, `GET /v1/forwards/NAME` | forwards, one forward |
+//! | `POST /v1/forwards/NAME/start`, `…/stop`, `…/restart` | how it is afterwards |
+//! | `POST /v1/start`, `/v1/stop`, `/v1/restart` | the same for `{"names": [], "tags": [], "all": false}` |
+//! | `POST /v1/reload` | what was added, changed and removed |
+//! | `GET /v1/events` | a JSON object a line, as things happen |
+//! | `GET /v1/logs?name=NAME&lines=100&follow=true` | lines of a log |
+//! | `POST /v1/shutdown`, `POST /v1/handover` | it ends, another process takes over |
+//! | `GET /v1/openapi.json` | all of this for programs |
+
+use std::sync::Arc;
+
+use adit_core::diagnose::http_status;
+use bytes::Bytes;
+use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use runtime::control::{Handler, Lines};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::handover;
+use super::logs::{self, Wanted};
+use super::state::{Chosen, Daemon, Ending, Verb};
+use crate::report::Failure;
+
+/// A request's body is a list of names.
+const BODY_MAX: usize = 256 * 1024;
+/// The description for programs.
+const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
+
+/// Answers requests for a daemon.
+#[derive(Clone)]
+pub(super) struct Api {
+    daemon: Arc<Daemon>,
+}
+
+impl Api {
+    pub(super) fn new(daemon: &Arc<Daemon>) -> Self {
+        Self { daemon: Arc::clone(daemon) }
+    }
+
+    async fn get(&self, path: &[&str], query: &str) -> Response<Lines> {
+        match path {
+            ["status"] => ok(&self.daemon.status()),
+            ["forwards"] => ok(&only_forwards(&self.daemon.status())),
+            ["forwards", name] => match self.daemon.forward(name) {
+                Some(one) => ok(&one),
+                None => not_found(&format!("there is no forward `{name}`")),
+            },
+            ["events"] => self.events(),
+            ["logs"] => self.logs(query),
+            ["openapi.json"] => with(StatusCode::OK, Lines::whole(OPENAPI), "application/json"),
+            _ => not_found("there is nothing of this name; see /v1/openapi.json"),
+        }
+    }
+
+    async fn post(&self, path: &[&str], body: &[u8]) -> Response<Lines> {
+        match path {
+            ["forwards", name, verb] => match verb_of(verb) {
+                Some(verb) => {
+                    let chosen = Chosen { names: vec![(*name).to_owned()], ..Chosen::default() };
+                    self.command(verb, &chosen).await
+                }
+                None => not_found("a forward can be started, stopped and restarted"),
+            },
+            ["reload"] => match self.daemon.reload().await {
+                Ok(change) => ok(&json!({
+                    "added": change.added, "changed": change.changed, "removed": change.removed,
+                    "unchanged": change.unchanged,
+                })),
+                Err(failure) => failed(&failure),
+            },
+            ["shutdown"] => {
+                self.daemon.ending.send_replace(Some(Ending::Asked));
+                ok(&json!({ "pid": std::process::id() }))
+            }
+            ["handover"] => match handover::to_successor(&self.daemon).await {
+                Ok(pid) => ok(&json!({ "pid": pid })),
+                Err(failure) => failed(&failure),
+            },
+            [verb] => match (verb_of(verb), serde_json::from_slice::<Chosen>(body)) {
+                (None, _) => not_found("there is nothing of this name; see /v1/openapi.json"),
+                (Some(verb), Ok(chosen)) => self.command(verb, &chosen).await,
+                (Some(_), Err(error)) => problem(StatusCode::BAD_REQUEST, "usage", &error.to_string(), None),
+            },
+            _ => not_found("there is nothing of this name; see /v1/openapi.json"),
+        }
+    }
+
+    async fn command(&self, verb: Verb, chosen: &Chosen) -> Response<Lines> {
+        match self.daemon.command(verb, chosen).await {
+            Ok(value) => ok(&value),
+            Err(failure) => failed(&failure),
+        }
+    }
+
+    fn events(&self) -> Response<Lines> {
+        let (sender, body) = Lines::channel();
+        let mut listening = self.daemon.journal.listen();
+        let scope = self.daemon.scope();
+        let until = scope.clone();
+        scope.spawn("events", async move {
+            loop {
+                let line = tokio::select! {
+                    biased;
+                    () = until.drained() => return,
+                    () = sender.closed() => return,
+                    event = listening.recv() => match event {
+                        Ok(entry) => format!("{}\n", entry.line),
+                        Err(RecvError::Lagged(count)) => format!("{}\n", json!({ "event": "left-out", "entries": count })),
+                        Err(RecvError::Closed) => return,
+                    },
+                };
+                if sender.send(Bytes::from(line)).await.is_err() {
+                    return;
+                }
+            }
+        });
+        with(StatusCode::OK, body, "application/x-ndjson")
+    }
+
+    fn logs(&self, query: &str) -> Response<Lines> {
+        let wanted = match Wanted::from_query(query) {
+            Ok(wanted) => wanted,
+            Err(text) => return problem(StatusCode::BAD_REQUEST, "usage", &text, None),
+        };
+        let (sender, body) = Lines::channel();
+        let scope = self.daemon.scope();
+        let (until, place) = (scope.clone(), self.daemon.place.clone());
+        scope.spawn("log reader", async move {
+            let mut reader = logs::Reader::new(&place.logs(), wanted);
+            loop {
+                for line in reader.next_lines() {
+                    if sender.send(Bytes::from(format!("{line}\n"))).await.is_err() {
+                        return;
+                    }
+                }
+                if !reader.follows() {
+                    return;
+                }
+                tokio::select! {
+                    biased;
+                    () = until.drained() => return,
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(logs::LOOK) => {}
+                }
+            }
+        });
+        with(StatusCode::OK, body, "application/x-ndjson")
+    }
+}
+
+impl Handler for Api {
+    type Body = Lines;
+
+    async fn answer(&self, request: Request<Incoming>) -> Response<Lines> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let Some(path) = path.strip_prefix("/v1/") else {
+            return not_found("everything is below /v1/; see /v1/openapi.json");
+        };
+        let path: Vec<&str> = path.split('/').collect();
+        match head.method {
+            Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
+            Method::POST => {
+                let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
+                    return problem(StatusCode::PAYLOAD_TOO_LARGE, "usage", "the body is too long", None);
+                };
+                let body = body.to_bytes();
+                let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
+                self.post(&path, &body).await
+            }
+            _ => {
+                let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "usage", "only GET and POST", None);
+                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
+                answer
+            }
+        }
+    }
+}
+
+fn verb_of(word: &str) -> Option<Verb> {
+    [Verb::Start, Verb::Stop, Verb::Restart].into_iter().find(|verb| verb.as_str() == word)
+}
+
+fn only_forwards(status: &Value) -> Value {
+    json!({ "summary": status["summary"], "services": status["services"] })
+}
+
+fn ok(value: &Value) -> Response<Lines> {
+    with(StatusCode::OK, Lines::whole(format!("{value}\n")), "application/json")
+}
+
+fn not_found(text: &str) -> Response<Lines> {
+    problem(StatusCode::NOT_FOUND, "usage", text, None)
+}
+
+fn failed(failure: &Failure) -> Response<Lines> {
+    let status = StatusCode::from_u16(http_status(failure.kind())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    with(status, Lines::whole(format!("{}\n", failure.json())), "application/json")
+}
+
+fn problem(status: StatusCode, fault: &str, message: &str, hint: Option<&str>) -> Response<Lines> {
+    let value = json!({ "error": { "fault": fault, "message": message, "hint": hint, "problems": null } });
+    with(status, Lines::whole(format!("{value}\n")), "application/json")
+}
+
+fn with(status: StatusCode, body: Lines, content_type: &'static str) -> Response<Lines> {
+    let mut answer = Response::new(body);
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

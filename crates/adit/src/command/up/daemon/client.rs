@@ -1,0 +1,109 @@
+//! Asks the running daemon.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use adit_core::diagnose::Fault;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HOST, HeaderValue};
+use http::{Method, Request};
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use tokio::net::UnixStream;
+
+use super::place::Place;
+use crate::report::Failure;
+
+/// How long a daemon may take to take a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long it may take to answer: a start waits for targets.
+const ANSWER: Duration = Duration::from_secs(120);
+
+/// A way to the daemon.
+#[derive(Clone, Debug)]
+pub(in crate::command) struct Client {
+    socket: PathBuf,
+}
+
+impl Client {
+    pub(in crate::command) fn new(place: &Place) -> Self {
+        Self { socket: place.socket() }
+    }
+
+    /// Asks for something.
+    pub(in crate::command) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.ask(Method::GET, path, None).await
+    }
+
+    /// Has something done.
+    pub(in crate::command) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        self.ask(Method::POST, path, body).await
+    }
+
+    /// Whether a daemon answers.
+    pub(in crate::command) async fn is_there(&self) -> bool {
+        UnixStream::connect(&self.socket).await.is_ok()
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let answering = self.exchange(method, path, body);
+        match tokio::time::timeout(ANSWER, answering).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Failure::new(
+                Fault::Internal,
+                format!("the daemon has not answered for {} s", ANSWER.as_secs()),
+                "see `adit logs`; `adit daemon stop` asks it to end",
+            )),
+        }
+    }
+
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+        let broken = |error: hyper::Error| {
+            Failure::new(Fault::Upstream, format!("the daemon does not answer: {error}"), "see `adit logs`")
+        };
+        let stream = self.connect().await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let mut request = Request::new(Full::new(Bytes::from(body)));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().map_err(|_| Failure::new(Fault::Internal, format!("no path: {path}"), ""))?;
+        request.headers_mut().insert(HOST, HeaderValue::from_static("adit"));
+        request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let whole = async move {
+            let response = sender.send_request(request).await?;
+            let status = response.status();
+            let body = response.into_body().collect().await?.to_bytes();
+            Ok::<_, hyper::Error>((status, body))
+        };
+        // The connection runs only while it is polled; its end may come before the answer was taken from it.
+        tokio::pin!(whole, connection);
+        let (status, body) = tokio::select! {
+            biased;
+            answer = &mut whole => answer.map_err(broken)?,
+            _ = &mut connection => whole.await.map_err(broken)?,
+        };
+        let text = String::from_utf8_lossy(&body);
+        if !status.is_success() {
+            let other = || Failure::new(Fault::Internal, format!("the daemon answers {status}"), "");
+            return Err(Failure::from_json(&text).unwrap_or_else(other));
+        }
+        serde_json::from_str(&text)
+            .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
+    }
+
+    async fn connect(&self) -> Result<UnixStream, Failure> {
+        match tokio::time::timeout(CONNECT, UnixStream::connect(&self.socket)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(_)) => Err(Failure::new(
+                Fault::Upstream,
+                "no daemon runs",
+                "start one with `adit daemon start`, or run everything in the foreground with `adit up`",
+            )),
+            Err(_) => {
+                Err(Failure::new(Fault::Internal, "the daemon does not take a connection", "it hangs: see `adit logs`"))
+            }
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! What a user wants of single forwards beyond what the file says; it survives the daemon.
+
+use std::collections::BTreeMap;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use adit_core::config::AgentFile;
+use adit_core::forward::Start;
+use serde::{Deserialize, Serialize};
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Wish {
+    /// It runs, whatever the file says.
+    Started,
+    /// It does not, and its port is closed.
+    Stopped,
+}
+
+/// The wishes for the forwards of one file.
+#[derive(Debug)]
+pub(super) struct Desired {
+    path: PathBuf,
+    /// The configuration that they are about.
+    config: String,
+    kept: Kept,
+}
+
+/// The state file: wishes by configuration and name.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Kept {
+    version: u32,
+    #[serde(default)]
+    configs: BTreeMap<String, BTreeMap<String, Wish>>,
+}
+
+impl Desired {
+    /// Reads them. A file that cannot be understood is as good as none, and is told of.
+    pub(super) fn load(path: PathBuf, config: &Path) -> Self {
+        let kept = match std::fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
+                tracing::warn!(path = %path.display(), %error, "what was started and stopped is forgotten");
+                Kept::default()
+            }),
+            Err(_) => Kept::default(),
+        };
+        Self { path, config: config.display().to_string(), kept }
+    }
+
+    /// What is wished for a forward.
+    pub(super) fn get(&self, name: &str) -> Option<Wish> {
+        self.kept.configs.get(&self.config)?.get(name).copied()
+    }
+
+    /// Changes the wishes of these forwards.
+    pub(super) fn set(&mut self, names: &[String], wish: Wish) {
+        let wishes = self.kept.configs.entry(self.config.clone()).or_default();
+        wishes.extend(names.iter().map(|name| (name.clone(), wish)));
+    }
+
+    /// Writes them down, whole or not at all.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn save(&mut self) -> io::Result<()> {
+        self.kept.version = 1;
+        let directory = self.path.parent().unwrap_or(Path::new("."));
+        std::fs::create_dir_all(directory)?;
+        let next = self.path.with_extension("json.next");
+        let mut file = std::fs::File::create(&next)?;
+        serde_json::to_writer_pretty(&mut file, &self.kept)?;
+        file.write_all(b"\n")?;
+        file.sync_all()?;
+        std::fs::rename(&next, &self.path)
+    }
+
+    /// Puts them over what the file says. Wishes for forwards that are gone are forgotten with the next change.
+    pub(super) fn apply(&self, file: &mut AgentFile) {
+        for forward in &mut file.forwards {
+            match self.get(&forward.name) {
+                Some(Wish::Stopped) => forward.enabled = false,
+                Some(Wish::Started) => (forward.enabled, forward.start) = (true, Start::Always),
+                None => {}
+            }
+        }
+    }
+
+    /// Forgets forwards that the file does not have.
+    pub(super) fn keep_only(&mut self, file: &AgentFile) {
+        if let Some(wishes) = self.kept.configs.get_mut(&self.config) {
+            wishes.retain(|name, _| file.forward(name).is_some());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "version: 1\nforwards: { a: { to: 1, start: always }, b: { to: 2 }, c: { to: 3 } }\n";
+
+    #[test]
+    fn wishes_survive_and_win_over_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("state/desired.json");
+        let mut desired = Desired::load(path.clone(), Path::new("/x/adit.yaml"));
+        desired.set(&["a".into()], Wish::Stopped);
+        desired.set(&["b".into()], Wish::Started);
+        desired.save().unwrap();
+        let mut file = AgentFile::parse("adit.yaml", FILE, &|_| None).unwrap();
+        Desired::load(path.clone(), Path::new("/x/adit.yaml")).apply(&mut file);
+        let of = |name: &str| file.forward(name).map(|one| (one.enabled, one.start)).unwrap();
+        assert_eq!(of("a"), (false, Start::Always));
+        assert_eq!(of("b"), (true, Start::Always));
+        assert_eq!(of("c"), (true, Start::OnDemand));
+        assert_eq!(Desired::load(path.clone(), Path::new("/y/adit.yaml")).get("a"), None, "of another file");
+        std::fs::write(&path, "{ broken").unwrap();
+        assert_eq!(Desired::load(path, Path::new("/x/adit.yaml")).get("a"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! One daemon takes the place of another: the listening sockets go from process to process, so that no connection is
+//! refused in between.
+//!
+//! The successor is a child with a socket as its standard input: there is no name that another program could use.
+
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::diagnose::Fault;
+use runtime::control::{ControlLock, ControlSocket};
+
+use super::launch::{Ready, wait_for};
+use super::state::{Daemon, Ending, internal, lock};
+use crate::report::Failure;
+
+/// The labels of what is no entrance.
+const LOCK: &str = "lock";
+const SOCKET: &str = "control";
+const ENTRANCE: &str = "entrance ";
+/// How long a successor may take to be ready.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What a process before this one has handed over.
+pub(super) struct Inherited {
+    pub(super) lock: ControlLock,
+    pub(super) socket: ControlSocket,
+    pub(super) entrances: Vec<(String, TcpListener)>,
+}
+
+/// Reads the descriptors from standard input.
+pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
+    let wrong = |text: String| Failure::new(Fault::Internal, text, "use `adit daemon start`");
+    let sockets = runtime::control::receive(std::io::stdin()).map_err(|error| wrong(error.to_string()))?;
+    let (mut lock, mut socket, mut entrances) = (None, None, Vec::new());
+    for (label, descriptor) in sockets {
+        match label.as_str() {
+            LOCK => lock = Some(ControlLock::inherited(descriptor).map_err(|error| internal(&error))?),
+            SOCKET => socket = Some(ControlSocket::inherited(descriptor).map_err(|error| internal(&error))?),
+            other => {
+                if let Some(label) = other.strip_prefix(ENTRANCE) {
+                    entrances.push((label.to_owned(), TcpListener::from(descriptor)));
+                }
+            }
+        }
+    }
+    match (lock, socket) {
+        (Some(lock), Some(socket)) => Ok(Inherited { lock, socket, entrances }),
+        _ => Err(wrong("nothing was handed over".into())),
+    }
+}
+
+/// Starts another daemon, gives it the sockets, and ends this one when that is ready. If it does not get ready,
+/// everything stays as it is.
+pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, Failure> {
+    let program = program()?;
+    let entrances = lock(&daemon.running).entrances().sockets().map_err(|error| internal(&error))?;
+    let (lock_file, socket) = daemon.descriptors()?;
+    let config = daemon.config.clone();
+    let scope = daemon.scope();
+    let handed = scope.spawn_blocking("handover", move || {
+        let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
+        let mut child = start(&program, &config, theirs)?;
+        let pid = child.id();
+        let sent = give(&ours, &lock_file, &socket, &entrances);
+        let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE));
+        match ready {
+            Ok(Ready::Yes) => Ok(pid),
+            Ok(Ready::No(text)) => Err(Failure::new(Fault::Config, format!("the successor did not start: {text}"), "")),
+            Err(failure) => {
+                // Ours: it is a child that was not waited for.
+                let _ = child.kill();
+                let _ = child.wait();
+                Err(failure)
+            }
+        }
+    });
+    let pid = handed.await.map_err(|lost| Failure::new(Fault::Internal, lost.to_string(), ""))??;
+    daemon.ending.send_replace(Some(Ending::TakenOver));
+    Ok(pid)
+}
+
+fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String, OwnedFd)]) -> Result<(), Failure> {
+    let mut all: Vec<(String, BorrowedFd<'_>)> = vec![(LOCK.into(), lock.as_fd()), (SOCKET.into(), socket.as_fd())];
+    all.extend(entrances.iter().map(|(label, socket)| (format!("{ENTRANCE}{label}"), socket.as_fd())));
+    let timed = to.set_write_timeout(Some(PATIENCE)).map_err(|error| internal(&error));
+    timed.and_then(|()| {
+        runtime::control::send(to, &all).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))
+    })
+}
+
+fn start(program: &PathBuf, config: &std::path::Path, socket: UnixStream) -> Result<Child, Failure> {
+    let mut command = Command::new(program);
+    command.arg("--config").arg(config).args(["daemon", "run", "--background", "--take-over"]);
+    command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::piped()).stderr(Stdio::null());
+    command.spawn().map_err(|error| {
+        let text = format!("{} cannot be started: {error}", program.display());
+        Failure::new(Fault::Internal, text, "")
+    })
+}
+
+/// The program that runs; after an upgrade the file of that name is the new one.
+pub(super) fn program() -> Result<PathBuf, Failure> {
+    let path = std::env::current_exe().map_err(|error| internal(&error))?;
+    let text = path.to_string_lossy();
+    Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}

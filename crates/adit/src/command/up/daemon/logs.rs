@@ -1,0 +1,300 @@
+//! Reads the log files: the last lines, a span of time, what matches, and what comes.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use adit_core::timestamp;
+use serde_json::Value;
+
+use super::place::Logs;
+use super::rotating::{KEPT, aside};
+
+/// How often a file that is followed is looked at.
+pub(super) const LOOK: Duration = Duration::from_millis(200);
+/// Lines of one answer, unless told otherwise.
+const LINES: usize = 100;
+/// The most that is kept of older lines.
+const LINES_MAX: usize = 1_000_000;
+/// Lines of news that are taken at once.
+const NEWS: usize = 1000;
+
+/// Which lines are wanted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::command) struct Wanted {
+    /// Of this forward only; otherwise of everything.
+    pub(in crate::command) name: Option<String>,
+    /// The last ones.
+    pub(in crate::command) lines: usize,
+    /// From this time.
+    pub(in crate::command) since: Option<SystemTime>,
+    /// Up to this time.
+    pub(in crate::command) until: Option<SystemTime>,
+    /// Lines with this text, whatever its case.
+    pub(in crate::command) grep: Option<String>,
+    /// `warn` leaves out what is `info`.
+    pub(in crate::command) warnings: bool,
+    /// Go on with what comes.
+    pub(in crate::command) follow: bool,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Self { name: None, lines: LINES, since: None, until: None, grep: None, warnings: false, follow: false }
+    }
+}
+
+impl Wanted {
+    /// Reads the query of a request.
+    pub(super) fn from_query(query: &str) -> Result<Self, String> {
+        let mut wanted = Self::default();
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            let (key, value) = pair.split_once('=').unwrap_or((pair, "true"));
+            let value = percent_decode(value);
+            match key {
+                "name" => wanted.name = Some(value),
+                "lines" => wanted.lines = value.parse().map_err(|_| format!("`{value}` is no number of lines"))?,
+                "since" => wanted.since = Some(moment(&value)?),
+                "until" => wanted.until = Some(moment(&value)?),
+                "grep" => wanted.grep = Some(value),
+                "level" => wanted.warnings = value == "warn",
+                "follow" => wanted.follow = value == "true" || value == "1",
+                other => return Err(format!("there is no parameter `{other}`")),
+            }
+        }
+        Ok(wanted)
+    }
+
+    fn takes(&self, line: &str) -> bool {
+        let Ok(entry) = serde_json::from_str::<Value>(line) else { return false };
+        let at = entry["time"].as_str().and_then(parse_time);
+        let in_time = self.since.is_none_or(|since| at.is_some_and(|at| at >= since))
+            && self.until.is_none_or(|until| at.is_some_and(|at| at <= until));
+        in_time
+            && (!self.warnings || entry["level"] != "info")
+            && self.grep.as_ref().is_none_or(|grep| line.to_lowercase().contains(&grep.to_lowercase()))
+    }
+}
+
+/// A time as RFC 3339, or how long ago: `90s`, `5m`, `2h`, `1d`.
+pub(in crate::command) fn moment(text: &str) -> Result<SystemTime, String> {
+    if let Some(at) = parse_time(text) {
+        return Ok(at);
+    }
+    let ago = adit_core::config::unit::parse_duration(text).ok();
+    ago.and_then(|ago| SystemTime::now().checked_sub(ago))
+        .ok_or_else(|| format!("`{text}` is no time: write 5m, 2h, 1d, or 2026-01-31T08:00:00Z"))
+}
+
+/// RFC 3339 in UTC; fractions of a second are left out.
+fn parse_time(text: &str) -> Option<SystemTime> {
+    let whole = match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text.to_owned(),
+    };
+    timestamp::parse(&whole)
+}
+
+fn percent_decode(text: &str) -> String {
+    let mut bytes = Vec::new();
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        rest = after;
+        let escaped = (byte == b'%').then(|| after.get(..2)).flatten();
+        let escaped = escaped.and_then(|hex| u8::from_str_radix(std::str::from_utf8(hex).ok()?, 16).ok());
+        match escaped {
+            Some(value) => {
+                bytes.push(value);
+                rest = after.get(2..).unwrap_or_default();
+            }
+            None => bytes.push(if byte == b'+' { b' ' } else { byte }),
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// Reads lines of one log.
+pub(in crate::command) struct Reader {
+    path: PathBuf,
+    wanted: Wanted,
+    open: Option<BufReader<File>>,
+    begun: bool,
+    /// The beginning of a line whose end is not written yet.
+    part: String,
+}
+
+impl Reader {
+    pub(super) fn new(logs: &Logs, wanted: Wanted) -> Self {
+        let path = match &wanted.name {
+            Some(name) => logs.forward(name),
+            None => logs.daemon(),
+        };
+        Self { path, wanted, open: None, begun: false, part: String::new() }
+    }
+
+    pub(in crate::command) const fn follows(&self) -> bool {
+        self.wanted.follow
+    }
+
+    /// The next lines: first those that are there, then the news.
+    pub(in crate::command) fn next_lines(&mut self) -> Vec<String> {
+        if self.begun {
+            return self.news();
+        }
+        self.begun = true;
+        let most = self.wanted.lines.min(LINES_MAX);
+        let mut last: VecDeque<String> = VecDeque::new();
+        let files = (1..=KEPT).rev().map(|number| aside(&self.path, number)).chain([self.path.clone()]);
+        for path in files {
+            let Ok(file) = File::open(&path) else { continue };
+            let mut reader = BufReader::new(file);
+            let mut line = String::new();
+            while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
+                if line.ends_with('\n') && self.wanted.takes(line.trim_end()) && most > 0 {
+                    if last.len() == most {
+                        last.pop_front();
+                    }
+                    last.push_back(line.trim_end().to_owned());
+                }
+                line.clear();
+            }
+            if path == self.path {
+                self.open = Some(reader);
+            }
+        }
+        last.into()
+    }
+
+    fn news(&mut self) -> Vec<String> {
+        let mut lines = Vec::new();
+        self.read_on(&mut lines);
+        if self.was_replaced() {
+            // What was put aside is read to its end first.
+            self.read_on(&mut lines);
+            self.part.clear();
+            self.open = File::open(&self.path).ok().map(BufReader::new);
+            self.read_on(&mut lines);
+        }
+        lines
+    }
+
+    fn read_on(&mut self, lines: &mut Vec<String>) {
+        let Some(reader) = &mut self.open else { return };
+        while lines.len() < NEWS && reader.read_line(&mut self.part).is_ok_and(|read| read > 0) {
+            if !self.part.ends_with('\n') {
+                return;
+            }
+            let line = std::mem::take(&mut self.part);
+            if self.wanted.takes(line.trim_end()) {
+                lines.push(line.trim_end().to_owned());
+            }
+        }
+    }
+
+    /// Whether another file has this name now.
+    fn was_replaced(&mut self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let Ok(now) = std::fs::metadata(&self.path) else { return false };
+        let Some(reader) = &mut self.open else { return true };
+        let Ok(ours) = reader.get_ref().metadata() else { return true };
+        let position = reader.stream_position().unwrap_or(0);
+        if position > ours.len() {
+            // It was cut: from the beginning again.
+            let _ = reader.seek(SeekFrom::Start(0));
+        }
+        (now.dev(), now.ino()) != (ours.dev(), ours.ino())
+    }
+}
+
+/// Where a log is, for `--path`.
+pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
+    match name {
+        Some(name) => logs.forward(name),
+        None => logs.daemon(),
+    }
+}
+
+/// The forwards that have a log.
+pub(in crate::command) fn names(logs: &Logs) -> Vec<String> {
+    let of = |path: &Path| Some(path.file_name()?.to_str()?.strip_suffix(".log")?.to_owned());
+    let entries = std::fs::read_dir(logs.directory().join("forwards")).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries.filter_map(|entry| of(&entry.path())).collect();
+    names.sort();
+    names
+}
+
+/// An entry as people read it: time, level when it matters, text.
+pub(in crate::command) fn for_people(line: &str) -> String {
+    let Ok(entry) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
+    let time = entry["time"].as_str().unwrap_or_default();
+    let level = if entry["level"] == "warn" { "  WARN " } else { "  " };
+    format!("{time}{level} {}", entry["text"].as_str().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::super::place::Place;
+    use super::*;
+
+    fn line(seconds: u64, level: &str, text: &str) -> String {
+        let at = timestamp::format(timestamp::from_unix(1_700_000_000 + seconds));
+        format!(r#"{{"time":"{at}","level":"{level}","event":"x","text":"{text}"}}"#)
+    }
+
+    fn logs() -> (tempfile::TempDir, Logs) {
+        let directory = tempfile::tempdir().unwrap();
+        let logs = Place { runtime: directory.path().into(), state: directory.path().into() }.logs();
+        std::fs::create_dir_all(logs.directory().join("forwards")).unwrap();
+        (directory, logs)
+    }
+
+    #[test]
+    fn the_last_lines_are_read_across_files_that_were_put_aside() {
+        let (_directory, logs) = logs();
+        let path = logs.daemon();
+        std::fs::write(aside(&path, 1), format!("{}\n{}\n", line(0, "info", "one"), line(1, "warn", "two"))).unwrap();
+        std::fs::write(&path, format!("{}\n{}", line(2, "info", "three"), "{\"half")).unwrap();
+        let read = |wanted| Reader::new(&logs, wanted).next_lines().len();
+        assert_eq!(read(Wanted::default()), 3);
+        assert_eq!(read(Wanted { lines: 2, ..Wanted::default() }), 2);
+        assert_eq!(read(Wanted { warnings: true, ..Wanted::default() }), 1);
+        assert_eq!(read(Wanted { grep: Some("THREE".into()), ..Wanted::default() }), 1);
+        let since = Some(timestamp::from_unix(1_700_000_001));
+        assert_eq!(read(Wanted { since, ..Wanted::default() }), 2);
+        assert_eq!(read(Wanted { until: since, ..Wanted::default() }), 2);
+    }
+
+    #[test]
+    fn what_is_followed_goes_on_in_the_next_file() {
+        let (_directory, logs) = logs();
+        let path = logs.daemon();
+        std::fs::write(&path, format!("{}\n", line(0, "info", "one"))).unwrap();
+        let mut reader = Reader::new(&logs, Wanted { follow: true, ..Wanted::default() });
+        assert_eq!(reader.next_lines().len(), 1);
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        writeln!(file, "{}", line(1, "info", "two")).unwrap();
+        assert_eq!(reader.next_lines().len(), 1);
+        writeln!(file, "{}", line(2, "info", "three")).unwrap();
+        std::fs::rename(&path, aside(&path, 1)).unwrap();
+        std::fs::write(&path, format!("{}\n", line(3, "info", "four"))).unwrap();
+        assert_eq!(reader.next_lines().len(), 2, "the rest of the old file and the new one");
+        assert!(reader.next_lines().is_empty());
+    }
+
+    #[test]
+    fn queries_and_times_are_read() {
+        let wanted = Wanted::from_query("name=a%2Fb&lines=5&follow=true&level=warn").unwrap();
+        assert_eq!(
+            (wanted.name.as_deref(), wanted.lines, wanted.follow, wanted.warnings),
+            (Some("a/b"), 5, true, true)
+        );
+        assert!(Wanted::from_query("nmae=x").is_err());
+        assert!(Wanted::from_query("since=soon").is_err());
+        assert!(moment("2h").unwrap() < SystemTime::now());
+        assert_eq!(moment("2023-11-14T22:13:20Z").unwrap(), timestamp::from_unix(1_700_000_000));
+    }
+}

@@ -1,0 +1,91 @@
+//! Where a daemon keeps what it needs: its socket, its state, its logs.
+
+use std::path::{Path, PathBuf};
+
+use adit_core::diagnose::Fault;
+use runtime::control::PrivateDir;
+
+use crate::command::files;
+use crate::report::{Failure, failure};
+
+/// Where things are.
+#[derive(Clone, Debug)]
+pub(in crate::command) struct Place {
+    /// The directory of socket and lock: private, and gone after a restart of the machine.
+    pub(super) runtime: PathBuf,
+    /// What survives: desired states, logs.
+    pub(super) state: PathBuf,
+}
+
+impl Place {
+    /// By the environment: `$RUNTIME_DIRECTORY` (systemd), else `$XDG_RUNTIME_DIR/adit`, else a directory within the state.
+    pub(in crate::command) fn find() -> Result<Self, Failure> {
+        let state = files::state_dir().ok_or_else(|| {
+            Failure::new(Fault::Config, "there is no place for the daemon's state", "set HOME or XDG_STATE_HOME")
+        })?;
+        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+        let runtime = absolute("RUNTIME_DIRECTORY")
+            .or_else(|| absolute("XDG_RUNTIME_DIR").filter(|path| path.is_dir()).map(|path| path.join("adit")))
+            .unwrap_or_else(|| state.join("run"));
+        Ok(Self { runtime, state })
+    }
+
+    /// The directory of socket and lock, made if it is missing.
+    pub(super) fn open(&self) -> Result<PrivateDir, Failure> {
+        PrivateDir::open(&self.runtime).map_err(|error| failure(&error))
+    }
+
+    pub(super) fn socket(&self) -> PathBuf {
+        self.runtime.join("control.sock")
+    }
+
+    pub(super) fn desired(&self) -> PathBuf {
+        self.state.join("desired.json")
+    }
+
+    pub(super) fn logs(&self) -> Logs {
+        Logs { directory: self.state.join("logs") }
+    }
+}
+
+/// The log files.
+#[derive(Clone, Debug)]
+pub(super) struct Logs {
+    directory: PathBuf,
+}
+
+impl Logs {
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// What the daemon says of itself and of everything.
+    pub(super) fn daemon(&self) -> PathBuf {
+        self.directory.join("daemon.log")
+    }
+
+    /// Changes of the configuration.
+    pub(super) fn audit(&self) -> PathBuf {
+        self.directory.join("audit.log")
+    }
+
+    /// What concerns one forward or tunnel. Anything that no file name should have becomes `_`.
+    pub(super) fn forward(&self, name: &str) -> PathBuf {
+        let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };
+        let name: String = name.trim_start_matches('.').chars().map(safe).take(100).collect();
+        self.directory.join("forwards").join(format!("{name}.log"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_never_leads_out_of_the_directory() {
+        let logs = Logs { directory: "/logs".into() };
+        assert_eq!(logs.forward("db"), Path::new("/logs/forwards/db.log"));
+        assert_eq!(logs.forward("../../etc/x"), Path::new("/logs/forwards/_.._etc_x.log"));
+        assert_eq!(logs.forward("k8s://a/b"), Path::new("/logs/forwards/k8s___a_b.log"));
+    }
+}

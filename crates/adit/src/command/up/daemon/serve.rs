@@ -1,0 +1,243 @@
+//! The daemon's life: from its lock to its end.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+
+use adit_core::diagnose::Fault;
+use adit_core::shutdown::{Phase, PhaseTimes};
+use runtime::control::{ControlLock, ControlSocket};
+use runtime::scope::Scope;
+use runtime::signals::StopSignals;
+use runtime::watch::FileWatch;
+use serde_json::{Value, json};
+
+use super::api::Api;
+use super::desired::Desired;
+use super::handover::{self, Inherited};
+use super::journal::Journal;
+use super::launch::READY;
+use super::notify::Notify;
+use super::place::Place;
+use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
+use super::status;
+use crate::command::Global;
+use crate::command::up::running::Running;
+use crate::command::up::source::{Selection, Source};
+use crate::command::up::view::View;
+use crate::command::up::{FILE, path, watch_clock};
+use crate::report::Failure;
+use crate::terminal;
+
+/// How it is run.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Mode {
+    /// Nobody watches: the start is told on standard output, everything else to the log.
+    pub(super) background: bool,
+    /// Sockets come from a daemon before.
+    pub(super) take_over: bool,
+}
+
+/// Runs the daemon until it is told to end.
+pub(super) fn run(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
+    let result = begin(global, mode);
+    match result {
+        Err(failure) if mode.background => {
+            // Whoever started it reads this.
+            terminal::data(&format!("{}\n", failure.json()));
+            Ok(failure.exit())
+        }
+        other => other,
+    }
+}
+
+fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
+    global.start_logs(Some("warn"), false)?;
+    if mode.background {
+        // No terminal any more, and none of its signals. It fails only for the leader of a group, which is none.
+        let _ = rustix::process::setsid();
+    }
+    let place = Place::find()?;
+    let directory = place.open()?;
+    let inherited = if mode.take_over { Some(handover::from_predecessor()?) } else { None };
+    let (control_lock, socket, entrances) = match inherited {
+        Some(Inherited { lock, socket, entrances }) => (lock, socket, entrances),
+        None => {
+            let lock = ControlLock::take(&directory).map_err(|error| control(&error))?;
+            let socket = ControlSocket::bind(&directory, &lock).map_err(|error| control(&error))?;
+            (lock, socket, Vec::new())
+        }
+    };
+    let (config, source) = source(global)?;
+    let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
+    let runtime = crate::command::build_runtime(None)?;
+    let sockets = Sockets { lock: control_lock, control: socket, entrances };
+    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets }));
+    // What hangs on a disk or a name is not waited for.
+    runtime.shutdown_background();
+    ended
+}
+
+struct Sockets {
+    lock: ControlLock,
+    control: ControlSocket,
+    entrances: Vec<(String, std::net::TcpListener)>,
+}
+
+struct Start {
+    place: Place,
+    config: PathBuf,
+    source: Source,
+    journal: Arc<Journal>,
+    sockets: Sockets,
+}
+
+/// The file, by its full path: the daemon's directory is another one.
+fn source(global: &Global) -> Result<(PathBuf, Source), Failure> {
+    match path(global) {
+        Some(path) => {
+            let path = std::path::absolute(path).map_err(|error| internal(&error))?;
+            Ok((path.clone(), Source::new(path, Selection::default())))
+        }
+        None => {
+            let directory = crate::command::files::config_dir().map(|directory| directory.join("adit"));
+            let path = directory.unwrap_or_default().join(FILE);
+            let hint = "write one with `adit config init`, or name one with --config";
+            if path.is_absolute() {
+                return Ok((path.clone(), Source::none_yet(path)));
+            }
+            Err(Failure::new(Fault::Config, "there is no adit.yaml here or in ~/.config/adit", hint))
+        }
+    }
+}
+
+async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Failure> {
+    let Start { place, config, source, journal, sockets } = start;
+    runtime::socket::raise_descriptor_limit();
+    let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
+    let scope = Scope::root();
+    let listening = scope.child();
+    let as_written = source.read()?;
+    let desired = Desired::load(place.desired(), &config);
+    let (read, file) = overlaid(as_written, &desired);
+    let watch = Arc::new(FileWatch::start(read.files()).map_err(|error| internal(&error))?);
+    watch.trigger_on_hangup(&scope).map_err(|error| internal(&error))?;
+    let form = if mode.background { None } else { Some(global) };
+    let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
+    let mut running = Running::new(&scope, &listening, Arc::clone(&view));
+    running.inherit(sockets.entrances);
+    running.apply(&read)?;
+    running.close_inherited();
+    view.started(&running.snapshot());
+    view.missing(&read.missing);
+    let running = Arc::new(Mutex::new(running));
+    let notify = Notify::from_environment();
+    let shared = sockets.control.share().map_err(|error| internal(&error))?;
+    let daemon = Daemon::new(Parts {
+        place,
+        config,
+        journal: Arc::clone(&journal),
+        running: Arc::clone(&running),
+        source,
+        watch: Arc::clone(&watch),
+        view: Arc::clone(&view),
+        scope: scope.clone(),
+        file,
+        desired,
+        lock: sockets.lock,
+        socket: shared,
+        notify: notify.clone(),
+    });
+    sockets.control.serve(&listening, Api::new(&daemon)).map_err(|error| internal(&error))?;
+    reload_on_change(&scope, &daemon, &watch);
+    user_signals(&scope, &daemon)?;
+    watch_clock(&scope, &running);
+    view.follow(&scope, &running);
+    notify.ready(&scope);
+    journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);
+    if mode.background {
+        terminal::data(&format!("{READY}\n"));
+    }
+    let ended = until_the_end(&scope, &listening, &mut signals, &daemon).await;
+    view.stopped(ended.signal).await;
+    journal.flush();
+    Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn until_the_end(
+    scope: &Scope,
+    listening: &Scope,
+    signals: &mut StopSignals,
+    daemon: &Arc<Daemon>,
+) -> runtime::shutdown::Outcome {
+    let mut ending = daemon.ending.subscribe();
+    let told = async move {
+        // The sender lives as long as the daemon.
+        let _ = ending.wait_for(Option::is_some).await;
+    };
+    let on_phase = |phase| {
+        if phase == Phase::StopAccepting {
+            let taken_over = *daemon.ending.borrow() == Some(Ending::TakenOver);
+            if !taken_over {
+                daemon.notify.stopping();
+            }
+            let why = if taken_over { "another process has taken over" } else { "the daemon ends" };
+            daemon.journal.note("stopping", why, &Value::Null);
+            lock(&daemon.running).stop();
+        }
+        if phase == Phase::Cancelling {
+            let left: Vec<String> = scope.running().iter().map(|(name, count)| format!("{count} × {name}")).collect();
+            let text = format!("not finished in time, cancelling: {}", left.join(", "));
+            daemon.journal.note("cancelling", &text, &json!({ "tasks": left }));
+        }
+    };
+    let ended = runtime::shutdown::run(scope, listening, PhaseTimes::default(), signals, told, on_phase).await;
+    let left: Vec<String> = ended.left.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let text = if left.is_empty() {
+        format!("ended in {} ms", ended.took.as_millis())
+    } else {
+        format!("ended in {} ms, cut off: {}", ended.took.as_millis(), left.join(", "))
+    };
+    daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": ended.took.as_millis() as u64 }));
+    ended
+}
+
+/// Reads the file again when it or a file it names has changed, and on SIGHUP.
+fn reload_on_change(scope: &Scope, daemon: &Arc<Daemon>, watch: &Arc<FileWatch>) {
+    let (mut changes, task_scope, daemon) = (watch.changes(), scope.clone(), Arc::downgrade(daemon));
+    scope.spawn("reload", async move {
+        loop {
+            tokio::select! {
+                biased;
+                () = task_scope.drained() => return,
+                changed = changes.changed() => if changed.is_err() { return },
+            }
+            let Some(daemon) = daemon.upgrade() else { return };
+            // It is told where it happens.
+            let _ = daemon.reload().await;
+        }
+    });
+}
+
+/// SIGUSR1 reloads, SIGUSR2 writes a report into the log.
+fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
+    let mut users = runtime::signals::UserSignals::install().map_err(|error| internal(&error))?;
+    let (until, daemon) = (scope.clone(), Arc::downgrade(daemon));
+    scope.spawn("user signals", async move {
+        loop {
+            let second = tokio::select! {
+                biased;
+                () = until.drained() => return,
+                second = users.next() => second,
+            };
+            let Some(daemon) = daemon.upgrade() else { return };
+            if second {
+                let report = daemon.status();
+                daemon.journal.note("report", &status::in_words(&report), &json!({ "report": report }));
+            } else {
+                let _ = daemon.reload().await;
+            }
+        }
+    });
+    Ok(())
+}

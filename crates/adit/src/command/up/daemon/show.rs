@@ -1,0 +1,142 @@
+//! Statuses as people read them.
+
+use std::fmt::Write as _;
+
+use serde_json::Value;
+
+/// Columns of the table, with the keys that fill them.
+const COLUMNS: [&str; 8] = ["NAME", "STATUS", "LOCAL", "TARGET", "POD", "STREAMS", "HEALTH", "UP"];
+
+/// The table of `adit status`.
+pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
+    let mut text = String::new();
+    if let Some(daemon) = status.get("daemon") {
+        let _ = writeln!(
+            text,
+            "daemon pid {}, up {}, {}",
+            daemon["pid"],
+            duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
+            daemon["config"].as_str().unwrap_or_default()
+        );
+    }
+    let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let rows: Vec<[String; 8]> = services.iter().map(row).collect();
+    if rows.is_empty() {
+        text.push_str("no forwards are configured\n");
+    } else {
+        let mut widths = COLUMNS.map(str::len);
+        for row in &rows {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = (*width).max(cell.chars().count());
+            }
+        }
+        let line = |cells: &[String]| {
+            let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
+            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+        };
+        let _ = writeln!(text, "{}", line(&COLUMNS.map(str::to_owned)));
+        for (row, service) in rows.iter().zip(services) {
+            let _ = writeln!(text, "{}", line(row));
+            details(&mut text, service, verbose);
+        }
+    }
+    if let Some(summary) = status.get("summary").filter(|summary| summary["total"] != 0) {
+        let count = |key: &str| summary[key].as_u64().unwrap_or(0);
+        let _ = writeln!(
+            text,
+            "{} forwards: {} running, {} stopped, {} failed",
+            count("total"),
+            count("running"),
+            count("stopped"),
+            count("failed")
+        );
+    }
+    text
+}
+
+fn row(service: &Value) -> [String; 8] {
+    let text = |key: &str| service[key].as_str().unwrap_or("-").to_owned();
+    let health = match service["is_healthy"].as_bool() {
+        Some(true) => "ok",
+        Some(false) => "bad",
+        None => "-",
+    };
+    let entrances: Vec<&str> =
+        service["entrances"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let local = if entrances.is_empty() { "-".to_owned() } else { entrances.join(", ") };
+    [
+        text("name"),
+        text("status"),
+        local,
+        text("target"),
+        text("pod"),
+        service["streams"].as_u64().unwrap_or(0).to_string(),
+        health.to_owned(),
+        service["uptime_seconds"].as_u64().map_or_else(|| "-".to_owned(), duration),
+    ]
+}
+
+/// Why something is not as it should be, below its row.
+fn details(text: &mut String, service: &Value, verbose: bool) {
+    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped"));
+    if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
+        let _ = writeln!(text, "    {reason}");
+    }
+    if !verbose {
+        return;
+    }
+    if let Some(error) = service["last_error"]["text"].as_str() {
+        let _ = writeln!(text, "    last error at {}: {error}", service["last_error"]["at"].as_str().unwrap_or("?"));
+    }
+    let bytes = |key: &str| service[key].as_u64().unwrap_or(0);
+    let _ = writeln!(
+        text,
+        "    {} connections so far, {} bytes in, {} bytes out, {} restarts",
+        bytes("opened"),
+        bytes("bytes_in"),
+        bytes("bytes_out"),
+        bytes("restart_count")
+    );
+    for client in service["clients"].as_array().into_iter().flatten() {
+        let _ = writeln!(
+            text,
+            "    {} {} (pid {})",
+            client["address"].as_str().unwrap_or("?"),
+            client["command"].as_str().unwrap_or("?"),
+            client["pid"]
+        );
+    }
+}
+
+/// `3d 4h`, `2h 5m`, `3m 20s`, `8s`.
+pub(in crate::command) fn duration(seconds: u64) -> String {
+    match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
+        (0, 0, 0, seconds) => format!("{seconds}s"),
+        (0, 0, minutes, seconds) => format!("{minutes}m {seconds}s"),
+        (0, hours, minutes, _) => format!("{hours}h {minutes}m"),
+        (days, hours, ..) => format!("{days}d {hours}h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_forward_that_is_not_well_says_why_below_its_row() {
+        let status = json!({ "summary": { "total": 1, "running": 0, "stopped": 0, "failed": 1 }, "services": [{
+            "name": "db", "status": "failed", "target": "k8s:///x/pod/y:1", "entrances": ["127.0.0.1:5432"],
+            "is_healthy": false, "streams": 2, "reason": "no such pod",
+        }] });
+        let text = table(&status, false);
+        assert!(text.contains("db    failed  127.0.0.1:5432"), "{text}");
+        assert!(text.contains("\n    no such pod\n") && text.contains("1 forwards: 0 running"), "{text}");
+    }
+
+    #[test]
+    fn durations_are_short() {
+        assert_eq!([8, 200, 7500, 273_600].map(duration), ["8s", "3m 20s", "2h 5m", "3d 4h"]);
+    }
+}

@@ -1,0 +1,342 @@
+//! The running daemon: what the file says, with what was asked for of single forwards, in force.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use ::forward::Forward;
+use adit_core::config::{AgentFile, ForwardConfig};
+use adit_core::diagnose::Fault;
+use adit_core::near;
+use runtime::control::ControlLock;
+use runtime::scope::Scope;
+use runtime::watch::FileWatch;
+use serde_json::{Value, json};
+use tokio::sync::watch;
+
+use super::desired::{Desired, Wish};
+use super::journal::Journal;
+use super::notify::Notify;
+use super::place::Place;
+use super::status;
+use crate::command::up::running::{Change, Running};
+use crate::command::up::source::{Read, Source};
+use crate::command::up::view::View;
+use crate::report::{Failure, failure};
+
+/// How long a start that is waited for may take, unless told otherwise.
+const WAIT: Duration = Duration::from_secs(30);
+
+/// Why the daemon ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// It was asked to.
+    Asked,
+    /// Another process has taken over.
+    TakenOver,
+}
+
+/// Shared by the control socket, the watcher and the signals.
+pub(super) struct Daemon {
+    pub(super) place: Place,
+    pub(super) config: PathBuf,
+    pub(super) journal: Arc<Journal>,
+    pub(super) started: SystemTime,
+    pub(super) ending: watch::Sender<Option<Ending>>,
+    pub(super) running: Arc<Mutex<Running>>,
+    pub(super) notify: Notify,
+    source: Source,
+    watch: Arc<FileWatch>,
+    view: Arc<View>,
+    scope: Scope,
+    /// Nobody else is the daemon as long as this is open.
+    lock: ControlLock,
+    socket: OwnedFd,
+    reloads: AtomicU64,
+    /// What was read last and what is wished; held during a change, so that there is one at a time.
+    known: Mutex<Known>,
+}
+
+struct Known {
+    /// As it is written.
+    file: AgentFile,
+    desired: Desired,
+}
+
+/// What a daemon is made of.
+pub(super) struct Parts {
+    pub(super) place: Place,
+    pub(super) config: PathBuf,
+    pub(super) journal: Arc<Journal>,
+    pub(super) running: Arc<Mutex<Running>>,
+    pub(super) source: Source,
+    pub(super) watch: Arc<FileWatch>,
+    pub(super) view: Arc<View>,
+    pub(super) scope: Scope,
+    pub(super) file: AgentFile,
+    pub(super) desired: Desired,
+    pub(super) lock: ControlLock,
+    pub(super) socket: OwnedFd,
+    pub(super) notify: Notify,
+}
+
+/// Which forwards a command is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::command) struct Chosen {
+    /// By name.
+    pub(in crate::command) names: Vec<String>,
+    /// By tag.
+    pub(in crate::command) tags: Vec<String>,
+    /// Every one.
+    pub(in crate::command) all: bool,
+    /// How long to wait until they are ready, in milliseconds; 0 is not at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(in crate::command) wait_ms: Option<u64>,
+}
+
+impl Daemon {
+    pub(super) fn new(parts: Parts) -> Arc<Self> {
+        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, lock, socket, notify } =
+            parts;
+        Arc::new(Self {
+            place,
+            config,
+            journal,
+            started: SystemTime::now(),
+            ending: watch::Sender::new(None),
+            running,
+            notify,
+            source,
+            watch,
+            view,
+            scope,
+            lock,
+            socket,
+            reloads: AtomicU64::new(0),
+            known: Mutex::new(Known { file, desired }),
+        })
+    }
+
+    /// Where its tasks live.
+    pub(super) fn scope(&self) -> Scope {
+        self.scope.clone()
+    }
+
+    /// The lock and the control socket, for a successor.
+    pub(super) fn descriptors(&self) -> Result<(OwnedFd, OwnedFd), Failure> {
+        let lock = self.lock.as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
+        let socket = self.socket.try_clone().map_err(|error| internal(&error))?;
+        Ok((lock, socket))
+    }
+
+    /// How everything is.
+    pub(super) fn status(&self) -> Value {
+        let known = self.known();
+        let running = lock(&self.running);
+        let mut value = status::forwards(&known.file, &known.desired, running.entrances());
+        let socket = self.place.socket();
+        let logs = self.place.logs();
+        let daemon = status::OfDaemon {
+            started: self.started,
+            config: &self.config,
+            socket: &socket,
+            logs: logs.directory(),
+            reloads: self.reloads.load(Ordering::Relaxed),
+            lost_entries: self.journal.dropped(),
+        };
+        value["daemon"] = daemon.json();
+        value["entrances"] = running.snapshot().rows.iter().filter(|row| row.kind != "port").map(row).collect();
+        value
+    }
+
+    /// One forward; `None` when there is none of that name.
+    pub(super) fn forward(&self, name: &str) -> Option<Value> {
+        let all = self.status();
+        all["services"].as_array()?.iter().find(|one| one["name"] == name).cloned()
+    }
+
+    /// Reads the file again and puts it in force.
+    pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
+        self.notify.reloading();
+        let changed = self.change(|_| {}, Vec::new()).await;
+        self.notify.reloaded();
+        match &changed {
+            Ok(change) => {
+                self.reloads.fetch_add(1, Ordering::Relaxed);
+                self.view.reloaded(change);
+            }
+            Err(failure) => self.view.not_reloaded(failure),
+        }
+        changed
+    }
+
+    /// Starts, stops or starts anew what is chosen; returns how it is afterwards.
+    pub(super) async fn command(self: &Arc<Self>, verb: Verb, chosen: &Chosen) -> Result<Value, Failure> {
+        let names = self.choose(chosen)?;
+        let list = names.clone();
+        let (wish, renew) = match verb {
+            Verb::Start => (Wish::Started, Vec::new()),
+            Verb::Stop => (Wish::Stopped, Vec::new()),
+            Verb::Restart => (Wish::Started, names.clone()),
+        };
+        self.change(move |desired| desired.set(&list, wish), renew).await?;
+        for name in &names {
+            let text = format!("{name}: {} by a user", verb.past());
+            self.journal.note(verb.past(), &text, &json!({ "name": name }));
+        }
+        if verb != Verb::Stop {
+            let wait = chosen.wait_ms.map_or(WAIT, Duration::from_millis);
+            self.wait_ready(&names, wait).await;
+        }
+        let status = self.status();
+        let services = status["services"].as_array().cloned().unwrap_or_default();
+        let about = services.into_iter().filter(|one| names.iter().any(|name| one["name"] == **name));
+        Ok(json!({ "services": about.collect::<Vec<_>>() }))
+    }
+
+    async fn wait_ready(&self, names: &[String], wait: Duration) {
+        let forwards = lock(&self.running).entrances().targets().forwards();
+        let waited: Vec<Forward> = names.iter().filter_map(|name| forwards.get(name).cloned()).collect();
+        drop(forwards);
+        let all = async {
+            for forward in &waited {
+                // Why it is not is in its report.
+                let _ = forward.ready().await;
+            }
+        };
+        let _ = tokio::time::timeout(wait, all).await;
+    }
+
+    fn choose(&self, chosen: &Chosen) -> Result<Vec<String>, Failure> {
+        let known = self.known();
+        let all: Vec<&ForwardConfig> = known.file.forwards.iter().collect();
+        let unknown = |what: &str, name: &str, known: Vec<&str>| {
+            let near = near::nearest(name, known.iter().copied());
+            let hint = near
+                .map_or_else(|| format!("there are: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
+            Failure::new(Fault::Usage, format!("there is no {what} `{name}`"), hint)
+        };
+        for name in &chosen.names {
+            if !all.iter().any(|forward| forward.name == *name) {
+                return Err(unknown("forward", name, all.iter().map(|forward| forward.name.as_str()).collect()));
+            }
+        }
+        for tag in &chosen.tags {
+            if !all.iter().any(|forward| forward.tags.contains(tag)) {
+                let tags = all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+                return Err(unknown("tag", tag, tags));
+            }
+        }
+        let is_chosen =
+            |forward: &&&ForwardConfig| chosen.all || status::is_chosen(forward, &chosen.names, &chosen.tags);
+        let names: Vec<String> = all.iter().filter(is_chosen).map(|forward| forward.name.clone()).collect();
+        if names.is_empty() {
+            let hint = "name forwards, a tag with --tag, or everything with --all";
+            return Err(Failure::new(Fault::Usage, "nothing is chosen", hint));
+        }
+        Ok(names)
+    }
+
+    /// Changes wishes, reads the file again, and puts the result in force, or changes nothing.
+    async fn change(
+        self: &Arc<Self>,
+        wish: impl FnOnce(&mut Desired) + Send + 'static,
+        renew: Vec<String>,
+    ) -> Result<Change, Failure> {
+        // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
+        let handle = tokio::runtime::Handle::current();
+        let daemon = Arc::clone(self);
+        let changed = self.scope.spawn_blocking("change", move || {
+            let _inside = handle.enter();
+            daemon.change_now(wish, &renew)
+        });
+        match changed.await {
+            Ok(changed) => changed,
+            Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
+        }
+    }
+
+    fn change_now(&self, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
+        let mut known = self.known();
+        let read = self.source.read()?;
+        let mut desired = Desired::load(self.place.desired(), &self.config);
+        wish(&mut desired);
+        let (next, as_written) = overlaid(read, &desired);
+        let change = {
+            let mut running = lock(&self.running);
+            running.renew(renew);
+            running.apply(&next)?
+        };
+        self.view.missing(&next.missing);
+        self.watch.set_files(next.files());
+        let diff = super::audit::diff(&known.file, &as_written);
+        if let Some(diff) = diff {
+            self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
+        }
+        desired.keep_only(&as_written);
+        if let Err(error) = desired.save() {
+            let path = self.place.desired();
+            tracing::warn!(path = %path.display(), %error, "what was started and stopped will be forgotten");
+        }
+        *known = Known { file: as_written, desired };
+        Ok(change)
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What is read, with the wishes over it; and as it is written.
+pub(super) fn overlaid(mut read: Read, desired: &Desired) -> (Read, AgentFile) {
+    let as_written = read.file.clone();
+    desired.apply(&mut read.file);
+    (read, as_written)
+}
+
+/// What is done with forwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::command) enum Verb {
+    Start,
+    Stop,
+    Restart,
+}
+
+impl Verb {
+    pub(in crate::command) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Restart => "restart",
+        }
+    }
+
+    const fn past(self) -> &'static str {
+        match self {
+            Self::Start => "started",
+            Self::Stop => "stopped",
+            Self::Restart => "restarted",
+        }
+    }
+}
+
+fn row(row: &gateway::rows::Row) -> Value {
+    crate::command::up::view::of_row(row)
+}
+
+pub(super) fn lock(running: &Mutex<Running>) -> MutexGuard<'_, Running> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What went wrong, as the answer of the control socket.
+pub(super) fn internal(error: &std::io::Error) -> Failure {
+    Failure::new(Fault::Internal, error.to_string(), "")
+}
+
+/// A control error as a failure.
+pub(super) fn control(error: &runtime::control::ControlError) -> Failure {
+    failure(error)
+}

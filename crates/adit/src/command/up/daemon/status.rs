@@ -1,0 +1,196 @@
+//! How the daemon and its forwards are, as JSON: what `adit status -o json` prints and `GET /v1/forwards` answers.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ::forward::ForwardReport;
+use adit_core::config::{AgentFile, ForwardConfig};
+use adit_core::forward::{ForwardState, Start};
+use adit_core::target::Target;
+use adit_core::timestamp;
+use gateway::entrances::Entrances;
+use gateway::traffic::Traffic;
+use serde_json::{Value, json};
+
+use super::desired::{Desired, Wish};
+
+/// What is known of one forward.
+struct Known {
+    report: Option<ForwardReport>,
+    addresses: Vec<SocketAddr>,
+    traffic: Option<Arc<Traffic>>,
+}
+
+/// Whether a forward is among those that are asked for.
+pub(super) fn is_chosen(forward: &ForwardConfig, names: &[String], tags: &[String]) -> bool {
+    names.contains(&forward.name) || forward.tags.iter().any(|tag| tags.contains(tag))
+}
+
+/// All forwards of the file, with a summary.
+pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrances) -> Value {
+    let open: Vec<_> = entrances.open().collect();
+    let all = entrances.targets().forwards();
+    let services: Vec<Value> = file
+        .forwards
+        .iter()
+        .map(|config| {
+            let owned = open.iter().filter(|(_, owner)| owner.as_ref() == Some(&config.name));
+            let known = Known {
+                report: all.get(&config.name).map(::forward::Forward::report),
+                addresses: owned.map(|(address, _)| *address).collect(),
+                traffic: entrances
+                    .ports()
+                    .find(|(name, _)| *name == config.name)
+                    .map(|(_, traffic)| Arc::clone(traffic)),
+            };
+            one(config, desired.get(&config.name), &known)
+        })
+        .collect();
+    json!({ "summary": summary(&services), "services": services })
+}
+
+fn summary(services: &[Value]) -> Value {
+    let total = services.len();
+    let count = |is: &dyn Fn(&Value) -> bool| services.iter().filter(|one| is(one)).count();
+    let running = count(&|one| one["status"] == "running" || one["status"] == "idle");
+    let healthy = count(&|one| one["is_healthy"] == true);
+    let unhealthy = count(&|one| one["is_healthy"] == false);
+    let rate = |part: usize, of: usize| if of == 0 { 100.0 } else { tenths(100.0 * ratio(part, of)) };
+    json!({
+        "total": total,
+        "running": running,
+        "stopped": count(&|one| one["status"] == "stopped"),
+        "failed": count(&|one| one["status"] == "failed"),
+        "healthy": healthy,
+        "unhealthy": unhealthy,
+        "success_rate": rate(running, total),
+        "health_rate": rate(healthy, healthy + unhealthy),
+    })
+}
+
+fn ratio(part: usize, of: usize) -> f64 {
+    f64::from(u32::try_from(part).unwrap_or(u32::MAX)) / f64::from(u32::try_from(of).unwrap_or(u32::MAX))
+}
+
+fn tenths(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
+    let report = known.report.as_ref();
+    let status = word(report);
+    let traffic = known.traffic.as_deref();
+    let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
+    let healthy = report.and_then(|report| match report.status.state {
+        ForwardState::Ready => Some(true),
+        ForwardState::Failed | ForwardState::Backoff => Some(false),
+        _ => None,
+    });
+    json!({
+        "name": config.name,
+        "status": status,
+        "technology": technology(&config.to),
+        "local_port": local_port,
+        "remote_port": report.and_then(|report| report.remote_port).or_else(|| port(&config.to)),
+        "target": config.to.to_string(),
+        "is_healthy": healthy,
+        "uptime_seconds": report.filter(|report| report.is_ready()).and_then(|report| report.ready_since)
+            .map(|since| since.elapsed().as_secs()),
+        "last_health_check": null,
+        "failure_count": report.map_or(0, |report| report.status.failures),
+        "restart_count": report.map_or(0, |report| report.status.attempt.number().saturating_sub(1)),
+        "tags": config.tags,
+        "description": config.description,
+        "state": report.map_or("stopped", |report| report.status.state.as_str()),
+        "start": if config.start == Start::Always { "always" } else { "on-demand" },
+        "wish": match wish { Some(Wish::Started) => Some("started"), Some(Wish::Stopped) => Some("stopped"), None => None },
+        "entrances": known.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "context": report.and_then(|report| report.context.clone()),
+        "namespace": report.and_then(|report| report.namespace.clone()),
+        "pod": report.and_then(|report| report.pod.clone()),
+        "transport": report.and_then(|report| report.transport),
+        "took_ms": report.and_then(|report| report.took).map(millis),
+        "reason": report.and_then(|report| report.waiting_for.clone()
+            .or_else(|| report.status.reason.as_deref().map(str::to_owned))),
+        "retry_in_ms": report.and_then(|report| report.status.retry_at)
+            .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
+        "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
+        "opened": traffic.map_or(0, Traffic::opened),
+        "bytes_in": traffic.map_or(0, |traffic| traffic.meter().inward()),
+        "bytes_out": traffic.map_or(0, |traffic| traffic.meter().outward()),
+        "last_error": traffic.and_then(Traffic::last_error)
+            .map(|error| json!({ "at": timestamp::format(error.at), "text": error.text })),
+    })
+}
+
+/// localport's words, and `idle` for what starts with its first connection.
+fn word(report: Option<&ForwardReport>) -> &'static str {
+    let Some(report) = report else { return "stopped" };
+    match report.status.state {
+        ForwardState::Idle => "idle",
+        ForwardState::Ready => "running",
+        ForwardState::Failed => "failed",
+        ForwardState::Draining => "stopped",
+        ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff => {
+            if report.ready_since.is_some() {
+                "restarting"
+            } else {
+                "starting"
+            }
+        }
+    }
+}
+
+fn technology(target: &Target) -> &'static str {
+    match target {
+        Target::Kubernetes(_) => "kubernetes",
+        Target::Jump(_) => "jump",
+        Target::Local(_) => "tcp",
+        Target::Forward(_) => "forward",
+    }
+}
+
+/// The target's port, when it is a number.
+fn port(target: &Target) -> Option<u16> {
+    target.to_string().rsplit_once(':').and_then(|(_, port)| port.parse().ok())
+}
+
+/// A report in one line.
+pub(super) fn in_words(status: &Value) -> String {
+    let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let word = |one: &Value| {
+        format!("{} {}", one["name"].as_str().unwrap_or_default(), one["status"].as_str().unwrap_or_default())
+    };
+    services.iter().map(word).collect::<Vec<_>>().join(", ")
+}
+
+/// How the daemon itself is.
+pub(super) struct OfDaemon<'a> {
+    pub(super) started: SystemTime,
+    pub(super) config: &'a std::path::Path,
+    pub(super) socket: &'a std::path::Path,
+    pub(super) logs: &'a std::path::Path,
+    pub(super) reloads: u64,
+    pub(super) lost_entries: u64,
+}
+
+impl OfDaemon<'_> {
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "pid": std::process::id(),
+            "version": env!("CARGO_PKG_VERSION"),
+            "started": timestamp::format(self.started),
+            "uptime_seconds": self.started.elapsed().unwrap_or_default().as_secs(),
+            "config": self.config.display().to_string(),
+            "socket": self.socket.display().to_string(),
+            "logs": self.logs.display().to_string(),
+            "reloads": self.reloads,
+            "lost_log_entries": self.lost_entries,
+        })
+    }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
