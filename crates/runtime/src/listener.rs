@@ -17,8 +17,10 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::scope::Scope;
 use crate::socket;
 
+mod clients;
 mod holder;
 
+pub use clients::{LocalClient, local_clients};
 pub use holder::Holder;
 
 /// Connections the kernel keeps for us until we accept them; it lowers this to its own limit.

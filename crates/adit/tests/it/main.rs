@@ -1,8 +1,9 @@
-//! The whole program, as its users run it: `adit server`, `adit expose`, `adit forward` and `adit up` as processes, real peers, loopback only.
+//! The whole program, as its users run it: `adit server`, `adit expose`, `adit forward`, `adit up` and `adit daemon` as processes, real peers, loopback only.
 
 mod attack;
 mod cli;
 mod config;
+mod daemon;
 mod forward;
 mod http;
 mod life;

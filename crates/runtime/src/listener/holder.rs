@@ -64,8 +64,8 @@ fn listening_inodes(table: &str, address: SocketAddr) -> Vec<u64> {
             let local = fields.nth(1)?;
             let state = fields.nth(1)?;
             let inode = fields.nth(5)?.parse().ok()?;
-            let (ip, port) = parse_local(local)?;
-            (state == LISTEN && port == address.port() && overlaps(ip, address.ip())).then_some(inode)
+            let found = parse_address(local)?;
+            (state == LISTEN && found.port() == address.port() && overlaps(found.ip(), address.ip())).then_some(inode)
         })
         .collect()
 }
@@ -75,7 +75,7 @@ fn overlaps(held: IpAddr, wanted: IpAddr) -> bool {
 }
 
 /// `0100007F:1F90`: the address as 32-bit words in this machine's byte order, the port as a number.
-fn parse_local(text: &str) -> Option<(IpAddr, u16)> {
+pub(super) fn parse_address(text: &str) -> Option<SocketAddr> {
     let (ip, port) = text.split_once(':')?;
     let port = u16::from_str_radix(port, 16).ok()?;
     let word = |at: usize| {
@@ -93,7 +93,7 @@ fn parse_local(text: &str) -> Option<(IpAddr, u16)> {
         }
         _ => return None,
     };
-    Some((ip, port))
+    Some(SocketAddr::new(ip, port))
 }
 
 fn has_socket(process: &Path, inodes: &[u64]) -> bool {
@@ -133,14 +133,15 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn ipv6_addresses_are_read_word_by_word() {
-        let (ip, port) = parse_local("00000000000000000000000001000000:0050").unwrap();
+        let found = parse_address("00000000000000000000000001000000:0050").unwrap();
+        let (ip, port) = (found.ip(), found.port());
         assert_eq!((ip, port), ("::1".parse().unwrap(), 80));
     }
 
     #[test]
     fn damaged_lines_are_skipped() {
         for line in ["", "x", "0100007F", "0100007F:zz", "01:0050", "é100007F:0050"] {
-            assert_eq!(parse_local(line), None, "{line}");
+            assert_eq!(parse_address(line), None, "{line}");
         }
     }
 

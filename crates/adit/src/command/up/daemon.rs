@@ -208,7 +208,8 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
     with_client(global, async move |global, client| {
         let mut drawn = 0;
         loop {
-            let mut status = client.get("/v1/status").await?;
+            let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
+            let mut status = client.get(path).await?;
             choose(&mut status, &arguments)?;
             if global.output == Output::Json {
                 terminal::data(&format!("{status}\n"));

@@ -2,7 +2,7 @@
 //!
 //! | request | answer |
 //! |---|---|
-//! | `GET /v1/status` | daemon, summary, forwards |
+//! | `GET /v1/status` | daemon, summary, forwards; `?clients=true` names the processes behind connections |
 //! | `GET /v1/forwards`, `GET /v1/forwards/NAME` | forwards, one forward |
 //! | `POST /v1/forwards/NAME/start`, `…/stop`, `…/restart` | how it is afterwards |
 //! | `POST /v1/start`, `/v1/stop`, `/v1/restart` | the same for `{"names": [], "tags": [], "all": false}` |
@@ -27,6 +27,7 @@ use tokio::sync::broadcast::error::RecvError;
 use super::handover;
 use super::logs::{self, Wanted};
 use super::state::{Chosen, Daemon, Ending, Verb};
+use super::status;
 use crate::report::Failure;
 
 /// A request's body is a list of names.
@@ -47,8 +48,8 @@ impl Api {
 
     async fn get(&self, path: &[&str], query: &str) -> Response<Lines> {
         match path {
-            ["status"] => ok(&self.daemon.status()),
-            ["forwards"] => ok(&only_forwards(&self.daemon.status())),
+            ["status"] => ok(&self.status(query).await),
+            ["forwards"] => ok(&only_forwards(&self.status(query).await)),
             ["forwards", name] => match self.daemon.forward(name) {
                 Some(one) => ok(&one),
                 None => not_found(&format!("there is no forward `{name}`")),
@@ -58,6 +59,21 @@ impl Api {
             ["openapi.json"] => with(StatusCode::OK, Lines::whole(OPENAPI), "application/json"),
             _ => not_found("there is nothing of this name; see /v1/openapi.json"),
         }
+    }
+
+    /// With `clients=true` the processes behind the connections are looked for, which takes a moment.
+    async fn status(&self, query: &str) -> Value {
+        let status = self.daemon.status();
+        if !query.split('&').any(|pair| pair == "clients=true") {
+            return status;
+        }
+        let mut with_clients = status.clone();
+        let scope = self.daemon.scope();
+        let looked_for = scope.spawn_blocking("clients", move || {
+            status::add_clients(&mut with_clients);
+            with_clients
+        });
+        looked_for.await.unwrap_or(status)
     }
 
     async fn post(&self, path: &[&str], body: &[u8]) -> Response<Lines> {

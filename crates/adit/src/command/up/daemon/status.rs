@@ -27,6 +27,25 @@ pub(super) fn is_chosen(forward: &ForwardConfig, names: &[String], tags: &[Strin
     names.contains(&forward.name) || forward.tags.iter().any(|tag| tags.contains(tag))
 }
 
+/// Adds to each forward which processes of this machine hold its connections.
+pub(super) fn add_clients(status: &mut Value) {
+    let services = status["services"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
+    let ports = |one: &Value| -> Vec<SocketAddr> {
+        let texts = one["entrances"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        texts.filter_map(|text| text.parse().ok()).collect()
+    };
+    let all: Vec<SocketAddr> = services.iter().flat_map(ports).collect();
+    let found = runtime::listener::local_clients(&all);
+    for service in services {
+        let own = ports(service);
+        let clients = found.iter().filter(|client| own.contains(&client.port));
+        let clients = clients.map(
+            |client| json!({ "address": client.address.to_string(), "pid": client.pid, "command": client.command }),
+        );
+        service["clients"] = clients.collect();
+    }
+}
+
 /// All forwards of the file, with a summary.
 pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrances) -> Value {
     let open: Vec<_> = entrances.open().collect();

@@ -1,0 +1,173 @@
+//! Start and end of the daemon, and what is in its way.
+
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixStream;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::support::{Place, get, is_alive};
+use crate::support::{DEADLINE, eventually};
+
+fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
+    kill_process(pid, signal).expect("a signal");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_starts_in_the_background_forwards_and_ends_when_asked() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always, tags: [a]")));
+    let pid = place.start();
+    assert!(is_alive(pid));
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    let status = place.json(&["status"]);
+    assert_eq!(status["daemon"]["pid"], pid);
+    assert_eq!(status["summary"]["running"], 1);
+    assert_eq!(status["services"][0]["status"], "running");
+    let port = place.entrance("web");
+    place.ok(&["daemon", "stop"]);
+    assert!(get(port).await.is_none(), "its port is closed");
+    let gone = || async { (!is_alive(pid)).then_some(()) };
+    eventually(DEADLINE, "the process ends", gone).await;
+}
+
+#[tokio::test]
+async fn without_a_daemon_every_command_says_how_to_start_one() {
+    let place = Place::new().await;
+    for command in [&["status"][..], &["start", "web"], &["stop", "--all"], &["daemon", "stop"], &["daemon", "reload"]]
+    {
+        let (code, text) = place.fails(command);
+        assert_eq!(code, 4, "{text}");
+        assert!(text.contains("no daemon runs") && text.contains("adit daemon start"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_is_refused_with_the_pid_of_the_first() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains(&format!("pid {pid}")), "{text}");
+    assert!(is_alive(pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_that_race_to_start_one_wins_and_the_other_names_it() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let starts: Vec<_> = (0..4)
+        .map(|_| {
+            let mut command = place.command(&["-o", "json", "daemon", "start"]);
+            command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+            command.spawn().expect("it starts")
+        })
+        .collect();
+    let ended: Vec<_> = starts.into_iter().map(|child| child.wait_with_output().expect("it ends")).collect();
+    let won = ended.iter().filter(|output| output.status.success()).count();
+    assert_eq!(won, 1, "{ended:?}");
+    for lost in ended.iter().filter(|output| !output.status.success()) {
+        let text = String::from_utf8_lossy(&lost.stderr);
+        assert!(text.contains("a daemon runs already"), "{text}");
+    }
+    place.ok(&["status"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_kill_the_stale_socket_is_replaced_and_wishes_are_kept() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ", start: always"), place.forward("b", 0, "")));
+    let pid = place.start();
+    place.ok(&["stop", "a"]);
+    place.ok(&["start", "b"]);
+    signal(pid, Signal::KILL);
+    let gone = || async { (!is_alive(pid)).then_some(()) };
+    eventually(DEADLINE, "the process ends", gone).await;
+    assert!(place.socket().exists(), "a stale socket");
+    let (_, text) = place.fails(&["status"]);
+    assert!(text.contains("no daemon runs"), "{text}");
+    place.start();
+    assert_eq!(place.status("a")["status"], "stopped");
+    assert_eq!(place.status("b")["start"], "on-demand");
+    assert_eq!(place.status("b")["wish"], "started");
+}
+
+#[tokio::test]
+async fn a_file_with_mistakes_or_a_taken_port_is_told_to_whoever_starts_it() {
+    let place = Place::new().await;
+    place.write("forwards: { web: { to: \"tcp://127.0.0.1:1\", lisen: 1 } }\n");
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("lisen"), "{text}");
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("web", taken.local_addr().unwrap().port(), "")));
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("taken") && text.contains(&std::process::id().to_string()), "{text}");
+}
+
+#[tokio::test]
+async fn s18_a_runtime_directory_that_others_can_write_is_refused() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let directory = place.home.path().join("state/adit/run");
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert_eq!(code, 2, "{text}");
+    assert!(text.contains("can be written by other users"), "{text}");
+    std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_reload_report_and_end_it() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    signal(pid, Signal::USR2);
+    place.logged("\"event\":\"report\"").await;
+    signal(pid, Signal::USR1);
+    place.logged("\"event\":\"reloaded\"").await;
+    signal(pid, Signal::TERM);
+    let gone = || async { (!is_alive(pid)).then_some(()) };
+    eventually(DEADLINE, "the process ends", gone).await;
+    assert!(place.log().contains("\"event\":\"ended\""), "{}", place.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_takes_no_logs_stops_nothing() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let logs = place.home.path().join("state/adit/logs");
+    std::fs::create_dir_all(logs.parent().unwrap()).unwrap();
+    std::fs::write(&logs, "").unwrap();
+    place.start();
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    let lost = || async { (place.json(&["status"])["daemon"]["lost_log_entries"].as_u64() > Some(0)).then_some(()) };
+    eventually(DEADLINE, "what is lost is counted", lost).await;
+    place.ok(&["daemon", "stop"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_not_know() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let ask = |request: &str| {
+        let mut stream = UnixStream::connect(place.socket()).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        stream.write_all(format!("{request} HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert!(ask("GET /v1/forwards").contains("\"summary\""));
+    assert!(ask("GET /v1/forwards/web").contains("\"name\":\"web\""));
+    assert!(ask("GET /v1/openapi.json").contains("/v1/forwards/{name}/restart"));
+    assert!(ask("GET /v1/forwards/other").starts_with("HTTP/1.1 404"));
+    assert!(ask("GET /").starts_with("HTTP/1.1 404"));
+    assert!(ask("DELETE /v1/forwards/web").starts_with("HTTP/1.1 405"));
+    assert!(ask("POST /v1/forwards/web/jump").starts_with("HTTP/1.1 404"));
+}

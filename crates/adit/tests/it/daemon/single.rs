@@ -1,0 +1,127 @@
+//! Single forwards of the running daemon, its logs and its reload.
+
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+
+use super::support::{Place, get};
+use crate::support::{DEADLINE, SOON, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_is_stopped_and_started_by_name_and_by_tag() {
+    let place = Place::new().await;
+    place.write(&format!(
+        "forwards:\n{}{}",
+        place.forward("a", 0, ", start: always, tags: [db]"),
+        place.forward("b", 0, ", start: always")
+    ));
+    place.start();
+    let port = place.entrance("a");
+    place.ok(&["stop", "--tag", "db"]);
+    assert!(get(port).await.is_none(), "its port is closed");
+    assert_eq!(get(place.entrance("b")).await, Some(200), "the other one is not touched");
+    place.ok(&["start", "a"]);
+    assert_eq!(get(place.entrance("a")).await, Some(200));
+    place.ok(&["stop", "--all"]);
+    assert_eq!(place.json(&["status"])["summary"]["stopped"], 2);
+    let (code, text) = place.fails(&["start", "aa"]);
+    assert!(code == 2 && text.contains("did you mean `a`?"), "{text}");
+    let (code, text) = place.fails(&["start"]);
+    assert!(code == 2 && text.contains("--all"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_keeps_the_port_open_and_what_runs_finishes() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    place.start();
+    let port = place.entrance("web");
+    let mut live = TcpStream::connect(port).unwrap();
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(SOON, "one stream", connected).await;
+    place.ok(&["restart", "web"]);
+    assert_eq!(place.entrance("web"), port);
+    assert_eq!(get(port).await, Some(200));
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_touches_only_what_has_changed_and_says_what() {
+    let place = Place::new().await;
+    let keep = place.forward("keep", 0, "");
+    place.write(&format!("forwards:\n{keep}{}", place.forward("other", 0, "")));
+    place.start();
+    let port = place.entrance("keep");
+    let mut live = TcpStream::connect(port).unwrap();
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    place.write(&format!("forwards:\n{keep}{}", place.forward("third", 0, "")));
+    let listed = || async {
+        let names = place.json(&["status"])["services"].to_string();
+        names.contains("\"third\"").then_some(())
+    };
+    eventually(DEADLINE, "the watcher finds the change", listed).await;
+    let answer = place.json(&["daemon", "reload"]);
+    assert_eq!(answer["added"].as_array().map(Vec::len), Some(0), "{answer}");
+    assert_eq!(answer["unchanged"], 2, "{answer}");
+    assert_eq!(place.entrance("keep"), port);
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let audit = std::fs::read_to_string(place.home.path().join("state/adit/logs/audit.log")).unwrap();
+    assert!(audit.contains("forwards.third") && audit.contains("forwards.other"), "{audit}");
+    place.write("forwards: { broken\n");
+    let (code, text) = place.fails(&["daemon", "reload"]);
+    assert_eq!(code, 2, "{text}");
+    assert_eq!(get(port).await, Some(200), "an invalid file changes nothing");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_that_is_stopped_stays_so_through_a_reload() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}"));
+    place.start();
+    place.ok(&["stop", "web"]);
+    place.write(&format!("forwards:\n{web}{}", place.forward("b", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(place.status("web")["status"], "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_by_forward_and_can_be_searched_without_a_daemon() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ", start: always"), place.forward("b", 0, "")));
+    place.start();
+    place.ok(&["stop", "a"]);
+    place.ok(&["start", "a"]);
+    place.ok(&["daemon", "stop"]);
+    let own = place.ok(&["logs", "a"]);
+    assert!(own.contains("a: stopped by a user") && own.contains("a: started by a user"), "{own}");
+    assert!(!own.contains("the daemon ends"), "{own}");
+    assert_eq!(place.ok(&["logs", "a", "--grep", "STOPPED"]).lines().count(), 1);
+    assert_eq!(place.ok(&["logs", "a", "-n", "1"]).lines().count(), 1);
+    assert_eq!(place.ok(&["logs", "--until", "1h"]), "");
+    assert!(place.ok(&["logs", "--since", "1h"]).contains("the daemon ends"));
+    assert!(place.ok(&["logs", "a", "--path"]).trim_end().ends_with("forwards/a.log"));
+    assert_eq!(place.ok(&["logs", "--list"]), "a\n");
+    let (code, text) = place.fails(&["logs", "aa"]);
+    assert!(code == 2 && text.contains("did you mean `a`?"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_process_behind_a_connection_is_named() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let live = TcpStream::connect(place.entrance("web")).unwrap();
+    let named = || async {
+        let client = place.json(&["-v", "status", "web"])["services"][0]["clients"][0].clone();
+        (client["pid"] == std::process::id() && client["address"] == live.local_addr().unwrap().to_string())
+            .then_some(())
+    };
+    eventually(DEADLINE, "this process is named", named).await;
+}
