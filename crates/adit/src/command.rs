@@ -126,7 +126,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Expose(arguments) => expose::run(&global, &arguments),
         Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Up(arguments) => up::run(&global, arguments),
-        Command::Daemon(command) => up::daemon::run(&global, command),
+        Command::Daemon(command) => up::daemon::run(&global, &command),
         Command::Start(arguments) => up::daemon::start(&global, arguments),
         Command::Stop(arguments) => up::daemon::stop_forwards(&global, arguments),
         Command::Restart(arguments) => up::daemon::restart(&global, arguments),

@@ -8,6 +8,7 @@ pub mod executor;
 pub mod guard;
 pub mod lines;
 pub mod listener;
+pub mod network;
 pub mod page;
 pub mod peer;
 pub mod pipe;

@@ -163,13 +163,21 @@ fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
     let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
     scope.spawn("clock", async move {
         let now = || (Instant::now(), SystemTime::now());
-        clock::watch(&task_scope, now, |slept| {
-            tracing::info!(?slept, "the machine was asleep: dialling anew");
+        let wake = || {
             if let Some(running) = running.upgrade() {
                 lock(&running).wake();
             }
-        })
-        .await;
+        };
+        let woke = |slept| {
+            tracing::info!(?slept, "the machine was asleep: dialling anew");
+            wake();
+        };
+        let moved = || {
+            tracing::info!("this machine is in another network: dialling anew");
+            wake();
+        };
+        let network = runtime::network::Network::now;
+        tokio::join!(clock::watch(&task_scope, now, woke), clock::watch_network(&task_scope, network, moved),);
     });
 }
 

@@ -412,6 +412,13 @@ fn watch_clock(shared: &Arc<Shared>, forwards: &[Forward]) {
             shared.show.woke(slept);
             forwards.iter().for_each(Forward::wake);
         };
-        clock::watch(&shared.scope, || (Instant::now(), SystemTime::now()), woke).await;
+        let moved = || {
+            tracing::info!("this machine is in another network: dialling anew");
+            forwards.iter().for_each(Forward::wake);
+        };
+        tokio::join!(
+            clock::watch(&shared.scope, || (Instant::now(), SystemTime::now()), woke),
+            clock::watch_network(&shared.scope, runtime::network::Network::now, moved),
+        );
     });
 }

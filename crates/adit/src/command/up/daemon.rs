@@ -127,9 +127,9 @@ pub(in crate::command) struct LogsArguments {
     list: bool,
 }
 
-pub(in crate::command) fn run(global: &Global, command: DaemonCommand) -> Result<ExitCode, Failure> {
+pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Result<ExitCode, Failure> {
     let mode = |background, take_over| serve::Mode { background, take_over };
-    match command {
+    match *command {
         DaemonCommand::Start { foreground: true } => serve::run(global, mode(false, false)),
         DaemonCommand::Run { background, take_over } => serve::run(global, mode(background, take_over)),
         DaemonCommand::Start { foreground: false } => {
@@ -267,16 +267,18 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         return Err(Failure::new(Fault::Usage, format!("there is no log of `{name}`"), hint));
     }
     let mut reader = Reader::new(&files, wanted);
-    loop {
-        for line in reader.next_lines() {
-            let text = if global.output == Output::Json { line } else { logs::for_people(&line) };
-            terminal::data(&format!("{text}\n"));
+    build_runtime(Some(1))?.block_on(async {
+        loop {
+            for line in reader.next_lines() {
+                let text = if global.output == Output::Json { line } else { logs::for_people(&line) };
+                terminal::data(&format!("{text}\n"));
+            }
+            if !reader.follows() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            tokio::time::sleep(logs::LOOK).await;
         }
-        if !reader.follows() {
-            return Ok(ExitCode::SUCCESS);
-        }
-        std::thread::sleep(logs::LOOK);
-    }
+    })
 }
 
 /// Keeps what was asked for.

@@ -198,7 +198,8 @@ async fn until_the_end(
     } else {
         format!("ended in {} ms, cut off: {}", ended.took.as_millis(), left.join(", "))
     };
-    daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": ended.took.as_millis() as u64 }));
+    let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
+    daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
     ended
 }
 
