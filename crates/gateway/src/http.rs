@@ -31,7 +31,9 @@ mod switch;
 mod visit;
 
 pub(crate) use body::RequestBody;
-pub use lookup::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
+pub use lookup::{
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServiceRow, ServicesAsked, State,
+};
 pub(crate) use problem::Problem;
 pub use problem::WORDS;
 

@@ -78,12 +78,13 @@ impl Running {
                 return Err(failure);
             }
         };
-        let remade = self.entrances.commit(prepared);
+        let committed = self.entrances.commit(prepared);
+        committed.failed.iter().for_each(|error| self.view.not_opened(&failure(error)));
         let mut change = Change::between(&self.file, file);
         if file.kubernetes == self.file.kubernetes && seen != self.kubeconfigs {
             change.changed.push("kubeconfig".into());
         }
-        change.changed.extend(remade.into_iter().map(|key| format!("files of route {key}")));
+        change.changed.extend(committed.remade.into_iter().map(|key| format!("files of route {key}")));
         // An agent that had given up is started again.
         if matches!(agent, publish::Next::Other(_)) && self.file.publish == file.publish {
             change.changed.push("publish".into());

@@ -61,6 +61,10 @@ impl Source {
         };
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
+        if asks_for_nothing(&file) {
+            let hint = "write `gateway: {}` into it to have the gateway alone; forwards, routes and tunnels are more";
+            return Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint));
+        }
         let missing = check::missing_contexts(&self.path, &text, &file);
         Ok(Read { path: self.path.clone(), file, missing })
     }
@@ -161,6 +165,12 @@ impl Selection {
             None => Ok(()),
         }
     }
+}
+
+/// Whether there would be nothing to run.
+fn asks_for_nothing(file: &AgentFile) -> bool {
+    let publishes = file.publish.as_ref().is_some_and(|publish| !publish.tunnels.is_empty());
+    file.gateway.is_none() && file.forwards.is_empty() && !publishes
 }
 
 /// The forwards that what is chosen leads to, at once or by way of others.

@@ -292,6 +292,12 @@ impl View {
         });
     }
 
+    /// An address of the new version could not be had after all.
+    pub(super) fn not_opened(&self, failure: &Failure) {
+        let text = format!("the address before stays open: {}", failure.text().trim_end());
+        self.note(&text, "not-opened", || failure.json()["error"].clone());
+    }
+
     /// A part of it has failed for good.
     pub(super) fn failed(&self, name: &str, failure: &Failure) {
         let text = failure.text();

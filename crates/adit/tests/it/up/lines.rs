@@ -46,6 +46,23 @@ async fn a_file_that_is_wrong_ends_it_with_2_and_all_that_is_wrong_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_asks_for_nothing_ends_it_and_a_gateway_without_keys_is_something() {
+    let bed = Bed::start().await;
+    for text in ["", "kubernetes: { keepalive: 1m }\n", "publish: {}\n"] {
+        bed.write(text);
+        let (status, said) = process::run(&mut bed.command(), b"", DEADLINE).unwrap();
+        assert_eq!(status.code(), Some(2), "{text}");
+        assert!(
+            said.stderr().contains("asks for nothing") && said.stderr().contains("gateway: {}"),
+            "{}",
+            said.output()
+        );
+    }
+    let up = bed.up(&gateway(&[], &[])).await;
+    assert_eq!(up.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_is_taken_at_the_start_ends_it_and_nothing_was_opened() {
     let bed = Bed::start().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
