@@ -174,7 +174,7 @@ fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
 
 fn state_cell(state: State, detail: Option<&str>) -> String {
     let class = match state {
-        State::Idle => "idle",
+        State::Idle | State::Unchecked => "idle",
         State::Starting => "busy",
         State::Ready => "ready",
         State::Failed => "failed",

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use adit_core::config::gateway::GatewayTls;
 use adit_core::diagnose::Diagnose as _;
@@ -16,7 +17,7 @@ use crate::dynamic::{Dynamic, DynamicFault};
 use crate::http::{
     DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServicesAsked, State,
 };
-use crate::table::Table;
+use crate::table::{Route, Table};
 use crate::targets::Targets;
 use crate::traffic::Traffic;
 
@@ -124,7 +125,7 @@ impl Lookup for Routes {
             .iter()
             .map(|route| {
                 let report = route.forward.as_ref().map(forward::Forward::report);
-                let (state, detail) = report.as_ref().map_or((State::Ready, None), state_of);
+                let (state, detail) = report.as_ref().map_or_else(|| (state_of_plain(route), None), state_of);
                 RouteEntry {
                     host: route.config.host.to_string(),
                     path: route.config.path.as_ref().map(ToString::to_string),
@@ -211,6 +212,12 @@ fn is_local(host: &str) -> bool {
 /// The same of a name or what lies under it.
 fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
+}
+
+/// A plain address has no state but what was seen of it.
+pub(crate) fn state_of_plain(route: &Route) -> State {
+    let asked = route.upstream.counters().requests.load(Ordering::Relaxed) + route.traffic.opened();
+    if asked == 0 { State::Unchecked } else { State::Ready }
 }
 
 pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {

@@ -400,7 +400,7 @@ pub(crate) fn listen_address(text: &str, default: IpAddr) -> Result<SocketAddr, 
         "" => Some(default),
         "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         "*" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        _ => None,
+        _ => host.parse().ok().map(IpAddr::V4),
     };
     let port = is_number(port_text).then(|| port_text.parse().ok()).flatten();
     match (ip, port) {

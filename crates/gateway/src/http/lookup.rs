@@ -118,6 +118,8 @@ pub struct ForwardEntry {
 /// How a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// A plain address that nobody has asked for yet.
+    Unchecked,
     /// It has not been needed, or not for a while.
     Idle,
     /// It is being started.
@@ -133,6 +135,7 @@ impl State {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Unchecked => "unchecked",
             Self::Idle => "idle",
             Self::Starting => "starting",
             Self::Ready => "ready",

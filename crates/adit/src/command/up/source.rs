@@ -61,16 +61,21 @@ impl Source {
         };
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
-        if asks_for_nothing(&file) {
-            let hint = "write `gateway: {}` into it to have the gateway alone; forwards, routes and tunnels are more";
-            return Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint));
-        }
         let missing = check::missing_contexts(&self.path, &text, &file);
         Ok(Read { path: self.path.clone(), file, missing })
     }
 }
 
 impl Read {
+    /// Whether there would be nothing to run. A program that runs may be told so: what it published must end.
+    pub(super) fn check_asks_for_something(&self) -> Result<(), Failure> {
+        if !asks_for_nothing(&self.file) {
+            return Ok(());
+        }
+        let hint = "write `gateway: {}` into it to have the gateway alone; forwards, routes and tunnels are more";
+        Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint))
+    }
+
     /// The files whose change is a change of the configuration.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];

@@ -121,3 +121,30 @@ async fn s6_no_password_of_a_route_and_no_authorization_is_told_whatever_is_logg
         assert!(!said.contains(secret), "{secret} was told");
     }
 }
+
+#[tokio::test]
+async fn a_failure_is_told_once_and_which_kubeconfig_it_is() {
+    let bed = Bed::start().await;
+    let gone = "gone.localhost: { to: \"forward:gone\" }";
+    let forwards = "forwards:\n  gone: { to: \"k8s://fake/default/service/gone:80\" }\n";
+    bed.write(&format!("{forwards}{}", gateway(&[], &[gone])));
+    let mut command = adit(bed.home.path());
+    let process = Process::start(command.arg("up").env("KUBECONFIG", bed.home.path().join("kubeconfig"))).unwrap();
+    let line = |text: &'static str| process.line(DEADLINE, move |line: &str| line.contains(text));
+    let kubeconfig = line("kubeconfig  ").await.expect("the files");
+    assert!(kubeconfig.ends_with(": 1 context"), "{kubeconfig}");
+    let route = line("gone.localhost  http://").await.unwrap();
+    let port = route.split("gone.localhost:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    for _ in 0..3 {
+        assert_eq!(raw::get(address, "gone.localhost", "/").await.unwrap().status, 502);
+    }
+    line("gone: ").await.expect("the forward's line");
+    // A change is told after what came before it.
+    bed.write(&format!("{forwards}{}", gateway(&["idle_timeout: 1h"], &[gone, &web()])));
+    line("reloaded:").await.expect("the reload");
+    let told = process.output().lines().filter(|line| line.contains("not found")).count();
+    assert_eq!(told, 1, "{}", process.output());
+    process.signal(Signal::TERM).unwrap();
+    process.exited(DEADLINE).await.unwrap();
+}
