@@ -37,6 +37,8 @@ pub use lookup::{
 pub(crate) use problem::Problem;
 pub use problem::WORDS;
 
+pub(crate) use visit::is_local_name;
+
 use body::{AnswerBody, Busy};
 use forwarding::ForwardingCache;
 

@@ -15,7 +15,7 @@ use runtime::connect::Connect;
 
 use crate::dynamic::{Dynamic, DynamicFault};
 use crate::http::{
-    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServicesAsked, State,
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServicesAsked, State, is_local_name,
 };
 use crate::table::{Route, Table};
 use crate::targets::Targets;
@@ -207,11 +207,6 @@ fn no_path(table: &Table, host: &str, path: &str) -> Found {
 /// A name that always means this machine (RFC 6761 section 6.3).
 fn is_local(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
-}
-
-/// The same of a name or what lies under it.
-fn is_local_name(host: &str) -> bool {
-    host == "localhost" || host.ends_with(".localhost")
 }
 
 /// A plain address has no state but what was seen of it.

@@ -362,7 +362,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether a name is this machine's own wherever it is looked up (RFC 6761 section 6.3).
-fn is_local_name(host: &str) -> bool {
+pub(crate) fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 

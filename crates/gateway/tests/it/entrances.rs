@@ -174,6 +174,7 @@ async fn a_password_file_that_changes_is_read_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
 async fn a_port_moves_from_one_address_to_all_and_back_and_keeps_its_connections() {
     let origin = TcpOrigin::start().await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
@@ -191,6 +192,7 @@ async fn a_port_moves_from_one_address_to_all_and_back_and_keeps_its_connections
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
 async fn a_port_that_cannot_move_is_told_and_is_where_it_was() {
     let origin = TcpOrigin::start().await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();

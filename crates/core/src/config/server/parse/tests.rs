@@ -175,7 +175,7 @@ fn five_mistakes_are_five_problems_with_file_line_key_and_hint() {
     assert_eq!(problems.0[1].hint.as_deref(), Some("did you mean `base_domain`?"));
     let shown = problems.to_string();
     assert!(
-        shown.starts_with("server.yaml:2:11: public.listen: `0.0.0.0:99999` is not an address to listen on\nhint: "),
+        shown.starts_with("server.yaml:2:11: public.listen: 99999 is no port\nhint: "),
         "{shown}"
     );
 }
