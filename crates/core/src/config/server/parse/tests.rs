@@ -174,10 +174,7 @@ fn five_mistakes_are_five_problems_with_file_line_key_and_hint() {
     assert!(problems.iter().all(|p| p.file == "server.yaml" && p.hint.is_some() && p.column > 0));
     assert_eq!(problems.0[1].hint.as_deref(), Some("did you mean `base_domain`?"));
     let shown = problems.to_string();
-    assert!(
-        shown.starts_with("server.yaml:2:11: public.listen: 99999 is no port\nhint: "),
-        "{shown}"
-    );
+    assert!(shown.starts_with("server.yaml:2:11: public.listen: 99999 is no port\nhint: "), "{shown}");
 }
 
 #[test]
