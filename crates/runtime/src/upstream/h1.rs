@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -163,7 +163,11 @@ where
     /// What hyper says of the connection.
     pub async fn send_upgrade(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         self.driver.keep = true;
-        self.send(request).await
+        let response = self.send(request).await;
+        if !response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+            self.driver.ends_as_usual();
+        }
+        response
     }
 
     /// After a 101: the bare connection, and what was read beyond the answer's head.
@@ -219,6 +223,14 @@ where
                 // Whoever waits for the request's body to end is told by its end.
                 self.connection = None;
             }
+        }
+    }
+
+    /// No upgrade came of it: the connection is like any other from now on.
+    fn ends_as_usual(&mut self) {
+        self.keep = false;
+        if self.over {
+            self.connection = None;
         }
     }
 
