@@ -348,6 +348,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn after_a_refused_upgrade_a_connection_is_like_any_other() {
+        let (mut connection, mut far) = pair().await;
+        let serve = async {
+            read_head(&mut far).await;
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+        };
+        let (response, ()) = tokio::join!(connection.send_upgrade(get()), serve);
+        let body = response.unwrap().into_body();
+        assert_eq!(connection.drive(body.collect()).await.unwrap().to_bytes(), "hello");
+        assert_eq!(exchange(&mut connection, &mut far).await, "hello");
+        drop(far);
+        assert!(!connection.is_usable());
+        assert!(connection.driver.connection.is_none(), "it is closed as soon as the service has closed it");
+    }
+
+    #[tokio::test]
     async fn after_an_upgrade_the_bare_connection_and_its_first_bytes_are_handed_out() {
         let (mut connection, mut far) = pair().await;
         let request = Request::get("/")
