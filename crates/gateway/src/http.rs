@@ -163,6 +163,8 @@ where
     let mut io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
     // A connection that has asked for nothing yet must not hold up a shutdown.
     let first = tokio::select! {
+        // One that has asked is answered.
+        biased;
         first = first_bytes_are_h2(&mut io) => first,
         () = scope.drained() => None,
     };
@@ -199,6 +201,8 @@ where
     let serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
+        // What is under way first: a connection that has ended needs no more.
+        biased;
         // Errors are the client's: it left, or broke HTTP.
         _ = &mut serving => {}
         () = connection.scope.drained() => {
@@ -232,6 +236,8 @@ where
             .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
+        // What is under way first; a flood is counted as one though the gateway is ending anyway.
+        biased;
         _ = &mut serving => return,
         () = connection.resets.notified() => connection.site.counters.error("reset_flood"),
         () = connection.scope.drained() => {}

@@ -4,6 +4,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -11,7 +12,8 @@ use http::header::{
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use runtime::upstream::UpstreamConnection;
+use runtime::upstream::{SharedSender, UpstreamConnection};
+use tokio::time::Instant;
 
 use super::Connection;
 use super::exchange::Flight;
@@ -35,18 +37,28 @@ pub(crate) struct Upload {
 pub(crate) struct Source {
     body: Mutex<Option<Incoming>>,
     touched: AtomicBool,
-    /// Pieces that went on to the target.
-    passed: AtomicU64,
     broken: AtomicBool,
+    /// The upstream would take more, and the client has sent no more so far.
+    waiting: AtomicBool,
+    begun: Instant,
+    /// When something of it was passed on last, in microseconds after `begun`.
+    moved: AtomicU64,
     upstream: Arc<Upstream>,
     connection: Arc<Connection>,
 }
 
 impl Source {
     pub(crate) fn new(body: Incoming, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
-        let (touched, broken) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (body, passed) = (Mutex::new(Some(body)), AtomicU64::new(0));
-        Arc::new(Self { body, touched, passed, broken, upstream, connection })
+        Arc::new(Self {
+            body: Mutex::new(Some(body)),
+            touched: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            begun: Instant::now(),
+            moved: AtomicU64::new(0),
+            upstream,
+            connection,
+        })
     }
 
     /// The body, for one attempt; empty when there is nothing left to send.
@@ -63,9 +75,21 @@ impl Source {
         !self.touched.load(Ordering::Acquire) && self.body.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// A number that rises while the body is passed on.
-    pub(crate) fn passed(&self) -> u64 {
-        self.passed.load(Ordering::Relaxed)
+    /// Since when nothing of it was passed on though the client is not to blame: all of it has been, or the upstream
+    /// takes no more. `None` while the client is waited for.
+    pub(crate) fn still_since(&self) -> Option<Instant> {
+        let moved = Duration::from_micros(self.moved.load(Ordering::Acquire));
+        (!self.waiting.load(Ordering::Acquire)).then(|| self.begun + moved)
+    }
+
+    fn wait(&self) {
+        self.waiting.store(true, Ordering::Release);
+    }
+
+    fn move_on(&self) {
+        let after = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.moved.store(after, Ordering::Release);
+        self.waiting.store(false, Ordering::Release);
     }
 
     /// Whether the client's sending failed.
@@ -77,9 +101,12 @@ impl Source {
 impl Upload {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            self.source.wait();
+            return Poll::Pending;
+        };
+        self.source.move_on();
         self.source.touched.store(true, Ordering::Release);
-        self.source.passed.fetch_add(1, Ordering::Relaxed);
         match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
@@ -111,6 +138,10 @@ fn harmless(mut trailers: HeaderMap) -> HeaderMap {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        // The client is not waited for any more.
+        if self.source.still_since().is_none() {
+            self.source.move_on();
+        }
         if !self.source.touched.load(Ordering::Acquire) {
             *self.source.body.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         }
@@ -154,11 +185,22 @@ enum Kind {
     Upstream(Download),
 }
 
+/// What an answer comes by.
+pub(crate) enum By {
+    /// A connection of its own.
+    Own(UpstreamConnection<RequestBody>),
+    /// One that is shared, which drives itself.
+    Shared {
+        /// Held so that the connection does not pass for idle.
+        _sender: SharedSender<RequestBody>,
+    },
+}
+
 /// An upstream's body on its way. It drives the connection it comes by, and gives it back at its end; dropped before
 /// that it closes it, which tells the upstream.
 pub(crate) struct Download {
     body: Incoming,
-    connection: Option<UpstreamConnection<RequestBody>>,
+    by: Option<By>,
     flight: Flight,
     /// What ended it early; told once what came before has had its chance to be sent on.
     failed: Option<hyper::Error>,
@@ -171,13 +213,10 @@ impl AnswerBody {
         Self { kind: Kind::Own((!bytes.is_empty()).then_some(bytes)), _busy: None }
     }
 
-    /// An upstream's answer; `connection` is the one it comes by, unless that is shared.
-    pub(crate) fn upstream(
-        body: Incoming,
-        connection: Option<UpstreamConnection<RequestBody>>,
-        flight: Flight,
-    ) -> Self {
-        Self { kind: Kind::Upstream(Download { body, connection, flight, failed: None, over: false }), _busy: None }
+    /// An upstream's answer, and what it comes by.
+    pub(crate) fn upstream(body: Incoming, by: By, flight: Flight) -> Self {
+        let download = Download { body, by: Some(by), flight, failed: None, over: false };
+        Self { kind: Kind::Upstream(download), _busy: None }
     }
 
     /// The same, keeping the client's connection busy.
@@ -208,7 +247,7 @@ impl Download {
             // hyper drops what it has not flushed when a body fails, and flushes when one has nothing for it.
             Some(Err(error)) => {
                 self.flight.cut_short(&error);
-                (self.over, self.failed, self.connection) = (true, Some(error), None);
+                (self.over, self.failed, self.by) = (true, Some(error), None);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -218,18 +257,18 @@ impl Download {
     /// The connection first: it may have what the body waits for. Then the body; and once more, for what the body's
     /// taking has made room for.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(connection) = &mut self.connection {
+        if let Some(By::Own(connection)) = &mut self.by {
             connection.poll_drive(cx);
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        match &mut self.connection {
-            Some(connection) => {
+        match &mut self.by {
+            Some(By::Own(connection)) => {
                 connection.poll_drive(cx);
                 Pin::new(&mut self.body).poll_frame(cx)
             }
-            None => Poll::Pending,
+            Some(By::Shared { .. }) | None => Poll::Pending,
         }
     }
 
@@ -238,7 +277,7 @@ impl Download {
     }
 
     fn release(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(By::Own(connection)) = self.by.take() {
             self.flight.upstream().park(connection);
         }
     }

@@ -13,7 +13,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{AnswerBody, Source};
+use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
 use super::lookup::{Found, Listing};
 use super::request::{self, Carriage};
@@ -160,7 +160,7 @@ async fn carry_plain(
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
     let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
-    let (response, upstream_connection) = if h2 {
+    let (response, by) = if h2 {
         let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
         carrying.await?
     } else {
@@ -171,7 +171,7 @@ async fn carry_plain(
         return Err(Problem::BadAnswer { target: upstream.target() });
     }
     request::check_answer(upstream, &mut head.headers, head.status)?;
-    let mut response = Response::new(AnswerBody::upstream(body, upstream_connection, flight));
+    let mut response = Response::new(AnswerBody::upstream(body, by, flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -198,7 +198,7 @@ async fn carry_upgrade(
     }
     // The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut response = Response::new(AnswerBody::upstream(body, Some(upstream_connection), flight));
+    let mut response = Response::new(AnswerBody::upstream(body, By::Own(upstream_connection), flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
