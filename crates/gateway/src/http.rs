@@ -24,6 +24,8 @@ use tokio::sync::Notify;
 mod body;
 mod exchange;
 mod forwarding;
+mod guesses;
+mod interim;
 mod lookup;
 mod problem;
 mod request;
@@ -37,6 +39,7 @@ pub use problem::WORDS;
 
 use body::{AnswerBody, Busy};
 use forwarding::ForwardingCache;
+use guesses::Guesses;
 
 /// Concurrent requests on one HTTP/2 connection.
 const H2_STREAMS: u32 = 256;
@@ -83,6 +86,7 @@ pub struct Site {
     pub times: SiteTimes,
     /// What has passed.
     pub counters: SiteCounters,
+    guesses: Guesses,
 }
 
 impl Site {
@@ -95,6 +99,7 @@ impl Site {
             limits: HeadLimits::default(),
             times: SiteTimes::default(),
             counters: SiteCounters::default(),
+            guesses: Guesses::default(),
         }
     }
 
@@ -112,12 +117,15 @@ pub struct SiteTimes {
     pub idle: Duration,
     /// For the client to take something of what it is sent.
     pub unread: Duration,
+    /// For the client to send the next kibibyte, or the rest, of a body whose length it announced.
+    pub body: Duration,
 }
 
 impl Default for SiteTimes {
     fn default() -> Self {
         // A program halted in a debugger takes nothing for a while and is none the worse for it.
-        Self { head: Duration::from_secs(10), idle: Duration::from_secs(120), unread: Duration::from_secs(3600) }
+        let (head, idle, unread) = (Duration::from_secs(10), Duration::from_secs(120), Duration::from_secs(3600));
+        Self { head, idle, unread, body: Duration::from_secs(30) }
     }
 }
 
@@ -254,6 +262,9 @@ async fn answer(
     let mut busy = Busy::new(Arc::clone(&connection));
     let response = visit::visit(&connection, request, number).await;
     busy.answered();
+    if number.is_some() {
+        connection.findings.end_interim();
+    }
     response.map(|body| body.keeping(busy))
 }
 

@@ -1,5 +1,6 @@
 //! Bodies on their way through: a client's to the upstream, an upstream's to the client.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,11 +14,14 @@ use http::header::{
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use runtime::upstream::{SharedSender, UpstreamConnection};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
 use super::exchange::Flight;
 use crate::upstream::Upstream;
+
+/// A client must send so much of a body in the time it has for it.
+const PIECE: usize = 1024;
 
 /// A request's body.
 pub(crate) enum RequestBody {
@@ -31,6 +35,8 @@ pub(crate) enum RequestBody {
 pub(crate) struct Upload {
     body: Option<Incoming>,
     source: Arc<Source>,
+    /// Only a body whose length was announced is owed: one without may be a conversation with pauses, as with gRPC.
+    pace: Option<Pace>,
 }
 
 /// Where a request's body is while it is not under way.
@@ -38,6 +44,8 @@ pub(crate) struct Source {
     body: Mutex<Option<Incoming>>,
     touched: AtomicBool,
     broken: AtomicBool,
+    /// The client sent it too slowly.
+    slow: AtomicBool,
     /// The upstream would take more, and the client has sent no more so far.
     waiting: AtomicBool,
     begun: Instant,
@@ -53,6 +61,7 @@ impl Source {
             body: Mutex::new(Some(body)),
             touched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
             begun: Instant::now(),
             moved: AtomicU64::new(0),
@@ -65,7 +74,10 @@ impl Source {
     pub(crate) fn take(self: &Arc<Self>) -> RequestBody {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         match body {
-            Some(body) => RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self) }),
+            Some(body) => {
+                let pace = body.size_hint().exact().map(|_| Pace::new(self.connection.site.times.body));
+                RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self), pace })
+            }
             None => RequestBody::Empty,
         }
     }
@@ -92,6 +104,11 @@ impl Source {
         self.waiting.store(false, Ordering::Release);
     }
 
+    /// Whether the client sent it too slowly.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Acquire)
+    }
+
     /// Whether the client's sending failed.
     pub(crate) fn is_broken(&self) -> bool {
         self.broken.load(Ordering::Acquire)
@@ -99,10 +116,15 @@ impl Source {
 }
 
 impl Upload {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
         let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
             self.source.wait();
+            if let Some(pace) = &mut self.pace {
+                std::task::ready!(pace.poll_overdue(cx));
+                self.source.slow.store(true, Ordering::Release);
+                return Poll::Ready(Some(Err(UploadError::Slow)));
+            }
             return Poll::Pending;
         };
         self.source.move_on();
@@ -110,6 +132,9 @@ impl Upload {
         match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if let Some(pace) = &mut self.pace {
+                        pace.sent(data.len());
+                    }
                     self.source.upstream.counters().received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     self.source.connection.site.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     return Poll::Ready(Some(Ok(frame)));
@@ -118,9 +143,65 @@ impl Upload {
             }
             Some(Err(error)) => {
                 self.source.broken.store(true, Ordering::Release);
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(UploadError::Client(error))))
             }
             None => Poll::Ready(None),
+        }
+    }
+}
+
+/// Why a body came to no end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The client's connection failed, or what it sent was no body.
+    #[error("the client's body was cut short")]
+    Client(#[source] hyper::Error),
+    /// The client sent it too slowly.
+    #[error("the client's body came too slowly")]
+    Slow,
+}
+
+/// Holds a client to sending a little at least, over the time it was waited for: while the upstream takes nothing,
+/// nobody waits for the client (S11).
+struct Pace {
+    limit: Duration,
+    /// Sent of the piece that is due.
+    sent: usize,
+    /// How long that piece was waited for, before `since`.
+    waited: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, sent: 0, waited: Duration::ZERO, since: None, timer: None }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+        self.sent += bytes;
+        if self.sent >= PIECE {
+            (self.sent, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    /// Ready when the piece was waited for too long; called while the client has sent nothing more.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit.saturating_sub(self.waited);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        loop {
+            // A timer that is early is set anew; setting it at each piece would cost more.
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
         }
     }
 }
@@ -150,9 +231,9 @@ impl Drop for Upload {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Client(upload) => upload.poll(cx),

@@ -186,6 +186,7 @@ impl Fault {
     fn problem(self, source: Option<&Arc<Source>>, upstream: &Upstream) -> Problem {
         match self {
             Self::Timeout(after) => Problem::Timeout { target: upstream.target(), after },
+            Self::Hyper(_) if source.is_some_and(|source| source.is_slow()) => Problem::SlowBody,
             Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => {
                 Problem::BadRequest { status: 400, what: "its body was cut short".into() }
             }
@@ -249,7 +250,7 @@ fn is_worth_keeping(method: &Method, source: Option<&Arc<Source>>) -> bool {
 /// Whether a request can be sent once more, after a kept connection failed before it answered: the upstream cannot
 /// have acted on it, or acting twice is as acting once.
 fn may_repeat(method: &Method, source: Option<&Arc<Source>>, error: &hyper::Error) -> bool {
-    if error.is_parse() || error.is_timeout() {
+    if error.is_parse() || error.is_timeout() || source.is_some_and(|source| source.is_slow()) {
         return false;
     }
     // hyper calls a request canceled when nothing of it was written. A head alone may be enough to act on.

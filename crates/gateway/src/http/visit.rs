@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use adit_core::authority::{HostFault, HostPort, request_host};
 use adit_core::head::upgrade_protocol;
@@ -15,6 +16,7 @@ use hyper::body::Incoming;
 
 use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
+use super::interim;
 use super::lookup::{Found, Listing};
 use super::request::{self, Carriage};
 use super::switch::switch;
@@ -41,6 +43,16 @@ pub(crate) async fn visit(
     }
 }
 
+/// Whoever guesses passwords waits for each answer but the first; nothing but its own connection waits along.
+async fn slow_down(connection: &Connection) {
+    let Some(wait) = connection.site.guesses.wrong(connection.arrival.peer.ip(), Instant::now()) else { return };
+    tokio::select! {
+        biased;
+        () = connection.scope.drained() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}
+
 /// What is needed of a request to answer it ourselves.
 struct Asked {
     accept: Option<HeaderValue>,
@@ -48,6 +60,7 @@ struct Asked {
     authority: Option<Authority>,
     head: bool,
     upgrade: bool,
+    h2: bool,
 }
 
 impl Asked {
@@ -57,6 +70,7 @@ impl Asked {
             host: request.headers().get(HOST).cloned(),
             authority: request.uri().authority().cloned(),
             head: request.method() == Method::HEAD,
+            h2: request.version() == Version::HTTP_2,
             upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
         }
     }
@@ -108,6 +122,9 @@ async fn carry(
         Destination::Index => return index(connection, &request, asked),
     };
     if !upstream.admits(request.headers().get(AUTHORIZATION)) {
+        if request.headers().contains_key(AUTHORIZATION) {
+            slow_down(connection).await;
+        }
         return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
     }
     if upstream.own_pages_only && request::is_foreign(&request) {
@@ -149,6 +166,7 @@ async fn carry_plain(
     flight: Flight,
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, incoming) = request.into_parts();
+    let speaks_interim = head.version == Version::HTTP_11;
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
@@ -159,6 +177,9 @@ async fn carry_plain(
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    if speaks_interim && !h2 {
+        head.extensions = interim::forwarding(upstream, connection);
+    }
     let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
     let (response, by) = if h2 {
         let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
@@ -294,7 +315,11 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
         _ => None::<Listing>,
     };
-    own(pages::error(&problem, listing.as_ref(), asked.around(connection)), asked)
+    let mut response = own(pages::error(&problem, listing.as_ref(), asked.around(connection)), asked);
+    if problem == Problem::SlowBody && !asked.h2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn own(response: Response<Bytes>, asked: &Asked) -> Response<AnswerBody> {

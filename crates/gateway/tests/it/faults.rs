@@ -95,6 +95,73 @@ async fn the_time_a_client_takes_for_its_body_is_not_the_services() {
     }
 }
 
+/// A gateway that waits so long for a kibibyte of a body.
+async fn impatient(target: std::net::SocketAddr, body: Duration) -> Gate {
+    Gate::whole(|scope| options(target, scope), |site| site.times.body = body).await
+}
+
+#[tokio::test]
+async fn a_client_that_sends_an_announced_body_too_slowly_gets_408_and_is_closed() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = impatient(origin.addr(), Duration::from_millis(300)).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("POST", "app.localhost", "/sink", &[], Some(1000))).await.unwrap();
+    // Now and then a byte is no progress.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.send(b"x").await.unwrap();
+    }
+    let answer = tokio::time::timeout(PATIENCE, client.response(false)).await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (408, Some("body_too_slow")));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(tokio::time::timeout(PATIENCE, client.rest()).await.unwrap().unwrap(), b"");
+    assert_eq!(gate.errors("body_too_slow"), 1);
+    assert_eq!(status(&gate, "/").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_may_pause_and_a_steady_one_may_take_its_time() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let limit = Duration::from_millis(200);
+    let gate = impatient(origin.addr(), limit).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    let head = [("Transfer-Encoding", "chunked")];
+    client.send(&raw::head("POST", "app.localhost", "/sink", &head, None)).await.unwrap();
+    client.send(b"3\r\none\r\n").await.unwrap();
+    tokio::time::sleep(limit * 2).await;
+    client.send(b"0\r\n\r\n").await.unwrap();
+    assert_eq!(client.response(false).await.unwrap().text(), "3");
+    client.send(&raw::head("POST", "app.localhost", "/sink", &[], Some(5 * 1024))).await.unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(limit / 2).await;
+        client.send(&[b'x'; 1024]).await.unwrap();
+    }
+    assert_eq!(client.response(false).await.unwrap().text(), "5120");
+}
+
+#[tokio::test]
+async fn time_in_which_the_service_takes_nothing_is_not_the_clients() {
+    const MUCH: usize = 32 << 20;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let limit = Duration::from_millis(200);
+    let gate = impatient(listener.local_addr().unwrap(), limit).await;
+    let (mut from, mut to) = TcpStream::connect(gate.addr).await.unwrap().into_split();
+    to.write_all(&raw::head("POST", "app.localhost", "/", &[], Some(MUCH))).await.unwrap();
+    gate.scope.spawn("upload", async move {
+        let _ = to.write_all(&vec![0; MUCH]).await;
+        std::future::pending::<()>().await;
+    });
+    let (mut service, _) = listener.accept().await.unwrap();
+    tokio::time::sleep(limit * 3).await;
+    read_head(&mut service).await;
+    let mut body = vec![0; MUCH];
+    tokio::time::timeout(PATIENCE, service.read_exact(&mut body)).await.unwrap().unwrap();
+    service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    let mut head = [0; 12];
+    tokio::time::timeout(PATIENCE, from.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+}
+
 #[tokio::test]
 async fn a_service_that_takes_no_more_of_a_body_is_not_waited_for() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
