@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use adit_core::authority::{HostFault, HostPort, request_host};
 use adit_core::head::upgrade_protocol;
@@ -13,8 +14,9 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{AnswerBody, Source};
+use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
+use super::interim;
 use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
 use super::switch::switch;
@@ -41,6 +43,16 @@ pub(crate) async fn visit(
     }
 }
 
+/// Whoever guesses passwords waits for each answer but the first; nothing but its own connection waits along.
+async fn slow_down(connection: &Connection) {
+    let Some(wait) = connection.site.guesses.wrong(connection.arrival.peer.ip(), Instant::now()) else { return };
+    tokio::select! {
+        biased;
+        () = connection.scope.drained() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}
+
 /// What is needed of a request to answer it ourselves.
 struct Asked {
     accept: Option<HeaderValue>,
@@ -48,6 +60,7 @@ struct Asked {
     authority: Option<Authority>,
     head: bool,
     upgrade: bool,
+    h2: bool,
 }
 
 impl Asked {
@@ -57,6 +70,7 @@ impl Asked {
             host: request.headers().get(HOST).cloned(),
             authority: request.uri().authority().cloned(),
             head: request.method() == Method::HEAD,
+            h2: request.version() == Version::HTTP_2,
             upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
         }
     }
@@ -109,6 +123,9 @@ async fn carry(
         Destination::Index => return index(connection, &request, asked).await,
     };
     if !upstream.admits(request.headers().get(AUTHORIZATION)) {
+        if request.headers().contains_key(AUTHORIZATION) {
+            slow_down(connection).await;
+        }
         return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
     }
     if upstream.own_pages_only && request::is_foreign(&request) {
@@ -150,6 +167,7 @@ async fn carry_plain(
     flight: Flight,
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, incoming) = request.into_parts();
+    let speaks_interim = head.version == Version::HTTP_11;
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
@@ -160,8 +178,11 @@ async fn carry_plain(
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    if speaks_interim && !h2 {
+        head.extensions = interim::forwarding(upstream, connection);
+    }
     let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
-    let (response, upstream_connection) = if h2 {
+    let (response, by) = if h2 {
         let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
         carrying.await?
     } else {
@@ -172,7 +193,7 @@ async fn carry_plain(
         return Err(Problem::BadAnswer { target: upstream.target() });
     }
     request::check_answer(upstream, &mut head.headers, head.status)?;
-    let mut response = Response::new(AnswerBody::upstream(body, upstream_connection, flight));
+    let mut response = Response::new(AnswerBody::upstream(body, by, flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -199,7 +220,7 @@ async fn carry_upgrade(
     }
     // The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut response = Response::new(AnswerBody::upstream(body, Some(upstream_connection), flight));
+    let mut response = Response::new(AnswerBody::upstream(body, By::Own(upstream_connection), flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -332,7 +353,12 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         }),
         _ => None,
     };
-    own(pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection)), asked)
+    let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));
+    let mut response = own(page, asked);
+    if problem == Problem::SlowBody && !asked.h2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn own(response: Response<Bytes>, asked: &Asked) -> Response<AnswerBody> {
