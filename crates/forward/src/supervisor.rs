@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
@@ -93,6 +93,8 @@ pub(crate) struct Shared {
     error: Mutex<Option<ForwardError>>,
     /// No handle is left: nobody can ask for it any more.
     abandoned: AtomicBool,
+    /// How often it was stopped: whoever waits for it from before that waits in vain.
+    stops: AtomicU64,
     /// The driver is gone: nothing will change any more.
     ended: AtomicBool,
 }
@@ -140,6 +142,7 @@ impl Forward {
             kept: Mutex::default(),
             error: Mutex::default(),
             abandoned: AtomicBool::new(false),
+            stops: AtomicU64::new(0),
             ended: AtomicBool::new(false),
         });
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
@@ -208,7 +211,10 @@ impl Forward {
 
     /// Takes nothing new; what is live finishes.
     pub fn stop(&self) {
+        self.shared.stops.fetch_add(1, Ordering::AcqRel);
         self.shared.tell(ForwardInput::Stop);
+        // Those who wait count as streams: the drain would wait for them, and they for a start.
+        self.shared.report.send_modify(|_| {});
     }
 }
 
@@ -343,7 +349,7 @@ impl Shared {
         if let Some(session) = &*self.session.borrow() {
             return Ok(Arc::clone(session));
         }
-        let after = self.options.later_timeout;
+        let (after, stops) = (self.options.later_timeout, self.stops.load(Ordering::Acquire));
         let unavailable =
             |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
         let waited = tokio::time::timeout(after, async {
@@ -354,7 +360,7 @@ impl Shared {
                     return Ok(session);
                 }
                 reports.mark_unchanged();
-                if self.ended.load(Ordering::Acquire) {
+                if self.ended.load(Ordering::Acquire) || self.stops.load(Ordering::Acquire) != stops {
                     return Err(unavailable("it was stopped".into(), None));
                 }
                 if self.has_failed() {

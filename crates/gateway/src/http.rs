@@ -24,6 +24,8 @@ use tokio::sync::Notify;
 mod body;
 mod exchange;
 mod forwarding;
+mod guesses;
+mod interim;
 mod lookup;
 mod problem;
 mod request;
@@ -31,12 +33,17 @@ mod switch;
 mod visit;
 
 pub(crate) use body::RequestBody;
-pub use lookup::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
+pub use lookup::{
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServiceRow, ServicesAsked, State,
+};
 pub(crate) use problem::Problem;
 pub use problem::WORDS;
 
+pub(crate) use visit::is_local_name;
+
 use body::{AnswerBody, Busy};
 use forwarding::ForwardingCache;
+use guesses::Guesses;
 
 /// Concurrent requests on one HTTP/2 connection.
 const H2_STREAMS: u32 = 256;
@@ -83,6 +90,7 @@ pub struct Site {
     pub times: SiteTimes,
     /// What has passed.
     pub counters: SiteCounters,
+    guesses: Guesses,
 }
 
 impl Site {
@@ -95,6 +103,7 @@ impl Site {
             limits: HeadLimits::default(),
             times: SiteTimes::default(),
             counters: SiteCounters::default(),
+            guesses: Guesses::default(),
         }
     }
 
@@ -112,12 +121,15 @@ pub struct SiteTimes {
     pub idle: Duration,
     /// For the client to take something of what it is sent.
     pub unread: Duration,
+    /// For the client to send the next kibibyte, or the rest, of a body whose length it announced.
+    pub body: Duration,
 }
 
 impl Default for SiteTimes {
     fn default() -> Self {
         // A program halted in a debugger takes nothing for a while and is none the worse for it.
-        Self { head: Duration::from_secs(10), idle: Duration::from_secs(120), unread: Duration::from_secs(3600) }
+        let (head, idle, unread) = (Duration::from_secs(10), Duration::from_secs(120), Duration::from_secs(3600));
+        Self { head, idle, unread, body: Duration::from_secs(30) }
     }
 }
 
@@ -163,6 +175,8 @@ where
     let mut io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
     // A connection that has asked for nothing yet must not hold up a shutdown.
     let first = tokio::select! {
+        // One that has asked is answered.
+        biased;
         first = first_bytes_are_h2(&mut io) => first,
         () = scope.drained() => None,
     };
@@ -199,6 +213,8 @@ where
     let serving = builder.serve_connection(TokioIo::new(io), service).with_upgrades();
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
+        // What is under way first: a connection that has ended needs no more.
+        biased;
         // Errors are the client's: it left, or broke HTTP.
         _ = &mut serving => {}
         () = connection.scope.drained() => {
@@ -232,6 +248,8 @@ where
             .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
     tokio::select! {
+        // What is under way first; a flood is counted as one though the gateway is ending anyway.
+        biased;
         _ = &mut serving => return,
         () = connection.resets.notified() => connection.site.counters.error("reset_flood"),
         () = connection.scope.drained() => {}
@@ -248,6 +266,9 @@ async fn answer(
     let mut busy = Busy::new(Arc::clone(&connection));
     let response = visit::visit(&connection, request, number).await;
     busy.answered();
+    if number.is_some() {
+        connection.findings.end_interim();
+    }
     response.map(|body| body.keeping(busy))
 }
 

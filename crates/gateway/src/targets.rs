@@ -145,7 +145,18 @@ impl ByName {
 
 impl Connect for ByName {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
-        Box::pin(async move { self.forward()?.connect().await })
+        Box::pin(async move {
+            let forward = self.forward()?;
+            let fault = match forward.connect().await {
+                Ok(io) => return Ok(io),
+                Err(fault) => fault,
+            };
+            // A reload has put another in its place while this one was waited for: that is whom the name means now.
+            match self.forward() {
+                Ok(now) if !now.is(&forward) => now.connect().await,
+                Ok(_) | Err(_) => Err(fault),
+            }
+        })
     }
 
     fn describe(&self) -> String {
@@ -156,5 +167,54 @@ impl Connect for ByName {
 impl fmt::Debug for ByName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "ByName({})", self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use forward::{Clusters, KubeSettings};
+    use runtime::scope::Scope;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    fn wanted(to: &str) -> Vec<ForwardSpec> {
+        let text = format!("forwards: {{ web: {{ to: '{to}', listen: 1 }} }}");
+        specs(&AgentFile::parse("adit.yaml", &text, &|_| None).unwrap())
+    }
+
+    /// Clusters whose one API server is at this address.
+    fn clusters(server: std::net::SocketAddr, place: &std::path::Path) -> Arc<Clusters> {
+        let path = place.join("kubeconfig");
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: c\nclusters: [{{name: c, cluster: {{server: 'http://{server}'}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\ncontexts: [{{name: c, context: {{cluster: c, user: u}}}}]\n"
+        );
+        std::fs::write(&path, text).unwrap();
+        Clusters::new(KubeSettings { kubeconfig: Some(path.display().to_string()), ..KubeSettings::default() })
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_forward_that_a_reload_replaces_gets_the_one_in_force() {
+        let (scope, place) = (Scope::root(), tempfile::tempdir().unwrap());
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let clusters = clusters(silent.local_addr().unwrap(), place.path());
+        let targets = Arc::<Targets>::default();
+        let first = Arc::new(ForwardSet::default().next(&scope, &clusters, wanted("k8s://c/default/service/web:80")));
+        targets.replace(Arc::clone(&first));
+        let connect = targets.connect(&Target::Forward("web".into()));
+        let reload = async {
+            // It has begun to start: its cluster is asked, and says nothing.
+            let asked = silent.accept().await.unwrap();
+            let to = format!("tcp://{}", service.local_addr().unwrap());
+            let next = Arc::new(first.next(&scope, &clusters, wanted(&to)));
+            targets.replace(Arc::clone(&next)).retire(&next);
+            asked
+        };
+        let both = async { tokio::join!(connect.connect(), reload) };
+        let (io, _asked) = tokio::time::timeout(Duration::from_secs(10), both).await.expect("in time");
+        io.unwrap();
+        scope.cancel();
     }
 }

@@ -44,9 +44,9 @@ pub struct UpstreamOptions {
     pub response_headers: HeaderEdits,
     /// Who may come.
     pub basic_auth: Option<BasicAuth>,
-    /// How long the head of an answer may take, once the request is under way.
+    /// How long the head of an answer may take while nothing of the request's body is waited for from the client.
     pub timeout: Option<Duration>,
-    /// How long a connection that nobody uses is kept, at most 30 s. It keeps a target that starts on demand awake.
+    /// How long a connection that nobody uses is kept, whatever it speaks, at most 30 s. It keeps a target that starts on demand awake.
     pub keep: Duration,
     /// Requests that pages of other sites make are refused: nobody named this route, so any page could guess it.
     pub own_pages_only: bool,
@@ -225,7 +225,7 @@ impl Upstream {
             response_headers: options.response_headers,
             timeout: options.timeout,
             own_pages_only: options.own_pages_only,
-            h2: SharedConnection::default(),
+            h2: SharedConnection::keeping(options.keep),
             connect,
             connect_h2,
             credentials,
@@ -286,11 +286,6 @@ impl Upstream {
             return;
         }
         self.pool.put(connection, Instant::now());
-        self.sweep_later();
-    }
-
-    /// Lets go of what nobody uses for a while.
-    pub(crate) fn sweep_later(self: &Arc<Self>) {
         if !self.sweeping.load(Ordering::Relaxed) && !self.sweeping.swap(true, Ordering::AcqRel) {
             self.start_sweeping();
         }
@@ -309,23 +304,22 @@ impl Upstream {
         self.scope.spawn("upstream sweep", async move {
             loop {
                 tokio::select! {
+                    // Either leads to the same look.
                     biased;
-                    () = tokio::time::sleep(pause) => {}
                     () = scope.drained() => {}
+                    () = tokio::time::sleep(pause) => {}
                 }
                 let Some(upstream) = upstream.upgrade() else { return };
                 if scope.is_draining() {
                     // Nothing is parked from now on.
                     upstream.pool.sweep(Instant::now() + IDLE * 2);
-                    upstream.h2.forget();
                     return;
                 }
                 upstream.pool.sweep(Instant::now());
-                let rests = || upstream.h2.sweep(Instant::now(), upstream.keep) && upstream.pool.is_empty();
-                if rests() {
+                if upstream.pool.is_empty() {
                     upstream.sweeping.store(false, Ordering::Release);
                     // Something parked between the look and the mark has found the mark still set.
-                    if rests() || upstream.sweeping.swap(true, Ordering::AcqRel) {
+                    if upstream.pool.is_empty() || upstream.sweeping.swap(true, Ordering::AcqRel) {
                         return;
                     }
                 }

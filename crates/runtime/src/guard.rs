@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,8 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r
 const LINGER: Duration = Duration::from_secs(2);
 /// Read from the socket at once.
 const CHUNK: usize = 16 * 1024;
+/// Bytes of interim answers that wait to be sent. They are hints: what does not fit is dropped.
+const INTERIM_MAX: usize = 16 * 1024;
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -39,6 +41,8 @@ pub struct Findings {
     since: Instant,
     /// When the last answer was over, in milliseconds after `since`.
     quiet_at: AtomicU64,
+    /// Interim answers that wait to be sent; `None` while none may be.
+    interim: Mutex<Option<Vec<u8>>>,
 }
 
 impl Default for Findings {
@@ -49,6 +53,7 @@ impl Default for Findings {
             busy: AtomicU32::new(0),
             since: Instant::now(),
             quiet_at: AtomicU64::new(0),
+            interim: Mutex::new(None),
         }
     }
 }
@@ -70,6 +75,36 @@ impl Findings {
         let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.quiet_at.store(at, Ordering::Relaxed);
         self.busy.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// From now on interim answers (1xx) may be sent to the client of an HTTP/1.1 request. hyper's server cannot send
+    /// any, so they go past it: the service calls this when hyper has given it a request, and then all earlier answers
+    /// have left the service; before it gives hyper the answer it calls [`Findings::end_interim`].
+    pub fn begin_interim(&self) {
+        *self.interim() = Some(Vec::new());
+    }
+
+    /// Sends an interim answer, head and empty line, at the next moment at which hyper has nothing to send; drops it when
+    /// none may be sent now, or when too many wait.
+    pub fn add_interim(&self, head: &[u8]) {
+        if let Some(waiting) = &mut *self.interim()
+            && waiting.len() + head.len() <= INTERIM_MAX
+        {
+            waiting.extend_from_slice(head);
+        }
+    }
+
+    /// The answer follows: an interim one that was not sent yet is dropped, as it would come too late.
+    pub fn end_interim(&self) {
+        *self.interim() = None;
+    }
+
+    fn take_interim(&self) -> Vec<u8> {
+        self.interim().as_mut().map(std::mem::take).unwrap_or_default()
+    }
+
+    fn interim(&self) -> MutexGuard<'_, Option<Vec<u8>>> {
+        self.interim.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn is_busy(&self) -> bool {
@@ -130,6 +165,9 @@ pub struct Guarded<S> {
     /// Since when the visitor takes nothing of what it is sent.
     unread: Option<Instant>,
     write_timer: Option<Pin<Box<Sleep>>>,
+    /// Interim answers that are being sent, from `interim_sent` on. Nothing else is written meanwhile.
+    interim: Vec<u8>,
+    interim_sent: usize,
     /// Nothing more is sent.
     shut: bool,
     linger_timer: Option<Pin<Box<Sleep>>>,
@@ -153,6 +191,8 @@ impl<S> Guarded<S> {
             used: Instant::now(),
             unread: None,
             write_timer: None,
+            interim: Vec::new(),
+            interim_sent: 0,
             shut: false,
             linger_timer: None,
         }
@@ -329,8 +369,26 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
+impl<S: AsyncWrite + Unpin> Guarded<S> {
+    /// Sends the rest of the interim answers whose sending has begun.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.interim_sent < self.interim.len() {
+            let result = Pin::new(&mut self.io).poll_write(cx, &self.interim[self.interim_sent..]);
+            match ready!(self.hold_to_reading(cx, result))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                n => self.interim_sent += n,
+            }
+        }
+        if self.interim_sent > 0 {
+            (self.interim, self.interim_sent) = (Vec::new(), 0);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
 impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         self.hold_to_reading(cx, result)
     }
@@ -340,6 +398,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
         self.hold_to_reading(cx, result)
     }
@@ -349,12 +408,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_interim(cx))?;
+        // hyper flushes a socket only once all it had to send was written, so what went before is whole.
+        self.interim = self.findings.take_interim();
+        ready!(self.poll_interim(cx))?;
         let result = Pin::new(&mut self.io).poll_flush(cx);
         self.hold_to_reading(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.shut {
+            ready!(self.poll_interim(cx))?;
             ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
             self.shut = true;
         }

@@ -4,13 +4,19 @@
 //! kernel knows the difference: the first one's socket belongs to no file any more. On loopback the kernel that has
 //! to be asked is ours.
 
+use std::future::Future as _;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
 
 /// `struct nlmsghdr` (linux/netlink.h).
 const NL_HEADER: usize = 16;
@@ -26,6 +32,10 @@ const ERROR: u16 = 2;
 const IS_REQUEST: u16 = 1;
 /// `IPPROTO_TCP`.
 const TCP: u8 = 6;
+
+/// How soon after a client's end it is looked at whether the client is still there, and how seldom at the end.
+const LOOK_FIRST: Duration = Duration::from_millis(100);
+const LOOK_LAST: Duration = Duration::from_secs(5);
 
 /// The socket that questions go through, once there is one.
 static KERNEL: Mutex<Option<OwnedFd>> = Mutex::new(None);
@@ -46,6 +56,56 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
         Err(error) => {
             tracing::debug!(%error, "the kernel does not tell about a peer's socket");
             None
+        }
+    }
+}
+
+/// Looks now and then whether a client that has ended its half has left altogether.
+#[derive(Debug)]
+pub struct PeerWatch {
+    /// As this side sees them; `None` when nothing can be known.
+    addresses: Option<(SocketAddr, SocketAddr)>,
+    look: Option<Pin<Box<Sleep>>>,
+    patience: Duration,
+}
+
+impl PeerWatch {
+    /// A watch over the other end of this connection; it looks when it is polled, not before.
+    #[must_use]
+    pub fn of(client: &TcpStream) -> Self {
+        let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
+        let addresses = addresses.filter(|(_, peer)| peer.ip().to_canonical().is_loopback());
+        if addresses.is_some() {
+            prepare();
+        }
+        Self { addresses, look: None, patience: LOOK_FIRST }
+    }
+
+    /// Ready when the client has closed its socket; never, when that cannot be known. To be polled only once the client
+    /// has ended its half.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Some((local, peer)) = self.addresses else { return Poll::Pending };
+        loop {
+            let look = match &mut self.look {
+                Some(look) => look,
+                None => {
+                    match is_gone(local, peer) {
+                        Some(true) => return Poll::Ready(()),
+                        Some(false) => {}
+                        None => {
+                            self.addresses = None;
+                            return Poll::Pending;
+                        }
+                    }
+                    self.look.insert(Box::pin(sleep(self.patience)))
+                }
+            };
+            ready!(look.as_mut().poll(cx));
+            if is_gone(local, peer) == Some(true) {
+                return Poll::Ready(());
+            }
+            self.patience = (self.patience * 2).min(LOOK_LAST);
+            look.as_mut().reset(Instant::now() + self.patience);
         }
     }
 }
@@ -128,7 +188,7 @@ fn read(answer: &[u8]) -> Option<bool> {
 mod tests {
     use std::net::{Shutdown, TcpListener, TcpStream};
 
-    use super::*;
+    use super::{SocketAddr, is_gone};
 
     fn pair(address: &str) -> Option<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind(address).ok()?;

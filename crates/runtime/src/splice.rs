@@ -4,9 +4,7 @@
 //! did not take is kept. Much data between two TCP connections is not read at all, see `splice/kernel.rs`.
 
 use std::cell::RefCell;
-use std::future::Future as _;
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,10 +14,9 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, Sleep, sleep};
 
 use crate::connect::{BufferedDuplex, Io};
-use crate::peer;
+use crate::peer::PeerWatch;
 
 mod kernel;
 
@@ -30,9 +27,6 @@ const LARGE: usize = SCRATCH / 2;
 const LARGE_READS: u8 = 4;
 /// Bytes a turn and direction; then others have theirs.
 const BYTES_A_TURN: u64 = 256 * 1024;
-/// How soon after a client's end it is looked at whether the client is still there, and how seldom at the end.
-const LOOK_FIRST: Duration = Duration::from_millis(100);
-const LOOK_LAST: Duration = Duration::from_secs(5);
 
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
@@ -98,16 +92,13 @@ pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) ->
 
 async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
     let tcp = matches!(target, Io::Tcp(_));
-    let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
-    peer::prepare();
+    let watch = PeerWatch::of(&client);
     let mut pair = Pair {
         client,
         target,
-        addresses,
+        watch,
         inward: Direction { tcp, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
-        look: None,
-        patience: LOOK_FIRST,
     };
     let cut = std::future::poll_fn(|cx| {
         let before = (pair.inward.bytes, pair.outward.bytes);
@@ -172,14 +163,11 @@ impl Direction {
 struct Pair {
     client: TcpStream,
     target: Io,
-    addresses: Option<(SocketAddr, SocketAddr)>,
+    watch: PeerWatch,
     /// Client to target.
     inward: Direction,
     /// Target to client.
     outward: Direction,
-    /// The next look at whether the client is still there.
-    look: Option<Pin<Box<Sleep>>>,
-    patience: Duration,
 }
 
 impl Pair {
@@ -201,7 +189,8 @@ impl Pair {
         if self.inward.done && self.outward.done {
             return Poll::Ready(None);
         }
-        if self.inward.ended && self.poll_gone(cx).is_ready() {
+        // A client that has ended its half may have left: then nobody wants the answer.
+        if self.inward.ended && self.watch.poll_gone(cx).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -225,33 +214,6 @@ impl Pair {
                 kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client)
             }
             target => carry(target, client, outward, cx, Cut::Target, Cut::Client),
-        }
-    }
-
-    /// A client that has ended its half may have left: then nobody wants the answer.
-    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Some((local, peer)) = self.addresses else { return Poll::Pending };
-        loop {
-            let look = match &mut self.look {
-                Some(look) => look,
-                None => {
-                    match peer::is_gone(local, peer) {
-                        Some(true) => return Poll::Ready(()),
-                        Some(false) => {}
-                        None => {
-                            self.addresses = None;
-                            return Poll::Pending;
-                        }
-                    }
-                    self.look.insert(Box::pin(sleep(self.patience)))
-                }
-            };
-            ready!(look.as_mut().poll(cx));
-            if peer::is_gone(local, peer) == Some(true) {
-                return Poll::Ready(());
-            }
-            self.patience = (self.patience * 2).min(LOOK_LAST);
-            look.as_mut().reset(Instant::now() + self.patience);
         }
     }
 }
@@ -356,6 +318,7 @@ where
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
     use tokio::net::TcpListener;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -496,7 +459,7 @@ mod tests {
         tokio::pin!(splicing);
         tokio::select! {
             _ = &mut splicing => panic!("the answer was not waited for"),
-            () = sleep(LOOK_FIRST * 4) => {}
+            () = sleep(Duration::from_millis(400)) => {}
         }
         far.write_all(b"late").await.unwrap();
         drop(far);

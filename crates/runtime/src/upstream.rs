@@ -8,7 +8,7 @@ pub mod h2;
 mod listening;
 
 pub use h1::{Pool, UpstreamConnection};
-pub use h2::{Dial, H2Fault, SharedConnection};
+pub use h2::{Dial, H2Fault, SharedConnection, SharedSender};
 
 /// What hyper takes as the error of a body.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

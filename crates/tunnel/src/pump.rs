@@ -13,6 +13,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, Bytes};
 use mux::lane::StreamError;
 use mux::{ErrorCode, Incoming};
+use runtime::peer::PeerWatch;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
@@ -69,6 +70,8 @@ pub(crate) struct Pump<T> {
     outward: Direction,
     pending: Vec<Bytes>,
     stream_ended: bool,
+    /// Whether the socket's other end is still there once it has ended its half.
+    watch: Option<Box<PeerWatch>>,
 }
 
 #[derive(Default)]
@@ -107,7 +110,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
             outward: Direction::default(),
             pending: Vec::new(),
             stream_ended: false,
+            watch: None,
         }
+    }
+
+    /// The same; when the socket's other end has left altogether, and that can be known, so has the stream's.
+    pub(crate) fn watching(mut self, watch: PeerWatch) -> Self {
+        self.watch = Some(Box::new(watch));
+        self
     }
 
     /// Carries bytes until both directions have ended, or one failed; gives the socket back.
@@ -125,8 +135,25 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
         match outward {
             Poll::Ready(Err(cut)) => Poll::Ready(self.cut_short(cut)),
             Poll::Ready(Ok(())) if self.inward.done => Poll::Ready(self.end(None)),
-            _ => Poll::Pending,
+            _ => self.poll_left(cx),
         }
+    }
+
+    /// One direction is over, and nothing comes by the other: whoever ended it may have left altogether since.
+    fn poll_left(&mut self, cx: &mut Context<'_>) -> Poll<PumpEnd> {
+        if self.outward.done
+            && let Poll::Ready(code) = self.stream.poll_reset(cx)
+        {
+            return Poll::Ready(self.cut_short(Cut::Stream(code)));
+        }
+        if self.inward.done
+            && let Some(watch) = &mut self.watch
+            && watch.poll_gone(cx).is_ready()
+        {
+            self.stream.reset(ErrorCode::Cancel);
+            return Poll::Ready(self.end(None));
+        }
+        Poll::Pending
     }
 
     /// One failure ends both directions; a failure of the socket is passed on to the stream.

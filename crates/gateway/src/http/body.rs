@@ -1,9 +1,11 @@
 //! Bodies on their way through: a client's to the upstream, an upstream's to the client.
 
+use std::future::Future as _;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{
@@ -11,11 +13,15 @@ use http::header::{
 };
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use runtime::upstream::UpstreamConnection;
+use runtime::upstream::{SharedSender, UpstreamConnection};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::Connection;
 use super::exchange::Flight;
 use crate::upstream::Upstream;
+
+/// A client must send so much of a body in the time it has for it.
+const PIECE: usize = 1024;
 
 /// A request's body.
 pub(crate) enum RequestBody {
@@ -29,31 +35,49 @@ pub(crate) enum RequestBody {
 pub(crate) struct Upload {
     body: Option<Incoming>,
     source: Arc<Source>,
+    /// Only a body whose length was announced is owed: one without may be a conversation with pauses, as with gRPC.
+    pace: Option<Pace>,
 }
 
 /// Where a request's body is while it is not under way.
 pub(crate) struct Source {
     body: Mutex<Option<Incoming>>,
     touched: AtomicBool,
-    /// Pieces that went on to the target.
-    passed: AtomicU64,
     broken: AtomicBool,
+    /// The client sent it too slowly.
+    slow: AtomicBool,
+    /// The upstream would take more, and the client has sent no more so far.
+    waiting: AtomicBool,
+    begun: Instant,
+    /// When something of it was passed on last, in microseconds after `begun`.
+    moved: AtomicU64,
     upstream: Arc<Upstream>,
     connection: Arc<Connection>,
 }
 
 impl Source {
     pub(crate) fn new(body: Incoming, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
-        let (touched, broken) = (AtomicBool::new(false), AtomicBool::new(false));
-        let (body, passed) = (Mutex::new(Some(body)), AtomicU64::new(0));
-        Arc::new(Self { body, touched, passed, broken, upstream, connection })
+        Arc::new(Self {
+            body: Mutex::new(Some(body)),
+            touched: AtomicBool::new(false),
+            broken: AtomicBool::new(false),
+            slow: AtomicBool::new(false),
+            waiting: AtomicBool::new(false),
+            begun: Instant::now(),
+            moved: AtomicU64::new(0),
+            upstream,
+            connection,
+        })
     }
 
     /// The body, for one attempt; empty when there is nothing left to send.
     pub(crate) fn take(self: &Arc<Self>) -> RequestBody {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         match body {
-            Some(body) => RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self) }),
+            Some(body) => {
+                let pace = body.size_hint().exact().map(|_| Pace::new(self.connection.site.times.body));
+                RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self), pace })
+            }
             None => RequestBody::Empty,
         }
     }
@@ -63,9 +87,26 @@ impl Source {
         !self.touched.load(Ordering::Acquire) && self.body.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    /// A number that rises while the body is passed on.
-    pub(crate) fn passed(&self) -> u64 {
-        self.passed.load(Ordering::Relaxed)
+    /// Since when nothing of it was passed on though the client is not to blame: all of it has been, or the upstream
+    /// takes no more. `None` while the client is waited for.
+    pub(crate) fn still_since(&self) -> Option<Instant> {
+        let moved = Duration::from_micros(self.moved.load(Ordering::Acquire));
+        (!self.waiting.load(Ordering::Acquire)).then(|| self.begun + moved)
+    }
+
+    fn wait(&self) {
+        self.waiting.store(true, Ordering::Release);
+    }
+
+    fn move_on(&self) {
+        let after = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.moved.store(after, Ordering::Release);
+        self.waiting.store(false, Ordering::Release);
+    }
+
+    /// Whether the client sent it too slowly.
+    pub(crate) fn is_slow(&self) -> bool {
+        self.slow.load(Ordering::Acquire)
     }
 
     /// Whether the client's sending failed.
@@ -75,14 +116,25 @@ impl Source {
 }
 
 impl Upload {
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         let Some(body) = &mut self.body else { return Poll::Ready(None) };
-        let frame = std::task::ready!(Pin::new(body).poll_frame(cx));
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(cx) else {
+            self.source.wait();
+            if let Some(pace) = &mut self.pace {
+                std::task::ready!(pace.poll_overdue(cx));
+                self.source.slow.store(true, Ordering::Release);
+                return Poll::Ready(Some(Err(UploadError::Slow)));
+            }
+            return Poll::Pending;
+        };
+        self.source.move_on();
         self.source.touched.store(true, Ordering::Release);
-        self.source.passed.fetch_add(1, Ordering::Relaxed);
         match frame {
             Some(Ok(frame)) => {
                 if let Some(data) = frame.data_ref() {
+                    if let Some(pace) = &mut self.pace {
+                        pace.sent(data.len());
+                    }
                     self.source.upstream.counters().received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     self.source.connection.site.counters.received.fetch_add(data.len() as u64, Ordering::Relaxed);
                     return Poll::Ready(Some(Ok(frame)));
@@ -91,9 +143,65 @@ impl Upload {
             }
             Some(Err(error)) => {
                 self.source.broken.store(true, Ordering::Release);
-                Poll::Ready(Some(Err(error)))
+                Poll::Ready(Some(Err(UploadError::Client(error))))
             }
             None => Poll::Ready(None),
+        }
+    }
+}
+
+/// Why a body came to no end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum UploadError {
+    /// The client's connection failed, or what it sent was no body.
+    #[error("the client's body was cut short")]
+    Client(#[source] hyper::Error),
+    /// The client sent it too slowly.
+    #[error("the client's body came too slowly")]
+    Slow,
+}
+
+/// Holds a client to sending a little at least, over the time it was waited for: while the upstream takes nothing,
+/// nobody waits for the client (S11).
+struct Pace {
+    limit: Duration,
+    /// Sent of the piece that is due.
+    sent: usize,
+    /// How long that piece was waited for, before `since`.
+    waited: Duration,
+    since: Option<Instant>,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Pace {
+    const fn new(limit: Duration) -> Self {
+        Self { limit, sent: 0, waited: Duration::ZERO, since: None, timer: None }
+    }
+
+    fn sent(&mut self, bytes: usize) {
+        if let Some(since) = self.since.take() {
+            self.waited += since.elapsed();
+        }
+        self.sent += bytes;
+        if self.sent >= PIECE {
+            (self.sent, self.waited) = (0, Duration::ZERO);
+        }
+    }
+
+    /// Ready when the piece was waited for too long; called while the client has sent nothing more.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let due = *self.since.get_or_insert_with(Instant::now) + self.limit.saturating_sub(self.waited);
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        loop {
+            // A timer that is early is set anew; setting it at each piece would cost more.
+            if timer.deadline() > due {
+                timer.as_mut().reset(due);
+            }
+            std::task::ready!(timer.as_mut().poll(cx));
+            if Instant::now() >= due {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(due);
         }
     }
 }
@@ -111,6 +219,10 @@ fn harmless(mut trailers: HeaderMap) -> HeaderMap {
 
 impl Drop for Upload {
     fn drop(&mut self) {
+        // The client is not waited for any more.
+        if self.source.still_since().is_none() {
+            self.source.move_on();
+        }
         if !self.source.touched.load(Ordering::Acquire) {
             *self.source.body.lock().unwrap_or_else(PoisonError::into_inner) = self.body.take();
         }
@@ -119,9 +231,9 @@ impl Drop for Upload {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Client(upload) => upload.poll(cx),
@@ -154,11 +266,22 @@ enum Kind {
     Upstream(Download),
 }
 
+/// What an answer comes by.
+pub(crate) enum By {
+    /// A connection of its own.
+    Own(UpstreamConnection<RequestBody>),
+    /// One that is shared, which drives itself.
+    Shared {
+        /// Held so that the connection does not pass for idle.
+        _sender: SharedSender<RequestBody>,
+    },
+}
+
 /// An upstream's body on its way. It drives the connection it comes by, and gives it back at its end; dropped before
 /// that it closes it, which tells the upstream.
 pub(crate) struct Download {
     body: Incoming,
-    connection: Option<UpstreamConnection<RequestBody>>,
+    by: Option<By>,
     flight: Flight,
     /// What ended it early; told once what came before has had its chance to be sent on.
     failed: Option<hyper::Error>,
@@ -171,13 +294,10 @@ impl AnswerBody {
         Self { kind: Kind::Own((!bytes.is_empty()).then_some(bytes)), _busy: None }
     }
 
-    /// An upstream's answer; `connection` is the one it comes by, unless that is shared.
-    pub(crate) fn upstream(
-        body: Incoming,
-        connection: Option<UpstreamConnection<RequestBody>>,
-        flight: Flight,
-    ) -> Self {
-        Self { kind: Kind::Upstream(Download { body, connection, flight, failed: None, over: false }), _busy: None }
+    /// An upstream's answer, and what it comes by.
+    pub(crate) fn upstream(body: Incoming, by: By, flight: Flight) -> Self {
+        let download = Download { body, by: Some(by), flight, failed: None, over: false };
+        Self { kind: Kind::Upstream(download), _busy: None }
     }
 
     /// The same, keeping the client's connection busy.
@@ -208,7 +328,7 @@ impl Download {
             // hyper drops what it has not flushed when a body fails, and flushes when one has nothing for it.
             Some(Err(error)) => {
                 self.flight.cut_short(&error);
-                (self.over, self.failed, self.connection) = (true, Some(error), None);
+                (self.over, self.failed, self.by) = (true, Some(error), None);
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -218,18 +338,18 @@ impl Download {
     /// The connection first: it may have what the body waits for. Then the body; and once more, for what the body's
     /// taking has made room for.
     fn poll_upstream(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        if let Some(connection) = &mut self.connection {
+        if let Some(By::Own(connection)) = &mut self.by {
             connection.poll_drive(cx);
         }
         if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        match &mut self.connection {
-            Some(connection) => {
+        match &mut self.by {
+            Some(By::Own(connection)) => {
                 connection.poll_drive(cx);
                 Pin::new(&mut self.body).poll_frame(cx)
             }
-            None => Poll::Pending,
+            Some(By::Shared { .. }) | None => Poll::Pending,
         }
     }
 
@@ -238,7 +358,7 @@ impl Download {
     }
 
     fn release(&mut self) {
-        if let Some(connection) = self.connection.take() {
+        if let Some(By::Own(connection)) = self.by.take() {
             self.flight.upstream().park(connection);
         }
     }

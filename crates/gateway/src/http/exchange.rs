@@ -9,13 +9,14 @@ use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use runtime::upstream::{H2Fault, UpstreamConnection};
+use tokio::time::Instant;
 
-use super::body::{RequestBody, Source};
+use super::body::{By, RequestBody, Source};
 use super::{Connection, Problem};
 use crate::upstream::Upstream;
 
-/// A head of an answer, and the connection its body comes by unless that is shared.
-pub(crate) type Answered = (Response<Incoming>, Option<UpstreamConnection<RequestBody>>);
+/// A head of an answer, and what its body comes by.
+pub(crate) type Answered = (Response<Incoming>, By);
 
 /// A request under way to an upstream, counted.
 pub(crate) struct Flight {
@@ -73,7 +74,7 @@ pub(crate) async fn over_h1(
         let method = head.method.clone();
         let again = is_worth_keeping(&method, source).then(|| head.clone());
         match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
-            Ok(response) => return Ok((response, Some(connection))),
+            Ok(response) => return Ok((response, By::Own(connection))),
             Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
                 drop(connection);
                 head = again.expect("looked at just above");
@@ -85,7 +86,7 @@ pub(crate) async fn over_h1(
     let connecting = Box::pin(connect(upstream));
     let mut connection = connecting.await?;
     match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
-        Ok(response) => Ok((response, Some(connection))),
+        Ok(response) => Ok((response, By::Own(connection))),
         Err(fault) => Err(fault.problem(source, upstream)),
     }
 }
@@ -100,7 +101,6 @@ pub(crate) async fn over_h2(
     loop {
         let (mut sender, reused) =
             upstream.h2.sender(&**upstream).await.map_err(|fault| h2_problem(&fault, upstream))?;
-        upstream.sweep_later();
         let head = head.clone();
         let method = head.method.clone();
         let exchange = async {
@@ -108,7 +108,7 @@ pub(crate) async fn over_h2(
             sender.send_request(request(head, source)).await
         };
         match answer_head(upstream.timeout, source, exchange).await {
-            Ok(response) => return Ok((response, None)),
+            Ok(response) => return Ok((response, By::Shared { _sender: sender })),
             Err(Fault::Hyper(error)) if reused && again && may_repeat(&method, source, &error) => {
                 again = false;
                 upstream.h2.forget();
@@ -145,22 +145,33 @@ fn request(head: Parts, source: Option<&Arc<Source>>) -> Request<RequestBody> {
     Request::from_parts(head, source.map_or(RequestBody::Empty, Source::take))
 }
 
-/// Waits for the head of the answer, as long as the route allows. Time in which the request's body is on its way does
-/// not count: a slow client is no slow target.
+/// Waits for the head of the answer, as long as the route allows. The time in which the client is waited for, with the
+/// rest of the request's body, does not count: the upstream can do nothing about it.
 async fn answer_head(
     limit: Option<Duration>,
     source: Option<&Arc<Source>>,
     answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
 ) -> Result<Response<Incoming>, Fault> {
     let Some(limit) = limit else { return answer.await.map_err(Fault::Hyper) };
-    let passed = || source.map_or(0, |source| source.passed());
-    let mut answer = std::pin::pin!(answer);
+    tokio::select! {
+        // An answer in time is one, however late it is looked at.
+        biased;
+        result = answer => result.map_err(Fault::Hyper),
+        () = silence(limit, source) => Err(Fault::Timeout(limit)),
+    }
+}
+
+/// Returns once so much time has passed since now, or since something of the body was passed on.
+async fn silence(limit: Duration, source: Option<&Arc<Source>>) {
+    let mut until = Instant::now() + limit;
     loop {
-        let before = passed();
-        match tokio::time::timeout(limit, &mut answer).await {
-            Ok(result) => return result.map_err(Fault::Hyper),
-            Err(_) if passed() != before => {}
-            Err(_) => return Err(Fault::Timeout(limit)),
+        tokio::time::sleep_until(until).await;
+        let Some(source) = source else { return };
+        let now = Instant::now();
+        // While the client is waited for, time begins anew at every moment.
+        until = source.still_since().map_or(now, |since| since.min(now)) + limit;
+        if until <= now {
+            return;
         }
     }
 }
@@ -175,6 +186,7 @@ impl Fault {
     fn problem(self, source: Option<&Arc<Source>>, upstream: &Upstream) -> Problem {
         match self {
             Self::Timeout(after) => Problem::Timeout { target: upstream.target(), after },
+            Self::Hyper(_) if source.is_some_and(|source| source.is_slow()) => Problem::SlowBody,
             Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => {
                 Problem::BadRequest { status: 400, what: "its body was cut short".into() }
             }
@@ -238,14 +250,11 @@ fn is_worth_keeping(method: &Method, source: Option<&Arc<Source>>) -> bool {
 /// Whether a request can be sent once more, after a kept connection failed before it answered: the upstream cannot
 /// have acted on it, or acting twice is as acting once.
 fn may_repeat(method: &Method, source: Option<&Arc<Source>>, error: &hyper::Error) -> bool {
-    if error.is_parse() || error.is_timeout() {
+    if error.is_parse() || error.is_timeout() || source.is_some_and(|source| source.is_slow()) {
         return false;
     }
-    match source {
-        // Whoever did not get a byte of the body cannot have done what was asked.
-        Some(source) => source.is_whole(),
-        None => error.is_canceled() || is_idempotent(method),
-    }
+    // hyper calls a request canceled when nothing of it was written. A head alone may be enough to act on.
+    (error.is_canceled() || is_idempotent(method)) && source.is_none_or(|source| source.is_whole())
 }
 
 /// Whether doing something twice does what doing it once does (RFC 9110 section 9.2.2).

@@ -8,7 +8,7 @@ use http::StatusCode;
 use runtime::ConnectError;
 
 /// The words of all errors that are counted: of those that are answered, and of those it is too late to answer.
-pub const WORDS: [&str; 16] = [
+pub const WORDS: [&str; 17] = [
     "bad_request",
     "unauthorized",
     "not_allowed",
@@ -25,6 +25,7 @@ pub const WORDS: [&str; 16] = [
     "draining",
     "truncated",
     "reset_flood",
+    "body_too_slow",
 ];
 
 /// Why the gateway answers itself.
@@ -58,6 +59,8 @@ pub(crate) enum Problem {
     NoAnswer { target: String },
     /// No answer in the time the route allows.
     Timeout { target: String, after: Duration },
+    /// The client sends its body too slowly.
+    SlowBody,
     /// The gateway is shutting down.
     Draining,
 }
@@ -98,6 +101,7 @@ impl Problem {
                 StatusCode::BAD_GATEWAY
             }
             Self::StartTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -118,6 +122,7 @@ impl Problem {
             Self::BadAnswer { .. } => "bad_answer",
             Self::NoAnswer { .. } => "no_answer",
             Self::StartTimeout { .. } | Self::Timeout { .. } => "timeout",
+            Self::SlowBody => "body_too_slow",
             Self::Draining => "draining",
         }
     }
@@ -143,6 +148,7 @@ impl Problem {
             Self::BadAnswer { target } => format!("The answer of {target} was not valid HTTP."),
             Self::NoAnswer { target } => format!("{target} closed the connection before it answered."),
             Self::Timeout { target, after } => format!("{target} did not answer within {after:?}."),
+            Self::SlowBody => "The request's body came too slowly.".into(),
             Self::Draining => "The gateway is shutting down.".into(),
         }
     }
@@ -168,6 +174,7 @@ impl Problem {
             }
             Self::NoAnswer { .. } => "Check the service's own log; it may have crashed.".into(),
             Self::Timeout { .. } => "Check what keeps the service busy, or raise the route's timeout.".into(),
+            Self::SlowBody => "Check the connection and try again.".into(),
             Self::Draining => "Try again in a moment.".into(),
         }
     }
@@ -210,6 +217,7 @@ mod tests {
             Problem::Unauthorized { realm: String::new() },
             Problem::TooManyHeaders,
             Problem::Draining,
+            Problem::SlowBody,
             Problem::NotFound { path: String::new() },
             Problem::NotSupported { what: "" },
             Problem::Misdirected { sni: String::new(), host: String::new() },

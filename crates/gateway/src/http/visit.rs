@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use adit_core::authority::{HostFault, HostPort, request_host};
 use adit_core::head::upgrade_protocol;
@@ -13,9 +14,10 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
 use hyper::body::Incoming;
 
-use super::body::{AnswerBody, Source};
+use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
-use super::lookup::{Found, Listing};
+use super::interim;
+use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
 use super::switch::switch;
 use super::{Connection, Problem, Scheme};
@@ -41,6 +43,16 @@ pub(crate) async fn visit(
     }
 }
 
+/// Whoever guesses passwords waits for each answer but the first; nothing but its own connection waits along.
+async fn slow_down(connection: &Connection) {
+    let Some(wait) = connection.site.guesses.wrong(connection.arrival.peer.ip(), Instant::now()) else { return };
+    tokio::select! {
+        biased;
+        () = connection.scope.drained() => {}
+        () = tokio::time::sleep(wait) => {}
+    }
+}
+
 /// What is needed of a request to answer it ourselves.
 struct Asked {
     accept: Option<HeaderValue>,
@@ -48,6 +60,7 @@ struct Asked {
     authority: Option<Authority>,
     head: bool,
     upgrade: bool,
+    h2: bool,
 }
 
 impl Asked {
@@ -57,6 +70,7 @@ impl Asked {
             host: request.headers().get(HOST).cloned(),
             authority: request.uri().authority().cloned(),
             head: request.method() == Method::HEAD,
+            h2: request.version() == Version::HTTP_2,
             upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
         }
     }
@@ -79,7 +93,8 @@ impl Asked {
         let host = self.host();
         // Seen from the client, which may be behind a proxy of its own.
         let port = host.map_or(connection.arrival.local.port(), |host| written_port(host).unwrap_or(usual));
-        Around { form: runtime::page::Form::preferred(&headers), port }
+        let https = connection.arrival.scheme == Scheme::Https;
+        Around { form: runtime::page::Form::preferred(&headers), port, https }
     }
 
     /// Whether the index may be shown below an error: to a page whose name no stranger can make point here (S14).
@@ -105,9 +120,12 @@ async fn carry(
     }
     let (host, upstream) = match find(connection, &request)? {
         Destination::Upstream(host, upstream) => (host, upstream),
-        Destination::Index => return index(connection, &request, asked),
+        Destination::Index => return index(connection, &request, asked).await,
     };
     if !upstream.admits(request.headers().get(AUTHORIZATION)) {
+        if request.headers().contains_key(AUTHORIZATION) {
+            slow_down(connection).await;
+        }
         return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
     }
     if upstream.own_pages_only && request::is_foreign(&request) {
@@ -149,6 +167,7 @@ async fn carry_plain(
     flight: Flight,
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, incoming) = request.into_parts();
+    let speaks_interim = head.version == Version::HTTP_11;
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
@@ -159,8 +178,11 @@ async fn carry_plain(
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    if speaks_interim && !h2 {
+        head.extensions = interim::forwarding(upstream, connection);
+    }
     let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
-    let (response, upstream_connection) = if h2 {
+    let (response, by) = if h2 {
         let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
         carrying.await?
     } else {
@@ -171,7 +193,7 @@ async fn carry_plain(
         return Err(Problem::BadAnswer { target: upstream.target() });
     }
     request::check_answer(upstream, &mut head.headers, head.status)?;
-    let mut response = Response::new(AnswerBody::upstream(body, upstream_connection, flight));
+    let mut response = Response::new(AnswerBody::upstream(body, by, flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -198,7 +220,7 @@ async fn carry_upgrade(
     }
     // The guard checks nothing behind an upgrade, so nothing but its answer may follow on the connection.
     head.headers.insert(CONNECTION, HeaderValue::from_static("close"));
-    let mut response = Response::new(AnswerBody::upstream(body, Some(upstream_connection), flight));
+    let mut response = Response::new(AnswerBody::upstream(body, By::Own(upstream_connection), flight));
     *response.status_mut() = head.status;
     *response.headers_mut() = head.headers;
     Ok(response)
@@ -261,14 +283,21 @@ fn is_at_loopback_address(request: &Request<Incoming>) -> bool {
     std::str::from_utf8(named).is_ok_and(|named| is_loopback(without_port(named)))
 }
 
-fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) -> Result<Response<AnswerBody>, Problem> {
+async fn index(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    asked: &Asked,
+) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
-    match request.uri().path() {
+    let path = request.uri().path();
+    let context = pages::context_in_path(path);
+    match path {
         "/" => {}
         "/.json" | "/index.json" => around.form = runtime::page::Form::Json,
+        _ if context.is_some() => {}
         path => return Err(Problem::NotFound { path: path.to_owned() }),
     }
     match request.uri().query() {
@@ -277,7 +306,30 @@ fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) ->
         Some("format=html") => around.form = runtime::page::Form::Html,
         Some(_) | None => {}
     }
+    if let Some(context) = context {
+        let listing = services(connection, request, &context).await?;
+        return Ok(own(pages::services(&listing, around), asked));
+    }
     Ok(own(pages::index(&connection.site.lookup.listing(), around), asked))
+}
+
+/// The services of a context. Asking for them is work for the cluster, and may run a program for credentials.
+async fn services(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    context: &str,
+) -> Result<ServiceListing, Problem> {
+    if request::is_foreign(request) {
+        let hint = Some("open it yourself".into());
+        return Err(Problem::Refused { reason: "a page of another site asked for this list".into(), hint });
+    }
+    let nothing = || Problem::NotFound { path: request.uri().path().to_owned() };
+    let asked = connection.site.lookup.services(context).ok_or_else(nothing)?;
+    asked.await.map_err(|found| match found {
+        Found::Refused { reason, hint } => Problem::Refused { reason, hint },
+        Found::Failed { reason, hint } => Problem::Failed { reason, hint },
+        _ => nothing(),
+    })
 }
 
 fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<AnswerBody> {
@@ -294,7 +346,19 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
         _ => None::<Listing>,
     };
-    own(pages::error(&problem, listing.as_ref(), asked.around(connection)), asked)
+    let context = match problem {
+        Problem::Failed { .. } | Problem::Unreachable { .. } if visible => asked.host().and_then(|host| {
+            let host = without_port(host).to_ascii_lowercase();
+            connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))
+        }),
+        _ => None,
+    };
+    let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));
+    let mut response = own(page, asked);
+    if problem == Problem::SlowBody && !asked.h2 {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 fn own(response: Response<Bytes>, asked: &Asked) -> Response<AnswerBody> {
@@ -324,7 +388,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether a name is this machine's own wherever it is looked up (RFC 6761 section 6.3).
-fn is_local_name(host: &str) -> bool {
+pub(crate) fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 

@@ -1,7 +1,8 @@
 //! Services and clients that behave badly, and what the other side is told.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use gateway::upstream::UpstreamOptions;
 use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -73,6 +74,107 @@ async fn a_route_with_a_timeout_waits_no_longer_for_a_head_and_as_long_as_it_tak
     until("the cancel", || origin.cancelled() == 1).await;
     let answer = raw::get(gate.addr, "app.localhost", "/drip?pieces=4&ms=100").await.unwrap();
     assert_eq!(answer.body.len(), 400);
+}
+
+#[tokio::test]
+async fn the_time_a_client_takes_for_its_body_is_not_the_services() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let limit = Duration::from_millis(300);
+    let gate = Gate::with(|scope| UpstreamOptions { timeout: Some(limit), ..options(origin.addr(), scope) }).await;
+    for (target, status) in [("/sink", 200), ("/silent", 504)] {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("POST", "app.localhost", target, &[], Some(5))).await.unwrap();
+        for byte in b"hello" {
+            tokio::time::sleep(limit / 2).await;
+            client.send(&[*byte]).await.unwrap();
+        }
+        let whole = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE, client.response(false)).await.unwrap().unwrap();
+        assert_eq!(answer.status, status, "{target}");
+        assert!(status == 200 || whole.elapsed() > limit / 2, "{:?} after the body", whole.elapsed());
+    }
+}
+
+/// A gateway that waits so long for a kibibyte of a body.
+async fn impatient(target: std::net::SocketAddr, body: Duration) -> Gate {
+    Gate::whole(|scope| options(target, scope), |site| site.times.body = body).await
+}
+
+#[tokio::test]
+async fn a_client_that_sends_an_announced_body_too_slowly_gets_408_and_is_closed() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = impatient(origin.addr(), Duration::from_millis(300)).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("POST", "app.localhost", "/sink", &[], Some(1000))).await.unwrap();
+    // Now and then a byte is no progress.
+    for _ in 0..4 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        client.send(b"x").await.unwrap();
+    }
+    let answer = tokio::time::timeout(PATIENCE, client.response(false)).await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (408, Some("body_too_slow")));
+    assert_eq!(answer.header("connection"), Some("close"));
+    assert_eq!(tokio::time::timeout(PATIENCE, client.rest()).await.unwrap().unwrap(), b"");
+    assert_eq!(gate.errors("body_too_slow"), 1);
+    assert_eq!(status(&gate, "/").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_body_without_a_length_may_pause_and_a_steady_one_may_take_its_time() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let limit = Duration::from_millis(200);
+    let gate = impatient(origin.addr(), limit).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    let head = [("Transfer-Encoding", "chunked")];
+    client.send(&raw::head("POST", "app.localhost", "/sink", &head, None)).await.unwrap();
+    client.send(b"3\r\none\r\n").await.unwrap();
+    tokio::time::sleep(limit * 2).await;
+    client.send(b"0\r\n\r\n").await.unwrap();
+    assert_eq!(client.response(false).await.unwrap().text(), "3");
+    client.send(&raw::head("POST", "app.localhost", "/sink", &[], Some(5 * 1024))).await.unwrap();
+    for _ in 0..5 {
+        tokio::time::sleep(limit / 2).await;
+        client.send(&[b'x'; 1024]).await.unwrap();
+    }
+    assert_eq!(client.response(false).await.unwrap().text(), "5120");
+}
+
+#[tokio::test]
+async fn time_in_which_the_service_takes_nothing_is_not_the_clients() {
+    const MUCH: usize = 32 << 20;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let limit = Duration::from_millis(200);
+    let gate = impatient(listener.local_addr().unwrap(), limit).await;
+    let (mut from, mut to) = TcpStream::connect(gate.addr).await.unwrap().into_split();
+    to.write_all(&raw::head("POST", "app.localhost", "/", &[], Some(MUCH))).await.unwrap();
+    gate.scope.spawn("upload", async move {
+        let _ = to.write_all(&vec![0; MUCH]).await;
+        std::future::pending::<()>().await;
+    });
+    let (mut service, _) = listener.accept().await.unwrap();
+    tokio::time::sleep(limit * 3).await;
+    read_head(&mut service).await;
+    let mut body = vec![0; MUCH];
+    tokio::time::timeout(PATIENCE, service.read_exact(&mut body)).await.unwrap().unwrap();
+    service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+    let mut head = [0; 12];
+    tokio::time::timeout(PATIENCE, from.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+}
+
+#[tokio::test]
+async fn a_service_that_takes_no_more_of_a_body_is_not_waited_for() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let target = listener.local_addr().unwrap();
+    let limit = Duration::from_millis(200);
+    let gate = Gate::with(|scope| UpstreamOptions { timeout: Some(limit), ..options(target, scope) }).await;
+    let (mut from, mut to) = TcpStream::connect(gate.addr).await.unwrap().into_split();
+    to.write_all(&raw::head("POST", "app.localhost", "/", &[], Some(1 << 30))).await.unwrap();
+    gate.scope.spawn("upload", async move { while to.write_all(&[0; 65536]).await.is_ok() {} });
+    let _service = listener.accept().await.unwrap();
+    let mut head = [0; 12];
+    tokio::time::timeout(PATIENCE, from.read_exact(&mut head)).await.unwrap().unwrap();
+    assert_eq!(&head, b"HTTP/1.1 504");
 }
 
 #[tokio::test]
@@ -169,15 +271,17 @@ async fn a_service_that_ends_its_direction_after_the_answer_is_not_used_again() 
 async fn a_kept_connection_that_dies_as_it_is_used_costs_the_client_nothing_when_that_is_safe() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let gate = Gate::to(listener.local_addr().unwrap()).await;
-    let mut client = Client::connect(gate.addr).await.unwrap();
-    // Both take the second request and leave instead of answering; the repetition finds a third connection.
-    for (method, answered) in [("GET", true), ("POST", false)] {
+    // All take the head of the second request and leave instead of answering; a repetition finds a third connection.
+    // Of a body nothing has been sent by then.
+    let cases = [("GET", None, true), ("POST", None, false), ("PUT", Some(5), true), ("POST", Some(5), false)];
+    for (method, length, answered) in cases {
+        let mut client = Client::connect(gate.addr).await.unwrap();
         client.send(&raw::head(method, "app.localhost", "/", &[], None)).await.unwrap();
         let (mut service, _) = listener.accept().await.unwrap();
         read_head(&mut service).await;
         service.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
         assert_eq!(client.response(false).await.unwrap().text(), "ok");
-        client.send(&raw::head(method, "app.localhost", "/", &[], None)).await.unwrap();
+        client.send(&raw::head(method, "app.localhost", "/", &[], length)).await.unwrap();
         read_head(&mut service).await;
         drop(service);
         if answered {
@@ -186,7 +290,7 @@ async fn a_kept_connection_that_dies_as_it_is_used_costs_the_client_nothing_when
             service.write_all(b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 5\r\n\r\nagain").await.unwrap();
         }
         let answer = client.response(false).await.unwrap();
-        assert_eq!(answer.status, if answered { 200 } else { 502 }, "{method}");
+        assert_eq!(answer.status, if answered { 200 } else { 502 }, "{method} {length:?}");
     }
 }
 

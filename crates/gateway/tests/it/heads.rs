@@ -1,5 +1,7 @@
 //! What the upstream gets of a request's head, and the client of an answer's.
 
+use std::time::{Duration, Instant};
+
 use adit_core::cidr::Cidr;
 use adit_core::config::publish::HeaderEdits;
 use http::{HeaderName, HeaderValue};
@@ -113,6 +115,7 @@ async fn a_route_with_a_password_lets_nobody_else_in_and_keeps_it_from_the_servi
         options
     })
     .await;
+    let asked = Instant::now();
     for wrong in
         [None, Some("Basic YW5uYTp3cm9uZw=="), Some("Bearer YW5uYTpzOmVjcmV0"), Some("Basic !"), Some("Basic ")]
     {
@@ -122,10 +125,14 @@ async fn a_route_with_a_password_lets_nobody_else_in_and_keeps_it_from_the_servi
         assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"app\", charset=\"UTF-8\""));
     }
     assert_eq!(origin.requests(), 0);
+    // All but the first wrong one wait half a second; none is not a wrong one.
+    assert!(asked.elapsed() > Duration::from_millis(1400), "{:?}", asked.elapsed());
+    let asked = Instant::now();
     let right = [("Authorization", "Basic YW5uYTpzOmVjcmV0")];
     let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &right, b"").await.unwrap();
     assert_eq!(answer.status, 200);
     assert!(!answer.text().to_ascii_lowercase().contains("authorization"));
+    assert!(asked.elapsed() < Duration::from_millis(400), "whoever knows it does not wait: {:?}", asked.elapsed());
     assert_eq!(gate.errors("unauthorized"), 5);
 }
 

@@ -7,6 +7,7 @@ mod crowds;
 mod entrances;
 mod faults;
 mod heads;
+mod interim;
 mod pages;
 mod protocols;
 mod smuggling;

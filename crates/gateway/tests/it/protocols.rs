@@ -55,7 +55,9 @@ async fn a_service_that_stops_speaking_http2_is_found_out() {
     let gate = Gate::to(place).await;
     let call = async || {
         let io = TcpStream::connect(gate.addr).await.unwrap();
-        grpc_call(io, "app.localhost", "/", Bytes::from_static(b"x")).await.unwrap().status
+        // One may be cut short in the middle of its answer, when the first connection ends.
+        let answer = grpc_call(io, "app.localhost", "/", Bytes::from_static(b"x")).await;
+        answer.map_or(0, |answer| answer.status)
     };
     // The place leads to one service for the probe and the first connection, then to another.
     let lead = async {

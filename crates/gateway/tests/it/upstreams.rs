@@ -3,17 +3,18 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use gateway::upstream::{UpstreamOptions, UpstreamScheme, UpstreamTls, UpstreamTrust};
 use runtime::tls::ServerTrust;
 use runtime::{BoxFuture, Connect, ConnectError, Io, Scope};
 use testkit::cert::TestCa;
-use testkit::origin::{GrpcOrigin, HttpOrigin};
+use testkit::origin::{GrpcAnswer, GrpcOrigin, HttpOrigin};
 use testkit::raw::{self, Client};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
 
-use crate::support::{Gate, options, until};
+use crate::support::{Gate, PATIENCE, options, until};
 
 /// TLS in front of a plain service.
 async fn front(service: SocketAddr, ca: &TestCa, alpn: &[&str], scope: &Scope) -> SocketAddr {
@@ -166,6 +167,88 @@ async fn a_stream_that_is_no_socket_serves_as_well() {
     }
     assert_eq!(start.begun.load(Ordering::Relaxed), 1);
     scope.abort();
+}
+
+/// HTTP/2 to a service through a stream whose end can be seen.
+async fn gate_by_h2(start: &Arc<Start>, scheme: UpstreamScheme, keep: Duration) -> Gate {
+    let connect = Arc::clone(start) as Arc<dyn Connect>;
+    let nowhere = ([127, 0, 0, 1], 9).into();
+    Gate::with(|scope| UpstreamOptions { connect, scheme, keep, ..options(nowhere, scope) }).await
+}
+
+async fn grpc(gate: &Gate, path: &str) -> std::io::Result<GrpcAnswer> {
+    let io = TcpStream::connect(gate.addr).await.unwrap();
+    testkit::origin::grpc_call(io, "app.localhost", path, "hello".into()).await
+}
+
+#[tokio::test]
+async fn an_http2_connection_that_nobody_uses_is_let_go_and_one_in_use_is_not() {
+    let (origin, scope, keep) = (GrpcOrigin::start().await.unwrap(), Scope::root(), Duration::from_millis(100));
+    let start = Start::new(Kind::Piped(origin.addr(), scope.clone()));
+    let gate = gate_by_h2(&start, UpstreamScheme::H2c, keep).await;
+    for round in 1..=2 {
+        // A request whose body takes longer than an idle connection is kept.
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        client.send(&raw::head("POST", "app.localhost", "/x", &[], Some(5))).await.unwrap();
+        client.send(b"hel").await.unwrap();
+        until("the call", || origin.calls() == round * 2 - 1).await;
+        tokio::time::sleep(keep * 4).await;
+        client.send(b"lo").await.unwrap();
+        assert_eq!(client.response(false).await.unwrap().text(), "hello");
+        assert_eq!(grpc(&gate, "/x").await.unwrap().status, 200);
+        assert_eq!(start.begun.load(Ordering::Relaxed), round, "one connection for both");
+        until("the end of the connection", || scope.is_idle()).await;
+    }
+}
+
+#[tokio::test]
+async fn an_http2_connection_does_not_hold_up_a_drain() {
+    let (origin, scope) = (GrpcOrigin::start().await.unwrap(), Scope::root());
+    let start = Start::new(Kind::Piped(origin.addr(), scope.clone()));
+    let gate = gate_by_h2(&start, UpstreamScheme::H2c, Duration::from_secs(30)).await;
+    assert_eq!(grpc(&gate, "/x").await.unwrap().status, 200);
+    gate.scope.drain();
+    until("the end of the connection", || scope.is_idle() && gate.scope.is_idle()).await;
+}
+
+#[tokio::test]
+async fn many_first_calls_ask_once_whether_http2_is_spoken() {
+    let (origin, scope) = (GrpcOrigin::start().await.unwrap(), Scope::root());
+    let start = Start::new(Kind::Piped(origin.addr(), scope.clone()));
+    let gate = gate_by_h2(&start, UpstreamScheme::Http, Duration::from_secs(30)).await;
+    let (a, b, c, d) = tokio::join!(grpc(&gate, "/a"), grpc(&gate, "/b"), grpc(&gate, "/c"), grpc(&gate, "/d"));
+    for answer in [a, b, c, d] {
+        assert_eq!(answer.unwrap().trailers["grpc-status"], "0");
+    }
+    assert_eq!(start.begun.load(Ordering::Relaxed), 2, "one to ask, one for all");
+    scope.abort();
+}
+
+#[tokio::test]
+async fn a_service_that_is_replaced_by_one_without_http2_is_asked_again() {
+    let (origin, keep) = (GrpcOrigin::start().await.unwrap(), Duration::from_millis(50));
+    let addr = origin.addr();
+    let gate = Gate::with(|scope| UpstreamOptions { keep, ..options(addr, scope) }).await;
+    assert_eq!(grpc(&gate, "/x").await.unwrap().trailers["grpc-status"], "0");
+    // Nothing is left of it but what was found out.
+    tokio::time::sleep(keep * 4).await;
+    drop(origin);
+    let mut replaced = HttpOrigin::start_on(addr).await;
+    while replaced.is_err() {
+        tokio::task::yield_now().await;
+        replaced = HttpOrigin::start_on(addr).await;
+    }
+    let calling = async {
+        loop {
+            let answer = grpc(&gate, "/sink").await.unwrap();
+            match answer.status {
+                502 => {}
+                status => return (status, answer.body),
+            }
+        }
+    };
+    let (status, body) = tokio::time::timeout(PATIENCE, calling).await.expect("it is found out");
+    assert_eq!((status, &body[..]), (200, &b"5"[..]));
 }
 
 #[tokio::test]

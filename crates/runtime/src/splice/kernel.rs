@@ -6,9 +6,10 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -45,6 +46,23 @@ impl Pipe {
         })
     }
 
+    /// What is in it becomes what the direction keeps, for copies to go on with.
+    fn empty_into(&mut self, direction: &mut Direction) -> io::Result<()> {
+        let mut rest = vec![0; self.holds];
+        let mut filled = 0;
+        while filled < rest.len() {
+            match rustix::io::read(&self.out, &mut rest[filled..]) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(n) => filled += n,
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.holds = 0;
+        direction.keep(&rest);
+        Ok(())
+    }
+
     fn give_back(self) {
         PIPES.with_borrow_mut(|pipes| {
             if self.holds == 0 && pipes.len() < SPARE {
@@ -70,7 +88,7 @@ pub(super) fn carry(
         cx.waker().wake_by_ref();
         return Poll::Pending;
     };
-    let moved = move_on(&mut pipe, from, to, direction, until, cx);
+    let moved = move_on(&mut pipe, from, to, direction, until, cx, step);
     if pipe.holds > 0 {
         direction.pipe = Some(pipe);
     } else {
@@ -91,6 +109,9 @@ enum Side {
     To(io::Error),
 }
 
+/// Moves at most so many bytes from one to the other.
+type Step = fn(BorrowedFd<'_>, BorrowedFd<'_>, usize) -> io::Result<usize>;
+
 /// Ready when the turn is over, or this way of carrying is.
 fn move_on(
     pipe: &mut Pipe,
@@ -99,18 +120,23 @@ fn move_on(
     direction: &mut Direction,
     until: u64,
     cx: &mut Context<'_>,
+    step: Step,
 ) -> Poll<Result<(), Side>> {
     while direction.bytes < until {
         while pipe.holds > 0 {
             ready!(to.poll_write_ready(cx)).map_err(Side::To)?;
             // A reader that has gone is an error here, not a signal: Rust programs ignore SIGPIPE.
-            match to.try_io(Interest::WRITABLE, || step(&pipe.out, to, pipe.holds)) {
+            match to.try_io(Interest::WRITABLE, || step(pipe.out.as_fd(), to.as_fd(), pipe.holds)) {
                 Ok(0) => return Poll::Ready(Err(Side::To(io::ErrorKind::WriteZero.into()))),
                 Ok(n) => {
                     pipe.holds -= n.min(pipe.holds);
                     direction.bytes += n as u64;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) if is_unsupported(&error) => {
+                    direction.tcp = false;
+                    return Poll::Ready(pipe.empty_into(direction).map_err(Side::To));
+                }
                 Err(error) => return Poll::Ready(Err(Side::To(error))),
             }
         }
@@ -120,20 +146,30 @@ fn move_on(
         }
         ready!(from.poll_read_ready(cx)).map_err(Side::From)?;
         // The pipe is empty: what would block is the socket.
-        match from.try_io(Interest::READABLE, || step(from, &pipe.into, AT_ONCE)) {
+        match from.try_io(Interest::READABLE, || step(from.as_fd(), pipe.into.as_fd(), AT_ONCE)) {
             Ok(0) => direction.ended = true,
             Ok(n) => {
                 pipe.holds = n;
                 direction.note_moved(n);
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if is_unsupported(&error) => {
+                direction.tcp = false;
+                return Poll::Ready(Ok(()));
+            }
             Err(error) => return Poll::Ready(Err(Side::From(error))),
         }
     }
     Poll::Ready(Ok(()))
 }
 
-fn step(from: impl std::os::fd::AsFd, to: impl std::os::fd::AsFd, most: usize) -> io::Result<usize> {
+/// A kernel may lack the call, be told to refuse it, or not have it for these sockets (kTLS, MPTCP, other systems' ones
+/// below gVisor): copies work everywhere.
+fn is_unsupported(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP))
+}
+
+fn step(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
     Ok(splice(from, None, to, None, most, SpliceFlags::MOVE | SpliceFlags::NONBLOCK)?)
 }
 
@@ -143,5 +179,66 @@ impl Direction {
         if self.small == SMALL_READS {
             (self.small, self.large) = (0, 0);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::task::Waker;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    async fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        (client, listener.accept().await.unwrap().0)
+    }
+
+    thread_local! {
+        static STEPS: Cell<u32> = const { Cell::new(0) };
+    }
+
+    /// Bytes get into the pipe, and not out of it.
+    fn half_supported(from: BorrowedFd<'_>, to: BorrowedFd<'_>, most: usize) -> io::Result<usize> {
+        STEPS.set(STEPS.get() + 1);
+        if STEPS.get() == 1 { step(from, to, most) } else { Err(Errno::INVAL.into()) }
+    }
+
+    fn unsupported(_: BorrowedFd<'_>, _: BorrowedFd<'_>, _: usize) -> io::Result<usize> {
+        Err(Errno::NOSYS.into())
+    }
+
+    async fn carried(step: Step) -> (Direction, Pipe, TcpStream, TcpStream) {
+        let ((mut client, from), (to, far)) = (pair().await, pair().await);
+        client.write_all(b"not to be lost").await.unwrap();
+        from.readable().await.unwrap();
+        to.writable().await.unwrap();
+        let mut direction = Direction { tcp: true, large: super::super::LARGE_READS, ..Direction::default() };
+        let mut pipe = Pipe::take().unwrap();
+        let cx = &mut Context::from_waker(Waker::noop());
+        let moved = move_on(&mut pipe, &from, &to, &mut direction, 1 << 20, cx, step);
+        assert!(matches!(moved, Poll::Ready(Ok(()))));
+        assert!(!direction.by_kernel());
+        (direction, pipe, from, far)
+    }
+
+    #[tokio::test]
+    async fn what_was_moved_already_when_the_kernel_refuses_is_kept_for_copies() {
+        let (direction, pipe, _from, _far) = carried(half_supported).await;
+        assert_eq!(pipe.holds, 0);
+        assert_eq!(direction.kept, b"not to be lost");
+    }
+
+    #[tokio::test]
+    async fn where_the_kernel_cannot_carry_nothing_is_taken_off_the_socket() {
+        let (direction, _pipe, mut from, _far) = carried(unsupported).await;
+        assert!(direction.kept.is_empty());
+        let mut read = [0; 14];
+        from.read_exact(&mut read).await.unwrap();
+        assert_eq!(&read, b"not to be lost");
     }
 }

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, StatusCode};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{Builder, Connection, SendRequest};
@@ -163,10 +163,11 @@ where
     /// What hyper says of the connection.
     pub async fn send_upgrade(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
         self.driver.keep = true;
-        let answer = self.send(request).await;
-        // Refused: it is a connection like any other.
-        self.driver.keep = answer.as_ref().is_ok_and(|answer| answer.status() == http::StatusCode::SWITCHING_PROTOCOLS);
-        answer
+        let response = self.send(request).await;
+        if !response.as_ref().is_ok_and(|response| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+            self.driver.ends_as_usual();
+        }
+        response
     }
 
     /// After a 101: the bare connection, and what was read beyond the answer's head.
@@ -222,6 +223,14 @@ where
                 // Whoever waits for the request's body to end is told by its end.
                 self.connection = None;
             }
+        }
+    }
+
+    /// No upgrade came of it: the connection is like any other from now on.
+    fn ends_as_usual(&mut self) {
+        self.keep = false;
+        if self.over {
+            self.connection = None;
         }
     }
 
@@ -336,6 +345,22 @@ mod tests {
         let pool = Pool::<Empty<Bytes>>::default();
         pool.put(connection, Instant::now());
         assert_eq!(pool.len(), 0);
+    }
+
+    #[tokio::test]
+    async fn after_a_refused_upgrade_a_connection_is_like_any_other() {
+        let (mut connection, mut far) = pair().await;
+        let serve = async {
+            read_head(&mut far).await;
+            far.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhello").await.unwrap();
+        };
+        let (response, ()) = tokio::join!(connection.send_upgrade(get()), serve);
+        let body = response.unwrap().into_body();
+        assert_eq!(connection.drive(body.collect()).await.unwrap().to_bytes(), "hello");
+        assert_eq!(exchange(&mut connection, &mut far).await, "hello");
+        drop(far);
+        assert!(!connection.is_usable());
+        assert!(connection.driver.connection.is_none(), "it is closed as soon as the service has closed it");
     }
 
     #[tokio::test]

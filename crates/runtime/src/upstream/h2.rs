@@ -1,16 +1,18 @@
 //! HTTP/2 to a service: one connection, shared by all requests for it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::ops::{Deref, DerefMut};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::Body;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
+use tokio::time::Instant;
 
-use super::BoxError;
+use super::{BoxError, IDLE};
 use crate::executor::ScopeExecutor;
 use crate::{BoxFuture, ConnectError, Io, Scope};
 
@@ -20,11 +22,11 @@ const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 /// How long a service may take to say that it speaks HTTP/2.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+/// While requests run, a service that has said nothing for so long is asked whether it is still there, and has as
+/// long to say so.
+const PING: Duration = Duration::from_secs(20);
 /// A service that did not speak HTTP/2 is asked again after this.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
-
-/// A service with requests under way is asked so often whether it is still there, and has as long to answer.
-const PING: Duration = Duration::from_secs(20);
 
 /// The beginning of every HTTP/2 connection (RFC 9113 section 3.4), with an empty SETTINGS frame.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
@@ -46,16 +48,20 @@ pub trait Dial: Send + Sync {
 
 /// The one HTTP/2 connection to a service.
 pub struct SharedConnection<B> {
-    state: Mutex<State<B>>,
+    state: Arc<Mutex<State<B>>>,
     /// One attempt to connect at a time; the others wait for its result.
     connecting: Semaphore,
+    /// One question whether HTTP/2 is spoken at a time; likewise.
+    asking: Semaphore,
+    keep: Duration,
 }
 
 struct State<B> {
-    sender: Option<SendRequest<B>>,
-    /// When a request last asked for the connection.
-    used: Instant,
+    shared: Option<Shared<B>>,
+    /// Whether HTTP/2 is spoken, and when that was found out.
     spoken: Option<(bool, Instant)>,
+    /// Questions that were answered, or could not be asked.
+    asked: u64,
     /// Attempts to connect that failed, and how the last of them did.
     failures: u64,
     fault: Option<Arc<H2Fault>>,
@@ -63,8 +69,95 @@ struct State<B> {
 
 impl<B> Default for SharedConnection<B> {
     fn default() -> Self {
-        let state = State { sender: None, used: Instant::now(), spoken: None, failures: 0, fault: None };
-        Self { state: Mutex::new(state), connecting: Semaphore::new(1) }
+        Self::keeping(IDLE)
+    }
+}
+
+impl<B> SharedConnection<B> {
+    /// A connection that ends when no request has run on it for so long, at most [`IDLE`].
+    #[must_use]
+    pub fn keeping(keep: Duration) -> Self {
+        let state = State { shared: None, spoken: None, asked: 0, failures: 0, fault: None };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            connecting: Semaphore::new(1),
+            asking: Semaphore::new(1),
+            keep: keep.min(IDLE),
+        }
+    }
+}
+
+/// The living connection, and who uses it.
+struct Shared<B> {
+    sender: SendRequest<B>,
+    uses: Arc<Uses>,
+}
+
+impl<B> Shared<B> {
+    fn hand_out(&self) -> SharedSender<B> {
+        self.uses.lock().running += 1;
+        SharedSender { sender: self.sender.clone(), uses: Arc::clone(&self.uses) }
+    }
+}
+
+/// How much a connection is used.
+struct Uses {
+    now: Mutex<Use>,
+    /// The last request that ran has ended.
+    quiet: Notify,
+}
+
+struct Use {
+    running: u64,
+    since: Instant,
+}
+
+impl Uses {
+    fn new() -> Arc<Self> {
+        Arc::new(Self { now: Mutex::new(Use { running: 0, since: Instant::now() }), quiet: Notify::new() })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Use> {
+        // Nothing in there can fail half-way.
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Since when no request has run; `None` while one does.
+    fn quiet_since(&self) -> Option<Instant> {
+        let now = self.lock();
+        (now.running == 0).then_some(now.since)
+    }
+}
+
+/// A sender on the shared connection. Hold it until the answer has been read to its end: meanwhile the connection does
+/// not count as idle.
+pub struct SharedSender<B> {
+    sender: SendRequest<B>,
+    uses: Arc<Uses>,
+}
+
+impl<B> Deref for SharedSender<B> {
+    type Target = SendRequest<B>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.sender
+    }
+}
+
+impl<B> DerefMut for SharedSender<B> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.sender
+    }
+}
+
+impl<B> Drop for SharedSender<B> {
+    fn drop(&mut self) {
+        let mut now = self.uses.lock();
+        now.running -= 1;
+        if now.running == 0 {
+            now.since = Instant::now();
+            self.uses.quiet.notify_one();
+        }
     }
 }
 
@@ -91,7 +184,7 @@ where
     ///
     /// # Errors
     /// [`H2Fault`], shared by all who waited for the same attempt.
-    pub async fn sender(&self, by: &impl Dial) -> Result<(SendRequest<B>, bool), Arc<H2Fault>> {
+    pub async fn sender(&self, by: &impl Dial) -> Result<(SharedSender<B>, bool), Arc<H2Fault>> {
         if let Some(sender) = self.living() {
             return Ok((sender, true));
         }
@@ -114,17 +207,17 @@ where
             Err(fault) => Arc::new(fault),
         };
         let mut state = self.lock();
+        state.failures += 1;
         if !matches!(*fault, H2Fault::Connect(_)) {
             // It may have been replaced by one that does not speak it: the next one asks again.
             state.spoken = None;
         }
-        state.failures += 1;
         state.fault = Some(Arc::clone(&fault));
         Err(fault)
     }
 
     /// Makes a connection, for this request and the following ones.
-    async fn make(&self, by: &impl Dial) -> Result<SendRequest<B>, H2Fault> {
+    async fn make(&self, by: &impl Dial) -> Result<SharedSender<B>, H2Fault> {
         let io = by.dial().await?;
         if let Io::Tls(_) = io
             && io.alpn() != Some(b"h2")
@@ -133,21 +226,39 @@ where
         }
         let (sender, connection) = Builder::new(ScopeExecutor::new(by.scope().clone(), "upstream http/2 stream"))
             .timer(TokioTimer::new())
+            .keep_alive_interval(PING)
+            .keep_alive_timeout(PING)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(64 * 1024)
-            .keep_alive_interval(PING)
-            .keep_alive_timeout(PING)
             .handshake(TokioIo::new(io))
             .await?;
-        let target = by.target();
+        let (target, uses) = (by.target(), Uses::new());
+        let idle = Idle {
+            state: Arc::downgrade(&self.state),
+            uses: Arc::clone(&uses),
+            keep: self.keep,
+            scope: by.scope().clone(),
+        };
+        let shared = Shared { sender, uses };
+        let handed_out = shared.hand_out();
+        self.lock().shared = Some(shared);
         by.scope().spawn("upstream http/2 connection", async move {
-            if let Err(error) = connection.await {
+            let mut connection = std::pin::pin!(connection);
+            let result = tokio::select! {
+                biased;
+                result = &mut connection => {
+                    idle.ended_of_itself();
+                    result
+                }
+                // Without a sender it ends.
+                () = idle.give_up() => connection.await,
+            };
+            if let Err(error) = result {
                 tracing::debug!(%target, %error, "the http/2 connection to a service ended");
             }
         });
-        self.lock().sender = Some(sender.clone());
-        Ok(sender)
+        Ok(handed_out)
     }
 
     /// How an attempt failed that was under way, or waited for, when there were so many failures.
@@ -156,66 +267,132 @@ where
         if state.failures > failures { state.fault.clone() } else { None }
     }
 
+    /// The next request gets a new connection.
+    pub fn forget(&self) {
+        self.lock().shared = None;
+    }
+
     /// A request failed on a new connection: in the clear a service that does not speak HTTP/2 shows it only then. The
     /// next one asks again.
     pub fn doubt(&self) {
         let mut state = self.lock();
-        state.sender = None;
-        state.spoken = None;
+        (state.shared, state.spoken) = (None, None);
     }
 
-    /// Lets go of a connection that no request has asked for since `keep` ago; requests under way finish on it. Whether
-    /// there is none any more.
-    pub fn sweep(&self, now: Instant, keep: Duration) -> bool {
-        let mut state = self.lock();
-        if now.saturating_duration_since(state.used) >= keep {
-            state.sender = None;
-        }
-        state.sender.is_none()
-    }
-
-    /// The next request gets a new connection.
-    pub fn forget(&self) {
-        self.lock().sender = None;
-    }
-
-    /// Whether the service speaks HTTP/2 by prior knowledge, or by ALPN. Asked once, and now and then when
-    /// it did not.
+    /// Whether the service speaks HTTP/2 by prior knowledge, or by ALPN. Asked once, again after a connection has
+    /// failed, and now and then when it did not.
     pub async fn is_spoken(&self, by: &impl Dial) -> bool {
         if self.living().is_some() {
             return true;
         }
-        match self.lock().spoken {
-            Some((true, _)) => return true,
-            Some((false, at)) if at.elapsed() < ASK_AGAIN => return false,
-            Some(_) | None => {}
+        let (known, asked) = self.known();
+        if let Some(known) = known {
+            return known;
         }
-        let Ok(io) = by.dial().await else {
-            // Nothing is known; the request itself will find out.
+        // Closed never: this is its only owner.
+        let Ok(_turn) = tokio::time::timeout(by.patience(), self.asking.acquire()).await else {
             return false;
         };
-        let spoken = match &io {
-            Io::Tls(_) => io.alpn() == Some(b"h2"),
-            Io::Tcp(_) | Io::Buffered(_) | Io::Other(_) => {
-                tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io)).await.unwrap_or(false)
-            }
-        };
-        self.lock().spoken = Some((spoken, Instant::now()));
-        spoken
+        let (known, asked_now) = self.known();
+        if asked_now > asked || known.is_some() {
+            // Those who waited share what was found out, and that nothing was: each of them would wait for an
+            // attempt of its own in turn.
+            return known.unwrap_or(false);
+        }
+        let spoken = ask(by).await;
+        let mut state = self.lock();
+        state.asked += 1;
+        state.spoken = spoken.map(|spoken| (spoken, Instant::now()));
+        // When nothing is known, the request itself will find out.
+        spoken.unwrap_or(false)
     }
 
-    fn living(&self) -> Option<SendRequest<B>> {
+    /// Whether HTTP/2 is spoken as far as is known, and how often that was asked.
+    fn known(&self) -> (Option<bool>, u64) {
+        let state = self.lock();
+        let known = state.spoken.filter(|(spoken, at)| *spoken || at.elapsed() < ASK_AGAIN);
+        (known.map(|(spoken, _)| spoken), state.asked)
+    }
+
+    fn living(&self) -> Option<SharedSender<B>> {
         let mut state = self.lock();
-        if state.sender.as_ref().is_some_and(SendRequest::is_closed) {
-            state.sender = None;
+        if state.shared.as_ref().is_some_and(|shared| shared.sender.is_closed()) {
+            (state.shared, state.spoken) = (None, None);
         }
-        state.used = Instant::now();
-        state.sender.clone()
+        state.shared.as_ref().map(Shared::hand_out)
     }
 
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Lets a connection go that nobody uses: it holds its target awake.
+struct Idle<B> {
+    /// Whoever keeps the sender would else be kept by the connection it keeps.
+    state: Weak<Mutex<State<B>>>,
+    uses: Arc<Uses>,
+    keep: Duration,
+    scope: Scope,
+}
+
+impl<B> Idle<B> {
+    /// Returns once no request has run for long enough, or at all when the scope drains; the next gets a new connection.
+    async fn give_up(&self) {
+        loop {
+            let Some(since) = self.uses.quiet_since() else {
+                self.uses.quiet.notified().await;
+                continue;
+            };
+            if !self.scope.is_draining() {
+                tokio::select! {
+                    biased;
+                    () = self.scope.drained() => {}
+                    () = tokio::time::sleep_until(since + self.keep) => {}
+                }
+            }
+            if self.try_give_up() {
+                return;
+            }
+        }
+    }
+
+    fn try_give_up(&self) -> bool {
+        self.of_state(|state| {
+            // Nobody gets a sender while the state is locked.
+            let over = self.uses.quiet_since().is_some_and(|since| since.elapsed() >= self.keep);
+            let over = over || (self.scope.is_draining() && self.uses.quiet_since().is_some());
+            if over {
+                state.shared = None;
+            }
+            over
+        })
+        .unwrap_or(true)
+    }
+
+    /// The service ended it, or broke it: perhaps another has taken its place, which speaks something else.
+    fn ended_of_itself(&self) {
+        self.of_state(|state| (state.shared, state.spoken) = (None, None));
+    }
+
+    /// Changes the state, if this connection is still the one in use.
+    fn of_state<T>(&self, change: impl FnOnce(&mut State<B>) -> T) -> Option<T> {
+        let state = self.state.upgrade()?;
+        let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ours = state.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(&shared.uses, &self.uses));
+        is_ours.then(|| change(&mut state))
+    }
+}
+
+/// Whether a service speaks HTTP/2; `None` when it cannot be reached.
+async fn ask(by: &impl Dial) -> Option<bool> {
+    let io = by.dial().await.ok()?;
+    Some(match &io {
+        Io::Tls(_) => io.alpn() == Some(b"h2"),
+        Io::Tcp(_) | Io::Buffered(_) | Io::Other(_) => {
+            tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io)).await.unwrap_or(false)
+        }
+    })
 }
 
 fn too_late(by: &impl Dial) -> H2Fault {

@@ -159,7 +159,7 @@ impl Exchange<'_> {
             let departed = Instant::now();
             let response = match self.head(connection.send(request)).await {
                 Ok(response) => response,
-                Err(HeadFault::Hyper(error)) if reused && self.may_repeat(&begin, &error) => {
+                Err(HeadFault::Hyper(error)) if reused && self.may_repeat(&error) => {
                     continue;
                 }
                 Err(fault) => return Err(self.failed(&fault)),
@@ -194,7 +194,7 @@ impl Exchange<'_> {
             };
             let response = match self.head(exchange).await {
                 Ok(response) => response,
-                Err(HeadFault::Hyper(error)) if reused && again && self.may_repeat(&begin, &error) => {
+                Err(HeadFault::Hyper(error)) if reused && again && self.may_repeat(&error) => {
                     again = false;
                     self.local.h2.forget();
                     continue;
@@ -332,11 +332,12 @@ impl Exchange<'_> {
     }
 
     /// Whether the request can be sent once more, after a kept connection failed before it answered.
-    fn may_repeat(&self, begin: &Begin, error: &hyper::Error) -> bool {
+    fn may_repeat(&self, error: &hyper::Error) -> bool {
         if self.progress.is_touched() || error.is_parse() || error.is_timeout() {
             return false;
         }
-        error.is_canceled() || matches!(begin, Begin::Body(_)) || is_idempotent(&self.open.method)
+        // hyper calls a request canceled when nothing of it was written. A head alone may be enough to act on.
+        error.is_canceled() || is_idempotent(&self.open.method)
     }
 
     fn failed(&self, fault: &HeadFault) -> Failure {

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use mux::{ErrorCode, Open};
 use runtime::listener::{BoundListener, ConnectionLimit, ConnectionPermit};
+use runtime::peer::PeerWatch;
 use runtime::scope::Scope;
 use tokio::net::TcpStream;
 
@@ -105,7 +106,8 @@ impl State {
             return;
         };
         let meter = Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
-        let pump = Pump::new(tcp, stream, meter);
+        let watch = PeerWatch::of(&tcp);
+        let pump = Pump::new(tcp, stream, meter).watching(watch);
         self.scope.spawn("tcp-visit", async move {
             let started = Instant::now();
             state.metrics.streams.inc();

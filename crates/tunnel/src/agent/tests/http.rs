@@ -369,10 +369,31 @@ async fn a_request_sent_once_more_gets_the_rest_of_its_body_after_an_early_answe
     };
     let ask = async {
         assert_eq!(server.get("/").await.unwrap().text(), "ok");
-        let stream = server.open(request("POST", "/", &[]), false);
+        let stream = server.open(request("PUT", "/", &[]), false);
         assert_eq!(answer(&stream).await.unwrap().text(), "ok");
         stream.send(Bytes::from_static(b"late")).await.unwrap();
         stream.finish().unwrap();
+    };
+    within(async { tokio::join!(serve, ask) }).await;
+}
+
+#[tokio::test]
+async fn a_post_whose_head_was_sent_is_not_sent_once_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap();
+    let (server, _running) = serving_to(addr, |_| {}).await;
+    let serve = async {
+        let (mut kept, _) = listener.accept().await.unwrap();
+        read_head(&mut kept).await;
+        kept.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+        // It may have acted on the head alone.
+        read_head(&mut kept).await;
+        drop(kept);
+    };
+    let ask = async {
+        assert_eq!(server.get("/").await.unwrap().text(), "ok");
+        let stream = server.open(request("POST", "/", &[]), false);
+        assert_eq!(answer(&stream).await.unwrap_err(), ErrorCode::Truncated);
     };
     within(async { tokio::join!(serve, ask) }).await;
 }

@@ -2,7 +2,7 @@
 use bytes::Bytes;
 use mux::{ErrorCode, Incoming, Open};
 use testkit::origin::TcpOrigin;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 use super::fake_server::{FakeServer, answer, expect};
@@ -39,6 +39,30 @@ async fn bytes_pass_both_ways_and_each_direction_ends_by_itself() {
         .await;
     assert_eq!((event.method.as_str(), event.path.as_str()), ("TCP", "192.0.2.7:4711"));
     assert_eq!((event.received, event.sent, event.error), (10, 5, None));
+}
+
+#[tokio::test]
+async fn a_visitor_who_leaves_after_its_end_ends_the_local_side_though_the_service_is_silent() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (server, mut running) = serving(listener.local_addr().unwrap(), |_| {}).await;
+    let stream = visit(&server);
+    let (mut service, _) = within(listener.accept()).await.unwrap();
+    stream.send(Bytes::from_static(b"query")).await.unwrap();
+    stream.finish().unwrap();
+    let mut query = String::new();
+    within(service.read_to_string(&mut query)).await.unwrap();
+    // It is still there for an answer.
+    service.write_all(b"first").await.unwrap();
+    expect(&stream, b"first").await;
+    stream.reset(ErrorCode::Cancel);
+    let event = running
+        .event(|event| match event {
+            AgentEvent::Request(event) => Some(event),
+            _ => None,
+        })
+        .await;
+    assert_eq!((event.received, event.sent, event.error), (5, 5, None));
+    within(async { while service.write_all(b"x").await.is_ok() {} }).await;
 }
 
 #[tokio::test]
