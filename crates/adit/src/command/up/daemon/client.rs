@@ -50,6 +50,8 @@ impl Client {
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
         let answering = self.exchange(method, path, body);
         match tokio::time::timeout(ANSWER, answering).await {
+            // It was about to end when it was asked.
+            Ok(Err(failure)) if failure.kind() == Fault::Upstream && !self.is_there().await => Err(none_runs()),
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Fault::Internal,
@@ -96,14 +98,15 @@ impl Client {
     async fn connect(&self) -> Result<UnixStream, Failure> {
         match tokio::time::timeout(CONNECT, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(_)) => Err(Failure::new(
-                Fault::Upstream,
-                "no daemon runs",
-                "start one with `adit daemon start`, or run everything in the foreground with `adit up`",
-            )),
+            Ok(Err(_)) => Err(none_runs()),
             Err(_) => {
                 Err(Failure::new(Fault::Internal, "the daemon does not take a connection", "it hangs: see `adit logs`"))
             }
         }
     }
+}
+
+fn none_runs() -> Failure {
+    let hint = "start one with `adit daemon start`, or run everything in the foreground with `adit up`";
+    Failure::new(Fault::Upstream, "no daemon runs", hint)
 }
