@@ -163,7 +163,12 @@ impl DynamicHosts {
             Some(front) => (front, Scheme::Https),
             None => (front, Scheme::Http),
         };
-        let (name, port) = front.rsplit_once('-').ok_or_else(|| missing("port, which stands behind a hyphen"))?;
+        let (name, port) = front.rsplit_once('-').ok_or_else(|| {
+            let tls = if scheme == Scheme::Https { ".https" } else { "" };
+            let rest = format!("{word}.{namespace}.{NAMESPACE}.{context}.{CONTEXT}.{}", self.suffix);
+            let form = format!("{front}-PORT{tls}.{rest}");
+            DynamicHostError::Missing { part: "port, which stands behind a hyphen", form }
+        })?;
         let port = PortRef::parse(port)?;
         check_name(kind, name)?;
         check_namespace(namespace).map_err(|_| DynamicHostError::Namespace { namespace: namespace.to_owned() })?;
@@ -240,6 +245,8 @@ impl Diagnose for DynamicHostError {
 
     fn hint(&self) -> Option<String> {
         match self {
+            // The name without its port says which kind it is.
+            Self::Missing { form, .. } if !form.starts_with("NAME-") => Some(format!("write {form}")),
             Self::Missing { form, .. } => Some(format!("write {form}, or `pod` for `svc`")),
             Self::Kind { word, form } => {
                 let meant = near::nearest(word, ["svc", "service", "services", "pod", "pods"]);

@@ -5,6 +5,7 @@
 //! |---|---|
 //! | [`supervisor`] | drives the forward machine of `adit-core`: starts, waits, backs off, stops |
 //! | [`clusters`] | one API client per context, shared by all forwards |
+//! | `services` | what services a context has |
 //! | `session` | a running target: Kubernetes, jump, or a plain address |
 //! | `k8s` | kubeconfig, credentials, resolution by watch, SPDY and WebSocket transports, exec |
 
@@ -15,6 +16,7 @@ pub mod supervisor;
 
 mod k8s;
 mod report;
+mod services;
 mod session;
 
 pub use clusters::Clusters;
@@ -24,6 +26,7 @@ pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 pub use k8s::plugin::PluginError;
 pub use k8s::proxy::ProxyError;
 pub use report::ForwardReport;
+pub use services::{ServiceEntry, ServiceList};
 pub use session::{CreatePod, JumpOptions};
 pub use set::{ForwardSet, ForwardSpec};
 pub use supervisor::{Forward, ForwardOptions, Lease};

@@ -6,13 +6,18 @@ use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
 use adit_core::config::kubernetes::ProtectPattern;
+use adit_core::diagnose::{Diagnose as _, chain};
 use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicKind, DynamicTarget};
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
+use adit_core::near;
 use adit_core::target::{PortRef, Scheme, Target};
-use forward::{Clusters, Forward, ForwardReport};
+use forward::{Clusters, Forward, ForwardReport, ServiceEntry};
 use runtime::scope::Scope;
+use tokio::sync::Semaphore;
 
+use crate::http::{Found, ServiceListing, ServiceRow};
+use crate::routes::refused;
 use crate::targets::on_demand;
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
@@ -21,6 +26,13 @@ use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
 const KNOWN_MAX: usize = 1000;
 /// How long a name that leads nowhere is remembered.
 const MISTAKES: Duration = Duration::from_secs(60);
+/// Lists of services that are asked for at the same time, and how long another waits for its turn.
+const LISTING: usize = 4;
+const LISTING_WAIT: Duration = Duration::from_secs(5);
+/// Contexts that are told; a kubeconfig may hold hundreds.
+const CONTEXTS: usize = 200;
+/// Hosts that are told instead of one whose context is not there.
+const NEAR: usize = 3;
 
 /// What dynamic hosts need to know; two that are equal find the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -44,6 +56,8 @@ pub struct Dynamic {
     clusters: Arc<Clusters>,
     scope: Scope,
     known: Mutex<HashMap<String, Known>>,
+    /// Lists of services that are asked for at the same time.
+    listing: Semaphore,
 }
 
 struct Known {
@@ -80,6 +94,14 @@ pub enum DynamicFault {
     /// It does not follow the grammar.
     #[error(transparent)]
     Name(#[from] DynamicHostError),
+    /// There is no such context.
+    #[error("the context `{context}` is not in the kubeconfig")]
+    Context {
+        /// The context.
+        context: String,
+        /// The same with contexts that are there.
+        near: Vec<String>,
+    },
     /// `gateway.allow` leaves it out.
     #[error("the namespace {namespace} of {context} is not among those that this gateway may reach")]
     Forbidden {
@@ -87,6 +109,12 @@ pub enum DynamicFault {
         context: String,
         /// The namespace.
         namespace: String,
+    },
+    /// `gateway.allow` leaves the whole context out.
+    #[error("the context {context} is not among those that this gateway may reach")]
+    ForbiddenContext {
+        /// The context.
+        context: String,
     },
     /// `kubernetes.protect` holds it back, and `gateway.allow` does not name it.
     #[error("the context {context} is protected by kubernetes.protect")]
@@ -106,6 +134,7 @@ impl Dynamic {
             clusters: Arc::clone(clusters),
             scope: scope.clone(),
             known: Mutex::default(),
+            listing: Semaphore::new(LISTING),
         })
     }
 
@@ -137,7 +166,56 @@ impl Dynamic {
             Ok(target) => target,
             Err(error) => return Some(Err(error.into())),
         };
-        Some(self.allowed(&target).map(|()| self.add(host, target)))
+        let checked = self.allowed(&target.context, &target.namespace).and_then(|()| self.context_is_there(&target));
+        Some(checked.map(|()| self.add(host, target)))
+    }
+
+    /// The contexts that may be reached.
+    #[must_use]
+    pub fn contexts(&self) -> Vec<String> {
+        let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Vec::new() };
+        let mut contexts: Vec<&str> = kubeconfigs.contexts().collect();
+        if contexts.is_empty() {
+            contexts.extend(kubeconfigs.current());
+        }
+        let open = contexts.into_iter().filter(|context| self.context_allowed(context).is_ok());
+        open.take(CONTEXTS).map(str::to_owned).collect()
+    }
+
+    /// The services of a context that may be reached, each port with its host.
+    ///
+    /// # Errors
+    /// Why there is no list: it is not allowed, there is no such context, or the cluster does not tell.
+    pub async fn services(&self, context: &str) -> Result<ServiceListing, Found> {
+        self.context_allowed(context).map_err(|fault| refused(&fault))?;
+        let busy = |_| Found::Failed { reason: "too many lists of services are being read".into(), hint: None };
+        let _turn = tokio::time::timeout(LISTING_WAIT, self.listing.acquire()).await.map_err(busy)?;
+        let list = self.clusters.services(context).await;
+        let list = list.map_err(|error| Found::Failed { reason: chain(&error), hint: error.hint() })?;
+        let note = match (&list.only, list.more) {
+            (Some(only), _) => Some(format!("only the namespace {only}: the others may not be listed")),
+            (None, true) => Some("there are more: `kubectl get services -A` lists them all".to_owned()),
+            (None, false) => None,
+        };
+        let allowed = list.services.into_iter().filter(|of| self.settings.allow.permits(context, &of.namespace));
+        let services = allowed.map(|service| self.service_row(context, service)).collect();
+        Ok(ServiceListing { context: context.to_owned(), services, note, tls: false })
+    }
+
+    fn service_row(&self, context: &str, service: ServiceEntry) -> ServiceRow {
+        let ServiceEntry { namespace, name, ports } = service;
+        let row = |(number, port_name): (u16, Option<String>)| {
+            let tls = matches!(number, 443 | 8443 | 6443) || port_name.as_ref().is_some_and(|n| n.starts_with("https"));
+            let scheme = if tls { Scheme::Https } else { Scheme::Http };
+            let host = PortRef::parse(&number.to_string()).ok().and_then(|port| {
+                let (name, namespace, context) = (name.clone(), namespace.clone(), context.to_owned());
+                let kind = DynamicKind::Service;
+                self.hosts.host(&DynamicTarget { kind, name, port, namespace, context, scheme })
+            });
+            (port_name.map_or_else(|| number.to_string(), |port| format!("{number} ({port})")), host)
+        };
+        let ports = ports.into_iter().map(row).collect();
+        ServiceRow { namespace, name, ports }
     }
 
     /// A name in the current context, for people to change; `None` without a kubeconfig.
@@ -174,17 +252,38 @@ impl Dynamic {
         self.lock().values().for_each(|known| known.route.forward.wake());
     }
 
-    fn allowed(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
-        let DynamicTarget { context, namespace, .. } = target;
-        let Self { settings: DynamicSettings { allow, protect, .. }, .. } = self;
-        if !allow.permits(context, namespace) {
-            return Err(DynamicFault::Forbidden { context: context.clone(), namespace: namespace.clone() });
+    fn allowed(&self, context: &str, namespace: &str) -> Result<(), DynamicFault> {
+        if !self.settings.allow.permits(context, namespace) {
+            let (context, namespace) = (context.to_owned(), namespace.to_owned());
+            return Err(DynamicFault::Forbidden { context, namespace });
+        }
+        self.context_allowed(context)
+    }
+
+    fn context_allowed(&self, context: &str) -> Result<(), DynamicFault> {
+        let DynamicSettings { allow, protect, .. } = &self.settings;
+        if !allow.permits_context(context) {
+            return Err(DynamicFault::ForbiddenContext { context: context.to_owned() });
         }
         // A web page can ask for any name, so here nobody can be asked whether it is meant.
         if allow.contexts.is_empty() && protect.iter().any(|pattern| pattern.matches(context)) {
-            return Err(DynamicFault::Protected { context: context.clone() });
+            return Err(DynamicFault::Protected { context: context.to_owned() });
         }
         Ok(())
+    }
+
+    /// Without a kubeconfig the forward says best what is wrong.
+    fn context_is_there(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
+        let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Ok(()) };
+        if kubeconfigs.context_name(Some(&target.context)).is_ok() {
+            return Ok(());
+        }
+        let known = self.contexts();
+        let near = near::near_matches(&target.context, known.iter().map(String::as_str), NEAR);
+        let host =
+            |context: &&str| self.hosts.host(&DynamicTarget { context: (*context).to_owned(), ..target.clone() });
+        let near = near.iter().filter_map(host).collect();
+        Err(DynamicFault::Context { context: target.context.clone(), near })
     }
 
     fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {
@@ -263,7 +362,9 @@ mod tests {
             idle_timeout: None,
         };
         change(&mut settings);
-        Dynamic::new(settings, &Clusters::new(KubeSettings::default()), scope)
+        // Not the one of whoever runs the tests.
+        let nowhere = KubeSettings { kubeconfig: Some("/nonexistent".into()), ..KubeSettings::default() };
+        Dynamic::new(settings, &Clusters::new(nowhere), scope)
     }
 
     fn host(service: &str, context: &str) -> String {

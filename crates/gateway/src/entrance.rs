@@ -7,6 +7,7 @@ use arc_swap::ArcSwap;
 use runtime::listener::BoundListener;
 use runtime::scope::Scope;
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::door::{Door, Ends};
 use crate::port::TcpPort;
@@ -30,10 +31,16 @@ pub struct Entrance {
 }
 
 impl Entrance {
-    /// Accepts from now on, in a child of `listening`; connections run in `carrying` until they end by themselves or
+    /// Accepts from now on, in a child of `listening`, as many as there are `places`; connections run in `carrying` until they end by themselves or
     /// that is cancelled.
     #[must_use]
-    pub fn open(listener: BoundListener, handler: Handler, listening: &Scope, carrying: &Scope) -> Arc<Self> {
+    pub fn open(
+        listener: BoundListener,
+        handler: Handler,
+        listening: &Scope,
+        carrying: &Scope,
+        places: &Arc<Semaphore>,
+    ) -> Arc<Self> {
         let local = listener.local_addr();
         let accepting = listening.child();
         let entrance = Arc::new(Self {
@@ -42,10 +49,10 @@ impl Entrance {
             accepting: accepting.clone(),
             carrying: carrying.clone(),
         });
-        let accepted = Arc::clone(&entrance);
-        listening.spawn("accept", async move {
-            let accepting = accepting;
-            let end = listener.accept_loop(accepting, |client, peer| accepted.take(client, peer)).await;
+        let (accepted, scope, places) = (Arc::clone(&entrance), accepting.clone(), Arc::clone(places));
+        accepting.spawn("accept", async move {
+            let take = |client, peer, place| accepted.take(client, peer, place);
+            let end = listener.accept_in_turn(scope, places, take).await;
             if let Err(error) = end {
                 tracing::error!(%error, %local, "cannot accept connections");
             }
@@ -75,14 +82,19 @@ impl Entrance {
         self.accepting.drain();
     }
 
-    fn take(&self, client: TcpStream, peer: SocketAddr) {
+    /// Waits until the socket is closed.
+    pub(crate) async fn closed(&self) {
+        self.accepting.idle().await;
+    }
+
+    fn take(&self, client: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit) {
         let scope = self.carrying.clone();
         match &**self.handler.load() {
             Handler::Gateway(door) => {
                 let Some(permit) = door.admit(peer) else { return };
                 let (door, ends) = (Arc::clone(door), Ends { peer, local: self.local });
                 self.carrying.spawn("gateway connection", async move {
-                    let _permit = permit;
+                    let _held = (permit, place);
                     door.connection(client, ends, scope).await;
                 });
             }
@@ -90,7 +102,7 @@ impl Entrance {
                 let Some(permit) = port.admit(peer) else { return };
                 let port = Arc::clone(port);
                 self.carrying.spawn("a connection", async move {
-                    let _permit = permit;
+                    let _held = (permit, place);
                     scope.until_cancelled(port.carry(client, peer)).await;
                 });
             }

@@ -1,12 +1,14 @@
 //! All local entrances of one `adit.yaml`, and how the next version of the file takes their place.
 //!
 //! A change is a transaction: [`Entrances::prepare`] makes everything that is new, sockets included, and touches
-//! nothing; [`Entrances::commit`] cannot fail.
+//! nothing; [`Entrances::commit`] can fail only where an address takes the place of another one of its port, and then the
+//! one before is opened again.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use adit_core::config::gateway::GatewayTls;
 use adit_core::config::{AgentFile, GatewayConfig};
@@ -18,6 +20,7 @@ use runtime::scope::Scope;
 use runtime::tls::TlsError;
 use runtime::tls::authority::{Authority, LeafResolver};
 use rustls::ServerConfig;
+use tokio::sync::Semaphore;
 
 use crate::door::{Certificates, Door};
 use crate::entrance::{Entrance, Handler};
@@ -27,6 +30,8 @@ use crate::table::{Table, TableError, TableParts};
 use crate::targets::{Targets, specs};
 use crate::traffic::Traffic;
 
+/// How long the end of an accept loop is waited for; it takes microseconds.
+const CLOSING: Duration = Duration::from_secs(1);
 /// Connections of the gateway's port at the same time.
 const CONNECTIONS: usize = 50_000;
 /// Connections of one TCP port at the same time.
@@ -45,6 +50,8 @@ pub struct Entrances {
     tls: Option<(bool, Certificates)>,
     open: BTreeMap<Key, Arc<Entrance>>,
     ports: BTreeMap<String, Arc<Traffic>>,
+    /// Descriptors for clients, counted when the first entrance is opened.
+    places: OnceLock<Arc<Semaphore>>,
 }
 
 /// Which entrance it is. Several may ask for any free port of one address, so those have their owner's name, too.
@@ -61,10 +68,24 @@ pub struct Prepared {
     tls: Option<(bool, Certificates)>,
     gateway: Option<GatewayConfig>,
     bound: Vec<(Key, BoundListener)>,
+    /// What can only be bound when an entrance that goes has closed its socket.
+    late: Vec<Key>,
     wanted: BTreeMap<Key, Owner>,
     /// What is to be let go if the change is given up.
     undo: Undo,
 }
+
+/// What became of a change.
+#[derive(Debug, Default)]
+pub struct Committed {
+    /// The keys of routes that were made anew though they are written as before: their CA or password has changed.
+    pub remade: Vec<String>,
+    /// Addresses that could not be had after all; the entrances they were to replace are open again.
+    pub failed: Vec<EntranceError>,
+}
+
+/// Sockets that are bound, and what has to wait for others to be closed.
+type Bound = (Vec<(Key, BoundListener)>, Vec<Key>);
 
 struct Undo {
     forwards: Arc<ForwardSet>,
@@ -127,7 +148,7 @@ impl Diagnose for EntranceError {
             Self::Table(error) => error.hint(),
             Self::Authority(error) => error.hint(),
             Self::NoPlace => Some("set HOME or XDG_STATE_HOME".into()),
-            Self::Own { .. } => Some("start adit up anew to change this, or take another port".into()),
+            Self::Own { .. } => Some("give one of the two another port".into()),
         }
     }
 }
@@ -148,6 +169,7 @@ impl Entrances {
             tls: None,
             open: BTreeMap::new(),
             ports: BTreeMap::new(),
+            places: OnceLock::new(),
         }
     }
 
@@ -204,9 +226,9 @@ impl Entrances {
         let wanted = wanted(file);
         let rest = self.next_tls(file.gateway.as_ref()).and_then(|tls| Ok((tls, self.bind(file, &wanted)?)));
         match rest {
-            Ok((tls, bound)) => {
+            Ok((tls, (bound, late))) => {
                 let undo = undo(&table);
-                Ok(Prepared { forwards, table, tls, gateway: file.gateway.clone(), bound, wanted, undo })
+                Ok(Prepared { forwards, table, tls, gateway: file.gateway.clone(), bound, late, wanted, undo })
             }
             Err(error) => {
                 self.undo(&undo(&table));
@@ -221,17 +243,19 @@ impl Entrances {
         self.undo(&undo);
     }
 
-    /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new. Returns the keys of
-    /// the routes that were made anew though they are written as before: their CA or password has changed.
-    pub fn commit(&mut self, prepared: Prepared) -> Vec<String> {
-        let Prepared { forwards, table, tls, gateway, bound, wanted, undo: _ } = prepared;
+    /// Makes a change. What is untouched by it keeps its connections; what is gone takes nothing new. Where an address
+    /// takes the place of another one of the same port this waits for that socket's end, so it must not be called from
+    /// within the runtime then.
+    pub fn commit(&mut self, prepared: Prepared) -> Committed {
+        let Prepared { forwards, table, tls, gateway, bound, late, wanted, undo: _ } = prepared;
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
         if let Some(gateway) = &gateway {
             self.keep_door(gateway, tls);
         }
-        self.close_unwanted(&wanted);
+        let gone = self.close_unwanted(&wanted);
         let mut bound: BTreeMap<Key, BoundListener> = bound.into_iter().collect();
+        let failed = self.bind_late(late, &gone, &wanted, &mut bound);
         for (key, owner) in &wanted {
             let Some(handler) = self.handler(owner) else { continue };
             match (self.open.get(key), bound.remove(key)) {
@@ -241,8 +265,7 @@ impl Entrances {
                     }
                 }
                 (None, Some(listener)) => {
-                    let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying);
-                    self.open.insert(key.clone(), entrance);
+                    self.open_at(key, listener, handler);
                 }
                 (None, None) => {}
             }
@@ -253,7 +276,7 @@ impl Entrances {
         let remade = table.remade(&old_table);
         old_table.retire(&table);
         old_forwards.retire(&forwards);
-        remade
+        Committed { remade, failed }
     }
 
     /// The machine slept, or its network changed: everything is dialled anew.
@@ -277,13 +300,9 @@ impl Entrances {
         undo.table.retire(&self.routes.table());
     }
 
-    /// Binds what is not open yet.
-    fn bind(
-        &self,
-        file: &AgentFile,
-        wanted: &BTreeMap<Key, Owner>,
-    ) -> Result<Vec<(Key, BoundListener)>, EntranceError> {
-        let mut bound = Vec::new();
+    /// Binds what is not open yet, and tells what has to wait for a socket of our own.
+    fn bind(&self, file: &AgentFile, wanted: &BTreeMap<Key, Owner>) -> Result<Bound, EntranceError> {
+        let (mut bound, mut late) = (Vec::new(), Vec::new());
         let unnamed = file.gateway.as_ref().is_some_and(|gateway| gateway.listen == GatewayConfig::default().listen);
         for (key, owner) in wanted {
             if self.open.contains_key(key) {
@@ -294,32 +313,76 @@ impl Entrances {
                 // A machine without IPv6 has no such loopback, and nobody asked for it by name.
                 Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
                     if *owner == Owner::Gateway && unnamed && key.address.is_ipv6() => {}
-                Err(source) => return Err(self.bind_error(place(owner), source)),
+                Err(source) => match self.in_the_way(key) {
+                    Some((of, _)) if matches!(source, BindError::Taken { .. }) && !wanted.contains_key(of) => {
+                        late.push(key.clone());
+                    }
+                    Some((_, entrance)) if matches!(source, BindError::Taken { .. }) => {
+                        let (address, own) = (key.address, entrance.local_addr());
+                        return Err(EntranceError::Own { key: place(owner), address, own });
+                    }
+                    _ => return Err(EntranceError::Bind { key: place(owner), source }),
+                },
             }
         }
-        Ok(bound)
+        Ok((bound, late))
     }
 
-    /// A port of one address cannot become one of all addresses, or back, while it is open.
-    fn bind_error(&self, key: String, source: BindError) -> EntranceError {
-        let address = source.address();
-        let own = self.open.values().map(|entrance| entrance.local_addr());
-        match own.into_iter().find(|own| own.port() == address.port() && address.port() != 0) {
-            Some(own) if matches!(source, BindError::Taken { .. }) => EntranceError::Own { key, address, own },
-            _ => EntranceError::Bind { key, source },
-        }
+    /// The entrance of our own that has the port at another address.
+    fn in_the_way(&self, key: &Key) -> Option<(&Key, &Arc<Entrance>)> {
+        let port = key.address.port();
+        self.open.iter().find(|(_, entrance)| port != 0 && entrance.local_addr().port() == port)
     }
 
-    fn close_unwanted(&mut self, wanted: &BTreeMap<Key, Owner>) {
-        self.open.retain(|key, entrance| {
-            let stays = wanted.contains_key(key);
-            if !stays {
-                entrance.close();
+    /// Binds what sockets of entrances that go were in the way of. Where that fails, they are opened again.
+    fn bind_late(
+        &mut self,
+        late: Vec<Key>,
+        gone: &[(Key, Arc<Entrance>)],
+        wanted: &BTreeMap<Key, Owner>,
+        bound: &mut BTreeMap<Key, BoundListener>,
+    ) -> Vec<EntranceError> {
+        let mut failed = Vec::new();
+        for key in late {
+            let of_port = |(_, entrance): &&(Key, Arc<Entrance>)| entrance.local_addr().port() == key.address.port();
+            let before: Vec<_> = gone.iter().filter(of_port).collect();
+            for (_, entrance) in &before {
+                // Within the time the loop needs to see that it is to end, which is microseconds.
+                let closed = async { tokio::time::timeout(CLOSING, entrance.closed()).await };
+                if tokio::runtime::Handle::current().block_on(closed).is_err() {
+                    tracing::warn!(local = %entrance.local_addr(), "a socket is not closed yet");
+                }
             }
-            stays
-        });
+            let source = match BoundListener::bind(key.address) {
+                Ok(listener) => {
+                    bound.insert(key, listener);
+                    continue;
+                }
+                Err(source) => source,
+            };
+            failed.push(EntranceError::Bind { key: wanted.get(&key).map(place).unwrap_or_default(), source });
+            for (key, entrance) in before {
+                match BoundListener::bind(entrance.local_addr()) {
+                    Ok(listener) => self.open_at(key, listener, (*entrance.handler()).clone()),
+                    Err(source) => failed.push(EntranceError::Bind { key: "the address before".into(), source }),
+                }
+            }
+        }
+        failed
+    }
+
+    fn open_at(&mut self, key: &Key, listener: BoundListener, handler: Handler) {
+        let places = self.places.get_or_init(|| Arc::new(Semaphore::new(runtime::socket::places_for_clients())));
+        let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying, places);
+        self.open.insert(key.clone(), entrance);
+    }
+
+    fn close_unwanted(&mut self, wanted: &BTreeMap<Key, Owner>) -> Vec<(Key, Arc<Entrance>)> {
+        let gone: Vec<_> = self.open.extract_if(.., |key, _| !wanted.contains_key(key)).collect();
+        gone.iter().for_each(|(_, entrance)| entrance.close());
         let names: Vec<&String> = wanted.values().filter_map(Owner::forward).collect();
         self.ports.retain(|name, _| names.contains(&name));
+        gone
     }
 
     fn keep_door(&mut self, gateway: &GatewayConfig, tls: Option<(bool, Certificates)>) {

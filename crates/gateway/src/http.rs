@@ -33,9 +33,13 @@ mod switch;
 mod visit;
 
 pub(crate) use body::RequestBody;
-pub use lookup::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
+pub use lookup::{
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServiceRow, ServicesAsked, State,
+};
 pub(crate) use problem::Problem;
 pub use problem::WORDS;
+
+pub(crate) use visit::is_local_name;
 
 use body::{AnswerBody, Busy};
 use forwarding::ForwardingCache;

@@ -8,6 +8,11 @@ use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use runtime::page::{self, Explanation, Form, escape};
 use serde_json::{Map, Value, json};
 
+mod services;
+
+use services::context_link;
+pub(crate) use services::{context_in_path, services};
+
 use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, State};
 
 /// What a page depends on beside what it says.
@@ -17,22 +22,30 @@ pub(crate) struct Around {
     pub(crate) form: Form,
     /// The port that links lead to.
     pub(crate) port: u16,
+    /// The request came by TLS: links lead there, too, where that goes.
+    pub(crate) https: bool,
 }
 
 /// The index.
 pub(crate) fn index(listing: &Listing, around: Around) -> Response<Bytes> {
     match around.form {
         Form::Html => {
-            let body = format!("<h1>adit gateway</h1>{}<footer>adit</footer>", listing_html(listing, around.port));
+            let body = format!("<h1>adit gateway</h1>{}<footer>adit</footer>", listing_html(listing, around));
             page::html(&page::document("adit gateway", &body))
         }
-        Form::Json => page::json(&listing_json(listing, around.port)),
-        Form::Text => page::text(listing_text(listing, around.port)),
+        Form::Json => page::json(&listing_json(listing, around)),
+        Form::Text => page::text(listing_text(listing, around)),
     }
 }
 
 /// An error; what there is below, if it may be seen.
-pub(crate) fn error(problem: &Problem, listing: Option<&Listing>, around: Around) -> Response<Bytes> {
+/// `context` is the one whose services may help.
+pub(crate) fn error(
+    problem: &Problem,
+    listing: Option<&Listing>,
+    context: Option<&str>,
+    around: Around,
+) -> Response<Bytes> {
     let (message, hint) = (problem.message(), problem.hint());
     let mut members = Map::new();
     let mut below = String::new();
@@ -41,22 +54,29 @@ pub(crate) fn error(problem: &Problem, listing: Option<&Listing>, around: Around
         && !near.is_empty()
     {
         members.insert("near".into(), json!(near));
+        let link = |host: &str| link(host, None, false, around);
         below.push_str("<p>Near matches:</p><ul>");
         for host in near {
-            let _ = write!(below, "<li>{}</li>", link(host, None, false, around.port));
+            let _ = write!(below, "<li>{}</li>", link(host));
             let _ = writeln!(lines, "near: {host}");
         }
         below.push_str("</ul>");
     }
+    if let Some(context) = context {
+        let url = context_link(context, around);
+        let _ = write!(below, "<p><a href=\"{}\">The services of {}</a></p>", escape(&url), escape(context));
+        let _ = writeln!(lines, "services of {context}: {url}");
+        members.insert("services".into(), json!(url));
+    }
     if let Some(listing) = listing {
         match around.form {
-            Form::Html => below.push_str(&listing_html(listing, around.port)),
+            Form::Html => below.push_str(&listing_html(listing, around)),
             Form::Json => {
-                members.insert("known".into(), listing_json(listing, around.port));
+                members.insert("known".into(), listing_json(listing, around));
             }
             Form::Text => {
                 lines.push('\n');
-                lines.push_str(&listing_text(listing, around.port));
+                lines.push_str(&listing_text(listing, around));
             }
         }
     }
@@ -90,14 +110,14 @@ pub(crate) fn error(problem: &Problem, listing: Option<&Listing>, around: Around
     response
 }
 
-fn listing_html(listing: &Listing, port: u16) -> String {
+fn listing_html(listing: &Listing, around: Around) -> String {
     let mut html = String::new();
     html.push_str("<h2>Routes</h2>");
     if listing.routes.is_empty() {
         html.push_str("<p class=\"note\">None yet: they are in gateway.routes.</p>");
     } else {
         html.push_str("<div class=\"wide\"><table><tr><th>Host</th><th>Target</th><th>State</th></tr>");
-        listing.routes.iter().for_each(|route| route_row(&mut html, route, port));
+        listing.routes.iter().for_each(|route| route_row(&mut html, route, around));
         html.push_str("</table></div>");
     }
     if !listing.forwards.is_empty() {
@@ -107,16 +127,16 @@ fn listing_html(listing: &Listing, port: u16) -> String {
         html.push_str("</table></div>");
     }
     if let Some(dynamic) = &listing.dynamic {
-        dynamic_html(&mut html, dynamic, port);
+        dynamic_html(&mut html, dynamic, around);
     }
     html
 }
 
-fn route_row(html: &mut String, route: &RouteEntry, port: u16) {
+fn route_row(html: &mut String, route: &RouteEntry, around: Around) {
     let _ = write!(
         html,
         "<tr><td>{}</td><td><code>{}</code></td>{}</tr>",
-        link(&route.host, route.path.as_deref(), route.tls, port),
+        link(&route.host, route.path.as_deref(), route.tls, around),
         escape(&route.target),
         state_cell(route.state, route.detail.as_deref()),
     );
@@ -134,19 +154,27 @@ fn forward_row(html: &mut String, forward: &ForwardEntry) {
     );
 }
 
-fn dynamic_html(html: &mut String, dynamic: &DynamicForm, port: u16) {
+fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
     html.push_str("<h2>Without a route</h2><p>Any service and any pod has a host of its own:</p>");
     for form in &dynamic.forms {
-        let _ = write!(html, "<p><code>http://{}{}</code></p>", escape(form), escape(&port_suffix(port, false)));
+        let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, around)));
     }
     if let Some(example) = &dynamic.example {
-        let _ = write!(html, "<p>For example {}</p>", link(example, None, false, port));
+        let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, around));
+    }
+    if !dynamic.contexts.is_empty() {
+        html.push_str("<h2>Contexts</h2><p>Each leads to the list of its services:</p><ul>");
+        for context in &dynamic.contexts {
+            let url = escape(&context_link(context, around));
+            let _ = write!(html, "<li><a href=\"{url}\">services of {}</a></li>", escape(context));
+        }
+        html.push_str("</ul>");
     }
 }
 
 fn state_cell(state: State, detail: Option<&str>) -> String {
     let class = match state {
-        State::Idle => "idle",
+        State::Idle | State::Unchecked => "idle",
         State::Starting => "busy",
         State::Ready => "ready",
         State::Failed => "failed",
@@ -156,20 +184,26 @@ fn state_cell(state: State, detail: Option<&str>) -> String {
 }
 
 /// A host to click; a pattern cannot be clicked.
-fn link(host: &str, path: Option<&str>, tls: bool, port: u16) -> String {
+fn link(host: &str, path: Option<&str>, tls: bool, around: Around) -> String {
     let shown = escape(&format!("{host}{}", path.unwrap_or_default()));
-    match address(host, path, tls, port) {
+    match address(host, path, tls, around) {
         Some(address) => format!("<a href=\"{}\">{shown}</a>", escape(&address)),
         None => format!("<code>{shown}</code>"),
     }
 }
 
-fn address(host: &str, path: Option<&str>, tls: bool, port: u16) -> Option<String> {
+fn address(host: &str, path: Option<&str>, tls: bool, around: Around) -> Option<String> {
     if host.contains('*') {
         return None;
     }
+    Some(format!("{}{}", origin(host, tls, around), path.unwrap_or("/")))
+}
+
+/// Scheme, host and port: of TLS if that is how the index came, and the host takes it.
+fn origin(host: &str, tls: bool, around: Around) -> String {
+    let tls = tls && around.https;
     let scheme = if tls { "https" } else { "http" };
-    Some(format!("{scheme}://{host}{}{}", port_suffix(port, tls), path.unwrap_or("/")))
+    format!("{scheme}://{host}{}", port_suffix(around.port, tls))
 }
 
 fn port_suffix(port: u16, tls: bool) -> String {
@@ -179,14 +213,14 @@ fn port_suffix(port: u16, tls: bool) -> String {
     }
 }
 
-fn listing_json(listing: &Listing, port: u16) -> Value {
+fn listing_json(listing: &Listing, around: Around) -> Value {
     let routes: Vec<Value> = listing
         .routes
         .iter()
         .map(|route| {
             json!({
                 "host": route.host, "path": route.path, "target": route.target, "state": route.state.as_str(),
-                "detail": route.detail, "url": address(&route.host, route.path.as_deref(), route.tls, port),
+                "detail": route.detail, "url": address(&route.host, route.path.as_deref(), route.tls, around),
             })
         })
         .collect();
@@ -200,28 +234,45 @@ fn listing_json(listing: &Listing, port: u16) -> Value {
             })
         })
         .collect();
-    let dynamic = listing.dynamic.as_ref().map(|dynamic| json!({ "forms": dynamic.forms, "example": dynamic.example }));
+    let dynamic = listing.dynamic.as_ref().map(|dynamic| {
+        let link = |context: &String| json!({ "name": context, "services": context_link(context, around) });
+        let contexts: Vec<Value> = dynamic.contexts.iter().map(link).collect();
+        json!({ "forms": dynamic.forms, "example": dynamic.example, "contexts": contexts })
+    });
     json!({ "routes": routes, "forwards": forwards, "dynamic": dynamic })
 }
 
-fn listing_text(listing: &Listing, port: u16) -> String {
+fn listing_text(listing: &Listing, around: Around) -> String {
     let mut text = String::from("routes:\n");
     for route in &listing.routes {
         let path = route.path.as_deref();
-        let shown = address(&route.host, path, route.tls, port)
+        let shown = address(&route.host, path, route.tls, around)
             .unwrap_or_else(|| format!("{}{}", route.host, path.unwrap_or_default()));
-        let _ = writeln!(text, "  {shown}  ->  {}  ({})", route.target, route.state.as_str());
+        let state = told(route.state, route.detail.as_deref());
+        let _ = writeln!(text, "  {shown}  ->  {}  ({state})", route.target);
     }
     if !listing.forwards.is_empty() {
         text.push_str("forwards:\n");
     }
     for forward in &listing.forwards {
         let listen: Vec<String> = forward.listen.iter().map(ToString::to_string).collect();
-        let state = forward.state.as_str();
+        let state = told(forward.state, forward.detail.as_deref());
         let _ = writeln!(text, "  {}  {}  ->  {}  ({state})", forward.name, listen.join(" "), forward.target);
     }
-    for form in listing.dynamic.iter().flat_map(|dynamic| &dynamic.forms) {
-        let _ = writeln!(text, "without a route: http://{form}{}", port_suffix(port, false));
+    let Some(dynamic) = &listing.dynamic else { return text };
+    for form in &dynamic.forms {
+        let _ = writeln!(text, "without a route: {}", origin(form, dynamic.tls, around));
+    }
+    for context in &dynamic.contexts {
+        let _ = writeln!(text, "services of {context}: {}", context_link(context, around));
     }
     text
+}
+
+/// A state, and why it is so when it is no good one.
+fn told(state: State, detail: Option<&str>) -> String {
+    match detail {
+        Some(detail) if state != State::Ready => format!("{}: {detail}", state.as_str()),
+        _ => state.as_str().to_owned(),
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use adit_core::config::gateway::GatewayTls;
 use adit_core::diagnose::Diagnose as _;
+use adit_core::dynamic_host::Scheme as DynamicScheme;
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
 use arc_swap::ArcSwap;
@@ -12,8 +14,10 @@ use forward::ForwardReport;
 use runtime::connect::Connect;
 
 use crate::dynamic::{Dynamic, DynamicFault};
-use crate::http::{DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, State};
-use crate::table::Table;
+use crate::http::{
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServicesAsked, State, is_local_name,
+};
+use crate::table::{Route, Table};
 use crate::targets::Targets;
 use crate::traffic::Traffic;
 
@@ -104,6 +108,9 @@ impl Lookup for Routes {
         if table.has_paths(host) {
             return no_path(&table, host, path);
         }
+        if table.dynamic().is_some_and(|dynamic| dynamic.suffix().as_str() == host && is_local_name(host)) {
+            return Found::Index;
+        }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(route)) => Found::Upstream(Arc::clone(&route.upstream)),
             Some(Err(fault)) => refused(&fault),
@@ -118,19 +125,22 @@ impl Lookup for Routes {
             .iter()
             .map(|route| {
                 let report = route.forward.as_ref().map(forward::Forward::report);
-                let (state, detail) = report.as_ref().map_or((State::Ready, None), state_of);
+                let (state, detail) = report.as_ref().map_or_else(|| (state_of_plain(route), None), state_of);
                 RouteEntry {
                     host: route.config.host.to_string(),
                     path: route.config.path.as_ref().map(ToString::to_string),
                     target: route.config.to.to_string(),
                     state,
                     detail,
-                    tls: false,
+                    tls: route.config.terminate || route.config.passes_tls(),
                 }
             })
             .collect();
+        let local = table.tls() == GatewayTls::Local;
         let known = table.dynamic().map(|dynamic| dynamic.known()).unwrap_or_default();
-        routes.extend(known.into_iter().map(|(route, report)| {
+        // Whatever was never reached may be a slip of the pen.
+        let known = known.into_iter().filter(|(_, report)| report.took.is_some());
+        routes.extend(known.map(|(route, report)| {
             let (state, detail) = state_of(&report);
             RouteEntry {
                 host: route.host.clone(),
@@ -138,10 +148,23 @@ impl Lookup for Routes {
                 target: report.target.clone(),
                 state,
                 detail,
-                tls: false,
+                tls: local || route.target.scheme == DynamicScheme::Https,
             }
         }));
-        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic)) }
+        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic, local)) }
+    }
+
+    fn services(&self, context: &str) -> Option<ServicesAsked> {
+        let table = self.table.load();
+        let (dynamic, context) = (Arc::clone(table.dynamic()?), context.to_owned());
+        let tls = table.tls() == GatewayTls::Local;
+        Some(Box::pin(async move { dynamic.services(&context).await.map(|list| ServiceListing { tls, ..list }) }))
+    }
+
+    fn context_of(&self, host: &str) -> Option<String> {
+        let table = self.table.load();
+        let target = table.dynamic()?.hosts().parse(host)?.ok()?;
+        Some(target.context)
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -186,6 +209,12 @@ fn is_local(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
 }
 
+/// A plain address has no state but what was seen of it.
+pub(crate) fn state_of_plain(route: &Route) -> State {
+    let asked = route.upstream.counters().requests.load(Ordering::Relaxed) + route.traffic.opened();
+    if asked == 0 { State::Unchecked } else { State::Ready }
+}
+
 pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
     let pod = || report.pod.as_ref().map(|pod| format!("pod {pod}"));
     let why = || report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
@@ -199,15 +228,35 @@ pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
 
 fn unknown(table: &Table, host: &str) -> Found {
     let near = table.near(host, NEAR).into_iter().filter(|near| near != host).collect();
-    Found::Unknown { near, reason: None, hint: None }
+    let Some((suffix, (service, namespace))) = table.dynamic().map(|dynamic| dynamic.suffix()).zip(in_cluster(host))
+    else {
+        return Found::Unknown { near, reason: None, hint: None };
+    };
+    Found::Unknown {
+        near,
+        reason: Some("it is a name of a cluster's own DNS, which says neither port nor context".into()),
+        hint: Some(format!("write {service}-PORT.svc.{namespace}.ns.CONTEXT.cx.{suffix}")),
+    }
 }
 
-fn refused(fault: &DynamicFault) -> Found {
+/// Service and namespace of `web.default.svc.cluster.local`, which is how pods call it.
+fn in_cluster(host: &str) -> Option<(&str, &str)> {
+    let host = host.strip_suffix(".cluster.local").unwrap_or(host);
+    let (service, namespace) = host.strip_suffix(".svc")?.split_once('.')?;
+    (!namespace.contains('.') && !service.is_empty()).then_some((service, namespace))
+}
+
+pub(crate) fn refused(fault: &DynamicFault) -> Found {
     match fault {
         DynamicFault::Name(error) => {
             Found::Unknown { near: Vec::new(), reason: Some(error.to_string()), hint: error.hint() }
         }
-        DynamicFault::Forbidden { .. } => Found::Refused {
+        DynamicFault::Context { near, .. } => {
+            // What is near says what there is, so it is not for everybody; the page asks whether it was meant.
+            let hint = near.is_empty().then(|| "`kubectl config get-contexts` lists what there is".to_owned());
+            Found::Unknown { near: near.clone(), reason: Some(fault.to_string()), hint }
+        }
+        DynamicFault::Forbidden { .. } | DynamicFault::ForbiddenContext { .. } => Found::Refused {
             reason: fault.to_string(),
             hint: Some("add it to gateway.allow in adit.yaml, if it is meant".into()),
         },
@@ -229,10 +278,15 @@ fn plain_only(host: &str, port: u16) -> Found {
     }
 }
 
-fn form(dynamic: &Dynamic) -> DynamicForm {
+fn form(dynamic: &Dynamic, tls: bool) -> DynamicForm {
     let suffix = dynamic.suffix();
     let form = |kind: &str, name: &str| format!("{{{name}}}-{{port}}.{kind}.{{namespace}}.ns.{{context}}.cx.{suffix}");
-    DynamicForm { forms: vec![form("svc", "service"), form("pod", "pod")], example: dynamic.example() }
+    DynamicForm {
+        forms: vec![form("svc", "service"), form("pod", "pod")],
+        example: dynamic.example(),
+        contexts: dynamic.contexts(),
+        tls,
+    }
 }
 
 #[cfg(test)]

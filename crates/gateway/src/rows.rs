@@ -9,7 +9,7 @@ use forward::ForwardReport;
 
 use crate::entrances::Entrances;
 use crate::http::State;
-use crate::routes::state_of;
+use crate::routes::{state_of, state_of_plain};
 use crate::table::Route;
 use crate::traffic::Traffic;
 use crate::upstream::Upstream;
@@ -95,6 +95,8 @@ fn route_row(route: &Route, gateway: Option<u16>) -> Row {
     row.echoes = matches!(config.to, Target::Forward(_));
     if let Some(forward) = &route.forward {
         row.set_report(&forward.report());
+    } else {
+        row.state = state_of_plain(route);
     }
     row.add_upstream(&route.upstream);
     row.add_traffic(&route.traffic);

@@ -302,7 +302,7 @@ pub enum ConnectError {
         source: rustls::Error,
     },
     /// TLS failed in another way, for example because the peer does not speak it.
-    #[error("tls with {target} failed")]
+    #[error("{}", tls_failed(target, source))]
     Tls {
         /// The target as a user would write it.
         target: String,
@@ -425,12 +425,30 @@ impl Diagnose for ConnectError {
                 "give the certificate authority's file, or pin the server's fingerprint, if this is the server you mean"
                     .into()
             }
+            Self::Tls { source, .. } if speaks_no_tls(source) => {
+                "leave out `.https` in the host or `scheme: https` in the route, or name the port that speaks TLS"
+                    .into()
+            }
             Self::Tls { .. } => "check that this port speaks tls".into(),
             Self::Unavailable { hint, .. } => return hint.clone(),
             Self::NotReady { .. } => "see why with `kubectl describe pod`; the next request tries again".into(),
         };
         Some(hint)
     }
+}
+
+fn tls_failed(target: &str, source: &io::Error) -> String {
+    if speaks_no_tls(source) {
+        format!("the service at {target} does not speak TLS")
+    } else {
+        format!("tls with {target} failed")
+    }
+}
+
+/// Whether the answer to a ClientHello was nothing of TLS.
+fn speaks_no_tls(source: &io::Error) -> bool {
+    let error = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
 
 #[cfg(test)]
@@ -460,6 +478,16 @@ mod tests {
         assert_eq!(sorted(Errno::CONNREFUSED).fault(), Fault::Upstream);
         assert_eq!(sorted(Errno::CONNREFUSED).target(), TARGET);
         assert!(sorted(Errno::CONNREFUSED).hint().unwrap().contains(TARGET));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_tls_is_told_as_such() {
+        let error = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        let error = ConnectError::tls(TARGET.into(), io::Error::new(io::ErrorKind::InvalidData, error));
+        assert_eq!(error.to_string(), "the service at 127.0.0.1:1 does not speak TLS");
+        assert!(error.hint().unwrap().contains("scheme: https"));
+        let other = ConnectError::tls(TARGET.into(), io::Error::other("x"));
+        assert_eq!(other.to_string(), "tls with 127.0.0.1:1 failed");
     }
 
     #[tokio::test]

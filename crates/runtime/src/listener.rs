@@ -12,6 +12,7 @@ use adit_core::free_port;
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::scope::Scope;
 use crate::socket;
@@ -93,19 +94,40 @@ impl BoundListener {
     where
         F: Fn(TcpStream, SocketAddr) + Send,
     {
+        // As many places as anybody could want.
+        let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+        self.accept_in_turn(scope, places, move |stream, peer, _| on_connection(stream, peer)).await
+    }
+
+    /// The same, of as many connections at a time as there are places: the others wait in the kernel. A place is free
+    /// again when what `on_connection` was given is dropped.
+    ///
+    /// # Errors
+    /// As [`BoundListener::accept_loop`].
+    pub async fn accept_in_turn<F>(self, scope: Scope, places: Arc<Semaphore>, on_connection: F) -> io::Result<()>
+    where
+        F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) + Send,
+    {
         let local = self.local;
         let listener = self.into_tokio()?;
         let drained = scope.drained();
         tokio::pin!(drained);
         let mut warning = Warning::default();
         loop {
+            let place = tokio::select! {
+                biased;
+                () = &mut drained => return Ok(()),
+                place = Arc::clone(&places).acquire_owned() => place,
+            };
+            // Nobody closes it.
+            let Ok(place) = place else { return Ok(()) };
             let accepted = tokio::select! {
                 biased;
                 () = &mut drained => return Ok(()),
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => on_connection(stream, peer),
+                Ok((stream, peer)) => on_connection(stream, peer, place),
                 Err(error) if is_peers_doing(&error) => {}
                 Err(error) => {
                     warning.raise(local, &error);

@@ -44,20 +44,33 @@ pub enum Form {
 }
 
 impl Form {
-    /// The form a visitor prefers (RFC 9110 section 12.5.1, without weights): the first of ours it names, or else text.
+    /// The form a visitor prefers (RFC 9110 section 12.5.1): of those of ours that it names the one with the greatest
+    /// weight, the first of several; or else text.
     #[must_use]
     pub fn preferred(headers: &HeaderMap) -> Self {
         let accept = headers.get(ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let mut best = (0.0, Self::Text);
         for part in accept.split(',') {
-            match part.split(';').next().unwrap_or_default().trim() {
-                "text/html" | "application/xhtml+xml" => return Self::Html,
-                "application/json" | "application/problem+json" => return Self::Json,
-                "text/plain" => return Self::Text,
-                _ => {}
+            let mut pieces = part.split(';').map(str::trim);
+            let form = match pieces.next().unwrap_or_default() {
+                "text/html" | "application/xhtml+xml" => Self::Html,
+                "application/json" | "application/problem+json" => Self::Json,
+                "text/plain" => Self::Text,
+                _ => continue,
+            };
+            let weight = pieces.find_map(weight).unwrap_or(1.0);
+            if weight > best.0 {
+                best = (weight, form);
             }
         }
-        Self::Text
+        best.1
     }
+}
+
+/// The value of `q=0.5`; what is no number weighs nothing.
+fn weight(parameter: &str) -> Option<f32> {
+    let (name, value) = parameter.split_once('=')?;
+    name.trim().eq_ignore_ascii_case("q").then(|| value.trim().parse().unwrap_or(0.0))
 }
 
 /// What went wrong and what to do about it.
@@ -99,9 +112,9 @@ impl Explanation<'_> {
 
     fn page(&self) -> String {
         let title = format!("{} {}", self.status.as_u16(), self.status.canonical_reason().unwrap_or_default());
-        let mut body = format!("<h1>{title}</h1><p>{}</p>", escape(self.message));
+        let mut body = format!("<h1>{title}</h1><p>{}</p>", prose(self.message));
         if !self.hint.is_empty() {
-            let _ = write!(body, "<p class=\"hint\">{}</p>", escape(self.hint));
+            let _ = write!(body, "<p class=\"hint\">{}</p>", prose(self.hint));
         }
         let _ = write!(body, "{}<footer>{}</footer>", self.below, self.footer);
         document(&title, &body)
@@ -176,6 +189,21 @@ pub fn escape(text: &str) -> String {
     escaped
 }
 
+/// [`escape`], and what stands between two backticks as code.
+#[must_use]
+pub fn prose(text: &str) -> String {
+    let mut html = String::new();
+    let mut rest = text;
+    while let Some((before, (code, after))) =
+        rest.split_once('`').and_then(|(before, behind)| Some((before, behind.split_once('`')?)))
+    {
+        let _ = write!(html, "{}<code>{}</code>", escape(before), escape(code));
+        rest = after;
+    }
+    html.push_str(&escape(rest));
+    html
+}
+
 fn own(content_type: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     let headers = response.headers_mut();
@@ -215,6 +243,20 @@ mod tests {
         assert_eq!(Form::preferred(&headers("application/json")), Form::Json);
         assert_eq!(Form::preferred(&headers("*/*")), Form::Text);
         assert_eq!(Form::preferred(&HeaderMap::new()), Form::Text);
+    }
+
+    #[test]
+    fn the_greatest_weight_wins_and_none_is_a_refusal() {
+        assert_eq!(Form::preferred(&headers("application/json;q=0.5, text/html")), Form::Html);
+        assert_eq!(Form::preferred(&headers("text/html; q=0.1, application/json; q=0.9")), Form::Json);
+        assert_eq!(Form::preferred(&headers("text/html;q=0, */*")), Form::Text);
+        assert_eq!(Form::preferred(&headers("text/html;q=x, application/json;q=NaN")), Form::Text);
+    }
+
+    #[test]
+    fn what_stands_in_backticks_is_code_and_a_single_one_is_itself() {
+        assert_eq!(prose("did you mean `a<b`? `c"), "did you mean <code>a&lt;b</code>? `c");
+        assert_eq!(prose("plain"), "plain");
     }
 
     #[test]

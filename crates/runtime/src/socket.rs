@@ -18,6 +18,14 @@ const KEEPALIVE_AFTER: Duration = Duration::from_secs(60);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(15);
 const KEEPALIVE_TRIES: u32 = 4;
 
+/// Descriptors that clients do not get: a quarter of all, within these bounds. The least is for connections to API
+/// servers, files that are read again, and what a credential plugin needs.
+const RESERVE: usize = 16;
+const RESERVE_MOST: usize = 4096;
+/// Clients that are served in any case, and those there are at the most.
+const PLACES_LEAST: usize = 4;
+const PLACES_MOST: usize = 1 << 20;
+
 /// Sends small writes at once, keeps little unsent data in the kernel and notices dead peers.
 ///
 /// Connections accepted by a [`crate::BoundListener`] have these options already: on Linux they
@@ -65,9 +73,34 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
+/// How many clients' connections this process has descriptors for, beside what is open now and a reserve to reach
+/// targets with: a crowd that took them all would keep the first of it from being served.
+#[must_use]
+pub fn places_for_clients() -> usize {
+    let limit =
+        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    // A process sees its own descriptors there; where it does not, the reserve is all there is.
+    let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
+    places(limit, open)
+}
+
+fn places(limit: usize, open: usize) -> usize {
+    let reserve = (limit / 4).clamp(RESERVE, RESERVE_MOST);
+    limit.saturating_sub(open).saturating_sub(reserve).clamp(PLACES_LEAST, PLACES_MOST)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn clients_leave_a_reserve_and_are_never_locked_out() {
+        assert_eq!(places(64, 20), 28);
+        assert_eq!(places(1024, 24), 744);
+        assert_eq!(places(20, 30), PLACES_LEAST);
+        assert_eq!(places(usize::MAX, 0), PLACES_MOST);
+        assert!(places_for_clients() >= PLACES_LEAST);
+    }
 
     #[test]
     fn a_tuned_socket_has_the_options() {

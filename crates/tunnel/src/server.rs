@@ -22,7 +22,7 @@ mod state;
 mod upload;
 mod visit;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -30,6 +30,7 @@ use std::time::{Duration, SystemTime};
 
 use adit_core::config::server::{LogTarget, ServerConfig, TlsFiles};
 use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::name::PortRange;
 use adit_core::shutdown::Phase;
 use arc_swap::ArcSwap;
 use prometheus_client::registry::Registry as Prometheus;
@@ -143,6 +144,8 @@ pub struct Bound {
     pub public: Vec<SocketAddr>,
     /// Where agents connect.
     pub agents: Vec<SocketAddr>,
+    /// Where visitors of TCP tunnels connect, if there are any: the address of all these ports.
+    pub tcp: Option<(IpAddr, PortRange)>,
     /// Metrics and health.
     pub admin: SocketAddr,
     /// What agents may pin.
@@ -188,7 +191,7 @@ impl Server {
             registry: Arc::new(registry::MemoryRegistry::default()),
             credentials,
             reservations: reservations::Reservations::load(&data_dir.join("names.json"), SystemTime::now()),
-            ports: ports::Ports::new(config.public.tcp_listen, public_limit.clone()),
+            ports: ports::Ports::new(config.public.tcp_address(), public_limit.clone()),
             turns: tokio::sync::Semaphore::new(1),
             metrics,
             access,
@@ -220,12 +223,14 @@ impl Server {
     /// Addresses and fingerprint, for messages.
     #[must_use]
     pub fn bound(&self) -> Bound {
+        let config = self.state.config.load();
         Bound {
             public: self.public.iter().map(BoundListener::local_addr).collect(),
             agents: self.agents.iter().map(BoundListener::local_addr).collect(),
+            tcp: config.public.tcp_ports.map(|ports| (config.public.tcp_address(), ports)),
             admin: self.admin.local_addr(),
             fingerprint: self.agent_tls.identity().fingerprint(),
-            self_signed: self.state.config.load().agents.tls.is_none(),
+            self_signed: config.agents.tls.is_none(),
             has_tokens: !self.state.credentials.is_empty(),
         }
     }
@@ -457,7 +462,7 @@ fn needs_restart(old: &ServerConfig, new: &ServerConfig) -> Option<&'static str>
         ("data_dir", old.data_dir == new.data_dir),
         ("log", old.log == new.log),
         ("workers", old.workers == new.workers),
-        ("public.tcp_listen", old.public.tcp_listen == new.public.tcp_listen),
+        ("public.tcp_listen", old.public.tcp_address() == new.public.tcp_address()),
         ("shutdown", old.shutdown == new.shutdown),
         ("limits.connections", old.limits.connections == new.limits.connections),
         ("limits.agents", old.limits.agents == new.limits.agents),

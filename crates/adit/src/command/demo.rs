@@ -132,7 +132,6 @@ fn loopback(port: u16) -> SocketAddr {
 fn server_config(port: u16) -> ServerConfig {
     let mut config = ServerConfig::default();
     config.public.listen = vec![loopback(port)];
-    config.public.tcp_listen = Ipv4Addr::LOCALHOST.into();
     config.public.tcp_ports = PortRange::new(20_000, 29_999);
     config.agents.listen = vec![loopback(0)];
     config.admin.listen = loopback(0);

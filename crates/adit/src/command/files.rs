@@ -17,7 +17,11 @@ pub(crate) fn environment(name: &str) -> Option<String> {
 /// Reads a text file.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
     std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(Fault::Config, format!("{}: {error}", path.display()), "check the path given with --config")
+        Failure::new(
+            Fault::Config,
+            format!("{}: {error}", path.display()),
+            "check that it is there, and that you may read it",
+        )
     })
 }
 

@@ -33,8 +33,26 @@ pub(super) struct Live {
     /// Lines of the last drawing, to be drawn over.
     drawn: usize,
     lost_at: Option<Instant>,
-    /// Why the last attempt failed, as far as it was said already.
+    news: News,
+}
+
+/// What was said already: attempts go on for ever, and each reason is worth one line.
+#[derive(Debug, Default)]
+pub(super) struct News {
     said: String,
+}
+
+impl News {
+    /// Whether a line about this event says something new.
+    pub(super) fn is_new(&mut self, event: &AgentEvent) -> bool {
+        match event {
+            AgentEvent::Retrying { reason, .. } if *reason == self.said => return false,
+            AgentEvent::Retrying { reason, .. } => self.said.clone_from(reason),
+            AgentEvent::Connected { .. } => self.said.clear(),
+            _ => {}
+        }
+        true
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -72,7 +90,7 @@ impl Live {
             metrics,
             drawn: 0,
             lost_at: None,
-            said: String::new(),
+            news: News::default(),
         }
     }
 
@@ -128,7 +146,7 @@ impl Live {
         match self.form {
             Form::View => {}
             Form::Lines => {
-                if self.is_news(event) {
+                if self.news.is_new(event) {
                     match line(event) {
                         Some(Told::Data(text)) => terminal::data(&format!("{text}\n")),
                         Some(Told::Say(text)) => terminal::say(&text),
@@ -141,22 +159,6 @@ impl Live {
                     terminal::data(&format!("{value}\n"));
                 }
             }
-        }
-    }
-
-    /// Attempts go on for ever; each reason is worth one line.
-    fn is_news(&mut self, event: &AgentEvent) -> bool {
-        match event {
-            AgentEvent::Retrying { reason, .. } if *reason == self.said => false,
-            AgentEvent::Retrying { reason, .. } => {
-                self.said.clone_from(reason);
-                true
-            }
-            AgentEvent::Connected { .. } => {
-                self.said.clear();
-                true
-            }
-            _ => true,
         }
     }
 
@@ -332,9 +334,9 @@ pub(super) fn value(event: &AgentEvent) -> Option<serde_json::Value> {
         AgentEvent::Connected { server, session, account, lanes, .. } => {
             json!({ "event": "connected", "server": server, "session": session, "account": account, "lanes": lanes })
         }
-        AgentEvent::Lost { reason } => json!({ "event": "lost", "reason": reason }),
+        AgentEvent::Lost { reason } => json!({ "event": "lost", "what": "agent", "reason": reason }),
         AgentEvent::Back { outage } => {
-            json!({ "event": "back", "outage_ms": u64::try_from(outage.as_millis()).unwrap_or(u64::MAX) })
+            json!({ "event": "back", "what": "agent", "outage_ms": u64::try_from(outage.as_millis()).unwrap_or(u64::MAX) })
         }
         AgentEvent::Health { tunnel, healthy, reason } => {
             json!({ "event": "health", "tunnel": tunnel, "healthy": healthy, "reason": reason })

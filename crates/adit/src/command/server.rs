@@ -129,6 +129,10 @@ async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, 
 fn announce(bound: &Bound, domain: &Hostname) {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     terminal::say(&format!("visitors     {}  →  *.{}", list(&bound.public), domain.as_str()));
+    if let Some((address, ports)) = bound.tcp {
+        let address = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+        terminal::say(&format!("tcp ports    {address}:{ports}"));
+    }
     terminal::say(&format!("agents       {} (TLS)", list(&bound.agents)));
     if bound.self_signed {
         terminal::say(&format!("fingerprint  {}", bound.fingerprint));

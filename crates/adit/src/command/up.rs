@@ -68,6 +68,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
         }
     };
     let read = source.read()?;
+    read.check_asks_for_something()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
@@ -90,6 +91,9 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.apply(&read)?;
+    if let Some(found) = running.kubeconfig() {
+        view.kubeconfig(&found);
+    }
     view.started(&running.snapshot());
     view.missing(&read.missing);
     let running = Arc::new(Mutex::new(running));

@@ -173,3 +173,13 @@ fn help_says_what_each_does() {
     insta::assert_snapshot!("help_config", run(home.path(), &["config", "--help"]));
     insta::assert_snapshot!("help_config_import", run(home.path(), &["config", "import", "--help"]));
 }
+
+#[test]
+fn tunnels_without_a_server_are_found_by_the_check() {
+    let home = home();
+    write(home.path(), "adit.yaml", "version: 1\npublish: { tunnels: { a: { to: 3000 } } }\n");
+    let said = run(home.path(), &["config", "check", "adit.yaml"]);
+    assert!(said.contains("adit.yaml:2:10: publish: no server is named"), "{said}");
+    write(home.path(), "adit.yaml", "version: 1\npublish: { server: h, tunnels: { a: { to: 3000 } } }\n");
+    assert!(run(home.path(), &["config", "check", "adit.yaml"]).contains("adit.yaml: fine"));
+}

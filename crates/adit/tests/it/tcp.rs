@@ -2,6 +2,7 @@
 
 mod services;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use testkit::load;
@@ -55,6 +56,18 @@ async fn a_service_that_speaks_first_is_heard() {
     let mut said = [0; 11];
     within("the greeting", visitor.read_exact(&mut said)).await.unwrap();
     assert_eq!(&said, b"220 ready\r\n");
+}
+
+#[tokio::test]
+async fn a_server_for_this_machine_opens_its_tcp_ports_to_this_machine_only_and_says_so() {
+    let server = Server::setup().tcp_ports().start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent = Publish::to(&server).tcp(listener.local_addr().unwrap(), 0).start().await;
+    let line = server.process().line(DEADLINE, |line| line.starts_with("tcp ports ")).await.expect("a line");
+    let ports = server.ports.as_ref().unwrap();
+    assert!(line.ends_with(&format!("127.0.0.1:{}-{}", ports.first, ports.last())), "{line}");
+    let other = SocketAddr::from(([127, 0, 0, 2], agent.port().port()));
+    TcpListener::bind(other).await.expect("it is not listened on at other addresses");
 }
 
 #[tokio::test]

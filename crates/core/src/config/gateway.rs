@@ -78,6 +78,12 @@ impl Allow {
         };
         fits(&self.contexts, context) && fits(&self.namespaces, namespace)
     }
+
+    /// Whether any namespace of a context may be reached.
+    #[must_use]
+    pub fn permits_context(&self, context: &str) -> bool {
+        self.contexts.is_empty() || self.contexts.iter().any(|pattern| pattern.matches(context))
+    }
 }
 
 /// What the gateway does with TLS.

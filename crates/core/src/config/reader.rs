@@ -394,16 +394,20 @@ pub(crate) fn listen_address(text: &str, default: IpAddr) -> Result<SocketAddr, 
     if let Ok(address) = text.parse() {
         return Ok(address);
     }
-    let (host, port) = text.rsplit_once(':').unwrap_or(("", text));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+    let (host, port_text) = text.rsplit_once(':').unwrap_or(("", text));
     let ip = match host {
         "" => Some(default),
         "localhost" => Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
         "*" => Some(IpAddr::V4(Ipv4Addr::UNSPECIFIED)),
-        _ => None,
+        _ => host.parse().ok().map(IpAddr::V4),
     };
-    let port = port.bytes().all(|b| b.is_ascii_digit()).then(|| port.parse().ok()).flatten();
+    let port = is_number(port_text).then(|| port_text.parse().ok()).flatten();
     match (ip, port) {
         (Some(ip), Some(port)) => Ok(SocketAddr::new(ip, port)),
+        (Some(_), None) if is_number(port_text) => {
+            Err(Complaint::new(format!("{port_text} is no port"), "write a port from 1 to 65535; 0 is any free one"))
+        }
         _ => Err(Complaint::new(
             format!("`{text}` is not an address to listen on"),
             "write IP:PORT, such as 0.0.0.0:8080, 127.0.0.1:9090 or [::]:8080",

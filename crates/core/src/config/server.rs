@@ -110,8 +110,19 @@ pub struct PublicConfig {
     pub trusted_proxies: Vec<Cidr>,
     /// Public TCP ports that tunnels may take; none when absent.
     pub tcp_ports: Option<PortRange>,
-    /// The address on which those ports listen.
-    pub tcp_listen: IpAddr,
+    /// The address on which those ports listen, when it is written; see [`PublicConfig::tcp_address`].
+    pub tcp_listen: Option<IpAddr>,
+}
+
+impl PublicConfig {
+    /// The address on which public TCP ports listen: the one that is written; else, when the HTTP side is for this
+    /// machine only, its address; else every address.
+    #[must_use]
+    pub fn tcp_address(&self) -> IpAddr {
+        let here = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+        let of_http = self.listen.first().filter(|_| self.listen.iter().all(here)).map(SocketAddr::ip);
+        self.tcp_listen.or(of_http).unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED))
+    }
 }
 
 /// The scheme and port that users are shown.
@@ -305,7 +316,7 @@ impl Default for PublicConfig {
             tls: None,
             trusted_proxies: Vec::new(),
             tcp_ports: None,
-            tcp_listen: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+            tcp_listen: None,
         }
     }
 }

@@ -64,6 +64,24 @@ impl Value {
     }
 }
 
+impl Node {
+    /// Each single value of the map that `keys` lead to becomes a map with it at `key`.
+    pub(crate) fn spread(&mut self, keys: &[&str], key: &str) {
+        let Value::Map(entries) = &mut self.value else { return };
+        if let Some((first, rest)) = keys.split_first() {
+            entries.iter_mut().filter(|entry| entry.key == *first).for_each(|entry| entry.node.spread(rest, key));
+            return;
+        }
+        for entry in entries {
+            if matches!(entry.node.value, Value::Text(_)) {
+                let place = entry.node.place;
+                let node = Self { place, value: std::mem::replace(&mut entry.node.value, Value::Null) };
+                entry.node.value = Value::Map(vec![Entry { key: key.to_owned(), place, node }]);
+            }
+        }
+    }
+}
+
 /// Reads a file. A repeated key is a problem beside the tree; anything worse leaves no tree.
 pub(crate) fn read(file: &str, text: &str) -> Result<(Node, Vec<Problem>), Problem> {
     match parse(text, DuplicateKeyPolicy::Error) {

@@ -170,8 +170,14 @@ fn what_is_missing_is_named_with_the_whole_form() {
     ] {
         let error = read(front).unwrap_err();
         assert!(error.to_string().starts_with(&format!("the host names no {part}")), "{front}: {error}");
-        let form = "write NAME-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost, or `pod` for `svc`";
-        assert_eq!((error.fault(), error.hint().as_deref()), (Fault::Usage, Some(form)));
+        let form = match front.strip_suffix(".svc.default.ns.dev.cx") {
+            Some(name) if part == "port" => {
+                let (name, tls) = name.strip_suffix(".https").map_or((name, ""), |name| (name, ".https"));
+                format!("write {name}-PORT{tls}.svc.default.ns.dev.cx.k8s.localhost")
+            }
+            _ => "write NAME-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost, or `pod` for `svc`".to_owned(),
+        };
+        assert_eq!((error.fault(), error.hint()), (Fault::Usage, Some(form)));
     }
 }
 

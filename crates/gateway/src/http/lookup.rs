@@ -1,6 +1,7 @@
 //! Which route a request is for, and what there is: the seam between HTTP and the routes.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use crate::upstream::Upstream;
@@ -14,6 +15,18 @@ pub trait Lookup: Send + Sync + 'static {
     /// Everything there is, for the index.
     fn listing(&self) -> Listing;
 
+    /// The services of a context, asked for now; `None` when nobody knows of contexts.
+    fn services(&self, context: &str) -> Option<ServicesAsked> {
+        let _ = context;
+        None
+    }
+
+    /// The context that a dynamic host names.
+    fn context_of(&self, host: &str) -> Option<String> {
+        let _ = host;
+        None
+    }
+
     /// Whether a host is one of ours though no route has it: a name that a stranger cannot make point here, so that a
     /// page at it may see what there is. `localhost`, what ends in it, and loopback addresses are so without asking.
     fn is_ours(&self, host: &str) -> bool {
@@ -21,6 +34,9 @@ pub trait Lookup: Send + Sync + 'static {
         false
     }
 }
+
+/// A list that is being asked for; or why there is none.
+pub type ServicesAsked = Pin<Box<dyn Future<Output = Result<ServiceListing, Found>> + Send>>;
 
 /// What a request is for.
 #[derive(Clone, Debug)]
@@ -80,7 +96,7 @@ pub struct RouteEntry {
     pub state: State,
     /// More of it: the pod, the last error.
     pub detail: Option<String>,
-    /// The route is for TLS only, which passes through: links begin with `https`.
+    /// It takes TLS, too: whoever reads the index by `https` gets such links.
     pub tls: bool,
 }
 
@@ -102,6 +118,8 @@ pub struct ForwardEntry {
 /// How a target is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum State {
+    /// A plain address that nobody has asked for yet.
+    Unchecked,
     /// It has not been needed, or not for a while.
     Idle,
     /// It is being started.
@@ -117,6 +135,7 @@ impl State {
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Unchecked => "unchecked",
             Self::Idle => "idle",
             Self::Starting => "starting",
             Self::Ready => "ready",
@@ -132,4 +151,32 @@ pub struct DynamicForm {
     pub forms: Vec<String>,
     /// A host that could be.
     pub example: Option<String>,
+    /// The contexts that may be reached.
+    pub contexts: Vec<String>,
+    /// Every dynamic host takes TLS, too.
+    pub tls: bool,
+}
+
+/// The services of a context.
+#[derive(Clone, Debug)]
+pub struct ServiceListing {
+    /// The context.
+    pub context: String,
+    /// By namespace and name.
+    pub services: Vec<ServiceRow>,
+    /// What is left out, in lower case.
+    pub note: Option<String>,
+    /// Their hosts take TLS, too.
+    pub tls: bool,
+}
+
+/// A service as its context's page shows it.
+#[derive(Clone, Debug)]
+pub struct ServiceRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Its ports as they are written, and the host for each, unless that would be too long for a name.
+    pub ports: Vec<(String, Option<String>)>,
 }

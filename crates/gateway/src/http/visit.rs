@@ -17,7 +17,7 @@ use hyper::body::Incoming;
 use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
 use super::interim;
-use super::lookup::{Found, Listing};
+use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
 use super::switch::switch;
 use super::{Connection, Problem, Scheme};
@@ -93,7 +93,8 @@ impl Asked {
         let host = self.host();
         // Seen from the client, which may be behind a proxy of its own.
         let port = host.map_or(connection.arrival.local.port(), |host| written_port(host).unwrap_or(usual));
-        Around { form: runtime::page::Form::preferred(&headers), port }
+        let https = connection.arrival.scheme == Scheme::Https;
+        Around { form: runtime::page::Form::preferred(&headers), port, https }
     }
 
     /// Whether the index may be shown below an error: to a page whose name no stranger can make point here (S14).
@@ -119,7 +120,7 @@ async fn carry(
     }
     let (host, upstream) = match find(connection, &request)? {
         Destination::Upstream(host, upstream) => (host, upstream),
-        Destination::Index => return index(connection, &request, asked),
+        Destination::Index => return index(connection, &request, asked).await,
     };
     if !upstream.admits(request.headers().get(AUTHORIZATION)) {
         if request.headers().contains_key(AUTHORIZATION) {
@@ -282,14 +283,21 @@ fn is_at_loopback_address(request: &Request<Incoming>) -> bool {
     std::str::from_utf8(named).is_ok_and(|named| is_loopback(without_port(named)))
 }
 
-fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) -> Result<Response<AnswerBody>, Problem> {
+async fn index(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    asked: &Asked,
+) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
-    match request.uri().path() {
+    let path = request.uri().path();
+    let context = pages::context_in_path(path);
+    match path {
         "/" => {}
         "/.json" | "/index.json" => around.form = runtime::page::Form::Json,
+        _ if context.is_some() => {}
         path => return Err(Problem::NotFound { path: path.to_owned() }),
     }
     match request.uri().query() {
@@ -298,7 +306,30 @@ fn index(connection: &Connection, request: &Request<Incoming>, asked: &Asked) ->
         Some("format=html") => around.form = runtime::page::Form::Html,
         Some(_) | None => {}
     }
+    if let Some(context) = context {
+        let listing = services(connection, request, &context).await?;
+        return Ok(own(pages::services(&listing, around), asked));
+    }
     Ok(own(pages::index(&connection.site.lookup.listing(), around), asked))
+}
+
+/// The services of a context. Asking for them is work for the cluster, and may run a program for credentials.
+async fn services(
+    connection: &Connection,
+    request: &Request<Incoming>,
+    context: &str,
+) -> Result<ServiceListing, Problem> {
+    if request::is_foreign(request) {
+        let hint = Some("open it yourself".into());
+        return Err(Problem::Refused { reason: "a page of another site asked for this list".into(), hint });
+    }
+    let nothing = || Problem::NotFound { path: request.uri().path().to_owned() };
+    let asked = connection.site.lookup.services(context).ok_or_else(nothing)?;
+    asked.await.map_err(|found| match found {
+        Found::Refused { reason, hint } => Problem::Refused { reason, hint },
+        Found::Failed { reason, hint } => Problem::Failed { reason, hint },
+        _ => nothing(),
+    })
 }
 
 fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<AnswerBody> {
@@ -315,7 +346,15 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
         _ => None::<Listing>,
     };
-    let mut response = own(pages::error(&problem, listing.as_ref(), asked.around(connection)), asked);
+    let context = match problem {
+        Problem::Failed { .. } | Problem::Unreachable { .. } if visible => asked.host().and_then(|host| {
+            let host = without_port(host).to_ascii_lowercase();
+            connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))
+        }),
+        _ => None,
+    };
+    let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));
+    let mut response = own(page, asked);
     if problem == Problem::SlowBody && !asked.h2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
@@ -349,7 +388,7 @@ fn is_loopback(host: &str) -> bool {
 }
 
 /// Whether a name is this machine's own wherever it is looked up (RFC 6761 section 6.3).
-fn is_local_name(host: &str) -> bool {
+pub(crate) fn is_local_name(host: &str) -> bool {
     host == "localhost" || host.ends_with(".localhost")
 }
 

@@ -30,8 +30,8 @@ impl Site {
     fn apply(&mut self, text: &str) -> Result<(), EntranceError> {
         let file = AgentFile::parse("adit.yaml", text, &|_| None).expect("a right file");
         let prepared = self.entrances.prepare(&file, &self.clusters)?;
-        self.entrances.commit(prepared);
-        Ok(())
+        let failed = self.entrances.commit(prepared).failed;
+        failed.into_iter().next().map_or(Ok(()), Err)
     }
 
     /// Where a forward listens, or with `None` the gateway.
@@ -173,12 +173,40 @@ async fn a_password_file_that_changes_is_read_anew() {
     assert_eq!(status("new").await, 200, "what was in force stays");
 }
 
-#[tokio::test]
-async fn a_port_that_this_program_has_at_another_address_is_told_as_such() {
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
+async fn a_port_moves_from_one_address_to_all_and_back_and_keeps_its_connections() {
+    let origin = TcpOrigin::start().await.unwrap();
     let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
     let mut site = Site::new();
-    let file = |ip: &str| format!("forwards:\n  a: {{ to: 'tcp://127.0.0.1:1', listen: '{ip}:{}' }}\n", free.port());
+    let file =
+        |ip: &str| format!("forwards:\n  a: {{ to: 'tcp://{}', listen: '{ip}:{}' }}\n", origin.addr(), free.port());
     site.apply(&file("127.0.0.1")).unwrap();
-    let error = site.apply(&file("0.0.0.0")).unwrap_err();
-    assert!(matches!(&error, EntranceError::Own { key, .. } if key == "forwards.a.listen"), "{error:?}");
+    let mut kept = opened(free).await;
+    for ip in ["0.0.0.0", "127.0.0.1"] {
+        tokio::task::block_in_place(|| site.apply(&file(ip))).unwrap();
+        assert_eq!(site.address(Some("a")), format!("{ip}:{}", free.port()).parse().unwrap());
+        opened(free).await;
+        assert_eq!(echo(&mut kept, "still").await, "still");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
+async fn a_port_that_cannot_move_is_told_and_is_where_it_was() {
+    let origin = TcpOrigin::start().await.unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    // Somebody else is at another address of the same port.
+    let _other = TcpListener::bind(("127.0.0.2", free.port())).await.unwrap();
+    let mut site = Site::new();
+    let file =
+        |ip: &str| format!("forwards:\n  a: {{ to: 'tcp://{}', listen: '{ip}:{}' }}\n", origin.addr(), free.port());
+    site.apply(&file("127.0.0.1")).unwrap();
+    let all = AgentFile::parse("adit.yaml", &file("0.0.0.0"), &|_| None).unwrap();
+    let prepared = site.entrances.prepare(&all, &site.clusters).unwrap();
+    let failed = tokio::task::block_in_place(|| site.entrances.commit(prepared)).failed;
+    assert!(matches!(&failed[..], [EntranceError::Bind { key, .. }] if key == "forwards.a.listen"), "{failed:?}");
+    opened(free).await;
+    site.apply(&file("127.0.0.1")).unwrap();
+    opened(free).await;
 }

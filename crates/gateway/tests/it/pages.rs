@@ -32,6 +32,8 @@ fn listing() -> Listing {
             listen: vec!["127.0.0.1:5432".parse().unwrap()],
         }],
         dynamic: Some(DynamicForm {
+            contexts: vec!["fake".into()],
+            tls: false,
             forms: vec!["{service}-{port}.svc.{namespace}.ns.{context}.cx.k8s.localhost".into()],
             example: Some("web-80.svc.shop.ns.dev.cx.k8s.localhost".into()),
         }),
@@ -56,7 +58,7 @@ async fn the_index_lists_what_there_is_with_links() {
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("text/html; charset=utf-8")), "{host}");
         let page = answer.text();
         assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
-        assert!(page.contains("<a href=\"https://tls.localhost:8989/\">"), "{page}");
+        assert!(page.contains("<a href=\"http://tls.localhost:8989/\">"), "{page}");
         assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
         assert!(page.contains("service/&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
         assert!(

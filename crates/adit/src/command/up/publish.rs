@@ -11,6 +11,7 @@ use adit_core::config::AgentFile;
 use adit_core::target::Target;
 use gateway::targets::Targets;
 use prometheus_client::registry::Registry;
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
 use tokio::sync::{broadcast, watch};
@@ -85,6 +86,28 @@ pub(super) struct TunnelRow {
     pub(super) bytes_out: u64,
 }
 
+/// A way to a target that tells why it could not be gone: visitors learn only that the service does not answer.
+struct Telling {
+    inner: Arc<dyn Connect>,
+    view: Arc<View>,
+}
+
+impl Connect for Telling {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(async {
+            let opened = self.inner.connect().await;
+            if let Err(error) = &opened {
+                self.view.unreachable(&self.inner.describe(), &failure(error));
+            }
+            opened
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}
+
 /// Makes ready what `new` publishes. Nothing is connected yet, but whatever can be known to be wrong is told here, while
 /// the version before still runs.
 pub(super) fn prepare(
@@ -92,6 +115,7 @@ pub(super) fn prepare(
     old: &AgentFile,
     running: Option<&Published>,
     targets: &Arc<Targets>,
+    view: &Arc<View>,
 ) -> Result<Next, Failure> {
     // `kubernetes.protect` asks nothing here, other than in `adit expose`: the file itself names what it publishes, and
     // nobody may be there to answer when it is read again.
@@ -102,7 +126,9 @@ pub(super) fn prepare(
     if old.publish.as_ref() == Some(publish) && running.is_some_and(Published::is_alive) {
         return Ok(Next::Same);
     }
-    let connect = |target: &Target| targets.connect(target);
+    let connect = |target: &Target| -> Arc<dyn Connect> {
+        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view) })
+    };
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
     let mut config = agent::agent_config(publish, token, &connect)?;

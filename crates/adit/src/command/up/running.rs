@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use ::forward::{Clusters, KubeSettings};
-use adit_core::config::AgentFile;
 use adit_core::config::diff::{ListDiff, SectionDiff};
+use adit_core::config::{AgentFile, GatewayConfig};
+use adit_core::target::Target;
 use gateway::entrances::Entrances;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -13,7 +14,7 @@ use super::publish::{self, Published};
 use super::source::Read;
 use super::view::View;
 use crate::command::files;
-use crate::report::{Failure, failure};
+use crate::report::{Failure, chain, failure};
 
 /// Everything a file asks for, at work.
 pub(super) struct Running {
@@ -37,6 +38,13 @@ pub(super) struct Snapshot {
     pub(super) exposed: Vec<(String, std::net::SocketAddr)>,
     pub(super) dynamic: Option<String>,
     pub(super) published: Vec<publish::TunnelRow>,
+}
+
+/// The kubeconfig, for whoever wonders which it is.
+pub(super) struct KubeFound {
+    pub(super) files: String,
+    pub(super) contexts: Vec<String>,
+    pub(super) problem: Option<String>,
 }
 
 /// What a reload has changed, by name.
@@ -71,19 +79,21 @@ impl Running {
             Clusters::new(files::kube_settings(&file.kubernetes))
         };
         let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
-        let agent = match publish::prepare(file, &self.file, self.published.as_ref(), self.entrances.targets()) {
-            Ok(agent) => agent,
-            Err(failure) => {
-                self.entrances.abandon(prepared);
-                return Err(failure);
-            }
-        };
-        let remade = self.entrances.commit(prepared);
+        let agent =
+            match publish::prepare(file, &self.file, self.published.as_ref(), self.entrances.targets(), &self.view) {
+                Ok(agent) => agent,
+                Err(failure) => {
+                    self.entrances.abandon(prepared);
+                    return Err(failure);
+                }
+            };
+        let committed = self.entrances.commit(prepared);
+        committed.failed.iter().for_each(|error| self.view.not_opened(&failure(error)));
         let mut change = Change::between(&self.file, file);
         if file.kubernetes == self.file.kubernetes && seen != self.kubeconfigs {
             change.changed.push("kubeconfig".into());
         }
-        change.changed.extend(remade.into_iter().map(|key| format!("files of route {key}")));
+        change.changed.extend(committed.remade.into_iter().map(|key| format!("files of route {key}")));
         // An agent that had given up is started again.
         if matches!(agent, publish::Next::Other(_)) && self.file.publish == file.publish {
             change.changed.push("publish".into());
@@ -91,6 +101,24 @@ impl Running {
         self.publish(agent);
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
         Ok(change)
+    }
+
+    /// The kubeconfig, when the file leads to clusters.
+    pub(super) fn kubeconfig(&self) -> Option<KubeFound> {
+        let dynamic = self.file.gateway.as_ref().is_some_and(|gateway| gateway.dynamic_host.is_some());
+        let leads_there =
+            |(_, target): &(Vec<&str>, &Target)| matches!(target, Target::Kubernetes(_) | Target::Jump(_));
+        if !dynamic && !self.file.targets().iter().any(leads_there) {
+            return None;
+        }
+        Some(match self.clusters.kubeconfigs() {
+            Ok(found) => KubeFound {
+                files: found.described(),
+                contexts: found.contexts().map(str::to_owned).collect(),
+                problem: None,
+            },
+            Err(error) => KubeFound { files: String::new(), contexts: Vec::new(), problem: Some(chain(&error)) },
+        })
     }
 
     /// The machine was asleep.
@@ -136,7 +164,12 @@ impl Change {
         change.list("forward", &diff.forwards, |forward| &forward.name);
         change.list("route", &diff.routes, |route| &route.key);
         change.list("tunnel", &diff.tunnels, |tunnel| &tunnel.key);
-        change.section("gateway", &diff.gateway);
+        match (&old.gateway, &diff.gateway) {
+            (Some(old), SectionDiff::Set(new)) => {
+                change.changed.extend(changed_keys(old, new).into_iter().map(|key| format!("gateway.{key}")));
+            }
+            _ => change.section("gateway", &diff.gateway),
+        }
         change.section("publish", &diff.publish);
         if diff.kubernetes.is_some() {
             change.changed.push("kubernetes".into());
@@ -162,6 +195,20 @@ impl Change {
     pub(super) fn is_empty(&self) -> bool {
         self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
     }
+}
+
+/// The keys of the gateway that say something else, beside its routes.
+fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<&'static str> {
+    let keys = [
+        ("listen", old.listen == new.listen),
+        ("dynamic_host", old.dynamic_host == new.dynamic_host),
+        ("aliases", old.aliases == new.aliases),
+        ("allow", old.allow == new.allow),
+        ("idle_timeout", old.idle_timeout == new.idle_timeout),
+        ("tls", old.tls == new.tls),
+        ("trusted_proxies", old.trusted_proxies == new.trusted_proxies),
+    ];
+    keys.into_iter().filter_map(|(key, same)| (!same).then_some(key)).collect()
 }
 
 fn seen(read: &Read) -> KubeSeen {

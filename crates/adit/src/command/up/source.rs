@@ -67,6 +67,15 @@ impl Source {
 }
 
 impl Read {
+    /// Whether there would be nothing to run. A program that runs may be told so: what it published must end.
+    pub(super) fn check_asks_for_something(&self) -> Result<(), Failure> {
+        if !asks_for_nothing(&self.file) {
+            return Ok(());
+        }
+        let hint = "write `gateway: {}` into it to have the gateway alone; forwards, routes and tunnels are more";
+        Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint))
+    }
+
     /// The files whose change is a change of the configuration.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
@@ -161,6 +170,12 @@ impl Selection {
             None => Ok(()),
         }
     }
+}
+
+/// Whether there would be nothing to run.
+fn asks_for_nothing(file: &AgentFile) -> bool {
+    let publishes = file.publish.as_ref().is_some_and(|publish| !publish.tunnels.is_empty());
+    file.gateway.is_none() && file.forwards.is_empty() && !publishes
 }
 
 /// The forwards that what is chosen leads to, at once or by way of others.

@@ -14,7 +14,7 @@ use runtime::signals::StopSignal;
 use serde_json::{Value, json};
 use tunnel::agent::AgentEvent;
 
-use super::running::{Change, Running, Snapshot};
+use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::table;
 use crate::command::output::{Line, Output, Weight};
 use crate::command::{Global, live};
@@ -25,6 +25,9 @@ use crate::terminal;
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines stay below the table.
 const NOTES: usize = 5;
+/// For how long a reason that was told is not told again as that of a request, and how many of them are kept.
+const REASON_HOLDS: Duration = Duration::from_secs(10);
+const REASONS: usize = 32;
 
 /// Prints; shared by all tasks.
 pub(super) struct View {
@@ -33,6 +36,9 @@ pub(super) struct View {
     output: Output,
     begun: Instant,
     notes: Mutex<Vec<String>>,
+    agent: Mutex<live::News>,
+    /// Reasons that were told, and when: a request that failed for one of them says it once more.
+    reasons: Mutex<Vec<(Instant, String)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -56,8 +62,8 @@ struct Told {
 impl Told {
     /// Of a row before anybody used it; a plain address is always ready.
     fn untouched(row: &Row) -> Self {
-        let plain = row.state == State::Ready && row.pod.is_none();
-        let state = if plain { State::Ready } else { State::Idle };
+        let plain = matches!(row.state, State::Ready | State::Unchecked) && row.pod.is_none();
+        let state = if plain { row.state } else { State::Idle };
         Self { state, pod: None, reason: None, lost: None, error: None }
     }
 }
@@ -83,7 +89,25 @@ impl View {
             output: Output::start(left_out)?,
             begun: Instant::now(),
             notes: Mutex::default(),
+            agent: Mutex::default(),
+            reasons: Mutex::default(),
         }))
+    }
+
+    /// Which contexts there are.
+    pub(super) fn kubeconfig(&self, found: &KubeFound) {
+        let text = match &found.problem {
+            None => {
+                let noun = if found.contexts.len() == 1 { "context" } else { "contexts" };
+                format!("kubeconfig  {}: {} {noun}", found.files, found.contexts.len())
+            }
+            Some(problem) => format!("kubeconfig  {problem}"),
+        };
+        self.note(
+            &text,
+            "kubeconfig",
+            || json!({ "files": found.files, "contexts": found.contexts, "problem": found.problem }),
+        );
     }
 
     /// Everything is open.
@@ -182,7 +206,9 @@ impl View {
         if !row.echoes {
             self.state_news(row, &before, &mut after, now);
         }
-        if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error) {
+        if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error)
+            && (self.form == Form::Json || !self.was_told(text))
+        {
             self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
         }
         after
@@ -195,6 +221,7 @@ impl View {
             (State::Ready, State::Ready) if before.pod != row.pod => {
                 self.note(&format!("{name}: now{pod}"), "moved", || json!({ "name": name, "pod": row.pod }));
             }
+            (State::Unchecked, State::Ready) | (State::Ready, State::Unchecked) => {}
             (old, State::Ready) if old != State::Ready => {
                 let outage = after.lost.take().map(|since| now - since);
                 let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
@@ -204,7 +231,7 @@ impl View {
                         self.note(
                             &format!("{name}: back after {seconds:.1} s{pod}"),
                             "back",
-                            || json!({ "name": name, "outage_ms": millis(outage), "pod": row.pod }),
+                            || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod }),
                         );
                     }
                     None => {
@@ -218,13 +245,19 @@ impl View {
             (State::Ready, State::Starting | State::Failed) => {
                 after.lost = Some(now);
                 let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
-                self.note(&format!("{name}: lost: {why}"), "lost", || json!({ "name": name, "reason": why }));
+                self.told(&why);
+                self.note(
+                    &format!("{name}: lost: {why}"),
+                    "lost",
+                    || json!({ "name": name, "what": row.kind, "reason": why }),
+                );
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
             }
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
+                self.told(&why);
                 self.note(&format!("{name}: {why}"), "failed", || json!({ "name": name, "reason": why }));
             }
             _ => {}
@@ -292,6 +325,28 @@ impl View {
         });
     }
 
+    /// What is published could not be reached.
+    pub(super) fn unreachable(&self, target: &str, failure: &Failure) {
+        let reason = failure.message();
+        if self.was_told(reason) {
+            return;
+        }
+        self.told(reason);
+        let named = if reason.contains(target) { String::new() } else { format!("{target}: ") };
+        let hint = failure.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        self.note(
+            &format!("published {named}{reason}{hint}"),
+            "error",
+            || json!({ "name": target, "message": reason, "hint": failure.hint() }),
+        );
+    }
+
+    /// An address of the new version could not be had after all.
+    pub(super) fn not_opened(&self, failure: &Failure) {
+        let text = format!("the address before stays open: {}", failure.text().trim_end());
+        self.note(&text, "not-opened", || failure.json()["error"].clone());
+    }
+
     /// A part of it has failed for good.
     pub(super) fn failed(&self, name: &str, failure: &Failure) {
         let text = failure.text();
@@ -310,6 +365,8 @@ impl View {
                     self.output.put(Line::Data(value.to_string()), Weight::Full);
                 }
             }
+            // Attempts go on for ever, and each reason is worth one line.
+            Form::Lines | Form::Table if !lock(&self.agent).is_new(agent_event) => {}
             Form::Lines | Form::Table => match live::line(agent_event) {
                 Some(live::Told::Data(text)) if self.form == Form::Lines => self.data(text),
                 Some(live::Told::Data(_)) | None => {}
@@ -323,7 +380,9 @@ impl View {
         let live: u64 = snapshot.rows.iter().map(|row| row.streams).sum();
         if live > 0 && self.form != Form::Json {
             let noun = if live == 1 { "stream" } else { "streams" };
-            self.say(format!("waiting for {live} {noun} to end; Ctrl-C again cuts them"));
+            // What the terminal shows of Ctrl-C stands where the cursor is.
+            let line = if self.form == Form::Table { "\n" } else { "" };
+            self.say(format!("{line}waiting for {live} {noun} to end; Ctrl-C again cuts them"));
         }
     }
 
@@ -364,8 +423,29 @@ impl View {
     }
 
     fn notes(&self) -> MutexGuard<'_, Vec<String>> {
-        self.notes.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.notes)
     }
+
+    fn told(&self, reason: &str) {
+        let mut reasons = lock(&self.reasons);
+        let surplus = (reasons.len() + 1).saturating_sub(REASONS);
+        reasons.drain(..surplus);
+        reasons.push((Instant::now(), reason.to_owned()));
+    }
+
+    /// Whether the reason within a text was told a moment ago.
+    fn was_told(&self, text: &str) -> bool {
+        // A request's text is a sentence: its first letter and its end may differ.
+        let text = text.to_lowercase();
+        let held = |(at, reason): &(Instant, String)| {
+            at.elapsed() < REASON_HOLDS && text.contains(reason.to_lowercase().trim_end_matches('.'))
+        };
+        lock(&self.reasons).iter().any(held)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A row as programs read it.

@@ -100,7 +100,7 @@ impl Server {
         let dir = tempfile::tempdir().expect("a directory for the server");
         let ports = setup.ports.take();
         if let Some(ports) = &ports {
-            setup = setup.public(&format!("tcp_listen: 127.0.0.1, tcp_ports: {}-{}", ports.first, ports.last()));
+            setup = setup.public(&format!("tcp_ports: {}-{}", ports.first, ports.last()));
         }
         let unknown = SocketAddr::from(([127, 0, 0, 1], 0));
         let mut server = Self {

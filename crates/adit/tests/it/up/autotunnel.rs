@@ -181,6 +181,8 @@ async fn five_hundred_first_requests_at_once_share_one_start() {
     let asked = bed.cluster.requests();
     let about: Vec<_> = asked.iter().filter(|line| !line.contains("/portforward")).collect();
     assert!(about.len() <= 12, "{about:?}");
+    // What has changed is looked at four times a second.
+    up.event("ready").await;
     assert_eq!(up.count("ready"), 1);
 }
 

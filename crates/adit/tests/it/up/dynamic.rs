@@ -52,7 +52,7 @@ async fn an_alias_wins_over_a_context_of_its_name() {
     let up = bed.up(&gateway(&["aliases: { nowhere: fake, fake: no-such-context }"], &[])).await;
     assert_eq!(up.get("web-80.svc.default.ns.nowhere.cx.k8s.localhost", "/").await.status, 200);
     let answer = up.get("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await;
-    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert_eq!(answer.status, 404, "{}", answer.text());
     assert!(answer.text().contains("no-such-context"), "{}", answer.text());
 }
 
@@ -96,7 +96,6 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
         "web-80.svc.default.ns.cx.k8s.localhost",
         "web-99999.svc.default.ns.fake.cx.k8s.localhost",
         "web-80.svc.default.ns.a--ffb.cx.k8s.localhost",
-        "k8s.localhost",
     ] {
         let answer = up.get(host, "/").await;
         assert_eq!(answer.status, 404, "{host}: {}", answer.text());
@@ -126,7 +125,6 @@ async fn a_port_the_service_does_not_have_and_a_port_nobody_listens_on_are_502()
     for (host, words) in [
         ("web-82.svc.default.ns.fake.cx.k8s.localhost", "82"),
         ("web-81.svc.default.ns.fake.cx.k8s.localhost", "refused"),
-        ("web-80.svc.default.ns.nowhere.cx.k8s.localhost", "nowhere"),
     ] {
         let answer = up.get(host, "/").await;
         assert_eq!(answer.status, 502, "{host}: {}", answer.text());
@@ -181,4 +179,113 @@ async fn names_with_hyphens_and_digits_are_split_at_the_port() {
     let up = bed.up(&gateway(&[], &[])).await;
     assert_eq!(up.get("my-shop-2-80.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
     assert_eq!(up.get("my-shop-2-0-8080.pod.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn the_page_of_a_context_lists_its_services_with_the_host_of_each_port() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    let (_, index) = up.json("localhost", "/").await;
+    let url = index["dynamic"]["contexts"][0]["services"].as_str().expect("a link").to_owned();
+    assert_eq!(url, format!("http://localhost:{}/-/contexts/fake", up.gateway().port()));
+    let (status, list) = up.json("localhost", "/-/contexts/fake").await;
+    assert_eq!(status, 200, "{list}");
+    let web = list["services"].as_array().unwrap().iter().find(|service| service["name"] == "web").expect("web");
+    let host = web["ports"][0]["host"].as_str().expect("a host");
+    assert_eq!(host, "web-80.svc.default.ns.fake.cx.k8s.localhost");
+    assert_eq!(up.get(host, "/").await.status, 200);
+    let text = up.get("localhost", "/-/contexts/fake").await.text();
+    assert!(text.contains("default/web 80 (http)  http://web-80.svc."), "{text}");
+    let localhost = up.host("localhost");
+    let html =
+        testkit::raw::request(up.gateway(), "GET", &localhost, "/-/contexts/fake", &[("Accept", "text/html")], b"");
+    let html = html.await.unwrap().text();
+    assert!(html.contains(&format!("<a href=\"http://{}/\">", up.host(host))), "{html}");
+}
+
+#[tokio::test]
+async fn only_this_machine_is_told_a_contexts_services_and_only_of_what_is_allowed() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&["allow: { contexts: [\"fa*\"], namespaces: [other] }"], &[])).await;
+    let (status, list) = up.json("localhost", "/-/contexts/fake").await;
+    assert_eq!((status, list["services"].as_array().map(Vec::len)), (200, Some(0)), "{list}");
+    let asked = bed.cluster.requests().len();
+    assert_eq!(up.get("localhost", "/-/contexts/prod").await.status, 403);
+    let cross = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")];
+    let answer =
+        testkit::raw::request(up.gateway(), "GET", &up.host("localhost"), "/-/contexts/fake", &cross, b"").await;
+    assert_eq!(answer.unwrap().status, 403, "a picture on a stranger's page");
+    assert_eq!(up.get("evil.example", "/-/contexts/fake").await.status, 404);
+    assert_eq!(bed.cluster.requests().len(), asked, "the cluster was not asked");
+}
+
+#[tokio::test]
+async fn a_list_that_cannot_be_had_is_an_answer_that_says_why_and_what_to_do() {
+    let bed = Bed::start().await;
+    let dead = std::fs::read_to_string(bed.home.path().join("kubeconfig")).unwrap();
+    let port = dead.split("https://127.0.0.1:").nth(1).and_then(|rest| rest.split(['\n', '"', '/']).next()).unwrap();
+    std::fs::write(bed.home.path().join("kubeconfig"), dead.replace(port.trim(), "1")).unwrap();
+    let up = bed.up(&gateway(&[], &[])).await;
+    let answer = up.get("localhost", "/-/contexts/fake").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    assert!(answer.text().contains("127.0.0.1:1") && answer.text().contains("hint: "), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn the_bare_dynamic_host_explains_the_names_and_links_the_contexts() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    let answer = up.get("k8s.localhost", "/").await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    for text in ["{service}-{port}.svc.{namespace}.ns.{context}.cx.", "services of fake: http://localhost:"] {
+        assert!(answer.text().contains(text), "{text}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn a_context_that_is_not_there_is_a_404_with_those_that_could_be_meant() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    let (status, page) = up.json("web-80.svc.default.ns.fkae.cx.k8s.localhost", "/").await;
+    assert_eq!(status, 404, "{page}");
+    assert_eq!(page["error"]["near"][0], "web-80.svc.default.ns.fake.cx.k8s.localhost", "{page}");
+    assert_eq!(bed.cluster.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_name_of_the_clusters_own_dns_and_one_without_a_port_are_told_what_to_type() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    for (host, words) in [
+        ("web.default.svc.cluster.local", "web-PORT.svc.default.ns.CONTEXT.cx.k8s.localhost"),
+        ("web.svc.default.ns.fake.cx.k8s.localhost", "web-PORT.svc.default.ns.fake.cx.k8s.localhost"),
+    ] {
+        let answer = up.get(host, "/").await;
+        assert_eq!(answer.status, 404, "{host}");
+        assert!(answer.text().contains(words), "{host}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn what_was_mistyped_is_not_listed_and_its_error_page_leads_to_the_services() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    let host = "wbe-80.svc.default.ns.fake.cx.k8s.localhost";
+    let answer = up.get(host, "/").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("services of fake: http://localhost:"), "{}", answer.text());
+    let index = up.get("localhost", "/").await.text();
+    assert!(!index.contains("wbe-80"), "{index}");
+}
+
+#[tokio::test]
+async fn an_index_that_came_by_tls_links_by_tls_where_that_goes() {
+    let bed = Bed::start().await;
+    let keys = ["tls: local"];
+    let up = bed.up(&gateway(&keys, &[&super::support::web()])).await;
+    let config = testkit::cert::trust_anything(&["http/1.1"]);
+    let mut client = testkit::raw::Client::connect_tls(up.gateway(), "localhost", config).await.unwrap();
+    let page = client.get(&up.host("localhost"), "/").await.unwrap().text();
+    assert!(page.contains(&format!("https://web.localhost:{}", up.gateway().port())), "{page}");
+    assert!(page.contains(&format!("https://localhost:{}/-/contexts/fake", up.gateway().port())), "{page}");
 }

@@ -46,6 +46,23 @@ async fn a_file_that_is_wrong_ends_it_with_2_and_all_that_is_wrong_is_said() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_asks_for_nothing_ends_it_and_a_gateway_without_keys_is_something() {
+    let bed = Bed::start().await;
+    for text in ["", "kubernetes: { keepalive: 1m }\n", "publish: {}\n"] {
+        bed.write(text);
+        let (status, said) = process::run(&mut bed.command(), b"", DEADLINE).unwrap();
+        assert_eq!(status.code(), Some(2), "{text}");
+        assert!(
+            said.stderr().contains("asks for nothing") && said.stderr().contains("gateway: {}"),
+            "{}",
+            said.output()
+        );
+    }
+    let up = bed.up(&gateway(&[], &[])).await;
+    assert_eq!(up.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_port_that_is_taken_at_the_start_ends_it_and_nothing_was_opened() {
     let bed = Bed::start().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -103,4 +120,31 @@ async fn s6_no_password_of_a_route_and_no_authorization_is_told_whatever_is_logg
     for secret in ["first-Secret-1", "second-Secret-2", "bWU6Zmlyc3QtU2VjcmV0LTE", "bWU6c2Vjb25kLVNlY3JldC0y"] {
         assert!(!said.contains(secret), "{secret} was told");
     }
+}
+
+#[tokio::test]
+async fn a_failure_is_told_once_and_which_kubeconfig_it_is() {
+    let bed = Bed::start().await;
+    let gone = "gone.localhost: { to: \"forward:gone\" }";
+    let forwards = "forwards:\n  gone: { to: \"k8s://fake/default/service/gone:80\" }\n";
+    bed.write(&format!("{forwards}{}", gateway(&[], &[gone])));
+    let mut command = adit(bed.home.path());
+    let process = Process::start(command.arg("up").env("KUBECONFIG", bed.home.path().join("kubeconfig"))).unwrap();
+    let line = |text: &'static str| process.line(DEADLINE, move |line: &str| line.contains(text));
+    let kubeconfig = line("kubeconfig  ").await.expect("the files");
+    assert!(kubeconfig.ends_with(": 1 context"), "{kubeconfig}");
+    let route = line("gone.localhost  http://").await.unwrap();
+    let port = route.split("gone.localhost:").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    let address = format!("127.0.0.1:{port}").parse().unwrap();
+    for _ in 0..3 {
+        assert_eq!(raw::get(address, "gone.localhost", "/").await.unwrap().status, 502);
+    }
+    line("gone: ").await.expect("the forward's line");
+    // A change is told after what came before it.
+    bed.write(&format!("{forwards}{}", gateway(&["idle_timeout: 1h"], &[gone, &web()])));
+    line("reloaded:").await.expect("the reload");
+    let told = process.output().lines().filter(|line| line.contains("not found")).count();
+    assert_eq!(told, 1, "{}", process.output());
+    process.signal(Signal::TERM).unwrap();
+    process.exited(DEADLINE).await.unwrap();
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 use testkit::cluster::{Host, ServicePort};
 use testkit::origin::TcpOrigin;
 use testkit::process::Signal;
+use testkit::raw;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -199,16 +200,15 @@ async fn a_target_that_cannot_be_had_resets_the_client_and_is_said_once() {
     assert!(error["message"].as_str().unwrap().contains("\"gone\" not found"), "{error}");
 }
 
-#[tokio::test]
-async fn with_few_descriptors_it_goes_on_after_clients_leave() {
-    let bed = Bed::start().await;
-    let origin = TcpOrigin::start().await.unwrap();
-    bed.add_service("tcp", 7, origin.addr());
-    bed.write(&forward("tcp", 7));
+/// `adit up` with a limit of descriptors.
+fn with_descriptors(bed: &Bed, count: u32) -> Command {
     // The limit is set for good: `adit up` would raise a soft one.
     let inner = bed.command();
     let mut command = Command::new("sh");
-    command.args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""]).arg(inner.get_program()).args(inner.get_args());
+    command
+        .args(["-c", &format!("ulimit -n {count} && exec \"$0\" \"$@\"")])
+        .arg(inner.get_program())
+        .args(inner.get_args());
     command.current_dir(bed.home.path());
     for (name, value) in inner.get_envs() {
         match value {
@@ -216,7 +216,16 @@ async fn with_few_descriptors_it_goes_on_after_clients_leave() {
             None => command.env_remove(name),
         };
     }
-    let up = Up::start(&mut command).await.errors_expected();
+    command
+}
+
+#[tokio::test]
+async fn with_few_descriptors_it_goes_on_after_clients_leave() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.unwrap();
+    bed.add_service("tcp", 7, origin.addr());
+    bed.write(&forward("tcp", 7));
+    let up = Up::start(&mut with_descriptors(&bed, 64)).await.errors_expected();
     // While there is room the way is made.
     let mut first = dial(&up, b"").await;
     echo(&mut first).await;
@@ -233,6 +242,26 @@ async fn with_few_descriptors_it_goes_on_after_clients_leave() {
         echo(&mut stream).await;
     }
     assert_eq!(up.end(Signal::TERM).await, Some(0));
+}
+
+/// `ulimit -n 64`, and a crowd is there before anything was dialled.
+#[tokio::test]
+async fn a_crowd_before_the_first_start_leaves_descriptors_to_dial_with_and_is_served_in_turn() {
+    let bed = Bed::start().await;
+    bed.write(&super::support::gateway(&[], &[]));
+    let up = Up::start(&mut with_descriptors(&bed, 64)).await.errors_expected();
+    let mut crowd = Vec::new();
+    for _ in 0..200 {
+        crowd.push(TcpStream::connect(up.gateway()).await.unwrap());
+    }
+    let host = up.host("web-80.svc.default.ns.fake.cx.k8s.localhost");
+    let answers = crowd.into_iter().map(|stream| {
+        let host = host.clone();
+        async move { raw::Client::new(stream).get(&host, "/").await.map(|answer| answer.status) }
+    });
+    let answers = super::support::together(answers).await;
+    let good = answers.iter().filter(|status| matches!(status, Ok(200))).count();
+    assert_eq!(good, 200, "{answers:?}");
 }
 
 #[tokio::test]

@@ -254,9 +254,14 @@ async fn the_gateway_may_move_to_another_port_and_connections_stay() {
     let mut socket = WebSocket::connect(up.gateway(), &up.host(HOST), "/ws").await.unwrap();
     let port = testkit::process::free_port().unwrap();
     let moved = gateway(&[], &[&web()]).replace("127.0.0.1:0", &format!("127.0.0.1:{port}"));
-    up.reload(&bed, &moved).await;
+    assert_eq!(up.reload(&bed, &moved).await["changed"], json!(["gateway.listen"]));
     let address = SocketAddr::from(([127, 0, 0, 1], port));
     assert_eq!(raw::get(address, HOST, "/").await.unwrap().status, 200);
+    for ip in ["0.0.0.0", "127.0.0.1"] {
+        let moved = gateway(&[], &[&web()]).replace("127.0.0.1:0", &format!("{ip}:{port}"));
+        assert_eq!(up.reload(&bed, &moved).await["changed"], json!(["gateway.listen"]), "{ip}");
+        assert_eq!(raw::get(address, HOST, "/").await.unwrap().status, 200, "{ip}");
+    }
     let old = || async { TcpStream::connect(up.gateway()).await.is_err().then_some(()) };
     eventually(DEADLINE, "the end of the old port", old).await;
     socket.send_text("still there").await.unwrap();

@@ -70,6 +70,16 @@ fn host_and_path(key: &str, section: &Section<'_>) -> Option<(HostPattern, Optio
         Some(at) => (&key[..at], Some(&key[at..])),
         None => (key, None),
     };
+    if let Some((scheme, rest)) = key.split_once("://") {
+        let place = rest.trim_end_matches('/');
+        let (host, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
+        let host = host.split(':').next().unwrap_or_default();
+        section.complain_here(Complaint::new(
+            format!("`{key}` is a URL, and a route is for a host"),
+            format!("leave out {scheme}:// and the port: {host}{path}"),
+        ));
+        return None;
+    }
     if host.contains(':') {
         let complaint =
             Complaint::new(format!("`{host}` has a port"), "leave it out: a route holds for all ports of the gateway");

@@ -178,3 +178,23 @@ fn s6_a_password_is_not_shown() {
     let config = gateway("routes: { a.b: { to: 1, basic_auth: { user: a, password: hunter2 } } }");
     assert!(!format!("{config:?}").contains("hunter2"));
 }
+
+#[test]
+fn a_route_may_be_its_target_alone() {
+    let route = gateway("routes: { a.localhost: 'http://127.0.0.1:3000' }").routes.remove(0);
+    assert_eq!(route.to.to_string(), "http://127.0.0.1:3000");
+    assert_eq!(route, self::route("a.localhost", "to: 'http://127.0.0.1:3000'"));
+    assert_eq!(keys("routes: { a.localhost: 'x://' }"), ["gateway.routes.a.localhost.to"]);
+}
+
+#[test]
+fn a_url_for_a_route_and_a_port_out_of_range_are_told_with_what_to_write() {
+    let hint = |body: &str| {
+        let problem = parse(&format!("gateway: {{ {body} }}")).expect_err(body).0.remove(0);
+        problem.hint.unwrap()
+    };
+    let text = hint("routes: { 'http://a.localhost:80/x': { to: 3000 } }");
+    assert_eq!(text, "leave out http:// and the port: a.localhost/x");
+    assert_eq!(hint("listen: 99999"), "write a port from 1 to 65535; 0 is any free one");
+    assert_eq!(hint("listen: 127.0.0.1:99999"), "write a port from 1 to 65535; 0 is any free one");
+}

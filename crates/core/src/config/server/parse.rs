@@ -63,7 +63,7 @@ fn public(section: Section<'_>) -> PublicConfig {
         tls: tls(section.optional_section("tls")),
         trusted_proxies: section.list("trusted_proxies", Cidr::parse).unwrap_or_default(),
         tcp_ports: section.get("tcp_ports", PortRange::parse),
-        tcp_listen: section.get("tcp_listen", ip).unwrap_or(default.tcp_listen),
+        tcp_listen: section.get("tcp_listen", ip),
     };
     section.finish();
     config

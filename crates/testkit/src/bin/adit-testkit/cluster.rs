@@ -32,6 +32,8 @@ pub(crate) async fn run(options: &Options) -> Result<(), String> {
   kubectl get pods,svc -o wide
   adit forward svc/web 8080:80        # or: kubectl port-forward svc/web 8080:80
   curl http://127.0.0.1:8080/
+  adit up                             # every service under a name of its own: open http://localhost:8989/
+  curl http://web-80.svc.default.ns.fake.cx.k8s.localhost:8989/
   adit forward jump://fake/default/deployment/web/{} 8007     # a host that only the pods see
 
 Type `help` for what can be made to go wrong; Ctrl-C ends it.",

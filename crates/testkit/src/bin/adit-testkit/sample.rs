@@ -3,15 +3,19 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use serde_json::json;
+use testkit::cert::TestCa;
 use testkit::cluster::{Cluster, PodSpec, ServicePort};
 use testkit::origin::TcpOrigin;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 
 use crate::options::Backend;
 
@@ -44,8 +48,19 @@ impl Sample {
         }
         cluster.add_service("default", "echo", &[("app", "echo")], &[ServicePort::new(7)]);
         cluster.add_pod(PodSpec::new("default", "echo-0").label("app", "echo").port("", 7).backend(7, echo.addr()));
+        // What the guide's examples name: a page behind TLS of its own, and a port that takes connections.
+        let argocd = tls_page("hello from argocd-server\n").await?;
+        serve(cluster, "argocd", "argocd-server", 443, argocd);
+        serve(cluster, "databases", "postgresql", 5432, echo.addr());
         Ok(Self { _echo: echo })
     }
+}
+
+/// Adds a service with one pod.
+fn serve(cluster: &Cluster, namespace: &str, name: &str, port: u16, addr: SocketAddr) {
+    cluster.add_service(namespace, name, &[("app", name)], &[ServicePort::new(port)]);
+    let pod = PodSpec::new(namespace, &format!("{name}-0")).label("app", name).port("", port);
+    cluster.add_pod(pod.backend(port, addr));
 }
 
 /// Adds a pod of `web` with a page that says its name.
@@ -71,16 +86,38 @@ pub(crate) fn add_backend(cluster: &Cluster, backend: &Backend) {
 async fn page(text: String) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let addr = listener.local_addr()?;
-    let text = Bytes::from(text);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let text = text.clone();
-            let service = service_fn(move |_| {
-                let text = text.clone();
-                async move { Ok::<_, Infallible>(http::Response::new(Full::new(text))) }
-            });
-            tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+            tokio::spawn(answer(stream, Bytes::from(text.clone())));
         }
     });
     Ok(addr)
+}
+
+/// The same behind TLS with a certificate that nobody knows.
+async fn tls_page(text: &'static str) -> io::Result<SocketAddr> {
+    let ca = TestCa::new()?;
+    let config = ca.leaf("argocd-server", &["argocd-server", "argocd-server.argocd.svc"])?.server(&["http/1.1"])?;
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
+    let addr = listener.local_addr()?;
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                if let Ok(stream) = acceptor.accept(stream).await {
+                    answer(stream, Bytes::from(text)).await;
+                }
+            });
+        }
+    });
+    Ok(addr)
+}
+
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(stream: S, text: Bytes) {
+    let service = service_fn(move |_| {
+        let text = text.clone();
+        async move { Ok::<_, Infallible>(http::Response::new(Full::new(text))) }
+    });
+    let _ = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
 }

@@ -115,7 +115,7 @@ fn every_key_is_read() {
     assert!(config.is_trusted_proxy("10.1.1.1".parse().unwrap()));
     assert!(!config.is_trusted_proxy("11.1.1.1".parse().unwrap()));
     assert_eq!(public.tcp_ports.unwrap().to_string(), "15000-15999");
-    assert_eq!(public.tcp_listen.to_string(), "::");
+    assert_eq!(public.tcp_address().to_string(), "::");
     assert_eq!(config.agents.listen[0].port(), 9443);
     assert!(config.agents.tls.is_some());
     assert_eq!(config.limits.headers, 50);
@@ -174,10 +174,7 @@ fn five_mistakes_are_five_problems_with_file_line_key_and_hint() {
     assert!(problems.iter().all(|p| p.file == "server.yaml" && p.hint.is_some() && p.column > 0));
     assert_eq!(problems.0[1].hint.as_deref(), Some("did you mean `base_domain`?"));
     let shown = problems.to_string();
-    assert!(
-        shown.starts_with("server.yaml:2:11: public.listen: `0.0.0.0:99999` is not an address to listen on\nhint: "),
-        "{shown}"
-    );
+    assert!(shown.starts_with("server.yaml:2:11: public.listen: 99999 is no port\nhint: "), "{shown}");
 }
 
 #[test]
@@ -300,4 +297,14 @@ proptest! {
             prop_assert!(problems.iter().all(|p| !p.message.is_empty()));
         }
     }
+}
+
+#[test]
+fn tcp_ports_are_for_this_machine_only_when_the_http_side_is() {
+    let address = |text: &str| good(text).public.tcp_address().to_string();
+    assert_eq!(address(""), "0.0.0.0");
+    assert_eq!(address("public: { listen: '127.0.0.1:80' }"), "127.0.0.1");
+    assert_eq!(address("public: { listen: ['[::1]:80', '127.0.0.1:80'] }"), "::1");
+    assert_eq!(address("public: { listen: ['127.0.0.1:80', '0.0.0.0:81'] }"), "0.0.0.0");
+    assert_eq!(address("public: { listen: '127.0.0.1:80', tcp_listen: 10.0.0.1 }"), "10.0.0.1");
 }
