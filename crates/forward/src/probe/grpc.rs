@@ -86,14 +86,12 @@ async fn call(
 }
 
 fn failed(head: &Head, error: &h2::Error) -> ProbeError {
-    match head.stranger("HTTP/2") {
-        Some(ProbeError::Protocol { found, .. }) => {
-            // What answers an HTTP/2 preface with HTTP speaks the older one.
-            ProbeError::Protocol { found: if found == "HTTP" { "HTTP/1" } else { found }, wanted: WANTED }
-        }
-        Some(other) => other,
-        None if error.is_io() => ProbeError::Closed { doing: "waiting for its answer" },
-        None => ProbeError::Malformed { wanted: WANTED, what: error.to_string() },
+    match head.stranger(WANTED) {
+        // What answers an HTTP/2 preface with HTTP speaks the older one.
+        Some(ProbeError::Protocol { found: "HTTP", wanted }) => ProbeError::Protocol { found: "HTTP/1", wanted },
+        Some(ProbeError::Protocol { found, wanted }) if found != "HTTP/2" => ProbeError::Protocol { found, wanted },
+        _ if error.is_io() => ProbeError::Closed { doing: "waiting for its answer" },
+        _ => ProbeError::Malformed { wanted: WANTED, what: error.to_string() },
     }
 }
 

@@ -41,7 +41,7 @@ const KINDS: [(&str, Kind); 11] = [
     ("exec", Kind::Exec),
 ];
 
-/// Keys that not every kind has, and whose they are; the first is the one they speak of when no type is given.
+/// Keys that not every kind has, and whose they are.
 const KEYS: [(&str, &[Kind]); 19] = [
     ("path", HTTP),
     ("url", HTTP),
@@ -62,6 +62,21 @@ const KEYS: [(&str, &[Kind]); 19] = [
     ("verify", &[Kind::Http, Kind::Https, Kind::Redis, Kind::Grpc, Kind::Kafka]),
     ("ca", TLS),
     ("server_name", TLS),
+];
+
+/// Keys that tell the kind when no type is given.
+const SPEAKING: [(&str, Kind); 11] = [
+    ("path", Kind::Http),
+    ("method", Kind::Http),
+    ("status", Kind::Http),
+    ("content", Kind::Http),
+    ("headers", Kind::Http),
+    ("service", Kind::Grpc),
+    ("command", Kind::Exec),
+    ("mechanism", Kind::Kafka),
+    ("database", Kind::Postgres),
+    ("sslmode", Kind::Postgres),
+    ("user", Kind::Postgres),
 ];
 
 const HTTP: &[Kind] = &[Kind::Http, Kind::Https];
@@ -131,8 +146,7 @@ fn implied(section: &Section<'_>, base: Option<&HealthConfig>, url: Option<&Url>
     if of_base != Kind::Tcp {
         return of_base;
     }
-    let spoken = KEYS.iter().find(|(key, _)| section.holds(key));
-    spoken.and_then(|(_, owners)| owners.first()).map_or(Kind::Tcp, |kind| *kind)
+    SPEAKING.iter().find(|(key, _)| section.holds(key)).map_or(Kind::Tcp, |(_, kind)| *kind)
 }
 
 /// Every key is asked for whatever the kind is, so that each mistake is told.
