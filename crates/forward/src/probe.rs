@@ -10,7 +10,7 @@
 //! | `exec` | a program that decides |
 
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use adit_core::config::forwards::{Credentials, HealthProbe, ProbeTls};
@@ -19,6 +19,7 @@ use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::secret::Secret;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TlsConnect};
 use runtime::tls::{ServerTrust, TlsError};
+use tokio::io::AsyncReadExt as _;
 
 mod exec;
 mod grpc;
@@ -34,6 +35,9 @@ use wire::{Head, Noted, Wire};
 
 /// The longest first line of a password's file.
 const PASSWORD_FILE_MAX: u64 = 64 * 1024;
+
+/// Through a cluster a stream opens before the service takes it: one that is refused ends within this time.
+const STAYS: Duration = Duration::from_millis(500);
 
 /// What a probe found.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +72,10 @@ pub async fn probe(
         HealthProbe::Exec(probe) => Box::pin(exec::run(&asking, probe)),
     };
     match tokio::time::timeout(timeout, asked).await {
-        Ok(result) => result.map(|detail| ProbeReport { latency: begun.elapsed(), detail }),
+        Ok(result) => {
+            let latency = doing.settled().unwrap_or_else(Instant::now) - begun;
+            result.map(|detail| ProbeReport { latency, detail })
+        }
         Err(_) => Err(ProbeError::Timeout { after: timeout, doing: doing.now() }),
     }
 }
@@ -197,22 +204,29 @@ struct Asking<'a> {
     doing: &'a Doing,
 }
 
-/// What is waited for now, in words that follow "while".
-struct Doing(Mutex<&'static str>);
-
-impl Default for Doing {
-    fn default() -> Self {
-        Self(Mutex::new("connecting"))
-    }
-}
+/// What is waited for now, in words that follow "while", and when the answer was there if that is not the end.
+#[derive(Default)]
+struct Doing(Mutex<(Option<&'static str>, Option<Instant>)>);
 
 impl Doing {
+    fn lock(&self) -> MutexGuard<'_, (Option<&'static str>, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self, doing: &'static str) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = doing;
+        self.lock().0 = Some(doing);
     }
 
     fn now(&self) -> &'static str {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.lock().0.unwrap_or("connecting")
+    }
+
+    fn settle(&self) {
+        self.lock().1 = Some(Instant::now());
+    }
+
+    fn settled(&self) -> Option<Instant> {
+        self.lock().1
     }
 }
 
@@ -222,7 +236,7 @@ impl Asking<'_> {
         let (io, head) = Noted::over(self.connect.connect().await.map_err(|source| ProbeError::Connect { source })?);
         match tls {
             None => Ok((io, head)),
-            Some(tls) => self.secure(io, tls, alpn).await,
+            Some(tls) => self.secure(io, tls, alpn).await.map_err(|error| head.stranger("TLS").unwrap_or(error)),
         }
     }
 
@@ -273,9 +287,14 @@ impl Connect for Open {
 }
 
 async fn tcp(asking: &Asking<'_>) -> Result<String, ProbeError> {
-    let (io, _) = asking.open(None, &[]).await?;
-    drop(io);
-    Ok("it takes connections".to_owned())
+    let (mut io, _) = asking.open(None, &[]).await?;
+    asking.doing.settle();
+    asking.doing.begin("looking whether it stays open");
+    let grace = STAYS.min(asking.timeout / 2);
+    match tokio::time::timeout(grace, io.read(&mut [0])).await {
+        Ok(Ok(0) | Err(_)) => Err(ProbeError::Closed { doing: asking.doing.now() }),
+        Ok(Ok(_)) | Err(_) => Ok("it takes connections".to_owned()),
+    }
 }
 
 fn setup(error: &TlsError) -> ProbeError {

@@ -68,7 +68,7 @@ async fn call(
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| failed(head, &error))?;
         if message.len() + data.len() > ANSWER_MAX {
-            return Err(head.wrong(WANTED, "its answer is too long"));
+            return Err(malformed("it is too long"));
         }
         let _ = body.flow_control().release_capacity(data.len());
         message.extend_from_slice(&data);
@@ -81,7 +81,7 @@ async fn call(
         Some(2) => Err(ProbeError::Refused { message: format!("{} is not serving", named(service)) }),
         Some(3) => Err(ProbeError::Refused { message: format!("it knows no service `{service}`") }),
         Some(_) => Err(ProbeError::Refused { message: format!("it does not know how {} is", named(service)) }),
-        None => Err(head.wrong(WANTED, "no health in its answer")),
+        None => Err(malformed("there is no health in it")),
     }
 }
 
@@ -93,6 +93,10 @@ fn failed(head: &Head, error: &h2::Error) -> ProbeError {
         _ if error.is_io() => ProbeError::Closed { doing: "waiting for its answer" },
         _ => ProbeError::Malformed { wanted: WANTED, what: error.to_string() },
     }
+}
+
+fn malformed(what: &str) -> ProbeError {
+    ProbeError::Malformed { wanted: WANTED, what: what.to_owned() }
 }
 
 fn named(service: &str) -> String {

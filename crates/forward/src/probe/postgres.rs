@@ -70,7 +70,10 @@ async fn open<'a>(asking: &'a Asking<'_>, probe: &PostgresProbe) -> Result<Wire<
                 SslMode::Prefer | SslMode::Disable => false,
             };
             let tls = ProbeTls { verify, ..probe.tls.clone() };
-            let (io, head) = asking.secure(wire.into_io(), &tls, &[b"postgresql"]).await?;
+            let (io, plain) = wire.into_parts();
+            let secured = asking.secure(io, &tls, &[b"postgresql"]).await;
+            // What began with an S may have been another word.
+            let (io, head) = secured.map_err(|error| plain.stranger(WANTED).unwrap_or(error))?;
             Ok(Wire::new(io, head, WANTED, asking.doing))
         }
         b'N' if probe.sslmode == SslMode::Prefer => Ok(wire),

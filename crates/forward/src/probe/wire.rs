@@ -124,8 +124,8 @@ impl<'a> Wire<'a> {
     }
 
     /// The stream itself, to speak TLS on it.
-    pub(super) fn into_io(self) -> Io {
-        self.io
+    pub(super) fn into_parts(self) -> (Io, Head) {
+        (self.io, self.head)
     }
 
     /// What is waited for from here on.
@@ -141,10 +141,10 @@ impl<'a> Wire<'a> {
         match sent.await {
             Ok(()) => Ok(()),
             // It may have said why before it closed.
-            Err(_) => Err(self.puzzled("it takes nothing").await).or_else(|error| match error {
+            Err(_) => match self.puzzled("it takes nothing").await {
                 ProbeError::Malformed { .. } => Err(self.closed()),
                 other => Err(other),
-            }),
+            },
         }
     }
 

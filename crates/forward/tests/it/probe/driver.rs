@@ -124,3 +124,16 @@ async fn another_pod_is_another_target() {
     // Long before the interval has passed.
     eventually(DEADLINE, "it is probed", || report(&forward).last > first).await;
 }
+
+#[tokio::test]
+async fn a_port_in_the_pod_that_nobody_listens_on_is_not_well() {
+    let bed = Bed::with(testkit::cluster::ClusterOptions::default()).await;
+    let closed = testkit::process::free_port().unwrap();
+    bed.cluster.add_pod(bed.spec("web-1").backend(8080, super::loopback(closed)));
+    bed.service();
+    let forward = bed.forward_with("service/web:80", probed("type: tcp, interval: 50ms, fall: 2"));
+    ready(&forward).await;
+    let health = found(&forward, HealthState::Unhealthy).await;
+    let said = health.error.unwrap();
+    assert!(said.starts_with("the connection was closed while") || said.contains("refused"), "{said}");
+}

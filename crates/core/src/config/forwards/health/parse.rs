@@ -138,8 +138,8 @@ fn names(kinds: &[Kind]) -> String {
 
 /// Without a type the base's, or what the keys speak of.
 fn implied(section: &Section<'_>, base: Option<&HealthConfig>, url: Option<&Url>) -> Kind {
-    if let Some(url) = url {
-        return if url.tls { Kind::Https } else { Kind::Http };
+    if section.holds("url") {
+        return if url.is_some_and(|url| url.tls) { Kind::Https } else { Kind::Http };
     }
     let name = base.map_or("tcp", |base| base.probe.as_str());
     let of_base = KINDS.iter().find(|(known, _)| *known == name).map_or(Kind::Tcp, |(_, kind)| *kind);
