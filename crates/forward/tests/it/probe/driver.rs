@@ -40,7 +40,7 @@ async fn a_ready_forward_is_probed_through_its_own_session() {
 #[tokio::test]
 async fn probes_start_nothing_and_do_not_keep_it_from_resting() {
     let bed = Bed::web().await;
-    let idle = Duration::from_millis(400);
+    let idle = Duration::from_millis(1500);
     let settings = ForwardSettings { start: Start::OnDemand, idle_timeout: Some(idle), ..ForwardSettings::default() };
     let options = ForwardOptions { settings, ..probed("type: tcp, interval: 20ms") };
     let forward = bed.forward_with("service/web:80", options);
