@@ -144,7 +144,9 @@ impl Forward {
                     self.fail(now, trouble, random);
                 }
             }
-            ForwardInput::Lost { attempt, reason } => self.lost(now, attempt, reason, random),
+            ForwardInput::Lost { attempt, reason } | ForwardInput::Unhealthy { attempt, reason } => {
+                self.lost(now, attempt, reason, random);
+            }
             ForwardInput::NoTarget { attempt, reason } => self.no_target(now, attempt, reason),
             ForwardInput::Wake => self.wake(now),
             ForwardInput::Stop => self.stop(now),

@@ -7,10 +7,12 @@
 //! | [`clusters`] | one API client per context, shared by all forwards |
 //! | `services` | what services a context has |
 //! | `session` | a running target: Kubernetes, jump, or a plain address |
+//! | [`probe`] | asks a target in its own protocol whether it is well |
 //! | `k8s` | kubeconfig, credentials, resolution by watch, SPDY and WebSocket transports, exec |
 
 pub mod clusters;
 pub mod error;
+pub mod probe;
 pub mod set;
 pub mod supervisor;
 
@@ -25,7 +27,7 @@ pub use k8s::api::{Api, ApiError};
 pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 pub use k8s::plugin::PluginError;
 pub use k8s::proxy::ProxyError;
-pub use report::ForwardReport;
+pub use report::{ForwardReport, HealthReport};
 pub use services::{ServiceEntry, ServiceList};
 pub use session::{CreatePod, JumpOptions};
 pub use set::{ForwardSet, ForwardSpec};

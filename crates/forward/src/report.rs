@@ -1,8 +1,9 @@
 //! What others see of a forward.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::forward::{ForwardState, ForwardStatus};
+use adit_core::health::HealthState;
 
 /// A picture of a forward, for tables, JSON and messages.
 #[derive(Clone, Debug)]
@@ -35,6 +36,37 @@ pub struct ForwardReport {
     pub ready_since: Option<Instant>,
     /// How long its last start took, from the demand until it could be used.
     pub took: Option<Duration>,
+    /// What probes say, when it is probed.
+    pub health: Option<HealthReport>,
+}
+
+/// What probes of a forward say.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HealthReport {
+    /// How the target is.
+    pub state: HealthState,
+    /// When the last probe ended.
+    pub last: Option<SystemTime>,
+    /// How long the last good one took.
+    pub latency: Option<Duration>,
+    /// What the last one saw in place of a good answer; nothing when it was good.
+    pub error: Option<String>,
+    /// What the last good one learnt.
+    pub detail: Option<String>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+impl HealthReport {
+    /// Before the first probe.
+    pub(crate) const fn unknown() -> Self {
+        Self { state: HealthState::Unknown, last: None, latency: None, error: None, detail: None, failures: 0 }
+    }
+
+    /// The same to a reader who does not count probes.
+    fn is_same(&self, other: &Self) -> bool {
+        (self.state, &self.error, self.failures) == (other.state, &other.error, other.failures)
+    }
 }
 
 impl ForwardReport {
@@ -54,6 +86,10 @@ impl ForwardReport {
             && (&self.context, &self.namespace, &self.pod) == (&other.context, &other.namespace, &other.pod)
             && (self.remote_port, self.service_port, self.transport)
                 == (other.remote_port, other.service_port, other.transport)
+            && match (&self.health, &other.health) {
+                (Some(one), Some(two)) => one.is_same(two),
+                (one, two) => one.is_some() == two.is_some(),
+            }
             && (self.pods, &self.declared) == (other.pods, &other.declared)
             && (&self.waiting_for, self.ready_since, self.took) == (&other.waiting_for, other.ready_since, other.took)
     }

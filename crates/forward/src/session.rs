@@ -153,6 +153,21 @@ impl Session {
             Self::Direct { .. } => {}
         }
     }
+
+    /// Whether there is another target beside the one that streams go to.
+    pub(crate) fn has_another(&self) -> bool {
+        self.status().borrow().pods > 1
+    }
+
+    /// Probes of the target fail: the next streams go to another one if there is one, and over new connections. Those
+    /// that run stay where they are.
+    pub(crate) fn renew(&self) {
+        match self {
+            Self::Kube(session) => session.renew(),
+            Self::Jump(session) => session.renew(),
+            Self::Direct { .. } => {}
+        }
+    }
 }
 
 fn place(api: &crate::k8s::api::Api, namespace: Option<&String>) -> Place {

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
+use adit_core::config::forwards::HealthConfig;
 use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
@@ -16,11 +17,12 @@ use tokio::sync::{Notify, watch};
 
 use crate::clusters::Clusters;
 use crate::error::ForwardError;
-use crate::report::ForwardReport;
+use crate::report::{ForwardReport, HealthReport};
 use crate::session::{JumpOptions, Session, SessionOptions};
 
 mod counted;
 mod driver;
+mod health;
 
 use counted::Counted;
 use driver::Driver;
@@ -45,6 +47,8 @@ pub struct ForwardOptions {
     pub later_timeout: Duration,
     /// For jumps.
     pub jump: JumpOptions,
+    /// How it is probed while it is ready, if at all.
+    pub health: Option<HealthConfig>,
 }
 
 impl Default for ForwardOptions {
@@ -60,6 +64,7 @@ impl Default for ForwardOptions {
             first_timeout: FIRST_TIMEOUT,
             later_timeout: LATER_TIMEOUT,
             jump: JumpOptions::default(),
+            health: None,
         }
     }
 }
@@ -91,6 +96,8 @@ pub(crate) struct Shared {
     kept: Mutex<Weak<Session>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
+    /// What probes say, when it is probed.
+    health: Mutex<Option<HealthReport>>,
     /// No handle is left: nobody can ask for it any more.
     abandoned: AtomicBool,
     /// How often it was stopped: whoever waits for it from before that waits in vain.
@@ -130,10 +137,12 @@ impl Forward {
             waiting_for: None,
             ready_since: None,
             took: None,
+            health: options.health.as_ref().map(|_| HealthReport::unknown()),
         };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
             target,
+            health: Mutex::new(report.health.clone()),
             options,
             machine: Mutex::new(Machine { machine, actions: VecDeque::new() }),
             work: Notify::new(),
@@ -147,6 +156,9 @@ impl Forward {
         });
         let driver = Driver::new(Arc::clone(&shared), Arc::clone(clusters), scope.clone());
         scope.spawn("forward", driver.run());
+        if let Some(config) = shared.options.health.clone() {
+            scope.spawn("probes of a forward", health::run(Arc::clone(&shared), config, scope.clone()));
+        }
         let handles = Arc::new(Handles { shared: Arc::clone(&shared) });
         Self { shared, _handles: handles }
     }
@@ -161,7 +173,7 @@ impl Forward {
     #[must_use]
     pub fn report(&self) -> ForwardReport {
         let known = Arc::clone(&self.shared.report.borrow());
-        ForwardReport { status: self.shared.machine_status(), ..(*known).clone() }
+        ForwardReport { status: self.shared.machine_status(), health: self.shared.health(), ..(*known).clone() }
     }
 
     /// How it is, as it changes; streams that come and go are no change.
@@ -301,6 +313,11 @@ impl Shared {
 
     pub(crate) fn machine_status(&self) -> ForwardStatus {
         self.machine.lock().unwrap_or_else(PoisonError::into_inner).machine.status()
+    }
+
+    /// What probes say now.
+    pub(crate) fn health(&self) -> Option<HealthReport> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     async fn wait_ready(&self) -> Result<Arc<ForwardReport>, ForwardError> {

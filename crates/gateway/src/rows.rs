@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use adit_core::target::Target;
-use forward::ForwardReport;
+use forward::{ForwardReport, HealthReport};
 
 use crate::entrances::Entrances;
 use crate::http::State;
@@ -35,6 +35,8 @@ pub struct Row {
     pub took: Option<Duration>,
     /// Why it is not ready, or what is waited for.
     pub reason: Option<String>,
+    /// What probes of its target say, when it is probed.
+    pub health: Option<HealthReport>,
     /// Streams and requests now.
     pub streams: u64,
     /// Those since the start.
@@ -124,6 +126,7 @@ impl Row {
             state: State::Ready,
             took: None,
             reason: None,
+            health: None,
             streams: 0,
             opened: 0,
             bytes_in: 0,
@@ -137,6 +140,7 @@ impl Row {
         self.state = state;
         self.pod.clone_from(&report.pod);
         self.took = report.took;
+        self.health.clone_from(&report.health);
         self.reason = detail.filter(|_| state != State::Ready);
     }
 

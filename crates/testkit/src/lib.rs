@@ -5,6 +5,7 @@
 pub mod cert;
 pub mod cluster;
 pub mod faulty;
+pub mod kafka;
 pub mod load;
 pub mod noise;
 pub mod origin;

@@ -13,7 +13,10 @@ use crate::target::Target;
 mod health;
 mod restart;
 
-pub use health::{HealthConfig, HealthProbe, HttpProbe};
+pub use health::{
+    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeTls,
+    RedisProbe, SaslMechanism, SslMode, StatusRange,
+};
 pub use restart::RestartConfig;
 
 /// After how long without use a forward that was started on demand ends.

@@ -7,7 +7,10 @@ use serde_json::Value;
 
 use super::destination::{CreateSettings, JumpSettings};
 use super::document::Written;
-use super::forwards::{HealthConfig, HealthProbe, HttpProbe, RestartConfig};
+use super::forwards::{
+    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeTls,
+    RedisProbe, RestartConfig,
+};
 use super::gateway::{BasicAuth, GatewayTls, PasswordSource, UpstreamScheme};
 use super::publish::{HeaderEdits, HealthCheck, Probe, PublicPlace, PublishedTunnel, TrustConfig};
 use super::unit::show_duration;
@@ -95,18 +98,68 @@ fn restart(restart: &RestartConfig) -> Written {
 fn health(health: &HealthConfig) -> Written {
     let map = Written::map().with("type", Written::text(health.probe.as_str()));
     let map = match &health.probe {
-        HealthProbe::Tcp | HealthProbe::Kafka => map,
-        HealthProbe::Http(HttpProbe { tls: _, path, status, content, verify }) => map
-            .with("path", Written::text(path))
-            .with_some("status", filled(Written::List(status.iter().map(Written::bare).collect())))
-            .with_some("content", content.as_ref().map(Written::text))
-            .with("verify", Written::bare(verify)),
-        HealthProbe::Postgres { user, password, database } => map
-            .with_some("user", user.as_ref().map(Written::text))
-            .with_some("password", password.as_ref().map(|_| Written::text(REDACTED)))
-            .with_some("database", database.as_ref().map(Written::text)),
+        HealthProbe::Tcp | HealthProbe::Mysql => map,
+        HealthProbe::Http(probe) => http_probe(map, probe),
+        HealthProbe::Postgres(PostgresProbe { login, database, sslmode, tls }) => {
+            let map = credentials(map, login)
+                .with_some("database", database.as_ref().map(Written::text))
+                .with("sslmode", Written::text(sslmode.as_str()));
+            trust(map, tls)
+        }
+        HealthProbe::Redis(RedisProbe { login, tls }) => probe_tls(credentials(map, login), tls.as_ref()),
+        HealthProbe::Grpc(GrpcProbe { service, tls, host_header }) => {
+            let map = map
+                .with_some("service", (!service.is_empty()).then(|| Written::text(service)))
+                .with_some("host_header", host_header.as_ref().map(Written::text));
+            probe_tls(map, tls.as_ref())
+        }
+        HealthProbe::Kafka(KafkaProbe { login, mechanism, tls }) => {
+            let map = credentials(map, login)
+                .with_some("mechanism", login.user.as_ref().map(|_| Written::text(mechanism.as_str())));
+            probe_tls(map, tls.as_ref())
+        }
+        HealthProbe::Exec(ExecProbe { command }) => map.with("command", Written::texts(command)),
     };
     health_settings(map, &health.settings)
+}
+
+fn http_probe(map: Written, probe: &HttpProbe) -> Written {
+    // Whatever a header of a probe says, it is there to be let in.
+    let headers = probe.headers.iter();
+    let headers = headers.fold(Written::map(), |map, (name, _)| map.with(name.as_str(), Written::text(REDACTED)));
+    let map = map
+        .with_some("method", (probe.method != http::Method::GET).then(|| Written::text(probe.method.as_str())))
+        .with("path", Written::text(&probe.path))
+        .with_some("status", filled(Written::texts(&probe.status)))
+        .with_some("content", probe.content.as_ref().map(Written::text))
+        .with_some("headers", filled(headers))
+        .with_some("host_header", probe.host_header.as_ref().map(Written::text));
+    match &probe.tls {
+        Some(tls) => trust(map.with("verify", Written::bare(&tls.verify)), tls),
+        None => map,
+    }
+}
+
+fn credentials(map: Written, login: &Credentials) -> Written {
+    let map = map.with_some("user", login.user.as_ref().map(Written::text));
+    match &login.password {
+        Some(PasswordSource::Value(_)) => map.with("password", Written::text(REDACTED)),
+        Some(PasswordSource::File(path)) => map.with("password_file", Written::text(&path.display())),
+        None => map,
+    }
+}
+
+fn probe_tls(map: Written, tls: Option<&ProbeTls>) -> Written {
+    let map = map.with("tls", Written::bare(&tls.is_some()));
+    match tls {
+        Some(tls) => trust(map.with("verify", Written::bare(&tls.verify)), tls),
+        None => map,
+    }
+}
+
+fn trust(map: Written, tls: &ProbeTls) -> Written {
+    map.with_some("ca", tls.ca.as_ref().map(|path| Written::text(&path.display())))
+        .with_some("server_name", tls.server_name.as_ref().map(Written::text))
 }
 
 fn health_settings(map: Written, settings: &HealthSettings) -> Written {

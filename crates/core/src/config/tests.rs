@@ -129,7 +129,10 @@ fn neighbours(path: &str) -> (String, &'static [&'static str]) {
         path if path.contains(".to.jump.via.create.") => &["image: alpine/socat"],
         path if path.contains(".tls.") => &[],
         path if path.contains(".health.") && path.starts_with("forwards.") => match path.rsplit('.').next() {
-            Some("path" | "status" | "content" | "verify") => &["type: https"],
+            Some("path" | "method" | "status" | "content" | "verify") => &["type: https"],
+            Some("tls") => &["type: redis"],
+            Some("sslmode") => &["type: postgres"],
+            Some("mechanism") => &["type: kafka"],
             _ => &[],
         },
         path if path.split('.').count() == 4 && path.starts_with("publish.tunnels.") => &["to: 3000"],

@@ -79,6 +79,13 @@ pub enum ForwardInput {
         /// Why.
         reason: String,
     },
+    /// The connection holds, but probes of the target fail: another target or another connection may do better.
+    Unhealthy {
+        /// Whose target.
+        attempt: Attempt,
+        /// What the last probe said.
+        reason: String,
+    },
     /// The target has gone and there is no other yet. While resolving it is news of what is waited for.
     NoTarget {
         /// Whose target.

@@ -201,6 +201,21 @@ fn a_connection_that_held_is_redialled_at_once_and_one_that_did_not_after_a_wait
 }
 
 #[test]
+fn one_whose_probes_fail_gets_another_connection_as_if_it_were_lost() {
+    let mut story = Story::ready();
+    story.wait(10 * SECOND);
+    let old = story.attempt();
+    let actions = story.say(ForwardInput::Unhealthy { attempt: old, reason: "503".into() });
+    let new = story.attempt();
+    assert_eq!(actions, [ForwardAction::Retire { attempt: old }, ForwardAction::Resolve { attempt: new }]);
+    assert_eq!(story.reason().as_deref(), Some("503"));
+    assert_eq!(story.say(ForwardInput::Unhealthy { attempt: old, reason: "503".into() }), [], "late news");
+    story.connect();
+    story.say(ForwardInput::Unhealthy { attempt: new, reason: "503".into() });
+    assert_eq!(story.state(), ForwardState::Backoff, "it did not help, so there is no hurry");
+}
+
+#[test]
 fn a_connection_that_breaks_at_once_each_time_does_not_reset_the_waits() {
     let mut story = Story::ready();
     for _ in 0..10 {

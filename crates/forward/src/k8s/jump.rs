@@ -189,6 +189,18 @@ impl JumpSession {
     }
 }
 
+impl JumpSession {
+    /// What is behind the pod is not well: another pod may see it better.
+    pub(crate) fn renew(&self) {
+        let now = self.shared.resolver.now();
+        if let Some(candidate) = self.shared.foresee(&now) {
+            self.shared.suspect(&candidate.pod);
+            drop(self.shared.choose(&now));
+            self.shared.publish(&now);
+        }
+    }
+}
+
 impl Drop for JumpSession {
     fn drop(&mut self) {
         self.scope.abort();

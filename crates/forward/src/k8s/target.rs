@@ -21,6 +21,8 @@ use crate::error::ForwardError;
 
 /// How long a pod to which a connection failed is passed over.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
+/// The same for a pod whose probes fail.
+const UNWELL_FOR: Duration = Duration::from_secs(60);
 /// A pool of a pod that is no longer chosen is kept so long, in case it is chosen again.
 const PODS_KEPT: usize = 16;
 
@@ -165,6 +167,20 @@ impl KubeSession {
     }
 }
 
+impl KubeSession {
+    /// The pod is not well: others are preferred, and its connections are replaced.
+    pub(crate) fn renew(&self) {
+        let Some(candidate) = self.shared.current() else { return };
+        self.shared.suspect_for(&candidate.pod, UNWELL_FOR);
+        if let Some(pool) = self.shared.held().get(&candidate.pod) {
+            pool.probe();
+        }
+        // The choice is made now, and stays when the suspicion has passed.
+        drop(self.shared.choose(&self.shared.resolver.now()));
+        self.shared.refresh();
+    }
+}
+
 impl Drop for KubeSession {
     fn drop(&mut self) {
         self.scope.abort();
@@ -197,8 +213,12 @@ impl KubeTargetShared {
     }
 
     pub(super) fn suspect(&self, pod: &PodRef) {
+        self.suspect_for(pod, SUSPECT_FOR);
+    }
+
+    fn suspect_for(&self, pod: &PodRef, time: Duration) {
         let mut choice = self.choice.lock().unwrap_or_else(PoisonError::into_inner);
-        choice.suspect(pod, Instant::now() + SUSPECT_FOR);
+        choice.suspect(pod, Instant::now() + time);
     }
 
     pub(super) fn trust(&self, pod: &PodRef) {

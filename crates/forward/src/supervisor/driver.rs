@@ -260,6 +260,7 @@ impl Driver {
             waiting_for,
             ready_since: self.ready_since,
             took: self.took,
+            health: self.shared.health(),
             status,
         };
         self.shared.report.send_if_modified(|known| {

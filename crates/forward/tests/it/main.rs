@@ -9,6 +9,7 @@ mod kubeconfig;
 mod leases;
 mod plugins;
 mod pods;
+mod probe;
 mod proxies;
 mod services;
 mod slow;

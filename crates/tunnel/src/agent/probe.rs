@@ -46,7 +46,7 @@ pub(super) async fn run(local: Arc<Local>, shared: Arc<Shared>, scope: Scope) {
             () = local.probe_soon.notified() => {}
             () = std::future::ready(()) => {}
         }
-        let change = health.handle_result(Instant::now(), result.is_ok());
+        let change = health.handle_result(Instant::now(), result.is_ok(), 0);
         let Some(state) = change else { continue };
         let healthy = state != HealthState::Unhealthy;
         // That all is well from the start is not worth a word.

@@ -498,6 +498,10 @@ pub(super) fn of_row(row: &Row) -> Value {
         "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,
         "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
         "last_error": row.last_error.as_ref().map(|(_, text)| text),
+        "health": row.health.as_ref().map(|health| json!({
+            "state": health.state.as_str(), "latency_ms": health.latency.map(millis), "error": health.error,
+            "failures": health.failures,
+        })),
     })
 }
 

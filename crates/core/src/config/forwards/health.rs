@@ -1,10 +1,17 @@
 //! `health` of forwards: what a probe does, and what its results mean.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::config::reader::{Complaint, Section, number, positive_duration};
+use http::{HeaderName, HeaderValue};
+
+use crate::config::gateway::PasswordSource;
 use crate::health::HealthSettings;
-use crate::secret::Secret;
+use crate::name::Hostname;
+
+mod parse;
+
+pub(super) use parse::read;
 
 /// From one probe of a forward to the next. Each costs a connection through the cluster, so it is longer than for
 /// published services.
@@ -27,37 +34,217 @@ pub enum HealthProbe {
     /// Sends a request.
     Http(HttpProbe),
     /// Logs in and asks `SELECT 1`.
-    Postgres {
-        /// The user; without it only whether PostgreSQL answers.
-        user: Option<String>,
-        /// The user's password.
-        password: Option<Secret<String>>,
-        /// The database; without it the user's.
-        database: Option<String>,
-    },
-    /// Asks a Kafka broker which versions it speaks.
-    Kafka,
+    Postgres(PostgresProbe),
+    /// Asks `PING`.
+    Redis(RedisProbe),
+    /// Reads the server's greeting.
+    Mysql,
+    /// Asks the service `grpc.health.v1.Health`.
+    Grpc(GrpcProbe),
+    /// Asks a Kafka broker for the cluster.
+    Kafka(KafkaProbe),
+    /// Runs a program.
+    Exec(ExecProbe),
+}
+
+/// How the server's certificate is looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeTls {
+    /// Whether the certificate is verified.
+    pub verify: bool,
+    /// A file with the authorities; the system's if none is given.
+    pub ca: Option<PathBuf>,
+    /// The name that the certificate must have; the target's host if none is given.
+    pub server_name: Option<Hostname>,
+}
+
+impl Default for ProbeTls {
+    fn default() -> Self {
+        Self { verify: true, ca: None, server_name: None }
+    }
+}
+
+/// Who logs in.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Credentials {
+    /// The user.
+    pub user: Option<String>,
+    /// The user's password.
+    pub password: Option<PasswordSource>,
 }
 
 /// A request that is sent as a probe.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpProbe {
-    /// Whether it is spoken over TLS.
-    pub tls: bool,
+    /// Whether it is spoken over TLS, and how.
+    pub tls: Option<ProbeTls>,
+    /// The method.
+    pub method: http::Method,
     /// The path that is asked for, with its slash.
     pub path: String,
     /// The statuses that are good; none is all below 400.
-    pub status: Vec<u16>,
+    pub status: Vec<StatusRange>,
     /// What the answer must contain.
     pub content: Option<String>,
-    /// Whether the certificate is verified.
-    pub verify: bool,
+    /// Headers beside our own.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    /// What stands in the header `Host`; the target's host if none is given.
+    pub host_header: Option<String>,
 }
 
 impl Default for HttpProbe {
     fn default() -> Self {
-        Self { tls: false, path: "/".to_owned(), status: Vec::new(), content: None, verify: true }
+        Self {
+            tls: None,
+            method: http::Method::GET,
+            path: "/".to_owned(),
+            status: Vec::new(),
+            content: None,
+            headers: Vec::new(),
+            host_header: None,
+        }
     }
+}
+
+impl HttpProbe {
+    /// Whether a status is a good one.
+    #[must_use]
+    pub fn accepts(&self, status: u16) -> bool {
+        if self.status.is_empty() {
+            return status < 400;
+        }
+        self.status.iter().any(|range| range.first <= status && status <= range.last)
+    }
+}
+
+/// Statuses from one to another, as in `200-299`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StatusRange {
+    /// The first.
+    pub first: u16,
+    /// The last, which belongs to it.
+    pub last: u16,
+}
+
+impl std::fmt::Display for StatusRange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.first == self.last {
+            true => write!(f, "{}", self.first),
+            false => write!(f, "{}-{}", self.first, self.last),
+        }
+    }
+}
+
+/// A login to PostgreSQL.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PostgresProbe {
+    /// Who logs in; without a user only whether PostgreSQL answers.
+    pub login: Credentials,
+    /// The database; without it the user's.
+    pub database: Option<String>,
+    /// Whether TLS is spoken.
+    pub sslmode: SslMode,
+    /// How the certificate is looked at; `verify` is the mode's.
+    pub tls: ProbeTls,
+}
+
+/// Whether a probe of PostgreSQL speaks TLS, in libpq's words.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SslMode {
+    /// Never.
+    Disable,
+    /// When the server has it; its certificate is not verified.
+    #[default]
+    Prefer,
+    /// Always; the certificate is verified when there is a file of authorities.
+    Require,
+    /// Always, and the certificate and its name are verified.
+    Verify,
+}
+
+impl SslMode {
+    /// As it is written in a file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Disable => "disable",
+            Self::Prefer => "prefer",
+            Self::Require => "require",
+            Self::Verify => "verify-full",
+        }
+    }
+}
+
+/// A `PING` to Redis.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RedisProbe {
+    /// Who logs in; nobody without a password.
+    pub login: Credentials,
+    /// Whether it is spoken over TLS, and how.
+    pub tls: Option<ProbeTls>,
+}
+
+/// A call of gRPC's health service.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GrpcProbe {
+    /// The service that is asked after; without it the server as a whole.
+    pub service: String,
+    /// Whether it is spoken over TLS, and how.
+    pub tls: Option<ProbeTls>,
+    /// The authority of the call; the target's host if none is given.
+    pub host_header: Option<String>,
+}
+
+/// Questions to a Kafka broker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct KafkaProbe {
+    /// Who logs in; without a user nobody does.
+    pub login: Credentials,
+    /// How.
+    pub mechanism: SaslMechanism,
+    /// Whether it is spoken over TLS, and how.
+    pub tls: Option<ProbeTls>,
+}
+
+/// A way to log in to Kafka.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SaslMechanism {
+    /// The password as it is.
+    #[default]
+    Plain,
+    /// SCRAM with SHA-256.
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    ScramSha512,
+}
+
+impl SaslMechanism {
+    /// As it is written in a file.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::ScramSha256 => "scram-sha-256",
+            Self::ScramSha512 => "scram-sha-512",
+        }
+    }
+
+    /// As Kafka calls it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+/// A program whose exit code says how the target is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExecProbe {
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
 }
 
 impl HealthProbe {
@@ -66,130 +253,38 @@ impl HealthProbe {
     pub const fn as_str(&self) -> &'static str {
         match self {
             Self::Tcp => "tcp",
-            Self::Http(HttpProbe { tls: false, .. }) => "http",
-            Self::Http(HttpProbe { tls: true, .. }) => "https",
-            Self::Postgres { .. } => "postgres",
-            Self::Kafka => "kafka",
+            Self::Http(HttpProbe { tls: None, .. }) => "http",
+            Self::Http(HttpProbe { tls: Some(_), .. }) => "https",
+            Self::Postgres(_) => "postgres",
+            Self::Redis(_) => "redis",
+            Self::Mysql => "mysql",
+            Self::Grpc(_) => "grpc",
+            Self::Kafka(_) => "kafka",
+            Self::Exec(_) => "exec",
         }
     }
-}
 
-/// A kind of probe in the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Tcp,
-    Http,
-    Https,
-    Postgres,
-    Kafka,
-}
-
-/// The names of the kinds.
-const KINDS: [(&str, Kind); 6] = [
-    ("tcp", Kind::Tcp),
-    ("http", Kind::Http),
-    ("https", Kind::Https),
-    ("postgres", Kind::Postgres),
-    ("postgresql", Kind::Postgres),
-    ("kafka", Kind::Kafka),
-];
-
-/// Keys that only requests have, and those that only PostgreSQL has.
-const HTTP_KEYS: [&str; 4] = ["path", "status", "content", "verify"];
-const POSTGRES_KEYS: [&str; 3] = ["user", "password", "database"];
-
-/// Reads the key `health`: a map over what `base` says, or `off`.
-pub(super) fn read(section: &Section<'_>, base: Option<&HealthConfig>) -> Option<HealthConfig> {
-    if !section.has("health") {
-        return base.cloned();
+    /// Who logs in, where somebody may.
+    #[must_use]
+    pub const fn login(&self) -> Option<&Credentials> {
+        match self {
+            Self::Postgres(PostgresProbe { login, .. })
+            | Self::Redis(RedisProbe { login, .. })
+            | Self::Kafka(KafkaProbe { login, .. }) => Some(login),
+            Self::Tcp | Self::Http(_) | Self::Mysql | Self::Grpc(_) | Self::Exec(_) => None,
+        }
     }
-    if section.is_map("health") {
-        return Some(read_map(section.section("health"), base));
-    }
-    section.get("health", |text| match text {
-        "off" | "false" | "no" => Ok(()),
-        _ => Err(Complaint::new(
-            format!("`{text}` is no probe"),
-            "write a map, such as { type: tcp, interval: 30s }, or off",
-        )),
-    });
-    None
-}
 
-fn read_map(section: Section<'_>, base: Option<&HealthConfig>) -> HealthConfig {
-    let default = HealthSettings { interval: INTERVAL, ..HealthSettings::default() };
-    let settings = base.map_or(default, |base| base.settings);
-    let given = section.word("type", &KINDS);
-    let kind = given.unwrap_or_else(|| implied(&section, base));
-    let probe = probe(&section, kind, base.map(|base| &base.probe));
-    let settings = HealthSettings {
-        interval: section.get("interval", positive_duration).unwrap_or(settings.interval),
-        timeout: section.get("timeout", positive_duration).unwrap_or(settings.timeout),
-        rise: section.number("rise", 1..=100).unwrap_or(settings.rise),
-        fall: section.number("fall", 1..=100).unwrap_or(settings.fall),
-    };
-    section.finish();
-    HealthConfig { probe, settings }
-}
-
-/// Without a type the base's, or what the keys speak of.
-fn implied(section: &Section<'_>, base: Option<&HealthConfig>) -> Kind {
-    let name = base.map_or("tcp", |base| base.probe.as_str());
-    let of_base = KINDS.iter().find(|(known, _)| *known == name).map_or(Kind::Tcp, |(_, kind)| *kind);
-    match of_base {
-        Kind::Tcp if HTTP_KEYS.iter().any(|key| section.holds(key)) => Kind::Http,
-        Kind::Tcp if POSTGRES_KEYS.iter().any(|key| section.holds(key)) => Kind::Postgres,
-        other => other,
+    /// How certificates are looked at, where TLS is spoken.
+    #[must_use]
+    pub const fn tls(&self) -> Option<&ProbeTls> {
+        match self {
+            Self::Http(HttpProbe { tls, .. })
+            | Self::Redis(RedisProbe { tls, .. })
+            | Self::Grpc(GrpcProbe { tls, .. })
+            | Self::Kafka(KafkaProbe { tls, .. }) => tls.as_ref(),
+            Self::Postgres(PostgresProbe { tls, .. }) => Some(tls),
+            Self::Tcp | Self::Mysql | Self::Exec(_) => None,
+        }
     }
-}
-
-fn probe(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>) -> HealthProbe {
-    let http = http(section, kind, base);
-    let postgres = postgres(section, base);
-    let is_http = matches!(kind, Kind::Http | Kind::Https);
-    let misplaced = HTTP_KEYS.iter().filter(|_| !is_http).map(|key| (key, "http and https"));
-    let misplaced =
-        misplaced.chain(POSTGRES_KEYS.iter().filter(|_| kind != Kind::Postgres).map(|key| (key, "postgres")));
-    for (key, owner) in misplaced.filter(|(key, _)| section.holds(key)) {
-        section.complain(key, Complaint::new(format!("is for type {owner} only"), "leave it out, or set the type"));
-    }
-    match kind {
-        Kind::Tcp => HealthProbe::Tcp,
-        Kind::Http | Kind::Https => HealthProbe::Http(http),
-        Kind::Postgres => postgres,
-        Kind::Kafka => HealthProbe::Kafka,
-    }
-}
-
-fn http(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>) -> HttpProbe {
-    let base = match base {
-        Some(HealthProbe::Http(base)) => base.clone(),
-        _ => HttpProbe::default(),
-    };
-    HttpProbe {
-        tls: kind == Kind::Https,
-        path: section.get("path", path).unwrap_or(base.path),
-        status: section.list("status", |text| number(text, &(100..=599))).unwrap_or(base.status),
-        content: section.text("content").or(base.content),
-        verify: section.boolean("verify").unwrap_or(base.verify),
-    }
-}
-
-fn postgres(section: &Section<'_>, base: Option<&HealthProbe>) -> HealthProbe {
-    let (user, password, database) = match base {
-        Some(HealthProbe::Postgres { user, password, database }) => (user.clone(), password.clone(), database.clone()),
-        _ => (None, None, None),
-    };
-    HealthProbe::Postgres {
-        user: section.text("user").or(user),
-        password: section.text("password").map(Secret::new).or(password),
-        database: section.text("database").or(database),
-    }
-}
-
-fn path(text: &str) -> Result<String, Complaint> {
-    if text.starts_with('/') && text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Ok(text.to_owned());
-    }
-    Err(Complaint::new(format!("`{text}` is not a path"), "write it with its slash, such as /health"))
 }

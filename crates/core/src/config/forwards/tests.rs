@@ -1,6 +1,7 @@
 //! Tests of `defaults` and `forwards`, and of what only the whole file tells.
 
 use crate::config::forwards::*;
+use crate::config::gateway::PasswordSource;
 use crate::config::{AgentFile, Problems};
 use crate::health::HealthSettings;
 use crate::secret::Secret;
@@ -75,9 +76,9 @@ fn the_file_that_users_are_shown_is_read_whole() {
     assert_eq!((postgres.start, postgres.tags.as_slice()), (Start::Always, &["database".to_owned()][..]));
     let health = postgres.health.as_ref().unwrap();
     assert_eq!(health.settings, HealthSettings { interval: seconds(30), timeout: seconds(5), rise: 1, fall: 3 });
-    let HealthProbe::Postgres { user, password, database } = &health.probe else { panic!() };
-    assert_eq!((user.as_deref(), database.as_deref()), (Some("app"), Some("app")));
-    assert_eq!(password, &Some(Secret::new("hunter2".to_owned())));
+    let HealthProbe::Postgres(probe) = &health.probe else { panic!() };
+    assert_eq!((probe.login.user.as_deref(), probe.database.as_deref()), (Some("app"), Some("app")));
+    assert_eq!(probe.login.password, Some(PasswordSource::Value(Secret::new("hunter2".to_owned()))));
     assert_eq!(postgres.restart.max_attempts, Some(5));
     assert_eq!(postgres.backoff.cap, seconds(300));
     assert_eq!(file.forward("grafana").unwrap().health.as_ref().unwrap().probe, HealthProbe::Tcp);
@@ -113,7 +114,7 @@ fn what_a_forward_leaves_out_comes_from_the_defaults() {
     let health = own.health.unwrap();
     assert_eq!(health.settings.fall, 2);
     let HealthProbe::Http(probe) = health.probe else { panic!() };
-    assert_eq!((probe.path.as_str(), probe.verify, probe.tls), ("/h", false, true));
+    assert_eq!((probe.path.as_str(), probe.tls.unwrap().verify), ("/h", false));
     assert_eq!(read(", health: off").health, None);
     let other = read(", health: { type: tcp }").health.unwrap();
     assert_eq!((other.probe, other.settings.fall), (HealthProbe::Tcp, 9));
@@ -126,9 +127,60 @@ fn a_probe_is_of_the_kind_its_keys_speak_of() {
     assert_eq!(probe("path: /x").as_str(), "http");
     assert_eq!(probe("user: app").as_str(), "postgres");
     assert_eq!(probe("type: postgresql").as_str(), "postgres");
-    assert_eq!(probe("type: kafka"), HealthProbe::Kafka);
-    let HealthProbe::Http(http) = probe("type: HTTP, status: [200, 204], content: ok") else { panic!() };
-    assert_eq!((http.status, http.content.as_deref()), (vec![200, 204], Some("ok")));
+    assert_eq!(probe("type: kafka"), HealthProbe::Kafka(KafkaProbe::default()));
+    assert_eq!(probe("sslmode: require").as_str(), "postgres");
+    assert_eq!(probe("mechanism: plain").as_str(), "kafka");
+    assert_eq!(probe("service: shop.Cart").as_str(), "grpc");
+    assert_eq!(probe("type: mariadb"), HealthProbe::Mysql);
+    assert_eq!(probe("command: pg_isready"), HealthProbe::Exec(ExecProbe { command: vec!["pg_isready".into()] }));
+    let HealthProbe::Http(http) = probe("type: HTTP, status: [200, 204, 3xx, 400-404], content: ok") else { panic!() };
+    assert_eq!(http.content.as_deref(), Some("ok"));
+    let good: Vec<u16> = (100..600).filter(|status| http.accepts(*status)).collect();
+    assert_eq!((good[0], good[1], good[2], good.len()), (200, 204, 300, 107));
+}
+
+#[test]
+fn a_url_says_type_host_and_path() {
+    let of = |body: &str| forward(&format!(", health: {{ {body} }}")).health.unwrap().probe;
+    let HealthProbe::Http(http) = of("url: 'https://app.internal:8443/h?full=1'") else { panic!() };
+    assert_eq!((http.path.as_str(), http.host_header.as_deref()), ("/h?full=1", Some("app.internal:8443")));
+    assert!(http.tls.is_some());
+    let HealthProbe::Http(http) = of("type: http, url: 'http://localhost', host_header: x.y, method: head") else {
+        panic!()
+    };
+    assert_eq!((http.path.as_str(), http.host_header.as_deref()), ("/", Some("x.y")));
+    assert_eq!((http.method, http.tls), (http::Method::HEAD, None));
+}
+
+#[test]
+fn s6_what_a_probe_sends_to_be_let_in_is_not_shown() {
+    let text = "forwards: { f: { to: 1, health: { path: /x, headers: { authorization: 'Bearer hunter2' } } }, \
+                g: { to: 1, health: { type: redis, user: u, password: hunter2, tls: yes, ca: ca.pem } }, \
+                h: { to: 1, health: { type: kafka, user: u, password_file: pw, mechanism: scram-sha-512 } } }";
+    let file = good(text);
+    let shown = format!("{file:?}{}{}", file.effective_yaml(), file.effective_json());
+    assert!(!shown.contains("hunter2"), "{shown}");
+    for word in ["authorization", "[redacted]", "scram-sha-512", "ca.pem", "password_file"] {
+        assert!(shown.contains(word), "{word} in {shown}");
+    }
+}
+
+#[test]
+fn what_is_shown_of_a_probe_is_read_back() {
+    for body in [
+        "type: https, path: /h, status: [200-299, 404], verify: no, host_header: a.b, method: POST",
+        "type: postgres, user: u, password_file: /pw, database: d, sslmode: verify-full, ca: /ca.pem",
+        "type: redis, password_file: /pw, tls: yes, verify: no",
+        "type: redis, tls: yes, server_name: redis.internal",
+        "type: mysql, fall: 9",
+        "type: grpc, service: a.B, host_header: c.d",
+        "type: kafka, user: u, password_file: /pw, mechanism: scram-sha-256, tls: yes",
+        "type: exec, command: [sh, -c, 'exit 0']",
+    ] {
+        let file = good(&format!("forwards: {{ f: {{ to: 1, health: {{ {body} }} }} }}"));
+        let again = good(&file.effective_yaml());
+        assert_eq!(again.forwards[0].health, file.forwards[0].health, "{body}");
+    }
 }
 
 #[test]
@@ -141,6 +193,25 @@ fn keys_of_another_kind_of_probe_are_refused() {
         ("{ type: http, path: x }", "path"),
         ("{ type: http, status: 99 }", "status"),
         ("{ type: ping }", "type"),
+        ("{ type: ping, path: /x }", "type"),
+        ("{ type: http, path: /x, url: 'http://a/x' }", "path"),
+        ("{ type: http, url: 'https://a/x' }", "url"),
+        ("{ url: 'ftp://a/x' }", "url"),
+        ("{ url: 'http://u:p@a/x' }", "url"),
+        ("{ type: http, method: 'A B' }", "method"),
+        ("{ type: http, status: 300-200 }", "status"),
+        ("{ type: http, status: 6xx }", "status"),
+        ("{ type: http, headers: { host: x } }", "headers.host"),
+        ("{ type: https, verify: no, ca: x }", "ca"),
+        ("{ type: mysql, user: x }", "user"),
+        ("{ type: tcp, tls: yes }", "tls"),
+        ("{ type: redis, password: a, password_file: b }", "password_file"),
+        ("{ type: kafka, user: a }", "user"),
+        ("{ type: kafka, password: a }", "password"),
+        ("{ type: kafka, mechanism: gssapi }", "mechanism"),
+        ("{ type: postgres, sslmode: maybe }", "sslmode"),
+        ("{ type: exec }", "command"),
+        ("{ type: postgres, verify: no }", "verify"),
         ("{ interval: 0 }", "interval"),
         ("{ rise: 0 }", "rise"),
     ] {

@@ -1,0 +1,330 @@
+//! Probes: does what stands behind a byte stream answer as it should? Each kind asks in the service's own protocol, over
+//! the forward's own path, and reads no more than it must.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `wire` | reading within bounds, and knowing a wrong protocol when it is seen |
+//! | `http`, `grpc` | requests |
+//! | `postgres`, `mysql`, `redis`, `kafka` | logins and questions |
+//! | `scram` | the login that sends no password |
+//! | `exec` | a program that decides |
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_core::config::forwards::{Credentials, HealthProbe, ProbeTls};
+use adit_core::config::gateway::PasswordSource;
+use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::secret::Secret;
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TlsConnect};
+use runtime::tls::{ServerTrust, TlsError};
+use tokio::io::AsyncReadExt as _;
+
+mod exec;
+mod grpc;
+mod http;
+mod kafka;
+mod mysql;
+mod postgres;
+mod redis;
+mod scram;
+mod wire;
+
+use wire::{Head, Noted, Wire};
+
+/// The longest first line of a password's file.
+const PASSWORD_FILE_MAX: u64 = 64 * 1024;
+
+/// Through a cluster a stream opens before the service takes it: one that is refused ends within this time.
+const STAYS: Duration = Duration::from_millis(500);
+
+/// What a probe found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProbeReport {
+    /// How long it took, from opening the stream to the last answer.
+    pub latency: Duration,
+    /// What was learnt, in a few words: a version, a status.
+    pub detail: String,
+}
+
+/// Probes what is behind `connect`, whose host is called `host` in requests and certificates.
+///
+/// # Errors
+/// [`ProbeError`]: what was seen in place of a good answer. No text holds a secret.
+pub async fn probe(
+    kind: &HealthProbe,
+    connect: &dyn Connect,
+    host: &str,
+    timeout: Duration,
+) -> Result<ProbeReport, ProbeError> {
+    let begun = Instant::now();
+    let doing = Doing::default();
+    let asking = Asking { connect, host, timeout, doing: &doing };
+    let asked: BoxFuture<'_, Result<String, ProbeError>> = match kind {
+        HealthProbe::Tcp => Box::pin(tcp(&asking)),
+        HealthProbe::Http(probe) => Box::pin(http::ask(&asking, probe)),
+        HealthProbe::Postgres(probe) => Box::pin(postgres::ask(&asking, probe)),
+        HealthProbe::Redis(probe) => Box::pin(redis::ask(&asking, probe)),
+        HealthProbe::Mysql => Box::pin(mysql::ask(&asking)),
+        HealthProbe::Grpc(probe) => Box::pin(grpc::ask(&asking, probe)),
+        HealthProbe::Kafka(probe) => Box::pin(kafka::ask(&asking, probe)),
+        HealthProbe::Exec(probe) => Box::pin(exec::run(&asking, probe)),
+    };
+    match tokio::time::timeout(timeout, asked).await {
+        Ok(result) => {
+            let latency = doing.settled().unwrap_or_else(Instant::now) - begun;
+            result.map(|detail| ProbeReport { latency, detail })
+        }
+        Err(_) => Err(ProbeError::Timeout { after: timeout, doing: doing.now() }),
+    }
+}
+
+/// Why a target is not well.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No stream could be opened.
+    #[error("cannot connect")]
+    Connect {
+        /// Why.
+        #[source]
+        source: ConnectError,
+    },
+    /// It took too long.
+    #[error("no answer within {after:?} while {doing}")]
+    Timeout {
+        /// The deadline.
+        after: Duration,
+        /// What was waited for.
+        doing: &'static str,
+    },
+    /// The other side closed the stream.
+    #[error("the connection was closed while {doing}")]
+    Closed {
+        /// What was waited for.
+        doing: &'static str,
+    },
+    /// No TLS, or the wrong certificate.
+    #[error("tls failed")]
+    Tls {
+        /// Why.
+        #[source]
+        source: ConnectError,
+    },
+    /// Something else answers there.
+    #[error("it answers {found}, not {wanted}")]
+    Protocol {
+        /// What it speaks.
+        found: &'static str,
+        /// What was expected.
+        wanted: &'static str,
+    },
+    /// The answer is none of the protocol.
+    #[error("its answer is not {wanted}: {what}")]
+    Malformed {
+        /// The protocol.
+        wanted: &'static str,
+        /// What is wrong.
+        what: String,
+    },
+    /// It answers, and says that it is not well or that we are not welcome.
+    #[error("{message}")]
+    Refused {
+        /// In its words.
+        message: String,
+    },
+    /// The command of the probe says no.
+    #[error("{message}")]
+    Command {
+        /// How it ended, and its last words.
+        message: String,
+    },
+    /// The probe itself cannot be made.
+    #[error("the probe cannot be made: {reason}")]
+    Setup {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Where the cause of a failure lies, which says what may help.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blame {
+    /// The way to the target, or a target that says nothing: another connection may help.
+    Path,
+    /// A target that answers: only another target may help.
+    Target,
+    /// The probe's own settings: nothing that is restarted helps.
+    Probe,
+}
+
+impl ProbeError {
+    /// Where the cause lies.
+    #[must_use]
+    pub const fn blame(&self) -> Blame {
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Command { .. } => Blame::Path,
+            Self::Tls { .. } | Self::Protocol { .. } | Self::Malformed { .. } | Self::Refused { .. } => Blame::Target,
+            Self::Setup { .. } => Blame::Probe,
+        }
+    }
+}
+
+impl Diagnose for ProbeError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Setup { .. } => Fault::Config,
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Closed { .. }
+            | Self::Tls { .. }
+            | Self::Protocol { .. }
+            | Self::Malformed { .. }
+            | Self::Refused { .. }
+            | Self::Command { .. } => Fault::Upstream,
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Connect { source } | Self::Tls { source } => return source.hint(),
+            Self::Protocol { .. } | Self::Malformed { .. } => "check the port of the forward and the type of its probe",
+            Self::Timeout { .. } => "raise the probe's timeout if the service is slow and well",
+            Self::Closed { .. } | Self::Refused { .. } | Self::Command { .. } | Self::Setup { .. } => return None,
+        };
+        Some(hint.to_owned())
+    }
+}
+
+/// What all probes need.
+struct Asking<'a> {
+    connect: &'a dyn Connect,
+    host: &'a str,
+    timeout: Duration,
+    doing: &'a Doing,
+}
+
+/// What is waited for now, in words that follow "while", and when the answer was there if that is not the end.
+#[derive(Default)]
+struct Doing(Mutex<(Option<&'static str>, Option<Instant>)>);
+
+impl Doing {
+    fn lock(&self) -> MutexGuard<'_, (Option<&'static str>, Option<Instant>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self, doing: &'static str) {
+        self.lock().0 = Some(doing);
+    }
+
+    fn now(&self) -> &'static str {
+        self.lock().0.unwrap_or("connecting")
+    }
+
+    fn settle(&self) {
+        self.lock().1 = Some(Instant::now());
+    }
+
+    fn settled(&self) -> Option<Instant> {
+        self.lock().1
+    }
+}
+
+impl Asking<'_> {
+    /// A stream to the target, with TLS if that is wanted; what comes first on it is noted.
+    async fn open(&self, tls: Option<&ProbeTls>, alpn: &[&[u8]]) -> Result<(Io, Head), ProbeError> {
+        let (io, head) = Noted::over(self.connect.connect().await.map_err(|source| ProbeError::Connect { source })?);
+        match tls {
+            None => Ok((io, head)),
+            Some(tls) => self.secure(io, tls, alpn).await.map_err(|error| head.stranger("TLS").unwrap_or(error)),
+        }
+    }
+
+    /// TLS over an open stream.
+    async fn secure(&self, io: Io, tls: &ProbeTls, alpn: &[&[u8]]) -> Result<(Io, Head), ProbeError> {
+        self.doing.begin("the tls handshake");
+        let name = tls.server_name.as_ref().map_or(self.host, |name| name.as_str());
+        let open = Open { io: Mutex::new(Some(io)), name: name.to_owned() };
+        let connect = if tls.verify {
+            let trust = tls.ca.clone().map_or(ServerTrust::Roots, ServerTrust::CaFile);
+            trust.client_config(alpn).and_then(|config| TlsConnect::new(open, name, config, self.timeout))
+        } else {
+            TlsConnect::unverified(open, name, alpn, self.timeout)
+        };
+        let io = connect.map_err(|error| setup(&error))?.connect().await;
+        let io = io.map_err(|source| ProbeError::Tls { source })?;
+        Ok(Noted::over(io))
+    }
+
+    /// A stream for a protocol that is read by hand.
+    async fn wire(&self, tls: Option<&ProbeTls>, wanted: &'static str) -> Result<Wire<'_>, ProbeError> {
+        let (io, head) = self.open(tls, &[]).await?;
+        Ok(Wire::new(io, head, wanted, self.doing))
+    }
+}
+
+/// A stream that is open already, for whoever wants a `Connect`.
+struct Open {
+    io: Mutex<Option<Io>>,
+    name: String,
+}
+
+impl Connect for Open {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        let io = self.io.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Box::pin(async move {
+            io.ok_or_else(|| ConnectError::Unavailable {
+                target: self.name.clone(),
+                reason: "its one stream is in use".into(),
+                hint: None,
+            })
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+}
+
+async fn tcp(asking: &Asking<'_>) -> Result<String, ProbeError> {
+    let (mut io, _) = asking.open(None, &[]).await?;
+    asking.doing.settle();
+    asking.doing.begin("looking whether it stays open");
+    let grace = STAYS.min(asking.timeout / 2);
+    match tokio::time::timeout(grace, io.read(&mut [0])).await {
+        Ok(Ok(0) | Err(_)) => Err(ProbeError::Closed { doing: asking.doing.now() }),
+        Ok(Ok(_)) | Err(_) => Ok("it takes connections".to_owned()),
+    }
+}
+
+fn setup(error: &TlsError) -> ProbeError {
+    ProbeError::Setup { reason: crate::error::chain(error) }
+}
+
+/// The password of a login, from where it is kept.
+fn password(login: &Credentials) -> Result<Option<Secret<String>>, ProbeError> {
+    match &login.password {
+        None => Ok(None),
+        Some(PasswordSource::Value(password)) => Ok(Some(password.clone())),
+        Some(PasswordSource::File(path)) => read_password(path)
+            .map(Some)
+            .map_err(|reason| ProbeError::Setup { reason: format!("the password file {}: {reason}", path.display()) }),
+    }
+}
+
+/// The first line of a file that nobody else may read.
+fn read_password(path: &Path) -> Result<Secret<String>, String> {
+    use std::io::Read as _;
+    use std::os::unix::fs::MetadataExt as _;
+    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let mode = file.metadata().map_err(|error| error.to_string())?.mode();
+    if mode & 0o077 != 0 {
+        return Err(format!("others may read it (mode {:03o})", mode & 0o777));
+    }
+    let mut text = String::new();
+    file.take(PASSWORD_FILE_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
+    match text.lines().next() {
+        None | Some("") => Err("its first line is empty".to_owned()),
+        Some(password) => Ok(Secret::new(password.to_owned())),
+    }
+}
