@@ -431,6 +431,18 @@ impl<D: Default> Lane<D> {
         }
     }
 
+    /// Whether the peer has ended its direction in an orderly way, however much of it waits to be read.
+    #[must_use]
+    pub fn has_ended(&self, key: Key) -> bool {
+        self.get(key).is_some_and(|stream| stream.recv == stream::RecvState::Ended)
+    }
+
+    /// Whether all of our direction was sent, and its end.
+    #[must_use]
+    pub fn has_sent_all(&self, key: Key) -> bool {
+        self.get(key).is_some_and(|stream| stream.send == SendState::Ended)
+    }
+
     /// Sends a frame of the session.
     pub fn send_control(&mut self, kind: FrameType, flags: u8, payload: &[u8]) {
         let mut frame = Vec::with_capacity(payload.len() + crate::frame::HEADER_LEN);

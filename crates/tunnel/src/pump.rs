@@ -28,6 +28,9 @@ const GATHER: usize = 8;
 /// interactive one wait for megabytes.
 const BYTES_A_TURN: u64 = 128 * 1024;
 
+/// How soon it is looked again whether all was sent to a peer that is to be told that the visitor has left.
+const SENT_LOOK: std::time::Duration = std::time::Duration::from_millis(50);
+
 thread_local! {
     static BUFFER: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
@@ -128,8 +131,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEnd> {
         let inward = if self.inward.done { Poll::Ready(Ok(())) } else { self.poll_inward(cx) };
-        if let Poll::Ready(Err(cut)) = inward {
-            return Poll::Ready(self.cut_short(cut));
+        match inward {
+            // Nobody wants what the socket has; what was sent to it before is still to arrive.
+            Poll::Ready(Err(Cut::Stream(ErrorCode::Cancel))) if self.has_left() => self.inward.done = true,
+            Poll::Ready(Err(cut)) => return Poll::Ready(self.cut_short(cut)),
+            Poll::Ready(Ok(())) | Poll::Pending => {}
         }
         let outward = if self.outward.done { Poll::Ready(Ok(())) } else { self.poll_outward(cx) };
         match outward {
@@ -144,16 +150,26 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
         if self.outward.done
             && let Poll::Ready(code) = self.stream.poll_reset(cx)
         {
-            return Poll::Ready(self.cut_short(Cut::Stream(code)));
+            let left = code == ErrorCode::Cancel && self.has_left();
+            return Poll::Ready(if left { self.end(None) } else { self.cut_short(Cut::Stream(code)) });
         }
-        if self.inward.done
-            && let Some(watch) = &mut self.watch
-            && watch.poll_gone(cx).is_ready()
-        {
-            self.stream.reset(ErrorCode::Cancel);
-            return Poll::Ready(self.end(None));
+        if self.inward.done && self.watch.is_some() {
+            ready!(self.inward.poll_delay(cx));
+            ready!(self.watch.as_mut().map_or(Poll::Pending, |watch| watch.poll_gone(cx)));
+            if self.stream.has_sent_all() {
+                self.stream.reset(ErrorCode::Cancel);
+                return Poll::Ready(self.end(None));
+            }
+            // A reset would take the place of what is not sent yet.
+            let delay = self.inward.delay.insert(Box::pin(tokio::time::sleep(SENT_LOOK)));
+            let _ = delay.as_mut().poll(cx);
         }
         Poll::Pending
+    }
+
+    /// Whether the stream's peer ended its direction in an orderly way, and then, having been reset, wants no answer.
+    fn has_left(&self) -> bool {
+        self.stream.has_ended()
     }
 
     /// One failure ends both directions; a failure of the socket is passed on to the stream.
@@ -206,7 +222,12 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
             let written = match self.poll_write(cx) {
                 Poll::Ready(written) => written.map_err(Cut::Socket)?,
                 // A socket that takes nothing must not hide that the stream is gone.
-                Poll::Pending => return self.stream.poll_reset(cx).map(|code| Err(Cut::Stream(code))),
+                Poll::Pending => {
+                    let code = ready!(self.stream.poll_reset(cx));
+                    // Whoever has left after all was said is no reason to lose that.
+                    let left = code == ErrorCode::Cancel && self.has_left();
+                    return if left { Poll::Pending } else { Poll::Ready(Err(Cut::Stream(code))) };
+                }
             };
             self.outward.passed(written, self.meter.outward.as_ref());
             self.advance(written);

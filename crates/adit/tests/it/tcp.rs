@@ -191,6 +191,51 @@ async fn a_visitor_who_resets_ends_the_local_connection() {
 }
 
 #[tokio::test]
+async fn a_visitor_who_closes_ends_the_local_connection_though_the_service_is_silent() {
+    let server = Server::setup().tcp_ports().start().await;
+    let service = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let agent = Publish::to(&server).tcp(service.local_addr().unwrap(), 0).start().await;
+    let mut visitor = TcpStream::connect(agent.port()).await.unwrap();
+    visitor.write_all(b"question").await.unwrap();
+    let (mut local, _) = within("the connection", service.accept()).await.unwrap();
+    // An end like that of one who waits for the answer; but nobody does.
+    drop(visitor);
+    let mut question = String::new();
+    within("the question", local.read_to_string(&mut question)).await.unwrap();
+    assert_eq!(question, "question");
+    // Nobody reads what it says: the connection is closed, as a visitor's own would be.
+    let refused = async { while local.write_all(b"x").await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(5), refused).await.expect("the local connection is closed");
+}
+
+#[tokio::test]
+async fn what_a_visitor_said_before_it_closed_arrives_whole_at_a_slow_service() {
+    const MUCH: usize = 3 << 20;
+    let server = Server::setup().tcp_ports().start().await;
+    let service = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let agent = Publish::to(&server).tcp(service.local_addr().unwrap(), 0).start().await;
+    let mut visitor = TcpStream::connect(agent.port()).await.unwrap();
+    let (mut local, _) = within("the connection", service.accept()).await.unwrap();
+    let send = async {
+        visitor.write_all(&vec![7; MUCH]).await.unwrap();
+        drop(visitor);
+    };
+    let receive = async {
+        let mut got = 0;
+        let mut piece = vec![0; 64 << 10];
+        loop {
+            tokio::time::sleep(Duration::from_millis(15)).await;
+            match local.read(&mut piece).await.unwrap() {
+                0 => return got,
+                n => got += n,
+            }
+        }
+    };
+    let ((), got) = within("all of it", async { tokio::join!(send, receive) }).await;
+    assert_eq!(got, MUCH);
+}
+
+#[tokio::test]
 async fn a_stalled_reader_does_not_stop_its_neighbours() {
     let tunnel = tunnel().await;
     let _stalled = load::StalledReaders::open(tunnel.agent.port(), 8).await.unwrap();

@@ -158,6 +158,16 @@ impl Stream {
         waiting.into_iter().flatten().chain(task).for_each(Waker::wake);
     }
 
+    /// Whether the peer has ended its direction in an orderly way, however much of it waits to be read.
+    pub fn has_ended(&self) -> bool {
+        self.lane.lock().machine.has_ended(self.key)
+    }
+
+    /// Whether all of our direction was sent, and its end.
+    pub fn has_sent_all(&self) -> bool {
+        self.lane.lock().machine.has_sent_all(self.key)
+    }
+
     /// Waits until the peer resets the stream or the lane is over.
     pub fn poll_reset(&self, cx: &Context<'_>) -> Poll<ErrorCode> {
         let mut core = self.lane.lock();
