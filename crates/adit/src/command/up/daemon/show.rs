@@ -82,6 +82,9 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
         let _ = writeln!(text, "    {reason}");
     }
+    if let Some(error) = service["health"]["error"].as_str() {
+        let _ = writeln!(text, "    probe: {error}");
+    }
     if !verbose {
         return;
     }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use ::forward::ForwardReport;
 use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::forward::{ForwardState, Start};
+use adit_core::health::HealthState;
 use adit_core::target::Target;
 use adit_core::timestamp;
 use gateway::entrances::Entrances;
@@ -101,8 +102,14 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let status = word(report);
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
+    let probed = report.and_then(|report| report.health.as_ref());
     let healthy = report.and_then(|report| match report.status.state {
-        ForwardState::Ready => Some(true),
+        // What is probed is known; otherwise that it is connected to.
+        ForwardState::Ready => match probed.map(|health| health.state) {
+            Some(HealthState::Unhealthy) => Some(false),
+            Some(HealthState::Unknown) => None,
+            Some(HealthState::Healthy) | None => Some(true),
+        },
         ForwardState::Failed | ForwardState::Backoff => Some(false),
         _ => None,
     });
@@ -116,8 +123,16 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "is_healthy": healthy,
         "uptime_seconds": report.filter(|report| report.is_ready()).and_then(|report| report.ready_since)
             .map(|since| since.elapsed().as_secs()),
-        "last_health_check": null,
-        "failure_count": report.map_or(0, |report| report.status.failures),
+        "last_health_check": probed.and_then(|health| health.last).map(timestamp::format),
+        "health": probed.map(|health| json!({
+            "state": health.state.as_str(),
+            "latency_ms": health.latency.map(millis),
+            "error": health.error,
+            "detail": health.detail,
+            "failures": health.failures,
+        })),
+        "failure_count": report.map_or(0, |report| report.status.failures)
+            .max(probed.map_or(0, |health| health.failures)),
         "restart_count": report.map_or(0, |report| report.status.attempt.number().saturating_sub(1)),
         "tags": config.tags,
         "description": config.description,
