@@ -13,6 +13,7 @@ mod probe;
 mod proxies;
 mod services;
 mod slow;
+mod ssh;
 mod streams;
 mod support;
 mod transports;

@@ -59,6 +59,11 @@ impl Source {
             self.none_yet.store(false, Ordering::Relaxed);
             files::read(&self.path)?
         };
+        // A program that writes a file anew empties it first.
+        if text.trim().is_empty() {
+            let hint = "write forwards, a gateway or tunnels, or remove them one by one";
+            return Err(Failure::new(Fault::Config, format!("{} is empty", self.path.display()), hint));
+        }
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
         let missing = check::missing_contexts(&self.path, &text, &file);
@@ -80,6 +85,8 @@ impl Read {
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
         files.extend(self.kubeconfigs());
+        // An agent that had given up for want of a good token starts again with another one.
+        files.extend(self.file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
         if let Some(gateway) = &self.file.gateway {
             files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
             let passwords = gateway.routes.iter().filter_map(|route| match &route.basic_auth.as_ref()?.password {

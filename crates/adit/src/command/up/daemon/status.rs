@@ -180,6 +180,7 @@ fn technology(target: &Target) -> &'static str {
     match target {
         Target::Kubernetes(_) => "kubernetes",
         Target::Jump(_) => "jump",
+        Target::Ssh(_) => "ssh",
         Target::Local(_) => "tcp",
         Target::Forward(_) => "forward",
     }
