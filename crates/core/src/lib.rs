@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`diagnose`] | what kind of fault an error is, its exit code and HTTP status |
 //! | [`name`], [`authority`], [`cidr`], [`glob`] | which names, hosts and addresses are legal or meant |
+//! | [`ssh`] | which host keys are known, what `ssh -G` says |
 //! | [`target`], [`forward_args`] | what a user may expose or forward to |
 //! | [`secret`], [`token`], [`accounts`] | credentials and what they allow |
 //! | [`backoff`], [`health`], [`bucket`], [`shutdown`], [`forward`] | when to do something |
@@ -39,6 +40,7 @@ pub mod near;
 pub mod route;
 pub mod secret;
 pub mod shutdown;
+pub mod ssh;
 pub mod target;
 pub mod timestamp;
 pub mod token;

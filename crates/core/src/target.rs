@@ -1,11 +1,12 @@
-//! What an entrance may lead to: a plain address, an object in a Kubernetes cluster, a host behind a pod, a forward
-//! of the same file.
+//! What an entrance may lead to: a plain address, an object in a Kubernetes cluster, a host behind a pod or an SSH
+//! server, a forward of the same file.
 //!
 //! | form | type |
 //! |---|---|
 //! | `3000`, `host:3000`, `http://`, `https://`, `h2c://`, `tcp://` | [`LocalTarget`] |
 //! | `k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT` | [`KubeTarget`] |
 //! | `jump://CONTEXT/NAMESPACE/KIND/NAME/HOST:PORT` | [`JumpTarget`] |
+//! | `ssh://[USER@]HOST[:PORT]/DESTHOST:DESTPORT` | [`SshTarget`] |
 //! | `forward:NAME` | a name |
 
 use std::fmt;
@@ -20,6 +21,7 @@ mod object;
 mod port;
 mod scheme;
 pub mod selector;
+mod ssh;
 
 pub use jump::{JumpHost, JumpTarget};
 pub use kube::{KubeTarget, KubeTargetError};
@@ -27,6 +29,9 @@ pub use local::{LocalTarget, TargetKind};
 pub use object::{KindError, ObjectKind, Selection, check_namespace, check_object_name};
 pub use port::{PortError, PortRef};
 pub use scheme::Scheme;
+pub use ssh::{
+    SshBackend, SshOptions, SshServer, SshTarget, SshTargetError, checked_host, checked_user, destination_host,
+};
 
 /// What `to` and the argument of `adit expose` accept, for hints.
 const FORMS: &str = "write a port (3000), host:port, or a URL: http://h:p, https://h:p, h2c://h:p, tcp://h:p";
@@ -38,6 +43,8 @@ pub enum Target {
     Kubernetes(KubeTarget),
     /// A host as a pod sees it.
     Jump(JumpTarget),
+    /// A host as an SSH server sees it.
+    Ssh(SshTarget),
     /// An address that this machine can reach.
     Local(LocalTarget),
     /// A forward of the same file, by its name.
@@ -54,6 +61,7 @@ impl Target {
         match local::special_scheme(text) {
             Some("k8s") => Ok(Self::Kubernetes(KubeTarget::parse(text)?)),
             Some("jump") => Ok(Self::Jump(JumpTarget::parse(text)?)),
+            Some("ssh") => Ok(Self::Ssh(SshTarget::parse(text)?)),
             Some("forward") => forward_name(text).map(Self::Forward),
             Some(scheme) => Err(TargetError::Later { scheme }),
             None => LocalTarget::parse(text, false).map(Self::Local),
@@ -69,6 +77,7 @@ impl Target {
             Self::Forward(name) => return name.clone(),
             Self::Kubernetes(kube) => kube.to_string(),
             Self::Jump(jump) => jump.to_string(),
+            Self::Ssh(ssh) => ssh.to_string(),
         };
         let authority = last.rsplit('/').next().unwrap_or_default();
         let host = authority.rsplit_once(':').map_or(authority, |(host, _)| host);
@@ -127,6 +136,9 @@ pub enum TargetError {
     /// A part of a `k8s://` or `jump://` URL is wrong.
     #[error(transparent)]
     Kubernetes(#[from] KubeTargetError),
+    /// A part of an `ssh://` URL is wrong.
+    #[error(transparent)]
+    Ssh(#[from] SshTargetError),
 }
 
 impl Diagnose for TargetError {
@@ -140,6 +152,7 @@ impl Diagnose for TargetError {
             | Self::Surplus { .. }
             | Self::ForwardName { .. } => Fault::Usage,
             Self::Kubernetes(error) => error.fault(),
+            Self::Ssh(error) => error.fault(),
         }
     }
 
@@ -157,6 +170,7 @@ impl Diagnose for TargetError {
                 Some("write forward:NAME, up to 63 letters, digits, hyphens, underscores and dots".to_owned())
             }
             Self::Kubernetes(error) => error.hint(),
+            Self::Ssh(error) => error.hint(),
         }
     }
 }
@@ -166,6 +180,7 @@ impl fmt::Display for Target {
         match self {
             Self::Kubernetes(target) => target.fmt(f),
             Self::Jump(target) => target.fmt(f),
+            Self::Ssh(target) => target.fmt(f),
             Self::Local(target) => target.fmt(f),
             Self::Forward(name) => write!(f, "forward:{name}"),
         }
@@ -201,6 +216,7 @@ mod tests {
             ("k8s://prod/db/svc/pg:5432", "k8s://prod/db/service/pg:5432"),
             ("K8S://prod/db/pod/pg-0:pg", "k8s://prod/db/pod/pg-0:pg"),
             ("jump://prod/default/service/api/db.internal:3306", "jump://prod/default/service/api/db.internal:3306"),
+            ("ssh://me@bastion/db:5432", "ssh://me@bastion/db:5432"),
             ("forward:grafana", "forward:grafana"),
             ("tcp://10.0.0.5:5432", "tcp://10.0.0.5:5432"),
             ("3000", "http://127.0.0.1:3000"),
@@ -218,15 +234,11 @@ mod tests {
             ("k8s://prod/argocd/service/argocd-server:443", "argocd-server"),
             ("jump://p/n/pod/c/[::1]:3306", "::1"),
             ("jump://p/n/pod/c/db.internal:3306", "db.internal"),
+            ("ssh://me@bastion/db.internal:443", "db.internal"),
             ("forward:x", "x"),
         ] {
             assert_eq!(Target::parse(text).unwrap().host(), host);
         }
-    }
-
-    #[test]
-    fn ssh_is_of_a_later_version() {
-        assert_eq!(Target::parse("ssh://me@bastion/db:5432"), Err(TargetError::Later { scheme: "ssh" }));
     }
 
     #[test]

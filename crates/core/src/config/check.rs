@@ -75,7 +75,7 @@ fn some_of(names: &[&str]) -> String {
 fn cycles(root: &Section<'_>, file: &AgentFile) {
     let next = file.forwards.iter().filter_map(|forward| match &forward.to {
         Target::Forward(next) => Some((forward.name.as_str(), next.as_str())),
-        Target::Kubernetes(_) | Target::Jump(_) | Target::Local(_) => None,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Ssh(_) | Target::Local(_) => None,
     });
     let next: HashMap<&str, &str> = next.collect();
     let mut told: Vec<&str> = Vec::new();

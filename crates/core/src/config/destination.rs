@@ -6,8 +6,9 @@ use std::time::Duration;
 use super::reader::{Complaint, Section, positive_duration};
 use crate::diagnose::Diagnose as _;
 use crate::target::{
-    JumpHost, JumpTarget, KubeTarget, KubeTargetError, LocalTarget, ObjectKind, PortRef, Selection, Target,
-    TargetError, check_namespace, check_object_name, selector,
+    JumpHost, JumpTarget, KubeTarget, KubeTargetError, LocalTarget, ObjectKind, PortRef, Selection, SshBackend,
+    SshOptions, SshServer, SshTarget, Target, TargetError, check_namespace, check_object_name, destination_host,
+    selector,
 };
 
 /// How long a pod that is made may take to be ready.
@@ -73,15 +74,16 @@ fn parse_target(text: &str, bytes: bool) -> Result<Target, Complaint> {
 fn forms(error: &TargetError) -> Option<String> {
     let hint = match error {
         TargetError::Empty | TargetError::Scheme { .. } | TargetError::Host { .. } => {
-            "write host:port or a URL: k8s://, jump://, forward:NAME, http://, https://, h2c://, tcp://"
+            "write host:port or a URL: k8s://, jump://, ssh://, forward:NAME, http://, https://, h2c://, tcp://"
         }
         TargetError::Later { .. } => {
-            "leave it out for now, or use k8s://, jump://, forward:NAME, http://, https:// or tcp://"
+            "leave it out for now, or use k8s://, jump://, ssh://, forward:NAME, http://, https:// or tcp://"
         }
         TargetError::Port { .. }
         | TargetError::Surplus { .. }
         | TargetError::ForwardName { .. }
-        | TargetError::Kubernetes(_) => return None,
+        | TargetError::Kubernetes(_)
+        | TargetError::Ssh(_) => return None,
     };
     Some(hint.to_owned())
 }
@@ -89,18 +91,15 @@ fn forms(error: &TargetError) -> Option<String> {
 fn from_map(section: Section<'_>) -> Option<Destination> {
     let kube = section.optional_section("k8s").map(kube);
     let jump = section.optional_section("jump").map(jump);
-    if section.has("ssh") {
-        section.complain("ssh", Complaint::new("ssh targets are not part of this version", "leave it out for now"));
-    }
-    let given = [kube.is_some(), jump.is_some(), section.has("ssh")].into_iter().filter(|given| *given).count();
+    let ssh = section.optional_section("ssh").map(ssh);
+    let given = [kube.is_some(), jump.is_some(), ssh.is_some()].into_iter().filter(|given| *given).count();
     if given != 1 {
         let message = if given == 0 { "names no target" } else { "names more than one target" };
-        let hint =
-            "write k8s: { context: …, namespace: …, service: …, port: … } or jump: { …, via: { … }, host: …, port: … }";
+        let hint = "write k8s: { …, service: …, port: … }, jump: { …, via: { … }, host: …, port: … } or ssh: { server: …, host: …, port: … }";
         section.complain_here(Complaint::new(message, hint));
     }
     section.finish();
-    kube.flatten().or(jump.flatten())
+    kube.flatten().or(jump.flatten()).or(ssh.flatten())
 }
 
 fn kube(section: Section<'_>) -> Option<Destination> {
@@ -125,6 +124,33 @@ fn jump(section: Section<'_>) -> Option<Destination> {
     let target = JumpTarget { context, namespace, via: selection?, host: host?, port: port? };
     let jump = (settings != JumpSettings::default()).then_some(settings);
     Some(Destination { target: Target::Jump(target), jump })
+}
+
+fn ssh(section: Section<'_>) -> Option<Destination> {
+    let hint = "the server to log in to: USER@HOST:PORT, or a Host of ~/.ssh/config";
+    let server = section.require("server", hint, SshServer::parse);
+    let host = section.require("host", "the host as the server sees it, such as db.internal", destination_host);
+    let port = section.require("port", "its port, such as port: 5432", jump_port);
+    let options = SshOptions {
+        key: section.path("key"),
+        passphrase_file: section.path("passphrase_file"),
+        password_file: section.path("password_file"),
+        config: section.path("config"),
+        known_hosts: section.path("known_hosts"),
+        jump: section.get("jump", hops),
+        keepalive: section.get("keepalive", positive_duration),
+        connect_timeout: section.get("connect_timeout", positive_duration),
+        backend: section.word("backend", &SshBackend::WORDS).unwrap_or_default(),
+    };
+    section.finish();
+    let target = SshTarget { server: server?.with(options), host: host?, port: port? };
+    Some(Destination { target: Target::Ssh(target), jump: None })
+}
+
+/// Servers on the way, with commas between them.
+fn hops(text: &str) -> Result<String, crate::target::SshTargetError> {
+    text.split(',').try_for_each(|hop| SshServer::parse(hop.trim()).map(drop))?;
+    Ok(text.to_owned())
 }
 
 fn via(section: Section<'_>) -> (Option<Selection>, JumpSettings) {

@@ -162,8 +162,8 @@ impl PublishedTunnel {
 pub fn scheme_of(to: &Target, by_port: bool) -> TargetKind {
     match to {
         Target::Local(local) => local.kind,
-        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) if by_port => TargetKind::Tcp,
-        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => TargetKind::Http,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Ssh(_) | Target::Forward(_) if by_port => TargetKind::Tcp,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Ssh(_) | Target::Forward(_) => TargetKind::Http,
     }
 }
 
@@ -171,7 +171,7 @@ pub fn scheme_of(to: &Target, by_port: bool) -> TargetKind {
 pub(super) fn is_here(to: &Target) -> bool {
     match to {
         Target::Local(local) => local.is_loopback(),
-        Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => false,
+        Target::Kubernetes(_) | Target::Jump(_) | Target::Ssh(_) | Target::Forward(_) => false,
     }
 }
 

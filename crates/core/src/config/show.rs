@@ -16,7 +16,7 @@ use super::{
 };
 use crate::forward::Start;
 use crate::health::HealthSettings;
-use crate::target::{JumpTarget, Selection, Target, TargetKind};
+use crate::target::{JumpTarget, Selection, SshBackend, SshOptions, SshTarget, Target, TargetKind};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -238,8 +238,29 @@ fn edits(edits: &HeaderEdits) -> Written {
 pub(super) fn destination(to: &Target, settings: Option<&JumpSettings>) -> Written {
     match (to, settings) {
         (Target::Jump(jump), Some(settings)) => Written::map().with("jump", jump_map(jump, settings)),
+        (Target::Ssh(ssh), _) if *ssh.server.options != SshOptions::default() => {
+            Written::map().with("ssh", ssh_map(ssh))
+        }
         _ => Written::text(to),
     }
+}
+
+fn ssh_map(ssh: &SshTarget) -> Written {
+    let (server, options) = (&ssh.server, &*ssh.server.options);
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| Written::text(&path.display()));
+    Written::map()
+        .with("server", Written::text(server))
+        .with("host", Written::text(&ssh.host))
+        .with("port", Written::bare(&ssh.port))
+        .with_some("key", path(&options.key))
+        .with_some("passphrase_file", path(&options.passphrase_file))
+        .with_some("password_file", path(&options.password_file))
+        .with_some("config", path(&options.config))
+        .with_some("known_hosts", path(&options.known_hosts))
+        .with_some("jump", options.jump.as_ref().map(Written::text))
+        .with_some("keepalive", options.keepalive.map(duration))
+        .with_some("connect_timeout", options.connect_timeout.map(duration))
+        .with_some("backend", (options.backend != SshBackend::Auto).then(|| Written::text(options.backend.as_str())))
 }
 
 fn jump_map(jump: &JumpTarget, settings: &JumpSettings) -> Written {

@@ -104,11 +104,25 @@ fn what_a_map_lacks_or_has_too_much_is_said_at_its_key() {
 
 #[test]
 fn hints_name_the_forms_that_a_file_may_have() {
-    for text in ["'ftp://x'", "'ssh://me@h/d:1'"] {
+    for text in ["'ftp://x'"] {
         assert!(says(text).contains("k8s://"), "{text}: {}", says(text));
     }
     assert!(says("'k8s://a'").contains("k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT"));
     assert!(says("[a]").contains("must be a single value"));
+}
+
+#[test]
+fn an_ssh_map_says_what_a_url_has_no_room_for() {
+    let body = "{ ssh: { server: 'me@bastion:2222', host: db.internal, port: 5432, key: /k/id, jump: 'a@one,two', \
+                keepalive: 5s, connect_timeout: 3s, backend: openssh } }";
+    let Target::Ssh(ssh) = forward(body).unwrap().to else { panic!("an ssh target") };
+    assert_eq!(ssh.to_string(), "ssh://me@bastion:2222/db.internal:5432");
+    assert_eq!(ssh.server.options.key.as_deref(), Some(std::path::Path::new("/k/id")));
+    assert_eq!(ssh.server.options.jump.as_deref(), Some("a@one,two"));
+    assert_eq!(ssh.server.options.backend, SshBackend::OpenSsh);
+    for wrong in ["server: -oX", "jump: 'a,-oX'", "backend: putty", "password: hunter2"] {
+        assert!(forward(&format!("{{ ssh: {{ server: b, host: db, port: 1, {wrong} }} }}")).is_err(), "{wrong}");
+    }
 }
 
 #[test]

@@ -235,7 +235,7 @@ fn check_kind(section: &Section<'_>, tunnel: &PublishedTunnel) {
                 format!("a public port leads to a tcp target, not to {}", local.kind.scheme()),
                 format!("write tcp://{}", local.authority()),
             ),
-            Target::Kubernetes(_) | Target::Jump(_) | Target::Forward(_) => Complaint::new(
+            Target::Kubernetes(_) | Target::Jump(_) | Target::Ssh(_) | Target::Forward(_) => Complaint::new(
                 format!("a public port leads to a byte pipe, not to {}", tunnel.scheme.scheme()),
                 "leave scheme out, or set `as` or `host` instead of `port`",
             ),

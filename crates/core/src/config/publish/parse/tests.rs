@@ -116,10 +116,9 @@ fn any_target_can_be_published() {
 }
 
 #[test]
-fn ssh_is_of_a_later_version() {
-    for body in ["to: 'ssh://me@bastion/db:5432'", "to: { ssh: { host: bastion } }"] {
-        let problems = tunnel(body).unwrap_err();
-        assert!(problems.to_string().contains("ssh targets are not part of this version"), "{problems}");
+fn a_tunnel_may_lead_through_an_ssh_server() {
+    for body in ["to: 'ssh://me@bastion/db:5432'", "to: { ssh: { server: me@bastion, host: db, port: 5432 } }"] {
+        assert_eq!(tunnel(body).unwrap().to.to_string(), "ssh://me@bastion/db:5432");
     }
 }
 

@@ -1,0 +1,7 @@
+//! SSH without its protocol: which host keys are known, and how a server is reached.
+
+mod known_hosts;
+mod settings;
+
+pub use known_hosts::{HostKey, KnownHosts, Place, Verdict, host_name};
+pub use settings::{SettingsError, SshSettings, StrictHostKeys, expand};
