@@ -9,11 +9,12 @@ use crate::error::ForwardError;
 use crate::k8s::api::Api;
 use crate::k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use crate::k8s::target::PodPools;
+use crate::ssh::servers::SshServers;
 
-/// The clusters of a kubeconfig.
-#[derive(Default)]
+/// The clusters of a kubeconfig, and the SSH servers: whatever forwards share.
 pub struct Clusters {
     settings: KubeSettings,
+    ssh: Arc<SshServers>,
     kubeconfigs: Mutex<Option<Arc<Kubeconfigs>>>,
     known: Mutex<HashMap<String, Arc<OnceCell<Cluster>>>>,
 }
@@ -29,7 +30,19 @@ impl Clusters {
     /// Reads nothing yet.
     #[must_use]
     pub fn new(settings: KubeSettings) -> Arc<Self> {
-        Arc::new(Self { settings, ..Self::default() })
+        Self::with_ssh(settings, SshServers::new(None))
+    }
+
+    /// The same with SSH servers beside them.
+    #[must_use]
+    pub fn with_ssh(settings: KubeSettings, ssh: Arc<SshServers>) -> Arc<Self> {
+        Arc::new(Self { settings, ssh, kubeconfigs: Mutex::default(), known: Mutex::default() })
+    }
+
+    /// The SSH servers.
+    #[must_use]
+    pub fn ssh(&self) -> &Arc<SshServers> {
+        &self.ssh
     }
 
     /// The kubeconfig files, read once.

@@ -10,6 +10,7 @@ use adit_core::diagnose::{Diagnose, Fault};
 use crate::k8s::api::ApiError;
 use crate::k8s::kubeconfig::KubeconfigError;
 use crate::k8s::resolve::NoTarget;
+use crate::ssh::error::SshError;
 
 /// Why a forward does not work.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -65,6 +66,9 @@ pub enum ForwardError {
         /// What to do.
         hint: Option<String>,
     },
+    /// An SSH server cannot be used.
+    #[error(transparent)]
+    Ssh(SshError),
     /// It was stopped.
     #[error("{name} was stopped")]
     Stopped {
@@ -79,6 +83,7 @@ impl ForwardError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Api(error) | Self::Connect { source: error, .. } => error.is_transient(),
+            Self::Ssh(error) => error.is_transient(),
             Self::Timeout { .. } => true,
             Self::Kubeconfig(_)
             | Self::NoTarget { .. }
@@ -113,6 +118,7 @@ impl Diagnose for ForwardError {
         match self {
             Self::Kubeconfig(error) => error.fault(),
             Self::Api(error) | Self::Connect { source: error, .. } => error.fault(),
+            Self::Ssh(error) => error.fault(),
             Self::NoTarget { fault, .. } => *fault,
             Self::Timeout { .. } | Self::Jump { .. } => Fault::Upstream,
             Self::Unsupported { .. } => Fault::Usage,
@@ -124,12 +130,13 @@ impl Diagnose for ForwardError {
         match self {
             Self::Kubeconfig(error) => error.hint(),
             Self::Api(error) | Self::Connect { source: error, .. } => error.hint(),
+            Self::Ssh(error) => error.hint(),
             Self::NoTarget { hint, .. } | Self::Jump { hint, .. } => hint.clone(),
             Self::Timeout { .. } => {
                 Some("give it more time with --pod-running-timeout, or see why with `kubectl describe pod`".into())
             }
             Self::Unsupported { .. } => {
-                Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://… or tcp://HOST:PORT".into())
+                Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://…, ssh://… or tcp://HOST:PORT".into())
             }
             Self::Stopped { .. } => None,
         }

@@ -1,4 +1,4 @@
-//! Targets: what a forward leads to, and how it is reached. The only crate that knows Kubernetes; above it there are
+//! Targets: what a forward leads to, and how it is reached. The only crate that knows Kubernetes and SSH; above it there are
 //! [`Forward`] (a [`runtime::Connect`]), [`Lease`] and [`ForwardReport`].
 //!
 //! | module | what is in it |
@@ -7,6 +7,7 @@
 //! | [`clusters`] | one API client per context, shared by all forwards |
 //! | `services` | what services a context has |
 //! | `session` | a running target: Kubernetes, jump, or a plain address |
+//! | `ssh` | SSH servers, their connections and streams |
 //! | `k8s` | kubeconfig, credentials, resolution by watch, SPDY and WebSocket transports, exec |
 
 pub mod clusters;
@@ -18,6 +19,7 @@ mod k8s;
 mod report;
 mod services;
 mod session;
+mod ssh;
 
 pub use clusters::Clusters;
 pub use error::ForwardError;
@@ -29,4 +31,8 @@ pub use report::ForwardReport;
 pub use services::{ServiceEntry, ServiceList};
 pub use session::{CreatePod, JumpOptions};
 pub use set::{ForwardSet, ForwardSpec};
+pub use ssh::ask::SshAsk;
+pub use ssh::dial::ShownKey;
+pub use ssh::error::SshError;
+pub use ssh::servers::SshServers;
 pub use supervisor::{Forward, ForwardOptions, Lease};

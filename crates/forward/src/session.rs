@@ -12,6 +12,7 @@ use crate::clusters::Clusters;
 use crate::error::ForwardError;
 use crate::k8s::jump::JumpSession;
 use crate::k8s::target::{KubeSession, KubeStatus};
+use crate::ssh::target::SshSession;
 
 /// How long a plain address may take to answer.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +53,7 @@ pub(crate) struct SessionOptions {
 pub(crate) enum Session {
     Kube(KubeSession),
     Jump(JumpSession),
+    Ssh(SshSession),
     Direct { connect: TcpConnect, status: watch::Sender<KubeStatus> },
 }
 
@@ -87,6 +89,10 @@ impl Session {
                 let session = JumpSession::start(scope, cluster.api, target, options.jump, options.patience);
                 Ok((Self::Jump(session), place))
             }
+            Target::Ssh(target) => {
+                let session = SshSession::start(scope, clusters.ssh(), target, options.patience);
+                Ok((Self::Ssh(session), Place::default()))
+            }
             Target::Local(target) => Ok((Self::direct(target), Place::default())),
             Target::Forward(name) => Err(ForwardError::Unsupported {
                 target: format!("forward:{name}"),
@@ -106,6 +112,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.status(),
             Self::Jump(session) => session.status(),
+            Self::Ssh(session) => session.status(),
             Self::Direct { status, .. } => status.subscribe(),
         }
     }
@@ -115,7 +122,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.resolved().await,
             Self::Jump(session) => session.resolved().await,
-            Self::Direct { .. } => Ok(()),
+            Self::Ssh(_) | Self::Direct { .. } => Ok(()),
         }
     }
 
@@ -124,6 +131,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.ready().await,
             Self::Jump(session) => session.ready().await,
+            Self::Ssh(session) => session.ready().await,
             Self::Direct { .. } => Ok(()),
         }
     }
@@ -132,6 +140,7 @@ impl Session {
     pub(crate) async fn lost(&self) -> String {
         match self {
             Self::Kube(session) => session.lost().await,
+            Self::Ssh(session) => session.lost().await,
             Self::Jump(_) | Self::Direct { .. } => std::future::pending().await,
         }
     }
@@ -141,6 +150,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.open().await.map(Io::buffered),
             Self::Jump(session) => session.open().await,
+            Self::Ssh(session) => session.open().await,
             Self::Direct { connect, .. } => connect.open().await.map(Io::Tcp),
         }
     }
@@ -150,6 +160,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.wake(),
             Self::Jump(session) => session.wake(),
+            Self::Ssh(session) => session.wake(),
             Self::Direct { .. } => {}
         }
     }

@@ -298,7 +298,7 @@ async fn start(
     let context = match &shared.target {
         Target::Kubernetes(target) => target.context.as_deref(),
         Target::Jump(target) => target.context.as_deref(),
-        Target::Local(_) | Target::Forward(_) => None,
+        Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
     };
     if let Some(plugin) = clusters.plugin(context) {
         let reason = format!("waiting for the credential plugin `{plugin}`");

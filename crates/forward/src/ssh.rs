@@ -1,0 +1,28 @@
+//! SSH: one authenticated connection per server, shared by all forwards that lead through it.
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | `servers` | the servers in use, each once |
+//! | `bastion` | one server: its connections, one login at a time, when to try again |
+//! | `dial` | transport, key exchange, login |
+//! | `settings` | what `ssh -G` says, and our options over it |
+//! | `host_keys` | which key a server may show |
+//! | `auth`, `keys`, `ask` | who we are |
+//! | `link`, `stream` | one connection and its streams |
+//! | `openssh` | the same by child processes `ssh -W` |
+
+pub(crate) mod ask;
+pub(crate) mod dial;
+pub(crate) mod error;
+pub(crate) mod servers;
+pub(crate) mod target;
+
+mod auth;
+mod bastion;
+mod host_keys;
+mod keys;
+mod link;
+mod openssh;
+mod settings;
+mod stream;
+mod transport;

@@ -1,0 +1,83 @@
+//! Secrets: from files, from the environment, from a person.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use adit_core::secret::Secret;
+use runtime::Scope;
+
+/// The environment's password.
+const PASSWORD: &str = "ADIT_SSH_PASSWORD";
+/// The environment's passphrase.
+const PASSPHRASE: &str = "ADIT_SSH_PASSPHRASE";
+
+/// Asks a person: the question, and whether the answer may be seen while it is typed. `None`: nobody answers. It
+/// blocks.
+pub type SshAsk = Arc<dyn Fn(&str, bool) -> Option<Secret<String>> + Send + Sync>;
+
+/// Where the secrets of one server come from. What a person said once is remembered, so that nobody is asked again
+/// when a connection is made anew.
+#[derive(Default)]
+pub(crate) struct Secrets {
+    ask: Option<SshAsk>,
+    known: Mutex<HashMap<String, Secret<String>>>,
+}
+
+impl Secrets {
+    pub(crate) fn new(ask: Option<SshAsk>) -> Self {
+        Self { ask, known: Mutex::default() }
+    }
+
+    /// A password: of the file, of the environment, or asked for.
+    pub(crate) async fn password(&self, scope: &Scope, file: Option<&Path>, question: &str) -> Option<Secret<String>> {
+        self.find(scope, file, PASSWORD, question).await
+    }
+
+    /// A key's passphrase: of the file, of the environment, or asked for.
+    pub(crate) async fn passphrase(
+        &self,
+        scope: &Scope,
+        file: Option<&Path>,
+        question: &str,
+    ) -> Option<Secret<String>> {
+        self.find(scope, file, PASSPHRASE, question).await
+    }
+
+    async fn find(&self, scope: &Scope, file: Option<&Path>, variable: &str, question: &str) -> Option<Secret<String>> {
+        if let Some(file) = file {
+            let read = std::fs::read_to_string(file);
+            if let Err(error) = &read {
+                tracing::warn!(file = %file.display(), %error, "a secret cannot be read");
+            }
+            return read.ok().map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()));
+        }
+        if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
+            return Some(Secret::new(value));
+        }
+        self.answer(scope, question, false).await
+    }
+
+    /// A person's answer.
+    pub(crate) async fn answer(&self, scope: &Scope, question: &str, visible: bool) -> Option<Secret<String>> {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(question).cloned();
+        if known.is_some() {
+            return known;
+        }
+        let ask = Arc::clone(self.ask.as_ref()?);
+        let text = question.to_owned();
+        let answer = scope.spawn_blocking("ask", move || ask(&text, visible)).await.ok()??;
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(question.to_owned(), answer.clone());
+        Some(answer)
+    }
+
+    /// Whether a person said it, who may have mistyped.
+    pub(crate) fn was_asked(&self, question: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(question)
+    }
+
+    /// Forgets what was said: it was wrong.
+    pub(crate) fn forget(&self, question: &str) {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(question);
+    }
+}

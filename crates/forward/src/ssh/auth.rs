@@ -1,0 +1,403 @@
+//! Who we are to a server: keys of the agent and of files, certificates, answers, a password.
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use runtime::Scope;
+use russh::client::{AuthResult, Handle, KeyboardInteractiveAuthResponse};
+use russh::keys::agent::AgentIdentity;
+use russh::keys::agent::client::AgentClient;
+use russh::keys::{Algorithm, Certificate, HashAlg, PrivateKey, PrivateKeyWithHashAlg, PublicKey};
+use russh::{MethodKind, MethodSet};
+use tokio::net::UnixStream;
+
+use super::ask::Secrets;
+use super::error::SshError;
+use super::keys::{self, FileKey};
+use super::link::Client;
+use super::settings::Known;
+
+/// What an agent may take to answer; it may ask a person to confirm.
+const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// A server that asks more often than this has no question.
+const ROUNDS_MAX: usize = 8;
+/// How often a person may mistype.
+const PROMPTS: usize = 3;
+
+/// What came of a method.
+enum Outcome {
+    In,
+    /// The server takes these next.
+    Next(MethodSet),
+    Gone,
+}
+
+/// One login.
+pub(crate) struct Login<'a> {
+    pub(crate) handle: &'a mut Handle<Client>,
+    pub(crate) known: &'a Known,
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) scope: &'a Scope,
+    pub(crate) timeout: Duration,
+    pub(crate) tried: Vec<String>,
+}
+
+impl Login<'_> {
+    /// Logs in by whatever the server takes and we have.
+    pub(crate) async fn run(mut self) -> Result<String, SshError> {
+        let user = self.known.settings.user.clone();
+        let allowed = match bounded(self.timeout, Self::none(self.handle, &user)).await {
+            None => return Err(self.slow()),
+            Some(Err(_)) => return Err(self.gone()),
+            Some(Ok(outcome)) => outcome,
+        };
+        let mut allowed = match allowed {
+            Outcome::In => return Ok("without a credential".to_owned()),
+            Outcome::Next(allowed) => allowed,
+            Outcome::Gone => return Err(self.gone()),
+        };
+        let mut done: HashSet<&'static str> = HashSet::new();
+        while let Some(method) = self.next_method(&allowed, &done) {
+            done.insert(method);
+            let outcome = match method {
+                "publickey" => self.public_keys().await?,
+                "keyboard-interactive" => self.interactive().await?,
+                _ => self.password().await?,
+            };
+            match outcome {
+                Some(Outcome::In) => return Ok(self.tried.last().cloned().unwrap_or_default()),
+                Some(Outcome::Next(next)) => allowed = next,
+                Some(Outcome::Gone) => return Err(self.refused(&allowed, true)),
+                None => {}
+            }
+        }
+        Err(self.refused(&allowed, false))
+    }
+
+    /// The next method that the server takes and the settings allow, in their order.
+    fn next_method(&self, allowed: &MethodSet, done: &HashSet<&'static str>) -> Option<&'static str> {
+        let ours = ["publickey", "keyboard-interactive", "password"];
+        let settings = &self.known.settings;
+        let mut order: Vec<&'static str> = ours.to_vec();
+        order.sort_by_key(|method| settings.preferred.iter().position(|preferred| preferred == method));
+        let is_allowed = |method: &&str| allowed.iter().any(|kind| <&str>::from(kind) == *method);
+        order.into_iter().find(|method| !done.contains(method) && settings.allows(method) && is_allowed(method))
+    }
+
+    async fn within<T>(&self, step: impl Future<Output = Result<T, russh::Error>>) -> Result<T, SshError> {
+        match tokio::time::timeout(self.timeout, step).await {
+            Ok(Ok(done)) => Ok(done),
+            Ok(Err(_)) => Err(self.gone()),
+            Err(_) => {
+                Err(SshError::Timeout { server: self.known.server.to_string(), after: self.timeout, step: "the login" })
+            }
+        }
+    }
+
+    async fn none(handle: &mut Handle<Client>, user: &str) -> Result<Outcome, russh::Error> {
+        outcome(handle.authenticate_none(user).await, handle)
+    }
+
+    /// Keys of the agent that are configured, then its others, then files; certificates before their keys.
+    async fn public_keys(&mut self) -> Result<Option<Outcome>, SshError> {
+        let rsa = self.rsa_hash().await?;
+        let configured: Vec<PublicKey> = self.known.identities.iter().filter_map(|path| keys::public(path)).collect();
+        let certificates = keys::certificates(&self.known.identities, &self.known.certificates);
+        let mut offered: Vec<PublicKey> = Vec::new();
+        let mut last = None;
+        if let Some((mut agent, identities)) = self.agent().await {
+            for identity in in_order(identities, &configured, self.known.settings.identities_only) {
+                let outcome = self.agent_key(&mut agent, &identity, rsa).await?;
+                offered.push(identity.public_key().into_owned());
+                match outcome {
+                    Some(Outcome::Next(next)) if self.goes_on(&next) => last = Some(Outcome::Next(next)),
+                    Some(outcome) => return Ok(Some(outcome)),
+                    None => {}
+                }
+            }
+        }
+        for path in self.known.identities.clone() {
+            if keys::public(&path).is_some_and(|key| offered.contains(&key)) {
+                continue;
+            }
+            let Some(key) = self.file_key(&path).await else { continue };
+            let certificate = certificates.iter().find(|found| found.public_key() == key.public_key().key_data());
+            match self.offer(&path, key, certificate, rsa).await? {
+                Outcome::Next(next) if self.goes_on(&next) => last = Some(Outcome::Next(next)),
+                outcome => return Ok(Some(outcome)),
+            }
+        }
+        Ok(last)
+    }
+
+    /// Whether further keys may be tried: the server has not gone on to another method.
+    fn goes_on(&self, next: &MethodSet) -> bool {
+        next.contains(&MethodKind::PublicKey)
+    }
+
+    async fn rsa_hash(&self) -> Result<Option<HashAlg>, SshError> {
+        let best = self.within(self.handle.best_supported_rsa_hash()).await?;
+        Ok(best.unwrap_or(Some(HashAlg::Sha512)))
+    }
+
+    async fn agent(&self) -> Option<(AgentClient<UnixStream>, Vec<AgentIdentity>)> {
+        let socket = self.known.agent.as_deref()?;
+        let asking = async {
+            let mut agent = AgentClient::connect_uds(socket).await.ok()?;
+            if let Some(binding) = self.handle.agent_session_binding() {
+                // Agents of other makers do not know it.
+                let _ = agent.bind_session(binding, false).await;
+            }
+            let identities = agent.request_identities().await.ok()?;
+            Some((agent, identities))
+        };
+        let answer = tokio::time::timeout(AGENT_TIMEOUT, asking).await.ok().flatten();
+        if answer.is_none() {
+            tracing::debug!(socket = %socket.display(), "the ssh agent does not answer");
+        }
+        answer
+    }
+
+    async fn agent_key(
+        &mut self,
+        agent: &mut AgentClient<UnixStream>,
+        identity: &AgentIdentity,
+        rsa: Option<HashAlg>,
+    ) -> Result<Option<Outcome>, SshError> {
+        let user = self.known.settings.user.clone();
+        let hash = hash_of(&identity.public_key().algorithm(), rsa);
+        self.tried.push(format!("key {} of the agent", shown(&identity.public_key())));
+        let asking = async {
+            match identity {
+                AgentIdentity::PublicKey { key, .. } => {
+                    self.handle.authenticate_publickey_with(user, key.clone(), hash, agent).await
+                }
+                AgentIdentity::Certificate { certificate, .. } => {
+                    self.handle.authenticate_certificate_with(user, certificate.clone(), hash, agent).await
+                }
+            }
+        };
+        match tokio::time::timeout(AGENT_TIMEOUT, asking).await {
+            Ok(Ok(result)) => Ok(Some(outcome_of(result, self.handle))),
+            // The agent declined; the server knows nothing of it.
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the ssh agent does not sign");
+                Ok(None)
+            }
+            Err(_) => Ok(Some(Outcome::Gone)),
+        }
+    }
+
+    /// The key of a file, unlocked.
+    async fn file_key(&mut self, path: &Path) -> Option<PrivateKey> {
+        let (text, reason) = match keys::read(path)? {
+            FileKey::Ready(key) => return Some(key),
+            FileKey::Locked(text) => (text, "no passphrase"),
+            FileKey::Unusable(reason) => {
+                self.tried.push(format!("not {} ({reason})", path.display()));
+                return None;
+            }
+        };
+        let question = format!("Passphrase of {}: ", path.display());
+        let file = self.known.server.options.passphrase_file.as_deref();
+        let mut reason = reason;
+        for _ in 0..PROMPTS {
+            let Some(passphrase) = self.secrets.passphrase(self.scope, file, &question).await else { break };
+            if let Some(key) = keys::unlock(&text, passphrase.expose()) {
+                return Some(key);
+            }
+            reason = "wrong passphrase";
+            if file.is_some() || !self.secrets.was_asked(&question) {
+                break;
+            }
+            self.secrets.forget(&question);
+        }
+        self.tried.push(format!("not {} ({reason})", path.display()));
+        None
+    }
+
+    async fn offer(
+        &mut self,
+        path: &Path,
+        key: PrivateKey,
+        certificate: Option<&Certificate>,
+        rsa: Option<HashAlg>,
+    ) -> Result<Outcome, SshError> {
+        let user = self.known.settings.user.clone();
+        let key = Arc::new(key);
+        if let Some(certificate) = certificate {
+            self.tried.push(format!("certificate for {}", path.display()));
+            let offer = self.handle.authenticate_openssh_cert(&user, Arc::clone(&key), certificate.clone());
+            let result = bounded(self.timeout, offer).await;
+            match self.outcome(result)? {
+                Outcome::Next(next) if self.goes_on(&next) => {}
+                outcome => return Ok(outcome),
+            }
+        }
+        self.tried.push(format!("key {}", path.display()));
+        let hash = hash_of(&key.algorithm(), rsa);
+        let offer = self.handle.authenticate_publickey(&user, PrivateKeyWithHashAlg::new(key, hash));
+        let result = bounded(self.timeout, offer).await;
+        self.outcome(result)
+    }
+
+    /// Questions that the server asks; nearly always it is the one for the password.
+    async fn interactive(&mut self) -> Result<Option<Outcome>, SshError> {
+        let user = self.known.settings.user.clone();
+        let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
+        let mut answer = bounded(self.timeout, start).await;
+        let mut said_password = false;
+        for _ in 0..ROUNDS_MAX {
+            let prompts = match answer {
+                Some(Ok(KeyboardInteractiveAuthResponse::Success)) => {
+                    self.tried.push("keyboard-interactive".to_owned());
+                    return Ok(Some(Outcome::In));
+                }
+                Some(Ok(KeyboardInteractiveAuthResponse::Failure { remaining_methods, .. })) => {
+                    self.tried.push(if said_password {
+                        "keyboard-interactive".to_owned()
+                    } else {
+                        "not keyboard-interactive (no answer)".to_owned()
+                    });
+                    return Ok(Some(Outcome::Next(remaining_methods)));
+                }
+                Some(Ok(KeyboardInteractiveAuthResponse::InfoRequest { prompts, .. })) => prompts,
+                Some(Err(_)) => return Ok(Some(Outcome::Gone)),
+                None => return Err(self.slow()),
+            };
+            let mut responses = Vec::new();
+            for prompt in &prompts {
+                let secret = self.answer(&prompt.prompt, prompt.echo).await;
+                said_password |= secret.is_some();
+                responses.push(secret.unwrap_or_default());
+            }
+            let respond = self.handle.authenticate_keyboard_interactive_respond(responses);
+            answer = bounded(self.timeout, respond).await;
+        }
+        Ok(Some(Outcome::Gone))
+    }
+
+    /// A question for the password has the same sources as the method has; others are for a person.
+    async fn answer(&self, prompt: &str, visible: bool) -> Option<String> {
+        let known = self.known;
+        let question = format!("{}@{}: {}", known.settings.user, known.server.host, printable(prompt));
+        let is_password = !visible && prompt.to_ascii_lowercase().contains("password");
+        let secret = if is_password {
+            let file = known.server.options.password_file.as_deref();
+            self.secrets.password(self.scope, file, &password_question(known)).await
+        } else {
+            self.secrets.answer(self.scope, &question, visible).await
+        };
+        if !is_password {
+            // A one-time code is of no use twice.
+            self.secrets.forget(&question);
+        }
+        secret.map(adit_core::secret::Secret::into_exposed)
+    }
+
+    async fn password(&mut self) -> Result<Option<Outcome>, SshError> {
+        let (user, question) = (self.known.settings.user.clone(), password_question(self.known));
+        let file = self.known.server.options.password_file.as_deref();
+        for _ in 0..PROMPTS {
+            let Some(password) = self.secrets.password(self.scope, file, &question).await else {
+                self.tried.push("not password (none given)".to_owned());
+                return Ok(None);
+            };
+            self.tried.push("password".to_owned());
+            let offer = self.handle.authenticate_password(&user, password.into_exposed());
+            let result = bounded(self.timeout, offer).await;
+            let outcome = self.outcome(result)?;
+            let mistyped = self.secrets.was_asked(&question)
+                && matches!(&outcome, Outcome::Next(next) if next.contains(&MethodKind::Password));
+            if !mistyped {
+                return Ok(Some(outcome));
+            }
+            self.secrets.forget(&question);
+        }
+        Ok(None)
+    }
+
+    fn outcome(&self, result: Option<Result<AuthResult, russh::Error>>) -> Result<Outcome, SshError> {
+        match result {
+            Some(Ok(result)) => Ok(outcome_of(result, self.handle)),
+            Some(Err(_)) => Ok(Outcome::Gone),
+            None => Err(self.slow()),
+        }
+    }
+
+    fn slow(&self) -> SshError {
+        SshError::Timeout { server: self.known.server.to_string(), after: self.timeout, step: "the login" }
+    }
+
+    fn gone(&self) -> SshError {
+        let reason = "the server ended the connection during the login".to_owned();
+        SshError::Protocol { server: self.known.server.to_string(), reason, transient: true }
+    }
+
+    fn refused(&self, allowed: &MethodSet, cut: bool) -> SshError {
+        let server = self.known.server.to_string();
+        let names: Vec<&str> = allowed.iter().map(<&str>::from).collect();
+        let tried =
+            if self.tried.is_empty() { "nothing, as there is no key".to_owned() } else { self.tried.join(", ") };
+        let hint = if cut && self.tried.len() > 2 {
+            "the server took offence at so many keys: name one with `key`, or set IdentitiesOnly in ~/.ssh/config"
+                .to_owned()
+        } else if names == ["publickey"] {
+            format!("name the key that {server} knows: IdentityFile in ~/.ssh/config, `key` in adit.yaml, or ssh-add")
+        } else {
+            "check user and key, or give a password with $ADIT_SSH_PASSWORD or password_file".to_owned()
+        };
+        let allowed = if names.is_empty() { "nothing more".to_owned() } else { names.join(", ") };
+        SshError::Refused { server, user: self.known.settings.user.clone(), tried, allowed, hint }
+    }
+}
+
+async fn bounded<T>(timeout: Duration, step: impl Future<Output = T>) -> Option<T> {
+    tokio::time::timeout(timeout, step).await.ok()
+}
+
+fn outcome(result: Result<AuthResult, russh::Error>, handle: &Handle<Client>) -> Result<Outcome, russh::Error> {
+    result.map(|result| outcome_of(result, handle))
+}
+
+fn outcome_of(result: AuthResult, handle: &Handle<Client>) -> Outcome {
+    match result {
+        AuthResult::Success => Outcome::In,
+        // russh tells the end of the connection as a refusal that leaves nothing.
+        AuthResult::Failure { remaining_methods, .. } if remaining_methods.is_empty() && handle.is_closed() => {
+            Outcome::Gone
+        }
+        AuthResult::Failure { remaining_methods, .. } => Outcome::Next(remaining_methods),
+    }
+}
+
+/// Keys of the agent: the configured ones first, the others only if they may be tried.
+fn in_order(identities: Vec<AgentIdentity>, configured: &[PublicKey], only: bool) -> Vec<AgentIdentity> {
+    let is_configured =
+        |identity: &AgentIdentity| configured.iter().any(|key| key.key_data() == identity.public_key().key_data());
+    let (mut first, rest): (Vec<_>, Vec<_>) = identities.into_iter().partition(is_configured);
+    if !only {
+        first.extend(rest);
+    }
+    first
+}
+
+fn hash_of(algorithm: &Algorithm, rsa: Option<HashAlg>) -> Option<HashAlg> {
+    matches!(algorithm, Algorithm::Rsa { .. }).then_some(rsa).flatten()
+}
+
+fn shown(key: &PublicKey) -> String {
+    let comment = printable(&key.comment().to_string());
+    if comment.is_empty() { super::host_keys::fingerprint(key) } else { comment }
+}
+
+fn password_question(known: &Known) -> String {
+    format!("Password of {}@{}: ", known.settings.user, known.server.host)
+}
+
+/// What a stranger wrote, for a terminal.
+fn printable(text: &str) -> String {
+    text.chars().filter(|letter| !letter.is_control()).collect()
+}

@@ -1,0 +1,330 @@
+//! One SSH server: its connections, one login at a time, and when to try again.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use adit_core::backoff::{Backoff, BackoffSettings};
+use adit_core::target::SshServer;
+use runtime::Scope;
+use runtime::connect::{ConnectError, Io};
+use tokio::sync::watch;
+
+use super::ask::Secrets;
+use super::dial::{Dial, Notes};
+use super::error::SshError;
+use super::link::{Link, OpenError};
+use super::openssh;
+use super::servers::SshServers;
+use super::settings::Known;
+
+/// Connections to one server. Each is a login, and servers bound those; more than one is made only when streams of
+/// the others are not read.
+const LINKS_MAX: usize = 8;
+/// After a refused login: servers lock out whoever tries often.
+const REFUSED: BackoffSettings =
+    BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+/// After a connection that could not be made.
+const AGAIN: BackoffSettings =
+    BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+/// A stream whose connection is lost while it is opened is opened on another, so often.
+const OPENS: usize = 3;
+
+/// One SSH server.
+pub(crate) struct Bastion {
+    servers: Arc<SshServers>,
+    server: SshServer,
+    secrets: Secrets,
+    state: Mutex<State>,
+    /// Told when a login ended, well or not.
+    changed: watch::Sender<u64>,
+}
+
+struct State {
+    links: Vec<Arc<Link>>,
+    dialing: bool,
+    again: Backoff,
+    refused: Backoff,
+    /// What the last attempt failed with, and when the next may be.
+    failure: Option<(SshError, Instant)>,
+    /// Child processes speak SSH.
+    openssh: Option<Arc<Known>>,
+}
+
+/// Why no stream was opened through a server.
+pub(crate) enum OpenedVia {
+    /// There is no connection to the server.
+    Ssh(SshError),
+    /// The server did not open it.
+    Stream(ConnectError),
+}
+
+/// A connection, or what stands for it.
+#[derive(Clone)]
+pub(crate) enum Way {
+    Link(Arc<Link>),
+    OpenSsh(Arc<Known>),
+}
+
+/// What a caller of [`Bastion::way`] has to do next.
+enum Next {
+    Take(Way),
+    Fail(SshError),
+    Wait { until: Option<Instant> },
+}
+
+impl Bastion {
+    pub(crate) fn new(servers: Arc<SshServers>, server: SshServer, secrets: Secrets) -> Arc<Self> {
+        let state = State {
+            links: Vec::new(),
+            dialing: false,
+            again: Backoff::new(AGAIN),
+            refused: Backoff::new(REFUSED),
+            failure: None,
+            openssh: None,
+        };
+        Arc::new(Self { servers, server, secrets, state: Mutex::new(state), changed: watch::Sender::new(0) })
+    }
+
+    /// A connection that takes a stream; logs in if there is none.
+    pub(crate) async fn way(self: &Arc<Self>, scope: &Scope) -> Result<Way, SshError> {
+        let mut changed = self.changed.subscribe();
+        let mut waited = false;
+        loop {
+            changed.mark_unchanged();
+            match self.next(scope, waited) {
+                Next::Take(way) => return Ok(way),
+                Next::Fail(error) => return Err(error),
+                Next::Wait { until } => {
+                    let pause = async {
+                        match until {
+                            Some(until) => tokio::time::sleep_until(until.into()).await,
+                            None => std::future::pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased;
+                        _ = changed.changed() => waited = true,
+                        () = pause => {}
+                    }
+                }
+            }
+        }
+    }
+
+    fn next(self: &Arc<Self>, scope: &Scope, waited: bool) -> Next {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = &state.openssh {
+            return Next::Take(Way::OpenSsh(Arc::clone(known)));
+        }
+        state.links.retain(|link| link.is_usable());
+        let best = state.links.iter().filter(|link| !link.is_behind()).min_by_key(|link| link.streams());
+        if let Some(link) = best {
+            return Next::Take(Way::Link(Arc::clone(link)));
+        }
+        let least = state.links.iter().min_by_key(|link| link.streams()).cloned();
+        if state.dialing {
+            return Next::Wait { until: None };
+        }
+        let now = Instant::now();
+        let held = state.failure.as_ref().filter(|(_, until)| *until > now);
+        match (held, least) {
+            // Better beside a stream that nobody reads than nowhere.
+            (Some(_), Some(link)) => return Next::Take(Way::Link(link)),
+            (_, Some(link)) if state.links.len() >= LINKS_MAX => return Next::Take(Way::Link(link)),
+            (Some((error, _)), None) if waited || !error.is_transient() => return Next::Fail(error.clone()),
+            (Some((_, until)), None) => return Next::Wait { until: Some(*until) },
+            (None, _) => {}
+        }
+        state.dialing = true;
+        drop(state);
+        // A task: whoever gives up waiting does not waste the login of the others.
+        let (bastion, own) = (Arc::clone(self), scope.clone());
+        scope.spawn("ssh login", async move {
+            let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
+            dialing.result = Some(bastion.dial(&own, &|_| {}).await);
+        });
+        Next::Wait { until: None }
+    }
+
+    async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
+        let known = Known::of(&self.server).await?;
+        if known.by_openssh() {
+            openssh::check(&known).await?;
+            return Ok(Way::OpenSsh(Arc::new(known)));
+        }
+        let dial = Dial { servers: &self.servers, scope, secrets: &self.secrets, notes };
+        dial.link(&known).await.map(|link| Way::Link(Arc::new(link)))
+    }
+
+    fn dialed(&self, result: Option<Result<Way, SshError>>) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.dialing = false;
+        match result {
+            Some(Ok(way)) => {
+                match way {
+                    Way::Link(link) => state.links.push(link),
+                    Way::OpenSsh(known) => state.openssh = Some(known),
+                }
+                state.failure = None;
+                state.again.reset();
+                state.refused.reset();
+            }
+            Some(Err(error)) => {
+                let random: u64 = rand::random();
+                // The whole wait: jitter would let the first tries after a refusal come at once.
+                let wait = if error.is_login() {
+                    let wait = state.refused.longest();
+                    state.refused.next_wait(random);
+                    wait
+                } else {
+                    state.again.next_wait(random)
+                };
+                tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
+                state.failure = Some((error, Instant::now() + wait));
+            }
+            // Its scope ended.
+            None => {}
+        }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// Opens a stream to a host as the server sees it.
+    pub(crate) async fn open(
+        self: &Arc<Self>,
+        scope: &Scope,
+        host: &str,
+        port: u16,
+        patience: Duration,
+    ) -> Result<Io, OpenedVia> {
+        let target = || format!("ssh://{}/{}", self.server, authority(host, port));
+        let opening = async {
+            for _ in 0..OPENS {
+                match self.way(scope).await.map_err(OpenedVia::Ssh)? {
+                    Way::OpenSsh(known) => {
+                        return openssh::open(scope, &known, host, port).await.map_err(OpenedVia::Ssh);
+                    }
+                    Way::Link(link) => match link.open(host.to_owned(), port).await {
+                        Ok(stream) => return Ok(Io::buffered(stream)),
+                        Err(OpenError::Lost) => {}
+                        Err(error) => return Err(OpenedVia::Stream(self.refusal(&error, target(), host, port))),
+                    },
+                }
+            }
+            let reason = "the ssh connection was lost again and again".to_owned();
+            Err(OpenedVia::Stream(ConnectError::Unavailable { target: target(), reason, hint: None }))
+        };
+        match tokio::time::timeout(patience, opening).await {
+            Ok(result) => result,
+            Err(_) => Err(OpenedVia::Stream(ConnectError::Timeout { target: target(), after: patience })),
+        }
+    }
+
+    fn refusal(&self, error: &OpenError, target: String, host: &str, port: u16) -> ConnectError {
+        let (server, there) = (&self.server, authority(host, port));
+        match error {
+            OpenError::Prohibited => ConnectError::Unavailable {
+                target,
+                reason: format!("{server} forbids to forward there"),
+                hint: Some(format!("allow it there: AllowTcpForwarding and PermitOpen {there} in sshd_config")),
+            },
+            OpenError::Busy => ConnectError::Unavailable {
+                target,
+                reason: format!("{server} has no room for another stream"),
+                hint: None,
+            },
+            OpenError::Failed | OpenError::Lost => {
+                let source = std::io::Error::new(
+                    std::io::ErrorKind::ConnectionRefused,
+                    format!("{server} got no connection to {there}"),
+                );
+                ConnectError::Refused { target, source }
+            }
+        }
+    }
+
+    /// Waits until no connection is left; why.
+    pub(crate) async fn lost(&self) -> String {
+        loop {
+            let last = {
+                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                if state.openssh.is_some() { None } else { Some(state.links.last().cloned()) }
+            };
+            let reason = match last {
+                // Each stream has a process of its own.
+                None => std::future::pending().await,
+                Some(Some(link)) => link.ended().await,
+                Some(None) => return "the ssh connection is gone".to_owned(),
+            };
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.links.retain(|link| link.is_usable());
+            if state.links.is_empty() {
+                return reason;
+            }
+        }
+    }
+
+    /// The machine slept or its network changed, or somebody wants it anew: nothing that is known of failures holds.
+    pub(crate) fn wake(&self) {
+        let links = {
+            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+            state.failure = None;
+            state.again.reset();
+            state.refused.reset();
+            std::mem::take(&mut state.links)
+        };
+        links.iter().for_each(|link| link.retire());
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// How bytes are carried.
+    pub(crate) fn transport(&self) -> &'static str {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.openssh.is_some() { "openssh" } else { "ssh" }
+    }
+}
+
+/// A login under way; also when its task is dropped, those who wait are told.
+struct Dialing {
+    bastion: Arc<Bastion>,
+    result: Option<Result<Way, SshError>>,
+}
+
+impl Drop for Dialing {
+    fn drop(&mut self) {
+        self.bastion.dialed(self.result.take());
+    }
+}
+
+/// One login, each step told.
+pub(crate) async fn test(
+    servers: &Arc<SshServers>,
+    scope: &Scope,
+    server: &SshServer,
+    secrets: Secrets,
+    destination: Option<(&str, u16)>,
+    notes: Notes<'_>,
+) -> Result<Result<(), ConnectError>, SshError> {
+    let known = Known::of(server).await?;
+    let settings = &known.settings;
+    notes(format!("{server} is {}@{}:{}", settings.user, settings.host, settings.port));
+    let bastion = Bastion::new(Arc::clone(servers), server.clone(), secrets);
+    let way = bastion.dial(scope, notes).await?;
+    if let Way::OpenSsh(_) = &way {
+        notes(format!("a child process `ssh` is used ({})", known.only_openssh.unwrap_or("backend: openssh")));
+    }
+    bastion.dialed(Some(Ok(way)));
+    let Some((host, port)) = destination else { return Ok(Ok(())) };
+    match bastion.open(scope, host, port, known.connect_timeout).await {
+        Ok(_) => {
+            notes(format!("{server} reaches {}", authority(host, port)));
+            Ok(Ok(()))
+        }
+        Err(OpenedVia::Ssh(error)) => Err(error),
+        Err(OpenedVia::Stream(error)) => Ok(Err(error)),
+    }
+}
+
+fn authority(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}

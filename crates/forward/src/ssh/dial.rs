@@ -1,0 +1,274 @@
+//! Makes one connection: the way there, the key exchange, the login.
+
+use std::borrow::Cow;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use adit_core::target::SshServer;
+use runtime::Scope;
+use runtime::connect::{ConnectError, Io, TcpConnect};
+use russh::client::{self, Handle};
+use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
+use russh::{Preferred, SshId};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use super::ask::Secrets;
+use super::auth::Login;
+use super::bastion::OpenedVia;
+use super::error::SshError;
+use super::host_keys::{HostKeys, fingerprint};
+use super::link::{Client, Link, LinkShared};
+use super::servers::SshServers;
+use super::settings::Known;
+use super::transport::Pipes;
+
+/// What a server may send before we say go on. More deadlocks russh through another server.
+const WINDOW: u32 = 2 * 1024 * 1024;
+/// The largest piece, as OpenSSH has it.
+const PACKET: u32 = 32 * 1024;
+/// Pieces of a stream that may wait. It only bounds tiny ones; the bytes are counted in `link`.
+const PIECES: usize = 64 * 1024;
+
+/// Told what is done, for `adit ssh test`.
+pub(crate) type Notes<'a> = &'a (dyn Fn(String) + Send + Sync);
+
+/// What a dial needs.
+pub(crate) struct Dial<'a> {
+    pub(crate) servers: &'a Arc<SshServers>,
+    pub(crate) scope: &'a Scope,
+    pub(crate) secrets: &'a Secrets,
+    pub(crate) notes: Notes<'a>,
+}
+
+/// What a server shows of itself.
+#[derive(Clone, Debug)]
+pub struct ShownKey {
+    /// The server as it was written.
+    pub server: String,
+    /// The type of its key.
+    pub kind: String,
+    /// `SHA256:…`.
+    pub fingerprint: String,
+    /// Why it is not accepted; `None`: it is known.
+    pub refused: Option<SshError>,
+    key: PublicKey,
+}
+
+impl Dial<'_> {
+    /// Connects and logs in.
+    pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
+        let shared = LinkShared::new(self.scope);
+        let refused = Arc::new(OnceLock::new());
+        let mut handle = self.handshake(known, &shared, &refused).await?;
+        (self.notes)("the host key is known".to_owned());
+        let timeout = known.connect_timeout;
+        let login =
+            Login { handle: &mut handle, known, secrets: self.secrets, scope: self.scope, timeout, tried: Vec::new() };
+        let by = login.run().await?;
+        (self.notes)(format!("logged in as {} by {by}", known.settings.user));
+        tracing::debug!(server = %known.server, by, "logged in");
+        Ok(Link::new(handle, shared))
+    }
+
+    /// Connects as far as the server's key.
+    pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
+        let refused = Arc::new(OnceLock::new());
+        let shown = Arc::new(OnceLock::new());
+        let host_keys = Arc::new(HostKeys::read(known));
+        let transport = self.transport(known);
+        let looking = async {
+            let client = Looker { host_keys: Arc::clone(&host_keys), shown: Arc::clone(&shown) };
+            let config = Arc::new(config(known, &host_keys));
+            client::connect_stream(config, transport.await?, client)
+                .await
+                .map_err(|error| protocol(known, &error, &refused))
+        };
+        let looked = tokio::time::timeout(known.connect_timeout, looking).await;
+        match (shown.get(), looked) {
+            (Some(key), _) => {
+                let key: &PublicKeyOrCertificate = key;
+                let (public, server) = (key.public_key(), known.server.to_string());
+                let refused = host_keys.check(key).err();
+                let (kind, fingerprint) = (public.algorithm().to_string(), fingerprint(&public));
+                Ok(ShownKey { server, kind, fingerprint, refused, key: public })
+            }
+            (None, Ok(Err(error))) => Err(error),
+            (None, _) => Err(slow(known, "its host key")),
+        }
+    }
+
+    async fn handshake(
+        &self,
+        known: &Known,
+        shared: &Arc<LinkShared>,
+        refused: &Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+    ) -> Result<Handle<Client>, SshError> {
+        let host_keys = Arc::new(HostKeys::read(known));
+        let config = Arc::new(config(known, &host_keys));
+        let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
+        let step = async {
+            let transport = self.transport(known).await?;
+            client::connect_stream(config, transport, client).await.map_err(|error| protocol(known, &error, refused))
+        };
+        match tokio::time::timeout(known.connect_timeout, step).await {
+            Ok(handle) => handle,
+            Err(_) => Err(slow(known, "the begin of ssh")),
+        }
+    }
+
+    async fn transport(&self, known: &Known) -> Result<Io, SshError> {
+        let settings = &known.settings;
+        if let Some(command) = &settings.proxy_command {
+            let command = known.expanded(command);
+            (self.notes)(format!("the way there is the command `{command}`"));
+            return self.by_command(known, &command);
+        }
+        if let Some((last, before)) = settings.jumps.split_last() {
+            (self.notes)(format!("the way to {}:{} is through {last}", settings.host, settings.port));
+            let hop = hop(last, before, &known.server);
+            let via = self.servers.bastion(&hop);
+            // Boxed: a hop may have hops.
+            let opening: runtime::connect::BoxFuture<'_, _> =
+                Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
+            return match opening.await {
+                Ok(io) => Ok(io),
+                Err(OpenedVia::Ssh(error)) => Err(error),
+                Err(OpenedVia::Stream(error)) => Err(unreachable(known, &error)),
+            };
+        }
+        (self.notes)(format!("connecting to {}:{}", settings.host, settings.port));
+        let connect = TcpConnect::new(&settings.host, settings.port, known.connect_timeout);
+        let stream = connect.open().await.map_err(|error| match error {
+            ConnectError::Timeout { .. } => slow(known, "tcp"),
+            error => unreachable(known, &error),
+        })?;
+        // Keystrokes and small answers are not to wait for more.
+        let _ = stream.set_nodelay(true);
+        Ok(Io::Tcp(stream))
+    }
+
+    fn by_command(&self, known: &Known, command: &str) -> Result<Io, SshError> {
+        let fault = |reason: String| SshError::Command {
+            server: known.server.to_string(),
+            command: command.to_owned(),
+            reason,
+        };
+        let mut shell = Command::new("/bin/sh");
+        shell.args(["-c", &format!("exec {command}")]).stderr(std::process::Stdio::piped());
+        let (pipes, stderr) = Pipes::start(&mut shell).map_err(|error| fault(crate::error::words(&error)))?;
+        if let Some(stderr) = stderr {
+            let server = known.server.to_string();
+            self.scope.spawn("words of a proxy command", async move {
+                let mut lines = BufReader::new(stderr).lines();
+                while let Ok(Some(line)) = lines.next_line().await {
+                    tracing::info!(server, "proxy command: {line}");
+                }
+            });
+        }
+        Ok(Io::other(pipes))
+    }
+}
+
+impl ShownKey {
+    /// Writes it down as the server's; the file.
+    pub(crate) fn accept(&self, known: &Known) -> Result<String, SshError> {
+        HostKeys::read(known).accept(&self.key)
+    }
+}
+
+/// Takes the key and goes.
+struct Looker {
+    host_keys: Arc<HostKeys>,
+    shown: Arc<OnceLock<PublicKeyOrCertificate>>,
+}
+
+impl client::Handler for Looker {
+    type Error = russh::Error;
+
+    async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
+        let shown = match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => key.clone().into(),
+            PublicKeyOrCertificate::Certificate(certificate) => certificate.clone().into(),
+        };
+        let _ = self.shown.set(shown);
+        let _ = &self.host_keys;
+        Ok(false)
+    }
+}
+
+fn config(known: &Known, host_keys: &HostKeys) -> client::Config {
+    let settings = &known.settings;
+    let default = Preferred::DEFAULT;
+    let all: Vec<Algorithm> =
+        default.key.iter().filter(|key| !matches!(key, Algorithm::Rsa { hash: None })).cloned().collect();
+    let certificates = if host_keys.has_authority() { all.clone() } else { Vec::new() };
+    let preferred = Preferred {
+        key: Cow::Owned(host_keys.algorithms(&all)),
+        host_key_certificates: Cow::Owned(certificates),
+        ..default
+    };
+    let count = settings.alive_count.max(1);
+    let silence = settings.alive_interval.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1));
+    client::Config {
+        client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-adit_", env!("CARGO_PKG_VERSION")))),
+        window_size: WINDOW,
+        maximum_packet_size: PACKET,
+        channel_buffer_size: PIECES,
+        preferred,
+        keepalive_interval: Some(settings.alive_interval),
+        // The one after the last that is allowed ends it.
+        keepalive_max: (count - 1).max(1),
+        // While a write to a dead peer waits no keep-alive is sent; this ends that.
+        inactivity_timeout: Some(silence),
+        ..client::Config::default()
+    }
+}
+
+/// A server on the way: with the servers before it, and with the files that were named for the last one.
+fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
+    let mut options = adit_core::target::SshOptions {
+        config: target.options.config.clone(),
+        known_hosts: target.options.known_hosts.clone(),
+        keepalive: target.options.keepalive,
+        connect_timeout: target.options.connect_timeout,
+        ..adit_core::target::SshOptions::default()
+    };
+    if !before.is_empty() {
+        options.jump = Some(before.iter().map(ToString::to_string).collect::<Vec<_>>().join(","));
+    }
+    hop.clone().with(options)
+}
+
+fn protocol(known: &Known, error: &russh::Error, refused: &OnceLock<(SshError, PublicKeyOrCertificate)>) -> SshError {
+    if let Some((error, _)) = refused.get() {
+        return error.clone();
+    }
+    let server = known.server.to_string();
+    match error {
+        russh::Error::IO(error) => SshError::Unreachable { server, reason: crate::error::words(error) },
+        russh::Error::HUP | russh::Error::Disconnect => {
+            let reason =
+                "it ended the connection before the login; it may have too many of them (MaxStartups)".to_owned();
+            SshError::Protocol { server, reason, transient: true }
+        }
+        russh::Error::NoCommonAlgo { kind, theirs, .. } => {
+            let reason = format!("no {kind:?} algorithm in common; it has {}", theirs.join(", "));
+            SshError::Protocol { server, reason, transient: false }
+        }
+        russh::Error::Version => {
+            let reason = "it does not speak ssh".to_owned();
+            SshError::Protocol { server, reason, transient: false }
+        }
+        error => SshError::Protocol { server, reason: error.to_string(), transient: true },
+    }
+}
+
+fn unreachable(known: &Known, error: &ConnectError) -> SshError {
+    SshError::Unreachable { server: known.server.to_string(), reason: adit_core::diagnose::chain(error) }
+}
+
+fn slow(known: &Known, step: &'static str) -> SshError {
+    let after: Duration = known.connect_timeout;
+    SshError::Timeout { server: known.server.to_string(), after, step }
+}

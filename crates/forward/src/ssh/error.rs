@@ -1,0 +1,158 @@
+//! Why an SSH server cannot be used, for people.
+
+use std::time::Duration;
+
+use adit_core::diagnose::{Diagnose, Fault};
+
+/// Why an SSH server cannot be used.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum SshError {
+    /// Its settings cannot be read.
+    #[error("the ssh settings of {server} cannot be used: {reason}")]
+    Settings {
+        /// The server as it was written.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+    /// There is no way to it.
+    #[error("no connection to ssh server {server}: {reason}")]
+    Unreachable {
+        /// The server as it was written.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+    /// It was too slow.
+    #[error("ssh server {server} did not answer within {after:?}: {step}")]
+    Timeout {
+        /// The server as it was written.
+        server: String,
+        /// The deadline.
+        after: Duration,
+        /// What was waited for.
+        step: &'static str,
+    },
+    /// Nothing is known of its key.
+    #[error("the host key of {server} is not known: {kind} {fingerprint}")]
+    UnknownKey {
+        /// The server as it was written.
+        server: String,
+        /// The type of the key.
+        kind: String,
+        /// `SHA256:…`.
+        fingerprint: String,
+    },
+    /// It has another key than the one that is known.
+    #[error(
+        "THE HOST KEY OF {server} HAS CHANGED: it shows {kind} {fingerprint}, and {place} says another; somebody may be \
+         listening in between"
+    )]
+    ChangedKey {
+        /// The server as it was written.
+        server: String,
+        /// The type of the key.
+        kind: String,
+        /// `SHA256:…`.
+        fingerprint: String,
+        /// File and line of the key that is known.
+        place: String,
+    },
+    /// Its key or certificate must not be used.
+    #[error("the host key of {server} must not be used: {reason}")]
+    BadKey {
+        /// The server as it was written.
+        server: String,
+        /// Why.
+        reason: String,
+    },
+    /// It does not let us in.
+    #[error("ssh server {server} refused the login of {user}: tried {tried}; it takes {allowed}")]
+    Refused {
+        /// The server as it was written.
+        server: String,
+        /// Who logged in.
+        user: String,
+        /// What was tried, and why some was not.
+        tried: String,
+        /// What the server would take.
+        allowed: String,
+        /// What to do.
+        hint: String,
+    },
+    /// What was said is not SSH as we know it.
+    #[error("ssh with {server} failed: {reason}")]
+    Protocol {
+        /// The server as it was written.
+        server: String,
+        /// Why.
+        reason: String,
+        /// Whether trying again may help.
+        transient: bool,
+    },
+    /// The program `ssh` or a proxy command does not do what it should.
+    #[error("`{command}` for {server} failed: {reason}")]
+    Command {
+        /// The server as it was written.
+        server: String,
+        /// The program.
+        command: String,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl SshError {
+    /// Whether waiting may help.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Command { .. } => true,
+            Self::Protocol { transient, .. } => *transient,
+            Self::Settings { .. }
+            | Self::UnknownKey { .. }
+            | Self::ChangedKey { .. }
+            | Self::BadKey { .. }
+            | Self::Refused { .. } => false,
+        }
+    }
+
+    /// Whether it was a login that the server may count against us.
+    pub(crate) fn is_login(&self) -> bool {
+        matches!(self, Self::Refused { .. })
+    }
+}
+
+impl Diagnose for SshError {
+    fn fault(&self) -> Fault {
+        match self {
+            Self::Settings { .. } => Fault::Config,
+            Self::Unreachable { .. } | Self::Timeout { .. } | Self::Protocol { .. } | Self::Command { .. } => {
+                Fault::Upstream
+            }
+            Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. } | Self::Refused { .. } => {
+                Fault::Auth
+            }
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Settings { server, .. } => format!("see what applies with `ssh -G {server}`"),
+            Self::Unreachable { server, .. } | Self::Timeout { server, .. } | Self::Protocol { server, .. } => {
+                format!("see each step with `adit ssh test {server}`")
+            }
+            Self::UnknownKey { server, .. } => format!(
+                "compare the fingerprint with the one that the server's owner names, then accept it: adit ssh trust {server}"
+            ),
+            Self::ChangedKey { server, place, .. } => format!(
+                "ask the server's owner; if the key was changed on purpose, delete {place}, then: adit ssh trust {server}"
+            ),
+            Self::BadKey { .. } => {
+                "ask the server's owner for its key, or for a certificate that is in force".to_owned()
+            }
+            Self::Refused { hint, .. } => hint.clone(),
+            Self::Command { server, .. } => format!("see whether `ssh {server}` works"),
+        })
+    }
+}

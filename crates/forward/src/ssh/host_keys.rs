@@ -1,0 +1,194 @@
+//! Which key a server may show, by the files that `ssh` uses too.
+
+use std::fs;
+use std::io::Write as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::Path;
+
+use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict};
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use russh::keys::ssh_key::certificate::CertType;
+use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
+
+use super::error::SshError;
+use super::settings::Known;
+
+/// The host keys that are known, for one server.
+pub(crate) struct HostKeys {
+    known: KnownHosts,
+    server: String,
+    name: String,
+    /// The host without its port, for certificates.
+    principal: String,
+    strict: StrictHostKeys,
+    hash: bool,
+    file: Option<std::path::PathBuf>,
+}
+
+impl HostKeys {
+    pub(crate) fn read(known: &Known) -> Self {
+        let mut hosts = KnownHosts::default();
+        for path in known.user_known_hosts.iter().chain(&known.global_known_hosts) {
+            // Most of them do not exist.
+            if let Ok(text) = fs::read(path) {
+                hosts.read(&path.display().to_string(), &String::from_utf8_lossy(&text));
+            }
+        }
+        let settings = &known.settings;
+        Self {
+            known: hosts,
+            server: known.server.to_string(),
+            name: settings.known_name(),
+            principal: settings.host_key_alias.clone().unwrap_or_else(|| settings.host.clone()),
+            strict: settings.strict,
+            hash: settings.hash_known_hosts,
+            file: known.user_known_hosts.first().cloned(),
+        }
+    }
+
+    /// The algorithms to ask for: those of known keys first, so that a server with several shows a known one.
+    pub(crate) fn algorithms(&self, all: &[Algorithm]) -> Vec<Algorithm> {
+        let kinds = self.known.kinds(&self.name, &is_hashed);
+        let is_known = |algorithm: &&Algorithm| {
+            let rsa = matches!(algorithm, Algorithm::Rsa { .. }) && kinds.contains(&"ssh-rsa");
+            rsa || kinds.contains(&algorithm.as_str())
+        };
+        let (known, other): (Vec<_>, Vec<_>) = all.iter().partition(|algorithm| is_known(algorithm));
+        known.into_iter().chain(other).cloned().collect()
+    }
+
+    /// Whether somebody signs keys of this host.
+    pub(crate) fn has_authority(&self) -> bool {
+        !self.known.authorities(&self.name, &is_hashed).is_empty()
+    }
+
+    /// Whether the server is who it says.
+    pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), SshError> {
+        match shown {
+            PublicKeyOrCertificate::PublicKey { key, .. } => self.check_key(key),
+            PublicKeyOrCertificate::Certificate(certificate) => self.check_certificate(certificate),
+        }
+    }
+
+    /// Writes a key down.
+    pub(crate) fn accept(&self, key: &PublicKey) -> Result<String, SshError> {
+        let fault = |reason: String| SshError::Settings { server: self.server.clone(), reason };
+        let file = self.file.as_deref().ok_or_else(|| fault("there is no file for host keys".to_owned()))?;
+        let name = if self.hash { hashed(&self.name) } else { self.name.clone() };
+        let key = written(key).ok_or_else(|| fault("the key cannot be written".to_owned()))?;
+        append(file, &format!("{name} {} {}\n", key.kind, key.blob))
+            .map_err(|error| fault(format!("{} cannot be written: {}", file.display(), crate::error::words(&error))))?;
+        Ok(file.display().to_string())
+    }
+
+    fn check_key(&self, key: &PublicKey) -> Result<(), SshError> {
+        let unusable = || SshError::BadKey { server: self.server.clone(), reason: "it is of no known type".to_owned() };
+        let found = written(key).ok_or_else(unusable)?;
+        let (server, kind, fingerprint) = (self.server.clone(), found.kind.clone(), fingerprint(key));
+        match self.known.verdict(&self.name, &found, &is_hashed) {
+            Verdict::Known => Ok(()),
+            Verdict::Revoked(place) => {
+                Err(SshError::BadKey { server, reason: format!("{place} revokes {kind} {fingerprint}") })
+            }
+            Verdict::Changed(place) if self.strict == StrictHostKeys::No => {
+                tracing::warn!(server, %place, fingerprint, "the host key has changed, and StrictHostKeyChecking is off");
+                Ok(())
+            }
+            Verdict::Changed(place) => {
+                Err(SshError::ChangedKey { server, kind, fingerprint, place: place.to_string() })
+            }
+            Verdict::Unknown if matches!(self.strict, StrictHostKeys::AcceptNew | StrictHostKeys::No) => {
+                tracing::info!(server, fingerprint, "a new host key is accepted, as StrictHostKeyChecking says");
+                if let Err(error) = self.accept(key) {
+                    tracing::warn!(%error, "the host key cannot be written down");
+                }
+                Ok(())
+            }
+            Verdict::Unknown => Err(SshError::UnknownKey { server, kind, fingerprint }),
+        }
+    }
+
+    fn check_certificate(&self, certificate: &Certificate) -> Result<(), SshError> {
+        let key = PublicKey::new(certificate.public_key().clone(), "");
+        let authority = PublicKey::new(certificate.signature_key().clone(), "");
+        let bad = |reason: String| SshError::BadKey { server: self.server.clone(), reason };
+        for key in [&key, &authority] {
+            if let Some(place) = written(key).and_then(|key| self.known.revoked(&key)) {
+                return Err(bad(format!("{place} revokes it")));
+            }
+        }
+        let trusted = self.known.authorities(&self.name, &is_hashed);
+        if !written(&authority).is_some_and(|authority| trusted.contains(&&authority)) {
+            // Nobody we know signed it; the key in it may still be known by itself.
+            return self.check_key(&key);
+        }
+        if certificate.cert_type() != CertType::Host {
+            return Err(bad("its certificate is one of a user".to_owned()));
+        }
+        let principals = certificate.valid_principals();
+        if !principals.is_empty() && !principals.iter().any(|name| name.eq_ignore_ascii_case(&self.principal)) {
+            return Err(bad(format!("its certificate is for {}, not for {}", principals.join(", "), self.principal)));
+        }
+        let authority = authority.fingerprint(HashAlg::Sha256);
+        certificate.validate([&authority]).map_err(|error| bad(format!("its certificate is not in force: {error}")))
+    }
+}
+
+/// `SHA256:…`, as `ssh-keygen -l` prints it.
+pub(crate) fn fingerprint(key: &PublicKey) -> String {
+    key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+fn written(key: &PublicKey) -> Option<HostKey> {
+    let blob = STANDARD.encode(key.to_bytes().ok()?);
+    // The blob's own name: RSA keys are `ssh-rsa` whatever signs with them.
+    Some(HostKey { kind: key.algorithm().as_str().to_owned(), blob })
+}
+
+fn is_hashed(salt: &str, hash: &str, name: &str) -> bool {
+    let (Ok(salt), Ok(hash)) = (STANDARD.decode(salt), STANDARD.decode(hash)) else { return false };
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
+    hmac::verify(&key, name.as_bytes(), &hash).is_ok()
+}
+
+fn hashed(name: &str) -> String {
+    let salt: [u8; 20] = rand::random();
+    let key = hmac::Key::new(hmac::HMAC_SHA1_FOR_LEGACY_USE_ONLY, &salt);
+    let hash = hmac::sign(&key, name.as_bytes());
+    format!("|1|{}|{}", STANDARD.encode(salt), STANDARD.encode(hash.as_ref()))
+}
+
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
+    }
+    let ends_open = fs::read(path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
+    let line = if ends_open { format!("\n{line}") } else { line.to_owned() };
+    fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hashed_name_is_recognised() {
+        let line = hashed("[bastion]:2222");
+        let (salt, hash) = line.strip_prefix("|1|").and_then(|rest| rest.split_once('|')).unwrap();
+        assert!(is_hashed(salt, hash, "[bastion]:2222"));
+        assert!(!is_hashed(salt, hash, "bastion"));
+        assert!(!is_hashed("!", hash, "bastion"));
+    }
+
+    #[test]
+    fn a_line_is_added_to_a_file_whose_last_line_is_open() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/known_hosts");
+        append(&path, "one\n").unwrap();
+        fs::write(&path, "one").unwrap();
+        append(&path, "two\n").unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+}

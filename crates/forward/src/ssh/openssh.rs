@@ -1,0 +1,124 @@
+//! Child processes `ssh -W HOST:PORT`, one for each stream, for what only OpenSSH can do. The first one of a server
+//! becomes the master of the others, so that there is one login.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use runtime::Scope;
+use runtime::connect::Io;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::Command;
+
+use super::error::SshError;
+use super::settings::{Known, arguments, last_line};
+use super::transport::Pipes;
+
+/// The master outlives its last stream by this.
+const PERSIST: &str = "60";
+/// What a login may take beyond the time to connect: a key in hardware waits for a finger.
+const FINGER: Duration = Duration::from_secs(60);
+
+/// Logs in, so that what is wrong is told at the start. The master stays for the streams.
+pub(crate) async fn check(known: &Known) -> Result<(), SshError> {
+    let mut command = ssh(known)?;
+    command.args(["--", &known.server.host, "true"]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    // A server may allow forwarding and no commands: then only the login counts.
+    command.env("LC_ALL", "C");
+    let after = known.connect_timeout + FINGER;
+    let running = command.spawn().map_err(|error| fault(known, crate::error::words(&error)))?;
+    let output = tokio::time::timeout(after, running.wait_with_output()).await;
+    let output = output.map_err(|_| SshError::Timeout {
+        server: known.server.to_string(),
+        after,
+        step: "the login by the program ssh",
+    })?;
+    let output = output.map_err(|error| fault(known, crate::error::words(&error)))?;
+    // 255 is ssh's own; anything else is the command's.
+    if output.status.code() == Some(255) {
+        let said = last_line(&output.stderr).unwrap_or_else(|| output.status.to_string());
+        return Err(refusal(known, said));
+    }
+    Ok(())
+}
+
+/// One stream.
+pub(crate) async fn open(scope: &Scope, known: &Known, host: &str, port: u16) -> Result<Io, SshError> {
+    let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let mut command = ssh(known)?;
+    command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
+    let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| fault(known, crate::error::words(&error)))?;
+    if let Some(stderr) = stderr {
+        let server = known.server.to_string();
+        scope.spawn("words of ssh", async move {
+            let mut lines = BufReader::new(stderr).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                tracing::warn!(server, "ssh: {line}");
+            }
+        });
+    }
+    Ok(Io::other(pipes))
+}
+
+fn ssh(known: &Known) -> Result<Command, SshError> {
+    let options = &known.server.options;
+    let mut command = Command::new("ssh");
+    command.args(arguments(&known.server)).args(["-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]);
+    let interval = known.settings.alive_interval.as_secs().max(1);
+    command.args(["-o", &format!("ServerAliveInterval={interval}")]);
+    command.args(["-o", &format!("ConnectTimeout={}", known.connect_timeout.as_secs().max(1))]);
+    if let Some(jump) = &options.jump {
+        command.args(["-J", jump]);
+    }
+    if let Some(key) = &options.key {
+        command.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
+    }
+    if let Some(file) = &options.known_hosts {
+        command.args(["-o", &format!("UserKnownHostsFile={}", file.display())]);
+    }
+    let sockets = sockets().map_err(|reason| fault(known, reason))?;
+    let path = format!("ControlPath={}/%C", sockets.display());
+    command.args(["-o", "ControlMaster=auto", "-o", &path, "-o", &format!("ControlPersist={PERSIST}")]);
+    Ok(command)
+}
+
+/// A directory that only we can enter. A socket's name is short, so it is not below the home.
+fn sockets() -> Result<PathBuf, String> {
+    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = DIRECTORY.get() {
+        return Ok(path.clone());
+    }
+    let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|base| base.is_dir());
+    let base = base.unwrap_or_else(std::env::temp_dir);
+    let path = base.join(format!("adit-ssh-{:08x}", rand::random::<u32>()));
+    // Made by us, or not used.
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&path)
+        .map_err(|error| format!("{}: {}", path.display(), crate::error::words(&error)))?;
+    Ok(DIRECTORY.get_or_init(|| path).clone())
+}
+
+fn fault(known: &Known, reason: String) -> SshError {
+    SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason }
+}
+
+fn refusal(known: &Known, said: String) -> SshError {
+    let server = known.server.to_string();
+    if said.contains("Permission denied") {
+        return SshError::Refused {
+            hint: format!("see why with `ssh -v {server}`"),
+            server,
+            user: known.settings.user.clone(),
+            tried: "what the program ssh has".to_owned(),
+            allowed: said,
+        };
+    }
+    if said.contains("Host key verification failed") {
+        return SshError::BadKey { server, reason: "the program ssh does not accept it".to_owned() };
+    }
+    fault(known, said)
+}

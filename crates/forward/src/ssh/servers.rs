@@ -1,0 +1,79 @@
+//! The SSH servers in use, each once.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use adit_core::target::SshServer;
+use runtime::Scope;
+
+use super::ask::{Secrets, SshAsk};
+use super::bastion::Bastion;
+use super::dial::{Dial, ShownKey};
+use super::error::SshError;
+use super::settings::Known;
+
+/// The SSH servers in use.
+pub struct SshServers {
+    ask: Option<SshAsk>,
+    known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
+}
+
+impl SshServers {
+    /// Connects to none yet. `ask` puts questions to a person, when there is one.
+    #[must_use]
+    pub fn new(ask: Option<SshAsk>) -> Arc<Self> {
+        Arc::new(Self { ask, known: Mutex::default() })
+    }
+
+    /// A server, by what was written; the same for all who write the same.
+    pub(crate) fn bastion(self: &Arc<Self>, server: &SshServer) -> Arc<Bastion> {
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bastion) = known.get(server).and_then(Weak::upgrade) {
+            return bastion;
+        }
+        known.retain(|_, bastion| bastion.strong_count() > 0);
+        let bastion = Bastion::new(Arc::clone(self), server.clone(), Secrets::new(self.ask.clone()));
+        known.insert(server.clone(), Arc::downgrade(&bastion));
+        bastion
+    }
+
+    /// The key that a server shows, for `adit ssh trust`.
+    ///
+    /// # Errors
+    /// [`SshError`] when it shows none.
+    pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
+        let known = Known::of(server).await?;
+        let secrets = Secrets::new(self.ask.clone());
+        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {} };
+        dial.shown_key(&known).await
+    }
+
+    /// Writes a key down as the server's; the name of the file.
+    ///
+    /// # Errors
+    /// [`SshError`] when the file cannot be written.
+    pub async fn trust(self: &Arc<Self>, server: &SshServer, key: &ShownKey) -> Result<String, SshError> {
+        key.accept(&Known::of(server).await?)
+    }
+
+    /// Logs in once and says each step; with a host and a port it opens a stream there as well.
+    ///
+    /// # Errors
+    /// [`SshError`] of the step that failed.
+    pub async fn test(
+        self: &Arc<Self>,
+        scope: &Scope,
+        server: &SshServer,
+        destination: Option<(&str, u16)>,
+        notes: &(dyn Fn(String) + Send + Sync),
+    ) -> Result<Result<(), runtime::connect::ConnectError>, SshError> {
+        super::bastion::test(self, scope, server, Secrets::new(self.ask.clone()), destination, notes).await
+    }
+}
+
+impl std::fmt::Debug for SshServers {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        f.debug_struct("SshServers").field("known", &known.len()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,158 @@
+//! What `ssh -G` says of a server, and our options over it.
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use adit_core::ssh::{SshSettings, expand};
+use adit_core::target::{SshBackend, SshServer};
+use tokio::process::Command;
+
+use super::error::SshError;
+
+/// How long connecting and logging in may take when nothing is configured.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
+/// `ssh -G` reads files; `Match exec` may run something.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// Everything that is known of a server before it is connected to.
+pub(crate) struct Known {
+    pub(crate) settings: SshSettings,
+    pub(crate) server: SshServer,
+    /// Private keys, in the order they are tried.
+    pub(crate) identities: Vec<PathBuf>,
+    pub(crate) certificates: Vec<PathBuf>,
+    pub(crate) user_known_hosts: Vec<PathBuf>,
+    pub(crate) global_known_hosts: Vec<PathBuf>,
+    pub(crate) agent: Option<PathBuf>,
+    pub(crate) connect_timeout: Duration,
+    /// Why only OpenSSH can do it.
+    pub(crate) only_openssh: Option<&'static str>,
+    home: Option<String>,
+    local_user: String,
+}
+
+impl Known {
+    /// Asks `ssh -G`; without that program what it does when nothing is configured.
+    pub(crate) async fn of(server: &SshServer) -> Result<Self, SshError> {
+        let fault = |reason: String| SshError::Settings { server: server.to_string(), reason };
+        let mut settings = match printed(server).await.map_err(fault)? {
+            Some(text) => SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?,
+            None => plain(server),
+        };
+        let options = &server.options;
+        if let Some(jump) = &options.jump {
+            let hops = jump.split(',').map(|hop| SshServer::parse(hop.trim())).collect::<Result<_, _>>();
+            settings.jumps = hops.map_err(|error| fault(error.to_string()))?;
+            settings.proxy_command = None;
+        }
+        if let Some(interval) = options.keepalive {
+            settings.alive_interval = interval;
+        }
+        if options.key.is_some() {
+            settings.identities.clear();
+            settings.certificates.clear();
+            settings.identities_only = true;
+        }
+        let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+        let local_user = local_user();
+        let path = |text: &String| expand(text, &settings, &server.host, home.as_deref(), &local_user);
+        let paths = |texts: &[String]| texts.iter().map(path).collect::<Vec<_>>();
+        let identities = options.key.clone().into_iter().chain(paths(&settings.identities)).collect();
+        let user_known_hosts =
+            options.known_hosts.clone().map_or_else(|| paths(&settings.user_known_hosts), |file| vec![file]);
+        let global_known_hosts =
+            if options.known_hosts.is_some() { Vec::new() } else { paths(&settings.global_known_hosts) };
+        let agent = match settings.agent.as_deref() {
+            Some("none") => None,
+            Some("SSH_AUTH_SOCK") | None => std::env::var_os("SSH_AUTH_SOCK").map(PathBuf::from),
+            Some(text) => match text.strip_prefix('$') {
+                Some(variable) => std::env::var_os(variable).map(PathBuf::from),
+                None => Some(path(&text.to_owned())),
+            },
+        };
+        let mut known = Self {
+            certificates: paths(&settings.certificates),
+            connect_timeout: options.connect_timeout.or(settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
+            only_openssh: settings.only_openssh(),
+            settings,
+            server: server.clone(),
+            identities,
+            user_known_hosts,
+            global_known_hosts,
+            agent,
+            home,
+            local_user,
+        };
+        if known.only_openssh.is_none() && super::keys::are_in_hardware(&known.identities) {
+            known.only_openssh = Some("a key in hardware");
+        }
+        Ok(known)
+    }
+
+    /// Whether child processes speak SSH.
+    pub(crate) fn by_openssh(&self) -> bool {
+        match self.server.options.backend {
+            SshBackend::OpenSsh => true,
+            SshBackend::Native => false,
+            SshBackend::Auto => self.only_openssh.is_some(),
+        }
+    }
+
+    /// A proxy command with its tokens.
+    pub(crate) fn expanded(&self, command: &str) -> String {
+        let path = expand(command, &self.settings, &self.server.host, self.home.as_deref(), &self.local_user);
+        path.to_string_lossy().into_owned()
+    }
+}
+
+/// The arguments by which `ssh` finds the same settings.
+pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
+    let mut words = Vec::new();
+    if let Some(config) = &server.options.config {
+        words.extend(["-F".to_owned(), config.display().to_string()]);
+    }
+    if let Some(user) = &server.user {
+        words.extend(["-l".to_owned(), user.clone()]);
+    }
+    if let Some(port) = server.port {
+        words.extend(["-p".to_owned(), port.to_string()]);
+    }
+    words
+}
+
+/// What `ssh -G` prints; `None` when there is no such program.
+async fn printed(server: &SshServer) -> Result<Option<String>, String> {
+    let mut command = Command::new("ssh");
+    command.arg("-G").args(arguments(server)).args(["--", &server.host]);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let running = match command.spawn() {
+        Ok(child) => child.wait_with_output(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(format!("`ssh -G` cannot be run: {}", crate::error::words(&error))),
+    };
+    let output = tokio::time::timeout(DEADLINE, running).await;
+    let output = output.map_err(|_| format!("`ssh -G` took longer than {DEADLINE:?}"))?;
+    let output = output.map_err(|error| crate::error::words(&error))?;
+    if !output.status.success() {
+        return Err(last_line(&output.stderr).unwrap_or_else(|| format!("`ssh -G` ended with {}", output.status)));
+    }
+    Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// The last words of a program.
+pub(crate) fn last_line(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
+    Some(line.chars().filter(|letter| !letter.is_control()).collect())
+}
+
+fn plain(server: &SshServer) -> SshSettings {
+    let user = server.user.clone().unwrap_or_else(local_user);
+    SshSettings::new(&user, &server.host, server.port.map_or(22, std::num::NonZeroU16::get))
+}
+
+fn local_user() -> String {
+    let found = ["USER", "LOGNAME"].into_iter().find_map(|variable| std::env::var(variable).ok());
+    found.filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned())
+}

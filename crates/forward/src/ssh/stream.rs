@@ -1,0 +1,105 @@
+//! One stream to a host behind an SSH server.
+
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf as _, Bytes};
+use russh::client::Msg;
+use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
+
+use super::link::{Flow, LinkShared};
+
+/// A byte stream. Reading takes what arrived without copying it.
+pub(crate) struct SshStream {
+    read: ChannelReadHalf,
+    write: Box<dyn AsyncWrite + Send + Unpin>,
+    /// For closing.
+    half: Option<ChannelWriteHalf<Msg>>,
+    flow: Arc<Flow>,
+    shared: Arc<LinkShared>,
+    chunk: Bytes,
+    ended: bool,
+}
+
+impl SshStream {
+    pub(crate) fn new(channel: Channel<Msg>, flow: Arc<Flow>, shared: Arc<LinkShared>) -> Self {
+        let (read, half) = channel.split();
+        let write = Box::new(half.make_writer());
+        Self { read, write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.chunk.is_empty() && !self.ended {
+            if self.flow.is_cut() {
+                let reason = "nobody read the stream, and it held up others";
+                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, reason)));
+            }
+            // A message that was not taken stays in the queue when the future is dropped.
+            match ready!(pin!(self.read.wait()).poll(cx)) {
+                Some(ChannelMsg::Data { data }) => self.chunk = data,
+                Some(ChannelMsg::Eof) => self.ended = true,
+                // Without an end before it: the other side gave up.
+                Some(ChannelMsg::Close) | None => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                Some(_) => {}
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncBufRead for SshStream {
+    fn poll_fill_buf(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<&[u8]>> {
+        let this = self.get_mut();
+        ready!(this.poll_chunk(cx))?;
+        Poll::Ready(Ok(&this.chunk))
+    }
+
+    fn consume(mut self: Pin<&mut Self>, amount: usize) {
+        let amount = amount.min(self.chunk.len());
+        self.chunk.advance(amount);
+        if amount > 0 {
+            self.flow.taken(amount);
+        }
+    }
+}
+
+impl AsyncRead for SshStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let bytes = ready!(self.as_mut().poll_fill_buf(cx))?;
+        let n = bytes.len().min(buf.remaining());
+        buf.put_slice(&bytes[..n]);
+        self.consume(n);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for SshStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.write).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.write).poll_shutdown(cx)
+    }
+}
+
+impl Drop for SshStream {
+    fn drop(&mut self) {
+        self.flow.close();
+        let Some(half) = self.half.take() else { return };
+        let shared = Arc::clone(&self.shared);
+        let id = half.id();
+        shared.scope().clone().spawn("close an ssh stream", async move {
+            // An error says that the connection is gone, and the stream with it.
+            let _ = half.close().await;
+            shared.forget(id);
+        });
+    }
+}

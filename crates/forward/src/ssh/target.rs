@@ -1,0 +1,71 @@
+//! A target behind an SSH server, for the driver of forwards.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::target::SshTarget;
+use runtime::Scope;
+use runtime::connect::{ConnectError, Io};
+use tokio::sync::watch;
+
+use super::bastion::{Bastion, OpenedVia};
+use super::servers::SshServers;
+use crate::error::{ForwardError, chain};
+use crate::k8s::target::KubeStatus;
+use adit_core::diagnose::Diagnose as _;
+
+/// A target behind a server that is shared with others.
+pub(crate) struct SshSession {
+    bastion: Arc<Bastion>,
+    scope: Scope,
+    host: String,
+    port: u16,
+    text: String,
+    patience: Duration,
+    status: watch::Sender<KubeStatus>,
+}
+
+impl SshSession {
+    pub(crate) fn start(scope: &Scope, servers: &Arc<SshServers>, target: &SshTarget, patience: Duration) -> Self {
+        let status = KubeStatus { port: Some(target.port.get()), ..KubeStatus::default() };
+        Self {
+            bastion: servers.bastion(&target.server),
+            scope: scope.clone(),
+            host: target.host.bare(),
+            port: target.port.get(),
+            text: target.to_string(),
+            patience,
+            status: watch::Sender::new(status),
+        }
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<KubeStatus> {
+        self.status.subscribe()
+    }
+
+    /// Waits until the server is logged in to.
+    pub(crate) async fn ready(&self) -> Result<(), ForwardError> {
+        self.bastion.way(&self.scope).await.map_err(ForwardError::Ssh)?;
+        let transport = self.bastion.transport();
+        self.status.send_modify(|status| status.transport = Some(transport));
+        Ok(())
+    }
+
+    pub(crate) async fn lost(&self) -> String {
+        self.bastion.lost().await
+    }
+
+    pub(crate) async fn open(&self) -> Result<Io, ConnectError> {
+        match self.bastion.open(&self.scope, &self.host, self.port, self.patience).await {
+            Ok(io) => Ok(io),
+            Err(OpenedVia::Stream(error)) => Err(error.towards(self.text.clone())),
+            Err(OpenedVia::Ssh(error)) => {
+                Err(ConnectError::Unavailable { target: self.text.clone(), reason: chain(&error), hint: error.hint() })
+            }
+        }
+    }
+
+    pub(crate) fn wake(&self) {
+        self.bastion.wake();
+    }
+}
