@@ -11,6 +11,7 @@ pub mod origin;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod sshd;
 pub mod ws;
 
 mod task;

@@ -12,6 +12,7 @@ mod pods;
 mod proxies;
 mod services;
 mod slow;
+mod ssh;
 mod streams;
 mod support;
 mod transports;

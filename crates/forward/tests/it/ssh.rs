@@ -1,0 +1,8 @@
+//! Forwards through a real `sshd` on loopback, and its bad days.
+
+mod bed;
+mod host_keys;
+mod jumps;
+mod logins;
+mod outages;
+mod streams;

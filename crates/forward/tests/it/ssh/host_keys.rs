@@ -1,0 +1,106 @@
+//! Which server is believed.
+
+use adit_core::diagnose::Fault;
+use adit_core::target::{SshOptions, SshServer};
+
+use super::bed::SshBed;
+use crate::support::{call, ready, refusal, within};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_unknown_key_is_refused_before_any_login_and_can_be_trusted() {
+    let bed = SshBed::new().await;
+    let options = SshOptions { known_hosts: Some(bed.sshd.path("empty")), ..bed.options() };
+    let refused = refusal(&bed.forward_with(options.clone())).await;
+    refused.has(&["host key of", "is not known", "SHA256:"], &["adit ssh trust"]);
+    assert_eq!((refused.fault, bed.sshd.logins()), (Fault::Auth, 0));
+
+    let server = SshServer::parse(&format!("{}@{}", bed.sshd.user(), bed.sshd.addr())).unwrap().with(options.clone());
+    let servers = bed.clusters.ssh();
+    let shown = within("the key is shown", servers.shown_key(&bed.scope, &server)).await.unwrap();
+    assert!(refused.text.contains(&shown.fingerprint) && shown.refused.is_some());
+    servers.trust(&server, &shown).await.unwrap();
+    let shown = within("the key is shown", servers.shown_key(&bed.scope, &server)).await.unwrap();
+    assert!(shown.refused.is_none());
+    let forward = bed.forward_with(options);
+    forward.wake();
+    ready(&forward).await;
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_is_refused_loudly_with_the_line() {
+    let bed = SshBed::new().await;
+    call(&bed.forward()).await;
+    bed.sshd.change_host_key().await;
+    let options = bed.config("StrictHostKeyChecking accept-new");
+    let forward = bed.forward_with(SshOptions {
+        config: Some(options),
+        keepalive: Some(std::time::Duration::from_secs(9)),
+        ..bed.options()
+    });
+    let refused = refusal(&forward).await;
+    let line = format!("{}:1", bed.sshd.known_hosts().display());
+    refused.has(&["HAS CHANGED", "SHA256:", &line], &["adit ssh trust", "delete"]);
+    assert_eq!((refused.fault, bed.sshd.logins()), (Fault::Auth, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hashed_name_is_recognised() {
+    let bed = SshBed::new().await;
+    let file = bed.sshd.known_hosts().display().to_string();
+    bed.sshd.keygen(&["-q", "-H", "-f", &file]);
+    assert!(std::fs::read_to_string(&file).unwrap().starts_with("|1|"));
+    let forward = bed.forward();
+    ready(&forward).await;
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_key_is_written_down_hashed_when_the_settings_say_so() {
+    let bed = SshBed::new().await;
+    let config = bed.config("StrictHostKeyChecking accept-new\nHashKnownHosts yes");
+    let file = bed.sshd.path("new");
+    let options = SshOptions { config: Some(config), known_hosts: Some(file.clone()), ..bed.options() };
+    std::fs::write(
+        bed.sshd.path("ssh_config"),
+        "StrictHostKeyChecking accept-new\nHashKnownHosts yes\nIdentityAgent none\n",
+    )
+    .unwrap();
+    let forward = bed.forward_with(options);
+    ready(&forward).await;
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert!(written.starts_with("|1|") && written.contains(&bed.sshd.host_key()), "{written}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_revoked_key_is_refused() {
+    let bed = SshBed::new().await;
+    let file = bed.sshd.known_hosts();
+    let known = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{known}@revoked * {}\n", bed.sshd.host_key())).unwrap();
+    refusal(&bed.forward()).await.has(&["must not be used", "revokes", ":2"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_certificate_is_believed_when_its_authority_is() {
+    let bed = SshBed::with(&[]).await;
+    bed.sshd.kill().await;
+    bed.sshd.make_key("ca", "ed25519", "");
+    bed.sshd.keygen(&["-q", "-s", "ca", "-I", "host", "-h", "-n", "127.0.0.1", "host.pub"]);
+    let path = bed.sshd.path("sshd_config");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let line = format!("HostCertificate {}\n", bed.sshd.path("host-cert.pub").display());
+    std::fs::write(&path, line + &config).unwrap();
+    bed.sshd.restart().await;
+    let ca = std::fs::read_to_string(bed.sshd.path("ca.pub")).unwrap();
+    let name = bed.sshd.known_name();
+    std::fs::write(bed.sshd.known_hosts(), format!("@cert-authority {name} {ca}")).unwrap();
+    let forward = bed.forward();
+    ready(&forward).await;
+    call(&forward).await;
+    // An authority for other hosts is none for this one.
+    let other = bed.sshd.path("other");
+    std::fs::write(&other, format!("@cert-authority *.example.com {ca}")).unwrap();
+    let refused = refusal(&bed.forward_with(SshOptions { known_hosts: Some(other), ..bed.options() })).await;
+    refused.has(&["is not known"], &[]);
+}

@@ -1,0 +1,80 @@
+//! Servers on the way.
+
+use adit_core::target::SshOptions;
+use testkit::sshd::Sshd;
+
+use super::bed::SshBed;
+use super::streams::echo;
+use crate::support::{DEADLINE, call, ready, refusal, within_of};
+
+/// A bed whose server is reached through two others, by `ssh_config`.
+async fn chain() -> (SshBed, Sshd, Sshd, SshOptions) {
+    let bed = SshBed::new().await;
+    let (first, second) = (Sshd::start(&[]).await, Sshd::start(&[]).await);
+    let mut known = std::fs::read_to_string(bed.sshd.known_hosts()).unwrap();
+    let mut config = String::new();
+    for (name, hop) in [("first", &first), ("second", &second)] {
+        known += &std::fs::read_to_string(hop.known_hosts()).unwrap();
+        config += &format!(
+            "Host {name}\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n",
+            hop.addr().port(),
+            hop.user(),
+            hop.key().display(),
+        );
+    }
+    std::fs::write(bed.sshd.known_hosts(), known).unwrap();
+    let options =
+        SshOptions { config: Some(bed.config(&config)), jump: Some("first,second".to_owned()), ..bed.options() };
+    (bed, first, second, options)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_is_reached_through_two_others() {
+    let (bed, first, second, options) = chain().await;
+    let forward = bed.forward_with(options);
+    ready(&forward).await;
+    call(&forward).await;
+    assert_eq!((first.logins(), second.logins(), bed.sshd.logins()), (1, 1, 1));
+    second.says(DEADLINE, |log| log.contains("server_request_direct_tcpip")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_that_refuses_is_the_one_that_is_named() {
+    let (bed, first, _second, options) = chain().await;
+    std::fs::write(first.path("authorized"), "").unwrap();
+    refusal(&bed.forward_with(options)).await.has(&["ssh server first refused the login"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn both_directions_at_once_do_not_stop_each_other_through_a_hop() {
+    let (bed, _first, _second, options) = chain().await;
+    let forward = bed.forward_with(SshOptions { jump: Some("first".to_owned()), ..options });
+    ready(&forward).await;
+    // What deadlocked one time in two without bounds of our own.
+    for _ in 0..3 {
+        let echoes = (0..4).map(|_| echo(&forward, 16 * 1024 * 1024));
+        within_of(DEADLINE * 8, "all come back", futures_util::future::join_all(echoes)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_command_is_a_way_too() {
+    let bed = SshBed::new().await;
+    let config = bed.config("ProxyCommand exec 2>&1; python3 -c 'import sys' ; nc %h %p");
+    let has_nc = std::process::Command::new("sh").args(["-c", "command -v nc"]).output().unwrap().status.success();
+    let config = if has_nc { bed.config("ProxyCommand nc %h %p") } else { config };
+    if !has_nc {
+        println!("skipped: nc is not installed");
+        return;
+    }
+    let forward = bed.forward_with(SshOptions { config: Some(config), ..bed.options() });
+    ready(&forward).await;
+    call(&forward).await;
+    let broken = bed.sshd.path("broken");
+    std::fs::write(&broken, "ProxyCommand /nowhere/at/all %h\n").unwrap();
+    let forward = bed.forward_of(
+        bed.target(SshOptions { config: Some(broken), ..bed.options() }),
+        crate::support::patience(std::time::Duration::from_secs(2)),
+    );
+    refusal(&forward).await;
+}

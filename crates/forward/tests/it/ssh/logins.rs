@@ -1,0 +1,150 @@
+//! Who gets in, who does not, and what is said then.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use adit_core::diagnose::Fault;
+use adit_core::secret::Secret;
+use adit_core::target::SshOptions;
+
+use super::bed::SshBed;
+use crate::support::{DEADLINE, call, ready, refusal};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_of_all_kinds_are_taken() {
+    let bed = SshBed::new().await;
+    for kind in ["rsa", "ecdsa", "ed25519"] {
+        let key = bed.sshd.make_key(&format!("id_{kind}"), kind, "");
+        bed.sshd.authorize(&key);
+        let forward = bed.forward_with(SshOptions { key: Some(key), ..bed.options() });
+        ready(&forward).await;
+        call(&forward).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_key_is_refused_once_and_not_tried_again() {
+    let bed = SshBed::new().await;
+    let key = bed.sshd.make_key("other", "ed25519", "");
+    let forward = bed.forward_with(SshOptions { key: Some(key.clone()), ..bed.options() });
+    let refused = refusal(&forward).await;
+    refused.has(&["refused the login", &key.display().to_string(), "publickey"], &["IdentityFile"]);
+    assert_eq!(refused.fault, Fault::Auth);
+    for _ in 0..5 {
+        let again = bed.forward_with(SshOptions { key: Some(key.clone()), ..bed.options() });
+        refusal(&again).await;
+    }
+    assert_eq!(bed.sshd.connections(), 1, "logins are not hammered: {}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_locked_key_is_opened_by_the_passphrase_of_a_file() {
+    let bed = SshBed::new().await;
+    let key = bed.sshd.make_key("locked", "ed25519", "open sesame");
+    bed.sshd.authorize(&key);
+    let file = bed.sshd.path("passphrase");
+    std::fs::write(&file, "open sesame\n").unwrap();
+    let options = SshOptions { key: Some(key.clone()), passphrase_file: Some(file.clone()), ..bed.options() };
+    let forward = bed.forward_with(options.clone());
+    ready(&forward).await;
+    call(&forward).await;
+    std::fs::write(bed.sshd.path("wrong"), "hunter2").unwrap();
+    let wrong = SshOptions { passphrase_file: Some(bed.sshd.path("wrong")), ..options };
+    let refused = refusal(&bed.forward_with(wrong)).await;
+    refused.has(&["wrong passphrase"], &[]);
+    assert!(!refused.text.contains("hunter2"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_is_asked_for_a_passphrase_and_only_once() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let bed = SshBed::asking(
+        &[],
+        Some(Arc::new(move |question, visible| {
+            assert!(question.contains("Passphrase of") && !visible, "{question}");
+            // The first time they mistype.
+            let first = count.fetch_add(1, Ordering::SeqCst) == 0;
+            Some(Secret::new(if first { "opne" } else { "open" }.to_owned()))
+        })),
+    )
+    .await;
+    let key = bed.sshd.make_key("locked", "rsa", "open");
+    bed.sshd.authorize(&key);
+    let forward = bed.forward_with(SshOptions { key: Some(key), ..bed.options() });
+    ready(&forward).await;
+    call(&forward).await;
+    forward.wake();
+    call(&forward).await;
+    assert_eq!((asked.load(Ordering::SeqCst), bed.sshd.logins()), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_lets_in_where_the_key_alone_does_not() {
+    let bed = SshBed::with(&[]).await;
+    bed.sshd.make_key("ca", "ed25519", "");
+    let key = bed.sshd.make_key("signed", "ed25519", "");
+    let user = bed.sshd.user().to_owned();
+    bed.sshd.keygen(&["-q", "-s", "ca", "-I", "test", "-n", &user, "signed.pub"]);
+    let line = format!("cert-authority {}", std::fs::read_to_string(bed.sshd.path("ca.pub")).unwrap());
+    std::fs::write(bed.sshd.path("authorized"), line).unwrap();
+    let forward = bed.forward_with(SshOptions { key: Some(key), ..bed.options() });
+    ready(&forward).await;
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_refused_and_never_shown() {
+    let bed = SshBed::with(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await;
+    let file = bed.sshd.path("password");
+    std::fs::write(&file, "hunter2-wrong\n").unwrap();
+    let forward = bed.forward_with(SshOptions { password_file: Some(file), ..bed.options() });
+    let refused = refusal(&forward).await;
+    refused.has(&["tried password", "it takes password"], &["ADIT_SSH_PASSWORD"]);
+    assert!(!refused.text.contains("hunter2"), "{}", refused.text);
+    assert_eq!(bed.sshd.refusals(), 1, "{}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn too_many_logins_at_once_are_tried_again() {
+    let bed = SshBed::with(&["MaxStartups 1:100:1", "LoginGraceTime 2"]).await;
+    // One that does not log in takes the only place, until its time is over.
+    let _held = tokio::net::TcpStream::connect(bed.sshd.addr()).await.unwrap();
+    bed.sshd.says(DEADLINE, |log| log.contains("Connection from ")).await;
+    let forward = bed.forward();
+    ready(&forward).await;
+    call(&forward).await;
+    assert!(bed.sshd.connections() < 60, "it is not hammered: {}", bed.sshd.connections());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_banner_that_never_comes_is_not_waited_for_for_ever() {
+    let bed = SshBed::new().await;
+    let mute = testkit::sshd::mute().await.unwrap();
+    let url = format!("ssh://me@{}/db:5432", mute.local_addr().unwrap());
+    let target = adit_core::target::SshTarget::parse(&url).unwrap();
+    let options = SshOptions { connect_timeout: Some(Duration::from_millis(300)), ..bed.options() };
+    let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
+    let options = crate::support::patience(Duration::from_secs(2));
+    let forward = bed.forward_of(adit_core::target::Target::Ssh(target), options);
+    refusal(&forward).await.has(&["did not answer within 300ms"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_does_not_speak_ssh_is_told_so() {
+    let bed = SshBed::new().await;
+    let url = format!("ssh://me@{}/db:5432", bed.origin.addr());
+    let target = adit_core::target::SshTarget::parse(&url).unwrap();
+    let options = SshOptions { connect_timeout: Some(Duration::from_millis(500)), ..bed.options() };
+    let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
+    let forward =
+        bed.forward_of(adit_core::target::Target::Ssh(target), crate::support::patience(Duration::from_secs(3)));
+    let refused = refusal(&forward).await;
+    assert!(
+        refused.hint.contains("adit ssh test") || refused.text.contains("within"),
+        "{} {}",
+        refused.text,
+        refused.hint
+    );
+}

@@ -1,0 +1,86 @@
+//! Servers that die, freeze and come back.
+
+use std::time::{Duration, Instant};
+
+use adit_core::target::SshOptions;
+use tokio::io::AsyncReadExt as _;
+
+use super::bed::SshBed;
+use crate::support::{call, open, ready, say, trip, within, within_of};
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_killed_in_mid_transfer_is_found_again() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    let mut io = say(&forward, "source\n").await;
+    let mut piece = vec![0; 1 << 20];
+    within("it flows", io.read_exact(&mut piece)).await.unwrap();
+    bed.sshd.kill().await;
+    let cut = async { while io.read(&mut piece).await.is_ok_and(|got| got > 0) {} };
+    within("the stream is cut", cut).await;
+    assert!(io.read(&mut piece).await.is_err(), "a cut is no end");
+    bed.sshd.restart().await;
+    let begun = Instant::now();
+    call(&forward).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_noticed_within_its_keep_alives() {
+    let bed = SshBed::new().await;
+    let config = bed.config("ServerAliveInterval 1\nServerAliveCountMax 2");
+    let options = SshOptions { config: Some(config), connect_timeout: Some(Duration::from_secs(2)), ..bed.options() };
+    let forward = bed.forward_with(options);
+    let mut io = open(&forward).await;
+    trip(&mut io, b"alive\n").await.unwrap();
+    bed.sshd.freeze();
+    let begun = Instant::now();
+    let mut reports = forward.status();
+    within("it is noticed", reports.wait_for(|report| !report.is_ready())).await.map(drop).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(within("its streams are cut", io.read_u8()).await.is_err());
+    bed.sshd.thaw();
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_frozen_server_is_noticed_while_much_is_sent_to_it() {
+    use tokio::io::AsyncWriteExt as _;
+    let bed = SshBed::new().await;
+    let config = bed.config("ServerAliveInterval 1\nServerAliveCountMax 2");
+    let forward = bed.forward_with(SshOptions { config: Some(config), ..bed.options() });
+    let mut io = say(&forward, "sink\n").await;
+    bed.sshd.freeze();
+    let piece = vec![0; 1 << 20];
+    let sending = async { while io.write_all(&piece).await.is_ok() {} };
+    within_of(Duration::from_secs(8), "the stream is cut", sending).await;
+    bed.sshd.thaw();
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waking_up_dials_at_once() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    call(&forward).await;
+    bed.sshd.freeze();
+    forward.wake();
+    bed.sshd.thaw();
+    call(&forward).await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_at_the_start_is_waited_for_by_all_its_forwards_at_one_pace() {
+    let bed = SshBed::new().await;
+    bed.sshd.kill().await;
+    let forwards: Vec<_> = (0..20).map(|_| bed.forward()).collect();
+    let leases: Vec<_> = forwards.iter().map(forward::Forward::lease).collect();
+    crate::support::waiting(&forwards[0], "connection refused").await;
+    bed.sshd.restart().await;
+    for forward in &forwards {
+        ready(forward).await;
+    }
+    drop(leases);
+    assert_eq!(bed.sshd.logins(), 1);
+}

@@ -1,0 +1,175 @@
+//! Streams through one connection.
+
+use std::time::Duration;
+
+use forward::{Forward, ForwardError};
+use runtime::Connect as _;
+use runtime::connect::{ConnectError, Io};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::bed::SshBed;
+use crate::support::{DEADLINE, call, open, ready, rest, say, trip, within, within_of};
+
+const MIB: usize = 1024 * 1024;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_forward_reaches_a_service_through_sshd() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    let report = ready(&forward).await;
+    assert_eq!(report.transport, Some("ssh"));
+    assert_eq!(report.remote_port, Some(bed.origin.addr().port()));
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_forwards_of_a_server_share_one_login() {
+    let bed = SshBed::new().await;
+    let forwards: Vec<Forward> = (0..10).map(|_| bed.forward()).collect();
+    for forward in &forwards {
+        ready(forward).await;
+        call(forward).await;
+    }
+    assert_eq!(bed.sshd.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_direction_ends_on_its_own() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    let mut io = say(&forward, "sink\n").await;
+    within("it is written", io.write_all(&vec![7; 100_000])).await.unwrap();
+    within("our end is told", io.shutdown()).await.unwrap();
+    let said = String::from_utf8(rest(&mut io).await.unwrap()).unwrap();
+    assert!(said.contains("100000"), "{said}");
+
+    // The service ends first, and takes what we send all the same.
+    let mut io = say(&forward, "first half\n").await;
+    let said = rest(&mut io).await.unwrap();
+    assert_eq!(said, b"hello");
+    within("it is still taken", io.write_all(&[1; 5000])).await.unwrap();
+    within("our end is told", io.shutdown()).await.unwrap();
+    let counted = async {
+        loop {
+            let mut io = say(&forward, "tally half\n").await;
+            if String::from_utf8_lossy(&rest(&mut io).await.unwrap()).contains("done 5000") {
+                return;
+            }
+        }
+    };
+    within("all of it arrives", counted).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sixty_four_mebibytes_go_both_ways_at_once_byte_for_byte() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    ready(&forward).await;
+    within_of(DEADLINE * 8, "both ways", echo(&forward, 64 * MIB)).await;
+}
+
+/// Sends noise through an echo, ends our direction, and compares.
+pub(super) async fn echo(forward: &Forward, bytes: usize) {
+    let mut io = say(forward, "echo\n").await;
+    let byte = |at: usize| u8::try_from((at.wrapping_mul(2_654_435_761) >> 13) & 0xff).unwrap();
+    let (mut read, mut write) = tokio::io::split(&mut io);
+    let sending = async {
+        let mut at = 0;
+        while at < bytes {
+            let piece: Vec<u8> = (at..(at + 64 * 1024).min(bytes)).map(byte).collect();
+            write.write_all(&piece).await.unwrap();
+            at += piece.len();
+        }
+        write.shutdown().await.unwrap();
+    };
+    let receiving = async {
+        let (mut at, mut piece) = (0, vec![0; 64 * 1024]);
+        loop {
+            let got = read.read(&mut piece).await.unwrap();
+            if got == 0 {
+                return at;
+            }
+            for found in &piece[..got] {
+                assert_eq!(*found, byte(at), "byte {at}");
+                at += 1;
+            }
+        }
+    };
+    let ((), received) = tokio::join!(sending, receiving);
+    assert_eq!(received, bytes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_nobody_reads_does_not_hold_up_the_others() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    let mut beside = open(&forward).await;
+    trip(&mut beside, b"before\n").await.unwrap();
+    // More small pieces than any queue of messages has places, and never read.
+    let mut unread = say(&forward, "drip 5000 0\n").await;
+    let _first = within("something comes", unread.read_u8()).await.unwrap();
+    for _ in 0..20 {
+        trip(&mut beside, b"beside it\n").await.unwrap();
+        call(&forward).await;
+    }
+    drop(unread);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn new_streams_go_past_one_that_is_unread_for_ever() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    ready(&forward).await;
+    // For ever: it fills whatever takes it.
+    let _unread: Io = say(&forward, "source\n").await;
+    bed.sshd.says(DEADLINE, |_| bed.origin.connections() > 0).await;
+    let end = tokio::time::Instant::now() + Duration::from_secs(3);
+    while tokio::time::Instant::now() < end {
+        call(&forward).await;
+    }
+    assert_eq!(bed.sshd.logins(), 2, "one more connection, and not one for each stream");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_destination_that_refuses_ends_that_stream_only() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    call(&forward).await;
+    let nobody = testkit::process::free_port().unwrap();
+    let refused = bed.forward_to(bed.target_to(bed.options(), &format!("127.0.0.1:{nobody}")));
+    let error = within("it is refused", refused.connect()).await.unwrap_err();
+    assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
+    let text = adit_core::diagnose::chain(&error);
+    assert!(text.contains(&format!("got no connection to 127.0.0.1:{nobody}")), "{text}");
+    call(&forward).await;
+    assert_eq!(bed.sshd.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_forbids_forwarding_says_so_with_a_hint() {
+    use adit_core::diagnose::Diagnose as _;
+    let bed = SshBed::with(&["AllowTcpForwarding no"]).await;
+    let forward = bed.forward();
+    ready(&forward).await;
+    let error = within("it is refused", forward.connect()).await.unwrap_err();
+    assert!(error.to_string().contains("forbids to forward there"), "{error}");
+    assert!(error.hint().unwrap().contains("AllowTcpForwarding"), "{:?}", error.hint());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssh_is_the_other_backend() {
+    let bed = SshBed::new().await;
+    let options = adit_core::target::SshOptions { backend: adit_core::target::SshBackend::OpenSsh, ..bed.options() };
+    let forward = bed.forward_with(options);
+    let report = ready(&forward).await;
+    assert_eq!(report.transport, Some("openssh"));
+    call(&forward).await;
+    within_of(DEADLINE * 2, "both ways", echo(&forward, 4 * MIB)).await;
+    let wrong = adit_core::target::SshOptions {
+        backend: adit_core::target::SshBackend::OpenSsh,
+        key: Some(bed.sshd.make_key("other", "ed25519", "")),
+        ..bed.options()
+    };
+    let error = within("it is refused", bed.forward_with(wrong).ready()).await.unwrap_err();
+    assert!(matches!(error, ForwardError::Ssh(forward::SshError::Refused { .. })), "{error}");
+}
