@@ -12,6 +12,7 @@ mod output;
 mod protection;
 mod reference;
 mod server;
+mod ssh;
 mod token;
 mod trust;
 mod up;
@@ -81,6 +82,9 @@ enum Command {
     Up(up::UpArguments),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
+    /// Look at SSH servers: whether they can be used, and which of their keys is believed
+    #[command(subcommand)]
+    Ssh(Box<ssh::SshCommand>),
     /// Trust the local certificate authority in this machine's stores, or no more
     ///
     /// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it
@@ -114,6 +118,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Forward(arguments) => forward::run(&global, *arguments),
         Command::Up(arguments) => up::run(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
+        Command::Ssh(command) => ssh::run(&global, &command),
         Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {

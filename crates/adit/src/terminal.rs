@@ -60,6 +60,20 @@ pub(crate) fn ask(question: &str) -> Option<String> {
     (read > 0).then(|| line.trim().to_owned())
 }
 
+/// The same for what must not be seen while it is typed.
+pub(crate) fn ask_secret(question: &str) -> Option<String> {
+    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    let stdin = std::io::stdin();
+    let before = tcgetattr(&stdin).ok()?;
+    let mut hidden = before.clone();
+    hidden.local_modes.remove(LocalModes::ECHO);
+    tcsetattr(&stdin, OptionalActions::Flush, &hidden).ok()?;
+    let answer = ask(question);
+    let _ = tcsetattr(&stdin, OptionalActions::Flush, &before);
+    say("");
+    answer
+}
+
 /// A terminal that does not say has the usual width.
 fn columns(size: rustix::io::Result<rustix::termios::Winsize>) -> usize {
     let columns = size.map_or(0, |size| usize::from(size.ws_col));

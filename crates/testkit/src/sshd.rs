@@ -172,12 +172,12 @@ impl Sshd {
 
     /// How many logins it has let in.
     pub fn logins(&self) -> usize {
-        self.log().matches("Accepted ").count()
+        self.log().lines().filter(|line| line.starts_with("Accepted ") && line.contains(" port ")).count()
     }
 
     /// How many credentials it has refused.
     pub fn refusals(&self) -> usize {
-        self.log().matches("Failed ").count()
+        self.log().lines().filter(|line| line.starts_with("Failed ") && line.contains(" port ")).count()
     }
 
     /// What it says of itself since it was started.

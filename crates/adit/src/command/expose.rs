@@ -40,7 +40,7 @@ Examples:
 The token comes from --token-file, from $ADIT_TOKEN, or from standard input with --token-stdin.
 Without TARGET everything in the `publish:` section of adit.yaml is published.")]
 pub(crate) struct ExposeArguments {
-    /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port, k8s://…, jump://…
+    /// What to publish: 3000, host:3000, http://…, https://…, h2c://…, tcp://host:port, k8s://…, jump://…, ssh://…
     target: Option<String>,
     /// The subdomain wanted, e.g. app1; without it the server chooses one
     #[arg(long = "as", value_name = "NAME", requires = "target", conflicts_with_all = ["host", "port"])]
@@ -139,7 +139,7 @@ fn check_context(
         Target::Kubernetes(target) => &mut target.context,
         Target::Jump(target) => &mut target.context,
         Target::Forward(name) => return Ok(Some(name.clone())),
-        Target::Local(_) => return Ok(None),
+        Target::Ssh(_) | Target::Local(_) => return Ok(None),
     };
     let kubeconfigs = clusters.kubeconfigs().map_err(|error| failure(&error))?;
     let name = kubeconfigs.context_name(context.as_deref()).map_err(|error| failure(&error))?;

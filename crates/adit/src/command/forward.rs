@@ -31,6 +31,7 @@ Examples:
   adit forward -l app=web 8080:80           a ready pod with this label
   adit forward pod/db-0 :5432               any free local port
   adit forward jump://prod/default/deploy/api/db.internal:3306 13306
+  adit forward ssh://me@bastion/db.internal:5432 15432
   adit forward svc/db 5432 -- psql -h 127.0.0.1 -U app
 
 Takes the arguments of `kubectl port-forward` and prints the same lines, those about single
@@ -38,7 +39,7 @@ connections with -v only. The ports stay open until Ctrl-C: when a pod goes, new
 go to the next one."
 )]
 pub(super) struct ForwardArguments {
-    /// Where to, and its ports. TYPE: pod, svc, deploy, sts, rs, job. URL: k8s://…, jump://…, tcp://…. PORT: a number or a
+    /// Where to, and its ports. TYPE: pod, svc, deploy, sts, rs, job. URL: k8s://…, jump://…, ssh://…, tcp://…. PORT: a number or a
     /// name. LOCAL: the same number if it is left out; empty for any free port
     #[arg(value_name = "TARGET PORT")]
     positional: Vec<String>,

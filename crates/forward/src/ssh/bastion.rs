@@ -245,21 +245,30 @@ impl Bastion {
 
     /// Waits until no connection is left; why.
     pub(crate) async fn lost(&self) -> String {
+        let mut changed = self.changed.subscribe();
+        let mut reason = "the ssh connection is given up".to_owned();
         loop {
+            changed.mark_unchanged();
             let last = {
-                let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                if state.openssh.is_some() { None } else { Some(state.links.last().cloned()) }
+                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                state.links.retain(|link| link.is_usable());
+                match state.links.last() {
+                    // Each stream has a process of its own.
+                    None if state.openssh.is_some() => None,
+                    None => return reason,
+                    link => link.cloned(),
+                }
             };
-            let reason = match last {
-                // Each stream has a process of its own.
-                None => std::future::pending().await,
-                Some(Some(link)) => link.ended().await,
-                Some(None) => return "the ssh connection is gone".to_owned(),
+            let ended = async {
+                match last {
+                    Some(link) => link.ended().await,
+                    None => std::future::pending().await,
+                }
             };
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.links.retain(|link| link.is_usable());
-            if state.links.is_empty() {
-                return reason;
+            tokio::select! {
+                biased;
+                _ = changed.changed() => {}
+                ended = ended => reason = ended,
             }
         }
     }
@@ -271,6 +280,8 @@ impl Bastion {
             state.failure = None;
             state.again.reset();
             state.refused.reset();
+            // Its settings may have changed.
+            state.openssh = None;
             std::mem::take(&mut state.links)
         };
         links.iter().for_each(|link| link.retire());

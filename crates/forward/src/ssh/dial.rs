@@ -265,7 +265,11 @@ fn protocol(known: &Known, error: &russh::Error, refused: &OnceLock<(SshError, P
 }
 
 fn unreachable(known: &Known, error: &ConnectError) -> SshError {
-    SshError::Unreachable { server: known.server.to_string(), reason: adit_core::diagnose::chain(error) }
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    SshError::Unreachable { server: known.server.to_string(), reason: crate::error::words(cause) }
 }
 
 fn slow(known: &Known, step: &'static str) -> SshError {

@@ -7,6 +7,7 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::Waker;
 use std::time::Duration;
 
 use runtime::Scope;
@@ -32,6 +33,8 @@ const STUCK: Duration = Duration::from_secs(30);
 pub(crate) struct Flow {
     unread: AtomicUsize,
     room: Notify,
+    /// Who waits to write: russh does not tell them that the connection has ended.
+    writer: Mutex<Option<Waker>>,
     closed: AtomicBool,
     /// It held up the others for too long.
     cut: AtomicBool,
@@ -46,6 +49,18 @@ impl Flow {
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.room.notify_one();
+    }
+
+    /// Remembers who waits to write.
+    pub(crate) fn wait_to_write(&self, waker: &Waker) {
+        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
+    }
+
+    fn wake_writer(&self) {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            writer.wake();
+        }
     }
 
     pub(crate) fn is_cut(&self) -> bool {
@@ -94,6 +109,12 @@ impl LinkShared {
             }
             first
         });
+        let flows: Vec<_> = self.flows.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        flows.iter().for_each(|flow| flow.wake_writer());
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.ended.borrow().is_some()
     }
 }
 
@@ -101,6 +122,8 @@ impl LinkShared {
 pub(crate) struct Link {
     handle: Handle<Client>,
     shared: Arc<LinkShared>,
+    /// Takes nothing new.
+    retired: AtomicBool,
 }
 
 /// Why a stream was not opened.
@@ -117,7 +140,7 @@ pub(crate) enum OpenError {
 
 impl Link {
     pub(crate) fn new(handle: Handle<Client>, shared: Arc<LinkShared>) -> Self {
-        Self { handle, shared }
+        Self { handle, shared, retired: AtomicBool::new(false) }
     }
 
     /// Streams that are open.
@@ -126,7 +149,7 @@ impl Link {
     }
 
     pub(crate) fn is_usable(&self) -> bool {
-        !self.handle.is_closed() && self.shared.ended.borrow().is_none()
+        !self.handle.is_closed() && !self.shared.has_ended() && !self.retired.load(Ordering::Acquire)
     }
 
     /// Whether one of its streams is not read as fast as it comes.
@@ -135,9 +158,10 @@ impl Link {
         flows.values().any(|flow| flow.unread.load(Ordering::Relaxed) > BEHIND)
     }
 
-    /// Takes nothing new: the machine slept, or the way there changed.
+    /// Takes nothing new: the machine slept, or the way there changed. Streams that run are left to finish, or to their
+    /// keep-alives.
     pub(crate) fn retire(&self) {
-        self.shared.end("the network changed");
+        self.retired.store(true, Ordering::Release);
     }
 
     /// Waits for its end; why.

@@ -80,7 +80,7 @@ fn ssh(known: &Known) -> Result<Command, SshError> {
         command.args(["-o", &format!("UserKnownHostsFile={}", file.display())]);
     }
     let sockets = sockets().map_err(|reason| fault(known, reason))?;
-    let path = format!("ControlPath={}/%C", sockets.display());
+    let path = format!("ControlPath={}/{}", sockets.display(), known.socket);
     command.args(["-o", "ControlMaster=auto", "-o", &path, "-o", &format!("ControlPersist={PERSIST}")]);
     Ok(command)
 }

@@ -28,6 +28,8 @@ pub(crate) struct Known {
     pub(crate) connect_timeout: Duration,
     /// Why only OpenSSH can do it.
     pub(crate) only_openssh: Option<&'static str>,
+    /// The name of the socket of this server's master, when child processes speak SSH.
+    pub(crate) socket: String,
     home: Option<String>,
     local_user: String,
 }
@@ -81,6 +83,7 @@ impl Known {
             user_known_hosts,
             global_known_hosts,
             agent,
+            socket: format!("{:08x}", rand::random::<u32>()),
             home,
             local_user,
         };

@@ -78,7 +78,12 @@ impl AsyncRead for SshStream {
 
 impl AsyncWrite for SshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.write).poll_write(cx, buf)
+        if let Poll::Ready(written) = Pin::new(&mut self.write).poll_write(cx, buf) {
+            return Poll::Ready(written);
+        }
+        // Remembered first: an end after the look wakes us.
+        self.flow.wait_to_write(cx.waker());
+        if self.shared.has_ended() { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) } else { Poll::Pending }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

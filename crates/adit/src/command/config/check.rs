@@ -121,7 +121,7 @@ impl Named {
         let of_target = |target: &Target| match target {
             Target::Kubernetes(target) => Some(target.context.clone()),
             Target::Jump(target) => Some(target.context.clone()),
-            Target::Local(_) | Target::Forward(_) => None,
+            Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
         };
         let targets = config.targets();
         let targets = targets.into_iter().filter_map(|(keys, target)| Some((keys, of_target(target)?)));

@@ -123,7 +123,7 @@ impl AskedPort {
         match &mut self.target {
             Target::Kubernetes(KubeTarget { context, namespace, .. })
             | Target::Jump(JumpTarget { context, namespace, .. }) => Some((context, namespace)),
-            Target::Local(_) | Target::Forward(_) => None,
+            Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
         }
     }
 
@@ -180,6 +180,7 @@ fn by_url(arguments: &ForwardArguments, url: &str, locals: &[String]) -> Result<
     let remote = match &target {
         Target::Kubernetes(target) => target.port.to_string(),
         Target::Jump(target) => target.port.to_string(),
+        Target::Ssh(target) => target.port.to_string(),
         Target::Local(LocalTarget { port, .. }) => port.to_string(),
         Target::Forward(_) => {
             let message = format!("`{url}` is a forward of adit.yaml, and this version reads none");
@@ -227,7 +228,7 @@ fn by_url(arguments: &ForwardArguments, url: &str, locals: &[String]) -> Result<
 }
 
 const URL_FORMS: &str = "this version forwards to [TYPE/]NAME with ports, k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, \
-                         jump://CONTEXT/NAMESPACE/KIND/NAME/HOST:PORT and tcp://HOST:PORT";
+                         jump://CONTEXT/NAMESPACE/KIND/NAME/HOST:PORT, ssh://USER@HOST/DESTHOST:DESTPORT and tcp://HOST:PORT";
 
 fn parse_addresses(texts: &[String]) -> Result<Vec<Address>, Failure> {
     let mut addresses: Vec<Address> = Vec::new();

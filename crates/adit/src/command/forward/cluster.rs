@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use ::forward::{Clusters, KubeSettings};
+use ::forward::{Clusters, KubeSettings, SshServers};
 use adit_core::config::{AgentFile, KubernetesConfig};
 
 use super::ForwardArguments;
@@ -18,7 +18,7 @@ const DEFAULT_NAMESPACE: &str = "default";
 /// Reads what is needed to reach the targets, and writes context and namespace into them. Connects to nothing.
 pub(super) fn open(global: &Global, arguments: &ForwardArguments, asked: &mut Asked) -> Result<Arc<Clusters>, Failure> {
     let config = config(global)?;
-    let clusters = Clusters::new(settings(arguments, &config));
+    let clusters = Clusters::with_ssh(settings(arguments, &config), SshServers::new(crate::command::ssh::ask()));
     let mut touched: Vec<String> = Vec::new();
     for (context, namespace) in asked.ports.iter_mut().filter_map(super::asked::AskedPort::place_mut) {
         let kubeconfigs = clusters.kubeconfigs().map_err(|error| failure(&error))?;

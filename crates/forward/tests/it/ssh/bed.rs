@@ -50,7 +50,7 @@ impl SshBed {
 
     /// An `ssh_config` with these lines.
     pub(super) fn config(&self, lines: &str) -> PathBuf {
-        let path = self.sshd.path("ssh_config");
+        let path = self.sshd.path(&format!("ssh_config-{}", lines.len()));
         std::fs::write(&path, format!("{lines}\nHost *\n  IdentityAgent none\n")).unwrap();
         path
     }

@@ -61,11 +61,6 @@ async fn a_new_key_is_written_down_hashed_when_the_settings_say_so() {
     let config = bed.config("StrictHostKeyChecking accept-new\nHashKnownHosts yes");
     let file = bed.sshd.path("new");
     let options = SshOptions { config: Some(config), known_hosts: Some(file.clone()), ..bed.options() };
-    std::fs::write(
-        bed.sshd.path("ssh_config"),
-        "StrictHostKeyChecking accept-new\nHashKnownHosts yes\nIdentityAgent none\n",
-    )
-    .unwrap();
     let forward = bed.forward_with(options);
     ready(&forward).await;
     let written = std::fs::read_to_string(&file).unwrap();

@@ -60,13 +60,12 @@ async fn both_directions_at_once_do_not_stop_each_other_through_a_hop() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_proxy_command_is_a_way_too() {
     let bed = SshBed::new().await;
-    let config = bed.config("ProxyCommand exec 2>&1; python3 -c 'import sys' ; nc %h %p");
     let has_nc = std::process::Command::new("sh").args(["-c", "command -v nc"]).output().unwrap().status.success();
-    let config = if has_nc { bed.config("ProxyCommand nc %h %p") } else { config };
     if !has_nc {
         println!("skipped: nc is not installed");
         return;
     }
+    let config = bed.config("ProxyCommand nc %h %p");
     let forward = bed.forward_with(SshOptions { config: Some(config), ..bed.options() });
     ready(&forward).await;
     call(&forward).await;

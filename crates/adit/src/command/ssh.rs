@@ -1,0 +1,220 @@
+//! `adit ssh`: whether an SSH server can be used, step by step, and which of its keys is believed.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use ::forward::{SshAsk, SshServers};
+use adit_core::config::unit::parse_duration;
+use adit_core::diagnose::Fault;
+use adit_core::secret::Secret;
+use adit_core::target::{SshBackend, SshOptions, SshServer, SshTarget};
+use clap::{Args, Subcommand};
+use runtime::Scope;
+use serde_json::json;
+
+use super::{Global, build_runtime};
+use crate::report::{Failure, Output, failure};
+use crate::terminal;
+
+/// Look at SSH servers.
+#[derive(Debug, Subcommand)]
+pub(crate) enum SshCommand {
+    /// Log in to an SSH server and say each step
+    ///
+    /// Nothing is run there. With ssh://HOST/DESTHOST:DESTPORT a stream to that destination is opened as well.
+    Test {
+        /// `[USER@]HOST[:PORT]`, a Host of ~/.ssh/config, or ssh://HOST/DESTHOST:DESTPORT
+        target: String,
+        #[command(flatten)]
+        how: SshArguments,
+    },
+    /// Accept the host key that an SSH server shows now
+    ///
+    /// It is written into the file of known hosts that ssh uses too. Compare the fingerprint with the one that the
+    /// server's owner names.
+    Trust {
+        /// `[USER@]HOST[:PORT]`, or a Host of ~/.ssh/config
+        host: String,
+        /// Accept it only if this is its fingerprint, and do not ask
+        #[arg(long, value_name = "SHA256:…")]
+        fingerprint: Option<String>,
+        /// Accept it without asking
+        #[arg(short, long)]
+        yes: bool,
+        #[command(flatten)]
+        how: SshArguments,
+    },
+}
+
+/// How a server is logged in to, beyond what ~/.ssh/config says.
+#[derive(Debug, Default, Args)]
+pub(crate) struct SshArguments {
+    /// The private key to log in with
+    #[arg(short = 'i', long, value_name = "FILE")]
+    key: Option<PathBuf>,
+    /// The file that is read instead of ~/.ssh/config
+    #[arg(short = 'F', long, value_name = "FILE")]
+    ssh_config: Option<PathBuf>,
+    /// The file with the host keys
+    #[arg(long, value_name = "FILE")]
+    known_hosts: Option<PathBuf>,
+    /// Servers on the way, with commas between them
+    #[arg(short = 'J', long, value_name = "HOSTS")]
+    jump: Option<String>,
+    /// How long connecting and logging in may take, such as 5s
+    #[arg(long, value_name = "TIME")]
+    connect_timeout: Option<String>,
+    /// Have a child process `ssh` speak instead of adit
+    #[arg(long)]
+    openssh: bool,
+}
+
+impl SshArguments {
+    fn options(&self) -> Result<SshOptions, Failure> {
+        let timeout = self.connect_timeout.as_deref().map(parse_duration).transpose();
+        let connect_timeout = timeout
+            .map_err(|error| Failure::new(Fault::Usage, format!("--connect-timeout: {error}"), "write it as 5s"))?;
+        Ok(SshOptions {
+            key: self.key.clone(),
+            config: self.ssh_config.clone(),
+            known_hosts: self.known_hosts.clone(),
+            jump: self.jump.clone(),
+            connect_timeout,
+            backend: if self.openssh { SshBackend::OpenSsh } else { SshBackend::Auto },
+            ..SshOptions::default()
+        })
+    }
+}
+
+pub(crate) fn run(global: &Global, command: &SshCommand) -> Result<ExitCode, Failure> {
+    global.start_logs(Some("warn"), false)?;
+    let runtime = build_runtime(Some(1))?;
+    match command {
+        SshCommand::Test { target, how } => {
+            let (server, destination) = parse(target)?;
+            let server = server.with(how.options()?);
+            runtime.block_on(test(global, &server, destination))
+        }
+        SshCommand::Trust { host, fingerprint, yes, how } => {
+            let (server, _) = parse(host)?;
+            let server = server.with(how.options()?);
+            runtime.block_on(trust(global, &server, fingerprint.as_deref(), *yes))
+        }
+    }
+}
+
+/// Asks on the terminal, when there is one.
+pub(crate) fn ask() -> Option<SshAsk> {
+    terminal::can_ask().then(|| {
+        let ask: SshAsk = Arc::new(|question: &str, visible: bool| {
+            let answer = if visible { terminal::ask(question) } else { terminal::ask_secret(question) };
+            answer.map(Secret::new)
+        });
+        ask
+    })
+}
+
+fn parse(text: &str) -> Result<(SshServer, Option<(String, u16)>), Failure> {
+    let rest = text.strip_prefix("ssh://").unwrap_or(text);
+    if rest.contains('/') {
+        let target = SshTarget::parse(&format!("ssh://{rest}")).map_err(|error| failure(&error))?;
+        let destination = (target.host.bare(), target.port.get());
+        return Ok((target.server, Some(destination)));
+    }
+    SshServer::parse(rest).map(|server| (server, None)).map_err(|error| failure(&error))
+}
+
+async fn test(global: &Global, server: &SshServer, destination: Option<(String, u16)>) -> Result<ExitCode, Failure> {
+    let scope = Scope::root();
+    let steps: Mutex<Vec<String>> = Mutex::default();
+    let is_text = global.output == Output::Text;
+    let note = |step: String| {
+        if is_text {
+            terminal::data(&format!("ok  {step}\n"));
+        }
+        steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
+    };
+    let destination = destination.as_ref().map(|(host, port)| (host.as_str(), *port));
+    let tested = SshServers::new(ask()).test(&scope, server, destination, &note).await;
+    scope.abort();
+    tested.map_err(|error| failure(&error))?.map_err(|error| failure(&error))?;
+    if !is_text {
+        let steps = steps.into_inner().unwrap_or_else(PoisonError::into_inner);
+        terminal::data(&format!("{}\n", json!({ "server": server.to_string(), "steps": steps })));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn trust(global: &Global, server: &SshServer, wanted: Option<&str>, yes: bool) -> Result<ExitCode, Failure> {
+    let scope = Scope::root();
+    let servers = SshServers::new(ask());
+    let shown = servers.shown_key(&scope, server).await.map_err(|error| failure(&error))?;
+    let what = format!("{} {}", shown.kind, shown.fingerprint);
+    let refusal = match &shown.refused {
+        None => {
+            report(global, server, &shown.fingerprint, "known", format!("the host key of {server} is known: {what}"));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(error @ ::forward::SshError::UnknownKey { .. }) => error,
+        // What has changed is deleted by hand: nobody is to do that in passing.
+        Some(error) => return Err(failure(error)),
+    };
+    if let Some(wanted) = wanted.filter(|wanted| *wanted != shown.fingerprint) {
+        let message = format!("{server} shows {what}, not {wanted}");
+        return Err(Failure::new(Fault::Auth, message, "ask the server's owner: somebody may be listening in between"));
+    }
+    if wanted.is_none() && !yes {
+        if !terminal::can_ask() {
+            return Err(Failure::new(
+                Fault::NotPermitted,
+                refusal.to_string(),
+                format!("compare it, then: adit ssh trust --fingerprint {} {server}", shown.fingerprint),
+            ));
+        }
+        let answer = terminal::ask(&format!("{server} shows {what}\nis that its key? [y/N] "));
+        if !answer.is_some_and(|answer| matches!(answer.to_ascii_lowercase().as_str(), "y" | "yes")) {
+            return Err(Failure::new(Fault::NotPermitted, "the key was not accepted", ""));
+        }
+    }
+    let file = servers.trust(server, &shown).await.map_err(|error| failure(&error))?;
+    report(
+        global,
+        server,
+        &shown.fingerprint,
+        "added",
+        format!("{what} is the key of {server} from now on, in {file}"),
+    );
+    scope.abort();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn report(global: &Global, server: &SshServer, fingerprint: &str, state: &str, text: String) {
+    match global.output {
+        Output::Text => terminal::data(&(text + "\n")),
+        Output::Json => {
+            let line = json!({ "server": server.to_string(), "fingerprint": fingerprint, "state": state });
+            terminal::data(&format!("{line}\n"));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_may_be_a_server_alone() {
+        for (text, server, destination) in [
+            ("bastion", "bastion", None),
+            ("me@bastion:2222", "me@bastion:2222", None),
+            ("ssh://me@bastion", "me@bastion", None),
+            ("ssh://bastion/db:5432", "bastion", Some(("db".to_owned(), 5432))),
+            ("bastion/db:5432", "bastion", Some(("db".to_owned(), 5432))),
+        ] {
+            let (found, to) = parse(text).unwrap_or_else(|failure| panic!("{text}: {}", failure.message()));
+            assert_eq!((found.to_string().as_str(), to), (server, destination));
+        }
+        assert!(parse("-oProxyCommand=x").is_err());
+    }
+}
