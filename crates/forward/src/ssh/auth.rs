@@ -193,7 +193,7 @@ impl Login<'_> {
     /// The key of a file, unlocked.
     async fn file_key(&mut self, path: &Path) -> Option<PrivateKey> {
         let (text, reason) = match keys::read(path)? {
-            FileKey::Ready(key) => return Some(key),
+            FileKey::Ready(key) => return Some(*key),
             FileKey::Locked(text) => (text, "no passphrase"),
             FileKey::Unusable(reason) => {
                 self.tried.push(format!("not {} ({reason})", path.display()));
@@ -389,7 +389,7 @@ fn hash_of(algorithm: &Algorithm, rsa: Option<HashAlg>) -> Option<HashAlg> {
 }
 
 fn shown(key: &PublicKey) -> String {
-    let comment = printable(&key.comment().to_string());
+    let comment = printable(key.comment().as_ref());
     if comment.is_empty() { super::host_keys::fingerprint(key) } else { comment }
 }
 

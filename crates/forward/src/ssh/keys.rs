@@ -7,7 +7,7 @@ use russh::keys::{Algorithm, Certificate, PrivateKey, PublicKey, decode_secret_k
 
 /// A private key's file, read.
 pub(crate) enum FileKey {
-    Ready(PrivateKey),
+    Ready(Box<PrivateKey>),
     /// A passphrase is needed.
     Locked(String),
     /// It cannot be used; why.
@@ -23,7 +23,7 @@ pub(crate) fn read(path: &Path) -> Option<FileKey> {
     };
     Some(match decode_secret_key(&text, None) {
         Ok(key) if is_hardware(&key.algorithm()) => FileKey::Unusable("a key in hardware, see backend: openssh".into()),
-        Ok(key) => FileKey::Ready(key),
+        Ok(key) => FileKey::Ready(Box::new(key)),
         Err(russh::keys::Error::KeyIsEncrypted) => FileKey::Locked(text),
         // The PEM kinds of encryption say it in other ways.
         Err(_) if text.contains("ENCRYPTED") => FileKey::Locked(text),
