@@ -66,8 +66,8 @@ fn mistakes_at_the_command_line_are_answered_with_what_to_type() {
     insta::assert_snapshot!("unknown_option", run(home.path(), &["expose", "3000", "--nam", "x"]));
     insta::assert_snapshot!("bad_target", run(home.path(), &["expose", "htp://x", "--server", "localhost"]));
     insta::assert_snapshot!(
-        "later_target",
-        run(home.path(), &["expose", "ssh://me@bastion/db:5432", "--server", "localhost"])
+        "ssh_password",
+        run(home.path(), &["expose", "ssh://me:hunter2@bastion/db:5432", "--server", "localhost"])
     );
     insta::assert_snapshot!("bad_server", run(home.path(), &["expose", "3000", "--server", "http://x"]));
     insta::assert_snapshot!(

@@ -48,6 +48,12 @@ impl Known {
             settings.jumps = hops.map_err(|error| fault(error.to_string()))?;
             settings.proxy_command = None;
         }
+        // `Host *` with a ProxyJump means the hop as well, which cannot be reached through itself.
+        let port = settings.port;
+        let is_itself = |hop: &SshServer| hop.host == server.host && hop.port.is_none_or(|known| known.get() == port);
+        if settings.jumps.iter().any(is_itself) {
+            settings.jumps.clear();
+        }
         if let Some(interval) = options.keepalive {
             settings.alive_interval = interval;
         }

@@ -347,7 +347,7 @@ mod tests {
         assert!(refusal(&["tcp://db:5432", "1", "2"]).contains("one port too many"));
         assert!(refusal(&["tcp://db:5432", "18101:80"]).contains("alone: adit forward tcp://db:5432 18101"));
         assert!(refusal(&["tcp://db:5432", ":80"]).contains("alone: adit forward tcp://db:5432 :"));
-        assert!(refusal(&["ssh://bastion/db:5432"]).contains("this version forwards"));
+        assert!(refusal(&["ftp://bastion/db:5432"]).contains("this version forwards"));
         assert!(refusal(&["forward:db"]).contains("reads none"));
     }
 

@@ -27,7 +27,7 @@ async fn mistakes_are_answered_with_what_to_type() {
         ("forward_udp", &["svc/web", "53/udp"]),
         ("forward_unknown_type", &["servce/web", "80"]),
         ("forward_daemonset", &["ds/web", "80"]),
-        ("forward_ssh", &["ssh://bastion/db:5432"]),
+        ("forward_ssh", &["ssh://bastion"]),
         ("forward_unknown_scheme", &["htp://web:80"]),
         ("forward_unknown_option", &["svc/web", "80", "--namespase", "x"]),
         ("forward_missing_context", &["svc/web", "80", "--context", "fkae"]),

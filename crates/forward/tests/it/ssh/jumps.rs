@@ -39,6 +39,18 @@ async fn a_server_is_reached_through_two_others() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_for_all_hosts_is_not_reached_through_itself() {
+    let (bed, first, _second, options) = chain().await;
+    let config = options.config.clone().unwrap();
+    let lines = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{lines}Host *\n  ProxyJump first\n")).unwrap();
+    let forward = bed.forward_with(SshOptions { jump: None, ..options });
+    ready(&forward).await;
+    call(&forward).await;
+    assert_eq!(first.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hop_that_refuses_is_the_one_that_is_named() {
     let (bed, first, _second, options) = chain().await;
     std::fs::write(first.path("authorized"), "").unwrap();
