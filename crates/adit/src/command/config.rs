@@ -57,6 +57,8 @@ pub(crate) struct ImportArguments {
 enum Tool {
     /// The on-demand gateway, ~/.autotunnel.yaml
     Autotunnel,
+    /// The supervising daemon, localport.yaml
+    Localport,
 }
 
 pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, Failure> {
@@ -125,6 +127,7 @@ fn import(global: &Global, arguments: &ImportArguments) -> Result<(), Failure> {
     let name = arguments.file.display().to_string();
     let imported = match arguments.tool {
         Tool::Autotunnel => import::autotunnel(&text, &name)?,
+        Tool::Localport => import::localport(&text, &name)?,
     };
     match global.output {
         Output::Text => {
