@@ -206,7 +206,7 @@ fn cluster_health(defaults: &Section<'_>, work: &mut Work) -> (Option<Written>, 
         .collect();
     if !without.is_empty() {
         work.notes.push(format!(
-            "{} of cluster_health have no equivalent: a cluster is lost when its connection is, and looked for until it is back",
+            "no equivalent for {} of cluster_health: a cluster is lost when its connection is, and looked for until it is back",
             without.join(", ")
         ));
     }

@@ -53,7 +53,7 @@ fn every_key_has_its_place() {
 fn what_has_no_equivalent_is_listed() {
     let notes = import(KUBECTL).notes;
     let expected = [
-        "timeout, retry_attempts, failure_threshold, commands of cluster_health have no equivalent",
+        "no equivalent for timeout, retry_attempts, failure_threshold, commands of cluster_health",
         "cluster_contexts (production, development) has no equivalent",
         "cluster_aware: false has no equivalent",
         "services[4].health_check.config.url: the probe goes through the forward, with api.example.com as",
