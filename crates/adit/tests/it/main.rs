@@ -3,11 +3,8 @@
 mod attack;
 mod cli;
 mod config;
-<<<<<<< HEAD
 mod daemon;
-=======
 mod doctor;
->>>>>>> 27c66b3 (adit doctor says what would be in the way here)
 mod forward;
 mod http;
 mod life;

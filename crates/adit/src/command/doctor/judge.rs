@@ -109,7 +109,7 @@ fn plugins(facts: &Facts) -> Vec<Check> {
         .map(|(command, contexts)| {
             let used = |context: &&str| current == Some(context) || facts.needs.uses(context, current);
             Check::bad(
-                contexts.iter().any(|context| used(context)),
+                contexts.iter().any(used),
                 "plugin",
                 format!("{command} was not found; {} cannot log in without it", contexts.join(", ")),
                 "install it, or add its directory to kubernetes.exec_path in adit.yaml",

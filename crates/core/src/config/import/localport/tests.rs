@@ -50,6 +50,23 @@ fn every_key_has_its_place() {
 }
 
 #[test]
+fn the_file_of_every_key_is_a_good_one() {
+    let set = |name: &str| ["API_TOKEN", "DB_PASSWORD", "JUMP", "HOME"].contains(&name).then(|| "x".to_owned());
+    let problems = match AgentFile::parse("adit.yaml", &import(KUBECTL).yaml, &set) {
+        Ok(file) => {
+            let targets: Vec<String> = file.forwards.iter().map(|one| one.to.to_string()).collect();
+            assert_eq!(targets[0], "k8s://minikube/default/service/postgres:5432");
+            assert_eq!(targets[6], "ssh://deploy@bastion.example.com:2222/redis.internal:6379");
+            return;
+        }
+        Err(problems) => problems,
+    };
+    // As long as there are no targets behind SSH, nothing but that is wrong.
+    let others: Vec<_> = problems.0.iter().filter(|one| !one.message.contains("ssh targets are not")).collect();
+    assert!(others.is_empty(), "{others:#?}");
+}
+
+#[test]
 fn what_has_no_equivalent_is_listed() {
     let notes = import(KUBECTL).notes;
     let expected = [
