@@ -4,6 +4,7 @@ mod agent;
 mod clock;
 mod config;
 mod demo;
+mod doctor;
 mod expose;
 mod files;
 mod forward;
@@ -103,6 +104,11 @@ enum Command {
     /// The authority makes the certificates of names that the gateway ends TLS for (`tls: local`). It is made when it
     /// is missing. Rights are asked for only where they are needed: run it as yourself, not with sudo.
     Trust(trust::TrustArguments),
+    /// Say what would stop adit from working here, and what to do about it
+    ///
+    /// Looks at the configuration, the kubeconfig and its cluster, ports, names, certificates, SSH, the daemon and the
+    /// system, and changes nothing. Exit code 1 when something is in the way.
+    Doctor,
     /// Write, check and show configuration files
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -139,6 +145,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Server(arguments) => server::run(&global, *arguments),
         Command::Ssh(command) => ssh::run(&global, &command),
         Command::Trust(arguments) => trust::run(&global, &arguments),
+        Command::Doctor => doctor::run(&global),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
             reference::completions(shell);

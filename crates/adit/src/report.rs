@@ -12,6 +12,7 @@ use serde_json::json;
 pub(crate) enum Output {
     /// For people.
     #[default]
+    #[value(alias = "yaml")]
     Text,
     /// For programs.
     Json,

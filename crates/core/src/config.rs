@@ -8,6 +8,7 @@ mod check;
 pub mod destination;
 pub mod diff;
 mod document;
+pub mod export;
 pub mod forwards;
 pub mod gateway;
 pub mod import;

@@ -26,7 +26,7 @@ mod ssh;
 pub use clusters::Clusters;
 pub use error::ForwardError;
 pub use k8s::api::{Api, ApiError};
-pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
+pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs, PluginUse};
 pub use k8s::plugin::PluginError;
 pub use k8s::proxy::ProxyError;
 pub use report::{ForwardReport, HealthReport};

@@ -4,13 +4,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use adit_core::config::{AgentFile, DEFAULT_FILE, SCHEMA, import};
+use adit_core::config::{AgentFile, DEFAULT_FILE, SCHEMA, export, import};
 use adit_core::diagnose::Fault;
 use clap::{Args, Subcommand, ValueEnum};
 use serde_json::json;
 
 use super::{Global, files};
-use crate::report::{Failure, Output};
+use crate::report::{Failure, Output, failure};
 use crate::terminal;
 
 pub(super) mod check;
@@ -36,12 +36,35 @@ pub(crate) enum ConfigCommand {
         /// The file; without it adit.yaml in the usual places
         file: Option<PathBuf>,
     },
+    /// Print forwards of adit.yaml as a file of their own, to be passed on
+    ///
+    /// With everything that holds for them, what they lead to, and without secrets: where one was, `[redacted]` stands.
+    Export(ExportArguments),
     /// Print a JSON Schema of adit.yaml, for editors
     Schema,
     /// Turn another tool's file into an adit.yaml
     ///
     /// The new file goes to standard output, notes on what has no equivalent to standard error.
     Import(ImportArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ExportArguments {
+    /// Forwards by name; without a name or a tag every one
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Leave out what would hold anyway
+    #[arg(long)]
+    no_defaults: bool,
+    /// Write what would hold anyway, too: so it is without --no-defaults
+    #[arg(long, overrides_with = "no_defaults")]
+    include_defaults: bool,
+    /// Forwards that are switched off, too; one that is named is there anyway
+    #[arg(long)]
+    include_disabled: bool,
 }
 
 #[derive(Debug, Args)]
@@ -57,6 +80,8 @@ pub(crate) struct ImportArguments {
 enum Tool {
     /// The on-demand gateway, ~/.autotunnel.yaml
     Autotunnel,
+    /// The supervising daemon, localport.yaml
+    Localport,
 }
 
 pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, Failure> {
@@ -64,6 +89,7 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, 
         ConfigCommand::Init { file } => init(global, file)?,
         ConfigCommand::Check { file } => check::run(global, file.as_deref())?,
         ConfigCommand::Show { file } => show(global, file.as_deref())?,
+        ConfigCommand::Export(arguments) => export(global, arguments)?,
         ConfigCommand::Schema => terminal::data(SCHEMA),
         ConfigCommand::Import(arguments) => import(global, arguments)?,
     }
@@ -92,17 +118,15 @@ fn init(global: &Global, path: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+/// The agent's file that is meant: given, or in the usual places.
+fn agents_file(global: &Global, file: Option<&Path>, verb: &str) -> Result<AgentFile, Failure> {
     let given = file.or(global.config.as_deref()).map(Path::to_owned);
     let path = given
         .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
         .or_else(|| files::find("adit.yaml"))
         .ok_or_else(|| {
-            Failure::new(
-                Fault::Config,
-                "there is no adit.yaml here",
-                "make one: adit config init, or name it: adit config show FILE",
-            )
+            let hint = format!("make one: adit config init, or name it: adit config {verb} FILE");
+            Failure::new(Fault::Config, "there is no adit.yaml here", hint)
         })?;
     let text = files::read(&path)?;
     if !check::is_agents(&path, &text) {
@@ -112,10 +136,37 @@ fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
             "name an adit.yaml; a server.yaml can be checked: adit config check FILE",
         ));
     }
-    let config = AgentFile::parse(&path.display().to_string(), &text, &files::environment)?;
+    Ok(AgentFile::parse(&path.display().to_string(), &text, &files::environment)?)
+}
+
+fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
+    let config = agents_file(global, file, "show")?;
     match global.output {
         Output::Text => terminal::data(&config.effective_yaml()),
         Output::Json => terminal::data(&format!("{:#}\n", config.effective_json())),
+    }
+    Ok(())
+}
+
+fn export(global: &Global, arguments: &ExportArguments) -> Result<(), Failure> {
+    let config = agents_file(global, None, "export -f")?;
+    let selection = export::Selection {
+        names: arguments.names.clone(),
+        tags: arguments.tag.clone(),
+        defaults: !arguments.no_defaults,
+        disabled: arguments.include_disabled,
+    };
+    let exported = config.export(&selection).map_err(|error| failure(&error))?;
+    match global.output {
+        Output::Text => terminal::data(&exported.yaml()),
+        Output::Json => terminal::data(&format!("{:#}\n", exported.json())),
+    }
+    if exported.forwards == 0 {
+        terminal::say("note: there is no forward of that kind");
+    }
+    if exported.secrets > 0 {
+        let noun = if exported.secrets == 1 { "secret is" } else { "secrets are" };
+        terminal::say(&format!("note: {} {noun} left out: fill in what says [redacted]", exported.secrets));
     }
     Ok(())
 }
@@ -125,6 +176,7 @@ fn import(global: &Global, arguments: &ImportArguments) -> Result<(), Failure> {
     let name = arguments.file.display().to_string();
     let imported = match arguments.tool {
         Tool::Autotunnel => import::autotunnel(&text, &name)?,
+        Tool::Localport => import::localport(&text, &name)?,
     };
     match global.output {
         Output::Text => {

@@ -45,6 +45,12 @@ pub(crate) fn state_dir() -> Option<PathBuf> {
     absolute("XDG_STATE_HOME").or_else(|| home().map(|home| home.join(".local/state"))).map(|dir| dir.join("adit"))
 }
 
+/// Where the daemon has its socket: `$RUNTIME_DIRECTORY` (systemd), else `$XDG_RUNTIME_DIR/adit`, else within the state.
+pub(crate) fn runtime_dir() -> Option<PathBuf> {
+    let of_user = || absolute("XDG_RUNTIME_DIR").filter(|path| path.is_dir()).map(|path| path.join("adit"));
+    absolute("RUNTIME_DIRECTORY").or_else(of_user).or_else(|| state_dir().map(|state| state.join("run")))
+}
+
 /// The section `kubernetes` of `adit.yaml` as the connector wants it.
 pub(crate) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
     let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();

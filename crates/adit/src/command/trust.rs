@@ -79,6 +79,29 @@ pub(crate) fn run(global: &Global, arguments: &TrustArguments) -> Result<ExitCod
     Ok(ExitCode::from(report.exit()))
 }
 
+/// Who trusts the authority already.
+pub(super) struct Trusted {
+    pub(super) not_after: std::time::SystemTime,
+    /// Each store, and whether it does.
+    pub(super) stores: Vec<(String, bool)>,
+}
+
+/// Asks every store, and changes none; `None` without an authority.
+pub(super) fn trusted() -> Result<Option<Trusted>, Failure> {
+    let directory = directory(None)?;
+    let Some(authority) = Authority::load(&directory).map_err(|error| failure(&error))? else { return Ok(None) };
+    let places = Places::of_this_machine(None);
+    let certificate = directory.join(CERTIFICATE_FILE);
+    let facts = Some(authority.facts());
+    let job = Job { places: &places, certificate: &certificate, facts, action: Action::Install, dry_run: true };
+    let outcomes = std::iter::once(system::apply(&job)).chain(browser::apply(&job));
+    let stores = outcomes
+        .filter(|outcome| !matches!(outcome.verdict, Verdict::NoStore | Verdict::LeftAlone))
+        .map(|outcome| (outcome.store.to_owned(), outcome.verdict == Verdict::Already))
+        .collect();
+    Ok(Some(Trusted { not_after: authority.facts().not_after, stores }))
+}
+
 fn directory(given: Option<&Path>) -> Result<PathBuf, Failure> {
     let directory = given.map(Path::to_owned).or_else(|| files::state_dir().map(|state| state.join("ca")));
     let directory = directory

@@ -55,6 +55,7 @@ fn help_is_written_for_who_reads_it_first() {
     insta::assert_snapshot!("help_server_token", run(home.path(), &["server", "token", "--help"]));
     insta::assert_snapshot!("help_server_token_create", run(home.path(), &["server", "token", "create", "--help"]));
     insta::assert_snapshot!("help_trust", run(home.path(), &["trust", "--help"]));
+    insta::assert_snapshot!("help_doctor", run(home.path(), &["doctor", "--help"]));
     insta::assert_snapshot!("version", run(home.path(), &["--version"]));
 }
 

@@ -156,6 +156,62 @@ tcp:
 }
 
 #[test]
+fn a_file_of_localport_becomes_ours_with_notes() {
+    let home = home();
+    let text = "# My forwards.
+version: \"1.0\"
+defaults:
+  restart_policy: { max_attempts: 5 }
+  cluster_health: { interval: 120, timeout: 30 }
+services:
+  # The database.
+  - name: postgres
+    technology: kubectl
+    local_port: 5432
+    remote_port: 5432
+    connection: { resource_name: postgres, namespace: data, context: \"${CONTEXT:prod}\" }
+    tags: [database]
+    health_check: { type: postgres, interval: 20, config: { user: app, password: \"${PASSWORD:x}\" } }
+  - name: web
+    technology: kubectl
+    local_port: 8080
+    remote_port: 80
+    connection: { resource_type: deployment, resource_name: web }
+    enabled: false
+";
+    write(home.path(), "localport.yaml", text);
+    let said = run(home.path(), &["config", "import", "localport", "localport.yaml"]);
+    insta::assert_snapshot!("config_import_localport", said);
+    let yaml = said.split_once("---- stdout\n").and_then(|(_, rest)| rest.split_once("---- stderr")).expect("both").0;
+    write(home.path(), "adit.yaml", yaml);
+    write(home.path(), ".kube/config", KUBECONFIG);
+    assert!(run(home.path(), &["config", "check"]).contains("adit.yaml: fine"), "{yaml}");
+    write(home.path(), "bad.yaml", &text.replace("local_port: 8080", "local_port: 5432").replace("1.0", "3"));
+    let said = run(home.path(), &["config", "import", "localport", "bad.yaml"]);
+    insta::assert_snapshot!("config_import_localport_bad", said);
+}
+
+#[test]
+fn forwards_are_exported_by_name_and_tag_without_secrets() {
+    let home = home();
+    let text = AGENT.replace("    listen: 5432\n", "    listen: 5432\n    tags: [database]\n") + "\n";
+    let text = text.replace("gateway:\n", "  old: { to: 'tcp://h:1', tags: [database], enabled: false }\ngateway:\n");
+    write(home.path(), "adit.yaml", &text);
+    let export = |more: &[&str]| run(home.path(), &[&["config", "export"][..], more].concat());
+    let whole = export(&[]);
+    assert!(!whole.contains("hunter2") && !whole.contains("old:"), "{whole}");
+    insta::assert_snapshot!("config_export", whole);
+    insta::assert_snapshot!(
+        "config_export_short",
+        export(&["--tag", "database", "--no-defaults", "--include-disabled"])
+    );
+    insta::assert_snapshot!("config_export_json", export(&["postgres", "-o", "json", "--no-defaults"]));
+    assert_eq!(export(&["-o", "yaml"]), whole);
+    insta::assert_snapshot!("config_export_unknown", export(&["postgre"]));
+    assert!(export(&["-t", "databse"]).contains("did you mean `database`?"));
+}
+
+#[test]
 fn a_file_that_publishes_nothing_does_not_stop_one_target() {
     let home = home();
     write(home.path(), "adit.yaml", "forwards: { a: { to: 3000 } }\n");
@@ -171,6 +227,7 @@ fn a_file_that_publishes_nothing_does_not_stop_one_target() {
 fn help_says_what_each_does() {
     let home = home();
     insta::assert_snapshot!("help_config", run(home.path(), &["config", "--help"]));
+    insta::assert_snapshot!("help_config_export", run(home.path(), &["config", "export", "--help"]));
     insta::assert_snapshot!("help_config_import", run(home.path(), &["config", "import", "--help"]));
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum Written {
     Bare(String),
     /// Any text.
     Text(String),
+    /// Text in which `${NAME}` stands for a variable.
+    Template(String),
     /// A list.
     List(Vec<Self>),
     /// A map.
@@ -85,7 +87,7 @@ impl Written {
         match self {
             Self::Map(entries) => entries.is_empty(),
             Self::List(items) => items.is_empty(),
-            Self::Bare(_) | Self::Text(_) => false,
+            Self::Bare(_) | Self::Text(_) | Self::Template(_) => false,
         }
     }
 
@@ -106,7 +108,7 @@ impl Written {
     pub(crate) fn json(&self) -> Value {
         match self {
             Self::Bare(text) => serde_json::from_str(text).unwrap_or_else(|_| Value::String(text.clone())),
-            Self::Text(text) => Value::String(text.clone()),
+            Self::Text(text) | Self::Template(text) => Value::String(text.clone()),
             Self::List(items) => Value::Array(items.iter().map(Self::json).collect()),
             Self::Map(entries) => {
                 let pairs = entries.iter().map(|entry| (entry.key.clone(), entry.value.json()));
@@ -120,6 +122,7 @@ impl Written {
         match self {
             Self::Bare(text) => text.clone(),
             Self::Text(text) => scalar(text),
+            Self::Template(text) => quoted(text),
             Self::List(items) => format!("[{}]", items.iter().map(Self::flow).collect::<Vec<_>>().join(", ")),
             Self::Map(entries) if entries.is_empty() => "{}".to_owned(),
             Self::Map(entries) => {
@@ -131,7 +134,7 @@ impl Written {
 
     fn has_comments(&self) -> bool {
         match self {
-            Self::Bare(_) | Self::Text(_) => false,
+            Self::Bare(_) | Self::Text(_) | Self::Template(_) => false,
             Self::List(items) => items.iter().any(Self::has_comments),
             Self::Map(entries) => entries.iter().any(|entry| !entry.comments.is_empty() || entry.value.has_comments()),
         }

@@ -7,6 +7,7 @@ use super::document::Written;
 
 mod autotunnel;
 mod comments;
+mod localport;
 
 /// What became of another tool's file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +24,14 @@ pub struct Imported {
 /// With every problem of the file at once: what autotunnel itself refuses.
 pub fn autotunnel(text: &str, file: &str) -> Result<Imported, Problems> {
     autotunnel::import(text, file)
+}
+
+/// Reads a file of localport. `file` is its name, for messages.
+///
+/// # Errors
+/// With every problem of the file at once: what localport itself refuses.
+pub fn localport(text: &str, file: &str) -> Result<Imported, Problems> {
+    localport::import(text, file)
 }
 
 /// Names for forwards that had only a port: each once.

@@ -255,6 +255,19 @@ impl<'a> Section<'a> {
         self.entries.iter().map(|entry| (entry.key.as_str(), section(entry))).collect()
     }
 
+    /// The maps of a list below; none when it is absent.
+    pub(crate) fn listed_sections(&self, key: &'static str) -> Vec<Section<'a>> {
+        let Some(node) = self.node(key) else { return Vec::new() };
+        let path = self.path_of(key);
+        let Value::List(items) = &node.value else {
+            let message = format!("must be a list, not {}", node.value.kind());
+            self.reader.complain(node.place, &path, Complaint { message, hint: None });
+            return Vec::new();
+        };
+        let section = |(index, item)| self.reader.section(format!("{path}[{index}]"), item);
+        items.iter().enumerate().map(section).collect()
+    }
+
     /// All keys with their texts, for maps whose keys the user chooses.
     pub(crate) fn named_texts(&self) -> Vec<(&'a str, String)> {
         let text = |entry: &'a Entry| self.reader.text(&self.path_of(&entry.key), &entry.node);
@@ -322,6 +335,18 @@ impl<'a> Section<'a> {
     /// Its keys with their places and values.
     pub(crate) const fn entries(&self) -> &'a [Entry] {
         self.entries
+    }
+
+    /// The keys that nobody asked for, with their paths.
+    pub(crate) fn unasked(&self) -> Vec<(String, Place)> {
+        let known = self.known.borrow();
+        let left = self.entries.iter().filter(|entry| !known.contains(&entry.key.as_str()));
+        left.map(|entry| (self.path_of(&entry.key), entry.place)).collect()
+    }
+
+    /// Where it is.
+    pub(crate) fn whereabouts(&self) -> &str {
+        &self.path
     }
 
     /// Reports the keys that nobody asked for.

@@ -68,7 +68,7 @@ fn defaults(defaults: &Defaults) -> Written {
         .with("restart", restart(&defaults.restart))
 }
 
-fn forward(forward: &ForwardConfig) -> Written {
+pub(super) fn forward(forward: &ForwardConfig) -> Written {
     let start = match forward.start {
         Start::OnDemand => "on-demand",
         Start::Always => "always",

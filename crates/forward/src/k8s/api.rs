@@ -158,6 +158,15 @@ impl Api {
         self.inner.transport.store(transport, Ordering::Relaxed);
     }
 
+    /// The server's version, such as `v1.31.2`: the lightest question there is.
+    ///
+    /// # Errors
+    /// [`ApiError`], when it does not answer or does not know who asks.
+    pub async fn version(&self) -> Result<String, ApiError> {
+        let answer: serde_json::Value = self.get("/version").await?;
+        Ok(answer["gitVersion"].as_str().unwrap_or("unknown").to_owned())
+    }
+
     /// Gets an object.
     pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ApiError> {
         let text = self.get_text(path).await?;

@@ -31,6 +31,17 @@ pub struct Kubeconfigs {
     in_cluster: bool,
 }
 
+/// A context whose credentials come from a program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginUse {
+    /// The context.
+    pub context: String,
+    /// The program, as the kubeconfig names it.
+    pub command: String,
+    /// Where it is; `None` when it was not found.
+    pub program: Option<PathBuf>,
+}
+
 /// One context, ready to be connected to.
 #[derive(Clone, Debug)]
 pub(crate) struct ContextConfig {
@@ -126,6 +137,19 @@ impl Kubeconfigs {
         let context = self.merged.contexts.iter().find(|context| context.name == name)?.context.as_ref()?;
         let user = self.merged.auth_infos.iter().find(|known| Some(&known.name) == context.user.as_ref())?;
         user.auth_info.as_ref()?.exec.as_ref()?.command.clone()
+    }
+
+    /// The credential plugins of all contexts, each with where it was found.
+    #[must_use]
+    pub fn plugins(&self) -> Vec<PluginUse> {
+        let names: Vec<&str> = self.contexts().collect();
+        let used = names.into_iter().filter_map(|name| Some((name, self.plugin_of(Some(name))?)));
+        used.map(|(context, command)| PluginUse {
+            context: context.to_owned(),
+            program: super::plugin::program(&command, &self.settings.exec_path),
+            command,
+        })
+        .collect()
     }
 
     /// One context taken apart: server, certificates, user, proxy, plugin.

@@ -63,13 +63,7 @@ impl ExecPlugin {
         let hint = exec.install_hint.clone();
         let directories = search_path(exec_path);
         let search = std::env::join_paths(&directories).unwrap_or_default();
-        let path = Path::new(&name);
-        let command = if path.components().count() > 1 {
-            Some(path.to_owned()).filter(|path| path.is_file())
-        } else {
-            directories.iter().map(|directory| directory.join(path)).find(|candidate| is_program(candidate))
-        };
-        match command {
+        match program_in(&name, &directories) {
             Some(command) => Ok(Self { exec, command, search }),
             None => Err(PluginError::NotFound { command: name, install_hint: hint }),
         }
@@ -134,6 +128,19 @@ impl ExecPlugin {
         }
         command
     }
+}
+
+/// Where a plugin's program is.
+pub(crate) fn program(name: &str, exec_path: &[PathBuf]) -> Option<PathBuf> {
+    program_in(name, &search_path(exec_path))
+}
+
+fn program_in(name: &str, directories: &[PathBuf]) -> Option<PathBuf> {
+    let path = Path::new(name);
+    if path.components().count() > 1 {
+        return Some(path.to_owned()).filter(|path| path.is_file());
+    }
+    directories.iter().map(|directory| directory.join(path)).find(|candidate| is_program(candidate))
 }
 
 fn variable(entry: &HashMap<String, String>) -> Option<(&String, &String)> {

@@ -71,6 +71,13 @@ pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &Agent
     named.problems
 }
 
+/// The files that a file names and that cannot be used.
+pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFile) -> Vec<Problem> {
+    let mut named = Named { places: Places::read(&path.display().to_string(), text), problems: Vec::new() };
+    named.files(file);
+    named.problems
+}
+
 /// What a file names, and what is wrong with it.
 struct Named {
     places: Places,
@@ -90,6 +97,10 @@ impl Named {
 
     fn of_agent(&mut self, config: &AgentFile) {
         self.contexts(config);
+        self.files(config);
+    }
+
+    fn files(&mut self, config: &AgentFile) {
         for route in config.gateway.iter().flat_map(|gateway| &gateway.routes) {
             let keys = ["gateway", "routes", route.key.as_str()];
             if let Some(path) = &route.tls.ca {
