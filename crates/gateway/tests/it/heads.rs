@@ -1,7 +1,5 @@
 //! What the upstream gets of a request's head, and the client of an answer's.
 
-use std::time::{Duration, Instant};
-
 use adit_core::cidr::Cidr;
 use adit_core::config::publish::HeaderEdits;
 use http::{HeaderName, HeaderValue};
