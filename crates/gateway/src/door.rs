@@ -66,10 +66,9 @@ impl Door {
 
     /// Believes these proxies from now on.
     pub fn set_trusted_proxies(&self, proxies: Vec<Cidr>) {
-        let lookup: Arc<dyn Lookup> = Arc::clone(&self.routes) as Arc<dyn Lookup>;
-        let mut site = Site::new(lookup);
-        site.trusted_proxies = proxies;
-        self.site.store(Arc::new(site));
+        // What is remembered of clients outlives a reload.
+        let site = Site::clone(&self.site.load());
+        self.site.store(Arc::new(Site { trusted_proxies: proxies, ..site }));
     }
 
     /// Answers TLS that ends here in another way from now on.
@@ -114,6 +113,12 @@ impl Door {
         }
     }
 
+    /// A site that says the same to every request.
+    fn fixed(&self, found: Found) -> Site {
+        let lookup = Arc::new(Fixed { routes: Arc::clone(&self.routes), found });
+        Site { lookup, ..Site::clone(&self.site.load()) }
+    }
+
     async fn tls(&self, client: TcpStream, name: Option<Hostname>, bytes: Vec<u8>, ends: Ends, scope: Scope) {
         let found =
             name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name, ends.local.port()));
@@ -147,7 +152,7 @@ impl Door {
         let certificates = self.certificates.load_full();
         // An authority that is trusted on this machine vouches for hosts that are routed here, and for no other.
         let config = if answer.is_some() { &certificates.pages } else { &certificates.own };
-        let site = answer.map_or_else(|| self.site.load_full(), |found| fixed(&self.routes, found));
+        let site = answer.map_or_else(|| self.site.load_full(), |found| Arc::new(self.fixed(found)));
         let accepted = runtime::tls::accept(config, Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {
             Ok(stream) => {
@@ -178,11 +183,6 @@ impl Ends {
     }
 }
 
-/// A site that says the same to every request.
-fn fixed(routes: &Arc<Routes>, found: Found) -> Arc<Site> {
-    Arc::new(Site::new(Arc::new(Fixed { routes: Arc::clone(routes), found })))
-}
-
 struct Fixed {
     routes: Arc<Routes>,
     found: Found,
@@ -200,4 +200,28 @@ impl Lookup for Fixed {
 
 fn failed(error: &ConnectError) -> Found {
     Found::Failed { reason: chain(error), hint: error.hint() }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::tls::authority::{Authority, LeafResolver};
+
+    use super::*;
+    use crate::targets::Targets;
+
+    #[test]
+    fn what_is_remembered_of_clients_outlives_a_reload() {
+        let authority = Authority::in_memory("test").unwrap();
+        let config =
+            runtime::tls::server_config(Arc::new(LeafResolver::new(Arc::new(authority)).unwrap()), &[]).unwrap();
+        let certificates = Certificates { own: Arc::clone(&config), pages: config };
+        let door = Door::new(&Routes::new(&Arc::new(Targets::default())), certificates, ConnectionLimit::new(1));
+        let before = door.site.load_full();
+        door.set_trusted_proxies(vec![Cidr::parse("10.0.0.0/8").unwrap()]);
+        let (after, fixed) = (door.site.load_full(), door.fixed(Found::Nameless));
+        assert_eq!((before.trusted_proxies.len(), after.trusted_proxies.len()), (0, 1));
+        for site in [&*after, &fixed] {
+            assert!(Arc::ptr_eq(&before.guesses, &site.guesses) && Arc::ptr_eq(&before.counters, &site.counters));
+        }
+    }
 }

@@ -36,8 +36,8 @@ pub(crate) use body::RequestBody;
 pub use lookup::{
     DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServiceRow, ServicesAsked, State,
 };
-pub(crate) use problem::Problem;
-pub use problem::WORDS;
+pub use problem::Word;
+pub(crate) use problem::{Problem, seconds};
 
 pub(crate) use visit::is_local_name;
 
@@ -53,6 +53,8 @@ const H2_WINDOW: u32 = 1024 * 1024;
 const ABANDONED: u64 = 200;
 /// Headers that hyper takes of its own accord.
 const HYPER_HEADERS: usize = 100;
+/// A body without a length may be a program's output, which comes when it comes; nobody holds a target for ever by one.
+const BODY_PAUSE: Duration = Duration::from_secs(600);
 /// A quiet HTTP/2 client is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -78,7 +80,8 @@ pub enum Scheme {
     Https,
 }
 
-/// What all connections of a gateway share.
+/// What all connections of a gateway share. A clone with another setting goes on with the same memory.
+#[derive(Clone)]
 pub struct Site {
     /// Which route a request is for.
     pub lookup: Arc<dyn Lookup>,
@@ -89,8 +92,8 @@ pub struct Site {
     /// How long a client is waited for.
     pub times: SiteTimes,
     /// What has passed.
-    pub counters: SiteCounters,
-    guesses: Guesses,
+    pub counters: Arc<SiteCounters>,
+    pub(crate) guesses: Arc<Guesses>,
 }
 
 impl Site {
@@ -102,8 +105,8 @@ impl Site {
             trusted_proxies: Vec::new(),
             limits: HeadLimits::default(),
             times: SiteTimes::default(),
-            counters: SiteCounters::default(),
-            guesses: Guesses::default(),
+            counters: Arc::default(),
+            guesses: Arc::default(),
         }
     }
 
@@ -123,13 +126,15 @@ pub struct SiteTimes {
     pub unread: Duration,
     /// For the client to send the next kibibyte, or the rest, of a body whose length it announced.
     pub body: Duration,
+    /// For the client to send the next byte of a body whose length it did not announce, unless it is gRPC.
+    pub pause: Duration,
 }
 
 impl Default for SiteTimes {
     fn default() -> Self {
         // A program halted in a debugger takes nothing for a while and is none the worse for it.
         let (head, idle, unread) = (Duration::from_secs(10), Duration::from_secs(120), Duration::from_secs(3600));
-        Self { head, idle, unread, body: Duration::from_secs(30) }
+        Self { head, idle, unread, body: Duration::from_secs(30), pause: BODY_PAUSE }
     }
 }
 
@@ -142,18 +147,17 @@ pub struct SiteCounters {
     pub received: AtomicU64,
     /// Bytes of bodies to clients.
     pub sent: AtomicU64,
-    errors: [AtomicU64; WORDS.len()],
+    errors: [AtomicU64; Word::ALL.len()],
 }
 
 impl SiteCounters {
-    /// How often each error was answered, by its stable word.
-    pub fn errors(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        WORDS.into_iter().zip(self.errors.iter().map(|count| count.load(Ordering::Relaxed)))
+    /// How often each error happened.
+    pub fn errors(&self) -> impl Iterator<Item = (Word, u64)> {
+        Word::ALL.into_iter().zip(self.errors.iter().map(|count| count.load(Ordering::Relaxed)))
     }
 
-    pub(crate) fn error(&self, word: &'static str) {
-        let at = WORDS.iter().position(|known| *known == word);
-        if let Some(count) = at.and_then(|at| self.errors.get(at)) {
+    pub(crate) fn error(&self, word: Word) {
+        if let Some(count) = self.errors.get(word as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -251,7 +255,7 @@ where
         // What is under way first; a flood is counted as one though the gateway is ending anyway.
         biased;
         _ = &mut serving => return,
-        () = connection.resets.notified() => connection.site.counters.error("reset_flood"),
+        () = connection.resets.notified() => connection.site.counters.error(Word::ResetFlood),
         () = connection.scope.drained() => {}
     }
     serving.as_mut().graceful_shutdown();

@@ -1,6 +1,7 @@
 //! What the gateway says itself: the index of what there is, and errors; to people, programs and terminals.
 
 use std::fmt::Write as _;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use http::Response;
@@ -13,7 +14,7 @@ mod services;
 use services::context_link;
 pub(crate) use services::{context_in_path, services};
 
-use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, State};
+use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, SiteCounters, State, seconds};
 
 /// What a page depends on beside what it says.
 #[derive(Clone, Copy, Debug)]
@@ -27,13 +28,17 @@ pub(crate) struct Around {
 }
 
 /// The index.
-pub(crate) fn index(listing: &Listing, around: Around) -> Response<Bytes> {
+pub(crate) fn index(listing: &Listing, counters: &SiteCounters, around: Around) -> Response<Bytes> {
     match around.form {
         Form::Html => {
             let body = format!("<h1>adit gateway</h1>{}<footer>adit</footer>", listing_html(listing, around));
             page::html(&page::document("adit gateway", &body))
         }
-        Form::Json => page::json(&listing_json(listing, around)),
+        Form::Json => {
+            let mut all = listing_json(listing, around);
+            all["counters"] = counters_json(counters);
+            page::json(&all)
+        }
         Form::Text => page::text(listing_text(listing, around)),
     }
 }
@@ -82,7 +87,7 @@ pub(crate) fn error(
     }
     let explanation = Explanation {
         status: problem.status(),
-        word: problem.word(),
+        word: problem.word().as_str(),
         message: &message,
         hint: &hint,
         members,
@@ -101,6 +106,9 @@ pub(crate) fn error(
         }
         Problem::BadRequest { status: 405, .. } => {
             response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        }
+        Problem::TooManyGuesses { wait } => {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds(*wait)));
         }
         Problem::Draining => {
             response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));
@@ -211,6 +219,17 @@ fn port_suffix(port: u16, tls: bool) -> String {
         (80, false) | (443, true) => String::new(),
         (port, _) => format!(":{port}"),
     }
+}
+
+/// What has passed; of errors those that happened.
+fn counters_json(counters: &SiteCounters) -> Value {
+    let count = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    let errors = counters.errors().filter(|(_, times)| *times > 0);
+    let errors: Map<String, Value> = errors.map(|(word, times)| (word.as_str().to_owned(), json!(times))).collect();
+    json!({
+        "requests": count(&counters.requests), "received": count(&counters.received), "sent": count(&counters.sent),
+        "errors": errors,
+    })
 }
 
 fn listing_json(listing: &Listing, around: Around) -> Value {

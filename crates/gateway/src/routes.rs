@@ -21,6 +21,10 @@ use crate::table::{Route, Table};
 use crate::targets::Targets;
 use crate::traffic::Traffic;
 
+mod lists;
+
+use lists::Lists;
+
 /// How many near matches are told.
 const NEAR: usize = 3;
 
@@ -31,6 +35,7 @@ pub struct Routes {
     targets: Arc<Targets>,
     /// The local addresses of forwards, by name.
     ports: ArcSwap<Vec<(String, SocketAddr)>>,
+    lists: Arc<Lists>,
 }
 
 /// What a TLS connection for a name is for.
@@ -51,6 +56,7 @@ impl Routes {
             table: ArcSwap::from_pointee(Table::empty()),
             targets: Arc::clone(targets),
             ports: ArcSwap::default(),
+            lists: Arc::default(),
         })
     }
 
@@ -158,7 +164,11 @@ impl Lookup for Routes {
         let table = self.table.load();
         let (dynamic, context) = (Arc::clone(table.dynamic()?), context.to_owned());
         let tls = table.tls() == GatewayTls::Local;
-        Some(Box::pin(async move { dynamic.services(&context).await.map(|list| ServiceListing { tls, ..list }) }))
+        let lists = Arc::clone(&self.lists);
+        Some(Box::pin(async move {
+            let asking = Box::pin(dynamic.services(&context));
+            lists.get(&dynamic, &context, asking).await.map(|list| ServiceListing { tls, ..list })
+        }))
     }
 
     fn context_of(&self, host: &str) -> Option<String> {

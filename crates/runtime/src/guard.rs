@@ -419,9 +419,52 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if !self.shut {
             ready!(self.poll_interim(cx))?;
-            ready!(Pin::new(&mut self.io).poll_shutdown(cx))?;
+            // By TLS the end is something to send, too.
+            let result = Pin::new(&mut self.io).poll_shutdown(cx);
+            ready!(self.hold_to_reading(cx, result))?;
             self.shut = true;
         }
         self.poll_linger(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use adit_core::head::HeadLimits;
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// A client that takes nothing, not even the end.
+    struct Deaf;
+
+    impl AsyncRead for Deaf {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    impl AsyncWrite for Deaf {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, _: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Pending
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_take_the_end_of_its_connection_is_given_up() {
+        let hour = Duration::from_secs(3600);
+        let times = GuardTimes { head: hour, idle: hour, unread: Duration::from_millis(20) };
+        let guard = HeadGuard::new(HeadLimits::default());
+        let mut guarded = Guarded::new(Deaf, guard, Arc::new(Findings::new()), times);
+        let end = tokio::time::timeout(Duration::from_secs(10), guarded.shutdown()).await;
+        assert_eq!(end.expect("it is given up").unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }

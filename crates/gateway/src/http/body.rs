@@ -35,7 +35,7 @@ pub(crate) enum RequestBody {
 pub(crate) struct Upload {
     body: Option<Incoming>,
     source: Arc<Source>,
-    /// Only a body whose length was announced is owed: one without may be a conversation with pauses, as with gRPC.
+    /// A body whose length was announced is owed; one without may pause for long, and gRPC's, a conversation, for ever.
     pace: Option<Pace>,
 }
 
@@ -48,6 +48,8 @@ pub(crate) struct Source {
     slow: AtomicBool,
     /// The upstream would take more, and the client has sent no more so far.
     waiting: AtomicBool,
+    /// It is a conversation.
+    talks: bool,
     begun: Instant,
     /// When something of it was passed on last, in microseconds after `begun`.
     moved: AtomicU64,
@@ -56,13 +58,15 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    pub(crate) fn new(body: Incoming, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
+    /// `talks`: it is a conversation, in which the client is silent for as long as it likes.
+    pub(crate) fn new(body: Incoming, talks: bool, upstream: Arc<Upstream>, connection: Arc<Connection>) -> Arc<Self> {
         Arc::new(Self {
             body: Mutex::new(Some(body)),
             touched: AtomicBool::new(false),
             broken: AtomicBool::new(false),
             slow: AtomicBool::new(false),
             waiting: AtomicBool::new(false),
+            talks,
             begun: Instant::now(),
             moved: AtomicU64::new(0),
             upstream,
@@ -75,7 +79,11 @@ impl Source {
         let body = self.body.lock().unwrap_or_else(PoisonError::into_inner).take();
         match body {
             Some(body) => {
-                let pace = body.size_hint().exact().map(|_| Pace::new(self.connection.site.times.body));
+                let times = &self.connection.site.times;
+                let pace = match body.size_hint().exact() {
+                    Some(_) => Some(Pace::new(PIECE, times.body)),
+                    None => (!self.talks).then(|| Pace::new(1, times.pause)),
+                };
                 RequestBody::Client(Upload { body: Some(body), source: Arc::clone(self), pace })
             }
             None => RequestBody::Empty,
@@ -164,6 +172,8 @@ pub(crate) enum UploadError {
 /// Holds a client to sending a little at least, over the time it was waited for: while the upstream takes nothing,
 /// nobody waits for the client (S11).
 struct Pace {
+    /// So many bytes in the time it has.
+    piece: usize,
     limit: Duration,
     /// Sent of the piece that is due.
     sent: usize,
@@ -174,8 +184,8 @@ struct Pace {
 }
 
 impl Pace {
-    const fn new(limit: Duration) -> Self {
-        Self { limit, sent: 0, waited: Duration::ZERO, since: None, timer: None }
+    const fn new(piece: usize, limit: Duration) -> Self {
+        Self { piece, limit, sent: 0, waited: Duration::ZERO, since: None, timer: None }
     }
 
     fn sent(&mut self, bytes: usize) {
@@ -183,7 +193,7 @@ impl Pace {
             self.waited += since.elapsed();
         }
         self.sent += bytes;
-        if self.sent >= PIECE {
+        if self.sent >= self.piece {
             (self.sent, self.waited) = (0, Duration::ZERO);
         }
     }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use http::request::Parts;
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use runtime::upstream::{H2Fault, UpstreamConnection};
+use runtime::upstream::{H2Fault, UpstreamConnection, h2};
 use tokio::time::Instant;
 
 use super::body::{By, RequestBody, Source};
-use super::{Connection, Problem};
+use super::{Connection, Problem, Word};
 use crate::upstream::Upstream;
 
 /// A head of an answer, and what its body comes by.
@@ -50,7 +50,7 @@ impl Flight {
 
     /// An answer ended before its end.
     pub(crate) fn cut_short(&self, error: &hyper::Error) {
-        self.connection.site.counters.error("truncated");
+        self.connection.site.counters.error(Word::Truncated);
         self.upstream.note_error(format!("an answer was cut short: {}", adit_core::diagnose::chain(error)));
         tracing::debug!(route = %self.upstream.name(), error = %adit_core::diagnose::chain(error), "an answer was cut short");
     }
@@ -109,13 +109,15 @@ pub(crate) async fn over_h2(
         };
         match answer_head(upstream.timeout, source, exchange).await {
             Ok(response) => return Ok((response, By::Shared { _sender: sender })),
-            Err(Fault::Hyper(error)) if reused && again && may_repeat(&method, source, &error) => {
+            Err(Fault::Hyper(error)) if again && may_repeat_h2(&method, source, &error, reused) => {
                 again = false;
-                upstream.h2.forget();
+                upstream.h2.forget(&sender, &error);
             }
             Err(fault) => {
-                if !reused && matches!(fault, Fault::Hyper(_)) {
-                    upstream.h2.doubt();
+                if let Fault::Hyper(error) = &fault
+                    && !reused
+                {
+                    upstream.h2.doubt(&sender, error);
                 }
                 return Err(fault.problem(source, upstream));
             }
@@ -255,6 +257,14 @@ fn may_repeat(method: &Method, source: Option<&Arc<Source>>, error: &hyper::Erro
     }
     // hyper calls a request canceled when nothing of it was written. A head alone may be enough to act on.
     (error.is_canceled() || is_idempotent(method)) && source.is_none_or(|source| source.is_whole())
+}
+
+/// The same for HTTP/2, where a service may say that it has not acted on a request, and ends one without its connection.
+fn may_repeat_h2(method: &Method, source: Option<&Arc<Source>>, error: &hyper::Error, reused: bool) -> bool {
+    if h2::is_unprocessed(error) {
+        return source.is_none_or(|source| source.is_whole());
+    }
+    reused && !h2::is_of_stream(error) && may_repeat(method, source, error)
 }
 
 /// Whether doing something twice does what doing it once does (RFC 9110 section 9.2.2).

@@ -1,6 +1,8 @@
 //! The forwarding headers of a connection's requests. They depend on the connection and the host alone, unless a
 //! trusted proxy is in front, so they are made once.
 
+use std::net::IpAddr;
+
 use adit_core::forwarded::{Arrival, Claimed, Forwarding, NAMES, visitor_address};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
@@ -38,16 +40,23 @@ pub(crate) fn apply(connection: &Connection, host: &str, headers: &mut HeaderMap
 
 fn behind_proxy(connection: &Connection, host: &str, headers: &mut HeaderMap) {
     let claimed = Claimed::of(headers);
-    let forwarded_for = claimed.for_.clone();
+    // In the proxies' list only what trusted ones wrote counts.
+    let visitor = claimed.for_.is_some().then(|| visitor(connection, &claimed));
     Forwarding::new(&arrival(connection, host), &claimed).apply(headers);
-    if forwarded_for.is_some() {
-        let trusted = |ip| connection.site.trusted_proxies.iter().any(|proxy| proxy.contains(ip));
-        // In the proxies' list only what trusted ones wrote counts.
-        let visitor = visitor_address(connection.arrival.peer.ip(), forwarded_for.as_deref(), &trusted);
-        if let Ok(value) = HeaderValue::from_str(&visitor.to_string()) {
-            headers.insert("x-real-ip", value);
-        }
+    if let Some(Ok(value)) = visitor.map(|visitor| HeaderValue::from_str(&visitor.to_string())) {
+        headers.insert("x-real-ip", value);
     }
+}
+
+/// Who asks: the other end, or whoever trusted proxies say.
+pub(crate) fn client(connection: &Connection, headers: &HeaderMap) -> IpAddr {
+    let claimed = if connection.trusted { Claimed::of(headers) } else { Claimed::default() };
+    visitor(connection, &claimed)
+}
+
+fn visitor(connection: &Connection, claimed: &Claimed) -> IpAddr {
+    let trusted = |ip| connection.site.trusted_proxies.iter().any(|proxy| proxy.contains(ip));
+    visitor_address(connection.arrival.peer.ip(), claimed.for_.as_deref(), &trusted)
 }
 
 fn arrival<'a>(connection: &Connection, host: &'a str) -> Arrival<'a> {

@@ -7,26 +7,51 @@ use adit_core::head::HeadFault;
 use http::StatusCode;
 use runtime::ConnectError;
 
-/// The words of all errors that are counted: of those that are answered, and of those it is too late to answer.
-pub const WORDS: [&str; 17] = [
-    "bad_request",
-    "unauthorized",
-    "not_allowed",
-    "unknown_host",
-    "not_found",
-    "misdirected_request",
-    "head_too_large",
-    "not_supported",
-    "unreachable",
-    "start_failed",
-    "bad_answer",
-    "no_answer",
-    "timeout",
-    "draining",
-    "truncated",
-    "reset_flood",
-    "body_too_slow",
-];
+/// One list for the words and their texts, so that none is left out.
+macro_rules! words {
+    ($($word:ident = $text:literal,)+) => {
+        /// What went wrong, as a stable word: what is answered, and what it is too late to answer.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        #[expect(missing_docs, reason = "each says what its text says")]
+        pub enum Word {
+            $($word,)+
+        }
+
+        impl Word {
+            /// All of them, in their order.
+            pub const ALL: [Self; [$($text),+].len()] = [$(Self::$word),+];
+
+            /// The word as programs, logs and pages read it.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self {
+                    $(Self::$word => $text,)+
+                }
+            }
+        }
+    };
+}
+
+words! {
+    BadRequest = "bad_request",
+    Unauthorized = "unauthorized",
+    TooManyGuesses = "too_many_guesses",
+    NotAllowed = "not_allowed",
+    UnknownHost = "unknown_host",
+    NotFound = "not_found",
+    Misdirected = "misdirected_request",
+    HeadTooLarge = "head_too_large",
+    NotSupported = "not_supported",
+    Unreachable = "unreachable",
+    StartFailed = "start_failed",
+    BadAnswer = "bad_answer",
+    NoAnswer = "no_answer",
+    Timeout = "timeout",
+    Draining = "draining",
+    Truncated = "truncated",
+    ResetFlood = "reset_flood",
+    BodyTooSlow = "body_too_slow",
+}
 
 /// Why the gateway answers itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +60,10 @@ pub(crate) enum Problem {
     BadRequest { status: u16, what: String },
     /// The route wants a user and a password.
     Unauthorized { realm: String },
+    /// The client gave wrong passwords, and has to wait for so long.
+    TooManyGuesses { wait: Duration },
+    /// A page of another site asked for the services of this context.
+    ForeignList { context: String },
     /// The host is understood and not allowed.
     Refused { reason: String, hint: Option<String> },
     /// No route has this host; which could be meant, and what is wrong with it as a dynamic one.
@@ -92,7 +121,8 @@ impl Problem {
         match self {
             Self::BadRequest { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
-            Self::Refused { .. } => StatusCode::FORBIDDEN,
+            Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
+            Self::Refused { .. } | Self::ForeignList { .. } => StatusCode::FORBIDDEN,
             Self::UnknownHost { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
@@ -106,24 +136,25 @@ impl Problem {
         }
     }
 
-    /// The stable word for programs, logs and metrics; one of [`WORDS`].
-    pub(crate) fn word(&self) -> &'static str {
+    /// The stable word for programs, logs and counters.
+    pub(crate) const fn word(&self) -> Word {
         match self {
-            Self::BadRequest { .. } => "bad_request",
-            Self::Unauthorized { .. } => "unauthorized",
-            Self::Refused { .. } => "not_allowed",
-            Self::UnknownHost { .. } => "unknown_host",
-            Self::NotFound { .. } => "not_found",
-            Self::Misdirected { .. } => "misdirected_request",
-            Self::TooManyHeaders => "head_too_large",
-            Self::NotSupported { .. } => "not_supported",
-            Self::Unreachable { .. } => "unreachable",
-            Self::Failed { .. } => "start_failed",
-            Self::BadAnswer { .. } => "bad_answer",
-            Self::NoAnswer { .. } => "no_answer",
-            Self::StartTimeout { .. } | Self::Timeout { .. } => "timeout",
-            Self::SlowBody => "body_too_slow",
-            Self::Draining => "draining",
+            Self::BadRequest { .. } => Word::BadRequest,
+            Self::Unauthorized { .. } => Word::Unauthorized,
+            Self::TooManyGuesses { .. } => Word::TooManyGuesses,
+            Self::Refused { .. } | Self::ForeignList { .. } => Word::NotAllowed,
+            Self::UnknownHost { .. } => Word::UnknownHost,
+            Self::NotFound { .. } => Word::NotFound,
+            Self::Misdirected { .. } => Word::Misdirected,
+            Self::TooManyHeaders => Word::HeadTooLarge,
+            Self::NotSupported { .. } => Word::NotSupported,
+            Self::Unreachable { .. } => Word::Unreachable,
+            Self::Failed { .. } => Word::StartFailed,
+            Self::BadAnswer { .. } => Word::BadAnswer,
+            Self::NoAnswer { .. } => Word::NoAnswer,
+            Self::StartTimeout { .. } | Self::Timeout { .. } => Word::Timeout,
+            Self::SlowBody => Word::BodyTooSlow,
+            Self::Draining => Word::Draining,
         }
     }
 
@@ -131,6 +162,8 @@ impl Problem {
         match self {
             Self::BadRequest { what, .. } => format!("The request was refused: {what}."),
             Self::Unauthorized { .. } => "This route needs a user and a password.".into(),
+            Self::TooManyGuesses { .. } => "Too many wrong passwords came from your address.".into(),
+            Self::ForeignList { .. } => "A page of another site asked for this list.".into(),
             Self::Refused { reason, .. }
             | Self::Unreachable { reason, .. }
             | Self::StartTimeout { reason, .. }
@@ -157,6 +190,8 @@ impl Problem {
         match self {
             Self::BadRequest { .. } | Self::TooManyHeaders => "Check the client that sent it.".into(),
             Self::Unauthorized { .. } => "They are in the route's basic_auth.".into(),
+            Self::TooManyGuesses { wait } => format!("Try again in {} s.", seconds(*wait)),
+            Self::ForeignList { .. } => "Open it yourself, by the link on this page.".into(),
             Self::Refused { hint, .. }
             | Self::Unreachable { hint, .. }
             | Self::StartTimeout { hint, .. }
@@ -186,6 +221,11 @@ impl From<HeadFault> for Problem {
     }
 }
 
+/// Whole seconds, at least one, after which a wait is over.
+pub(crate) fn seconds(wait: Duration) -> u64 {
+    wait.as_secs().saturating_add(u64::from(wait.subsec_nanos() > 0)).max(1)
+}
+
 /// A reason in lower case as a sentence.
 fn sentence(reason: &str) -> String {
     let mut chars = reason.chars();
@@ -211,18 +251,15 @@ mod tests {
     }
 
     #[test]
-    fn every_word_is_counted() {
-        for problem in [
-            Problem::bad(""),
-            Problem::Unauthorized { realm: String::new() },
-            Problem::TooManyHeaders,
-            Problem::Draining,
-            Problem::SlowBody,
-            Problem::NotFound { path: String::new() },
-            Problem::NotSupported { what: "" },
-            Problem::Misdirected { sni: String::new(), host: String::new() },
-        ] {
-            assert!(WORDS.contains(&problem.word()), "{}", problem.word());
+    fn every_word_has_its_place_among_all() {
+        for (place, word) in Word::ALL.into_iter().enumerate() {
+            assert_eq!(word as usize, place, "{}", word.as_str());
         }
+    }
+
+    #[test]
+    fn a_wait_is_told_in_whole_seconds() {
+        let told = [0, 1, 1000, 1001, 4000].map(|millis| seconds(Duration::from_millis(millis)));
+        assert_eq!(told, [1, 1, 1, 2, 4]);
     }
 }

@@ -96,13 +96,15 @@ pub(crate) fn check_answer(upstream: &Upstream, headers: &mut HeaderMap, status:
 
 /// Whether a request is gRPC, which needs HTTP/2 (its trailers and full duplex).
 pub(crate) fn is_grpc(head: &Parts) -> bool {
-    head.version == Version::HTTP_2
-        && head.method == Method::POST
-        && head
-            .headers
-            .get(http::header::CONTENT_TYPE)
-            .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
-            .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+    head.version == Version::HTTP_2 && head.method == Method::POST && has_grpc_type(&head.headers)
+}
+
+/// Whether a body is gRPC's: a conversation, with pauses of any length.
+pub(crate) fn has_grpc_type(headers: &HeaderMap) -> bool {
+    headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|value| value.as_bytes().strip_prefix(b"application/grpc"))
+        .is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ' | b'-')))
 }
 
 fn wants_trailers(headers: &HeaderMap) -> bool {
@@ -164,6 +166,15 @@ pub(super) fn is_foreign<B>(request: &Request<B>) -> bool {
     }
 }
 
+/// Whether this request is its user's own, or of a page of the host that is asked, as far as browsers say. For what
+/// costs something a link does not count either: any page can open it, in a frame or a window.
+pub(super) fn is_of_own_page<B>(request: &Request<B>) -> bool {
+    match request.headers().get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None => !is_foreign(request),
+        Some(site) => matches!(site, b"none" | b"same-origin"),
+    }
+}
+
 /// Whether an origin is the host that is asked.
 fn is_own_origin<B>(origin: &str, request: &Request<B>) -> bool {
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok());
@@ -214,6 +225,17 @@ mod tests {
         for origin in ["null", "http://localhost.evil.example", "http://evillocalhost", ""] {
             assert!(foreign("POST", &[cross, mode("cors"), ("origin", origin)]), "{origin}");
         }
+    }
+
+    #[test]
+    fn a_link_of_another_site_is_not_its_users_own_request() {
+        let own = |site: &str| {
+            let request = Request::get("/").header("sec-fetch-mode", "navigate").header("sec-fetch-site", site);
+            is_of_own_page(&request.body(()).unwrap())
+        };
+        assert!(own("none") && own("same-origin"));
+        assert!(!own("cross-site") && !own("same-site") && !own("what else"));
+        assert!(is_of_own_page(&Request::get("/").body(()).unwrap()), "no browser");
     }
 
     #[test]

@@ -16,6 +16,8 @@ use hyper::body::Incoming;
 
 use super::body::{AnswerBody, By, Source};
 use super::exchange::{self, Flight};
+use super::forwarding;
+use super::guesses::Verdict;
 use super::interim;
 use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
@@ -43,13 +45,19 @@ pub(crate) async fn visit(
     }
 }
 
-/// Whoever guesses passwords waits for each answer but the first; nothing but its own connection waits along.
-async fn slow_down(connection: &Connection) {
-    let Some(wait) = connection.site.guesses.wrong(connection.arrival.peer.ip(), Instant::now()) else { return };
-    tokio::select! {
-        biased;
-        () = connection.scope.drained() => {}
-        () = tokio::time::sleep(wait) => {}
+/// Whether a request brings the user and password that its route wants, if it wants any.
+fn authorise(connection: &Connection, upstream: &Upstream, headers: &HeaderMap) -> Result<(), Problem> {
+    if upstream.is_open() {
+        return Ok(());
+    }
+    let wrong = || Problem::Unauthorized { realm: upstream.name().to_owned() };
+    // Bringing none is how browsers ask for the question: no guess.
+    let brought = headers.get(AUTHORIZATION).ok_or_else(wrong)?;
+    let client = forwarding::client(connection, headers);
+    match connection.site.guesses.check(client, Instant::now(), || upstream.admits(brought)) {
+        Verdict::Right => Ok(()),
+        Verdict::Wrong => Err(wrong()),
+        Verdict::Later(wait) => Err(Problem::TooManyGuesses { wait }),
     }
 }
 
@@ -122,12 +130,7 @@ async fn carry(
         Destination::Upstream(host, upstream) => (host, upstream),
         Destination::Index => return index(connection, &request, asked).await,
     };
-    if !upstream.admits(request.headers().get(AUTHORIZATION)) {
-        if request.headers().contains_key(AUTHORIZATION) {
-            slow_down(connection).await;
-        }
-        return Err(Problem::Unauthorized { realm: upstream.name().to_owned() });
-    }
+    authorise(connection, &upstream, request.headers())?;
     if upstream.own_pages_only && request::is_foreign(&request) {
         return Err(Problem::Refused {
             reason: "a page of another site asked for this dynamic host".into(),
@@ -168,6 +171,7 @@ async fn carry_plain(
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, incoming) = request.into_parts();
     let speaks_interim = head.version == Version::HTTP_11;
+    let talks = request::has_grpc_type(&head.headers);
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
@@ -181,7 +185,7 @@ async fn carry_plain(
     if speaks_interim && !h2 {
         head.extensions = interim::forwarding(upstream, connection);
     }
-    let source = body.then(|| Source::new(incoming, Arc::clone(upstream), Arc::clone(connection)));
+    let source = body.then(|| Source::new(incoming, talks, Arc::clone(upstream), Arc::clone(connection)));
     let (response, by) = if h2 {
         let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
         carrying.await?
@@ -310,7 +314,7 @@ async fn index(
         let listing = services(connection, request, &context).await?;
         return Ok(own(pages::services(&listing, around), asked));
     }
-    Ok(own(pages::index(&connection.site.lookup.listing(), around), asked))
+    Ok(own(pages::index(&connection.site.lookup.listing(), &connection.site.counters, around), asked))
 }
 
 /// The services of a context. Asking for them is work for the cluster, and may run a program for credentials.
@@ -319,9 +323,8 @@ async fn services(
     request: &Request<Incoming>,
     context: &str,
 ) -> Result<ServiceListing, Problem> {
-    if request::is_foreign(request) {
-        let hint = Some("open it yourself".into());
-        return Err(Problem::Refused { reason: "a page of another site asked for this list".into(), hint });
+    if !request::is_of_own_page(request) {
+        return Err(Problem::ForeignList { context: context.to_owned() });
     }
     let nothing = || Problem::NotFound { path: request.uri().path().to_owned() };
     let asked = connection.site.lookup.services(context).ok_or_else(nothing)?;
@@ -346,7 +349,9 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
         _ => None::<Listing>,
     };
-    let context = match problem {
+    let context = match &problem {
+        // For its user to follow: from this page the link is no stranger's.
+        Problem::ForeignList { context } => Some(context.clone()),
         Problem::Failed { .. } | Problem::Unreachable { .. } if visible => asked.host().and_then(|host| {
             let host = without_port(host).to_ascii_lowercase();
             connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))

@@ -140,6 +140,32 @@ async fn a_body_without_a_length_may_pause_and_a_steady_one_may_take_its_time() 
 }
 
 #[tokio::test]
+async fn a_client_that_stops_in_a_body_without_a_length_gets_408_unless_it_is_grpc() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let pause = Duration::from_millis(200);
+    let gate = Gate::whole(|scope| options(origin.addr(), scope), |site| site.times.pause = pause).await;
+    let begin = async |kind: &str| {
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        let head = [("Transfer-Encoding", "chunked"), ("Content-Type", kind)];
+        client.send(&raw::head("POST", "app.localhost", "/sink", &head, None)).await.unwrap();
+        client.send(b"3\r\none\r\n").await.unwrap();
+        client
+    };
+    let mut talk = begin("application/grpc+proto").await;
+    let mut client = begin("text/plain").await;
+    for _ in 0..5 {
+        // A byte is enough.
+        tokio::time::sleep(pause / 3).await;
+        client.send(b"1\r\nx\r\n").await.unwrap();
+    }
+    let answer = tokio::time::timeout(PATIENCE, client.response(false)).await.unwrap().unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (408, Some("body_too_slow")));
+    assert_eq!(tokio::time::timeout(PATIENCE, client.rest()).await.unwrap().unwrap(), b"");
+    talk.send(b"0\r\n\r\n").await.unwrap();
+    assert_eq!(talk.response(false).await.unwrap().text(), "3");
+}
+
+#[tokio::test]
 async fn time_in_which_the_service_takes_nothing_is_not_the_clients() {
     const MUCH: usize = 32 << 20;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -1,7 +1,5 @@
 //! What the upstream gets of a request's head, and the client of an answer's.
 
-use std::time::{Duration, Instant};
-
 use adit_core::cidr::Cidr;
 use adit_core::config::publish::HeaderEdits;
 use http::{HeaderName, HeaderValue};
@@ -115,25 +113,51 @@ async fn a_route_with_a_password_lets_nobody_else_in_and_keeps_it_from_the_servi
         options
     })
     .await;
-    let asked = Instant::now();
-    for wrong in
-        [None, Some("Basic YW5uYTp3cm9uZw=="), Some("Bearer YW5uYTpzOmVjcmV0"), Some("Basic !"), Some("Basic ")]
-    {
-        let headers: Vec<_> = wrong.map(|value| ("Authorization", value)).into_iter().collect();
-        let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &headers, b"").await.unwrap();
+    let ask = async |authorization: Option<&str>| {
+        let headers: Vec<_> = authorization.map(|value| ("Authorization", value)).into_iter().collect();
+        raw::request(gate.addr, "GET", "app.localhost", "/head", &headers, b"").await.unwrap()
+    };
+    let right = "Basic YW5uYTpzOmVjcmV0";
+    for wrong in [None, Some("Basic YW5uYTp3cm9uZw=="), None, None] {
+        let answer = ask(wrong).await;
         assert_eq!(answer.status, 401, "{wrong:?}");
         assert_eq!(answer.header("www-authenticate"), Some("Basic realm=\"app\", charset=\"UTF-8\""));
     }
-    assert_eq!(origin.requests(), 0);
-    // All but the first wrong one wait half a second; none is not a wrong one.
-    assert!(asked.elapsed() > Duration::from_millis(1400), "{:?}", asked.elapsed());
-    let asked = Instant::now();
-    let right = [("Authorization", "Basic YW5uYTpzOmVjcmV0")];
-    let answer = raw::request(gate.addr, "GET", "app.localhost", "/head", &right, b"").await.unwrap();
-    assert_eq!(answer.status, 200);
+    let answer = ask(Some(right)).await;
+    assert_eq!(answer.status, 200, "whoever mistyped does not wait");
     assert!(!answer.text().to_ascii_lowercase().contains("authorization"));
-    assert!(asked.elapsed() < Duration::from_millis(400), "whoever knows it does not wait: {:?}", asked.elapsed());
-    assert_eq!(gate.errors("unauthorized"), 5);
+    assert_eq!(ask(Some("Bearer YW5uYTpzOmVjcmV0")).await.status, 401);
+    // From now on no password is looked at for a while: a guess cannot be told from the right one.
+    for guess in ["Basic !", right, "Basic "] {
+        let answer = ask(Some(guess)).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (429, Some("1")), "{guess}");
+        assert_eq!(answer.header("x-adit-error"), Some("too_many_guesses"));
+    }
+    assert_eq!(ask(None).await.status, 401, "no guess");
+    assert_eq!(origin.requests(), 1);
+    let waiting = async { while ask(Some(right)).await.status != 200 {} };
+    tokio::time::timeout(crate::support::PATIENCE, waiting).await.expect("it is over some day");
+    assert_eq!(gate.errors("unauthorized"), 6);
+}
+
+#[tokio::test]
+async fn whoever_guesses_behind_a_trusted_proxy_does_not_lock_out_the_others_behind_it() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies = vec![Cidr::parse("127.0.0.0/8").unwrap()];
+    let locked = |scope: &runtime::Scope| {
+        let mut options = options(origin.addr(), scope);
+        options.basic_auth = Some(basic("anna", "s:ecret"));
+        options
+    };
+    let gate = Gate::whole(locked, trusting).await;
+    let ask = async |client: &str, authorization: &str| {
+        let headers = [("Authorization", authorization), ("X-Forwarded-For", client)];
+        raw::request(gate.addr, "GET", "app.localhost", "/", &headers, b"").await.unwrap().status
+    };
+    for status in [401, 401, 429] {
+        assert_eq!(ask("192.0.2.1", "Basic YW5uYTp3cm9uZw==").await, status);
+    }
+    assert_eq!(ask("192.0.2.2", "Basic YW5uYTpzOmVjcmV0").await, 200);
 }
 
 #[tokio::test]

@@ -82,6 +82,10 @@ async fn the_index_is_told_to_programs_as_json() {
         assert_eq!(value["forwards"][0]["listen"][0], "127.0.0.1:5432");
         assert_eq!(value["dynamic"]["example"], "web-80.svc.shop.ns.dev.cx.k8s.localhost");
     }
+    get(&gate, "nobody.localhost", "/", "*/*").await;
+    let answer = get(&gate, "localhost:8989", "/.json", "*/*").await;
+    let counters = serde_json::from_slice::<serde_json::Value>(&answer.body).unwrap()["counters"].take();
+    assert_eq!((&counters["requests"], &counters["errors"]), (&5.into(), &serde_json::json!({ "unknown_host": 1 })));
     let text = get(&gate, "localhost:8989", "/", "*/*").await.text();
     assert!(text.contains("http://app.localhost:8989/  ->  k8s://dev/shop/service/<web>:80  (ready)"), "{text}");
     assert_eq!(get(&gate, "localhost", "/else", "*/*").await.status, 404);
@@ -159,4 +163,21 @@ async fn over_tls_a_request_for_another_name_than_the_handshakes_is_sent_elsewhe
     let answer = client.get("app.localhost", "/").await.unwrap();
     assert_eq!((answer.status, answer.header("x-adit-error")), (421, Some("misdirected_request")));
     assert_eq!(client.get("one.localhost", "/").await.unwrap().status, 404);
+}
+
+#[tokio::test]
+async fn the_services_of_a_context_are_not_told_to_what_another_site_opens_and_its_user_gets_a_link() {
+    let gate = gate().await;
+    let ask = async |site: &str| {
+        let headers = [("Accept", BROWSER), ("Sec-Fetch-Site", site), ("Sec-Fetch-Mode", "navigate")];
+        raw::request(gate.addr, "GET", "localhost:8989", "/-/contexts/fake", &headers, b"").await.unwrap()
+    };
+    for site in ["cross-site", "same-site"] {
+        let answer = ask(site).await;
+        assert_eq!((answer.status, answer.header("x-adit-error")), (403, Some("not_allowed")), "{site}");
+        assert!(answer.text().contains("<a href=\"http://localhost:8989/-/contexts/fake\">"), "{}", answer.text());
+    }
+    for site in ["none", "same-origin"] {
+        assert_eq!(ask(site).await.status, 404, "{site}: asked for, and nobody knows of contexts here");
+    }
 }

@@ -10,6 +10,7 @@ use hyper_util::rt::TokioIo;
 use runtime::executor::ScopeExecutor;
 use testkit::noise;
 use testkit::origin::{GrpcOrigin, HttpOrigin, grpc_call};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::{Gate, options};
@@ -212,4 +213,78 @@ async fn grpc_to_a_service_that_speaks_http1_only_is_tried_by_that() {
     let io = TcpStream::connect(gate.addr).await.unwrap();
     let answer = grpc_call(io, "app.localhost", "/sink", "hello".into()).await.unwrap();
     assert_eq!((answer.status, &answer.body[..]), (200, &b"5"[..]));
+}
+
+async fn by_h2c(target: std::net::SocketAddr) -> Gate {
+    Gate::with(|scope| gateway::upstream::UpstreamOptions { scheme: UpstreamScheme::H2c, ..options(target, scope) })
+        .await
+}
+
+#[tokio::test]
+async fn a_stream_that_is_refused_is_sent_once_more_by_the_same_connection_whatever_it_does() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = by_h2c(listener.local_addr().unwrap()).await;
+    let serve = async {
+        let (io, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        let mut number = 0;
+        while let Some(Ok((_, mut answer))) = connection.accept().await {
+            number += 1;
+            match number {
+                1 => answer.send_reset(h2::Reason::REFUSED_STREAM),
+                3 => answer.send_reset(h2::Reason::INTERNAL_ERROR),
+                _ => drop(answer.send_response(http::Response::new(()), true).unwrap()),
+            }
+        }
+    };
+    let calls = async {
+        let mut got = Vec::new();
+        for method in ["POST", "GET", "POST"] {
+            let answer = testkit::raw::request(gate.addr, method, "app.localhost", "/", &[], b"").await.unwrap();
+            got.push(answer.status);
+        }
+        assert_eq!(got, [200, 502, 200], "what is not refused may have been acted on");
+        let app = gate.app();
+        assert_eq!(app.counters().connections.load(std::sync::atomic::Ordering::Relaxed), 1);
+    };
+    tokio::select! {
+        () = serve => panic!("the connection was given up"),
+        () = calls => {}
+    }
+}
+
+#[tokio::test]
+async fn a_request_behind_the_last_one_that_a_leaving_service_takes_is_sent_to_its_successor() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let gate = by_h2c(listener.local_addr().unwrap()).await;
+    let serve = async {
+        let (mut leaving, _) = listener.accept().await.unwrap();
+        leaving.write_all(b"\0\0\0\x04\0\0\0\0\0").await.unwrap();
+        leaving.read_exact(&mut [0; 24]).await.unwrap();
+        loop {
+            let mut head = [0; 9];
+            leaving.read_exact(&mut head).await.unwrap();
+            let [a, b, c, kind, ..] = head;
+            let length = u32::from_be_bytes([0, a, b, c]);
+            leaving.read_exact(&mut vec![0; length as usize]).await.unwrap();
+            if kind == 1 {
+                break;
+            }
+        }
+        // GOAWAY: stream 0 was the last, NO_ERROR.
+        leaving.write_all(b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0").await.unwrap();
+        let (io, _) = listener.accept().await.unwrap();
+        let mut connection = h2::server::handshake(io).await.unwrap();
+        while let Some(Ok((_, mut answer))) = connection.accept().await {
+            answer.send_response(http::Response::new(()), true).unwrap();
+        }
+    };
+    let call = async {
+        let answer = testkit::raw::request(gate.addr, "POST", "app.localhost", "/", &[], b"").await.unwrap();
+        assert_eq!(answer.status, 200);
+    };
+    tokio::select! {
+        () = serve => panic!("the connection was given up"),
+        () = call => {}
+    }
 }

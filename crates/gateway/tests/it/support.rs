@@ -113,7 +113,7 @@ impl Gate {
 
     /// How often an error was counted.
     pub(crate) fn errors(&self, word: &str) -> u64 {
-        self.site.counters.errors().find(|(known, _)| *known == word).unwrap().1
+        self.site.counters.errors().find(|(known, _)| known.as_str() == word).unwrap().1
     }
 }
 

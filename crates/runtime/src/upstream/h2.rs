@@ -67,6 +67,13 @@ struct State<B> {
     fault: Option<Arc<H2Fault>>,
 }
 
+impl<B> State<B> {
+    /// Whether the connection in use is the one that is used so.
+    fn is_by(&self, uses: &Arc<Uses>) -> bool {
+        self.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(&shared.uses, uses))
+    }
+}
+
 impl<B> Default for SharedConnection<B> {
     fn default() -> Self {
         Self::keeping(IDLE)
@@ -267,16 +274,26 @@ where
         if state.failures > failures { state.fault.clone() } else { None }
     }
 
-    /// The next request gets a new connection.
-    pub fn forget(&self) {
-        self.lock().shared = None;
+    /// A request failed by this sender: the next one gets a new connection, unless the stream alone is over.
+    pub fn forget(&self, sender: &SharedSender<B>, error: &hyper::Error) {
+        self.give_up(sender, error, |state| state.shared = None);
     }
 
     /// A request failed on a new connection: in the clear a service that does not speak HTTP/2 shows it only then. The
-    /// next one asks again.
-    pub fn doubt(&self) {
+    /// next one asks again, unless the stream alone is over.
+    pub fn doubt(&self, sender: &SharedSender<B>, error: &hyper::Error) {
+        self.give_up(sender, error, |state| (state.shared, state.spoken) = (None, None));
+    }
+
+    /// Another request may have replaced the connection meanwhile: then that one stays.
+    fn give_up(&self, sender: &SharedSender<B>, error: &hyper::Error, change: impl FnOnce(&mut State<B>)) {
+        if is_of_stream(error) {
+            return;
+        }
         let mut state = self.lock();
-        (state.shared, state.spoken) = (None, None);
+        if state.is_by(&sender.uses) {
+            change(&mut state);
+        }
     }
 
     /// Whether the service speaks HTTP/2 by prior knowledge, or by ALPN. Asked once, again after a connection has
@@ -325,6 +342,34 @@ where
     fn lock(&self) -> MutexGuard<'_, State<B>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether the service said that it has not acted on a request (RFC 9113 section 8.7): it refused the stream, or left
+/// and named an earlier one as its last. Such a request can be sent once more, whatever it does.
+#[must_use]
+pub fn is_unprocessed(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(|error| {
+        let refused = error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM);
+        // Streams that it still answers fail otherwise: with the connection.
+        error.is_remote() && (refused || error.is_go_away())
+    })
+}
+
+/// Whether a request's stream failed and its connection did not.
+#[must_use]
+pub fn is_of_stream(error: &hyper::Error) -> bool {
+    h2_error(error).is_some_and(h2::Error::is_reset)
+}
+
+fn h2_error(error: &hyper::Error) -> Option<&h2::Error> {
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        if let Some(h2) = cause.downcast_ref() {
+            return Some(h2);
+        }
+        source = cause.source();
+    }
+    None
 }
 
 /// Lets a connection go that nobody uses: it holds its target awake.
@@ -379,8 +424,7 @@ impl<B> Idle<B> {
     fn of_state<T>(&self, change: impl FnOnce(&mut State<B>) -> T) -> Option<T> {
         let state = self.state.upgrade()?;
         let mut state = state.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_ours = state.shared.as_ref().is_some_and(|shared| Arc::ptr_eq(&shared.uses, &self.uses));
-        is_ours.then(|| change(&mut state))
+        state.is_by(&self.uses).then(|| change(&mut state))
     }
 }
 
@@ -411,7 +455,8 @@ async fn answers_preface(mut io: Io) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use http_body_util::Empty;
+    use tokio::io::{DuplexStream, duplex};
 
     use super::*;
 
@@ -424,6 +469,52 @@ mod tests {
             far.write_all(answer).await.unwrap();
         };
         tokio::join!(answers_preface(Io::other(near)), serve).0
+    }
+
+    /// Leads to whoever holds the other ends.
+    struct Place {
+        scope: Scope,
+        ends: Mutex<Vec<DuplexStream>>,
+    }
+
+    impl Dial for Place {
+        fn dial(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+            let (near, far) = duplex(4096);
+            self.ends.lock().unwrap().push(far);
+            Box::pin(async { Ok(Io::other(near)) })
+        }
+
+        fn target(&self) -> String {
+            "a place".into()
+        }
+
+        fn patience(&self) -> Duration {
+            Duration::from_secs(10)
+        }
+
+        fn scope(&self) -> &Scope {
+            &self.scope
+        }
+    }
+
+    #[tokio::test]
+    async fn the_late_failure_on_a_dead_connection_leaves_the_one_that_replaced_it() {
+        let place = Place { scope: Scope::root(), ends: Mutex::default() };
+        let shared = SharedConnection::<Empty<Bytes>>::default();
+        let (mut early, _) = shared.sender(&place).await.unwrap();
+        let (mut late, reused) = shared.sender(&place).await.unwrap();
+        assert!(reused);
+        place.ends.lock().unwrap().clear();
+        let request = || http::Request::get("http://a.test/").body(Empty::new()).unwrap();
+        let error = early.send_request(request()).await.unwrap_err();
+        shared.forget(&early, &error);
+        let (_next, reused) = shared.sender(&place).await.unwrap();
+        assert!(!reused);
+        let error = late.send_request(request()).await.unwrap_err();
+        shared.forget(&late, &error);
+        shared.doubt(&late, &error);
+        assert!(shared.sender(&place).await.unwrap().1, "the new connection is still used");
+        place.scope.cancel();
     }
 
     #[tokio::test]

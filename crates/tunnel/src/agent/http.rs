@@ -196,7 +196,7 @@ impl Exchange<'_> {
                 Ok(response) => response,
                 Err(HeadFault::Hyper(error)) if reused && again && self.may_repeat(&error) => {
                     again = false;
-                    self.local.h2.forget();
+                    self.local.h2.forget(&sender, &error);
                     continue;
                 }
                 Err(fault) => return Err(self.failed(&fault)),
