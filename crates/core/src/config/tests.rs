@@ -127,6 +127,7 @@ fn neighbours(path: &str) -> (String, &'static [&'static str]) {
         path if path.ends_with(".proxy_protocol") => &["to: tcp://127.0.0.1:5432", "port: 15432"],
         path if path.starts_with("publish.") && path.ends_with(".verify") => &["to: https://localhost:8443"],
         path if path.contains(".to.jump.via.create.") => &["image: alpine/socat"],
+        path if path.contains(".to.ssh.") => &["server: h", "host: h", "port: 1"],
         path if path.contains(".tls.") => &[],
         path if path.contains(".health.") && path.starts_with("forwards.") => match path.rsplit('.').next() {
             Some("path" | "method" | "status" | "content" | "verify") => &["type: https"],

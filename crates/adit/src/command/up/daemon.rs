@@ -142,6 +142,15 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
             let answer = client.post("/v1/handover", None).await?;
+            // The old process may answer once more before it takes nothing new.
+            let begun = std::time::Instant::now();
+            while begun.elapsed() < END {
+                let now = client.get("/v1/status").await;
+                if now.is_ok_and(|status| status["daemon"]["pid"] == answer["pid"]) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             done(global, &answer, &format!("another process has taken over (pid {})", answer["pid"]));
             Ok(ExitCode::SUCCESS)
         }),
