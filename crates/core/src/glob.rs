@@ -35,6 +35,12 @@ impl GlobPattern {
         }
     }
 
+    /// The one name that fits, if there is only one.
+    #[must_use]
+    pub fn literal(&self) -> Option<&str> {
+        (!self.0.contains(['*', '?'])).then_some(self.0.as_str())
+    }
+
     /// Whether a name fits.
     #[must_use]
     pub fn matches(&self, name: &str) -> bool {

@@ -9,10 +9,11 @@ use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::diagnose::{Diagnose as _, chain};
 use adit_core::dynamic_host::{DynamicHostError, DynamicHosts, DynamicKind, DynamicTarget};
 use adit_core::forward::ForwardState;
+use adit_core::glob::GlobPattern;
 use adit_core::name::Hostname;
 use adit_core::near;
 use adit_core::target::{PortRef, Scheme, Target};
-use forward::{Clusters, Forward, ForwardReport, ServiceEntry};
+use forward::{Clusters, Forward, ForwardReport, ServiceEntry, WantedServices};
 use runtime::scope::Scope;
 use tokio::sync::Semaphore;
 
@@ -190,15 +191,19 @@ impl Dynamic {
         self.context_allowed(context).map_err(|fault| refused(&fault))?;
         let busy = |_| Found::Failed { reason: "too many lists of services are being read".into(), hint: None };
         let _turn = tokio::time::timeout(LISTING_WAIT, self.listing.acquire()).await.map_err(busy)?;
-        let list = self.clusters.services(context).await;
+        let namespaces = &self.settings.allow.namespaces;
+        let named: Vec<&str> = namespaces.iter().filter_map(GlobPattern::literal).collect();
+        let wants = |namespace: &str| self.settings.allow.permits(context, namespace);
+        let named_only = !named.is_empty() && named.len() == namespaces.len();
+        let wanted = WantedServices { named: &named, named_only, wants: &wants };
+        let list = self.clusters.services(context, wanted).await;
         let list = list.map_err(|error| Found::Failed { reason: chain(&error), hint: error.hint() })?;
         let note = match (&list.only, list.more) {
-            (Some(only), _) => Some(format!("only the namespace {only}: the others may not be listed")),
+            (Some(only), _) => Some(only_these(only)),
             (None, true) => Some("there are more: `kubectl get services -A` lists them all".to_owned()),
             (None, false) => None,
         };
-        let allowed = list.services.into_iter().filter(|of| self.settings.allow.permits(context, &of.namespace));
-        let services = allowed.map(|service| self.service_row(context, service)).collect();
+        let services = list.services.into_iter().map(|service| self.service_row(context, service)).collect();
         Ok(ServiceListing { context: context.to_owned(), services, note, tls: false })
     }
 
@@ -334,6 +339,11 @@ impl std::fmt::Debug for Dynamic {
     }
 }
 
+fn only_these(namespaces: &str) -> String {
+    let noun = if namespaces.contains(',') { "namespaces" } else { "namespace" };
+    format!("only the {noun} {namespaces}: the others may not be listed")
+}
+
 /// Takes out the name that was used longest ago, and carries nothing.
 fn evict(known: &mut HashMap<String, Known>, but: &str) -> Option<Arc<DynamicRoute>> {
     let idle = known.iter().filter(|(host, known)| *host != but && known.route.forward.report().streams() == 0);
@@ -348,7 +358,6 @@ fn in_cluster_name(target: &DynamicTarget) -> String {
 
 #[cfg(test)]
 mod tests {
-    use adit_core::glob::GlobPattern;
     use forward::KubeSettings;
 
     use super::*;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -95,6 +95,9 @@ pub struct Committed {
     pub remade: Vec<String>,
     /// Addresses that could not be had after all; the entrances they were to replace are open again.
     pub failed: Vec<EntranceError>,
+    /// The same, of ports where an entrance that was to be replaced could not be opened again: each address, and each
+    /// entrance that is closed now.
+    pub closed: Vec<EntranceError>,
 }
 
 /// Sockets that are bound, and what has to wait for others to be closed.
@@ -143,12 +146,22 @@ pub enum EntranceError {
         /// The one that is in its way.
         own: SocketAddr,
     },
+    /// An entrance that made room for another one could not be opened again.
+    #[error("{address} was open, and could not be opened again")]
+    Lost {
+        /// Where it was.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: Box<BindError>,
+    },
 }
 
 impl Diagnose for EntranceError {
     fn fault(&self) -> Fault {
         match self {
             Self::Bind { source, .. } => source.fault(),
+            Self::Lost { source, .. } => source.fault(),
             Self::Table(error) => error.fault(),
             Self::Authority(error) => error.fault(),
             Self::NoPlace | Self::Own { .. } => Fault::Config,
@@ -158,6 +171,7 @@ impl Diagnose for EntranceError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Bind { source, .. } => source.hint(),
+            Self::Lost { source, .. } => source.hint(),
             Self::Table(error) => error.hint(),
             Self::Authority(error) => error.hint(),
             Self::NoPlace => Some("set HOME or XDG_STATE_HOME".into()),
@@ -295,9 +309,10 @@ impl Entrances {
         if let Some(gateway) = &gateway {
             self.keep_door(gateway, tls);
         }
+        self.count_places(wanted.len());
         let gone = self.close_unwanted(&wanted);
         let mut bound: BTreeMap<Key, BoundListener> = bound.into_iter().collect();
-        let failed = self.bind_late(late, &gone, &wanted, &mut bound);
+        let outcome = self.bind_late(late, &gone, &wanted, &mut bound);
         for (key, owner) in &wanted {
             let Some(handler) = self.handler(owner) else { continue };
             match (self.open.get(key), bound.remove(key)) {
@@ -318,7 +333,7 @@ impl Entrances {
         let remade = table.remade(&old_table);
         old_table.retire(&table);
         old_forwards.retire(&forwards);
-        Committed { remade, failed }
+        Committed { remade, ..outcome }
     }
 
     /// The machine slept, or its network changed: everything is dialled anew.
@@ -355,16 +370,10 @@ impl Entrances {
                 // A machine without IPv6 has no such loopback, and nobody asked for it by name.
                 Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
                     if *owner == Owner::Gateway && unnamed && key.address.is_ipv6() => {}
-                Err(source) => match self.in_the_way(key) {
-                    Some((of, _)) if matches!(source, BindError::Taken { .. }) && !wanted.contains_key(of) => {
-                        late.push(key.clone());
-                    }
-                    Some((_, entrance)) if matches!(source, BindError::Taken { .. }) => {
-                        let (address, own) = (key.address, entrance.local_addr());
-                        return Err(EntranceError::Own { key: place(owner), address, own });
-                    }
-                    _ => return Err(EntranceError::Bind { key: place(owner), source }),
-                },
+                Err(source) => {
+                    self.must_wait(key, owner, wanted, source)?;
+                    late.push(key.clone());
+                }
             }
         }
         Ok((bound, late))
@@ -381,51 +390,112 @@ impl Entrances {
         }
     }
 
-    /// The entrance of our own that has the port at another address.
-    fn in_the_way(&self, key: &Key) -> Option<(&Key, &Arc<Entrance>)> {
-        let port = key.address.port();
-        self.open.iter().find(|(_, entrance)| port != 0 && entrance.local_addr().port() == port)
+    /// Whether an address that could not be bound can be had once entrances of our own that go have closed.
+    fn must_wait(
+        &self,
+        key: &Key,
+        owner: &Owner,
+        wanted: &BTreeMap<Key, Owner>,
+        source: BindError,
+    ) -> Result<(), EntranceError> {
+        let is_ours = match &source {
+            // Whose it is cannot be seen everywhere.
+            BindError::Taken { holder, .. } => holder.as_ref().is_none_or(|holder| holder.pid == std::process::id()),
+            _ => false,
+        };
+        let mut in_the_way = self.open.iter().filter(|(_, entrance)| conflict(entrance.local_addr(), key.address));
+        let Some(first) = in_the_way.next().filter(|_| is_ours) else {
+            return Err(EntranceError::Bind { key: place(owner), source });
+        };
+        match std::iter::once(first).chain(in_the_way).find(|(of, _)| wanted.contains_key(of)) {
+            Some((_, stays)) => {
+                Err(EntranceError::Own { key: place(owner), address: key.address, own: stays.local_addr() })
+            }
+            None => Ok(()),
+        }
     }
 
-    /// Binds what sockets of entrances that go were in the way of. Where that fails, they are opened again.
+    /// Binds what sockets of entrances that go were in the way of: of each port all, or none, and then what went is
+    /// opened again.
     fn bind_late(
         &mut self,
         late: Vec<Key>,
         gone: &[(Key, Arc<Entrance>)],
         wanted: &BTreeMap<Key, Owner>,
         bound: &mut BTreeMap<Key, BoundListener>,
-    ) -> Vec<EntranceError> {
-        let mut failed = Vec::new();
+    ) -> Committed {
+        let mut outcome = Committed::default();
+        let mut ports: BTreeMap<u16, Vec<Key>> = BTreeMap::new();
         for key in late {
-            let of_port = |(_, entrance): &&(Key, Arc<Entrance>)| entrance.local_addr().port() == key.address.port();
-            let before: Vec<_> = gone.iter().filter(of_port).collect();
-            for (_, entrance) in &before {
-                // Within the time the loop needs to see that it is to end, which is microseconds.
-                let closed = async { tokio::time::timeout(CLOSING, entrance.closed()).await };
-                if tokio::runtime::Handle::current().block_on(closed).is_err() {
-                    tracing::warn!(local = %entrance.local_addr(), "a socket is not closed yet");
+            ports.entry(key.address.port()).or_default().push(key);
+        }
+        for keys in ports.into_values() {
+            let is_before = |(_, entrance): &&(Key, Arc<Entrance>)| {
+                keys.iter().any(|key| conflict(entrance.local_addr(), key.address))
+            };
+            let before: Vec<_> = gone.iter().filter(is_before).collect();
+            before.iter().for_each(|(_, entrance)| wait_for_end(entrance));
+            let place_of = |key: &Key| wanted.get(key).map(place).unwrap_or_default();
+            let (mut had, mut failed) = (Vec::new(), Vec::new());
+            for key in keys.iter().cloned() {
+                match BoundListener::bind(key.address) {
+                    Ok(listener) => had.push((key, listener)),
+                    Err(source) => failed.push(EntranceError::Bind { key: place_of(&key), source }),
                 }
             }
-            let source = match BoundListener::bind(key.address) {
-                Ok(listener) => {
-                    bound.insert(key, listener);
+            if failed.is_empty() {
+                bound.extend(had);
+                continue;
+            }
+            let given_up: Vec<Key> = had.into_iter().map(|(key, _)| key).collect();
+            for key in &given_up {
+                let own = before.iter().map(|(_, entrance)| entrance.local_addr());
+                if let Some(own) = own.into_iter().find(|own| conflict(*own, key.address)) {
+                    failed.push(EntranceError::Own { key: place_of(key), address: key.address, own });
+                }
+            }
+            let lost = self.reopen(&before, &keys, wanted);
+            let of = if lost.is_empty() { &mut outcome.failed } else { &mut outcome.closed };
+            of.extend(failed.into_iter().chain(lost));
+        }
+        outcome
+    }
+
+    /// Opens what was closed, and tells what could not be opened. Where nobody has its forward any more, it leads
+    /// where the address leads that was to take its place.
+    fn reopen(
+        &mut self,
+        before: &[&(Key, Arc<Entrance>)],
+        late: &[Key],
+        wanted: &BTreeMap<Key, Owner>,
+    ) -> Vec<EntranceError> {
+        let mut lost = Vec::new();
+        for (key, entrance) in before {
+            let address = entrance.local_addr();
+            let listener = match BoundListener::bind(address) {
+                Ok(listener) => listener,
+                Err(source) => {
+                    lost.push(EntranceError::Lost { address, source: Box::new(source) });
                     continue;
                 }
-                Err(source) => source,
             };
-            failed.push(EntranceError::Bind { key: wanted.get(&key).map(place).unwrap_or_default(), source });
-            for (key, entrance) in before {
-                match BoundListener::bind(entrance.local_addr()) {
-                    Ok(listener) => self.open_at(key, listener, (*entrance.handler()).clone()),
-                    Err(source) => failed.push(EntranceError::Bind { key: "the address before".into(), source }),
-                }
+            let mut handler = (*entrance.handler()).clone();
+            if !wanted.values().any(|owner| is_same(&handler, owner)) {
+                let heir = late.iter().find(|key| conflict(address, key.address)).and_then(|key| wanted.get(key));
+                handler = heir.and_then(|owner| self.handler(owner)).unwrap_or(handler);
             }
+            self.open_at(key, listener, handler);
         }
-        failed
+        lost
+    }
+
+    /// Places for clients, as seen the first time.
+    fn count_places(&self, entrances: usize) -> &Arc<Semaphore> {
+        self.places.get_or_init(|| Arc::new(Semaphore::new(runtime::socket::places_for_clients(entrances))))
     }
 
     fn open_at(&mut self, key: &Key, listener: BoundListener, handler: Handler) {
-        let places = self.places.get_or_init(|| Arc::new(Semaphore::new(runtime::socket::places_for_clients())));
+        let places = self.count_places(1);
         let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying, places);
         self.open.insert(key.clone(), entrance);
     }
@@ -530,6 +600,22 @@ fn wanted(file: &AgentFile) -> BTreeMap<Key, Owner> {
     gateway.chain(forwards).map(|(address, owner)| (key(address, &owner), owner)).collect()
 }
 
+/// Whether two sockets cannot both listen at these addresses.
+fn conflict(a: SocketAddr, b: SocketAddr) -> bool {
+    // `[::]` takes IPv4 as well.
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let (one, other) = (a.ip().to_canonical(), b.ip().to_canonical());
+    a.port() == b.port() && a.port() != 0 && (one == other || covers(one, other) || covers(other, one))
+}
+
+/// Until the socket is closed, within the time its loop needs to see that it is to end, which is microseconds.
+fn wait_for_end(entrance: &Entrance) {
+    let closed = async { tokio::time::timeout(CLOSING, entrance.closed()).await };
+    if tokio::runtime::Handle::current().block_on(closed).is_err() {
+        tracing::warn!(local = %entrance.local_addr(), "a socket is not closed yet");
+    }
+}
+
 fn place(owner: &Owner) -> String {
     match owner {
         Owner::Gateway => "gateway.listen".into(),
@@ -542,5 +628,34 @@ fn is_same(handler: &Handler, owner: &Owner) -> bool {
         (Handler::Gateway(_), Owner::Gateway) => true,
         (Handler::Port(port), Owner::Forward(name)) => port.name == *name,
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_conflict_when_they_are_one_or_one_covers_the_other() {
+        let conflict = |a: &str, b: &str| {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(super::conflict(a, b), super::conflict(b, a));
+            super::conflict(a, b)
+        };
+        for (a, b) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("127.0.0.1:80", "0.0.0.0:80"),
+            ("127.0.0.1:80", "[::]:80"),
+            ("0.0.0.0:80", "[::]:80"),
+            ("[::1]:80", "[::]:80"),
+        ] {
+            assert!(conflict(a, b), "{a} {b}");
+        }
+        for (a, b) in [
+            ("127.0.0.1:80", "127.0.0.2:80"),
+            ("127.0.0.1:80", "127.0.0.1:81"),
+            ("127.0.0.1:0", "127.0.0.1:0"),
+            ("0.0.0.0:80", "[::1]:80"),
+        ] {
+            assert!(!conflict(a, b), "{a} {b}");
+        }
     }
 }

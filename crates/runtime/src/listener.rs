@@ -10,8 +10,11 @@ use std::time::{Duration, Instant};
 
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::free_port;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -28,6 +31,8 @@ pub use holder::Holder;
 const BACKLOG: i32 = 4096;
 /// The pause after running out of descriptors: long enough not to spin, short enough not to be noticed.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
+/// Clients that wait longer than this for others to leave are worth a warning.
+const CROWDED: Duration = Duration::from_secs(1);
 /// At most one warning in this time about what one listener runs out of.
 const WARN_EVERY: Duration = Duration::from_secs(1);
 
@@ -121,7 +126,8 @@ impl BoundListener {
     }
 
     /// The same, of as many connections at a time as there are places: the others wait in the kernel. A place is free
-    /// again when what `on_connection` was given is dropped.
+    /// again when what `on_connection` was given is dropped. It is taken when there is somebody to accept, and one of
+    /// them is this listener's own, which others cannot take.
     ///
     /// # Errors
     /// As [`BoundListener::accept_loop`].
@@ -130,37 +136,61 @@ impl BoundListener {
         F: Fn(TcpStream, SocketAddr, OwnedSemaphorePermit) + Send,
     {
         let local = self.local;
-        let listener = self.into_tokio()?;
-        let drained = scope.drained();
-        tokio::pin!(drained);
-        let mut warning = Warning::default();
-        loop {
-            let place = tokio::select! {
-                biased;
-                () = &mut drained => return Ok(()),
-                place = Arc::clone(&places).acquire_owned() => place,
-            };
-            // Nobody closes it.
-            let Ok(place) = place else { return Ok(()) };
-            let accepted = tokio::select! {
-                biased;
-                () = &mut drained => return Ok(()),
-                accepted = listener.accept() => accepted,
-            };
-            match accepted {
-                Ok((stream, peer)) => on_connection(stream, peer, place),
-                Err(error) if is_peers_doing(&error) => {}
-                Err(error) => {
-                    warning.raise(local, &error);
-                    tokio::select! {
-                        biased;
-                        () = &mut drained => return Ok(()),
-                        () = tokio::time::sleep(EXHAUSTED_PAUSE) => {}
+        #[expect(deprecated, reason = "its successor is unsafe, and a listener of std has one descriptor all its life")]
+        let listener = AsyncFd::with_interest(self.listener, Interest::READABLE)?;
+        let accepting = async move {
+            let own = Arc::new(Semaphore::new(1));
+            let (mut warning, mut crowded) = (Warning::default(), Warning::default());
+            loop {
+                // A crowd of clients is not to keep this thread from its other tasks.
+                tokio::task::coop::consume_budget().await;
+                // Fails only while the runtime is shut down.
+                let Ok(mut ready) = listener.readable().await else { return };
+                let Ok(place) =
+                    Arc::clone(&places).try_acquire_owned().or_else(|_| Arc::clone(&own).try_acquire_owned())
+                else {
+                    if is_waited_for(&listener) {
+                        crowded.wait_for_place(local, &places, &own).await;
+                    } else {
+                        ready.clear_ready();
+                    }
+                    continue;
+                };
+                match ready.try_io(|listener| accept(listener.get_ref())) {
+                    Err(_) => {}
+                    Ok(Ok((stream, peer))) => on_connection(stream, peer, place),
+                    Ok(Err(error)) if is_peers_doing(&error) => {}
+                    Ok(Err(error)) => {
+                        drop(place);
+                        warning.raise(|repeated| {
+                            tracing::warn!(%local, %error, repeated, "cannot accept connections, trying again shortly");
+                        });
+                        tokio::time::sleep(EXHAUSTED_PAUSE).await;
                     }
                 }
             }
+        };
+        let drained = scope.drained();
+        tokio::select! {
+            biased;
+            () = drained => {}
+            () = accepting => {}
         }
+        Ok(())
     }
+}
+
+/// One connection of the queue.
+fn accept(listener: &StdListener) -> io::Result<(TcpStream, SocketAddr)> {
+    let (stream, peer) = listener.accept()?;
+    stream.set_nonblocking(true)?;
+    Ok((TcpStream::from_std(stream)?, peer))
+}
+
+/// Whether somebody waits to be accepted. That there was somebody is remembered until an accept finds nobody.
+fn is_waited_for(listener: &AsyncFd<StdListener>) -> bool {
+    let mut look = [PollFd::new(listener.get_ref(), PollFlags::IN)];
+    poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).is_ok_and(|ready| ready > 0)
 }
 
 /// Why a listener could not be bound.
@@ -340,14 +370,32 @@ struct Warning {
 }
 
 impl Warning {
-    fn raise(&mut self, local: SocketAddr, error: &io::Error) {
+    /// `tell` is given how many were kept back before.
+    fn raise(&mut self, tell: impl FnOnce(u32)) {
         if self.last.is_some_and(|last| last.elapsed() < WARN_EVERY) {
             self.kept_back += 1;
             return;
         }
         self.last = Some(Instant::now());
-        let repeated = std::mem::take(&mut self.kept_back);
-        tracing::warn!(%local, %error, repeated, "cannot accept connections, trying again shortly");
+        tell(std::mem::take(&mut self.kept_back));
+    }
+
+    /// Until there may be a place again, for somebody who waits to be accepted.
+    async fn wait_for_place(&mut self, local: SocketAddr, places: &Semaphore, own: &Semaphore) {
+        let free = async {
+            tokio::select! {
+                _ = places.acquire() => {}
+                _ = own.acquire() => {}
+            }
+        };
+        tokio::pin!(free);
+        if tokio::time::timeout(CROWDED, &mut free).await.is_ok() {
+            return;
+        }
+        self.raise(|repeated| {
+            tracing::warn!(%local, repeated, "as many clients as there are descriptors for: the next ones have to wait");
+        });
+        free.await;
     }
 }
 
@@ -356,6 +404,10 @@ fn is_peers_doing(error: &io::Error) -> bool {
     let Some(errno) = Errno::from_io_error(error) else {
         return false;
     };
+    #[cfg(target_os = "linux")]
+    if errno == Errno::NONET {
+        return true;
+    }
     // accept(2): network errors already pending on the new socket are passed on by accept.
     [
         Errno::CONNABORTED,
@@ -368,7 +420,6 @@ fn is_peers_doing(error: &io::Error) -> bool {
         Errno::HOSTDOWN,
         Errno::HOSTUNREACH,
         Errno::NOPROTOOPT,
-        Errno::NONET,
         Errno::OPNOTSUPP,
         Errno::TIMEDOUT,
     ]
@@ -439,6 +490,38 @@ mod tests {
             timeout(DEADLINE, client.read_u8()).await.unwrap().unwrap_err().kind(),
             io::ErrorKind::UnexpectedEof
         );
+    }
+
+    #[tokio::test]
+    async fn listeners_hold_no_place_while_they_wait_and_each_has_one_of_its_own() {
+        let (scope, places) = (Scope::root(), Arc::new(Semaphore::new(1)));
+        let (tx, mut rx) = mpsc::channel(8);
+        let addresses: Vec<_> = (0..4)
+            .map(|_| {
+                let listener = BoundListener::bind(loopback()).unwrap();
+                let (address, tx) = (listener.local_addr(), tx.clone());
+                let (serving, places) = (scope.clone(), Arc::clone(&places));
+                scope.spawn("accept", async move {
+                    let keep = move |stream, _, place| tx.try_send((address, stream, place)).unwrap();
+                    listener.accept_in_turn(serving, places, keep).await.unwrap();
+                });
+                address
+            })
+            .collect();
+        let (mut clients, mut held) = (Vec::new(), Vec::new());
+        // The last of them first; then a second client of one, for which there is no place.
+        for address in addresses.iter().rev() {
+            clients.push(TcpStream::connect(address).await.unwrap());
+            held.push(timeout(DEADLINE, rx.recv()).await.unwrap().unwrap());
+            assert_eq!(held.last().unwrap().0, *address);
+        }
+        let first = addresses[0];
+        clients.push(TcpStream::connect(first).await.unwrap());
+        assert!(timeout(Duration::from_millis(50), rx.recv()).await.is_err(), "it has to wait");
+        held.clear();
+        assert_eq!(timeout(DEADLINE, rx.recv()).await.unwrap().unwrap().0, first);
+        scope.drain();
+        timeout(DEADLINE, scope.idle()).await.unwrap();
     }
 
     #[test]

@@ -10,6 +10,7 @@ use socket2::{SockRef, TcpKeepalive};
 
 /// How much unsent data the kernel takes before a socket stops being writable. Small, so that the
 /// fair writer of a lane decides late what goes next; large enough to keep a fast link busy.
+#[cfg(target_os = "linux")]
 const UNSENT_LIMIT: u32 = 128 * 1024;
 
 /// A silent peer is asked after this long whether it is still there.
@@ -22,6 +23,8 @@ const KEEPALIVE_TRIES: u32 = 4;
 /// servers, files that are read again, and what a credential plugin needs.
 const RESERVE: usize = 16;
 const RESERVE_MOST: usize = 4096;
+/// Descriptors of one client: its own connection, and the one to a target that has an address.
+const CLIENT: usize = 2;
 /// Clients that are served in any case, and those there are at the most.
 const PLACES_LEAST: usize = 4;
 const PLACES_MOST: usize = 1 << 20;
@@ -73,20 +76,21 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
-/// How many clients' connections this process has descriptors for, beside what is open now and a reserve to reach
-/// targets with: a crowd that took them all would keep the first of it from being served.
+/// How many clients at a time this process has descriptors for, beside what is open now, a reserve, and a client of each
+/// of its `listeners`: a crowd that took them all would keep the first of it from being served.
 #[must_use]
-pub fn places_for_clients() -> usize {
+pub fn places_for_clients(listeners: usize) -> usize {
     let limit =
         getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     // A process sees its own descriptors there; where it does not, the reserve is all there is.
     let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
-    places(limit, open)
+    places(limit, open, listeners)
 }
 
-fn places(limit: usize, open: usize) -> usize {
+fn places(limit: usize, open: usize, listeners: usize) -> usize {
     let reserve = (limit / 4).clamp(RESERVE, RESERVE_MOST);
-    limit.saturating_sub(open).saturating_sub(reserve).clamp(PLACES_LEAST, PLACES_MOST)
+    let left = limit.saturating_sub(open).saturating_sub(reserve);
+    (left / CLIENT).saturating_sub(listeners).clamp(PLACES_LEAST, PLACES_MOST)
 }
 
 #[cfg(test)]
@@ -95,11 +99,12 @@ mod tests {
 
     #[test]
     fn clients_leave_a_reserve_and_are_never_locked_out() {
-        assert_eq!(places(64, 20), 28);
-        assert_eq!(places(1024, 24), 744);
-        assert_eq!(places(20, 30), PLACES_LEAST);
-        assert_eq!(places(usize::MAX, 0), PLACES_MOST);
-        assert!(places_for_clients() >= PLACES_LEAST);
+        assert_eq!(places(64, 20, 0), 14);
+        assert_eq!(places(64, 20, 4), 10);
+        assert_eq!(places(1024, 24, 2), 370);
+        assert_eq!(places(20, 30, 9), PLACES_LEAST);
+        assert_eq!(places(usize::MAX, 0, 1), PLACES_MOST);
+        assert!(places_for_clients(1) >= PLACES_LEAST);
     }
 
     #[test]
@@ -110,6 +115,7 @@ mod tests {
         let socket = SockRef::from(&stream);
         assert!(socket.tcp_nodelay().unwrap());
         assert!(socket.keepalive().unwrap());
+        #[cfg(target_os = "linux")]
         assert_eq!(socket.tcp_notsent_lowat().unwrap(), UNSENT_LIMIT);
         assert_eq!(socket.tcp_keepalive_time().unwrap(), KEEPALIVE_AFTER);
     }

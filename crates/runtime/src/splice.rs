@@ -18,7 +18,30 @@ use tokio::net::TcpStream;
 use crate::connect::{BufferedDuplex, Io};
 use crate::peer::PeerWatch;
 
+#[cfg(target_os = "linux")]
 mod kernel;
+
+/// Other systems have no such call between two sockets: bytes are copied there.
+#[cfg(not(target_os = "linux"))]
+mod kernel {
+    use super::{Context, Cut, Direction, Poll, TcpStream, io};
+
+    /// There is none.
+    pub(super) enum Pipe {}
+
+    pub(super) fn carry(
+        _: &TcpStream,
+        _: &TcpStream,
+        direction: &mut Direction,
+        cx: &mut Context<'_>,
+        _: fn(io::Error) -> Cut,
+        _: fn(io::Error) -> Cut,
+    ) -> Poll<Result<(), Cut>> {
+        direction.large = 0;
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
 
 /// Read at once.
 const SCRATCH: usize = 128 * 1024;
@@ -134,6 +157,7 @@ struct Direction {
     /// Large reads in a row.
     large: u8,
     /// Small ones in a row, of those that the kernel carries.
+    #[cfg(target_os = "linux")]
     small: u8,
     /// What the kernel carries and the receiver has not taken yet.
     pipe: Option<kernel::Pipe>,
@@ -146,7 +170,8 @@ impl Direction {
 
     /// Whether the kernel is to carry it, if it can.
     fn by_kernel(&self) -> bool {
-        self.pipe.is_some() || (self.tcp && self.large >= LARGE_READS && !self.ended && !self.has_kept())
+        let can = cfg!(target_os = "linux") && self.tcp;
+        self.pipe.is_some() || (can && self.large >= LARGE_READS && !self.ended && !self.has_kept())
     }
 
     fn keep(&mut self, rest: &[u8]) {

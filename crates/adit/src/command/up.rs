@@ -167,10 +167,15 @@ fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
     let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
     scope.spawn("clock", async move {
         let now = || (Instant::now(), SystemTime::now());
+        // A reload may hold it and wait for a task: that must not be one of this thread.
+        let blocking = task_scope.clone();
         let wake = || {
-            if let Some(running) = running.upgrade() {
-                lock(&running).wake();
-            }
+            let Some(running) = running.upgrade() else { return };
+            let waking = blocking.clone();
+            blocking.spawn("wake", async move {
+                // It fails only at the end of everything.
+                let _ = waking.spawn_blocking("wake", move || lock(&running).wake()).await;
+            });
         };
         let woke = |slept| {
             tracing::info!(?slept, "the machine was asleep: dialling anew");

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
+use forward::WantedServices;
 use serde_json::json;
 use testkit::cluster::{PodSpec, ServicePort};
 use testkit::origin::TcpOrigin;
@@ -271,4 +272,26 @@ async fn a_port_that_no_container_declares_is_ready_with_those_that_are() {
     {
         assert_eq!(ready(&bed.forward(target)).await.declared, declared, "{target}");
     }
+}
+
+#[tokio::test]
+async fn a_list_of_services_is_filtered_before_it_is_cut() {
+    let bed = Bed::new().await;
+    for number in 0..600 {
+        bed.cluster.add_service("crowd", &format!("s{number}"), &[], &[ServicePort::new(80)]);
+    }
+    bed.cluster.add_service("team-z", "web", &[], &[ServicePort::new(80)]);
+    let wants = |namespace: &str| namespace.starts_with("team-");
+    let wanted = WantedServices { named: &[], named_only: false, wants: &wants };
+    let found = bed.clusters.services("fake", wanted).await.unwrap();
+    assert_eq!((found.services.len(), &*found.services[0].namespace, found.more), (1, "team-z", false));
+    let all = bed.clusters.services("fake", WantedServices::ALL).await.unwrap();
+    assert_eq!((all.services.len(), all.more), (500, true));
+    // A name alone is asked for alone.
+    let before = bed.cluster.requests().len();
+    let only = |namespace: &str| namespace == "team-z";
+    let wanted = WantedServices { named: &["team-z"], named_only: true, wants: &only };
+    let found = bed.clusters.services("fake", wanted).await.unwrap();
+    assert_eq!((found.services.len(), found.only), (1, None));
+    assert_eq!(bed.cluster.requests().len(), before + 1);
 }

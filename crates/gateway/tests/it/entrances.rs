@@ -216,3 +216,82 @@ async fn a_port_that_cannot_move_is_told_and_is_where_it_was() {
     site.apply(&file("127.0.0.1")).unwrap();
     opened(free).await;
 }
+
+#[tokio::test]
+async fn a_move_to_an_address_of_somebody_else_changes_nothing() {
+    let origin = TcpOrigin::start().await.unwrap();
+    let other = TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = other.local_addr().unwrap().port();
+    let mut site = Site::new();
+    let file = |ip: &str| format!("forwards:\n  a: {{ to: 'tcp://{}', listen: '{ip}:{port}' }}\n", origin.addr());
+    site.apply(&file("127.0.0.1")).unwrap();
+    let file = AgentFile::parse("adit.yaml", &file("127.0.0.2"), &|_| None).unwrap();
+    let refused = site.entrances.prepare(&file, &site.clusters);
+    assert!(matches!(&refused, Err(EntranceError::Bind { key, .. }) if key == "forwards.a.listen"), "{refused:?}");
+    opened(site.address(Some("a"))).await;
+}
+
+#[tokio::test]
+async fn all_entrances_in_the_way_are_looked_at_and_not_only_the_first() {
+    let Ok(free) = TcpListener::bind("[::1]:0").await else { return };
+    let port = free.local_addr().unwrap().port();
+    drop(free);
+    let mut site = Site::new();
+    let file = |ip: &str| {
+        format!(
+            "forwards:\n  a: {{ to: 'tcp://127.0.0.1:1', listen: '{ip}:{port}' }}\n  b: {{ to: 'tcp://127.0.0.1:1', listen: '[::1]:{port}' }}\n"
+        )
+    };
+    site.apply(&file("127.0.0.1")).unwrap();
+    // The parser finds such a contradiction itself; what it does not know of may be like this.
+    let mut file = AgentFile::parse("adit.yaml", &file("127.0.0.1"), &|_| None).unwrap();
+    file.forwards[0].listen = vec![format!("[::]:{port}").parse().unwrap()];
+    let refused = site.entrances.prepare(&file, &site.clusters);
+    let stays = format!("[::1]:{port}").parse().unwrap();
+    assert!(matches!(&refused, Err(EntranceError::Own { own, .. }) if *own == stays), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
+async fn a_port_that_cannot_move_leads_to_the_forward_that_has_a_new_name() {
+    let origin = TcpOrigin::start().await.unwrap();
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let _other = TcpListener::bind(("127.0.0.2", free.port())).await.unwrap();
+    let mut site = Site::new();
+    let file = |name: &str, ip: &str| {
+        format!("forwards:\n  {name}: {{ to: 'tcp://{}', listen: '{ip}:{}' }}\n", origin.addr(), free.port())
+    };
+    site.apply(&file("a", "127.0.0.1")).unwrap();
+    let failed = tokio::task::block_in_place(|| site.apply(&file("b", "0.0.0.0")));
+    assert!(matches!(&failed, Err(EntranceError::Bind { key, .. }) if key == "forwards.b.listen"), "{failed:?}");
+    assert_eq!(site.address(Some("b")), free);
+    opened(free).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::disallowed_methods, reason = "this test has two workers, and holds what would move")]
+async fn of_one_port_all_addresses_move_or_none_and_what_is_lost_is_told_as_such() {
+    use socket2::{Domain, Socket, Type};
+    // Bound, and not listening: with this option it is in nobody's way, and without it in everybody's.
+    let other = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    other.set_reuse_address(true).unwrap();
+    other.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    let port = other.local_addr().unwrap().as_socket().unwrap().port();
+    let mut site = Site::new();
+    let file = |listen: &str| format!("forwards:\n  a: {{ to: 'tcp://127.0.0.1:1', listen: {listen} }}\n");
+    site.apply(&file(&format!("'0.0.0.0:{port}'"))).unwrap();
+    let two = file(&format!("['127.0.0.1:{port}', '127.0.0.2:{port}']"));
+    let two = AgentFile::parse("adit.yaml", &two, &|_| None).unwrap();
+    let prepared = site.entrances.prepare(&two, &site.clusters).unwrap();
+    other.set_reuse_address(false).unwrap();
+    let committed = tokio::task::block_in_place(|| site.entrances.commit(prepared));
+    assert!(committed.failed.is_empty(), "{committed:?}");
+    let closed = &committed.closed;
+    assert_eq!(closed.iter().filter(|error| matches!(error, EntranceError::Bind { .. })).count(), 1, "{closed:?}");
+    assert_eq!(closed.iter().filter(|error| matches!(error, EntranceError::Lost { .. })).count(), 1, "{closed:?}");
+    assert_eq!(site.entrances.open().count(), 0, "half of a port is not opened");
+    other.set_reuse_address(true).unwrap();
+    let prepared = site.entrances.prepare(&two, &site.clusters).unwrap();
+    site.entrances.commit(prepared);
+    assert_eq!(site.entrances.open().count(), 2);
+}

@@ -90,7 +90,8 @@ impl Running {
                 }
             };
         let committed = self.entrances.commit(prepared);
-        committed.failed.iter().for_each(|error| self.view.not_opened(&failure(error)));
+        committed.failed.iter().for_each(|error| self.view.not_opened(&failure(error), true));
+        committed.closed.iter().for_each(|error| self.view.not_opened(&failure(error), false));
         let mut change = Change::between(&self.file, file);
         if file.kubernetes == self.file.kubernetes && seen != self.kubeconfigs {
             change.changed.push("kubeconfig".into());

@@ -40,8 +40,8 @@ pub(super) struct View {
     /// Where a daemon keeps what has happened.
     journal: Option<Arc<Journal>>,
     agent: Mutex<live::News>,
-    /// Reasons that were told, and when: a request that failed for one of them says it once more.
-    reasons: Mutex<Vec<(Instant, String)>>,
+    /// Reasons that were told: a request that failed for one of them says it once more.
+    reasons: Mutex<Reasons>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -225,7 +225,7 @@ impl View {
             self.state_news(row, &before, &mut after, now);
         }
         if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error)
-            && (self.form == Form::Json || !self.was_told(text))
+            && (self.form == Form::Json || !lock(&self.reasons).holds(&row.target, text, now))
         {
             self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
         }
@@ -263,7 +263,7 @@ impl View {
             (State::Ready, State::Starting | State::Failed) => {
                 after.lost = Some(now);
                 let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
-                self.told(&why);
+                self.told_of(row, &why);
                 self.note(
                     &format!("{name}: lost: {why}"),
                     "lost",
@@ -275,7 +275,7 @@ impl View {
             }
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
-                self.told(&why);
+                self.told_of(row, &why);
                 self.note(&format!("{name}: {why}"), "failed", || json!({ "name": name, "reason": why }));
             }
             _ => {}
@@ -346,10 +346,10 @@ impl View {
     /// What is published could not be reached.
     pub(super) fn unreachable(&self, target: &str, failure: &Failure) {
         let reason = failure.message();
-        if self.was_told(reason) {
+        if lock(&self.reasons).holds(target, reason, Instant::now()) {
             return;
         }
-        self.told(reason);
+        self.told(target, reason);
         let named = if reason.contains(target) { String::new() } else { format!("{target}: ") };
         let hint = failure.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         self.note(
@@ -359,9 +359,10 @@ impl View {
         );
     }
 
-    /// An address of the new version could not be had after all.
-    pub(super) fn not_opened(&self, failure: &Failure) {
-        let text = format!("the address before stays open: {}", failure.text().trim_end());
+    /// An address of the new version could not be had after all; what it was to replace is open again, or is not.
+    pub(super) fn not_opened(&self, failure: &Failure, reopened: bool) {
+        let what = if reopened { "the address before stays open" } else { "the address before could not be reopened" };
+        let text = format!("{what}: {}", failure.text().trim_end());
         self.note(&text, "not-opened", || failure.json()["error"].clone());
     }
 
@@ -459,22 +460,42 @@ impl View {
         lock(&self.notes)
     }
 
-    fn told(&self, reason: &str) {
-        let mut reasons = lock(&self.reasons);
-        let surplus = (reasons.len() + 1).saturating_sub(REASONS);
-        reasons.drain(..surplus);
-        reasons.push((Instant::now(), reason.to_owned()));
+    /// Others call a forward of the file by its name.
+    fn told_of(&self, row: &Row, reason: &str) {
+        self.told(&row.target, reason);
+        if matches!(row.kind, "port" | "forward") {
+            self.told(&format!("forward:{}", row.name), reason);
+        }
     }
 
-    /// Whether the reason within a text was told a moment ago.
-    fn was_told(&self, text: &str) -> bool {
-        // A request's text is a sentence: its first letter and its end may differ.
-        let text = text.to_lowercase();
-        let held = |(at, reason): &(Instant, String)| {
-            at.elapsed() < REASON_HOLDS && text.contains(reason.to_lowercase().trim_end_matches('.'))
-        };
-        lock(&self.reasons).iter().any(held)
+    fn told(&self, target: &str, reason: &str) {
+        lock(&self.reasons).add(target, reason, Instant::now());
     }
+}
+
+/// Reasons that were told a moment ago, each of one target.
+#[derive(Default)]
+struct Reasons(Vec<(Instant, String, String)>);
+
+impl Reasons {
+    fn add(&mut self, target: &str, reason: &str, now: Instant) {
+        let surplus = (self.0.len() + 1).saturating_sub(REASONS);
+        self.0.drain(..surplus);
+        self.0.push((now, target.to_owned(), plain(reason)));
+    }
+
+    /// Whether the reason within a text was told of this target.
+    fn holds(&self, target: &str, text: &str, now: Instant) -> bool {
+        let text = plain(text);
+        self.0.iter().any(|(at, of, reason)| {
+            now.duration_since(*at) < REASON_HOLDS && of == target && !reason.is_empty() && text.contains(reason)
+        })
+    }
+}
+
+/// A request's text is a sentence: its first letter and its end may differ.
+fn plain(text: &str) -> String {
+    text.to_lowercase().trim().trim_end_matches('.').to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -522,4 +543,26 @@ fn millis(time: Duration) -> u64 {
 fn clock(at: SystemTime) -> String {
     let seconds = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs() % 86_400;
     format!("{:02}:{:02}:{:02}", seconds / 3600, seconds / 60 % 60, seconds % 60)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_of_each_target_for_a_while() {
+        let (mut reasons, now) = (Reasons::default(), Instant::now());
+        reasons.add("tcp://a:1", "the target is gone", now);
+        assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
+        assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
+        assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
+    }
+
+    #[test]
+    fn a_reason_without_words_holds_nothing_back() {
+        let (mut reasons, now) = (Reasons::default(), Instant::now());
+        reasons.add("tcp://a:1", "", now);
+        reasons.add("tcp://a:1", ".", now);
+        assert!(!reasons.holds("tcp://a:1", "something else", now));
+    }
 }

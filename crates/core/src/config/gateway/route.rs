@@ -73,7 +73,7 @@ fn host_and_path(key: &str, section: &Section<'_>) -> Option<(HostPattern, Optio
     if let Some((scheme, rest)) = key.split_once("://") {
         let place = rest.trim_end_matches('/');
         let (host, path) = place.find('/').map_or((place, ""), |at| place.split_at(at));
-        let host = host.split(':').next().unwrap_or_default();
+        let host = without_port(host);
         section.complain_here(Complaint::new(
             format!("`{key}` is a URL, and a route is for a host"),
             format!("leave out {scheme}:// and the port: {host}{path}"),
@@ -91,6 +91,12 @@ fn host_and_path(key: &str, section: &Section<'_>) -> Option<(HostPattern, Optio
     let prefix = path.filter(|path| *path != "/").map(PathPrefix::parse).transpose();
     let prefix = prefix.map_err(|error| section.complain_here(error)).ok();
     Some((pattern?, prefix?))
+}
+
+/// The colons of an IPv6 address are within its brackets.
+fn without_port(host: &str) -> &str {
+    let after = host.find(']').unwrap_or(0);
+    host[after..].rfind(':').map_or(host, |at| &host[..after + at])
 }
 
 /// What the target says itself must not be said otherwise.

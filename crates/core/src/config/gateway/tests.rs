@@ -195,6 +195,10 @@ fn a_url_for_a_route_and_a_port_out_of_range_are_told_with_what_to_write() {
     };
     let text = hint("routes: { 'http://a.localhost:80/x': { to: 3000 } }");
     assert_eq!(text, "leave out http:// and the port: a.localhost/x");
+    for (key, host) in [("http://[::1]:80/x", "[::1]/x"), ("http://[::1]/x", "[::1]/x"), ("http://a.b:80", "a.b")] {
+        let text = hint(&format!("routes: {{ '{key}': {{ to: 3000 }} }}"));
+        assert_eq!(text, format!("leave out http:// and the port: {host}"));
+    }
     assert_eq!(hint("listen: 99999"), "write a port from 1 to 65535; 0 is any free one");
     assert_eq!(hint("listen: 127.0.0.1:99999"), "write a port from 1 to 65535; 0 is any free one");
 }
