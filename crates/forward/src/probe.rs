@@ -242,7 +242,7 @@ impl Asking<'_> {
 
     /// TLS over an open stream.
     async fn secure(&self, io: Io, tls: &ProbeTls, alpn: &[&[u8]]) -> Result<(Io, Head), ProbeError> {
-        self.doing.begin("the tls handshake");
+        self.doing.begin("shaking hands for tls");
         let name = tls.server_name.as_ref().map_or(self.host, |name| name.as_str());
         let open = Open { io: Mutex::new(Some(io)), name: name.to_owned() };
         let connect = if tls.verify {

@@ -18,7 +18,7 @@ const ANSWER_MAX: usize = 4096;
 
 pub(super) async fn ask(asking: &Asking<'_>, probe: &GrpcProbe) -> Result<String, ProbeError> {
     let (io, head) = asking.open(probe.tls.as_ref(), &[b"h2"]).await?;
-    asking.doing.begin("the HTTP/2 handshake");
+    asking.doing.begin("beginning HTTP/2");
     let mut builder = h2::client::Builder::new();
     builder.max_header_list_size(HEADERS_MAX).enable_push(false);
     let (sender, connection) = builder.handshake::<_, Bytes>(io).await.map_err(|error| failed(&head, &error))?;
