@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
@@ -28,6 +29,9 @@ use crate::command::up::view::View;
 use crate::command::up::{FILE, path, watch_clock};
 use crate::report::Failure;
 use crate::terminal;
+
+/// How long connections that were accepted before a successor took over have to reach their target.
+const SETTLE: Duration = Duration::from_millis(500);
 
 /// How it is run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -171,9 +175,15 @@ async fn until_the_end(
     daemon: &Arc<Daemon>,
 ) -> runtime::shutdown::Outcome {
     let mut ending = daemon.ending.subscribe();
+    let accepting = listening.clone();
     let told = async move {
         // The sender lives as long as the daemon.
-        let _ = ending.wait_for(Option::is_some).await;
+        let taken_over = ending.wait_for(Option::is_some).await.is_ok_and(|why| *why == Some(Ending::TakenOver));
+        if taken_over {
+            // Whoever was accepted last is connected before forwards take nothing new.
+            accepting.drain();
+            tokio::time::sleep(SETTLE).await;
+        }
     };
     let on_phase = |phase| {
         if phase == Phase::StopAccepting {
