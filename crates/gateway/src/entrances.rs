@@ -205,7 +205,7 @@ impl Entrances {
     /// The next change makes these forwards anew, as they are written: what they carry finishes, new streams go to
     /// new connections.
     pub fn renew(&mut self, names: &[String]) {
-        self.renew.extend(names.iter().cloned());
+        self.renew = names.iter().cloned().collect();
     }
 
     /// Listening sockets of another process, by the labels of [`Entrances::sockets`]: they are used in place of binding.

@@ -41,6 +41,7 @@ async fn a_restart_keeps_the_port_open_and_what_runs_finishes() {
     eventually(SOON, "one stream", connected).await;
     place.ok(&["restart", "web"]);
     assert_eq!(place.entrance("web"), port);
+    assert!(place.status("web")["wish"].is_null(), "nothing was said about when it starts by itself");
     assert_eq!(get(port).await, Some(200));
     live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
     let mut answer = String::new();
@@ -124,4 +125,25 @@ async fn the_process_behind_a_connection_is_named() {
             .then_some(())
     };
     eventually(DEADLINE, "this process is named", named).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn statuses_are_answered_while_a_reload_moves_a_port() {
+    let place = Place::new().await;
+    let port = testkit::process::free_port().unwrap();
+    let at = |ip: &str| {
+        format!("forwards: {{ web: {{ to: \"tcp://{}\", listen: \"{ip}:{port}\" }} }}\n", place.origin.addr())
+    };
+    place.write(&at("127.0.0.1"));
+    place.start();
+    for ip in ["0.0.0.0", "127.0.0.1", "0.0.0.0", "127.0.0.1"] {
+        place.write(&at(ip));
+        let mut reload = place.command(&["daemon", "reload"]);
+        let mut reload = reload.stdout(std::process::Stdio::null()).spawn().unwrap();
+        for _ in 0..5 {
+            place.ok(&["status"]);
+        }
+        assert!(reload.wait().unwrap().success());
+    }
+    assert_eq!(get(place.entrance("web")).await, Some(200));
 }

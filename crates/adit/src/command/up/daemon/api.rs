@@ -27,7 +27,6 @@ use tokio::sync::broadcast::error::RecvError;
 use super::handover;
 use super::logs::{self, Wanted};
 use super::state::{Chosen, Daemon, Ending, Verb};
-use super::status;
 use crate::report::Failure;
 
 /// A request's body is a list of names.
@@ -48,11 +47,12 @@ impl Api {
 
     async fn get(&self, path: &[&str], query: &str) -> Response<Lines> {
         match path {
-            ["status"] => ok(&self.status(query).await),
-            ["forwards"] => ok(&only_forwards(&self.status(query).await)),
-            ["forwards", name] => match self.daemon.forward(name) {
-                Some(one) => ok(&one),
-                None => not_found(&format!("there is no forward `{name}`")),
+            ["status"] => self.status(query, |status| status).await,
+            ["forwards"] => self.status(query, |status| only_forwards(&status)).await,
+            ["forwards", name] => match self.daemon.forward(name).await {
+                Ok(Some(one)) => ok(&one),
+                Ok(None) => not_found(&format!("there is no forward `{name}`")),
+                Err(failure) => failed(&failure),
             },
             ["events"] => self.events(),
             ["logs"] => self.logs(query),
@@ -62,18 +62,12 @@ impl Api {
     }
 
     /// With `clients=true` the processes behind the connections are looked for, which takes a moment.
-    async fn status(&self, query: &str) -> Value {
-        let status = self.daemon.status();
-        if !query.split('&').any(|pair| pair == "clients=true") {
-            return status;
+    async fn status(&self, query: &str, part: impl FnOnce(Value) -> Value) -> Response<Lines> {
+        let clients = query.split('&').any(|pair| pair == "clients=true");
+        match self.daemon.status(clients).await {
+            Ok(status) => ok(&part(status)),
+            Err(failure) => failed(&failure),
         }
-        let mut with_clients = status.clone();
-        let scope = self.daemon.scope();
-        let looked_for = scope.spawn_blocking("clients", move || {
-            status::add_clients(&mut with_clients);
-            with_clients
-        });
-        looked_for.await.unwrap_or(status)
     }
 
     async fn post(&self, path: &[&str], body: &[u8]) -> Response<Lines> {

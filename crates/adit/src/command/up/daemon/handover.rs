@@ -15,7 +15,7 @@ use adit_core::diagnose::Fault;
 use runtime::control::{ControlLock, ControlSocket};
 
 use super::launch::{Ready, wait_for};
-use super::state::{Daemon, Ending, internal, lock};
+use super::state::{Daemon, Ending, internal};
 use crate::report::Failure;
 
 /// The labels of what is no entrance.
@@ -58,7 +58,7 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
 /// everything stays as it is.
 pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, Failure> {
     let program = program()?;
-    let entrances = lock(&daemon.running).entrances().sockets().map_err(|error| internal(&error))?;
+    let entrances = daemon.sockets().await?;
     let (lock_file, socket) = daemon.descriptors()?;
     let config = daemon.config.clone();
     let scope = daemon.scope();

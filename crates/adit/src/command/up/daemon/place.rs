@@ -20,13 +20,10 @@ pub(in crate::command) struct Place {
 impl Place {
     /// By the environment: `$RUNTIME_DIRECTORY` (systemd), else `$XDG_RUNTIME_DIR/adit`, else a directory within the state.
     pub(in crate::command) fn find() -> Result<Self, Failure> {
-        let state = files::state_dir().ok_or_else(|| {
+        let found = files::state_dir().zip(files::runtime_dir());
+        let (state, runtime) = found.ok_or_else(|| {
             Failure::new(Fault::Config, "there is no place for the daemon's state", "set HOME or XDG_STATE_HOME")
         })?;
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
-        let runtime = absolute("RUNTIME_DIRECTORY")
-            .or_else(|| absolute("XDG_RUNTIME_DIR").filter(|path| path.is_dir()).map(|path| path.join("adit")))
-            .unwrap_or_else(|| state.join("run"));
         Ok(Self { runtime, state })
     }
 

@@ -243,7 +243,7 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
             };
             let Some(daemon) = daemon.upgrade() else { return };
             if second {
-                let report = daemon.status();
+                let Ok(report) = daemon.status(false).await else { continue };
                 daemon.journal.note("report", &status::in_words(&report), &json!({ "report": report }));
             } else {
                 let _ = daemon.reload().await;

@@ -132,8 +132,36 @@ impl Daemon {
         Ok((lock, socket))
     }
 
-    /// How everything is.
-    pub(super) fn status(&self) -> Value {
+    /// Does something that has to wait for a change under way. A change may itself wait for tasks, so no thread that
+    /// runs tasks waits for it.
+    async fn look<T: Send + 'static>(
+        self: &Arc<Self>,
+        look: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, Failure> {
+        let daemon = Arc::clone(self);
+        let looked = self.scope.spawn_blocking("look", move || look(&daemon)).await;
+        looked.map_err(|lost| Failure::new(Fault::Internal, lost.to_string(), "ask again"))
+    }
+
+    /// How everything is; `clients` names the processes behind connections, which takes a moment.
+    pub(super) async fn status(self: &Arc<Self>, clients: bool) -> Result<Value, Failure> {
+        self.look(move |daemon| {
+            let mut status = daemon.status_now();
+            if clients {
+                status::add_clients(&mut status);
+            }
+            status
+        })
+        .await
+    }
+
+    /// The listening sockets of forwards and gateway, for a successor.
+    pub(super) async fn sockets(self: &Arc<Self>) -> Result<Vec<(String, OwnedFd)>, Failure> {
+        let sockets = self.look(|daemon| lock(&daemon.running).entrances().sockets()).await?;
+        sockets.map_err(|error| internal(&error))
+    }
+
+    fn status_now(&self) -> Value {
         let known = self.known();
         let running = lock(&self.running);
         let mut value = status::forwards(&known.file, &known.desired, running.entrances());
@@ -153,9 +181,10 @@ impl Daemon {
     }
 
     /// One forward; `None` when there is none of that name.
-    pub(super) fn forward(&self, name: &str) -> Option<Value> {
-        let all = self.status();
-        all["services"].as_array()?.iter().find(|one| one["name"] == name).cloned()
+    pub(super) async fn forward(self: &Arc<Self>, name: &str) -> Result<Option<Value>, Failure> {
+        let all = self.status(false).await?;
+        let services = all["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+        Ok(services.iter().find(|one| one["name"] == name).cloned())
     }
 
     /// Reads the file again and puts it in force.
@@ -175,30 +204,34 @@ impl Daemon {
 
     /// Starts, stops or starts anew what is chosen; returns how it is afterwards.
     pub(super) async fn command(self: &Arc<Self>, verb: Verb, chosen: &Chosen) -> Result<Value, Failure> {
-        let names = self.choose(chosen)?;
-        let list = names.clone();
-        let (wish, renew) = match verb {
-            Verb::Start => (Wish::Started, Vec::new()),
-            Verb::Stop => (Wish::Stopped, Vec::new()),
-            Verb::Restart => (Wish::Started, names.clone()),
+        let asked = chosen.clone();
+        let names = self.look(move |daemon| daemon.choose(&asked)).await??;
+        let mut list = names.clone();
+        let renew = if verb == Verb::Restart { names.clone() } else { Vec::new() };
+        let wish = move |desired: &mut Desired| {
+            // Starting anew says nothing about when it starts by itself, unless it was stopped.
+            if verb == Verb::Restart {
+                list.retain(|name| desired.get(name) == Some(Wish::Stopped));
+            }
+            desired.set(&list, if verb == Verb::Stop { Wish::Stopped } else { Wish::Started });
         };
-        self.change(move |desired| desired.set(&list, wish), renew).await?;
+        self.change(wish, renew).await?;
         for name in &names {
             let text = format!("{name}: {} by a user", verb.past());
             self.journal.note(verb.past(), &text, &json!({ "name": name }));
         }
         if verb != Verb::Stop {
             let wait = chosen.wait_ms.map_or(WAIT, Duration::from_millis);
-            self.wait_ready(&names, wait).await;
+            self.wait_ready(&names, wait).await?;
         }
-        let status = self.status();
+        let status = self.status(false).await?;
         let services = status["services"].as_array().cloned().unwrap_or_default();
         let about = services.into_iter().filter(|one| names.iter().any(|name| one["name"] == **name));
         Ok(json!({ "services": about.collect::<Vec<_>>() }))
     }
 
-    async fn wait_ready(&self, names: &[String], wait: Duration) {
-        let forwards = lock(&self.running).entrances().targets().forwards();
+    async fn wait_ready(self: &Arc<Self>, names: &[String], wait: Duration) -> Result<(), Failure> {
+        let forwards = self.look(|daemon| lock(&daemon.running).entrances().targets().forwards()).await?;
         let waited: Vec<Forward> = names.iter().filter_map(|name| forwards.get(name).cloned()).collect();
         drop(forwards);
         let all = async {
@@ -208,6 +241,7 @@ impl Daemon {
             }
         };
         let _ = tokio::time::timeout(wait, all).await;
+        Ok(())
     }
 
     fn choose(&self, chosen: &Chosen) -> Result<Vec<String>, Failure> {
