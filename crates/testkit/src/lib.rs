@@ -12,6 +12,7 @@ pub mod origin;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod servers;
 pub mod sshd;
 pub mod ws;
 

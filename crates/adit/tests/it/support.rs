@@ -3,7 +3,6 @@
 mod agent;
 mod curl;
 mod server;
-pub(crate) mod services;
 mod wait;
 
 pub(crate) use agent::{Agent, Publish};

@@ -1,8 +1,7 @@
 //! Probes, as they are written in a file, of real servers and of servers that are not what they should be.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use adit_core::config::AgentFile;
@@ -54,40 +53,10 @@ fn loopback(port: u16) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
-/// Where distributions put programs that are not on everybody's path.
-fn program(name: &str) -> PathBuf {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let mut places: Vec<PathBuf> = std::env::split_paths(&path).collect();
-    places.extend(["/usr/sbin", "/usr/local/sbin"].map(PathBuf::from));
-    if let Ok(versions) = std::fs::read_dir("/usr/lib/postgresql") {
-        places.extend(versions.flatten().map(|version| version.path().join("bin")));
-    }
-    let found = places.into_iter().map(|place| place.join(name)).find(|path| path.is_file());
-    found.unwrap_or_else(|| panic!("{name} is not installed: run ./dev setup"))
-}
-
-/// A command run by an ordinary user: some servers refuse to work for root.
-fn as_ordinary_user(program: PathBuf) -> Command {
-    if !rustix::process::geteuid().is_root() {
-        return Command::new(program);
-    }
-    let mut command = Command::new("runuser");
-    command.args(["-u", "nobody", "--"]).arg(program);
-    command
-}
-
-/// A directory in which that user may write.
-fn open_dir() -> tempfile::TempDir {
-    use std::os::unix::fs::PermissionsExt as _;
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o777)).unwrap();
-    dir
-}
-
 /// A file with a password that nobody else may read.
-fn password_file(dir: &tempfile::TempDir, password: &str) -> PathBuf {
+fn password_file(dir: &Path, password: &str) -> PathBuf {
     use std::os::unix::fs::PermissionsExt as _;
-    let path = dir.path().join("password");
+    let path = dir.join("password");
     std::fs::write(&path, format!("{password}\n")).unwrap();
     std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
     path

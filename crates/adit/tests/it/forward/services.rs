@@ -3,27 +3,23 @@
 use std::net::SocketAddr;
 
 use testkit::cluster::{PodSpec, ServicePort};
+use testkit::servers::{Postgres, Redis, psql, redis_cli};
 
 use super::{Bench, address};
-use crate::support::services::{Postgres, Redis, psql, redis_cli};
-
-fn local(port: u16) -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], port))
-}
 
 /// A service of one pod that leads to a server of this machine.
-async fn bench_for(name: &str, port: u16, server: u16) -> Bench {
+async fn bench_for(name: &str, port: u16, server: SocketAddr) -> Bench {
     let bench = Bench::start().await;
     let pod = PodSpec::new("default", &format!("{name}-0")).label("app", name).port(name, port);
-    bench.cluster.add_pod(pod.backend(port, local(server)));
+    bench.cluster.add_pod(pod.backend(port, server));
     bench.cluster.add_service("default", name, &[("app", name)], &[ServicePort::new(port).named(name)]);
     bench
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_works_through_a_forward() {
-    let redis = Redis::start().await;
-    let bench = bench_for("redis", 6379, redis.port).await;
+    let redis = Redis::start(&[]).await;
+    let bench = bench_for("redis", 6379, redis.addr()).await;
     let process = bench.forward(&["svc/redis", ":6379"], 1).await;
     let port = address(&process).port();
     assert_eq!(redis_cli(port, &["PING"]), "PONG\n");
@@ -34,9 +30,9 @@ async fn redis_works_through_a_forward() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_works_through_a_jump() {
-    let redis = Redis::start().await;
+    let redis = Redis::start(&[]).await;
     let bench = Bench::start().await;
-    bench.cluster.set_host("default", "web-1", "cache.internal:6379", local(redis.port));
+    bench.cluster.set_host("default", "web-1", "cache.internal:6379", redis.addr());
     let process = bench.forward(&["jump:////pod/web-1/cache.internal:6379", ":"], 1).await;
     let port = address(&process).port();
     assert_eq!(redis_cli(port, &["PING"]), "PONG\n");
@@ -48,7 +44,7 @@ async fn redis_works_through_a_jump() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_works_through_a_forward_to_a_named_port() {
     let postgres = Postgres::start().await;
-    let bench = bench_for("pg", 5432, postgres.port).await;
+    let bench = bench_for("pg", 5432, postgres.addr()).await;
     let process = bench.forward(&["svc/pg", ":pg"], 1).await;
     let port = address(&process).port();
     assert_eq!(psql(port, "select 40 + 2"), "42");

@@ -1,15 +1,14 @@
 //! Redis and PostgreSQL, real ones, through a tunnel with their own clients.
 
-use std::net::SocketAddr;
+use testkit::servers::{Postgres, Redis, psql, redis_cli};
 
-use crate::support::services::{Postgres, Redis, psql, redis_cli};
 use crate::support::{Publish, Server};
 
 #[tokio::test]
 async fn redis_works_through_a_tunnel() {
-    let redis = Redis::start().await;
+    let redis = Redis::start(&[]).await;
     let server = Server::setup().tcp_ports().start().await;
-    let agent = Publish::to(&server).tcp(SocketAddr::from(([127, 0, 0, 1], redis.port)), 0).start().await;
+    let agent = Publish::to(&server).tcp(redis.addr(), 0).start().await;
     let public = agent.port().port();
     let cli = |arguments: &[&str]| redis_cli(public, arguments);
     assert_eq!(cli(&["PING"]), "PONG\n");
@@ -27,7 +26,7 @@ async fn redis_works_through_a_tunnel() {
 async fn postgresql_works_through_a_tunnel() {
     let postgres = Postgres::start().await;
     let server = Server::setup().tcp_ports().start().await;
-    let agent = Publish::to(&server).tcp(SocketAddr::from(([127, 0, 0, 1], postgres.port)), 0).start().await;
+    let agent = Publish::to(&server).tcp(postgres.addr(), 0).start().await;
     let public = agent.port().port();
     let sql = |text: &str| psql(public, text);
     assert_eq!(sql("select 40 + 2"), "42");

@@ -1,6 +1,5 @@
 //! TCP ports, each started by its first connection.
 
-use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
@@ -8,11 +7,12 @@ use testkit::cluster::{Host, ServicePort};
 use testkit::origin::TcpOrigin;
 use testkit::process::Signal;
 use testkit::raw;
+use testkit::servers::{MariaDb, Postgres, Redis, mariadb, psql, redis_cli, run};
+use testkit::sshd::Sshd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::support::{Bed, Up, streams};
-use crate::support::services::{Postgres, Redis, psql, redis_cli};
 use crate::support::{DEADLINE, SOON, eventually, within};
 
 fn forward(name: &str, port: u16) -> String {
@@ -50,8 +50,8 @@ async fn read_all(stream: &mut TcpStream) -> std::io::Result<Vec<u8>> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn redis_starts_with_its_first_connection() {
     let bed = Bed::start().await;
-    let redis = Redis::start().await;
-    bed.add_service("redis", 6379, SocketAddr::from(([127, 0, 0, 1], redis.port)));
+    let redis = Redis::start(&[]).await;
+    bed.add_service("redis", 6379, redis.addr());
     let up = bed.up(&forward("redis", 6379)).await;
     assert_eq!(bed.cluster.requests().len(), 0, "nothing is asked of the cluster before");
     let port = up.port("redis").port();
@@ -66,13 +66,42 @@ async fn redis_starts_with_its_first_connection() {
 async fn postgresql_starts_with_its_first_connection() {
     let bed = Bed::start().await;
     let postgres = Postgres::start().await;
-    bed.add_service("pg", 5432, SocketAddr::from(([127, 0, 0, 1], postgres.port)));
+    bed.add_service("pg", 5432, postgres.addr());
     let up = bed.up(&forward("pg", 5432)).await;
     let port = up.port("pg").port();
     let sql = |text: &str| psql(port, text);
     assert_eq!(sql("select 40 + 2"), "42");
     sql("create table noise as select i, md5(i::text) as hash from generate_series(1, 20000) as i");
     assert_eq!(sql("select i, hash from noise order by i").lines().count(), 20_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn mariadb_starts_with_its_first_connection() {
+    let bed = Bed::start().await;
+    let server = MariaDb::start(&[]).await;
+    server.sql("create user 'app'@'127.0.0.1'; grant all on *.* to 'app'@'127.0.0.1'");
+    bed.add_service("maria", 3306, server.addr());
+    let up = bed.up(&forward("maria", 3306)).await;
+    let port = format!("--port={}", up.port("maria").port());
+    let sql = |text: &str| run(mariadb("app", text).args(["--host=127.0.0.1", &port])).trim().to_owned();
+    assert_eq!(sql("select 40 + 2"), "42");
+    let rows = sql("select help_topic_id, md5('1') from mysql.help_topic order by 1 limit 100");
+    assert_eq!(rows.lines().count(), 100);
+    assert!(rows.ends_with("\tc4ca4238a0b923820dcc509a6f75849b"), "{rows}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ssh_starts_with_its_first_connection() {
+    let bed = Bed::start().await;
+    let sshd = Sshd::start(&[]).await;
+    bed.add_service("ssh", 22, sshd.addr());
+    let up = bed.up(&forward("ssh", 22)).await;
+    let mut ssh = Command::new("ssh");
+    ssh.args(["-F", "none", "-o", "BatchMode=yes", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none"]);
+    ssh.arg("-o").arg(format!("UserKnownHostsFile={}", sshd.known_hosts().display()));
+    ssh.arg("-o").arg(format!("HostKeyAlias={}", sshd.known_name())).arg("-i").arg(sshd.key());
+    ssh.args(["-p", &up.port("ssh").port().to_string(), &format!("{}@127.0.0.1", sshd.user()), "seq 20000"]);
+    assert_eq!(run(&mut ssh).lines().last(), Some("20000"));
 }
 
 #[tokio::test]

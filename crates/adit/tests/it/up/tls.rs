@@ -10,12 +10,12 @@ use testkit::cert::{TestCa, trust_anything};
 use testkit::origin::TcpOrigin;
 use testkit::process::{self, Process};
 use testkit::raw::{self, Client};
+use testkit::servers::program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::support::{Bed, Running, TlsOrigin, Up, beside, gateway};
-use crate::support::services::program;
 use crate::support::{DEADLINE, curl, within};
 
 const HOST: &str = "secure.localhost";

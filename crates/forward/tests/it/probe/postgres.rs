@@ -1,60 +1,22 @@
 //! A real PostgreSQL server, with each of its ways to log in.
 
 use testkit::cert::TestCa;
-use testkit::process::{self, Process, Signal};
+use testkit::process;
+use testkit::servers::{Postgres, open_dir};
 
-use super::{as_ordinary_user, bad, good, loopback, open_dir, password_file, program};
+use super::{bad, good, password_file};
 use crate::support::DEADLINE;
-
-struct Postgres {
-    process: Process,
-    port: u16,
-    dir: tempfile::TempDir,
-}
-
-impl Postgres {
-    /// A server whose user `app` has the password `hunter2`, and logs in by `method`.
-    async fn start(method: &str, more: &[&str]) -> Self {
-        let dir = open_dir();
-        let data = dir.path().join("data");
-        let secret = dir.path().join("initial");
-        std::fs::write(&secret, "hunter2\n").unwrap();
-        let mut initdb = as_ordinary_user(program("initdb"));
-        initdb.args(["--username=app", "--no-sync", "--encoding=UTF8", "--locale=C"]);
-        initdb.arg(format!("--auth={method}")).arg("--pwfile").arg(&secret).arg("-D").arg(&data);
-        let (status, out) = process::run(initdb.current_dir(dir.path()), b"", DEADLINE).unwrap();
-        assert!(status.success(), "{}", out.output());
-        let port = process::free_port().unwrap();
-        let mut command = as_ordinary_user(program("postgres"));
-        command.arg("-D").arg(&data).arg("-k").arg(dir.path()).current_dir(dir.path());
-        command.args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off", "-p", &port.to_string()]).args(more);
-        let process = Process::start(&mut command).unwrap();
-        process.line(DEADLINE, |line| line.contains("ready to accept connections")).await.unwrap();
-        Self { process, port, dir }
-    }
-}
-
-impl Drop for Postgres {
-    fn drop(&mut self) {
-        // Its own children end in order then; killed, they would be left behind.
-        for pid in process::tree(self.process.pid()).into_iter().rev() {
-            let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw);
-            let _ = pid.map(|pid| rustix::process::kill_process(pid, Signal::INT));
-        }
-        let _ = self.process.wait(DEADLINE);
-    }
-}
 
 #[tokio::test]
 async fn each_way_to_log_in_works_and_a_wrong_password_is_told() {
     for method in ["scram-sha-256", "md5", "password"] {
         let settings: &[&str] = if method == "md5" { &["-c", "password_encryption=md5"] } else { &[] };
-        let server = Postgres::start(method, settings).await;
-        let at = loopback(server.port);
+        let server = Postgres::start_with(method, "hunter2", settings).await;
+        let at = server.addr();
         let login = "type: postgres, user: app, database: postgres, password: hunter2";
         let version = good(login, at).await;
         assert!(version.starts_with("PostgreSQL 1"), "{version}");
-        let file = password_file(&server.dir, "hunter2");
+        let file = password_file(server.dir(), "hunter2");
         good(&format!("type: postgres, user: app, database: postgres, password_file: {}", file.display()), at).await;
         let said = bad("type: postgres, user: app, database: postgres, password: hunter3", at).await;
         assert_eq!(said, "password authentication failed for user \"app\" (code 28P01)", "{method}");
@@ -70,8 +32,8 @@ async fn each_way_to_log_in_works_and_a_wrong_password_is_told() {
 
 #[tokio::test]
 async fn who_is_trusted_needs_no_password_and_a_stranger_is_answered_all_the_same() {
-    let server = Postgres::start("trust", &[]).await;
-    let at = loopback(server.port);
+    let server = Postgres::start_with("trust", "hunter2", &[]).await;
+    let at = server.addr();
     good("type: postgres, user: app, database: postgres", at).await;
     let said = bad("type: postgres, user: nobody", at).await;
     assert_eq!(said, "role \"nobody\" does not exist (code 28000)");
@@ -81,8 +43,9 @@ async fn who_is_trusted_needs_no_password_and_a_stranger_is_answered_all_the_sam
 
 #[tokio::test]
 async fn a_full_server_is_not_well() {
-    let server = Postgres::start(
+    let server = Postgres::start_with(
         "trust",
+        "hunter2",
         &[
             "-c",
             "max_connections=1",
@@ -95,7 +58,7 @@ async fn a_full_server_is_not_well() {
         ],
     )
     .await;
-    let at = loopback(server.port);
+    let at = server.addr();
     let mut held = tokio::net::TcpStream::connect(at).await.unwrap();
     let mut hello = Vec::new();
     for part in [&[0, 0, 0, 41, 0, 3, 0, 0][..], b"user\0app\0database\0postgres\0\0"] {
@@ -123,8 +86,8 @@ async fn tls_is_spoken_as_the_mode_says() {
     process::run(std::process::Command::new("chown").arg("nobody").args([&cert, &key]), b"", DEADLINE).unwrap();
     std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     let (cert, key) = (format!("ssl_cert_file={}", cert.display()), format!("ssl_key_file={}", key.display()));
-    let server = Postgres::start("scram-sha-256", &["-c", "ssl=on", "-c", &cert, "-c", &key]).await;
-    let at = loopback(server.port);
+    let server = Postgres::start_with("scram-sha-256", "hunter2", &["-c", "ssl=on", "-c", &cert, "-c", &key]).await;
+    let at = server.addr();
     let login = "type: postgres, user: app, database: postgres, password: hunter2";
     let ca = ca.path();
     for mode in [
