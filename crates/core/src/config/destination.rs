@@ -131,7 +131,14 @@ fn ssh(section: Section<'_>) -> Option<Destination> {
     let server = section.require("server", hint, SshServer::parse);
     let host = section.require("host", "the host as the server sees it, such as db.internal", destination_host);
     let port = section.require("port", "its port, such as port: 5432", jump_port);
-    let options = SshOptions {
+    let options = ssh_options(&section);
+    section.finish();
+    let target = SshTarget { server: server?.with(options), host: host?, port: port? };
+    Some(Destination { target: Target::Ssh(target), jump: None })
+}
+
+fn ssh_options(section: &Section<'_>) -> SshOptions {
+    SshOptions {
         key: section.path("key"),
         passphrase_file: section.path("passphrase_file"),
         password_file: section.path("password_file"),
@@ -141,10 +148,33 @@ fn ssh(section: Section<'_>) -> Option<Destination> {
         keepalive: section.get("keepalive", positive_duration),
         connect_timeout: section.get("connect_timeout", positive_duration),
         backend: section.word("backend", &SshBackend::WORDS).unwrap_or_default(),
-    };
-    section.finish();
-    let target = SshTarget { server: server?.with(options), host: host?, port: port? };
-    Some(Destination { target: Target::Ssh(target), jump: None })
+    }
+}
+
+/// Reads the key `via` of the section `publish`: a server, as a URL or as a map with how to log in.
+pub(super) fn ssh_server(section: &Section<'_>) -> Option<SshServer> {
+    let hint = "the server to log in to: ssh://USER@HOST:PORT, or a Host of ~/.ssh/config";
+    if section.is_map("via") {
+        let map = section.section("via");
+        let server = map.require("server", hint, server_url);
+        let options = ssh_options(&map);
+        map.finish();
+        return server.map(|server| server.with(options));
+    }
+    section.require("via", hint, server_url)
+}
+
+fn server_url(text: &str) -> Result<SshServer, Complaint> {
+    let server = text.strip_prefix("ssh://").unwrap_or(text);
+    let server = server.strip_suffix('/').unwrap_or(server);
+    if server.contains('/') {
+        let complaint = Complaint::new(
+            format!("`{text}` names more than a server"),
+            "write ssh://USER@HOST:PORT; what is published stands in tunnels",
+        );
+        return Err(complaint);
+    }
+    SshServer::parse(server).map_err(Complaint::from)
 }
 
 /// Servers on the way, with commas between them.

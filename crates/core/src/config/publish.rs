@@ -8,7 +8,7 @@ use http::{HeaderName, HeaderValue};
 
 use crate::health::HealthSettings;
 use crate::name::{Hostname, TunnelName};
-use crate::target::{Target, TargetKind};
+use crate::target::{SshServer, Target, TargetKind};
 
 use super::destination::JumpSettings;
 use super::{Environment, Problems};
@@ -25,6 +25,9 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Lanes of a session unless told otherwise.
 pub const LANES: u32 = 2;
+
+/// Where an SSH server is asked to listen unless told otherwise.
+pub const SSH_BIND: &str = "localhost";
 
 /// `publish`.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +46,8 @@ pub struct PublishConfig {
     pub lanes: u32,
     /// Where metrics and health are served, if at all; loopback only.
     pub metrics: Option<SocketAddr>,
+    /// An SSH server whose ports lead here, in the place of a tunnel server.
+    pub via: Option<SshServer>,
     /// The tunnels in the order of the file.
     pub tunnels: Vec<PublishedTunnel>,
 }
@@ -69,6 +74,7 @@ impl Default for PublishConfig {
             agent_id: None,
             lanes: LANES,
             metrics: None,
+            via: None,
             tunnels: Vec::new(),
         }
     }
@@ -117,6 +123,8 @@ pub struct PublishedTunnel {
     pub scheme: TargetKind,
     /// Where visitors find it.
     pub public: PublicPlace,
+    /// The address on which an SSH server is asked to listen: `localhost`, `*` for all it has, or one of them.
+    pub bind: String,
     /// The Host header that the local service gets instead of the visitor's.
     pub host_header: Option<String>,
     /// What is changed in requests.
@@ -146,6 +154,7 @@ impl PublishedTunnel {
             to,
             jump: None,
             public,
+            bind: SSH_BIND.to_owned(),
             host_header: None,
             headers: HeaderEdits::default(),
             response_headers: HeaderEdits::default(),
@@ -184,7 +193,7 @@ pub enum PublicPlace {
     Name(TunnelName),
     /// A host of the account's own.
     Host(Hostname),
-    /// A TCP port of the server.
+    /// A TCP port of the server. For an SSH server 0 is any that is free.
     Port(u16),
 }
 

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::forward::Start;
 use crate::health::HealthSettings;
-use crate::target::{JumpTarget, Selection, SshBackend, SshOptions, SshTarget, Target, TargetKind};
+use crate::target::{JumpTarget, Selection, SshBackend, SshOptions, SshServer, SshTarget, Target, TargetKind};
 
 /// What stands in the place of a secret.
 pub const REDACTED: &str = "[redacted]";
@@ -231,7 +231,9 @@ fn publish(publish: &PublishConfig) -> Written {
             (None, Some(Written::Text(format!("sha256:{digits}"))))
         }
     };
-    let tunnels = publish.tunnels.iter().fold(Written::map(), |map, one| map.with(&one.key, tunnel(one)));
+    let tunnels = publish.tunnels.iter().fold(Written::map(), |map, one| {
+        map.with(&one.key, if publish.via.is_some() { remote_port(one) } else { tunnel(one) })
+    });
     Written::map()
         .with_some("server", publish.server.as_ref().map(Written::text))
         .with_some("token_file", publish.token_file.as_ref().map(|path| Written::text(&path.display())))
@@ -239,9 +241,29 @@ fn publish(publish: &PublishConfig) -> Written {
         .with_some("fingerprint", fingerprint)
         .with_some("server_name", publish.server_name.as_ref().map(Written::text))
         .with_some("agent_id", publish.agent_id.as_ref().map(Written::text))
-        .with("lanes", Written::bare(&publish.lanes))
+        .with_some("lanes", publish.via.is_none().then(|| Written::bare(&publish.lanes)))
         .with_some("metrics", publish.metrics.as_ref().map(Written::text))
+        .with_some("via", publish.via.as_ref().map(via))
         .with_some("tunnels", filled(tunnels))
+}
+
+fn via(server: &SshServer) -> Written {
+    if *server.options == SshOptions::default() {
+        return Written::Text(format!("ssh://{server}"));
+    }
+    ssh_options(Written::map().with("server", Written::text(server)), &server.options)
+}
+
+fn remote_port(tunnel: &PublishedTunnel) -> Written {
+    let port = match &tunnel.public {
+        PublicPlace::Port(port) => *port,
+        PublicPlace::Any | PublicPlace::Name(_) | PublicPlace::Host(_) => 0,
+    };
+    Written::map()
+        .with("to", destination(&tunnel.to, tunnel.jump.as_ref()))
+        .with("port", Written::bare(&port))
+        .with("bind", Written::text(&tunnel.bind))
+        .with("connect_timeout", duration(tunnel.connect_timeout))
 }
 
 fn tunnel(tunnel: &PublishedTunnel) -> Written {
@@ -299,13 +321,16 @@ pub(super) fn destination(to: &Target, settings: Option<&JumpSettings>) -> Writt
 }
 
 fn ssh_map(ssh: &SshTarget) -> Written {
-    let (server, options) = (&ssh.server, &*ssh.server.options);
-    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| Written::text(&path.display()));
-    Written::map()
-        .with("server", Written::text(server))
+    let map = Written::map()
+        .with("server", Written::text(&ssh.server))
         .with("host", Written::text(&ssh.host))
-        .with("port", Written::bare(&ssh.port))
-        .with_some("key", path(&options.key))
+        .with("port", Written::bare(&ssh.port));
+    ssh_options(map, &ssh.server.options)
+}
+
+fn ssh_options(map: Written, options: &SshOptions) -> Written {
+    let path = |path: &Option<PathBuf>| path.as_ref().map(|path| Written::text(&path.display()));
+    map.with_some("key", path(&options.key))
         .with_some("passphrase_file", path(&options.passphrase_file))
         .with_some("password_file", path(&options.password_file))
         .with_some("config", path(&options.config))

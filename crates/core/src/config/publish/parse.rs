@@ -4,15 +4,32 @@ use http::{HeaderName, HeaderValue};
 
 use super::{
     CONNECT_TIMEOUT, HeaderEdits, HealthCheck, LANES, Probe, PublicPlace, PublishConfig, PublishedTunnel, SERVER_PORT,
-    ServerAddress, TrustConfig, is_here, scheme_of,
+    SSH_BIND, ServerAddress, TrustConfig, is_here, scheme_of,
 };
 use crate::config::Problem;
 use crate::config::destination;
-use crate::config::reader::{Complaint, Section, loopback_address, positive_duration};
+use crate::config::reader::{Complaint, Section, loopback_address, number, positive_duration};
 use crate::forwarded::is_hop_by_hop;
 use crate::health::HealthSettings;
 use crate::name::{Hostname, TunnelName};
-use crate::target::{Target, TargetKind};
+use crate::target::{LocalTarget, Target, TargetKind};
+
+/// What is said of a tunnel server.
+const SERVER_KEYS: [&str; 8] =
+    ["server", "token_file", "ca_file", "fingerprint", "server_name", "agent_id", "lanes", "metrics"];
+/// What is said of a tunnel at one.
+const TUNNEL_KEYS: [&str; 10] = [
+    "as",
+    "host",
+    "scheme",
+    "host_header",
+    "headers",
+    "response_headers",
+    "proxy_protocol",
+    "verify",
+    "health",
+    "request_timeout",
+];
 
 /// Reads the address of a tunnel server: `host`, `host:port`, `[v6]:port`.
 ///
@@ -31,6 +48,11 @@ pub fn parse_fingerprint(text: &str) -> Result<[u8; 32], Problem> {
 }
 
 pub(in crate::config) fn publish(section: Section<'_>) -> PublishConfig {
+    let via = section.has("via").then(|| destination::ssh_server(&section));
+    if via.is_some() {
+        only_for_tunnel_servers(&section, &SERVER_KEYS);
+    }
+    let tunnels = section.section("tunnels");
     let config = PublishConfig {
         server: section.get("server", server_address),
         token_file: section.path("token_file"),
@@ -39,7 +61,8 @@ pub(in crate::config) fn publish(section: Section<'_>) -> PublishConfig {
         agent_id: section.get("agent_id", agent_id),
         lanes: section.number("lanes", 1..=8).unwrap_or(LANES),
         metrics: section.get("metrics", loopback_address),
-        tunnels: tunnels(&section.section("tunnels")),
+        tunnels: if via.is_some() { remote_ports(&tunnels) } else { self::tunnels(&tunnels) },
+        via: via.flatten(),
     };
     // A token in the file itself would end in backups and repositories: rule S6.
     if section.has("token") {
@@ -139,8 +162,68 @@ fn tunnels(section: &Section<'_>) -> Vec<PublishedTunnel> {
     tunnels
 }
 
+/// What goes with a tunnel server only.
+fn only_for_tunnel_servers(section: &Section<'_>, keys: &[&str]) {
+    for key in keys.iter().filter(|key| section.holds(key)) {
+        let complaint = Complaint::new("is for a tunnel server, and `via` is an ssh server", "leave one of them out");
+        section.complain(key, complaint);
+    }
+}
+
+/// Tunnels that are ports of an SSH server: byte pipes, whatever is said in them.
+fn remote_ports(section: &Section<'_>) -> Vec<PublishedTunnel> {
+    let mut tunnels: Vec<PublishedTunnel> = Vec::new();
+    for (key, entry) in section.named_sections() {
+        let hint = "say what to publish, such as 3000 or tcp://127.0.0.1:3000";
+        let to = destination::destination(&entry, true, hint);
+        let hint = "the port at which the ssh server listens, such as port: 8080; 0 is any that is free";
+        let port = entry.require("port", hint, |text| number(text, &(0..=u16::MAX)));
+        let bind = entry.get("bind", bind);
+        let connect_timeout = entry.get("connect_timeout", positive_duration);
+        for key in TUNNEL_KEYS {
+            let _ = entry.has(key);
+        }
+        only_for_tunnel_servers(&entry, &TUNNEL_KEYS);
+        entry.finish();
+        let (Some(to), Some(port)) = (to, port) else { continue };
+        let target = match to.target {
+            Target::Local(local) => Target::Local(LocalTarget { kind: TargetKind::Tcp, ..local }),
+            other => other,
+        };
+        let tunnel = PublishedTunnel::new(key.to_owned(), target, PublicPlace::Port(port));
+        let tunnel = PublishedTunnel {
+            jump: to.jump,
+            bind: bind.unwrap_or_else(|| SSH_BIND.to_owned()),
+            connect_timeout: connect_timeout.unwrap_or(CONNECT_TIMEOUT),
+            ..tunnel
+        };
+        let same = |other: &&PublishedTunnel| port != 0 && other.public == tunnel.public && other.bind == tunnel.bind;
+        if let Some(other) = tunnels.iter().find(same) {
+            let message = format!("{} is taken by the tunnel `{}`", tunnel.public, other.key);
+            section.complain(key, Complaint::new(message, "give it another `port` or `bind`"));
+        }
+        tunnels.push(tunnel);
+    }
+    tunnels
+}
+
+/// RFC 4254, section 7.1: a name, an address, or all of them.
+fn bind(text: &str) -> Result<String, Complaint> {
+    let legal = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b':');
+    if text != "*" && (text.is_empty() || !text.bytes().all(legal)) {
+        return Err(Complaint::new(
+            format!("`{text}` is not an address to listen on"),
+            "write localhost, * for all, or one of the server's addresses",
+        ));
+    }
+    Ok(text.to_owned())
+}
+
 fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
     let has_port = section.has("port");
+    if section.has("bind") {
+        section.complain("bind", Complaint::new("is for an ssh server, and there is no `via`", "leave it out"));
+    }
     let hint = "say what to publish, such as 3000 or http://127.0.0.1:3000";
     let to = destination::destination(section, has_port, hint);
     let scheme = scheme(section, to.as_ref().map(|to| &to.target), has_port);
@@ -161,6 +244,7 @@ fn tunnel(key: &str, section: &Section<'_>) -> Option<PublishedTunnel> {
         jump: to.jump,
         scheme,
         public: public?,
+        bind: SSH_BIND.to_owned(),
         host_header,
         headers,
         response_headers,

@@ -98,6 +98,35 @@ fn what_is_left_out_has_its_default() {
 }
 
 #[test]
+fn ports_of_an_ssh_server_lead_to_any_target_as_byte_pipes() {
+    let text = "publish: { via: \"ssh://me@bastion:2222/\", tunnels: { web: { to: 3000, port: 8080 }, \
+                api: { to: \"http://localhost:81\", port: 0, bind: \"*\" }, \
+                pg: { to: k8s://dev/x/service/pg:5432, port: 5432, connect_timeout: 3s } } }";
+    let config = good(text);
+    assert_eq!(config.via.unwrap().to_string(), "me@bastion:2222");
+    let said: Vec<_> = config.tunnels.iter().map(|t| (t.scheme, t.public.to_string(), t.bind.as_str())).collect();
+    let port = |port: &str, bind: &'static str| (TargetKind::Tcp, format!("port {port}"), bind);
+    assert_eq!(said, [port("8080", "localhost"), port("0", "*"), port("5432", "localhost")]);
+    assert_eq!(config.tunnels[1].to.to_string(), "tcp://localhost:81");
+    let by_map = good("publish: { via: { server: bastion, key: /k, backend: native }, tunnels: {} }").via.unwrap();
+    assert_eq!(by_map.options.key.as_deref(), Some(std::path::Path::new("/k")));
+}
+
+#[test]
+fn what_goes_with_a_tunnel_server_does_not_go_with_an_ssh_server() {
+    let text = "publish: { via: bastion, server: t.example, lanes: 2, tunnels: { a: { to: 1, port: 2, as: x, verify: true }, \
+                b: { to: 3 }, c: { to: 4, port: 2 }, d: { to: 5, port: 5, bind: \"a b\" } } }";
+    let tunnel = |rest: &str| format!("publish.tunnels.{rest}");
+    let mut expected = vec!["publish.server".to_owned(), "publish.lanes".to_owned()];
+    expected.extend(["a.as", "a.verify", "b.port", "c", "d.bind"].map(tunnel));
+    let mut found = keys(text);
+    (found.sort(), expected.sort());
+    assert_eq!(found, expected);
+    assert_eq!(tunnel_keys("to: 5432, port: 1, bind: \"*\""), ["publish.tunnels.t.bind"]);
+    assert_eq!(keys("publish: { via: \"ssh://b/db:5432\" }"), ["publish.via"]);
+}
+
+#[test]
 fn any_target_can_be_published() {
     for (body, scheme) in [
         ("to: k8s://dev/shop/service/web:80", TargetKind::Http),
