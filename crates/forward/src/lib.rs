@@ -36,5 +36,6 @@ pub use set::{ForwardSet, ForwardSpec};
 pub use ssh::ask::SshAsk;
 pub use ssh::dial::ShownKey;
 pub use ssh::error::SshError;
+pub use ssh::remote::{RemoteEvent, RemoteEvents, RemotePort, RemotePorts};
 pub use ssh::servers::SshServers;
 pub use supervisor::{Forward, ForwardOptions, Lease};

@@ -9,11 +9,13 @@
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream` | one connection and its streams |
+//! | `remote` | ports of a server that lead here |
 //! | `openssh` | the same by child processes `ssh -W` |
 
 pub(crate) mod ask;
 pub(crate) mod dial;
 pub(crate) mod error;
+pub(crate) mod remote;
 pub(crate) mod servers;
 pub(crate) mod target;
 

@@ -58,7 +58,11 @@ pub struct ShownKey {
 impl Dial<'_> {
     /// Connects and logs in.
     pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
-        let shared = LinkShared::new(self.scope);
+        self.link_with(known, LinkShared::new(self.scope)).await
+    }
+
+    /// The same, with what the connection shares with its streams.
+    pub(crate) async fn link_with(&self, known: &Known, shared: Arc<LinkShared>) -> Result<Link, SshError> {
         let refused = Arc::new(OnceLock::new());
         let mut handle = self.handshake(known, &shared, &refused).await?;
         (self.notes)("the host key is known".to_owned());

@@ -12,13 +12,14 @@ use std::time::Duration;
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
-use russh::client::{self, DisconnectReason, Handle};
+use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::{Notify, watch};
 
 use super::error::SshError;
 use super::host_keys::HostKeys;
+use super::remote::RemoteTable;
 use super::stream::SshStream;
 
 /// A stream with so many bytes unread is behind: others are not put beside it.
@@ -78,14 +79,26 @@ pub(crate) struct LinkShared {
     /// Why it ended.
     ended: watch::Sender<Option<String>>,
     scope: Scope,
+    /// Ports of the server that lead here, when it was made for them.
+    ports: Option<Arc<RemoteTable>>,
 }
 
 impl LinkShared {
     pub(crate) fn new(scope: &Scope) -> Arc<Self> {
-        Arc::new(Self { flows: Mutex::default(), ended: watch::Sender::new(None), scope: scope.clone() })
+        Self::with_ports(scope, None)
     }
 
-    fn flow(&self, id: ChannelId) -> Arc<Flow> {
+    /// For a connection by which visitors of the server's ports come.
+    pub(crate) fn for_visitors(scope: &Scope, ports: Arc<RemoteTable>) -> Arc<Self> {
+        Self::with_ports(scope, Some(ports))
+    }
+
+    fn with_ports(scope: &Scope, ports: Option<Arc<RemoteTable>>) -> Arc<Self> {
+        let ended = watch::Sender::new(None);
+        Arc::new(Self { flows: Mutex::default(), ended, scope: scope.clone(), ports })
+    }
+
+    pub(crate) fn flow(&self, id: ChannelId) -> Arc<Flow> {
         Arc::clone(self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default())
     }
 
@@ -169,6 +182,18 @@ impl Link {
         let mut ended = self.shared.ended.subscribe();
         let ended = ended.wait_for(Option::is_some).await;
         ended.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "the connection is gone".to_owned())
+    }
+
+    /// Has the server listen; the port, or `None` when it does not.
+    pub(crate) async fn open_port(&self, bind: &str, port: u16) -> Option<u16> {
+        let found = self.handle.tcpip_forward(bind, u32::from(port)).await.ok()?;
+        u16::try_from(found).ok()
+    }
+
+    /// Has the server listen no more.
+    pub(crate) async fn close_port(&self, bind: String, port: u16) {
+        // An error says that it does not listen any more.
+        let _ = self.handle.cancel_tcpip_forward(bind, u32::from(port)).await;
     }
 
     /// Opens a stream. If nobody waits any more it is closed as soon as it is open.
@@ -292,6 +317,23 @@ impl client::Handler for Client {
         _: &mut client::Session,
     ) -> Result<(), Self::Error> {
         self.shared.flow(id);
+        Ok(())
+    }
+
+    async fn server_channel_open_forwarded_tcpip(
+        &mut self,
+        channel: Channel<Msg>,
+        bind: &str,
+        port: u32,
+        _: &str,
+        _: u32,
+        reply: client::ChannelOpenHandle,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        // Without ports nothing was asked for, and the dropped reply refuses.
+        if let Some(ports) = &self.shared.ports {
+            ports.visit(channel, bind, port, reply, &self.shared);
+        }
         Ok(())
     }
 

@@ -32,9 +32,14 @@ impl SshServers {
             return bastion;
         }
         known.retain(|_, bastion| bastion.strong_count() > 0);
-        let bastion = Bastion::new(Arc::clone(self), server.clone(), Secrets::new(self.ask.clone()));
+        let bastion = Bastion::new(Arc::clone(self), server.clone(), self.secrets());
         known.insert(server.clone(), Arc::downgrade(&bastion));
         bastion
+    }
+
+    /// What is known of passwords, for one more connection to a server.
+    pub(crate) fn secrets(&self) -> Secrets {
+        Secrets::new(self.ask.clone())
     }
 
     /// The key that a server shows, for `adit ssh trust`.
@@ -43,7 +48,7 @@ impl SshServers {
     /// [`SshError`] when it shows none.
     pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
         let known = Known::of(server).await?;
-        let secrets = Secrets::new(self.ask.clone());
+        let secrets = self.secrets();
         let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {} };
         dial.shown_key(&known).await
     }
@@ -67,7 +72,7 @@ impl SshServers {
         destination: Option<(&str, u16)>,
         notes: &(dyn Fn(String) + Send + Sync),
     ) -> Result<Result<(), runtime::connect::ConnectError>, SshError> {
-        super::bastion::test(self, scope, server, Secrets::new(self.ask.clone()), destination, notes).await
+        super::bastion::test(self, scope, server, self.secrets(), destination, notes).await
     }
 }
 

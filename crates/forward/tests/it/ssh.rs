@@ -5,4 +5,5 @@ mod host_keys;
 mod jumps;
 mod logins;
 mod outages;
+mod remote;
 mod streams;

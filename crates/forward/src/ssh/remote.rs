@@ -1,0 +1,355 @@
+//! Ports of an SSH server that lead to targets near us: what `ssh -R` does (RFC 4254, section 7).
+//!
+//! A connection of their own carries them: what a visitor does not read holds up no forward. A port that the server
+//! refuses is asked for again, since the usual reason goes by itself: the server has not noticed yet that the connection
+//! before this one is gone, and holds the port for it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use adit_core::backoff::{Backoff, BackoffSettings};
+use adit_core::target::SshServer;
+use runtime::Scope;
+use runtime::connect::{Connect, Io};
+use runtime::splice::splice;
+use russh::client::Msg;
+use russh::{Channel, ChannelOpenFailure};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+
+use super::dial::Dial;
+use super::error::SshError;
+use super::link::{Link, LinkShared};
+use super::servers::SshServers;
+use super::settings::Known;
+use super::stream::SshStream;
+
+/// Visitors at the same time; more are refused.
+const VISITORS_MAX: usize = 1024;
+/// What a pump keeps of each direction between two streams that are no sockets.
+const BUFFER: usize = 64 * 1024;
+/// After a connection that was lost or could not be made.
+const AGAIN: BackoffSettings =
+    BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(5) };
+/// After a failure that waiting does not mend: servers lock out whoever tries often.
+const REFUSED: BackoffSettings =
+    BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+/// After a port that was refused.
+const PORT_AGAIN: BackoffSettings =
+    BackoffSettings { first: Duration::from_millis(500), base: Duration::from_secs(1), cap: Duration::from_secs(15) };
+/// The end of a port is told to the server, which may be gone.
+const GOODBYE: Duration = Duration::from_millis(500);
+
+/// A port of the server, and where it leads.
+#[derive(Clone)]
+pub struct RemotePort {
+    /// For events.
+    pub name: String,
+    /// Where the server is asked to listen: `localhost`, `*` for everywhere, or one of its addresses.
+    pub bind: String,
+    /// The port there; 0 is any that is free.
+    pub port: u16,
+    /// Opens a stream to what it leads to.
+    pub connect: Arc<dyn Connect>,
+    /// How long that may take.
+    pub connect_timeout: Duration,
+}
+
+/// What happens to the ports of a server.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum RemoteEvent {
+    /// The server is logged in to.
+    Connected,
+    /// The server listens.
+    Listening {
+        /// The port by its name.
+        name: String,
+        /// The number of the port, also when 0 was asked for.
+        port: u16,
+    },
+    /// The server does not listen; it is asked again.
+    Refused {
+        /// The port by its name.
+        name: String,
+        /// The number that was asked for.
+        port: u16,
+    },
+    /// A visitor is done.
+    Closed {
+        /// The port by its name.
+        name: String,
+        /// Bytes of the visitor.
+        received: u64,
+        /// Bytes for the visitor.
+        sent: u64,
+    },
+    /// There is no connection. Another attempt follows.
+    Lost {
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: Option<String>,
+        /// When the next attempt is.
+        wait: Duration,
+    },
+}
+
+/// Told what happens.
+pub type RemoteEvents = Arc<dyn Fn(RemoteEvent) + Send + Sync>;
+
+/// Ports of one SSH server that lead to targets near us.
+pub struct RemotePorts {
+    servers: Arc<SshServers>,
+    server: SshServer,
+    ports: Vec<RemotePort>,
+    events: RemoteEvents,
+    /// The machine slept: nothing that is known of failures holds.
+    woken: Notify,
+}
+
+impl RemotePorts {
+    /// Connects to nothing yet.
+    #[must_use]
+    pub fn new(servers: Arc<SshServers>, server: SshServer, ports: Vec<RemotePort>, events: RemoteEvents) -> Arc<Self> {
+        Arc::new(Self { servers, server, ports, events, woken: Notify::new() })
+    }
+
+    /// Makes the connection anew at once: the machine slept, or its network changed.
+    pub fn wake(&self) {
+        self.woken.notify_one();
+    }
+
+    /// Keeps the ports open until `scope` drains; then visitors finish what they are at.
+    pub async fn run(self: Arc<Self>, scope: Scope) {
+        let secrets = self.servers.secrets();
+        let (mut again, mut refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+        loop {
+            let table = Arc::new(RemoteTable::new(&self.events));
+            let linking = async {
+                let known = Known::of(&self.server).await?;
+                if known.by_openssh() {
+                    return Err(by_openssh(&known));
+                }
+                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
+                dial.link_with(&known, LinkShared::for_visitors(&scope, Arc::clone(&table))).await
+            };
+            let linked = tokio::select! {
+                biased;
+                () = scope.drained() => return,
+                () = self.woken.notified() => continue,
+                linked = linking => linked,
+            };
+            let (reason, hint, wait) = match linked {
+                Ok(link) => {
+                    (self.events)(RemoteEvent::Connected);
+                    (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+                    let ended = self.serve(&link, &table, &scope).await;
+                    // Its visitors finish what they are at beside its successor.
+                    scope.spawn("last ssh visitors", see_off(link, table, scope.clone()));
+                    match ended {
+                        Some(reason) => (reason, None, again.next_wait(rand::random())),
+                        None => return,
+                    }
+                }
+                Err(error) => {
+                    let wait = if error.is_transient() {
+                        again.next_wait(rand::random())
+                    } else {
+                        // The whole wait: jitter would let the first tries after a refusal come at once.
+                        let wait = refused.longest();
+                        refused.next_wait(rand::random());
+                        wait
+                    };
+                    let hint = adit_core::diagnose::Diagnose::hint(&error);
+                    (crate::error::chain(&error), hint, wait)
+                }
+            };
+            (self.events)(RemoteEvent::Lost { reason, hint, wait });
+            tokio::select! {
+                biased;
+                () = scope.drained() => return,
+                () = self.woken.notified() => (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED)),
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Has the ports opened, and waits for the end of the connection; why. `None`: nobody wants them any more.
+    async fn serve(&self, link: &Link, table: &Arc<RemoteTable>, scope: &Scope) -> Option<String> {
+        let opening = async {
+            let each = self.ports.iter().map(|port| self.open(link, table, port));
+            futures_util::future::join_all(each).await;
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::select! {
+            biased;
+            () = scope.drained() => None,
+            reason = link.ended() => return Some(reason),
+            () = self.woken.notified() => Some("the network may have changed".to_owned()),
+            () = opening => None,
+        };
+        let closing = async {
+            for (bind, port) in table.take() {
+                link.close_port(bind, port).await;
+            }
+        };
+        // The ports are free for the next connection then.
+        let _ = tokio::time::timeout(GOODBYE, closing).await;
+        ended
+    }
+
+    /// Asks for a port until it is opened.
+    async fn open(&self, link: &Link, table: &RemoteTable, port: &RemotePort) {
+        let mut again = Backoff::new(PORT_AGAIN);
+        let bind = if port.bind == "*" { "" } else { &port.bind };
+        loop {
+            // Known before it is asked for: a visitor may come before the answer.
+            if port.port != 0 {
+                table.add(port.port, bind, port);
+            }
+            match link.open_port(bind, port.port).await {
+                Some(found) => {
+                    let found = if port.port == 0 { found } else { port.port };
+                    table.add(found, bind, port);
+                    (self.events)(RemoteEvent::Listening { name: port.name.clone(), port: found });
+                    return;
+                }
+                None => {
+                    table.remove(port.port, bind);
+                    (self.events)(RemoteEvent::Refused { name: port.name.clone(), port: port.port });
+                }
+            }
+            tokio::time::sleep(again.next_wait(rand::random())).await;
+        }
+    }
+}
+
+impl std::fmt::Debug for RemotePorts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let names: Vec<_> = self.ports.iter().map(|port| &port.name).collect();
+        f.debug_struct("RemotePorts").field("server", &self.server).field("ports", &names).finish_non_exhaustive()
+    }
+}
+
+/// Keeps a connection as long as it has visitors.
+async fn see_off(link: Link, table: Arc<RemoteTable>, scope: Scope) {
+    let all = u32::try_from(VISITORS_MAX).unwrap_or(u32::MAX);
+    tokio::select! {
+        biased;
+        () = scope.cancelled() => {}
+        _ = link.ended() => {}
+        _ = table.visitors.acquire_many(all) => {}
+    }
+}
+
+fn by_openssh(known: &Known) -> SshError {
+    let why = known.only_openssh.unwrap_or("backend: openssh");
+    SshError::Settings {
+        server: known.server.to_string(),
+        reason: format!("publishing needs adit's own ssh, and {why} needs OpenSSH"),
+    }
+}
+
+/// Which port of a connection leads where.
+pub(crate) struct RemoteTable {
+    open: Mutex<Vec<OpenPort>>,
+    visitors: Arc<Semaphore>,
+    events: RemoteEvents,
+}
+
+struct OpenPort {
+    number: u16,
+    bind: String,
+    to: RemotePort,
+}
+
+impl RemoteTable {
+    fn new(events: &RemoteEvents) -> Self {
+        let visitors = Arc::new(Semaphore::new(VISITORS_MAX));
+        Self { open: Mutex::default(), visitors, events: Arc::clone(events) }
+    }
+
+    fn add(&self, number: u16, bind: &str, to: &RemotePort) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if !open.iter().any(|port| port.number == number && port.bind == bind) {
+            open.push(OpenPort { number, bind: bind.to_owned(), to: to.clone() });
+        }
+    }
+
+    fn remove(&self, number: u16, bind: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|port| port.number != number || port.bind != bind);
+    }
+
+    fn take(&self) -> Vec<(String, u16)> {
+        let open = std::mem::take(&mut *self.open.lock().unwrap_or_else(PoisonError::into_inner));
+        open.into_iter().map(|port| (port.bind, port.number)).collect()
+    }
+
+    /// Where a port leads. Servers repeat the address they were asked for, or say the one they took.
+    fn find(&self, bind: &str, number: u32) -> Option<RemotePort> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut those = open.iter().filter(|port| u32::from(port.number) == number);
+        let first = those.next()?;
+        let exact = std::iter::once(first).chain(those).find(|port| port.bind == bind);
+        Some(exact.unwrap_or(first).to.clone())
+    }
+
+    /// A visitor: connects to where the port leads, and only then says yes.
+    pub(crate) fn visit(
+        self: &Arc<Self>,
+        channel: Channel<Msg>,
+        bind: &str,
+        number: u32,
+        reply: russh::client::ChannelOpenHandle,
+        shared: &Arc<LinkShared>,
+    ) {
+        let scope = shared.scope().clone();
+        let place = Arc::clone(&self.visitors).try_acquire_owned();
+        let (port, place) = match (self.find(bind, number), place) {
+            (Some(port), Ok(place)) => (port, place),
+            (None, _) => {
+                scope.spawn("refuse an ssh visitor", reply.reject(ChannelOpenFailure::AdministrativelyProhibited));
+                return;
+            }
+            (_, Err(_)) => {
+                tracing::warn!(port = number, "more than {VISITORS_MAX} visitors at once: one was refused");
+                scope.spawn("refuse an ssh visitor", reply.reject(ChannelOpenFailure::ResourceShortage));
+                return;
+            }
+        };
+        // Its bytes are counted from the first one on.
+        let flow = shared.flow(channel.id());
+        let (id, shared, events) = (channel.id(), Arc::clone(shared), Arc::clone(&self.events));
+        scope.clone().spawn("ssh visitor", async move {
+            let opened = tokio::time::timeout(port.connect_timeout, port.connect.connect()).await;
+            let Ok(Ok(target)) = opened else {
+                if opened.is_err() {
+                    tracing::warn!(port = port.name, after = ?port.connect_timeout, "the target did not answer");
+                }
+                reply.reject(ChannelOpenFailure::ConnectFailed).await;
+                shared.forget(id);
+                return;
+            };
+            reply.accept().await;
+            let stream = SshStream::new(channel, flow, shared);
+            let carried = scope.until_cancelled(carry(stream, target, place)).await;
+            let (received, sent) = carried.unwrap_or_default();
+            events(RemoteEvent::Closed { name: port.name, received, sent });
+        });
+    }
+}
+
+/// Carries a visitor's bytes both ways; how many came, and how many went.
+async fn carry(mut visitor: SshStream, target: Io, _place: OwnedSemaphorePermit) -> (u64, u64) {
+    match target {
+        Io::Tcp(target) => {
+            let end = splice(target, Io::buffered(visitor)).await;
+            (end.outward, end.inward)
+        }
+        mut target => {
+            let copied = tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut target, BUFFER, BUFFER).await;
+            copied.unwrap_or_default()
+        }
+    }
+}
