@@ -24,7 +24,7 @@ use crate::report::{Failure, failure};
 pub(super) type Connector<'a> = &'a dyn Fn(&Target) -> Arc<dyn Connect>;
 
 /// A target that is started by the first visitor may take longer than an address that is there or not.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+pub(super) const START_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What an agent is told; `token` is where its credential comes from.
 pub(super) fn agent_config(
@@ -48,6 +48,13 @@ pub(super) fn agent_config(
 
 /// The address of the server; without one, nothing else is worth asking for.
 pub(super) fn server(publish: &PublishConfig) -> Result<String, Failure> {
+    if let Some(via) = &publish.via {
+        return Err(Failure::new(
+            Fault::Usage,
+            format!("adit.yaml publishes through the ssh server {via}, and `adit expose` through a tunnel server"),
+            "run `adit up publish`; or name a tunnel server: publish.server instead of publish.via",
+        ));
+    }
     publish.server.as_ref().map(ToString::to_string).ok_or_else(|| {
         Failure::new(
             Fault::Usage,

@@ -6,6 +6,7 @@ mod lines;
 mod ports;
 mod publish;
 mod reload;
+mod remote;
 mod support;
 mod tls;
 mod trouble;

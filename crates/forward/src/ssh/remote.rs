@@ -4,17 +4,20 @@
 //! refuses is asked for again, since the usual reason goes by itself: the server has not noticed yet that the connection
 //! before this one is gone, and holds the port for it.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::target::SshServer;
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use runtime::Scope;
 use runtime::connect::{Connect, Io};
 use runtime::splice::splice;
 use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::dial::Dial;
 use super::error::SshError;
@@ -64,6 +67,8 @@ pub enum RemoteEvent {
     Listening {
         /// The port by its name.
         name: String,
+        /// Where it was asked to.
+        bind: String,
         /// The number of the port, also when 0 was asked for.
         port: u16,
     },
@@ -101,7 +106,7 @@ pub type RemoteEvents = Arc<dyn Fn(RemoteEvent) + Send + Sync>;
 pub struct RemotePorts {
     servers: Arc<SshServers>,
     server: SshServer,
-    ports: Vec<RemotePort>,
+    wanted: watch::Sender<Vec<RemotePort>>,
     events: RemoteEvents,
     /// The machine slept: nothing that is known of failures holds.
     woken: Notify,
@@ -111,7 +116,18 @@ impl RemotePorts {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(servers: Arc<SshServers>, server: SshServer, ports: Vec<RemotePort>, events: RemoteEvents) -> Arc<Self> {
-        Arc::new(Self { servers, server, ports, events, woken: Notify::new() })
+        Arc::new(Self { servers, server, wanted: watch::Sender::new(ports), events, woken: Notify::new() })
+    }
+
+    /// Which ports are open from now on: those that stay keep their visitors, and lead new ones where they lead now.
+    pub fn set(&self, ports: Vec<RemotePort>) {
+        self.wanted.send_replace(ports);
+    }
+
+    /// The server.
+    #[must_use]
+    pub const fn server(&self) -> &SshServer {
+        &self.server
     }
 
     /// Makes the connection anew at once: the machine slept, or its network changed.
@@ -176,18 +192,28 @@ impl RemotePorts {
 
     /// Has the ports opened, and waits for the end of the connection; why. `None`: nobody wants them any more.
     async fn serve(&self, link: &Link, table: &Arc<RemoteTable>, scope: &Scope) -> Option<String> {
-        let opening = async {
-            let each = self.ports.iter().map(|port| self.open(link, table, port));
-            futures_util::future::join_all(each).await;
-            std::future::pending::<()>().await;
+        let mut wanted = self.wanted.subscribe();
+        let mut kept = FuturesUnordered::new();
+        let mut places: HashSet<Place> = HashSet::new();
+        let ended = loop {
+            let now: Vec<Place> = wanted.borrow_and_update().iter().map(Place::of).collect();
+            for place in now {
+                if places.insert(place.clone()) {
+                    kept.push(self.keep(link, table, place));
+                }
+            }
+            tokio::select! {
+                biased;
+                () = scope.drained() => break None,
+                reason = link.ended() => return Some(reason),
+                () = self.woken.notified() => break Some("the network may have changed".to_owned()),
+                Ok(()) = wanted.changed() => {}
+                Some(gone) = kept.next() => {
+                    places.remove(&gone);
+                }
+            }
         };
-        let ended = tokio::select! {
-            biased;
-            () = scope.drained() => None,
-            reason = link.ended() => return Some(reason),
-            () = self.woken.notified() => Some("the network may have changed".to_owned()),
-            () = opening => None,
-        };
+        drop(kept);
         let closing = async {
             for (bind, port) in table.take() {
                 link.close_port(bind, port).await;
@@ -198,35 +224,63 @@ impl RemotePorts {
         ended
     }
 
-    /// Asks for a port until it is opened.
-    async fn open(&self, link: &Link, table: &RemoteTable, port: &RemotePort) {
+    /// Asks for a port until it is opened, and closes it when nobody wants it any more.
+    async fn keep(&self, link: &Link, table: &RemoteTable, place: Place) -> Place {
+        let mut wanted = self.wanted.subscribe();
         let mut again = Backoff::new(PORT_AGAIN);
-        let bind = if port.bind == "*" { "" } else { &port.bind };
+        let bind = if place.bind == "*" { "" } else { &place.bind };
         loop {
+            let Some(port) = place.find(&wanted.borrow_and_update()) else { return place };
             // Known before it is asked for: a visitor may come before the answer.
             if port.port != 0 {
-                table.add(port.port, bind, port);
+                table.set(port.port, bind, &port);
             }
-            match link.open_port(bind, port.port).await {
-                Some(found) => {
-                    let found = if port.port == 0 { found } else { port.port };
-                    table.add(found, bind, port);
-                    (self.events)(RemoteEvent::Listening { name: port.name.clone(), port: found });
-                    return;
+            if let Some(found) = link.open_port(bind, port.port).await {
+                let found = if port.port == 0 { found } else { port.port };
+                let (name, asked) = (place.name.clone(), place.bind.clone());
+                (self.events)(RemoteEvent::Listening { name, bind: asked, port: found });
+                loop {
+                    let Some(port) = place.find(&wanted.borrow_and_update()) else { break };
+                    table.set(found, bind, &port);
+                    if wanted.changed().await.is_err() {
+                        break;
+                    }
                 }
-                None => {
-                    table.remove(port.port, bind);
-                    (self.events)(RemoteEvent::Refused { name: port.name.clone(), port: port.port });
-                }
+                table.remove(found, bind);
+                link.close_port(bind.to_owned(), found).await;
+                return place;
             }
-            tokio::time::sleep(again.next_wait(rand::random())).await;
+            table.remove(port.port, bind);
+            (self.events)(RemoteEvent::Refused { name: place.name.clone(), port: port.port });
+            tokio::select! {
+                () = tokio::time::sleep(again.next_wait(rand::random())) => {}
+                _ = wanted.changed() => {}
+            }
         }
+    }
+}
+
+/// What makes a port the same one in another version of the file.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct Place {
+    name: String,
+    bind: String,
+    port: u16,
+}
+
+impl Place {
+    fn of(port: &RemotePort) -> Self {
+        Self { name: port.name.clone(), bind: port.bind.clone(), port: port.port }
+    }
+
+    fn find(&self, ports: &[RemotePort]) -> Option<RemotePort> {
+        ports.iter().find(|port| Self::of(port) == *self).cloned()
     }
 }
 
 impl std::fmt::Debug for RemotePorts {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let names: Vec<_> = self.ports.iter().map(|port| &port.name).collect();
+        let names: Vec<_> = self.wanted.borrow().iter().map(|port| port.name.clone()).collect();
         f.debug_struct("RemotePorts").field("server", &self.server).field("ports", &names).finish_non_exhaustive()
     }
 }
@@ -269,10 +323,11 @@ impl RemoteTable {
         Self { open: Mutex::default(), visitors, events: Arc::clone(events) }
     }
 
-    fn add(&self, number: u16, bind: &str, to: &RemotePort) {
+    fn set(&self, number: u16, bind: &str, to: &RemotePort) {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if !open.iter().any(|port| port.number == number && port.bind == bind) {
-            open.push(OpenPort { number, bind: bind.to_owned(), to: to.clone() });
+        match open.iter_mut().find(|port| port.number == number && port.bind == bind) {
+            Some(port) => port.to = to.clone(),
+            None => open.push(OpenPort { number, bind: bind.to_owned(), to: to.clone() }),
         }
     }
 

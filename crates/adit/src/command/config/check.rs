@@ -113,7 +113,11 @@ impl Named {
             }
         }
         let Some(publish) = &config.publish else { return };
-        if publish.server.is_none() && !publish.tunnels.is_empty() && files::environment("ADIT_SERVER").is_none() {
+        if publish.server.is_none()
+            && publish.via.is_none()
+            && !publish.tunnels.is_empty()
+            && files::environment("ADIT_SERVER").is_none()
+        {
             let hint = "add server: HOST:8443; only `adit expose` may take it from --server or $ADIT_SERVER";
             self.problems.push(self.places.problem(&["publish"], "no server is named", Some(hint.into())));
         }

@@ -3,12 +3,16 @@
 //! Another version of the section is another agent. The one before serves until its successor does: a server hands the
 //! names from an agent's older session to its newer one, all at once, so no visitor finds nobody.
 
+mod remote;
+
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use ::forward::{RemotePort, RemotePorts, SshServers};
 use adit_core::config::AgentFile;
-use adit_core::target::Target;
+use adit_core::target::{SshServer, Target};
 use gateway::targets::Targets;
 use prometheus_client::registry::Registry;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
@@ -35,11 +39,19 @@ pub(super) enum Next {
     None,
 }
 
-/// An agent that has all it needs, and is not connected yet.
+/// Something that has all it needs to publish, and is not connected yet.
 pub(super) struct Ready {
-    agent: Agent,
+    work: Work,
     tunnels: Vec<TunnelRow>,
     token: Option<FileWatch>,
+}
+
+/// Who publishes.
+enum Work {
+    /// The agent of a tunnel server.
+    Agent(Box<Agent>),
+    /// Ports of an SSH server.
+    Ssh { server: SshServer, servers: Arc<SshServers>, ports: Vec<RemotePort> },
 }
 
 /// The running agent.
@@ -49,10 +61,11 @@ pub(super) struct Published {
     before: Arc<Mutex<Option<Serving>>>,
 }
 
-/// An agent at work. It drains when this is dropped.
+/// An agent at work, or ports of an SSH server that are open. It drains when this is dropped.
 struct Serving {
     state: Arc<State>,
     scope: Scope,
+    ports: Option<Arc<RemotePorts>>,
     _token: Option<FileWatch>,
 }
 
@@ -61,6 +74,8 @@ struct State {
     phase: watch::Sender<Phase>,
     /// There is a successor: how this agent ends is no news.
     superseded: AtomicBool,
+    /// What was said last of what is tried again and again.
+    said: Mutex<HashMap<String, String>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +93,8 @@ enum Phase {
 pub(super) struct TunnelRow {
     pub(super) name: String,
     pub(super) url: String,
+    /// The place that was asked for, when it may be another than the one that is given.
+    asked: String,
     pub(super) target: String,
     /// What keeps it from being served, if anything does.
     pub(super) note: String,
@@ -115,6 +132,7 @@ pub(super) fn prepare(
     old: &AgentFile,
     running: Option<&Published>,
     targets: &Arc<Targets>,
+    servers: &Arc<SshServers>,
     view: &Arc<View>,
 ) -> Result<Next, Failure> {
     // `kubernetes.protect` asks nothing here, other than in `adit expose`: the file itself names what it publishes, and
@@ -129,6 +147,9 @@ pub(super) fn prepare(
     let connect = |target: &Target| -> Arc<dyn Connect> {
         Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view) })
     };
+    if let Some(server) = &publish.via {
+        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, &connect))));
+    }
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
     let mut config = agent::agent_config(publish, token, &connect)?;
@@ -143,12 +164,20 @@ pub(super) fn prepare(
     let tunnels = tunnels.collect();
     let metrics = Arc::new(AgentMetrics::new(&mut Registry::default()));
     let agent = Agent::new(config, metrics).map_err(|error| failure(&error))?;
-    Ok(Next::Other(Box::new(Ready { agent, tunnels, token })))
+    Ok(Next::Other(Box::new(Ready { work: Work::Agent(Box::new(agent)), tunnels, token })))
 }
 
 impl Published {
     /// Starts an agent, and ends the one before as soon as this one has taken over.
     pub(super) fn start(ready: Ready, before: Option<Self>, scope: &Scope, view: &Arc<View>) -> Self {
+        let (ready, before) = match before {
+            // What stays keeps its visitors, and its port is never closed.
+            Some(before) => match before.now.takes_on(ready) {
+                None => return before,
+                Some(ready) => (ready, Some(before)),
+            },
+            None => (ready, None),
+        };
         let before = before.map(Self::into_serving);
         let old_phase = before.as_ref().map(|before| before.state.phase.subscribe());
         let now = Serving::start(ready, scope, view);
@@ -163,6 +192,13 @@ impl Published {
 
     pub(super) fn rows(&self) -> Vec<TunnelRow> {
         self.now.state.tunnels().clone()
+    }
+
+    /// The machine slept, or its network changed: agents find out by their heartbeats.
+    pub(super) fn wake(&self) {
+        if let Some(ports) = &self.now.ports {
+            ports.wake();
+        }
     }
 
     fn is_alive(&self) -> bool {
@@ -202,26 +238,49 @@ async fn hand_over(
 
 impl Serving {
     fn start(ready: Ready, scope: &Scope, view: &Arc<View>) -> Self {
-        let Ready { agent, tunnels, token } = ready;
+        let Ready { work, tunnels, token } = ready;
         let scope = scope.child();
         let state = Arc::new(State {
             tunnels: Mutex::new(tunnels),
             phase: watch::Sender::new(Phase::Connecting),
             superseded: AtomicBool::new(false),
+            said: Mutex::default(),
         });
-        scope.spawn("published", follow(agent.events(), Arc::clone(&state), Arc::clone(view)));
-        let (agent_scope, agent_state, view) = (scope.clone(), Arc::clone(&state), Arc::clone(view));
-        scope.spawn("agent", async move {
-            let result = agent.run(agent_scope).await;
-            agent_state.phase.send_replace(Phase::Ended);
-            if let Err(error) = result
-                && !agent_state.superseded.load(Ordering::Relaxed)
-            {
-                view.failed("publish", &failure(&error));
+        let ports = match work {
+            Work::Agent(agent) => {
+                start_agent(*agent, &scope, &state, view);
+                None
             }
-        });
-        Self { state, scope, _token: token }
+            Work::Ssh { server, servers, ports } => Some(remote::start(server, servers, ports, &scope, &state, view)),
+        };
+        Self { state, scope, ports, _token: token }
     }
+
+    /// Other ports of the same SSH server need no other connection; what is not taken on is given back.
+    fn takes_on(&self, ready: Ready) -> Option<Ready> {
+        match (&self.ports, ready.work) {
+            (Some(open), Work::Ssh { server, ports, .. }) if *open.server() == server => {
+                self.state.replace(ready.tunnels);
+                open.set(ports);
+                None
+            }
+            (_, work) => Some(Ready { work, ..ready }),
+        }
+    }
+}
+
+fn start_agent(agent: Agent, scope: &Scope, state: &Arc<State>, view: &Arc<View>) {
+    scope.spawn("published", follow(agent.events(), Arc::clone(state), Arc::clone(view)));
+    let (agent_scope, agent_state, view) = (scope.clone(), Arc::clone(state), Arc::clone(view));
+    scope.spawn("agent", async move {
+        let result = agent.run(agent_scope).await;
+        agent_state.phase.send_replace(Phase::Ended);
+        if let Err(error) = result
+            && !agent_state.superseded.load(Ordering::Relaxed)
+        {
+            view.failed("publish", &failure(&error));
+        }
+    });
 }
 
 impl Drop for Serving {
@@ -298,6 +357,34 @@ impl State {
         if let Some(row) = self.tunnels().iter_mut().find(|row| row.name == name) {
             change(row);
         }
+    }
+
+    /// Rows of another version; one that is the same in all that is written goes on.
+    fn replace(&self, rows: Vec<TunnelRow>) {
+        let mut tunnels = self.tunnels();
+        let same = |old: &TunnelRow, new: &TunnelRow| old.name == new.name && old.asked == new.asked;
+        *tunnels = rows
+            .into_iter()
+            .map(|new| match tunnels.iter().find(|old| same(old, &new)) {
+                Some(old) => TunnelRow { target: new.target, ..old.clone() },
+                None => new,
+            })
+            .collect();
+    }
+
+    /// What a tunnel leads to.
+    fn target(&self, name: &str) -> String {
+        self.tunnels().iter().find(|row| row.name == name).map(|row| row.target.clone()).unwrap_or_default()
+    }
+
+    /// Whether something else is said than before.
+    fn is_news(&self, about: &str, text: &str) -> bool {
+        let before = lock(&self.said).insert(about.to_owned(), text.to_owned());
+        before.as_deref() != Some(text)
+    }
+
+    fn forget_news(&self, about: &str) {
+        lock(&self.said).remove(about);
     }
 
     fn tunnels(&self) -> MutexGuard<'_, Vec<TunnelRow>> {

@@ -81,14 +81,20 @@ impl Running {
             Clusters::new(files::kube_settings(&file.kubernetes))
         };
         let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
-        let agent =
-            match publish::prepare(file, &self.file, self.published.as_ref(), self.entrances.targets(), &self.view) {
-                Ok(agent) => agent,
-                Err(failure) => {
-                    self.entrances.abandon(prepared);
-                    return Err(failure);
-                }
-            };
+        let agent = match publish::prepare(
+            file,
+            &self.file,
+            self.published.as_ref(),
+            self.entrances.targets(),
+            clusters.ssh(),
+            &self.view,
+        ) {
+            Ok(agent) => agent,
+            Err(failure) => {
+                self.entrances.abandon(prepared);
+                return Err(failure);
+            }
+        };
         let committed = self.entrances.commit(prepared);
         committed.failed.iter().for_each(|error| self.view.not_opened(&failure(error), true));
         committed.closed.iter().for_each(|error| self.view.not_opened(&failure(error), false));
@@ -147,6 +153,9 @@ impl Running {
     /// The machine was asleep.
     pub(super) fn wake(&self) {
         self.entrances.wake();
+        if let Some(published) = &self.published {
+            published.wake();
+        }
     }
 
     /// Takes nothing new.

@@ -404,6 +404,11 @@ impl View {
         }
     }
 
+    /// What happens to published ports of an SSH server.
+    pub(super) fn remote(&self, name: &str, text: &str, value: impl FnOnce() -> Value) {
+        self.note(text, name, value);
+    }
+
     /// The end has begun.
     pub(super) fn finishing(&self, snapshot: &Snapshot) {
         let live: u64 = snapshot.rows.iter().map(|row| row.streams).sum();

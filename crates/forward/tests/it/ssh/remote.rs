@@ -43,7 +43,7 @@ impl Published {
         let found = || {
             let events = self.events.lock().unwrap();
             let mut ports = events.iter().filter_map(|event| match event {
-                RemoteEvent::Listening { name: known, port } if known == name => Some(*port),
+                RemoteEvent::Listening { name: known, port, .. } if known == name => Some(*port),
                 _ => None,
             });
             ports.nth(nth - 1)
@@ -181,6 +181,36 @@ async fn waking_up_connects_anew_and_has_the_same_port() {
     held.write_all(b"two").await.unwrap();
     within("an echo", held.read_exact(&mut three)).await.unwrap();
     assert_eq!((&three, bed.sshd.logins()), (b"two", 2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_come_and_go_and_lead_elsewhere_while_the_others_keep_their_visitors() {
+    let bed = SshBed::new().await;
+    let (stays, goes, comes) = (free_port().unwrap(), free_port().unwrap(), free_port().unwrap());
+    let there = to(bed.origin.addr());
+    let ports = vec![port("stays", stays, Arc::clone(&there)), port("goes", goes, Arc::clone(&there))];
+    let published = Published::start(&bed, bed.options(), ports);
+    published.listening("stays", 1).await;
+    published.listening("goes", 1).await;
+    let mut held = [visit(stays, b"echo\none").await, visit(goes, b"echo\none").await];
+    let mut three = [0; 3];
+    for stream in &mut held {
+        within("an echo", stream.read_exact(&mut three)).await.unwrap();
+    }
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let elsewhere = to(other.local_addr().unwrap());
+    published.ports.set(vec![port("stays", stays, elsewhere), port("comes", comes, there)]);
+    published.listening("comes", 1).await;
+    let closed = async { while TcpStream::connect(("127.0.0.1", goes)).await.is_ok() {} };
+    within("the port is closed", closed).await;
+    for stream in &mut held {
+        stream.write_all(b"two").await.unwrap();
+        within("an echo", stream.read_exact(&mut three)).await.unwrap();
+        assert_eq!(&three, b"two");
+    }
+    let (_new, served) = tokio::join!(visit(stays, b"x"), other.accept());
+    served.unwrap();
+    assert_eq!((published.said(|event| matches!(event, RemoteEvent::Listening { .. })), bed.sshd.logins()), (3, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

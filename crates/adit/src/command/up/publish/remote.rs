@@ -1,0 +1,150 @@
+//! What is published at the ports of an SSH server, in the place of a tunnel server.
+
+use std::sync::Arc;
+
+use ::forward::{RemoteEvent, RemotePort, RemotePorts, SshServers};
+use adit_core::config::publish::{CONNECT_TIMEOUT, PublicPlace, PublishConfig, PublishedTunnel, SSH_BIND};
+use adit_core::target::{SshServer, Target};
+use runtime::connect::Connect;
+use runtime::scope::Scope;
+use serde_json::{Value, json};
+
+use super::super::view::View;
+use super::{Phase, Ready, State, TunnelRow, Work};
+use crate::command::agent::START_TIMEOUT;
+
+/// Makes ready the ports of a server.
+pub(super) fn ready(
+    publish: &PublishConfig,
+    server: &SshServer,
+    servers: &Arc<SshServers>,
+    connect: &dyn Fn(&Target) -> Arc<dyn Connect>,
+) -> Ready {
+    let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| port(tunnel, connect(&tunnel.to))).collect();
+    let rows = publish.tunnels.iter().zip(&ports).map(|(tunnel, port)| TunnelRow {
+        name: tunnel.key.clone(),
+        url: place(server, &port.bind, port.port),
+        asked: place(server, &port.bind, port.port),
+        target: port.connect.describe(),
+        note: "waiting".into(),
+        ..TunnelRow::default()
+    });
+    let tunnels = rows.collect();
+    Ready { work: Work::Ssh { server: server.clone(), servers: Arc::clone(servers), ports }, tunnels, token: None }
+}
+
+fn port(tunnel: &PublishedTunnel, connect: Arc<dyn Connect>) -> RemotePort {
+    let port = match tunnel.public {
+        PublicPlace::Port(port) => port,
+        // The parser lets none of these through.
+        PublicPlace::Any | PublicPlace::Name(_) | PublicPlace::Host(_) => 0,
+    };
+    let here = matches!(tunnel.to, Target::Local(_));
+    let unsaid = tunnel.connect_timeout == CONNECT_TIMEOUT && !here;
+    let connect_timeout = if unsaid { START_TIMEOUT } else { tunnel.connect_timeout };
+    RemotePort { name: tunnel.key.clone(), bind: tunnel.bind.clone(), port, connect, connect_timeout }
+}
+
+/// Where visitors find a port, as far as it is known: the server decides by its `GatewayPorts`.
+fn place(server: &SshServer, bind: &str, port: u16) -> String {
+    let port = if port == 0 { "(any)".to_owned() } else { port.to_string() };
+    match bind {
+        SSH_BIND => format!("localhost:{port} of {server}"),
+        "*" => format!("tcp://{}:{port}", server.host),
+        bind => format!("{bind}:{port} of {server}"),
+    }
+}
+
+/// Starts to keep them open.
+pub(super) fn start(
+    server: SshServer,
+    servers: Arc<SshServers>,
+    ports: Vec<RemotePort>,
+    scope: &Scope,
+    state: &Arc<State>,
+    view: &Arc<View>,
+) -> Arc<RemotePorts> {
+    let (told_state, told_view, told_server) = (Arc::clone(state), Arc::clone(view), server.clone());
+    let told = Arc::new(move |event: RemoteEvent| {
+        take(&told_state, &told_server, &event);
+        tell(&told_view, &told_state, &told_server, &event);
+    });
+    let ports = RemotePorts::new(servers, server, ports, told);
+    scope.spawn("remote ports", Arc::clone(&ports).run(scope.clone()));
+    ports
+}
+
+fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
+    match event {
+        RemoteEvent::Connected => state.enter(Phase::Connected),
+        RemoteEvent::Listening { name, bind, port } => state.set(name, |row| {
+            row.url = place(server, bind, *port);
+            row.note.clear();
+        }),
+        RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.note = refused(server, *port)),
+        RemoteEvent::Closed { name, received, sent } => state.set(name, |row| {
+            row.requests += 1;
+            row.bytes_in += received;
+            row.bytes_out += sent;
+        }),
+        RemoteEvent::Lost { reason, .. } => {
+            state.enter(Phase::Connecting);
+            state.note(&format!("offline: {reason}"));
+        }
+        _ => {}
+    }
+}
+
+fn refused(server: &SshServer, port: u16) -> String {
+    format!("{server} does not open port {port}")
+}
+
+fn tell(view: &View, state: &State, server: &SshServer, event: &RemoteEvent) {
+    let text = server.to_string();
+    let (name, key, line, value) = match event {
+        RemoteEvent::Connected => ("connected", "publish", format!("connected to {server}"), json!({ "server": text })),
+        RemoteEvent::Listening { name, bind, port } => {
+            let url = place(server, bind, *port);
+            let target = state.target(name);
+            let line = format!("{name}  {url} → {target}");
+            ("published", name.as_str(), line, json!({ "tunnel": name, "url": url, "target": target, "port": port }))
+        }
+        RemoteEvent::Refused { name, port, .. } => {
+            let hint = "it is taken there, or the server forbids it: AllowTcpForwarding, PermitListen";
+            let line = format!("{name}: {}; asking again\nhint: {hint}", refused(server, *port));
+            ("refused", name.as_str(), line, json!({ "tunnel": name, "port": port, "hint": hint }))
+        }
+        RemoteEvent::Lost { reason, hint, wait } => {
+            let then = hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+            let line = format!("publish: {reason}; next attempt in {:.1} s{then}", wait.as_secs_f64());
+            let ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            ("lost", "publish", line, json!({ "reason": reason, "hint": hint, "retry_in_ms": ms }))
+        }
+        _ => return,
+    };
+    // Attempts go on for ever, and each reason is worth one line.
+    let new = match event {
+        RemoteEvent::Refused { .. } | RemoteEvent::Lost { .. } => state.is_news(key, &line_without_wait(event, &line)),
+        _ => {
+            state.forget_news(key);
+            true
+        }
+    };
+    if new {
+        view.remote(name, &line, || with_server(value, &text));
+    }
+}
+
+fn line_without_wait(event: &RemoteEvent, line: &str) -> String {
+    match event {
+        RemoteEvent::Lost { reason, .. } => reason.clone(),
+        _ => line.to_owned(),
+    }
+}
+
+fn with_server(mut value: Value, server: &str) -> Value {
+    if let Some(map) = value.as_object_mut() {
+        map.insert("server".into(), server.into());
+    }
+    value
+}
