@@ -1,7 +1,7 @@
 //! Host names that say themselves which service they mean: their forwards are made when they are first asked for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
@@ -14,12 +14,13 @@ use adit_core::name::Hostname;
 use adit_core::near;
 use adit_core::target::{PortRef, Scheme, Target};
 use forward::{Clusters, Forward, ForwardReport, ServiceEntry, WantedServices};
+use runtime::connect::Connect;
 use runtime::scope::Scope;
 use tokio::sync::Semaphore;
 
 use crate::http::{Found, ServiceListing, ServiceRow};
 use crate::routes::refused;
-use crate::targets::on_demand;
+use crate::targets::{ByHost, Targets, on_demand};
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
 
@@ -55,6 +56,7 @@ pub struct Dynamic {
     settings: DynamicSettings,
     hosts: DynamicHosts,
     clusters: Arc<Clusters>,
+    targets: Weak<Targets>,
     scope: Scope,
     known: Mutex<HashMap<String, Known>>,
     /// Lists of services that are asked for at the same time.
@@ -81,8 +83,10 @@ pub struct DynamicRoute {
     pub host: String,
     /// What it means.
     pub target: DynamicTarget,
-    /// The way there.
+    /// What makes the way there.
     pub forward: Forward,
+    /// The way there, after a reload by whatever the name means then.
+    pub(crate) connect: Arc<ByHost>,
     /// Requests from plain HTTP.
     pub upstream: Arc<Upstream>,
     /// TLS connections that are handed on.
@@ -128,11 +132,17 @@ pub enum DynamicFault {
 impl Dynamic {
     /// Nothing is asked for yet.
     #[must_use]
-    pub fn new(settings: DynamicSettings, clusters: &Arc<Clusters>, scope: &Scope) -> Arc<Self> {
+    pub fn new(
+        settings: DynamicSettings,
+        targets: &Arc<Targets>,
+        clusters: &Arc<Clusters>,
+        scope: &Scope,
+    ) -> Arc<Self> {
         Arc::new(Self {
             hosts: DynamicHosts::new(settings.suffix.clone(), &settings.aliases),
             settings,
             clusters: Arc::clone(clusters),
+            targets: Arc::downgrade(targets),
             scope: scope.clone(),
             known: Mutex::default(),
             listing: Semaphore::new(LISTING),
@@ -317,7 +327,9 @@ impl Dynamic {
             Scheme::Http => UpstreamScheme::Http,
             Scheme::Https => UpstreamScheme::Https,
         };
-        let mut options = UpstreamOptions::new(host, Arc::new(forward.clone()), scheme, &self.scope);
+        let by = ByHost { targets: Weak::clone(&self.targets), host: host.to_owned(), forward: forward.clone() };
+        let connect = Arc::new(by);
+        let mut options = UpstreamOptions::new(host, Arc::clone(&connect) as Arc<dyn Connect>, scheme, &self.scope);
         // Services within a cluster have certificates that nobody outside can check; the way there is the API server's.
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
@@ -325,7 +337,7 @@ impl Dynamic {
         // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
         options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");
-        DynamicRoute { host: host.to_owned(), target, forward, upstream, traffic: Arc::default() }
+        DynamicRoute { host: host.to_owned(), target, forward, connect, upstream, traffic: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -373,7 +385,7 @@ mod tests {
         change(&mut settings);
         // Not the one of whoever runs the tests.
         let nowhere = KubeSettings { kubeconfig: Some("/nonexistent".into()), ..KubeSettings::default() };
-        Dynamic::new(settings, &Clusters::new(nowhere), scope)
+        Dynamic::new(settings, &Arc::default(), &Clusters::new(nowhere), scope)
     }
 
     fn host(service: &str, context: &str) -> String {

@@ -68,6 +68,7 @@ impl Routes {
 
     /// Puts another table in force; the earlier one is returned, to be retired.
     pub fn replace(&self, table: Arc<Table>) -> Arc<Table> {
+        self.targets.set_dynamic(table.dynamic().cloned());
         self.table.swap(table)
     }
 
@@ -95,7 +96,9 @@ impl Routes {
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
-            Some(Ok(route)) => TlsFound::Pass(Arc::new(route.forward.clone()), Arc::clone(&route.traffic)),
+            Some(Ok(route)) => {
+                TlsFound::Pass(Arc::clone(&route.connect) as Arc<dyn Connect>, Arc::clone(&route.traffic))
+            }
             Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
             None => TlsFound::Answer(unknown(&table, host)),
         }

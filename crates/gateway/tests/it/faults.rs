@@ -252,7 +252,7 @@ async fn a_client_that_leaves_cancels_its_request_before_and_during_the_answer()
 }
 
 /// A service that has read its request's head, and a client that has ended its direction after it.
-async fn asked_and_ended(gate: &Gate, service: &TcpListener) -> (Client, tokio::net::TcpStream) {
+async fn asked_and_ended(gate: &Gate, service: &TcpListener) -> (Client, TcpStream) {
     let mut client = Client::connect(gate.addr).await.unwrap();
     client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
     client.finish().await.unwrap();
