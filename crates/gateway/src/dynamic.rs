@@ -14,7 +14,7 @@ use adit_core::name::Hostname;
 use adit_core::near;
 use adit_core::target::{PortRef, Scheme, Target};
 use forward::{Clusters, Forward, ForwardReport, ServiceEntry, WantedServices};
-use runtime::connect::Connect;
+use runtime::connect::{Connect, MissingPart};
 use runtime::scope::Scope;
 use tokio::sync::Semaphore;
 
@@ -199,6 +199,7 @@ impl Dynamic {
     /// Why there is no list: it is not allowed, there is no such context, or the cluster does not tell.
     pub async fn services(&self, context: &str) -> Result<ServiceListing, Found> {
         self.context_allowed(context).map_err(|fault| refused(&fault))?;
+        self.known_context(context).map_err(|near| Found::Unknown { near, reason: None, hint: None })?;
         let busy = |_| Found::Failed { reason: "too many lists of services are being read".into(), hint: None };
         let _turn = tokio::time::timeout(LISTING_WAIT, self.listing.acquire()).await.map_err(busy)?;
         let namespaces = &self.settings.allow.namespaces;
@@ -231,6 +232,23 @@ impl Dynamic {
         };
         let ports = ports.into_iter().map(row).collect();
         ServiceRow { namespace, name, ports }
+    }
+
+    /// Hosts that differ from this one in the part that is not there, by what is there instead.
+    #[must_use]
+    pub fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let Some(Ok(target)) = self.hosts.parse(host) else { return Vec::new() };
+        let other = |instead: &String| {
+            let mut target = target.clone();
+            match part {
+                MissingPart::Name => target.name.clone_from(instead),
+                MissingPart::Namespace => target.namespace.clone_from(instead),
+                MissingPart::Port => target.port = PortRef::parse(instead).ok()?,
+            }
+            self.allowed(&target.context, &target.namespace).ok()?;
+            self.hosts.host(&target)
+        };
+        instead.iter().filter_map(other).take(NEAR).collect()
     }
 
     /// A name in the current context, for people to change; `None` without a kubeconfig.
@@ -289,16 +307,22 @@ impl Dynamic {
 
     /// Without a kubeconfig the forward says best what is wrong.
     fn context_is_there(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
+        let host = |context: String| self.hosts.host(&DynamicTarget { context, ..target.clone() });
+        self.known_context(&target.context).map_err(|near| {
+            let near = near.into_iter().filter_map(host).collect();
+            DynamicFault::Context { context: target.context.clone(), near }
+        })
+    }
+
+    /// Whether there is this context; else those that could be meant. Without a kubeconfig it is not known.
+    fn known_context(&self, context: &str) -> Result<(), Vec<String>> {
         let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Ok(()) };
-        if kubeconfigs.context_name(Some(&target.context)).is_ok() {
+        if kubeconfigs.context_name(Some(context)).is_ok() {
             return Ok(());
         }
         let known = self.contexts();
-        let near = near::near_matches(&target.context, known.iter().map(String::as_str), NEAR);
-        let host =
-            |context: &&str| self.hosts.host(&DynamicTarget { context: (*context).to_owned(), ..target.clone() });
-        let near = near.iter().filter_map(host).collect();
-        Err(DynamicFault::Context { context: target.context.clone(), near })
+        let near = near::near_matches(context, known.iter().map(String::as_str), NEAR);
+        Err(near.into_iter().map(str::to_owned).collect())
     }
 
     fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {

@@ -67,6 +67,18 @@ pub(crate) fn error(
         }
         below.push_str("</ul>");
     }
+    if let Problem::NoContext { near, .. } = problem
+        && !near.is_empty()
+    {
+        members.insert("near".into(), json!(near));
+        below.push_str("<p>Near matches:</p><ul>");
+        for context in near {
+            let url = context_link(context, around);
+            let _ = write!(below, "<li><a href=\"{}\">The services of {}</a></li>", escape(&url), escape(context));
+            let _ = writeln!(lines, "near: {url}");
+        }
+        below.push_str("</ul>");
+    }
     if let Some(context) = context {
         let url = context_link(context, around);
         let _ = write!(below, "<p><a href=\"{}\">The services of {}</a></p>", escape(&url), escape(context));

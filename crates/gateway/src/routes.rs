@@ -11,7 +11,7 @@ use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
 use arc_swap::ArcSwap;
 use forward::ForwardReport;
-use runtime::connect::Connect;
+use runtime::connect::{Connect, MissingPart};
 
 use crate::dynamic::{Dynamic, DynamicFault};
 use crate::http::{
@@ -105,6 +105,14 @@ impl Routes {
     }
 }
 
+impl Routes {
+    /// Whether a host is nobody's route, and means what it says itself.
+    pub(crate) fn is_dynamic(&self, host: &str) -> bool {
+        let table = self.table.load();
+        table.find(host, None).is_none() && table.dynamic().is_some_and(|dynamic| dynamic.hosts().parse(host).is_some())
+    }
+}
+
 impl Lookup for Routes {
     fn find(&self, host: &str, path: &str) -> Found {
         let table = self.table.load();
@@ -176,8 +184,14 @@ impl Lookup for Routes {
 
     fn context_of(&self, host: &str) -> Option<String> {
         let table = self.table.load();
-        let target = table.dynamic()?.hosts().parse(host)?.ok()?;
-        Some(target.context)
+        let dynamic = table.dynamic()?;
+        let context = dynamic.hosts().parse(host)?.ok()?.context;
+        dynamic.contexts().contains(&context).then_some(context)
+    }
+
+    fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let table = self.table.load();
+        table.dynamic().map(|dynamic| dynamic.near(host, part, instead)).unwrap_or_default()
     }
 
     fn is_ours(&self, host: &str) -> bool {

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use runtime::connect::MissingPart;
+
 use crate::upstream::Upstream;
 
 /// Knows the routes.
@@ -21,7 +23,13 @@ pub trait Lookup: Send + Sync + 'static {
         None
     }
 
-    /// The context that a dynamic host names.
+    /// Dynamic hosts that differ from this one in the part that is not there, by what is there instead.
+    fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let _ = (host, part, instead);
+        Vec::new()
+    }
+
+    /// The context that a dynamic host names, if there is such a context.
     fn context_of(&self, host: &str) -> Option<String> {
         let _ = host;
         None
