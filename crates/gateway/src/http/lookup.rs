@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use runtime::connect::MissingPart;
 
+use crate::failures::LastError;
 use crate::upstream::Upstream;
 
 /// Knows the routes.
@@ -102,8 +103,10 @@ pub struct RouteEntry {
     pub target: String,
     /// How that is.
     pub state: State,
-    /// More of it: the pod, the last error.
+    /// More of it: the pod, what is waited for.
     pub detail: Option<String>,
+    /// What went wrong last, and whether it still does.
+    pub last_error: Option<LastError>,
     /// It takes TLS, too: whoever reads the index by `https` gets such links.
     pub tls: bool,
 }
@@ -117,8 +120,10 @@ pub struct ForwardEntry {
     pub target: String,
     /// How it is.
     pub state: State,
-    /// More of it: the pod, the last error.
+    /// More of it: the pod, what is waited for.
     pub detail: Option<String>,
+    /// What went wrong last, and whether it still does.
+    pub last_error: Option<LastError>,
     /// The ports that lead to it.
     pub listen: Vec<SocketAddr>,
 }
@@ -134,11 +139,21 @@ pub enum State {
     Starting,
     /// It can be used.
     Ready,
+    /// It was started, and whatever was tried of it lately failed.
+    Failing,
     /// It could not be started and will be tried again.
     Failed,
 }
 
 impl State {
+    /// With what is known of those who tried: what is ready and fails is failing.
+    pub(crate) fn as_tried(self, last: Option<&LastError>) -> Self {
+        match self {
+            Self::Ready if last.is_some_and(|last| last.since.is_some()) => Self::Failing,
+            state => state,
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -147,6 +162,7 @@ impl State {
             Self::Idle => "idle",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::Failing => "failing",
             Self::Failed => "failed",
         }
     }

@@ -154,6 +154,9 @@ async fn carry(
     } else {
         carry_plain(connection, &upstream, request, &written, body, flight).await
     };
+    if outcome.is_ok() {
+        upstream.counters().failures().worked();
+    }
     outcome.map_err(|problem| {
         if problem.status().is_server_error() {
             upstream.note_error(problem.message());
