@@ -34,7 +34,6 @@ async fn served(forward: &Forward) {
 
 fn soon(back: Instant, what: &str) {
     assert!(back.elapsed() < BACK + GRACE, "{what}: {:?} after the server's return", back.elapsed());
-    println!("{what}: {:?} after the server's return", back.elapsed());
 }
 
 #[tokio::test]

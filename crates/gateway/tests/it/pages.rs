@@ -190,12 +190,13 @@ async fn the_services_of_a_context_are_not_told_to_what_another_site_opens_and_i
 async fn what_went_wrong_last_stands_beside_the_state_in_every_form() {
     let gate = gate().await;
     let (at, since) = (timestamp::from_unix(1_764_234_060), timestamp::from_unix(1_764_234_000));
-    let mut listing = gate.routes.listing.lock().unwrap();
-    let routes = &mut listing.routes;
-    routes[0].state = State::Failing;
-    routes[0].last_error = Some(LastError { at, text: "<nobody> answers".into(), since: Some(since) });
-    routes[2].last_error = Some(LastError { at, text: "it was slow".into(), since: None });
-    drop(listing);
+    {
+        let mut listing = gate.routes.listing.lock().unwrap();
+        let routes = &mut listing.routes;
+        routes[0].state = State::Failing;
+        routes[0].last_error = Some(LastError { at, text: "<nobody> answers".into(), since: Some(since) });
+        routes[2].last_error = Some(LastError { at, text: "it was slow".into(), since: None });
+    }
     let (at, since) = ("2025-11-27T09:01:00.000Z", "2025-11-27T09:00:00.000Z");
     let page = get(&gate, "localhost", "/", BROWSER).await.text();
     assert!(
