@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault};
+use runtime::connect::{ConnectError, MissingPart};
 
 use crate::k8s::api::ApiError;
 use crate::k8s::kubeconfig::KubeconfigError;
@@ -30,6 +31,8 @@ pub enum ForwardError {
         fault: Fault,
         /// What to do.
         hint: Option<String>,
+        /// What is not there at all.
+        missing: Option<Missing>,
     },
     /// There is a pod, and no connection to it.
     #[error("no connection to pod {pod}")]
@@ -77,7 +80,27 @@ pub enum ForwardError {
     },
 }
 
+/// A part of a target that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Missing {
+    /// Which.
+    pub part: MissingPart,
+    /// What is there and could be meant, nearest first.
+    pub near: Vec<String>,
+}
+
 impl ForwardError {
+    /// As a connection's error.
+    pub(crate) fn into_connect(self, target: String) -> ConnectError {
+        let (reason, hint) = (chain(&self), self.hint());
+        match self {
+            Self::NoTarget { missing: Some(Missing { part, near }), .. } => {
+                ConnectError::Missing { target, reason, hint, part, near }
+            }
+            _ => ConnectError::Unavailable { target, reason, hint },
+        }
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -94,7 +117,7 @@ impl ForwardError {
     }
 
     pub(crate) fn no_target(none: &NoTarget) -> Self {
-        Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint() }
+        Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint(), missing: none.missing() }
     }
 }
 

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
 use adit_core::config::forwards::HealthConfig;
-use adit_core::diagnose::Diagnose as _;
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
 use runtime::Scope;
@@ -350,6 +349,7 @@ impl Shared {
             message: report.status.reason.as_deref().unwrap_or("it failed").to_owned(),
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
+            missing: None,
         })
     }
 
@@ -382,8 +382,7 @@ impl Shared {
                 }
                 if self.has_failed() {
                     let report = Arc::clone(&self.report.borrow());
-                    let failure = self.failure(&report);
-                    return Err(unavailable(crate::error::chain(&failure), failure.hint()));
+                    return Err(self.failure(&report).into_connect(self.target.to_string()));
                 }
                 tokio::select! {
                     biased;

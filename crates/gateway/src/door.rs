@@ -129,7 +129,7 @@ impl Door {
                     Ok(target) => return pass(client, bytes, target, &traffic).await,
                     Err(error) => {
                         traffic.fail(chain(&error));
-                        Some(failed(&error))
+                        Some(self.failed(name.as_ref(), &error))
                     }
                 }
             }
@@ -137,6 +137,18 @@ impl Door {
             TlsFound::Answer(found) => Some(found),
         };
         Box::pin(self.terminate(client, name, bytes, answer, ends, scope)).await;
+    }
+
+    /// What there is to say about a target that was not reached.
+    fn failed(&self, name: Option<&Hostname>, error: &ConnectError) -> Found {
+        let (reason, hint) = (chain(error), error.hint());
+        match (error, name) {
+            (ConnectError::Missing { part, near, .. }, Some(name)) if self.routes.is_dynamic(name.as_str()) => {
+                let near = self.routes.near(name.as_str(), *part, near);
+                Found::Unknown { near, reason: Some(reason), hint }
+            }
+            _ => Found::Failed { reason, hint },
+        }
     }
 
     /// TLS that ends here, with `answer` for all its requests if there is one.
@@ -196,10 +208,6 @@ impl Lookup for Fixed {
     fn listing(&self) -> Listing {
         self.routes.listing()
     }
-}
-
-fn failed(error: &ConnectError) -> Found {
-    Found::Failed { reason: chain(error), hint: error.hint() }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Host names that say themselves which service they mean: their forwards are made when they are first asked for.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::config::gateway::Allow;
@@ -14,12 +14,13 @@ use adit_core::name::Hostname;
 use adit_core::near;
 use adit_core::target::{PortRef, Scheme, Target};
 use forward::{Clusters, Forward, ForwardReport, ServiceEntry, WantedServices};
+use runtime::connect::{Connect, MissingPart};
 use runtime::scope::Scope;
 use tokio::sync::Semaphore;
 
 use crate::http::{Found, ServiceListing, ServiceRow};
 use crate::routes::refused;
-use crate::targets::on_demand;
+use crate::targets::{ByHost, Targets, on_demand};
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
 
@@ -55,6 +56,7 @@ pub struct Dynamic {
     settings: DynamicSettings,
     hosts: DynamicHosts,
     clusters: Arc<Clusters>,
+    targets: Weak<Targets>,
     scope: Scope,
     known: Mutex<HashMap<String, Known>>,
     /// Lists of services that are asked for at the same time.
@@ -81,8 +83,10 @@ pub struct DynamicRoute {
     pub host: String,
     /// What it means.
     pub target: DynamicTarget,
-    /// The way there.
+    /// What makes the way there.
     pub forward: Forward,
+    /// The way there, after a reload by whatever the name means then.
+    pub(crate) connect: Arc<ByHost>,
     /// Requests from plain HTTP.
     pub upstream: Arc<Upstream>,
     /// TLS connections that are handed on.
@@ -128,11 +132,17 @@ pub enum DynamicFault {
 impl Dynamic {
     /// Nothing is asked for yet.
     #[must_use]
-    pub fn new(settings: DynamicSettings, clusters: &Arc<Clusters>, scope: &Scope) -> Arc<Self> {
+    pub fn new(
+        settings: DynamicSettings,
+        targets: &Arc<Targets>,
+        clusters: &Arc<Clusters>,
+        scope: &Scope,
+    ) -> Arc<Self> {
         Arc::new(Self {
             hosts: DynamicHosts::new(settings.suffix.clone(), &settings.aliases),
             settings,
             clusters: Arc::clone(clusters),
+            targets: Arc::downgrade(targets),
             scope: scope.clone(),
             known: Mutex::default(),
             listing: Semaphore::new(LISTING),
@@ -189,6 +199,7 @@ impl Dynamic {
     /// Why there is no list: it is not allowed, there is no such context, or the cluster does not tell.
     pub async fn services(&self, context: &str) -> Result<ServiceListing, Found> {
         self.context_allowed(context).map_err(|fault| refused(&fault))?;
+        self.known_context(context).map_err(|near| Found::Unknown { near, reason: None, hint: None })?;
         let busy = |_| Found::Failed { reason: "too many lists of services are being read".into(), hint: None };
         let _turn = tokio::time::timeout(LISTING_WAIT, self.listing.acquire()).await.map_err(busy)?;
         let namespaces = &self.settings.allow.namespaces;
@@ -221,6 +232,23 @@ impl Dynamic {
         };
         let ports = ports.into_iter().map(row).collect();
         ServiceRow { namespace, name, ports }
+    }
+
+    /// Hosts that differ from this one in the part that is not there, by what is there instead.
+    #[must_use]
+    pub fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let Some(Ok(target)) = self.hosts.parse(host) else { return Vec::new() };
+        let other = |instead: &String| {
+            let mut target = target.clone();
+            match part {
+                MissingPart::Name => target.name.clone_from(instead),
+                MissingPart::Namespace => target.namespace.clone_from(instead),
+                MissingPart::Port => target.port = PortRef::parse(instead).ok()?,
+            }
+            self.allowed(&target.context, &target.namespace).ok()?;
+            self.hosts.host(&target)
+        };
+        instead.iter().filter_map(other).take(NEAR).collect()
     }
 
     /// A name in the current context, for people to change; `None` without a kubeconfig.
@@ -279,16 +307,22 @@ impl Dynamic {
 
     /// Without a kubeconfig the forward says best what is wrong.
     fn context_is_there(&self, target: &DynamicTarget) -> Result<(), DynamicFault> {
+        let host = |context: String| self.hosts.host(&DynamicTarget { context, ..target.clone() });
+        self.known_context(&target.context).map_err(|near| {
+            let near = near.into_iter().filter_map(host).collect();
+            DynamicFault::Context { context: target.context.clone(), near }
+        })
+    }
+
+    /// Whether there is this context; else those that could be meant. Without a kubeconfig it is not known.
+    fn known_context(&self, context: &str) -> Result<(), Vec<String>> {
         let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Ok(()) };
-        if kubeconfigs.context_name(Some(&target.context)).is_ok() {
+        if kubeconfigs.context_name(Some(context)).is_ok() {
             return Ok(());
         }
         let known = self.contexts();
-        let near = near::near_matches(&target.context, known.iter().map(String::as_str), NEAR);
-        let host =
-            |context: &&str| self.hosts.host(&DynamicTarget { context: (*context).to_owned(), ..target.clone() });
-        let near = near.iter().filter_map(host).collect();
-        Err(DynamicFault::Context { context: target.context.clone(), near })
+        let near = near::near_matches(context, known.iter().map(String::as_str), NEAR);
+        Err(near.into_iter().map(str::to_owned).collect())
     }
 
     fn add(&self, host: &str, target: DynamicTarget) -> Arc<DynamicRoute> {
@@ -317,7 +351,9 @@ impl Dynamic {
             Scheme::Http => UpstreamScheme::Http,
             Scheme::Https => UpstreamScheme::Https,
         };
-        let mut options = UpstreamOptions::new(host, Arc::new(forward.clone()), scheme, &self.scope);
+        let by = ByHost { targets: Weak::clone(&self.targets), host: host.to_owned(), forward: forward.clone() };
+        let connect = Arc::new(by);
+        let mut options = UpstreamOptions::new(host, Arc::clone(&connect) as Arc<dyn Connect>, scheme, &self.scope);
         // Services within a cluster have certificates that nobody outside can check; the way there is the API server's.
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
@@ -325,7 +361,7 @@ impl Dynamic {
         // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
         options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");
-        DynamicRoute { host: host.to_owned(), target, forward, upstream, traffic: Arc::default() }
+        DynamicRoute { host: host.to_owned(), target, forward, connect, upstream, traffic: Arc::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Known>> {
@@ -373,7 +409,7 @@ mod tests {
         change(&mut settings);
         // Not the one of whoever runs the tests.
         let nowhere = KubeSettings { kubeconfig: Some("/nonexistent".into()), ..KubeSettings::default() };
-        Dynamic::new(settings, &Clusters::new(nowhere), scope)
+        Dynamic::new(settings, &Arc::default(), &Clusters::new(nowhere), scope)
     }
 
     fn host(service: &str, context: &str) -> String {

@@ -110,7 +110,10 @@ impl Entrance {
         match &**self.handler.load() {
             Handler::Gateway(door) => {
                 let Some(permit) = door.admit(peer) else { return };
-                let (door, ends) = (Arc::clone(door), Ends { peer, local: self.local });
+                // Of a socket for all addresses, the one that was dialled.
+                let all = self.local.ip().is_unspecified();
+                let local = all.then(|| client.local_addr().ok()).flatten().unwrap_or(self.local);
+                let (door, ends) = (Arc::clone(door), Ends { peer, local });
                 self.carrying.spawn("gateway connection", async move {
                     let _held = (permit, place);
                     door.connection(client, ends, scope).await;

@@ -328,7 +328,8 @@ impl Entrances {
             }
         }
         let listen = self.open().filter_map(|(address, owner)| Some((owner?, address))).collect();
-        self.routes.set_ports(listen);
+        let traffic = self.ports().map(|(name, traffic)| (name.to_owned(), Arc::clone(traffic))).collect();
+        self.routes.set_ports(listen, traffic);
         forwards.start();
         let remade = table.remade(&old_table);
         old_table.retire(&table);

@@ -18,6 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::Scope;
 use runtime::executor::ScopeExecutor;
 use runtime::guard::{Findings, GuardTimes, Guarded};
+use runtime::peer::PeerWatch;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::Notify;
 
@@ -176,7 +177,8 @@ where
 {
     let times = GuardTimes { head: site.times.head, idle: site.times.idle, unread: site.times.unread };
     let findings = Arc::new(Findings::new());
-    let mut io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
+    let io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
+    let mut io = io.watching(PeerWatch::between(arrival.local, arrival.peer));
     // A connection that has asked for nothing yet must not hold up a shutdown.
     let first = tokio::select! {
         // One that has asked is answered.
@@ -205,7 +207,8 @@ where
     let limits = &connection.site.limits;
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder
-        // A client who ends its direction has left, as with other proxies: its request is cancelled.
+        // An end that hyper sees is a client's leaving, and cancels its request. The guard keeps the ends of those that
+        // still wait for their answers.
         .half_close(false)
         // The guard sees to slow heads and idle connections, and tells the two apart.
         .header_read_timeout(None)

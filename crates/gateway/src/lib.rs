@@ -12,12 +12,14 @@
 //! | [`dynamic`] | host names that say themselves what they mean |
 //! | [`targets`] | the forwards that entrances lead to |
 //! | [`pages`] | what the gateway says itself: the index, and errors |
+//! | [`failures`] | what went wrong last, and whether it has worked since |
 //! | [`rows`], [`traffic`] | what is open and what it has carried, for tables and JSON |
 
 pub mod door;
 pub mod dynamic;
 pub mod entrance;
 pub mod entrances;
+pub mod failures;
 mod hello;
 pub mod http;
 pub mod pages;

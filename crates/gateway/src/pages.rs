@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use adit_core::timestamp;
 use bytes::Bytes;
 use http::Response;
 use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -14,6 +15,7 @@ mod services;
 use services::context_link;
 pub(crate) use services::{context_in_path, services};
 
+use crate::failures::LastError;
 use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, SiteCounters, State, seconds};
 
 /// What a page depends on beside what it says.
@@ -64,6 +66,18 @@ pub(crate) fn error(
         for host in near {
             let _ = write!(below, "<li>{}</li>", link(host));
             let _ = writeln!(lines, "near: {host}");
+        }
+        below.push_str("</ul>");
+    }
+    if let Problem::NoContext { near, .. } = problem
+        && !near.is_empty()
+    {
+        members.insert("near".into(), json!(near));
+        below.push_str("<p>Near matches:</p><ul>");
+        for context in near {
+            let url = context_link(context, around);
+            let _ = write!(below, "<li><a href=\"{}\">The services of {}</a></li>", escape(&url), escape(context));
+            let _ = writeln!(lines, "near: {url}");
         }
         below.push_str("</ul>");
     }
@@ -146,7 +160,7 @@ fn route_row(html: &mut String, route: &RouteEntry, around: Around) {
         "<tr><td>{}</td><td><code>{}</code></td>{}</tr>",
         link(&route.host, route.path.as_deref(), route.tls, around),
         escape(&route.target),
-        state_cell(route.state, route.detail.as_deref()),
+        state_cell(route.state, route.detail.as_deref(), route.last_error.as_ref()),
     );
 }
 
@@ -158,7 +172,7 @@ fn forward_row(html: &mut String, forward: &ForwardEntry) {
         escape(&forward.name),
         escape(&forward.target),
         escape(&listen.join(" ")),
-        state_cell(forward.state, forward.detail.as_deref()),
+        state_cell(forward.state, forward.detail.as_deref(), forward.last_error.as_ref()),
     );
 }
 
@@ -180,15 +194,34 @@ fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
     }
 }
 
-fn state_cell(state: State, detail: Option<&str>) -> String {
+fn state_cell(state: State, detail: Option<&str>, last: Option<&LastError>) -> String {
     let class = match state {
         State::Idle | State::Unchecked => "idle",
         State::Starting => "busy",
         State::Ready => "ready",
-        State::Failed => "failed",
+        State::Failing | State::Failed => "failed",
     };
     let detail = detail.map(|detail| format!("<div class=\"note\">{}</div>", escape(detail))).unwrap_or_default();
-    format!("<td class=\"state\"><span class=\"{class}\">{}</span>{detail}</td>", state.as_str())
+    let last = last.map(|last| format!("<div class=\"note\">{}</div>", escape(&last_text(last)))).unwrap_or_default();
+    format!("<td class=\"state\"><span class=\"{class}\">{}</span>{detail}{last}</td>", state.as_str())
+}
+
+/// The last error, when it was, and since when nothing has worked.
+fn last_text(last: &LastError) -> String {
+    match last.since {
+        Some(since) if since != last.at => {
+            format!("since {}, last at {}: {}", timestamp::format(since), timestamp::format(last.at), last.text)
+        }
+        Some(since) => format!("since {}: {}", timestamp::format(since), last.text),
+        None => format!("last error at {}: {}", timestamp::format(last.at), last.text),
+    }
+}
+
+fn last_json(last: Option<&LastError>) -> Value {
+    let last = last.map(|last| {
+        json!({ "at": timestamp::format(last.at), "since": last.since.map(timestamp::format), "text": last.text })
+    });
+    last.into()
 }
 
 /// A host to click; a pattern cannot be clicked.
@@ -239,7 +272,7 @@ fn listing_json(listing: &Listing, around: Around) -> Value {
         .map(|route| {
             json!({
                 "host": route.host, "path": route.path, "target": route.target, "state": route.state.as_str(),
-                "detail": route.detail, "url": address(&route.host, route.path.as_deref(), route.tls, around),
+                "detail": route.detail, "last_error": last_json(route.last_error.as_ref()), "url": address(&route.host, route.path.as_deref(), route.tls, around),
             })
         })
         .collect();
@@ -249,7 +282,7 @@ fn listing_json(listing: &Listing, around: Around) -> Value {
         .map(|forward| {
             json!({
                 "name": forward.name, "target": forward.target, "state": forward.state.as_str(),
-                "detail": forward.detail, "listen": forward.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "detail": forward.detail, "last_error": last_json(forward.last_error.as_ref()), "listen": forward.listen.iter().map(ToString::to_string).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -267,7 +300,7 @@ fn listing_text(listing: &Listing, around: Around) -> String {
         let path = route.path.as_deref();
         let shown = address(&route.host, path, route.tls, around)
             .unwrap_or_else(|| format!("{}{}", route.host, path.unwrap_or_default()));
-        let state = told(route.state, route.detail.as_deref());
+        let state = told(route.state, route.detail.as_deref(), route.last_error.as_ref());
         let _ = writeln!(text, "  {shown}  ->  {}  ({state})", route.target);
     }
     if !listing.forwards.is_empty() {
@@ -275,7 +308,7 @@ fn listing_text(listing: &Listing, around: Around) -> String {
     }
     for forward in &listing.forwards {
         let listen: Vec<String> = forward.listen.iter().map(ToString::to_string).collect();
-        let state = told(forward.state, forward.detail.as_deref());
+        let state = told(forward.state, forward.detail.as_deref(), forward.last_error.as_ref());
         let _ = writeln!(text, "  {}  {}  ->  {}  ({state})", forward.name, listen.join(" "), forward.target);
     }
     let Some(dynamic) = &listing.dynamic else { return text };
@@ -288,10 +321,11 @@ fn listing_text(listing: &Listing, around: Around) -> String {
     text
 }
 
-/// A state, and why it is so when it is no good one.
-fn told(state: State, detail: Option<&str>) -> String {
-    match detail {
+/// A state, why it is so when it is no good one, and what went wrong last.
+fn told(state: State, detail: Option<&str>, last: Option<&LastError>) -> String {
+    let state = match detail {
         Some(detail) if state != State::Ready => format!("{}: {detail}", state.as_str()),
         _ => state.as_str().to_owned(),
-    }
+    };
+    last.map_or_else(|| state.clone(), |last| format!("{state}; {}", last_text(last)))
 }

@@ -29,7 +29,9 @@ pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traf
     traffic.meter().add(hello.len() as u64, 0);
     // The connection may live for days.
     drop(hello);
-    if let Some(Cut::Target(error)) = splice_metered(client, target, Arc::clone(traffic.meter())).await.cut {
-        traffic.fail(lost(&error));
+    match splice_metered(client, target, Arc::clone(traffic.meter())).await.cut {
+        Some(Cut::Target(error)) => traffic.fail(lost(&error)),
+        Some(Cut::Client(_)) => {}
+        None => traffic.worked(),
     }
 }

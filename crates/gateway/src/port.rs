@@ -50,7 +50,7 @@ impl TcpPort {
         match splice_metered(client, target, Arc::clone(self.traffic.meter())).await.cut {
             Some(Cut::Target(error)) => self.failed(peer, lost(&error)),
             Some(Cut::Client(error)) => tracing::debug!(port = %self.name, %peer, %error, "the client left"),
-            None => {}
+            None => self.traffic.worked(),
         }
     }
 

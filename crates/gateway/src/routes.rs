@@ -11,15 +11,17 @@ use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
 use arc_swap::ArcSwap;
 use forward::ForwardReport;
-use runtime::connect::Connect;
+use runtime::connect::{Connect, MissingPart};
 
 use crate::dynamic::{Dynamic, DynamicFault};
+use crate::failures::{LastError, later};
 use crate::http::{
     DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServicesAsked, State, is_local_name,
 };
 use crate::table::{Route, Table};
 use crate::targets::Targets;
 use crate::traffic::Traffic;
+use crate::upstream::Upstream;
 
 mod lists;
 
@@ -35,6 +37,8 @@ pub struct Routes {
     targets: Arc<Targets>,
     /// The local addresses of forwards, by name.
     ports: ArcSwap<Vec<(String, SocketAddr)>>,
+    /// What these have carried.
+    traffic: ArcSwap<Vec<(String, Arc<Traffic>)>>,
     lists: Arc<Lists>,
 }
 
@@ -56,6 +60,7 @@ impl Routes {
             table: ArcSwap::from_pointee(Table::empty()),
             targets: Arc::clone(targets),
             ports: ArcSwap::default(),
+            traffic: ArcSwap::default(),
             lists: Arc::default(),
         })
     }
@@ -68,12 +73,14 @@ impl Routes {
 
     /// Puts another table in force; the earlier one is returned, to be retired.
     pub fn replace(&self, table: Arc<Table>) -> Arc<Table> {
+        self.targets.set_dynamic(table.dynamic().cloned());
         self.table.swap(table)
     }
 
     /// Tells where forwards listen, for the index.
-    pub fn set_ports(&self, ports: Vec<(String, SocketAddr)>) {
+    pub fn set_ports(&self, ports: Vec<(String, SocketAddr)>, traffic: Vec<(String, Arc<Traffic>)>) {
         self.ports.store(Arc::new(ports));
+        self.traffic.store(Arc::new(traffic));
     }
 
     /// What a TLS connection for a name at this port is for.
@@ -95,10 +102,20 @@ impl Routes {
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
-            Some(Ok(route)) => TlsFound::Pass(Arc::new(route.forward.clone()), Arc::clone(&route.traffic)),
+            Some(Ok(route)) => {
+                TlsFound::Pass(Arc::clone(&route.connect) as Arc<dyn Connect>, Arc::clone(&route.traffic))
+            }
             Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
             None => TlsFound::Answer(unknown(&table, host)),
         }
+    }
+}
+
+impl Routes {
+    /// Whether a host is nobody's route, and means what it says itself.
+    pub(crate) fn is_dynamic(&self, host: &str) -> bool {
+        let table = self.table.load();
+        table.find(host, None).is_none() && table.dynamic().is_some_and(|dynamic| dynamic.hosts().parse(host).is_some())
     }
 }
 
@@ -132,12 +149,14 @@ impl Lookup for Routes {
             .map(|route| {
                 let report = route.forward.as_ref().map(forward::Forward::report);
                 let (state, detail) = report.as_ref().map_or_else(|| (state_of_plain(route), None), state_of);
+                let last_error = last_of(&route.upstream, &route.traffic);
                 RouteEntry {
                     host: route.config.host.to_string(),
                     path: route.config.path.as_ref().map(ToString::to_string),
                     target: route.config.to.to_string(),
-                    state,
+                    state: state.as_tried(last_error.as_ref()),
                     detail,
+                    last_error,
                     tls: route.config.terminate || route.config.passes_tls(),
                 }
             })
@@ -148,12 +167,14 @@ impl Lookup for Routes {
         let known = known.into_iter().filter(|(_, report)| report.took.is_some());
         routes.extend(known.map(|(route, report)| {
             let (state, detail) = state_of(&report);
+            let last_error = last_of(&route.upstream, &route.traffic);
             RouteEntry {
                 host: route.host.clone(),
                 path: None,
                 target: report.target.clone(),
-                state,
+                state: state.as_tried(last_error.as_ref()),
                 detail,
+                last_error,
                 tls: local || route.target.scheme == DynamicScheme::Https,
             }
         }));
@@ -173,8 +194,14 @@ impl Lookup for Routes {
 
     fn context_of(&self, host: &str) -> Option<String> {
         let table = self.table.load();
-        let target = table.dynamic()?.hosts().parse(host)?.ok()?;
-        Some(target.context)
+        let dynamic = table.dynamic()?;
+        let context = dynamic.hosts().parse(host)?.ok()?.context;
+        dynamic.contexts().contains(&context).then_some(context)
+    }
+
+    fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let table = self.table.load();
+        table.dynamic().map(|dynamic| dynamic.near(host, part, instead)).unwrap_or_default()
     }
 
     fn is_ours(&self, host: &str) -> bool {
@@ -185,7 +212,7 @@ impl Lookup for Routes {
 
 impl Routes {
     fn forwards(&self) -> Vec<ForwardEntry> {
-        let ports = self.ports.load();
+        let (ports, traffic) = (self.ports.load(), self.traffic.load());
         let forwards = self.targets.forwards();
         forwards
             .iter()
@@ -195,7 +222,11 @@ impl Routes {
                 let report = forward.report();
                 let (state, detail) = state_of(&report);
                 let own = ports.iter().filter(|(name, _)| *name == spec.name).map(|(_, address)| *address);
-                ForwardEntry { name: spec.name.clone(), target: report.target, state, detail, listen: own.collect() }
+                let traffic = traffic.iter().find(|(name, _)| *name == spec.name);
+                let last_error = traffic.and_then(|(_, traffic)| traffic.last_error());
+                let state = state.as_tried(last_error.as_ref());
+                let (name, target, listen) = (spec.name.clone(), report.target, own.collect());
+                ForwardEntry { name, target, state, detail, last_error, listen }
             })
             .collect()
     }
@@ -217,6 +248,11 @@ fn no_path(table: &Table, host: &str, path: &str) -> Found {
 /// A name that always means this machine (RFC 6761 section 6.3).
 fn is_local(host: &str) -> bool {
     matches!(host, "localhost" | "127.0.0.1" | "::1" | "[::1]")
+}
+
+/// What went wrong last at a host, by whatever way.
+fn last_of(upstream: &Upstream, traffic: &Traffic) -> Option<LastError> {
+    later(upstream.counters().failures().last(), traffic.last_error())
 }
 
 /// A plain address has no state but what was seen of it.

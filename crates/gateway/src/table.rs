@@ -225,7 +225,7 @@ impl Table {
             idle_timeout: config.idle_timeout,
         };
         let kept = self.dynamic.as_ref().filter(|dynamic| dynamic.is(&settings, parts.clusters));
-        Some(kept.map_or_else(|| Dynamic::new(settings, parts.clusters, parts.scope), Arc::clone))
+        Some(kept.map_or_else(|| Dynamic::new(settings, parts.targets, parts.clusters, parts.scope), Arc::clone))
     }
 }
 

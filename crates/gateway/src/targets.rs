@@ -2,15 +2,17 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use adit_core::config::{AgentFile, ForwardConfig, JumpSettings};
 use adit_core::near;
 use adit_core::target::{LocalTarget, Target};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use forward::{CreatePod, Forward, ForwardOptions, ForwardSet, ForwardSpec, JumpOptions};
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TcpConnect};
+
+use crate::dynamic::Dynamic;
 
 /// How long a plain address may take to answer.
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -21,6 +23,7 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug, Default)]
 pub struct Targets {
     forwards: ArcSwap<ForwardSet>,
+    dynamic: ArcSwapOption<Dynamic>,
 }
 
 impl Targets {
@@ -33,6 +36,11 @@ impl Targets {
     /// Puts other forwards in force; the caller retires the earlier ones, which are returned.
     pub fn replace(&self, forwards: Arc<ForwardSet>) -> Arc<ForwardSet> {
         self.forwards.swap(forwards)
+    }
+
+    /// Puts other dynamic hosts in force, or none.
+    pub(crate) fn set_dynamic(&self, dynamic: Option<Arc<Dynamic>>) {
+        self.dynamic.store(dynamic);
     }
 
     /// Opens streams to a target: to plain addresses at once, to all else through the forward that has it.
@@ -144,6 +152,35 @@ impl ByName {
     }
 }
 
+/// A stream to what a dynamic host means when it is opened: its own forward, and when a reload has put another in the
+/// place of that one, the other.
+pub(crate) struct ByHost {
+    /// Weak, as the targets lead here by way of their dynamic hosts.
+    pub(crate) targets: Weak<Targets>,
+    pub(crate) host: String,
+    pub(crate) forward: Forward,
+}
+
+impl Connect for ByHost {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(async move {
+            let fault = match self.forward.connect().await {
+                Ok(io) => return Ok(io),
+                Err(fault) => fault,
+            };
+            let dynamic = self.targets.upgrade().and_then(|targets| targets.dynamic.load_full());
+            match dynamic.and_then(|dynamic| dynamic.find(&self.host)) {
+                Some(Ok(now)) if !now.forward.is(&self.forward) => now.forward.connect().await,
+                Some(Ok(_) | Err(_)) | None => Err(fault),
+            }
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.forward.describe()
+    }
+}
+
 impl Connect for ByName {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
         Box::pin(async move {
@@ -162,6 +199,12 @@ impl Connect for ByName {
 
     fn describe(&self) -> String {
         self.target.clone()
+    }
+}
+
+impl fmt::Debug for ByHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ByHost({})", self.host)
     }
 }
 
@@ -193,6 +236,44 @@ mod tests {
         );
         std::fs::write(&path, text).unwrap();
         Clusters::new(KubeSettings { kubeconfig: Some(path.display().to_string()), ..KubeSettings::default() })
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_dynamic_host_when_the_kubeconfig_changes_gets_the_one_in_force() {
+        let (scope, places) = (Scope::root(), [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()]);
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let next = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let targets = Arc::<Targets>::default();
+        let settings = crate::dynamic::DynamicSettings {
+            suffix: adit_core::name::Hostname::parse("k8s.localhost").unwrap(),
+            aliases: Vec::new(),
+            allow: adit_core::config::gateway::Allow::default(),
+            protect: Vec::new(),
+            idle_timeout: None,
+        };
+        let dynamic = |server: &TcpListener, place: &std::path::Path| {
+            let clusters = clusters(server.local_addr().unwrap(), place);
+            Dynamic::new(settings.clone(), &targets, &clusters, &scope)
+        };
+        let first = dynamic(&silent, places[0].path());
+        targets.set_dynamic(Some(Arc::clone(&first)));
+        let route = first.find("web-80.svc.default.ns.c.cx.k8s.localhost").unwrap().unwrap();
+        let reload = async {
+            // It has begun to start: its cluster is asked, and says nothing.
+            let _asked = silent.accept().await.unwrap();
+            targets.set_dynamic(Some(dynamic(&next, places[1].path())));
+            first.stop();
+            // Whoever waited asks the other cluster.
+            next.accept().await.unwrap()
+        };
+        let both = async {
+            tokio::select! {
+                ended = route.connect.connect() => panic!("it does not wait: {ended:?}"),
+                asked = reload => asked,
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), both).await.expect("in time");
+        scope.cancel();
     }
 
     #[tokio::test]

@@ -1,10 +1,11 @@
 //! What one entrance has carried, for tables, pages and JSON.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
 
 use runtime::splice::Meter;
+
+use crate::failures::{Failures, LastError};
 
 /// Counters of one entrance, changed while it works.
 #[derive(Debug, Default)]
@@ -13,16 +14,7 @@ pub struct Traffic {
     live: AtomicU64,
     failed: AtomicU64,
     meter: Arc<Meter>,
-    last_error: Mutex<Option<LastError>>,
-}
-
-/// The last thing that went wrong at an entrance.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LastError {
-    /// When.
-    pub at: SystemTime,
-    /// What, in one line.
-    pub text: String,
+    failures: Failures,
 }
 
 impl Traffic {
@@ -37,8 +29,12 @@ impl Traffic {
     /// Notes a failure.
     pub fn fail(&self, text: String) {
         self.failed.fetch_add(1, Ordering::Relaxed);
-        let mut last = self.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some(LastError { at: SystemTime::now(), text });
+        self.failures.note(text);
+    }
+
+    /// A stream came to its end.
+    pub(crate) fn worked(&self) {
+        self.failures.worked();
     }
 
     /// Streams and requests since the start.
@@ -68,7 +64,7 @@ impl Traffic {
     /// What went wrong last.
     #[must_use]
     pub fn last_error(&self) -> Option<LastError> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.last()
     }
 }
 

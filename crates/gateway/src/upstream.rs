@@ -1,7 +1,7 @@
 //! Where a route leads: how requests are changed for it, and its connections, kept between requests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::publish::HeaderEdits;
@@ -16,6 +16,7 @@ use runtime::{BoxFuture, Connect, ConnectError, Io, Scope, TlsConnect};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use crate::failures::Failures;
 use crate::http::RequestBody;
 
 /// For TLS with the target, and for all of an HTTP/2 connection's making; a cold start may come before it.
@@ -183,13 +184,18 @@ pub struct UpstreamCounters {
     pub sent: AtomicU64,
     /// Connections made.
     pub connections: AtomicU64,
-    last_error: Mutex<Option<(SystemTime, String)>>,
+    failures: Failures,
 }
 
 impl UpstreamCounters {
     /// The last request that came to nothing: when, and why.
     pub fn last_error(&self) -> Option<(SystemTime, String)> {
-        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.failures.last().map(|last| (last.at, last.text))
+    }
+
+    /// The same, and whether an answer has come since.
+    pub(crate) fn failures(&self) -> &Failures {
+        &self.failures
     }
 }
 
@@ -292,8 +298,7 @@ impl Upstream {
     }
 
     pub(crate) fn note_error(&self, why: String) {
-        let mut last = self.counters.last_error.lock().unwrap_or_else(PoisonError::into_inner);
-        *last = Some((SystemTime::now(), why));
+        self.counters.failures.note(why);
     }
 
     /// Whoever waits in the pool holds its target awake, and nobody looks at it there: this does, until the pool is

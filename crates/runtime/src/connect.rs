@@ -320,6 +320,20 @@ pub enum ConnectError {
         /// What to do, if anybody knows.
         hint: Option<String>,
     },
+    /// There is no such target, as far as those know who were asked; for connectors that are not plain TCP.
+    #[error("{target} is not there: {reason}")]
+    Missing {
+        /// The target as a user would write it.
+        target: String,
+        /// Why, in lower case.
+        reason: String,
+        /// What to do, if anybody knows.
+        hint: Option<String>,
+        /// What is not there.
+        part: MissingPart,
+        /// What is there instead of that part and could be meant, nearest first.
+        near: Vec<String>,
+    },
     /// The target was started and waited for; for connectors that are not plain TCP.
     #[error("{target} is not ready: {reason} (waited {after:?})")]
     NotReady {
@@ -330,6 +344,17 @@ pub enum ConnectError {
         /// What is waited for, in lower case.
         reason: String,
     },
+}
+
+/// Which part of a target is not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingPart {
+    /// What has the name.
+    Name,
+    /// Where that would be.
+    Namespace,
+    /// Its port.
+    Port,
 }
 
 impl ConnectError {
@@ -370,6 +395,7 @@ impl ConnectError {
             Self::Certificate { source, .. } => Self::Certificate { target, source },
             Self::Tls { source, .. } => Self::Tls { target, source },
             Self::Unavailable { reason, hint, .. } => Self::Unavailable { target, reason, hint },
+            Self::Missing { reason, hint, part, near, .. } => Self::Missing { target, reason, hint, part, near },
             Self::NotReady { after, reason, .. } => Self::NotReady { target, after, reason },
         }
     }
@@ -392,6 +418,7 @@ impl ConnectError {
             | Self::Certificate { target, .. }
             | Self::Tls { target, .. }
             | Self::Unavailable { target, .. }
+            | Self::Missing { target, .. }
             | Self::NotReady { target, .. } => target,
         }
     }
@@ -407,6 +434,7 @@ impl Diagnose for ConnectError {
             | Self::Certificate { .. }
             | Self::Tls { .. }
             | Self::Unavailable { .. }
+            | Self::Missing { .. }
             | Self::NotReady { .. } => Fault::Upstream,
             Self::Exhausted { .. } => Fault::Internal,
         }
@@ -430,7 +458,7 @@ impl Diagnose for ConnectError {
                     .into()
             }
             Self::Tls { .. } => "check that this port speaks tls".into(),
-            Self::Unavailable { hint, .. } => return hint.clone(),
+            Self::Unavailable { hint, .. } | Self::Missing { hint, .. } => return hint.clone(),
             Self::NotReady { .. } => "see why with `kubectl describe pod`; the next request tries again".into(),
         };
         Some(hint)

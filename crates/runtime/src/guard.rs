@@ -11,12 +11,14 @@ use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::{Duration, Instant};
 
 use adit_core::head::{HeadFault, HeadGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use crate::peer::PeerWatch;
 
 /// What hyper is given in place of a bad head.
 const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r\n\r\n";
@@ -24,6 +26,9 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r
 const LINGER: Duration = Duration::from_secs(2);
 /// Read from the socket at once.
 const CHUNK: usize = 16 * 1024;
+/// A client far away that has ended its direction and one that has left look the same. Either is sent what there is to
+/// send; after so long without anything to send it counts as gone.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// Bytes of interim answers that wait to be sent. They are hints: what does not fit is dropped.
 const INTERIM_MAX: usize = 16 * 1024;
 
@@ -43,6 +48,10 @@ pub struct Findings {
     quiet_at: AtomicU64,
     /// Interim answers that wait to be sent; `None` while none may be.
     interim: Mutex<Option<Vec<u8>>>,
+    /// Answers that are over.
+    answered: AtomicU64,
+    /// To be woken when one more is: the client has ended its direction, and only waits for answers.
+    waiting: Mutex<Option<Waker>>,
 }
 
 impl Default for Findings {
@@ -54,6 +63,8 @@ impl Default for Findings {
             since: Instant::now(),
             quiet_at: AtomicU64::new(0),
             interim: Mutex::new(None),
+            answered: AtomicU64::new(0),
+            waiting: Mutex::new(None),
         }
     }
 }
@@ -75,6 +86,21 @@ impl Findings {
         let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.quiet_at.store(at, Ordering::Relaxed);
         self.busy.fetch_sub(1, Ordering::Relaxed);
+        self.answered.fetch_add(1, Ordering::Release);
+        let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    }
+
+    /// Ready when so many answers are over.
+    fn poll_answered(&self, heads: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let is_over = || self.answered.load(Ordering::Acquire) >= heads;
+        if !is_over() {
+            *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+        }
+        // Once more: the last may have been over in between.
+        if is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// From now on interim answers (1xx) may be sent to the client of an HTTP/1.1 request. hyper's server cannot send
@@ -152,6 +178,9 @@ pub struct Guarded<S> {
     ready: Vec<u8>,
     read: usize,
     closed: bool,
+    /// The client has ended its direction, while answers were owed to it.
+    half_closed: Option<Box<HalfClosed>>,
+    watch: Option<PeerWatch>,
     /// A bad head was found: nothing behind it is read any more.
     refused: bool,
     /// The body that is being read is malformed: its request must not end as a whole one.
@@ -173,6 +202,13 @@ pub struct Guarded<S> {
     linger_timer: Option<Pin<Box<Sleep>>>,
 }
 
+/// A client that has ended its direction.
+struct HalfClosed {
+    /// When it was last sent something; at first, when it ended its direction.
+    sent: tokio::time::Instant,
+    timer: Pin<Box<Sleep>>,
+}
+
 impl<S> Guarded<S> {
     /// Guards `io` by the rules of `guard`.
     pub fn new(io: S, guard: HeadGuard, findings: Arc<Findings>, times: GuardTimes) -> Self {
@@ -183,6 +219,8 @@ impl<S> Guarded<S> {
             ready: Vec::new(),
             read: 0,
             closed: false,
+            half_closed: None,
+            watch: None,
             refused: false,
             broken: false,
             times,
@@ -195,6 +233,51 @@ impl<S> Guarded<S> {
             interim_sent: 0,
             shut: false,
             linger_timer: None,
+        }
+    }
+
+    /// Looks by `watch` whether a client that has ended its direction is still there.
+    #[must_use]
+    pub fn watching(mut self, watch: PeerWatch) -> Self {
+        self.watch = Some(watch);
+        self
+    }
+
+    /// The client has ended its direction. hyper takes an end for the client's leaving and drops the request, so an end
+    /// behind a whole request is kept from it until the answer is over, or the client is known to be gone.
+    fn end(&mut self) {
+        let whole = !(self.guard.is_upgraded() || self.guard.is_h2() || self.guard.mid_head() || self.guard.mid_body());
+        if whole {
+            let timer = Box::pin(tokio::time::sleep(HALF_CLOSED));
+            self.half_closed = Some(Box::new(HalfClosed { sent: timer.deadline() - HALF_CLOSED, timer }));
+        } else {
+            self.closed = true;
+        }
+    }
+
+    /// Ready when a client that has ended its direction is owed nothing more, or has left.
+    fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.findings.poll_answered(self.guard.heads_passed(), cx).is_ready() {
+            return Poll::Ready(());
+        }
+        if let Some(watch) = &mut self.watch
+            && watch.knows()
+        {
+            if watch.poll_gone(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            if watch.knows() {
+                return Poll::Pending;
+            }
+        }
+        let Some(half) = &mut self.half_closed else { return Poll::Ready(()) };
+        loop {
+            ready!(half.timer.as_mut().poll(cx));
+            let by = half.sent + HALF_CLOSED;
+            if half.timer.deadline() >= by {
+                return Poll::Ready(());
+            }
+            half.timer.as_mut().reset(by);
         }
     }
 
@@ -269,6 +352,9 @@ impl<S> Guarded<S> {
     fn hold_to_reading<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.unread = None;
+            if let Some(half) = &mut self.half_closed {
+                half.sent = tokio::time::Instant::now();
+            }
             return result;
         }
         let by = *self.unread.get_or_insert_with(Instant::now) + self.times.unread;
@@ -336,12 +422,17 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
                 // Not an end, which counts as the visitor's leaving: the answer to the stand-in ends the connection.
                 return Poll::Pending;
             }
+            if self.half_closed.is_some() {
+                ready!(self.poll_parted(cx));
+                self.closed = true;
+                break;
+            }
             let got = BUFFER.with_borrow_mut(|buffer| {
                 buffer.resize(CHUNK, 0);
                 let mut chunk = ReadBuf::new(buffer);
                 ready!(Pin::new(&mut self.io).poll_read(cx, &mut chunk))?;
                 match chunk.filled() {
-                    [] => self.closed = true,
+                    [] => self.end(),
                     filled => self.take(filled),
                 }
                 Poll::Ready(Ok::<_, io::Error>(()))
@@ -431,7 +522,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
 #[cfg(test)]
 mod tests {
     use adit_core::head::HeadLimits;
-    use tokio::io::AsyncWriteExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -466,5 +557,81 @@ mod tests {
         let mut guarded = Guarded::new(Deaf, guard, Arc::new(Findings::new()), times);
         let end = tokio::time::timeout(Duration::from_secs(10), guarded.shutdown()).await;
         assert_eq!(end.expect("it is given up").unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    /// Takes all that is written, and ends after `input`.
+    struct HalfOpen(&'static [u8]);
+
+    impl AsyncRead for HalfOpen {
+        fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            buf.put_slice(std::mem::take(&mut self.0));
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for HalfOpen {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(buf.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    fn half_open(input: &'static [u8]) -> (Guarded<HalfOpen>, Arc<Findings>) {
+        let hour = Duration::from_secs(3600);
+        let times = GuardTimes { head: hour, idle: hour, unread: hour };
+        let findings = Arc::new(Findings::new());
+        let guard = HeadGuard::new(HeadLimits::default());
+        (Guarded::new(HalfOpen(input), guard, Arc::clone(&findings), times), findings)
+    }
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+
+    #[tokio::test(start_paused = true)]
+    async fn of_a_client_far_away_that_ended_its_direction_the_end_is_told_after_thirty_quiet_seconds() {
+        let (mut guarded, findings) = half_open(REQUEST);
+        let mut head = [0; REQUEST.len()];
+        guarded.read_exact(&mut head).await.unwrap();
+        findings.begun();
+        let begin = tokio::time::Instant::now();
+        let early = tokio::time::timeout(Duration::from_secs(20), guarded.read(&mut head)).await;
+        assert!(early.is_err(), "its request is under way");
+        guarded.write_all(b"a piece").await.unwrap();
+        assert_eq!(guarded.read(&mut head).await.unwrap(), 0);
+        assert_eq!(begin.elapsed().as_secs(), 50, "after the last that it was sent");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_clients_direction_is_told_when_all_its_answers_are_over() {
+        let (mut guarded, findings) = half_open(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n");
+        let mut heads = [0; 2 * REQUEST.len()];
+        guarded.read_exact(&mut heads).await.unwrap();
+        let begin = tokio::time::Instant::now();
+        let answering = async {
+            for _ in 0..2 {
+                findings.begun();
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                findings.over();
+            }
+        };
+        let (end, ()) = tokio::join!(guarded.read(&mut heads), answering);
+        assert_eq!((end.unwrap(), begin.elapsed().as_secs()), (0, 2));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_end_in_the_middle_of_a_request_is_told_at_once() {
+        for input in [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n12"[..], b"GET / HTTP/1.1\r\nho"] {
+            let (mut guarded, _) = half_open(input);
+            let begin = tokio::time::Instant::now();
+            let mut all = Vec::new();
+            guarded.read_to_end(&mut all).await.unwrap();
+            assert_eq!(begin.elapsed(), Duration::ZERO);
+        }
     }
 }

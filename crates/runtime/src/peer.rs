@@ -56,11 +56,26 @@ impl PeerWatch {
     #[must_use]
     pub fn of(client: &TcpStream) -> Self {
         let addresses = client.local_addr().and_then(|local| Ok((local, client.peer_addr()?))).ok();
-        let addresses = addresses.filter(|(_, peer)| peer.ip().to_canonical().is_loopback());
-        if addresses.is_some() {
-            prepare();
+        addresses.map_or_else(Self::blind, |(local, peer)| Self::between(local, peer))
+    }
+
+    /// A watch over the other end of the connection between these addresses, as this side sees them.
+    #[must_use]
+    pub fn between(local: SocketAddr, peer: SocketAddr) -> Self {
+        if !peer.ip().to_canonical().is_loopback() {
+            return Self::blind();
         }
-        Self { addresses, look: None, patience: LOOK_FIRST }
+        prepare();
+        Self { addresses: Some((local, peer)), ..Self::blind() }
+    }
+
+    const fn blind() -> Self {
+        Self { addresses: None, look: None, patience: LOOK_FIRST }
+    }
+
+    /// Whether anything can be known, as far as was found until now.
+    pub(crate) const fn knows(&self) -> bool {
+        self.addresses.is_some()
     }
 
     /// Ready when the client has closed its socket; never, when that cannot be known. To be polled only once the client

@@ -97,12 +97,23 @@ impl Keepalive {
             self.timer = due;
             return Verdict::Wait;
         }
+        Verdict::Ping(self.probe(now))
+    }
+
+    /// Asks now, whatever the timer says: the number of the PING to send, unless one is out that nothing came after.
+    pub(crate) fn ask(&mut self, now: Instant) -> Option<u32> {
+        let is_asked = self.probe.is_some() && !self.heard;
+        (!is_asked).then(|| self.probe(now))
+    }
+
+    fn probe(&mut self, now: Instant) -> u32 {
         let id = self.next_id;
         self.next_id = if id > LAST - 2 { self.first_id } else { id + 2 };
         self.heard = false;
         self.probe = Some(Probe { id, sent: now, waiting_since: now, was_blocked: false });
+        // Later than it was: an earlier call finds nothing to do.
         self.timer = now + self.dead_after;
-        Verdict::Ping(id)
+        id
     }
 
     /// A PING is out and nothing has come since.
@@ -156,6 +167,17 @@ mod tests {
             }
         }
         panic!("the timer does not get on");
+    }
+
+    #[test]
+    fn who_asks_at_once_asks_once_and_waits_as_long_for_an_answer() {
+        let (mut keepalive, start) = machine();
+        assert_eq!((keepalive.ask(start + S), keepalive.ask(start + S * 2)), (Some(1), None));
+        assert_eq!(run(&mut keepalive, start, 100, FREE), [(21, Verdict::Dead)]);
+        let (mut keepalive, start) = machine();
+        keepalive.ask(start + S);
+        keepalive.note_input(start + S * 2);
+        assert_eq!(keepalive.ask(start + S * 3), Some(3));
     }
 
     #[test]

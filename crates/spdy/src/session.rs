@@ -133,7 +133,14 @@ impl Session {
         }
     }
 
-    /// When [`Session::handle_timeout`] wants to be called. It changes only there.
+    /// Asks the peer for a sign of life now, unless it is being asked.
+    pub fn ask(&mut self, now: Instant) {
+        if let Some(id) = self.keepalive.ask(now) {
+            self.control.push(&frame::ping(id));
+        }
+    }
+
+    /// When [`Session::handle_timeout`] wants to be called. It changes only there, or to a later time.
     #[must_use]
     pub fn poll_timeout(&self) -> Instant {
         self.keepalive.poll_timeout()

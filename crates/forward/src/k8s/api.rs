@@ -18,7 +18,7 @@ use kube::core::WatchEvent;
 use runtime::connect::{ConnectError, Io};
 use runtime::pipe::Pipe;
 use serde::de::DeserializeOwned;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tower::{Layer as _, ServiceExt as _};
 
 use super::credentials::Signer;
@@ -32,8 +32,10 @@ const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a connection made ahead is kept: the look-ups beside it take less.
 const AHEAD_KEPT: Duration = Duration::from_secs(5);
 /// How often an HTTP/2 connection with watches on it is asked whether it lives, and how long it may take.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(15);
+const PING_EVERY: Duration = Duration::from_secs(10);
+const PING_TIMEOUT: Duration = Duration::from_secs(5);
+/// A question that is not answered for so long is asked once more over another connection, and what is quicker counts.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// One API server and one identity; cloning gives another handle.
 #[derive(Clone)]
@@ -50,6 +52,8 @@ struct Inner {
     renewing: tokio::sync::Semaphore,
     /// Which transport the server took last; see [`super::port_forward`].
     transport: AtomicU8,
+    /// Counts how often connections were found to be dead.
+    redials: watch::Sender<u64>,
     /// A connection that is being made before it is known what it is for.
     ahead: Mutex<Option<Ahead>>,
 }
@@ -89,6 +93,7 @@ impl Api {
                 session: Mutex::new(Arc::new(session)),
                 renewing: tokio::sync::Semaphore::new(1),
                 transport: AtomicU8::new(0),
+                redials: watch::Sender::new(0),
                 ahead: Mutex::default(),
             }),
         })
@@ -181,7 +186,8 @@ impl Api {
 
     /// Sends a request with a JSON body, which is repeated once after credentials were renewed.
     pub(crate) async fn send_text(&self, method: &str, path: &str, body: Vec<u8>) -> Result<String, ApiError> {
-        self.signed_in(|session| {
+        let repeat = method == "GET";
+        self.asked(repeat, |session| {
             let request = request(method, path, body.clone());
             async move {
                 let answer = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_text(request?)).await;
@@ -201,7 +207,7 @@ impl Api {
     where
         T: DeserializeOwned + Clone + Send + 'static,
     {
-        self.signed_in(|session| {
+        self.asked(true, |session| {
             let request = request("GET", path, Vec::new());
             async move {
                 let begun = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_events::<T>(request?)).await;
@@ -227,10 +233,65 @@ impl Api {
         }
     }
 
-    /// The machine slept, or its network changed: requests from now on go over new connections.
+    /// [`Api::signed_in`], where a question that may be repeated is asked once more when it is not answered.
+    async fn asked<T, F>(&self, repeat: bool, work: impl Fn(Arc<Session>) -> F) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        self.signed_in(|session| {
+            let first = work(Arc::clone(&session));
+            let work = &work;
+            async move {
+                tokio::pin!(first);
+                tokio::select! {
+                    biased;
+                    answer = &mut first => return answer,
+                    () = tokio::time::sleep(ASK_AGAIN), if repeat => {}
+                }
+                let fresh = Arc::new(session.redialled());
+                let second = work(Arc::clone(&fresh));
+                tokio::pin!(second);
+                tokio::select! {
+                    biased;
+                    answer = first => answer,
+                    answer = &mut second => {
+                        if answer.is_ok() {
+                            self.adopt(&session, fresh);
+                        }
+                        answer
+                    }
+                }
+            }
+        })
+        .await
+    }
+
+    /// The connections of `dead` do not answer, and those of `fresh` do.
+    fn adopt(&self, dead: &Arc<Session>, fresh: Arc<Session>) {
+        {
+            let mut slot = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+            if !Arc::ptr_eq(&slot, dead) {
+                return;
+            }
+            *slot = fresh;
+        }
+        tracing::debug!(context = self.inner.context, "connections to the API server were dead");
+        self.inner.redials.send_modify(|count| *count += 1);
+    }
+
+    /// Changes when connections were found to be dead: what waits on one asks anew.
+    pub(crate) fn redials(&self) -> watch::Receiver<u64> {
+        self.inner.redials.subscribe()
+    }
+
+    /// The machine slept, its network changed, or a connection of the same age was found to be dead: requests from
+    /// now on go over new connections.
     pub(crate) fn redial(&self) {
-        let mut slot = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
-        *slot = Arc::new(slot.redialled());
+        {
+            let mut slot = self.inner.session.lock().unwrap_or_else(PoisonError::into_inner);
+            *slot = Arc::new(slot.redialled());
+        }
+        self.inner.redials.send_modify(|count| *count += 1);
     }
 
     /// A session newer than `refused`: another caller's, or one from the kubeconfig as it is now.

@@ -4,6 +4,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use kube::client::ConfigExt as _;
 use kube::config::Config;
 use runtime::connect::{ConnectError, Io, TcpConnect};
@@ -17,6 +19,12 @@ use super::proxy;
 
 /// TCP, proxy and TLS together. kubectl waits 30 s for TCP alone; a server that far away is of no use.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// A server that says nothing for so long is dialled once more while the first attempt goes on: what was sent while it
+/// was gone is lost, and TCP sends it again ever more seldom.
+const DIAL_AGAIN: Duration = Duration::from_secs(2);
+/// Attempts at once.
+const DIALS: usize = 4;
 
 /// Opens connections to one API server.
 #[derive(Clone)]
@@ -68,7 +76,7 @@ impl Dialer {
 
     /// A connection for an upgrade.
     pub(crate) async fn pipe(&self) -> Result<Pipe, ConnectError> {
-        self.within(async {
+        self.within(|| async {
             let tcp = self.tcp().await?;
             match &self.tls {
                 None => Ok(Pipe::plain(tcp)),
@@ -82,7 +90,7 @@ impl Dialer {
 
     /// A connection for ordinary requests.
     pub(crate) async fn io(&self) -> Result<Io, ConnectError> {
-        self.within(async {
+        self.within(|| async {
             let tcp = self.tcp().await?;
             let Some(tls) = &self.tls else { return Ok(Io::Tcp(tcp)) };
             let connector = TlsConnector::from(Arc::clone(&tls.either));
@@ -93,8 +101,11 @@ impl Dialer {
         .await
     }
 
-    async fn within<T>(&self, dial: impl Future<Output = Result<T, ConnectError>>) -> Result<T, ConnectError> {
-        match tokio::time::timeout(DIAL_TIMEOUT, dial).await {
+    async fn within<T, F>(&self, dial: impl Fn() -> F) -> Result<T, ConnectError>
+    where
+        F: Future<Output = Result<T, ConnectError>>,
+    {
+        match tokio::time::timeout(DIAL_TIMEOUT, hedged(DIAL_AGAIN, DIALS, dial)).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Timeout { target: self.describe(), after: DIAL_TIMEOUT }),
         }
@@ -133,6 +144,19 @@ impl Tls {
     }
 }
 
+/// What comes first of up to `most` attempts, each of which begins when the others have been silent for `after`.
+pub(super) async fn hedged<T, F: Future<Output = T>>(after: Duration, most: usize, attempt: impl Fn() -> F) -> T {
+    let mut attempts = FuturesUnordered::new();
+    attempts.push(attempt());
+    loop {
+        tokio::select! {
+            biased;
+            Some(first) = attempts.next() => return first,
+            () = tokio::time::sleep(after), if attempts.len() < most => attempts.push(attempt()),
+        }
+    }
+}
+
 /// A pipe's failure in the form tokio-rustls gives.
 pub(crate) fn fault_as_io(fault: PipeFault) -> io::Error {
     match fault {
@@ -140,5 +164,31 @@ pub(crate) fn fault_as_io(fault: PipeFault) -> io::Error {
         PipeFault::Tls(error) => io::Error::new(io::ErrorKind::InvalidData, error),
         PipeFault::Closed => io::ErrorKind::UnexpectedEof.into(),
         PipeFault::Buffer(text) => io::Error::other(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_gets_another_one_beside_it_and_the_first_result_counts() {
+        let begin = tokio::time::Instant::now();
+        let count = Cell::new(0);
+        let attempt = || {
+            count.set(count.get() + 1);
+            let number = count.get();
+            async move {
+                match number {
+                    3 => tokio::time::sleep(Duration::from_secs(1)).await,
+                    _ => std::future::pending().await,
+                }
+                number
+            }
+        };
+        assert_eq!(hedged(Duration::from_secs(2), 4, attempt).await, 3);
+        assert_eq!((begin.elapsed().as_secs(), count.get()), (5, 3));
     }
 }

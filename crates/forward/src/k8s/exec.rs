@@ -197,7 +197,7 @@ impl Execs {
             ExecTransport::Spdy => Machine::spdy(false, now),
             ExecTransport::Channels => Machine::channels(Channels::new(true, false), now),
         };
-        let connection = Connection::new(machine, NUMBER.fetch_add(1, Ordering::Relaxed));
+        let connection = Connection::new(machine, NUMBER.fetch_add(1, Ordering::Relaxed), &self.api.describe());
         let task = ConnectionTask::new(upgraded.pipe, upgraded.early, Arc::clone(&connection));
         let keys = match transport {
             ExecTransport::Spdy => {

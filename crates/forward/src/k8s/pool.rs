@@ -30,6 +30,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is tried to replace a connection whose server gives no sign of life.
+const REPLACE_EVERY: Duration = Duration::from_millis(250);
+
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The connections to one pod; dropping it lets running streams end and closes the rest.
@@ -50,6 +53,8 @@ struct Inner {
 struct State {
     connections: Vec<Arc<Connection>>,
     dialing: usize,
+    /// What was last dialled for.
+    port: u16,
     failed: Option<(Instant, ApiError)>,
     /// Why no connection is left. All forwards that share the pool look at it, and the next connection clears it.
     lost: Option<String>,
@@ -174,6 +179,20 @@ impl Drop for PodPool {
     }
 }
 
+/// Sees to a connection whenever its server gives no sign of life.
+async fn replace(inner: &Weak<Inner>, connection: &Arc<Connection>) {
+    loop {
+        connection.silenced().await;
+        while connection.is_silent() && !connection.is_over() {
+            let Some(inner) = inner.upgrade() else { break };
+            inner.replace(connection);
+            // Whoever holds it keeps the pool from its end.
+            drop(inner);
+            tokio::time::sleep(REPLACE_EVERY).await;
+        }
+    }
+}
+
 /// Closes idle connections now and then, until the pool is gone; all of them when its scope drains.
 async fn sweep(inner: Weak<Inner>, scope: Scope, mut changed: watch::Receiver<u64>) {
     let mut next = tokio::time::Instant::now() + SWEEP_EVERY;
@@ -263,11 +282,16 @@ impl Inner {
             .connections
             .iter()
             .filter(|connection| connection.streams() < FULL || !room)
-            .min_by_key(|connection| (connection.is_stalled(), connection.is_bulk(), connection.streams()))
+            .min_by_key(|connection| {
+                let held_up = (connection.is_silent(), connection.is_stalled());
+                (held_up, connection.is_bulk(), connection.streams())
+            })
             .cloned();
         match best {
-            Some(best) if !best.is_stalled() || !room => Choice::Take(best),
+            Some(best) if !best.is_silent() && (!best.is_stalled() || !room) => Choice::Take(best),
             stalled => {
+                // A silent one is not.
+                let stalled = stalled.filter(|best| !best.is_silent());
                 if let (0, Some((at, error))) = (state.dialing, &state.failed)
                     && *at >= begun
                 {
@@ -294,6 +318,7 @@ impl Inner {
 
     fn dial(self: &Arc<Self>, state: &mut State, port: u16) {
         state.dialing += 1;
+        state.port = port;
         let inner = Arc::clone(self);
         self.scope.spawn("dial a pod", async move {
             let number = NUMBER.fetch_add(1, Ordering::Relaxed);
@@ -341,6 +366,7 @@ impl Inner {
                     connection.hurry();
                     task.await;
                 }
+                () = replace(&inner, &connection) => task.await,
             }
             if let Some(inner) = inner.upgrade() {
                 let mut state = inner.lock();
@@ -350,6 +376,33 @@ impl Inner {
                 inner.changed.send_modify(|count| *count += 1);
             }
         });
+    }
+
+    /// Has a connection beside one whose server gives no sign of life; gives that up as soon as the server gives one
+    /// elsewhere. A pod that pauses an upload looks the same, so that one is kept.
+    fn replace(self: &Arc<Self>, silent: &Arc<Connection>) {
+        let Some(since) = silent.silent_since() else { return };
+        let mut state = self.lock();
+        if state.closed {
+            return;
+        }
+        let mut others = state.connections.iter().filter(|other| !Arc::ptr_eq(other, silent) && !other.is_over());
+        if others.any(|other| !other.is_silent() && other.has_answered_since(since)) {
+            if !silent.is_bulk() {
+                drop(state);
+                silent.give_up();
+                self.api.redial();
+            }
+            return;
+        }
+        for other in state.connections.iter().filter(|other| !Arc::ptr_eq(other, silent)) {
+            other.ask();
+        }
+        let all = state.connections.iter().all(|other| other.is_silent() || other.is_over());
+        if all && state.dialing == 0 {
+            let port = state.port;
+            self.dial(&mut state, port);
+        }
     }
 
     /// A connection of the channel protocol, for one stream.

@@ -5,7 +5,7 @@
 //! The tunnel is offered alone: offered beside v4, an old server silently takes v4.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,9 +13,14 @@ use base64::engine::general_purpose::STANDARD;
 use super::api::{Api, ApiError};
 use super::channels::Channels;
 use super::connection::{Connection, ConnectionTask, Machine};
+use super::dial::hedged;
 use super::resolve::PodRef;
 use super::upgrade::{Upgrade, UpgradeError, Upgraded, upgrade};
 use super::watch::encoded;
+
+/// An upgrade that is not answered for so long is asked for once more, over another connection: the first one may be
+/// dead, or the server was silent when it was asked.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
 
 /// How a port-forward connection is carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,14 +81,15 @@ pub(crate) async fn open(api: &Api, pod: &PodRef, port: u16, number: u64) -> Res
     // All are tried whatever is remembered: a server may be another one after an upgrade.
     let order = std::iter::once(first).chain(Transport::ORDER.into_iter().filter(|transport| *transport != first));
     for transport in order {
-        match attempt(api, pod, port, transport).await {
+        let asked = hedged(ASK_AGAIN, 2, || attempt(api, pod, port, transport)).await;
+        match asked {
             Ok(upgraded) => {
                 // After a hiccup the next one may do as well; that is no reason to stay with it.
                 if verdicts && (transport != first || api.remembered_transport() == 0) {
                     tracing::debug!(context = api.context(), transport = transport.name(), "transport agreed on");
                     transport.remember(api);
                 }
-                return Ok(ready(upgraded, transport, number));
+                return Ok(ready(upgraded, transport, number, &api.describe()));
             }
             Err(error) if is_final(&error) => return Err(error.into()),
             Err(error) => {
@@ -141,14 +147,14 @@ fn expect(upgraded: Upgraded, protocol: &str) -> Result<Upgraded, UpgradeError> 
     }
 }
 
-fn ready(upgraded: Upgraded, transport: Transport, number: u64) -> Opened {
+fn ready(upgraded: Upgraded, transport: Transport, number: u64, server: &str) -> Opened {
     let now = Instant::now();
     let machine = match transport {
         Transport::Tunnel => Machine::spdy(true, now),
         Transport::Spdy => Machine::spdy(false, now),
         Transport::Channels => Machine::channels(Channels::new(false, true), now),
     };
-    let connection = Connection::new(machine, number);
+    let connection = Connection::new(machine, number, server);
     let task = ConnectionTask::new(upgraded.pipe, upgraded.early, Arc::clone(&connection));
     Opened { connection, task, transport }
 }

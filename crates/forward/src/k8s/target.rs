@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use adit_core::backoff::Backoff;
+use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::diagnose::Diagnose as _;
 use adit_core::target::KubeTarget;
 use runtime::Scope;
@@ -23,6 +23,8 @@ use crate::error::ForwardError;
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
 /// The same for a pod whose probes fail.
 const UNWELL_FOR: Duration = Duration::from_secs(60);
+/// The longest pause of a connection that waits for a way to its pod.
+const UNREACHED: Duration = Duration::from_secs(2);
 /// A pool of a pod that is no longer chosen is kept so long, in case it is chosen again.
 const PODS_KEPT: usize = 16;
 
@@ -374,7 +376,7 @@ impl KubeTargetShared {
 
     async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
-        let mut backoff = Backoff::default();
+        let mut backoff = Backoff::new(BackoffSettings { cap: UNREACHED, ..BackoffSettings::default() });
         let unavailable = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
         loop {
             let now = resolution.borrow_and_update().clone();
@@ -395,7 +397,10 @@ impl KubeTargetShared {
                 Err(error) => {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
-                    self.suspect(&candidate.pod);
+                    // That there is no way to the API server is no pod's fault.
+                    if !matches!(error, ApiError::Unreachable { .. } | ApiError::Timeout { .. }) {
+                        self.suspect(&candidate.pod);
+                    }
                     if !pause(&mut resolution, &mut backoff).await {
                         return Err(unavailable("it was stopped".into(), None));
                     }

@@ -33,6 +33,8 @@ const POLLS: u32 = 150;
 const REFUSED: Duration = Duration::from_secs(30);
 /// The same for credentials that do not work: their user may be about to log in again.
 const UNKNOWN_USER: Duration = Duration::from_secs(10);
+/// The longest wait while there is no way to the server: it asks nobody else for anything, and somebody waits.
+const UNREACHED: Duration = Duration::from_secs(2);
 /// The shortest wait after an answer that says that the server is overloaded or ill.
 const OVERLOADED: Duration = Duration::from_secs(1);
 
@@ -165,8 +167,9 @@ pub(crate) fn follow<T: Object>(
     wake: watch::Receiver<u64>,
 ) -> watch::Receiver<Arc<View<T>>> {
     let (sender, receiver) = watch::channel(Arc::new(View::new()));
+    let redials = api.redials();
     let follow = Follow { api, sender: sender.clone(), cursor: Cursor::new(what), objects: PhantomData };
-    let ends = Ends { scope: scope.clone(), wake, closed: sender };
+    let ends = Ends { scope: scope.clone(), wake, redials, closed: sender };
     scope.spawn("kubernetes watch", follow.run(ends));
     receiver
 }
@@ -175,6 +178,7 @@ pub(crate) fn follow<T: Object>(
 struct Ends<T> {
     scope: Scope,
     wake: watch::Receiver<u64>,
+    redials: watch::Receiver<u64>,
     closed: watch::Sender<T>,
 }
 
@@ -188,6 +192,7 @@ impl<T> Ends<T> {
             () = self.closed.closed() => None,
             // 2. The laptop woke: whatever is under way may wait for a dead connection.
             Ok(()) = self.wake.changed() => Some(None),
+            Ok(()) = self.redials.changed() => Some(None),
             // 3. The work itself.
             done = work => Some(Some(done)),
         }
@@ -435,7 +440,10 @@ impl Cursor {
         if matches!(error, ApiError::Decode { .. }) {
             self.version = None;
         }
-        let wait = self.backoff.next_wait(random);
+        let mut wait = self.backoff.next_wait(random);
+        if let ApiError::Unreachable { .. } | ApiError::Timeout { .. } = error {
+            wait = wait.min(UNREACHED);
+        }
         let least = match &error {
             ApiError::Status { .. } | ApiError::Decode { .. } => OVERLOADED,
             error if error.is_transient() => Duration::ZERO,

@@ -3,23 +3,24 @@
 use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
-use adit_core::forward::ForwardState;
-
-use crate::support::{Bed, call, moved, open, trip, within_of};
+use crate::support::{Bed, call, eventually, moved, open, trip, within_of};
 
 /// Asked after 20 s of silence, given up 20 s later.
 const LIMIT: Duration = Duration::from_secs(45);
+const UPGRADE: &str = "GET /api/v1/namespaces/default/pods/web-1/portforward";
 
 #[tokio::test]
 async fn silent_servers_are_given_up_and_found_again() {
     let idle = async {
         let bed = Bed::web().await;
         let forward = bed.ready().await;
-        let mut reports = forward.status();
         bed.cluster.faults().silent_connections();
-        let lost = reports.wait_for(|report| report.status.state != ForwardState::Ready);
-        drop(within_of(LIMIT, "the silence is noticed", lost).await.unwrap());
-        call(&forward).await;
+        let dialled = bed.cluster.count_requests(UPGRADE);
+        let other = || bed.cluster.count_requests(UPGRADE) > dialled;
+        eventually(LIMIT, "the silence is noticed, and another connection made", other).await;
+        assert!(forward.report().is_ready(), "nobody was held up");
+        // Until the new connection has answered, the dead one is only passed over.
+        while trip(&mut open(&forward).await, b"hello\n").await.is_err() {}
         // The watch was on a dead connection too.
         bed.pod("web-2");
         bed.cluster.terminate("default", "web-1");

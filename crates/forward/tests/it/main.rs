@@ -12,6 +12,7 @@ mod pods;
 mod probe;
 mod proxies;
 mod services;
+mod silence;
 mod slow;
 mod ssh;
 mod streams;

@@ -82,12 +82,23 @@ pub(crate) async fn over_h1(
             Err(fault) => return Err(fault.problem(source, upstream)),
         }
     }
-    // A statement of its own: what is moved into the box would else stay part of this future.
-    let connecting = Box::pin(connect(upstream));
-    let mut connection = connecting.await?;
-    match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
-        Ok(response) => Ok((response, By::Own(connection))),
-        Err(fault) => Err(fault.problem(source, upstream)),
+    let method = head.method.clone();
+    let mut spare = is_worth_keeping(&method, source).then(|| head.clone());
+    loop {
+        // A statement of its own: what is moved into the box would else stay part of this future.
+        let connecting = Box::pin(connect(upstream));
+        let mut connection = connecting.await?;
+        match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
+            Ok(response) => return Ok((response, By::Own(connection))),
+            // The way to the service was found to be dead, which says nothing of the service; there is another by now.
+            Err(Fault::Hyper(error)) if is_way_lost(&error) && may_repeat(&method, source, &error) => {
+                match spare.take() {
+                    Some(copy) => head = copy,
+                    None => return Err(Fault::Hyper(error).problem(source, upstream)),
+                }
+            }
+            Err(fault) => return Err(fault.problem(source, upstream)),
+        }
     }
 }
 
@@ -239,9 +250,14 @@ fn io_cause(error: &hyper::Error) -> Option<&std::io::Error> {
 fn said_by_connector(error: &hyper::Error) -> Option<String> {
     use std::io::ErrorKind::{ConnectionRefused, HostUnreachable, NetworkUnreachable, NotFound, TimedOut};
     let io = io_cause(error)?;
-    let is_about_the_way =
-        matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | NotFound | TimedOut);
+    let is_about_the_way = is_way_lost(error)
+        || matches!(io.kind(), ConnectionRefused | HostUnreachable | NetworkUnreachable | NotFound | TimedOut);
     (is_about_the_way && io.get_ref().is_some()).then(|| io.to_string())
+}
+
+/// Whether what carries the stream, and others, has failed: a connection to a cluster's API server.
+fn is_way_lost(error: &hyper::Error) -> bool {
+    io_cause(error).is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionAborted && io.get_ref().is_some())
 }
 
 /// Whether a copy of the head may be of use.

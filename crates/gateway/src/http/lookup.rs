@@ -4,6 +4,9 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 
+use runtime::connect::MissingPart;
+
+use crate::failures::LastError;
 use crate::upstream::Upstream;
 
 /// Knows the routes.
@@ -21,7 +24,13 @@ pub trait Lookup: Send + Sync + 'static {
         None
     }
 
-    /// The context that a dynamic host names.
+    /// Dynamic hosts that differ from this one in the part that is not there, by what is there instead.
+    fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        let _ = (host, part, instead);
+        Vec::new()
+    }
+
+    /// The context that a dynamic host names, if there is such a context.
     fn context_of(&self, host: &str) -> Option<String> {
         let _ = host;
         None
@@ -94,8 +103,10 @@ pub struct RouteEntry {
     pub target: String,
     /// How that is.
     pub state: State,
-    /// More of it: the pod, the last error.
+    /// More of it: the pod, what is waited for.
     pub detail: Option<String>,
+    /// What went wrong last, and whether it still does.
+    pub last_error: Option<LastError>,
     /// It takes TLS, too: whoever reads the index by `https` gets such links.
     pub tls: bool,
 }
@@ -109,8 +120,10 @@ pub struct ForwardEntry {
     pub target: String,
     /// How it is.
     pub state: State,
-    /// More of it: the pod, the last error.
+    /// More of it: the pod, what is waited for.
     pub detail: Option<String>,
+    /// What went wrong last, and whether it still does.
+    pub last_error: Option<LastError>,
     /// The ports that lead to it.
     pub listen: Vec<SocketAddr>,
 }
@@ -126,11 +139,21 @@ pub enum State {
     Starting,
     /// It can be used.
     Ready,
+    /// It was started, and whatever was tried of it lately failed.
+    Failing,
     /// It could not be started and will be tried again.
     Failed,
 }
 
 impl State {
+    /// With what is known of those who tried: what is ready and fails is failing.
+    pub(crate) fn as_tried(self, last: Option<&LastError>) -> Self {
+        match self {
+            Self::Ready if last.is_some_and(|last| last.since.is_some()) => Self::Failing,
+            state => state,
+        }
+    }
+
     /// The word for it.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -139,6 +162,7 @@ impl State {
             Self::Idle => "idle",
             Self::Starting => "starting",
             Self::Ready => "ready",
+            Self::Failing => "failing",
             Self::Failed => "failed",
         }
     }

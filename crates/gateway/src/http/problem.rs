@@ -6,6 +6,7 @@ use adit_core::diagnose::{Diagnose as _, chain};
 use adit_core::head::HeadFault;
 use http::StatusCode;
 use runtime::ConnectError;
+use runtime::connect::MissingPart;
 
 /// One list for the words and their texts, so that none is left out.
 macro_rules! words {
@@ -78,6 +79,10 @@ pub(crate) enum Problem {
     NotSupported { what: &'static str },
     /// The target cannot be reached: why, and what to do.
     Unreachable { reason: String, hint: Option<String> },
+    /// The target is not there: what of it, and what could be meant.
+    Missing { reason: String, hint: Option<String>, part: MissingPart, near: Vec<String> },
+    /// The kubeconfig has no such context; which could be meant.
+    NoContext { context: String, near: Vec<String> },
     /// The target did not come up in time.
     StartTimeout { reason: String, hint: Option<String> },
     /// The route cannot be used now.
@@ -114,6 +119,9 @@ impl Problem {
             error => error.hint(),
         };
         let reason = chain(error);
+        if let ConnectError::Missing { part, near, .. } = error {
+            return Self::Missing { reason, hint, part: *part, near: near.clone() };
+        }
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
@@ -123,13 +131,15 @@ impl Problem {
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused { .. } | Self::ForeignList { .. } => StatusCode::FORBIDDEN,
-            Self::UnknownHost { .. } | Self::NotFound { .. } => StatusCode::NOT_FOUND,
+            Self::UnknownHost { .. } | Self::NotFound { .. } | Self::NoContext { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
             Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::NotSupported { .. } => StatusCode::NOT_IMPLEMENTED,
-            Self::Unreachable { .. } | Self::Failed { .. } | Self::BadAnswer { .. } | Self::NoAnswer { .. } => {
-                StatusCode::BAD_GATEWAY
-            }
+            Self::Unreachable { .. }
+            | Self::Missing { .. }
+            | Self::Failed { .. }
+            | Self::BadAnswer { .. }
+            | Self::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
             Self::StartTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
@@ -144,11 +154,11 @@ impl Problem {
             Self::TooManyGuesses { .. } => Word::TooManyGuesses,
             Self::Refused { .. } | Self::ForeignList { .. } => Word::NotAllowed,
             Self::UnknownHost { .. } => Word::UnknownHost,
-            Self::NotFound { .. } => Word::NotFound,
+            Self::NotFound { .. } | Self::NoContext { .. } => Word::NotFound,
             Self::Misdirected { .. } => Word::Misdirected,
             Self::TooManyHeaders => Word::HeadTooLarge,
             Self::NotSupported { .. } => Word::NotSupported,
-            Self::Unreachable { .. } => Word::Unreachable,
+            Self::Unreachable { .. } | Self::Missing { .. } => Word::Unreachable,
             Self::Failed { .. } => Word::StartFailed,
             Self::BadAnswer { .. } => Word::BadAnswer,
             Self::NoAnswer { .. } => Word::NoAnswer,
@@ -166,12 +176,14 @@ impl Problem {
             Self::ForeignList { .. } => "A page of another site asked for this list.".into(),
             Self::Refused { reason, .. }
             | Self::Unreachable { reason, .. }
+            | Self::Missing { reason, .. }
             | Self::StartTimeout { reason, .. }
             | Self::Failed { reason, .. } => sentence(reason),
             Self::UnknownHost { host, reason: None, .. } => format!("No route has the host {host}."),
             Self::UnknownHost { host, reason: Some(reason), .. } => {
                 format!("The host {host} leads nowhere: {reason}.")
             }
+            Self::NoContext { context, .. } => format!("The context `{context}` is not in the kubeconfig."),
             Self::NotFound { path } => format!("There is nothing at {path} here; this is the gateway itself."),
             Self::Misdirected { sni, host } => {
                 format!("This connection was made for {sni}, and the request is for {host}.")
@@ -194,12 +206,17 @@ impl Problem {
             Self::ForeignList { .. } => "Open it yourself, by the link on this page.".into(),
             Self::Refused { hint, .. }
             | Self::Unreachable { hint, .. }
+            | Self::Missing { hint, .. }
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
             Self::UnknownHost { hint: Some(hint), .. } => sentence(hint),
             Self::UnknownHost { near, .. } => match near.first() {
                 Some(near) => format!("Did you mean {near}?"),
                 None => "Check the address, or add a route for it to gateway.routes.".into(),
+            },
+            Self::NoContext { near, .. } => match near.first() {
+                Some(near) => format!("Did you mean {near}?"),
+                None => "The index at / lists the contexts there are.".into(),
             },
             Self::NotFound { .. } => "The index is at /.".into(),
             Self::Misdirected { .. } => "Open a new connection for this host.".into(),

@@ -154,9 +154,21 @@ async fn carry(
     } else {
         carry_plain(connection, &upstream, request, &written, body, flight).await
     };
-    outcome.inspect_err(|problem| {
+    if outcome.is_ok() {
+        upstream.counters().failures().worked();
+    }
+    outcome.map_err(|problem| {
         if problem.status().is_server_error() {
             upstream.note_error(problem.message());
+        }
+        match problem {
+            // Nobody has written this host down: where it leads nowhere there is no such host.
+            Problem::Missing { reason, hint, part, near } if upstream.own_pages_only => {
+                let host = host.host.as_str().to_owned();
+                let near = connection.site.lookup.near(&host, part, &near);
+                Problem::UnknownHost { host, near, reason: Some(reason), hint }
+            }
+            problem => problem,
         }
     })
 }
@@ -331,6 +343,7 @@ async fn services(
     asked.await.map_err(|found| match found {
         Found::Refused { reason, hint } => Problem::Refused { reason, hint },
         Found::Failed { reason, hint } => Problem::Failed { reason, hint },
+        Found::Unknown { near, .. } => Problem::NoContext { context: context.to_owned(), near },
         _ => nothing(),
     })
 }
@@ -343,19 +356,24 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         Problem::UnknownHost { host, reason, hint, .. } if !visible => {
             Problem::UnknownHost { host, near: Vec::new(), reason, hint }
         }
+        Problem::NoContext { context, .. } if !visible => Problem::NoContext { context, near: Vec::new() },
         problem => problem,
     };
     let listing = match problem {
-        Problem::UnknownHost { .. } | Problem::NotFound { .. } if visible => Some(connection.site.lookup.listing()),
+        Problem::UnknownHost { .. } | Problem::NotFound { .. } | Problem::NoContext { .. } if visible => {
+            Some(connection.site.lookup.listing())
+        }
         _ => None::<Listing>,
     };
     let context = match &problem {
         // For its user to follow: from this page the link is no stranger's.
         Problem::ForeignList { context } => Some(context.clone()),
-        Problem::Failed { .. } | Problem::Unreachable { .. } if visible => asked.host().and_then(|host| {
-            let host = without_port(host).to_ascii_lowercase();
-            connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))
-        }),
+        Problem::Failed { .. } | Problem::Unreachable { .. } | Problem::UnknownHost { .. } if visible => {
+            asked.host().and_then(|host| {
+                let host = without_port(host).to_ascii_lowercase();
+                connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))
+            })
+        }
         _ => None,
     };
     let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));

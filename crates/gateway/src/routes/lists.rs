@@ -97,7 +97,7 @@ mod tests {
             idle_timeout: None,
         };
         let nowhere = KubeSettings { kubeconfig: Some("/nonexistent".into()), ..KubeSettings::default() };
-        Dynamic::new(settings, &Clusters::new(nowhere), scope)
+        Dynamic::new(settings, &Arc::default(), &Clusters::new(nowhere), scope)
     }
 
     #[tokio::test]

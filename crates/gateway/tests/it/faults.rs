@@ -251,6 +251,44 @@ async fn a_client_that_leaves_cancels_its_request_before_and_during_the_answer()
     }
 }
 
+/// A service that has read its request's head, and a client that has ended its direction after it.
+async fn asked_and_ended(gate: &Gate, service: &TcpListener) -> (Client, TcpStream) {
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    client.finish().await.unwrap();
+    let (mut service, _) = service.accept().await.unwrap();
+    let mut got = Vec::new();
+    while !got.ends_with(b"\r\n\r\n") {
+        got.push(tokio::time::timeout(PATIENCE, service.read_u8()).await.unwrap().unwrap());
+    }
+    (client, service)
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_direction_after_its_request_gets_its_answer() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (mut client, mut service) = asked_and_ended(&gate, &listener).await;
+    service.write_all(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\nhello\r\n").await.unwrap();
+    client.response_head(false).await.unwrap();
+    assert_eq!(client.piece().await.unwrap().unwrap(), "hello");
+    service.write_all(b"5\r\nworld\r\n0\r\n\r\n").await.unwrap();
+    assert_eq!(client.piece().await.unwrap().unwrap(), "world");
+    assert_eq!(client.piece().await.unwrap(), None);
+    let end = tokio::time::timeout(Duration::from_secs(2), client.rest()).await.expect("it is closed at once");
+    assert_eq!(end.unwrap(), b"");
+}
+
+#[tokio::test]
+async fn a_client_that_ends_its_direction_and_then_leaves_cancels_its_request() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (client, mut service) = asked_and_ended(&gate, &listener).await;
+    drop(client);
+    let end = tokio::time::timeout(PATIENCE, service.read(&mut [0; 1])).await.expect("the request is cancelled");
+    assert!(matches!(end, Ok(0) | Err(_)), "{end:?}");
+}
+
 #[tokio::test]
 async fn a_client_that_leaves_in_the_middle_of_its_body_cancels_the_upload() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();

@@ -1,5 +1,7 @@
 //! The index and the errors, to browsers, programs and terminals, and to pages of strangers.
 
+use adit_core::timestamp;
+use gateway::failures::LastError;
 use gateway::http::{Arrival, DynamicForm, ForwardEntry, Found, Listing, RouteEntry, Scheme, Site, State, serve};
 use testkit::raw::{self, Client};
 use tokio::net::{TcpListener, TcpStream};
@@ -15,6 +17,7 @@ fn listing() -> Listing {
         target: "k8s://dev/shop/service/<web>:80".into(),
         state,
         detail: (state == State::Failed).then(|| "no pod is ready".into()),
+        last_error: None,
         tls: host.starts_with("tls"),
     };
     Listing {
@@ -29,6 +32,7 @@ fn listing() -> Listing {
             target: "k8s://dev/shop/service/db:5432".into(),
             state: State::Idle,
             detail: None,
+            last_error: None,
             listen: vec!["127.0.0.1:5432".parse().unwrap()],
         }],
         dynamic: Some(DynamicForm {
@@ -180,4 +184,33 @@ async fn the_services_of_a_context_are_not_told_to_what_another_site_opens_and_i
     for site in ["none", "same-origin"] {
         assert_eq!(ask(site).await.status, 404, "{site}: asked for, and nobody knows of contexts here");
     }
+}
+
+#[tokio::test]
+async fn what_went_wrong_last_stands_beside_the_state_in_every_form() {
+    let gate = gate().await;
+    let (at, since) = (timestamp::from_unix(1_764_234_060), timestamp::from_unix(1_764_234_000));
+    {
+        let mut listing = gate.routes.listing.lock().unwrap();
+        let routes = &mut listing.routes;
+        routes[0].state = State::Failing;
+        routes[0].last_error = Some(LastError { at, text: "<nobody> answers".into(), since: Some(since) });
+        routes[2].last_error = Some(LastError { at, text: "it was slow".into(), since: None });
+    }
+    let (at, since) = ("2025-11-27T09:01:00.000Z", "2025-11-27T09:00:00.000Z");
+    let page = get(&gate, "localhost", "/", BROWSER).await.text();
+    assert!(
+        page.contains(&format!("failing</span><div class=\"note\">since {since}, last at {at}: &lt;nobody&gt;")),
+        "{page}"
+    );
+    let text = get(&gate, "localhost", "/", "text/plain").await.text();
+    assert!(text.contains(&format!("(failing; since {since}, last at {at}: <nobody> answers)")), "{text}");
+    assert!(text.contains(&format!("(idle; last error at {at}: it was slow)")), "{text}");
+    let all: serde_json::Value = serde_json::from_str(&get(&gate, "localhost", "/.json", "*/*").await.text()).unwrap();
+    assert_eq!(all["routes"][0]["state"], "failing");
+    assert_eq!(
+        all["routes"][0]["last_error"],
+        serde_json::json!({ "at": at, "since": since, "text": "<nobody> answers" })
+    );
+    assert_eq!(all["routes"][1]["last_error"], serde_json::Value::Null);
 }

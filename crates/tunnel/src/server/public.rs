@@ -17,6 +17,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::executor::ScopeExecutor;
 use runtime::guard::{Findings, GuardTimes, Guarded};
 use runtime::listener::ConnectionLimit;
+use runtime::peer::PeerWatch;
 use rustls::ServerConfig as TlsConfig;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -99,6 +100,9 @@ impl PublicEntrance {
         };
         let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
+        if let Some(entrance) = visitor.entrance {
+            io = io.watching(PeerWatch::between(entrance, visitor.peer));
+        }
         let h2 = alpn_h2 || {
             // A connection that has asked for nothing yet must not hold up a shutdown.
             let first = tokio::select! {
@@ -132,8 +136,8 @@ impl PublicEntrance {
         });
         let config = self.state.config.load();
         let serving = hyper::server::conn::http1::Builder::new()
-            // A visitor who ends its direction has left, as with other proxies: its request is cancelled. No
-            // `pipeline_flush` either: with it hyper buffers a whole answer for a visitor who does not read.
+            // An end that hyper sees is a visitor's leaving, and cancels its request. The guard keeps the ends of those
+            // who still wait for their answers. No `pipeline_flush` either: with it hyper buffers a whole answer for a visitor who does not read.
             .half_close(false)
             // The guard sees to slow heads and idle connections, and tells the two apart.
             .header_read_timeout(None)

@@ -377,7 +377,7 @@ impl Drop for Live<'_> {
 /// Why no stream could be opened; the line it stands in says where.
 fn reason(error: &ConnectError) -> String {
     match error {
-        ConnectError::Unavailable { reason, .. } => reason.clone(),
+        ConnectError::Unavailable { reason, .. } | ConnectError::Missing { reason, .. } => reason.clone(),
         ConnectError::NotReady { reason, after, .. } => format!("{reason} (waited {after:?})"),
         error => chain(error),
     }

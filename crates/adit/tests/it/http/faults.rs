@@ -141,6 +141,18 @@ async fn a_visitor_who_leaves_cancels_the_local_request_within_a_second() {
 }
 
 #[tokio::test]
+async fn a_visitor_who_ends_its_direction_after_its_request_gets_the_answer() {
+    let tunnel = Tunnel::start().await;
+    let mut client = Client::connect(tunnel.server.public).await.unwrap();
+    let path = "/drip?pieces=5&ms=50";
+    client.send(&raw::head("GET", &tunnel.server.host("app1"), path, &[], None)).await.unwrap();
+    client.finish().await.unwrap();
+    let answer = client.response(false).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert!(!answer.body.is_empty());
+}
+
+#[tokio::test]
 async fn an_upload_that_nobody_reads_ends_with_the_response_timeout_and_leaves_nothing_behind() {
     let server = Server::setup().section("limits: { response_timeout: 1s }").start().await;
     let deaf = FaultyListener::start(Behaviour::Deaf).await.unwrap();

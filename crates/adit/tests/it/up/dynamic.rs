@@ -82,7 +82,7 @@ async fn what_is_not_allowed_is_refused_and_the_cluster_is_not_asked() {
     assert_eq!(bed.cluster.requests().len(), 0);
     assert_eq!(up.get("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200);
     let answer = up.get("web-80.svc.team-x.ns.fake.cx.k8s.localhost", "/").await;
-    assert_eq!(answer.status, 502, "allowed, but not there: {}", answer.text());
+    assert_eq!(answer.status, 404, "allowed, but not there: {}", answer.text());
 }
 
 #[tokio::test]
@@ -106,12 +106,13 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
 }
 
 #[tokio::test]
-async fn a_service_that_is_not_there_is_a_502_with_the_clusters_reason() {
+async fn a_service_that_is_not_there_is_a_404_with_the_clusters_reason() {
     let bed = Bed::start().await;
     let up = bed.up(&gateway(&[], &[])).await;
     let host = "wbe-80.svc.default.ns.fake.cx.k8s.localhost";
     let (status, page) = up.json(host, "/").await;
-    assert_eq!(status, 502);
+    assert_eq!((status, &page["error"]["code"]), (404, &"unknown_host".into()), "{page}");
+    assert_eq!(page["error"]["near"][0], "web-80.svc.default.ns.fake.cx.k8s.localhost", "{page}");
     let text = page.to_string();
     assert!(text.contains("not found") && text.contains("Did you mean `web`?"), "{text}");
     let failed = up.event("failed").await;
@@ -119,17 +120,23 @@ async fn a_service_that_is_not_there_is_a_502_with_the_clusters_reason() {
 }
 
 #[tokio::test]
-async fn a_port_the_service_does_not_have_and_a_port_nobody_listens_on_are_502() {
+async fn what_is_not_there_is_404_with_near_matches_and_what_cannot_be_reached_is_502() {
     let bed = Bed::start().await;
     let up = bed.up(&gateway(&[], &[])).await;
-    for (host, words) in [
-        ("web-82.svc.default.ns.fake.cx.k8s.localhost", "82"),
-        ("web-81.svc.default.ns.fake.cx.k8s.localhost", "refused"),
+    for (host, status, words) in [
+        ("web-82.svc.default.ns.fake.cx.k8s.localhost", 404, "near: web-80.svc.default.ns.fake.cx.k8s.localhost"),
+        ("web-80.svc.defautl.ns.fake.cx.k8s.localhost", 404, "near: web-80.svc.default.ns.fake.cx.k8s.localhost"),
+        ("web-80.svc.default.ns.fak.cx.k8s.localhost", 404, "near: web-80.svc.default.ns.fake.cx.k8s.localhost"),
+        ("web-2-8080.pod.default.ns.fake.cx.k8s.localhost", 404, "near: web-1-8080.pod.default.ns.fake.cx"),
+        ("web-81.svc.default.ns.fake.cx.k8s.localhost", 502, "refused"),
     ] {
         let answer = up.get(host, "/").await;
-        assert_eq!(answer.status, 502, "{host}: {}", answer.text());
+        assert_eq!(answer.status, status, "{host}: {}", answer.text());
         assert!(answer.text().contains(words), "{host}: {}", answer.text());
     }
+    let answer = up.get("localhost", "/-/contexts/fak").await;
+    assert_eq!(answer.status, 404, "{}", answer.text());
+    assert!(answer.text().contains("/-/contexts/fake"), "{}", answer.text());
 }
 
 #[tokio::test]
@@ -272,7 +279,7 @@ async fn what_was_mistyped_is_not_listed_and_its_error_page_leads_to_the_service
     let up = bed.up(&gateway(&[], &[])).await;
     let host = "wbe-80.svc.default.ns.fake.cx.k8s.localhost";
     let answer = up.get(host, "/").await;
-    assert_eq!(answer.status, 502);
+    assert_eq!(answer.status, 404);
     assert!(answer.text().contains("services of fake: http://localhost:"), "{}", answer.text());
     let index = up.get("localhost", "/").await.text();
     assert!(!index.contains("wbe-80"), "{index}");

@@ -164,3 +164,32 @@ async fn a_service_that_does_not_answer_in_the_routes_time_is_a_504() {
     eventually(DEADLINE, "the request's end in the pod", || async { (bed.origin.in_flight() == 0).then_some(()) })
         .await;
 }
+
+#[tokio::test]
+async fn a_route_all_of_whose_requests_fail_is_not_called_ready() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &["dead.localhost: \"k8s://fake/default/service/web:81\""])).await;
+    assert_eq!(up.get("dead.localhost", "/").await.status, 502);
+    let (_, index) = up.json("localhost", "/").await;
+    let route = &index["routes"][0];
+    assert_eq!(route["state"], "failing", "{route}");
+    assert!(route["last_error"]["since"].is_string(), "{route}");
+    assert!(route["last_error"]["text"].as_str().unwrap().contains("refused"), "{route}");
+}
+
+#[tokio::test]
+async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lost() {
+    let (bed, up) = start().await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    bed.cluster.faults().stop_silently().await;
+    let back = async {
+        // The silence is what is tested.
+        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        bed.cluster.faults().restart();
+        std::time::Instant::now()
+    };
+    let (early, back) = tokio::join!(up.get(HOST, "/"), back);
+    assert_eq!(early.status, 200, "{}", early.text());
+    assert_eq!(up.get("web-http.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200, "a cold one");
+    assert!(back.elapsed() < std::time::Duration::from_secs(4), "{:?} after its return", back.elapsed());
+}

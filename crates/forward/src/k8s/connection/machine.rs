@@ -182,6 +182,18 @@ impl Machine {
         }
     }
 
+    /// Asks the server for a sign of life now, where streams share the connection.
+    pub(super) fn ask(&mut self, now: Instant) {
+        if let Protocol::Spdy { session, .. } = &mut self.protocol {
+            session.ask(now);
+        }
+    }
+
+    /// Whether silence says something of the server: streams share the connection, and it is being read.
+    pub(super) fn can_ask(&self) -> bool {
+        matches!(self.protocol, Protocol::Spdy { .. }) && self.wants_input()
+    }
+
     pub(crate) fn poll_timeout(&self) -> Instant {
         match &self.protocol {
             Protocol::Spdy { session, .. } => session.poll_timeout(),

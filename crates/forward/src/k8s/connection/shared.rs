@@ -7,6 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use spdy::{OpenError, ReadState, ResetStatus};
+use tokio::sync::Notify;
 
 use super::machine::{Key, Machine, Told};
 use super::stream::PortStream;
@@ -23,8 +24,8 @@ pub(crate) enum ConnectionEnd {
     #[error("the connection to the API server ended: {0}")]
     Lost(String),
     /// Nothing was heard for too long.
-    #[error("the API server went silent")]
-    Silent,
+    #[error("{0} went silent")]
+    Silent(Arc<str>),
     /// The peer broke the protocol.
     #[error("the API server broke the protocol: {0}")]
     Violation(String),
@@ -62,6 +63,9 @@ pub(super) struct Core {
     /// The program ends: nobody waits for long.
     pub(super) hurry: bool,
     pub(super) over: Option<ConnectionEnd>,
+    /// Since when something that was sent has waited for any answer, and when the server was asked for one.
+    pub(super) unanswered: Option<Instant>,
+    pub(super) asked: Option<Instant>,
     discard: Vec<u8>,
 }
 
@@ -89,17 +93,24 @@ pub(crate) struct Connection {
     /// Not being read, or not being taken from.
     stalled: AtomicBool,
     over: AtomicBool,
+    /// The server was asked for a sign of life, and gave none.
+    silent: AtomicBool,
+    silenced: Notify,
+    /// The server, for messages.
+    server: Arc<str>,
     /// To be closed when its last pair ends.
     retiring: AtomicBool,
     requests: AtomicU64,
     started: Instant,
+    /// Milliseconds after `started` at which the server last said something.
+    heard: AtomicU64,
     /// Milliseconds after `started` at which the last pair ended.
     idle_since: AtomicU64,
     number: u64,
 }
 
 impl Connection {
-    pub(crate) fn new(machine: Machine, number: u64) -> Arc<Self> {
+    pub(crate) fn new(machine: Machine, number: u64, server: &str) -> Arc<Self> {
         let core = Core {
             machine,
             waiting: HashMap::new(),
@@ -110,6 +121,8 @@ impl Connection {
             closing: false,
             hurry: false,
             over: None,
+            unanswered: None,
+            asked: None,
             discard: Vec::new(),
         };
         Arc::new(Self {
@@ -118,9 +131,13 @@ impl Connection {
             bulk: AtomicU32::new(0),
             stalled: AtomicBool::new(false),
             over: AtomicBool::new(false),
+            silent: AtomicBool::new(false),
+            silenced: Notify::new(),
+            server: server.into(),
             retiring: AtomicBool::new(false),
             requests: AtomicU64::new(0),
             started: Instant::now(),
+            heard: AtomicU64::new(0),
             idle_since: AtomicU64::new(0),
             number,
         })
@@ -153,6 +170,59 @@ impl Connection {
 
     pub(super) fn set_stalled(&self, stalled: bool) {
         self.stalled.store(stalled, Ordering::Relaxed);
+    }
+
+    /// Whether the server was asked for a sign of life and gives none.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.silent.load(Ordering::Relaxed)
+    }
+
+    /// Waits until the server gives no sign of life.
+    pub(crate) async fn silenced(&self) {
+        self.silenced.notified().await;
+    }
+
+    /// Sees whether the server answers; see [`Connection::has_answered_since`].
+    pub(crate) fn ask(&self) {
+        self.change(|core| core.machine.ask(Instant::now()));
+    }
+
+    /// Since when the server has been silent.
+    pub(crate) fn silent_since(&self) -> Option<Instant> {
+        self.is_silent().then(|| self.lock().asked).flatten()
+    }
+
+    /// Whether the server said something on this connection after that time.
+    pub(crate) fn has_answered_since(&self, time: Instant) -> bool {
+        let heard = self.heard.load(Ordering::Relaxed);
+        heard > 0 && self.started + Duration::from_millis(heard) > time
+    }
+
+    /// The server is well, and this connection is dead: its streams end now.
+    pub(crate) fn give_up(&self) {
+        let end = self.silent_end();
+        self.end(end);
+        let task = self.lock().task.take();
+        wake(task);
+    }
+
+    pub(super) fn silent_end(&self) -> ConnectionEnd {
+        ConnectionEnd::Silent(Arc::clone(&self.server))
+    }
+
+    /// The server said something.
+    pub(super) fn note_heard(&self, core: &mut Core, now: Instant) {
+        (core.unanswered, core.asked) = (None, None);
+        let at = now.saturating_duration_since(self.started).as_millis();
+        // At least one, as zero is the connection's beginning.
+        self.heard.store(u64::try_from(at).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
+        self.silent.store(false, Ordering::Relaxed);
+    }
+
+    pub(super) fn note_silent(&self) {
+        if !self.silent.swap(true, Ordering::Relaxed) {
+            self.silenced.notify_one();
+        }
     }
 
     /// Whether it is over or about to be.

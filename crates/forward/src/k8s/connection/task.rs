@@ -29,6 +29,10 @@ const PIECE: usize = 60 * 1024;
 const GATHERS_A_TURN: usize = 2;
 /// Bytes of output that the socket has not taken for this long mark the connection as stalled.
 const STALLED_AFTER: Duration = Duration::from_millis(100);
+/// Something was sent, and nothing has come for so long: the server is asked for a sign of life.
+const ASK_AFTER: Duration = Duration::from_secs(1);
+/// How long it may take to give one before new streams go elsewhere.
+const SILENT_AFTER: Duration = Duration::from_secs(1);
 /// At the program's end, streams whose client is gone get this long to end by themselves.
 const HURRY: Duration = Duration::from_millis(150);
 /// A connection that is to end gets this long to say so.
@@ -100,6 +104,10 @@ impl ConnectionTask {
     }
 
     fn turn(&mut self, cx: &mut Context<'_>) -> Result<Again, ConnectionEnd> {
+        if self.shared.is_over() {
+            // Given up by its pool.
+            return Err(self.shared.silent_end());
+        }
         if !self.early.is_empty() {
             let early = std::mem::take(&mut self.early);
             feed(&self.shared, &early, &mut self.wakers).map_err(violation)?;
@@ -132,6 +140,7 @@ impl ConnectionTask {
         }
         self.watch_output(cx, now)?;
         self.watch_closing(cx, now);
+        self.watch_answers(cx, now);
         if again == Again::No {
             let mut core = self.shared.lock();
             if core.machine.is_closed() && !core.machine.has_output() && !self.pipe.has_unsent() {
@@ -224,7 +233,7 @@ impl ConnectionTask {
         while self.timer.as_mut().poll(cx).is_ready() {
             let mut core = self.shared.lock();
             if core.machine.handle_timeout(now) == Health::Dead {
-                return Err(ConnectionEnd::Silent);
+                return Err(self.shared.silent_end());
             }
             core.drain_lingering(now);
             self.timer_at = core.machine.poll_timeout().min(Connection::linger_until(&core).unwrap_or(now + FAR));
@@ -264,6 +273,9 @@ impl ConnectionTask {
                 // Sending made room: writers that wait for it are woken.
                 Connection::collect(&mut core, now, &mut self.wakers);
                 let closing = self.said_bye;
+                if gathered > 0 {
+                    core.unanswered.get_or_insert(now);
+                }
                 drop(core);
                 self.wake_all();
                 if gathered == 0 {
@@ -298,6 +310,29 @@ impl ConnectionTask {
         if hurried {
             let by = *self.closing_since.get_or_insert(now) + HURRY;
             self.call_at(cx, by);
+        }
+    }
+
+    /// Marks the connection when the server does not answer: by itself a dead one is silent for as long as nobody
+    /// asks, and whoever asks first would wait for it in vain.
+    fn watch_answers(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let mut core = self.shared.lock();
+        if !core.machine.can_ask() || self.blocked.is_some() {
+            // That nothing comes, or is taken, has another reason.
+            (core.unanswered, core.asked) = (None, None);
+            return;
+        }
+        let Some(since) = core.unanswered else { return };
+        if core.asked.is_none() && now >= since + ASK_AFTER {
+            core.asked = Some(now);
+            core.machine.ask(now);
+        }
+        let by = core.asked.map_or(since + ASK_AFTER, |asked| asked + SILENT_AFTER);
+        drop(core);
+        if now < by {
+            self.call_at(cx, by);
+        } else {
+            self.shared.note_silent();
         }
     }
 
@@ -376,6 +411,7 @@ impl Drop for ConnectionTask {
 fn feed(shared: &Connection, plain: &[u8], wakers: &mut Vec<Waker>) -> Result<(), MachineError> {
     let mut core = shared.lock();
     let now = Instant::now();
+    shared.note_heard(&mut core, now);
     core.machine.handle_input(now, plain)?;
     Connection::collect(&mut core, now, wakers);
     Ok(())

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use adit_core::near;
+use runtime::connect::MissingPart;
 
 use super::Wanted;
 use super::pod::plain;
-use crate::error::ForwardError;
+use crate::error::{ForwardError, Missing};
 use crate::k8s::api::Api;
 use crate::k8s::objects::{List, ObjectMeta};
 use crate::k8s::watch::encoded;
@@ -29,10 +30,10 @@ struct Named {
 
 /// The error for an object that is not there, with the name that was probably meant: its own, or its namespace's.
 pub(super) async fn explain(api: &Api, wanted: &Wanted, name: &str, error: ForwardError) -> ForwardError {
-    let ForwardError::NoTarget { message, fault, hint } = error else { return error };
+    let ForwardError::NoTarget { message, fault, hint, missing } = error else { return error };
     let known = list(api, &wanted.all_of_the_kind()).await.map(|list| list.items).unwrap_or_default();
     if known.is_empty() {
-        let error = ForwardError::NoTarget { message, fault, hint };
+        let error = ForwardError::NoTarget { message, fault, hint, missing };
         return namespace(api, wanted).await.unwrap_or(error);
     }
     let near = near::near_matches(name, known.iter().map(|named| named.metadata.name.as_str()), PROPOSED);
@@ -40,7 +41,9 @@ pub(super) async fn explain(api: &Api, wanted: &Wanted, name: &str, error: Forwa
         (Some(proposal), Some(hint)) => Some(format!("{proposal} {hint}")),
         (proposal, hint) => proposal.or(hint),
     };
-    ForwardError::NoTarget { message, fault, hint }
+    let near = near.into_iter().map(str::to_owned).collect();
+    let missing = Some(Missing { part: MissingPart::Name, near });
+    ForwardError::NoTarget { message, fault, hint, missing }
 }
 
 /// Why labels may lead to no pod, as a part of a sentence.
@@ -63,7 +66,8 @@ pub(super) async fn labels(api: &Api, in_namespace: &str, selector: &str) -> Opt
 
 /// The error for a namespace that is not there; it looks like one without the object.
 async fn namespace(api: &Api, wanted: &Wanted) -> Option<ForwardError> {
-    let hint = match missing_namespace(api, &wanted.namespace).await? {
+    let nearest = missing_namespace(api, &wanted.namespace).await?;
+    let hint = match &nearest {
         Some(nearest) => format!("did you mean `{nearest}`?"),
         None => format!("`kubectl get namespaces{}` lists what there is", wanted.flags),
     };
@@ -75,6 +79,7 @@ async fn namespace(api: &Api, wanted: &Wanted) -> Option<ForwardError> {
         ),
         fault: Fault::Usage,
         hint: Some(hint),
+        missing: Some(Missing { part: MissingPart::Namespace, near: nearest.into_iter().collect() }),
     })
 }
 

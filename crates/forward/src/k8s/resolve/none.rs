@@ -2,7 +2,10 @@
 
 use adit_core::diagnose::{Diagnose, Fault};
 
+use runtime::connect::MissingPart;
+
 use super::pod::PodTrouble;
+use crate::error::Missing;
 use crate::k8s::api::ApiError;
 
 /// Pods whose reasons are spelt out; of more, only their number is told.
@@ -76,6 +79,19 @@ impl NoTarget {
             }
             Self::Unknown { .. } | Self::NoPods { .. } | Self::Zero { .. } | Self::NoneReady { .. } => false,
         }
+    }
+
+    /// What is not there at all, as opposed to not ready.
+    pub(crate) fn missing(&self) -> Option<Missing> {
+        let (part, near) = match self {
+            Self::NotFound { .. } => (MissingPart::Name, Vec::new()),
+            Self::ServicePort { has, .. } | Self::PodPort { has, .. } => {
+                let first = |port: &String| port.split(' ').next().unwrap_or_default().to_owned();
+                (MissingPart::Port, has.iter().map(first).collect())
+            }
+            _ => return None,
+        };
+        Some(Missing { part, near })
     }
 
     /// What a user who waits wants to read.
