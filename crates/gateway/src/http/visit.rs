@@ -249,6 +249,7 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
     match connection.site.lookup.find(name, request.uri().path()) {
         Found::Upstream(upstream) => Ok(Destination::Upstream(host, upstream)),
         Found::Index => Ok(Destination::Index),
+        Found::Nameless if name == "localhost" => Ok(Destination::Index),
         Found::Nameless => {
             Err(Problem::bad("the tls connection names no host (SNI), so it cannot be known where it should go"))
         }

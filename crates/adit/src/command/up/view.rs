@@ -335,6 +335,12 @@ impl View {
         }
     }
 
+    /// TLS ends here with certificates of an authority that no store of this machine has.
+    pub(super) fn untrusted(&self) {
+        let text = "tls  ends here, with certificates of the local authority; browsers trust it after: adit trust";
+        self.note(text, "untrusted", || json!({ "hint": "adit trust" }));
+    }
+
     /// The file was read again and is not in force.
     pub(super) fn not_reloaded(&self, failure: &Failure) {
         let text = failure.text();
