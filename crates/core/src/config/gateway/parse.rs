@@ -65,13 +65,6 @@ fn aliases(section: &Section<'_>) -> Vec<(String, String)> {
             found.push((folded, context.trim().to_owned()));
         }
     }
-    // A target that names one of them would be read in two ways.
-    for (label, context) in &found {
-        if label != context && found.iter().any(|(other, _)| other == context) {
-            let complaint = Complaint::new(format!("`{context}` is an alias itself"), "name a context, or rename that alias");
-            section.complain(label, complaint);
-        }
-    }
     found
 }
 

@@ -58,11 +58,6 @@ fn dynamic_hosts_can_be_switched_off() {
 }
 
 #[test]
-fn an_alias_of_an_alias_is_refused() {
-    assert_eq!(keys("aliases: { a: b, b: c, d: d }"), ["gateway.aliases.a"]);
-}
-
-#[test]
 fn aliases_are_labels_for_contexts() {
     let aliases = gateway("aliases: { EKS: 'arn:aws:eks:eu:1:cluster/p', b: user@c }").aliases;
     assert_eq!(aliases, [("eks".into(), "arn:aws:eks:eu:1:cluster/p".into()), ("b".into(), "user@c".into())]);
