@@ -134,13 +134,14 @@ impl Diagnose for NoTarget {
                 Some(format!("`kubectl get {resource} {place}` lists what there is"))
             }
             Self::ServicePort { has, .. } if has.is_empty() => {
-                Some("the service has no ports: forward to a pod instead".to_owned())
+                Some("the service has no ports: name a pod instead".to_owned())
             }
             // Whoever writes a high number may have meant the port here.
             Self::ServicePort { has, port, .. } if port.parse().is_ok_and(|port: u16| port >= 1024) => {
                 let first = has.first().and_then(|first| first.split(' ').next()).unwrap_or_default();
                 Some(format!(
-                    "it has {}; if {port} is to be the port on this machine, write {port}:{first}",
+                    "it has {}; if {port} is to be the port on this machine, write `{port}:{first}` after adit forward, \
+                     and `listen: {port}` in adit.yaml",
                     has.join(", ")
                 ))
             }
