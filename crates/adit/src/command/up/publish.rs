@@ -3,6 +3,7 @@
 //! Another version of the section is another agent. The one before serves until its successor does: a server hands the
 //! names from an agent's older session to its newer one, all at once, so no visitor finds nobody.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -39,8 +40,12 @@ pub(super) enum Next {
 pub(super) struct Ready {
     agent: Agent,
     tunnels: Vec<TunnelRow>,
+    troubles: Troubles,
     token: Option<FileWatch>,
 }
+
+/// Why targets could not be reached when they were needed last, by target.
+type Troubles = Arc<Mutex<HashMap<String, String>>>;
 
 /// The running agent.
 pub(super) struct Published {
@@ -58,6 +63,7 @@ struct Serving {
 
 struct State {
     tunnels: Mutex<Vec<TunnelRow>>,
+    troubles: Troubles,
     phase: watch::Sender<Phase>,
     /// There is a successor: how this agent ends is no news.
     superseded: AtomicBool,
@@ -81,6 +87,8 @@ pub(super) struct TunnelRow {
     pub(super) target: String,
     /// What keeps it from being served, if anything does.
     pub(super) note: String,
+    /// Why its target could not be reached; visitors are not told.
+    pub(super) trouble: String,
     pub(super) requests: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -90,14 +98,21 @@ pub(super) struct TunnelRow {
 struct Telling {
     inner: Arc<dyn Connect>,
     view: Arc<View>,
+    troubles: Troubles,
 }
 
 impl Connect for Telling {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
         Box::pin(async {
             let opened = self.inner.connect().await;
-            if let Err(error) = &opened {
-                self.view.unreachable(&self.inner.describe(), &failure(error));
+            let target = self.inner.describe();
+            match &opened {
+                Ok(_) => drop(lock(&self.troubles).remove(&target)),
+                Err(error) => {
+                    let failure = failure(error);
+                    lock(&self.troubles).insert(target.clone(), failure.message().to_owned());
+                    self.view.unreachable(&target, &failure);
+                }
             }
             opened
         })
@@ -126,8 +141,9 @@ pub(super) fn prepare(
     if old.publish.as_ref() == Some(publish) && running.is_some_and(Published::is_alive) {
         return Ok(Next::Same);
     }
+    let troubles = Troubles::default();
     let connect = |target: &Target| -> Arc<dyn Connect> {
-        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view) })
+        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view), troubles: Arc::clone(&troubles) })
     };
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
@@ -143,7 +159,7 @@ pub(super) fn prepare(
     let tunnels = tunnels.collect();
     let metrics = Arc::new(AgentMetrics::new(&mut Registry::default()));
     let agent = Agent::new(config, metrics).map_err(|error| failure(&error))?;
-    Ok(Next::Other(Box::new(Ready { agent, tunnels, token })))
+    Ok(Next::Other(Box::new(Ready { agent, tunnels, troubles, token })))
 }
 
 impl Published {
@@ -162,7 +178,12 @@ impl Published {
     }
 
     pub(super) fn rows(&self) -> Vec<TunnelRow> {
-        self.now.state.tunnels().clone()
+        let mut rows = self.now.state.tunnels().clone();
+        let troubles = lock(&self.now.state.troubles);
+        for row in &mut rows {
+            row.trouble = troubles.get(&row.target).cloned().unwrap_or_default();
+        }
+        rows
     }
 
     fn is_alive(&self) -> bool {
@@ -202,10 +223,11 @@ async fn hand_over(
 
 impl Serving {
     fn start(ready: Ready, scope: &Scope, view: &Arc<View>) -> Self {
-        let Ready { agent, tunnels, token } = ready;
+        let Ready { agent, tunnels, troubles, token } = ready;
         let scope = scope.child();
         let state = Arc::new(State {
             tunnels: Mutex::new(tunnels),
+            troubles,
             phase: watch::Sender::new(Phase::Connecting),
             superseded: AtomicBool::new(false),
         });

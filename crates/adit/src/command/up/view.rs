@@ -16,7 +16,7 @@ use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
 use super::running::{Change, KubeFound, Running, Snapshot};
-use super::table::table;
+use super::table::{table, wrapped};
 use crate::command::output::{Line, Output, Weight};
 use crate::command::{Global, live};
 use crate::report::{Failure, Output as Format};
@@ -26,6 +26,8 @@ use crate::terminal;
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines stay below the table.
 const NOTES: usize = 5;
+/// The time of day and two blanks.
+const CLOCK: usize = 10;
 /// For how long a reason that was told is not told again as that of a request, and how many of them are kept.
 const REASON_HOLDS: Duration = Duration::from_secs(10);
 const REASONS: usize = 32;
@@ -284,18 +286,18 @@ impl View {
 
     fn draw(&self, snapshot: &Snapshot, drawn: &mut String) {
         let width = terminal::width();
+        let height = terminal::height();
         let notes = self.notes();
+        let notes = last_lines(&notes, width, height / 2);
         // The last line stays free for the cursor.
-        let room = terminal::height().saturating_sub(2 + notes.len());
+        let room = height.saturating_sub(2 + notes.len());
         let mut text = table(snapshot, width, room, SystemTime::now());
         if !notes.is_empty() {
             text.push('\n');
         }
-        for note in notes.iter() {
-            let line: String = note.chars().take(width.saturating_sub(1)).collect();
+        for line in &notes {
             let _ = writeln!(text, "{line}");
         }
-        drop(notes);
         if text == *drawn {
             return;
         }
@@ -499,6 +501,20 @@ impl Reasons {
     }
 }
 
+/// The notes as lines of the terminal: whole ones, the latest, as many as there is room for, and one at least.
+fn last_lines(notes: &[String], width: usize, room: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for note in notes.iter().rev() {
+        let more = wrapped(note, width, CLOCK);
+        if !lines.is_empty() && lines.len() + more.len() > room {
+            break;
+        }
+        lines.extend(more.into_iter().rev());
+    }
+    lines.reverse();
+    lines
+}
+
 /// A request's text is a sentence: its first letter and its end may differ.
 fn plain(text: &str) -> String {
     text.to_lowercase().trim().trim_end_matches('.').to_owned()
@@ -562,6 +578,15 @@ mod tests {
         assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
         assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
         assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
+    }
+
+    #[test]
+    fn notes_are_shown_whole_and_the_latest_first_of_all() {
+        let notes = ["12:00:00  one".to_owned(), format!("12:00:01  {}", "word ".repeat(10).trim()), "12:00:02  last".to_owned()];
+        let lines = last_lines(&notes, 32, 10);
+        assert_eq!((lines.first().unwrap().as_str(), lines.last().unwrap().as_str()), ("12:00:00  one", "12:00:02  last"));
+        assert_eq!(lines.concat().matches("word").count(), 10);
+        assert_eq!(last_lines(&notes, 32, 2), ["12:00:02  last"]);
     }
 
     #[test]

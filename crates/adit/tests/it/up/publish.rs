@@ -98,6 +98,7 @@ async fn a_target_that_is_not_there_is_a_502_for_the_visitor_without_the_cluster
     let answer = server.get("gone", "/").await;
     assert_eq!(answer.status, 502, "{}", answer.text());
     assert!(!answer.text().contains("k8s://"), "strangers read it: {}", answer.text());
+    assert!(answer.text().contains("cannot be reached") && !answer.text().contains("refused"), "{}", answer.text());
     let error = up.event("error").await;
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("\"gone\" not found"), "whoever runs it reads why: {error}");
