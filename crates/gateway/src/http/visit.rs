@@ -176,6 +176,7 @@ async fn carry_plain(
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    flight.asked(&head);
     if speaks_interim && !h2 {
         head.extensions = interim::forwarding(upstream, connection);
     }
@@ -190,6 +191,7 @@ async fn carry_plain(
     if head.status.is_informational() {
         return Err(Problem::BadAnswer { target: upstream.target() });
     }
+    flight.answered(&head);
     request::check_answer(upstream, &mut head.headers, head.status)?;
     let mut response = Response::new(AnswerBody::upstream(body, by, flight));
     *response.status_mut() = head.status;
@@ -207,8 +209,10 @@ async fn carry_upgrade(
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, _) = request.into_parts();
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2: false, body: false, upgrade: true })?;
+    flight.asked(&head);
     let (response, upstream_connection) = exchange::upgrade(upstream, head).await?;
     let (mut head, body) = response.into_parts();
+    flight.answered(&head);
     request::check_answer(upstream, &mut head.headers, head.status)?;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         if !head.headers.contains_key(UPGRADE) {
