@@ -219,7 +219,10 @@ mod tests {
     fn what_is_said_is_told_in_full_over_as_many_lines_as_it_takes() {
         let text = "12:00:00  web: the cluster cannot be reached: connection refused";
         let lines = wrapped(text, 30, 10);
-        assert_eq!(lines, ["12:00:00  web: the cluster", "          cannot be reached:", "          connection refused"]);
+        assert_eq!(
+            lines,
+            ["12:00:00  web: the cluster", "          cannot be reached:", "          connection refused"]
+        );
         let long = format!("12:00:00  {}", "x".repeat(45));
         let lines = wrapped(&long, 30, 10);
         assert!(lines.iter().all(|line| line.chars().count() < 30), "{lines:?}");

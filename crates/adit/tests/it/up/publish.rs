@@ -264,6 +264,20 @@ async fn an_agent_that_has_given_up_is_started_again_by_the_next_reload() {
 }
 
 #[tokio::test]
+async fn a_new_token_file_alone_starts_an_agent_that_has_given_up() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let token = bed.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let up = bed.up(&publish(&bed, &server, &[&format!("one: {{ to: \"{WEB}\" }}")])).await;
+    assert_eq!(up.event("failed").await["name"], "publish");
+    // No signal, and adit.yaml is as it was: the file that is named by it is watched.
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    published(&up, "one").await;
+    assert_eq!(server.get("one", "/").await.status, 200);
+}
+
+#[tokio::test]
 async fn expose_publishes_what_is_in_a_protected_context_only_after_yes() {
     let bed = Bed::start().await;
     let server = Server::start().await;
