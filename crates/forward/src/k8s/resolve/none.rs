@@ -140,8 +140,7 @@ impl Diagnose for NoTarget {
             Self::ServicePort { has, port, .. } if port.parse().is_ok_and(|port: u16| port >= 1024) => {
                 let first = has.first().and_then(|first| first.split(' ').next()).unwrap_or_default();
                 Some(format!(
-                    "it has {}; if {port} is to be the port on this machine, write `{port}:{first}` after adit forward, \
-                     and `listen: {port}` in adit.yaml",
+                    "it has {}; name the service's port, not one of this machine (adit forward takes both: {port}:{first})",
                     has.join(", ")
                 ))
             }
