@@ -24,8 +24,8 @@ pub(super) struct Running {
     kubeconfigs: KubeSeen,
     entrances: Entrances,
     published: Option<Published>,
-    /// TLS ends here with certificates that have to be trusted: whoever runs this was told.
-    vouched: bool,
+    /// Whether TLS ends here with certificates that have to be trusted, as whoever runs this was told; nothing yet.
+    vouched: Option<bool>,
     view: Arc<View>,
 }
 
@@ -69,7 +69,7 @@ impl Running {
             kubeconfigs: Vec::new(),
             entrances: Entrances::new(listening, scope, authority),
             published: None,
-            vouched: false,
+            vouched: None,
             view,
         }
     }
@@ -105,7 +105,9 @@ impl Running {
             change.changed.push("publish".into());
         }
         self.publish(agent);
-        self.mention_trust();
+        if self.vouched.is_some() {
+            self.mention_trust();
+        }
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
         Ok(change)
     }
@@ -172,10 +174,11 @@ impl Running {
         }
     }
 
-    /// Says once how browsers come to trust the local authority, if none of this machine's stores has it.
-    fn mention_trust(&mut self) {
-        let before = std::mem::replace(&mut self.vouched, self.entrances.vouches());
-        if before || !self.vouched {
+    /// Says how browsers come to trust the local authority, if none of this machine's stores has it: once, and again
+    /// whenever a version of the file begins to use it.
+    pub(super) fn mention_trust(&mut self) {
+        let before = self.vouched.replace(self.entrances.vouches());
+        if before == Some(true) || self.vouched != Some(true) {
             return;
         }
         let (view, blocking) = (Arc::clone(&self.view), self.scope.clone());
