@@ -156,7 +156,7 @@ impl Diagnose for ForwardError {
             Self::Ssh(error) => error.hint(),
             Self::NoTarget { hint, .. } | Self::Jump { hint, .. } => hint.clone(),
             Self::Timeout { .. } => {
-                Some("give it more time with --pod-running-timeout, or see why with `kubectl describe pod`".into())
+                Some("see why with `kubectl describe pod`; adit forward takes --pod-running-timeout".into())
             }
             Self::Unsupported { .. } => {
                 Some("write k8s://CONTEXT/NAMESPACE/KIND/NAME:PORT, jump://…, ssh://… or tcp://HOST:PORT".into())

@@ -16,7 +16,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 
 use crate::hello::{Opening, OpeningError, opening};
-use crate::http::{self, Arrival, Found, Listing, Lookup, Scheme, Site};
+use crate::http::{self, Arrival, Found, Listing, Lookup, Scheme, ServicesAsked, Site};
 use crate::passthrough::pass;
 use crate::replay::Replay;
 use crate::routes::{Routes, TlsFound};
@@ -162,8 +162,9 @@ impl Door {
         scope: Scope,
     ) {
         let certificates = self.certificates.load_full();
-        // An authority that is trusted on this machine vouches for hosts that are routed here, and for no other.
-        let config = if answer.is_some() { &certificates.pages } else { &certificates.own };
+        // An authority that is trusted on this machine vouches for hosts that are routed here, for the machine itself,
+        // which is meant without a name, and for no other.
+        let config = if answer.is_some() && name.is_some() { &certificates.pages } else { &certificates.own };
         let site = answer.map_or_else(|| self.site.load_full(), |found| Arc::new(self.fixed(found)));
         let accepted = runtime::tls::accept(config, Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {
@@ -207,6 +208,10 @@ impl Lookup for Fixed {
 
     fn listing(&self) -> Listing {
         self.routes.listing()
+    }
+
+    fn services(&self, context: &str) -> Option<ServicesAsked> {
+        self.routes.services(context)
     }
 }
 

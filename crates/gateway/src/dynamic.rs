@@ -286,11 +286,12 @@ impl Dynamic {
     }
 
     fn allowed(&self, context: &str, namespace: &str) -> Result<(), DynamicFault> {
+        self.context_allowed(context)?;
         if !self.settings.allow.permits(context, namespace) {
             let (context, namespace) = (context.to_owned(), namespace.to_owned());
             return Err(DynamicFault::Forbidden { context, namespace });
         }
-        self.context_allowed(context)
+        Ok(())
     }
 
     fn context_allowed(&self, context: &str) -> Result<(), DynamicFault> {
@@ -434,7 +435,9 @@ mod tests {
         let pattern = |text: &str| vec![GlobPattern::parse(text).unwrap()];
         let allowed = dynamic(&scope, |settings| settings.allow.contexts = pattern("dev-*"));
         assert!(allowed.find(&host("web", "dev-1")).unwrap().is_ok());
-        assert!(matches!(allowed.find(&host("web", "prod")), Some(Err(DynamicFault::Forbidden { .. }))));
+        assert!(matches!(allowed.find(&host("web", "prod")), Some(Err(DynamicFault::ForbiddenContext { .. }))));
+        let spaces = dynamic(&scope, |settings| settings.allow.namespaces = pattern("shop-*"));
+        assert!(matches!(spaces.find(&host("web", "prod")), Some(Err(DynamicFault::Forbidden { .. }))));
         let protect = vec![ProtectPattern::parse("^prod").unwrap()];
         let protected = dynamic(&scope, |settings| settings.protect.clone_from(&protect));
         assert!(protected.find(&host("web", "dev-1")).unwrap().is_ok());

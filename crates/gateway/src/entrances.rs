@@ -535,6 +535,12 @@ impl Entrances {
         }
     }
 
+    /// Whether TLS ends here with certificates of the kept authority, which clients have to be made to trust.
+    #[must_use]
+    pub fn vouches(&self) -> bool {
+        self.tls.as_ref().is_some_and(|(kept, _)| *kept)
+    }
+
     /// Certificates, when they are not there yet or have to be others: whether they are by the kept authority.
     fn next_tls(&self, gateway: Option<&GatewayConfig>) -> Result<Option<(bool, Certificates)>, EntranceError> {
         let Some(gateway) = gateway else { return Ok(None) };

@@ -18,6 +18,9 @@ pub(crate) use services::{context_in_path, services};
 use crate::failures::LastError;
 use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, SiteCounters, State, seconds};
 
+/// A host that is longer may have to break.
+const LONG: usize = 32;
+
 /// What a page depends on beside what it says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Around {
@@ -226,7 +229,11 @@ fn last_json(last: Option<&LastError>) -> Value {
 
 /// A host to click; a pattern cannot be clicked.
 fn link(host: &str, path: Option<&str>, tls: bool, around: Around) -> String {
-    let shown = escape(&format!("{host}{}", path.unwrap_or_default()));
+    let mut shown = escape(&format!("{host}{}", path.unwrap_or_default()));
+    if shown.len() > LONG {
+        // Where there is no room for it, it breaks between labels.
+        shown = shown.replace('.', ".<wbr>");
+    }
     match address(host, path, tls, around) {
         Some(address) => format!("<a href=\"{}\">{shown}</a>", escape(&address)),
         None => format!("<code>{shown}</code>"),

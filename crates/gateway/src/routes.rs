@@ -240,7 +240,8 @@ fn no_path(table: &Table, host: &str, path: &str) -> Found {
             hint: Some("write it without `..`, double slashes, backslashes and escaped slashes".into()),
         };
     }
-    let paths: Vec<String> = table.paths(host).take(NEAR).map(|path| format!("http://{host}{path}")).collect();
+    // No URLs: the port is not known here.
+    let paths: Vec<String> = table.paths(host).take(NEAR).map(|path| format!("{host}{path}")).collect();
     let reason = format!("none of its routes is for this path; there are {}", paths.join(", "));
     Found::Unknown { near: Vec::new(), reason: Some(reason), hint: None }
 }

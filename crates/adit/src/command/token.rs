@@ -41,12 +41,13 @@ pub(crate) struct PlaceArguments {
 }
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("grant").args(["allow", "host", "ports"]).required(true).multiple(true)))]
 pub(crate) struct CreateArguments {
     /// The account the token belongs to
     #[arg(long)]
     account: String,
     /// Names it may take, e.g. 'app*'; may be given several times
-    #[arg(long, value_name = "PATTERN", required_unless_present_any = ["host", "ports"])]
+    #[arg(long, value_name = "PATTERN")]
     allow: Vec<String>,
     /// Custom hosts it may take, e.g. shop.example.org
     #[arg(long, value_name = "HOST")]

@@ -97,6 +97,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     }
     view.started(&running.snapshot());
     view.missing(&read.missing);
+    running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     reload_on_change(&scope, &running, source, &watch, &view);
     watch_clock(&scope, &running);

@@ -128,7 +128,12 @@ async fn a_port_outside_the_range_is_refused_with_the_range_as_hint() {
     let agent = Publish::to(&server).tcp(origin.addr(), ports.last() + 1).spawn();
     assert_ne!(agent.exit_code(DEADLINE).await, Some(0));
     let output = agent.process().stderr();
-    assert!(output.contains("hint: ") && output.contains(&format!("{}-{}", ports.first, ports.last())), "{output}");
+    assert!(
+        output.contains("is not one of this server's")
+            && output.contains("hint: ")
+            && output.contains(&format!("{}-{}", ports.first, ports.last())),
+        "{output}"
+    );
 }
 
 #[tokio::test]

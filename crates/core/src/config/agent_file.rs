@@ -42,6 +42,27 @@ impl AgentFile {
     pub fn targets(&self) -> Vec<(Vec<&str>, &Target)> {
         check::references(self)
     }
+
+    /// What is an alias in a host is one in a target, too.
+    fn resolve_aliases(&mut self) {
+        let Some(gateway) = &mut self.gateway else { return };
+        let aliases = &gateway.aliases;
+        let forwards = self.forwards.iter_mut().map(|forward| &mut forward.to);
+        let routes = gateway.routes.iter_mut().map(|route| &mut route.to);
+        let tunnels = self.publish.iter_mut().flat_map(|publish| &mut publish.tunnels).map(|tunnel| &mut tunnel.to);
+        for target in forwards.chain(routes).chain(tunnels) {
+            let context = match target {
+                Target::Kubernetes(target) => &mut target.context,
+                Target::Jump(target) => &mut target.context,
+                Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => continue,
+            };
+            // Not by another case: contexts tell `Prod` from `prod`, and the wrong cluster is worse than none.
+            let named = |(label, _): &&(String, String)| context.as_ref() == Some(label);
+            if let Some((_, meant)) = aliases.iter().find(named) {
+                *context = Some(meant.clone());
+            }
+        }
+    }
 }
 
 /// Reads the file; `publishes` says that nothing can be done without a section `publish`.
@@ -63,13 +84,14 @@ pub(super) fn read(file: &str, text: &str, env: Environment<'_>, publishes: bool
         let has_gateway = root.has("gateway");
         let gateway = gateway::parse::gateway(root.section("gateway"), &defaults);
         let publish = publish::parse::publish(root.section("publish"));
-        let file = AgentFile {
+        let mut file = AgentFile {
             kubernetes,
             defaults,
             forwards,
             gateway: has_gateway.then_some(gateway),
             publish: has_publish.then_some(publish),
         };
+        file.resolve_aliases();
         check::whole(&root, &file);
         root.finish();
         file
@@ -92,6 +114,31 @@ mod tests {
         assert_eq!(file.publish, None);
         assert_eq!(file.kubernetes.keepalive, Some(std::time::Duration::from_secs(60)));
         assert_eq!(parse("publish: {}").unwrap().publish, Some(PublishConfig::default()));
+    }
+
+    #[test]
+    fn an_alias_names_its_context_in_every_target() {
+        let text = "
+forwards: { f: { to: 'k8s://eks/ns/service/db:1', listen: 1 }, j: { to: 'jump://eks/ns/pod/p/h:1', listen: 2 } }
+gateway:
+  aliases: { eks: 'arn:aws:eks:eu:1:cluster/p' }
+  routes: { w.localhost: 'k8s://eks/ns/service/w:80', other.localhost: 'k8s://EKS/ns/service/w:80' }
+publish: { server: 'h:1', tunnels: { t: { to: 'k8s://eks/ns/service/w:80' } } }
+";
+        let contexts = |file: &AgentFile| {
+            let context = |target: &Target| match target {
+                Target::Kubernetes(target) => target.context.clone(),
+                Target::Jump(target) => target.context.clone(),
+                _ => None,
+            };
+            file.targets().into_iter().filter_map(|(_, target)| context(target)).collect::<Vec<_>>()
+        };
+        let eks = "arn:aws:eks:eu:1:cluster/p";
+        let file = parse(text).unwrap();
+        assert_eq!(contexts(&file), [eks, eks, eks, "EKS", eks]);
+        // What is shown means the same when it is read.
+        let shown = parse(&file.effective_yaml()).unwrap();
+        assert_eq!(contexts(&shown), contexts(&file));
     }
 
     #[test]

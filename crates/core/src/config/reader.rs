@@ -435,7 +435,7 @@ pub(crate) fn listen_address(text: &str, default: IpAddr) -> Result<SocketAddr, 
         }
         _ => Err(Complaint::new(
             format!("`{text}` is not an address to listen on"),
-            "write IP:PORT, such as 0.0.0.0:8080, 127.0.0.1:9090 or [::]:8080",
+            "write a port, such as 8080, or IP:PORT: 127.0.0.1:9090, 0.0.0.0:8080 or [::]:8080",
         )),
     }
 }
@@ -608,6 +608,8 @@ mod tests {
         for text in ["", "host:80", "1.2.3.4", ":x", ":70000", ":+1", "::1:"] {
             assert!(read(text).is_err(), "{text}");
         }
+        let hint = listen_address("80x", any).unwrap_err().hint.unwrap();
+        assert!(hint.contains("write a port, such as 8080"), "{hint}");
     }
 
     #[test]

@@ -704,7 +704,7 @@ impl Diagnose for ApiError {
             Self::Config(error) => error.hint(),
             Self::Plugin { source, .. } => source.hint(),
             Self::Credentials { .. } => Some("check the user of this context in the kubeconfig".into()),
-            Self::Unauthorized { .. } => Some("log in to the cluster again, or name another context with --context".into()),
+            Self::Unauthorized { .. } => Some("log in to the cluster again, or use another context".into()),
             Self::Forbidden { .. } => Some(
                 "ask for the right: `get`, `list` and `watch` on pods (services and endpointslices for services), `create` on pods/portforward"
                     .into(),

@@ -455,18 +455,18 @@ impl Diagnose for KubeconfigError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoFile { .. } => Some("name one: --kubeconfig FILE, or $KUBECONFIG".into()),
+            Self::NoFile { .. } => {
+                Some("name one: --kubeconfig FILE, $KUBECONFIG, or kubernetes.kubeconfig in adit.yaml".into())
+            }
             Self::Read { .. } => Some("check the path, and that this user may read the file".into()),
             Self::Unusable { .. } => Some("`kubectl config view` shows what kubectl makes of it".into()),
-            Self::NoCurrentContext { known, .. } => Some(format!(
-                "name one with --context: {}",
-                if known.is_empty() { "there is none".into() } else { known.join(", ") }
-            )),
+            Self::NoCurrentContext { known, .. } if known.is_empty() => Some("it has no contexts either".into()),
+            Self::NoCurrentContext { known, .. } => {
+                Some(format!("name one, with --context or in the target (k8s://CONTEXT/…): {}", known.join(", ")))
+            }
             Self::UnknownContext { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownContext { .. } => Some("`kubectl config get-contexts` lists them".into()),
-            Self::Missing { what, .. } => {
-                Some(format!("add the {what} to the file, or name another context with --context"))
-            }
+            Self::Missing { what, .. } => Some(format!("add the {what} to the file, or use another context")),
             Self::Certificate { .. } => Some("the file may have moved: paths are relative to the kubeconfig".into()),
             Self::Plugin { source, .. } => source.hint(),
             Self::Proxy { source, .. } => source.hint(),

@@ -73,7 +73,7 @@ async fn a_directory_or_rubbish_in_place_of_a_file_is_an_error_with_its_path() {
 #[tokio::test]
 async fn an_empty_file_has_no_current_context() {
     let bed = Bed::web().await;
-    bed.refusal_of("apiVersion: v1\nkind: Config\n").await.has(&["no current context"], &["--context"]);
+    bed.refusal_of("apiVersion: v1\nkind: Config\n").await.has(&["no current context"], &["no contexts"]);
     bed.refusal_of("").await.has(&["bad"], &[]);
 }
 

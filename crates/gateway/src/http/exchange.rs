@@ -18,6 +18,14 @@ use crate::upstream::Upstream;
 /// A head of an answer, and what its body comes by.
 pub(crate) type Answered = (Response<Incoming>, By);
 
+/// Of the first line of a head: the version, two blanks, a status of three digits or as much, and the end.
+const LINE: usize = 12;
+
+/// The size of headers as HTTP/1.1 writes them, with the empty line.
+fn size(headers: &http::HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum::<usize>() + 2
+}
+
 /// A request under way to an upstream, counted.
 pub(crate) struct Flight {
     upstream: Arc<Upstream>,
@@ -34,6 +42,19 @@ impl Flight {
 
     pub(crate) fn upstream(&self) -> &Arc<Upstream> {
         &self.upstream
+    }
+
+    /// The head of the request goes to the upstream. A route's bytes are those that cross, so heads are among them: as
+    /// HTTP/1.1 writes them, whatever the version.
+    pub(crate) fn asked(&self, head: &Parts) {
+        let line = head.method.as_str().len() + head.uri.path_and_query().map_or(1, |path| path.as_str().len()) + LINE;
+        self.upstream.counters().received.fetch_add((line + size(&head.headers)) as u64, Ordering::Relaxed);
+    }
+
+    /// The head of the answer has come from it.
+    pub(crate) fn answered(&self, head: &http::response::Parts) {
+        let line = head.status.canonical_reason().map_or(0, str::len) + LINE;
+        self.upstream.counters().sent.fetch_add((line + size(&head.headers)) as u64, Ordering::Relaxed);
     }
 
     /// Bytes of an answer have passed.

@@ -222,7 +222,9 @@ impl Problem {
             Self::Misdirected { .. } => "Open a new connection for this host.".into(),
             Self::NotSupported { .. } => "Use HTTP/1.1 for it.".into(),
             Self::BadAnswer { .. } => {
-                "Check that the port speaks HTTP, and whether it wants TLS (scheme: https).".into()
+                "Check that the port speaks HTTP. If it wants TLS, write `scheme: https` into its route, or `.https` behind \
+                 the port of a dynamic host."
+                    .into()
             }
             Self::NoAnswer { .. } => "Check the service's own log; it may have crashed.".into(),
             Self::Timeout { .. } => "Check what keeps the service busy, or raise the route's timeout.".into(),
@@ -265,6 +267,12 @@ mod tests {
     fn a_reason_becomes_a_sentence_and_a_target_stays_as_it_is() {
         assert_eq!(sentence("no pod is ready"), "No pod is ready.");
         assert_eq!(sentence("k8s://dev/web refused"), "k8s://dev/web refused.");
+    }
+
+    #[test]
+    fn a_hint_for_tls_says_what_to_write_in_a_route_and_in_a_dynamic_host() {
+        let hint = Problem::BadAnswer { target: "k8s://c/n/service/w:1".into() }.hint();
+        assert!(hint.contains("`scheme: https`") && hint.contains("`.https`"), "{hint}");
     }
 
     #[test]

@@ -94,13 +94,7 @@ impl Asked {
     fn around(&self, connection: &Connection) -> Around {
         let mut headers = HeaderMap::new();
         headers.extend(self.accept.clone().map(|accept| (ACCEPT, accept)));
-        let usual = match connection.arrival.scheme {
-            Scheme::Http => 80,
-            Scheme::Https => 443,
-        };
-        let host = self.host();
-        // Seen from the client, which may be behind a proxy of its own.
-        let port = host.map_or(connection.arrival.local.port(), |host| written_port(host).unwrap_or(usual));
+        let port = port_of_links(self.host(), connection.arrival.scheme, connection.arrival.local.port());
         let https = connection.arrival.scheme == Scheme::Https;
         Around { form: runtime::page::Form::preferred(&headers), port, https }
     }
@@ -194,6 +188,7 @@ async fn carry_plain(
         }
     };
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2, body, upgrade: false })?;
+    flight.asked(&head);
     if speaks_interim && !h2 {
         head.extensions = interim::forwarding(upstream, connection);
     }
@@ -208,6 +203,7 @@ async fn carry_plain(
     if head.status.is_informational() {
         return Err(Problem::BadAnswer { target: upstream.target() });
     }
+    flight.answered(&head);
     request::check_answer(upstream, &mut head.headers, head.status)?;
     let mut response = Response::new(AnswerBody::upstream(body, by, flight));
     *response.status_mut() = head.status;
@@ -225,8 +221,10 @@ async fn carry_upgrade(
 ) -> Result<Response<AnswerBody>, Problem> {
     let (mut head, _) = request.into_parts();
     request::rewrite(connection, upstream, &mut head, host, Carriage { h2: false, body: false, upgrade: true })?;
+    flight.asked(&head);
     let (response, upstream_connection) = exchange::upgrade(upstream, head).await?;
     let (mut head, body) = response.into_parts();
+    flight.answered(&head);
     request::check_answer(upstream, &mut head.headers, head.status)?;
     if head.status == StatusCode::SWITCHING_PROTOCOLS {
         if !head.headers.contains_key(UPGRADE) {
@@ -261,6 +259,7 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
     match connection.site.lookup.find(name, request.uri().path()) {
         Found::Upstream(upstream) => Ok(Destination::Upstream(host, upstream)),
         Found::Index => Ok(Destination::Index),
+        Found::Nameless if name == "localhost" => Ok(Destination::Index),
         Found::Nameless => {
             Err(Problem::bad("the tls connection names no host (SNI), so it cannot be known where it should go"))
         }
@@ -393,6 +392,17 @@ fn own(response: Response<Bytes>, asked: &Asked) -> Response<AnswerBody> {
     Response::from_parts(head, AnswerBody::own(if asked.head { Bytes::new() } else { body }))
 }
 
+/// The port that leads here as the client sees it, which may be behind a proxy of its own: a host without a port came by
+/// the usual one. Whoever names no host is told the port that was listened at.
+fn port_of_links(host: Option<&str>, scheme: Scheme, local: u16) -> u16 {
+    let usual = match scheme {
+        Scheme::Http => 80,
+        Scheme::Https => 443,
+    };
+    let host = host.map(str::trim).filter(|host| !without_port(host).is_empty());
+    host.map_or(local, |host| written_port(host).unwrap_or(usual))
+}
+
 fn written_port(host: &str) -> Option<u16> {
     host.get(without_port(host).len()..)?.strip_prefix(':')?.parse().ok()
 }
@@ -425,6 +435,22 @@ mod tests {
         assert_eq!((without_port("[::1]:80"), written_port("[::1]:80")), ("[::1]", Some(80)));
         assert_eq!((without_port("[::1]"), written_port("[::1]")), ("[::1]", None));
         assert_eq!((without_port("a"), written_port("a")), ("a", None));
+    }
+
+    #[test]
+    fn links_lead_to_the_port_the_client_used_or_without_a_host_to_the_one_that_listens() {
+        for (host, scheme, port) in [
+            (Some("localhost:8080"), Scheme::Http, 8080),
+            (Some("localhost"), Scheme::Http, 80),
+            (Some("localhost"), Scheme::Https, 443),
+            (Some("[::1]"), Scheme::Http, 80),
+            (Some(""), Scheme::Http, 8989),
+            (Some(":"), Scheme::Http, 8989),
+            (None, Scheme::Http, 8989),
+            (None, Scheme::Https, 8989),
+        ] {
+            assert_eq!(port_of_links(host, scheme, 8989), port, "{host:?}");
+        }
     }
 
     #[test]

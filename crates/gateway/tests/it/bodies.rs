@@ -25,6 +25,21 @@ async fn large_bodies_pass_both_ways_whatever_their_framing() {
 }
 
 #[tokio::test]
+async fn the_bytes_of_a_route_are_those_that_cross_heads_too() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let counters = || {
+        let load = |count: &std::sync::atomic::AtomicU64| count.load(std::sync::atomic::Ordering::Relaxed);
+        let app = gate.app();
+        (load(&app.counters().received), load(&app.counters().sent))
+    };
+    let answer = raw::get(gate.addr, "app.localhost", "/head").await.unwrap();
+    // The service tells the head that it got.
+    until("the count", || counters().1 > answer.body.len() as u64).await;
+    assert_eq!(counters().0, answer.body.len() as u64, "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_body_that_ends_with_the_connection_is_passed_on() {
     let origin = HttpOrigin::start().await.unwrap();
     let gate = Gate::to(origin.addr()).await;

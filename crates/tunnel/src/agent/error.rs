@@ -129,8 +129,8 @@ impl Diagnose for AgentError {
             Self::Tls(error) => error.hint(),
             Self::Unreachable { source } => source.hint(),
             Self::Untrusted { .. } => Some(
-                "compare it with the `fingerprint` line the server printed at its start and pin that with \
-                 --fingerprint, or name its authority with --ca-file"
+                "compare it with the `fingerprint` line the server printed at its start and pin that (--fingerprint, or \
+                 publish.fingerprint in adit.yaml), or name its authority (--ca-file, or publish.ca_file)"
                     .into(),
             ),
             Self::Conversation { .. } => {

@@ -99,7 +99,7 @@ impl Problem {
             Self::Quota(Exceeded { limit, .. }) => {
                 format!("The tunnel's account has all of its {limit} concurrent requests in use.")
             }
-            Self::Refused => "The agent is connected, but the local service refused the connection.".into(),
+            Self::Refused => "The agent is connected, but what is published here cannot be reached.".into(),
             Self::Unhealthy(reason) if reason.is_empty() => "The local service's health check fails.".into(),
             Self::Unhealthy(reason) => format!("The local service's health check fails: {reason}."),
             Self::BadAnswer => "The local service's answer was not valid HTTP.".into(),
@@ -120,7 +120,7 @@ impl Problem {
             Self::NoAgent(_) => "Start the agent: adit expose PORT --as NAME",
             Self::Misdirected => "Open a new connection for this host.",
             Self::Quota(_) => "Try again in a moment, or ask the operator for a larger quota.",
-            Self::Refused => "Check that the service runs and listens where the agent expects it.",
+            Self::Refused => "Check that the service runs; where the agent runs, its log has the reason.",
             Self::Unhealthy(_) => "It is asked again every few seconds and comes back by itself.",
             Self::BadAnswer => "Check that the port speaks HTTP; for other protocols publish it as tcp://.",
             Self::NoAnswer => "Check the service's own log; it may have crashed.",

@@ -281,11 +281,23 @@ impl State {
             had.or_else(|| range.iter().find(|port| allowed(*port) && self.is_free(session, *port)))
                 .ok_or_else(|| fault("no_free_port", "no TCP port is free for this token", "unpublish one"))?
         } else {
+            if !range.contains(spec.port) {
+                return Err(fault(
+                    "not_allowed",
+                    format!(
+                        "port {} is not one of this server's: it offers {}-{}",
+                        spec.port,
+                        range.first(),
+                        range.last()
+                    ),
+                    "choose one of these, or ask the operator to widen public.tcp_ports".to_owned(),
+                ));
+            }
             if !allowed(spec.port) {
                 return Err(fault(
                     "not_allowed",
                     format!("this token may not take port {}", spec.port),
-                    format!("the server offers {}-{}; ask for a token with --ports", range.first(), range.last()),
+                    "use a port the token allows, or ask for a token with --ports".to_owned(),
                 ));
             }
             spec.port

@@ -131,7 +131,7 @@ impl State {
         let note = match &end.cut {
             None => String::new(),
             Some(Cut::Socket(error)) => format!("visitor: {error}"),
-            Some(Cut::Stream(ErrorCode::Connect)) => "the local service refused the connection".into(),
+            Some(Cut::Stream(ErrorCode::Connect)) => "what is published here cannot be reached".into(),
             Some(Cut::Stream(code)) => format!("agent: {code}"),
         };
         self.access.write(&Entry {

@@ -43,6 +43,7 @@ pub(super) enum Next {
 pub(super) struct Ready {
     work: Work,
     tunnels: Vec<TunnelRow>,
+    troubles: Troubles,
     token: Option<FileWatch>,
 }
 
@@ -53,6 +54,9 @@ enum Work {
     /// Ports of an SSH server.
     Ssh { server: SshServer, servers: Arc<SshServers>, ports: Vec<RemotePort> },
 }
+
+/// Why targets could not be reached when they were needed last, by target.
+type Troubles = Arc<Mutex<HashMap<String, String>>>;
 
 /// The running agent.
 pub(super) struct Published {
@@ -71,6 +75,7 @@ struct Serving {
 
 struct State {
     tunnels: Mutex<Vec<TunnelRow>>,
+    troubles: Mutex<Troubles>,
     phase: watch::Sender<Phase>,
     /// There is a successor: how this agent ends is no news.
     superseded: AtomicBool,
@@ -98,6 +103,8 @@ pub(super) struct TunnelRow {
     pub(super) target: String,
     /// What keeps it from being served, if anything does.
     pub(super) note: String,
+    /// Why its target could not be reached; visitors are not told.
+    pub(super) trouble: String,
     pub(super) requests: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -107,14 +114,21 @@ pub(super) struct TunnelRow {
 struct Telling {
     inner: Arc<dyn Connect>,
     view: Arc<View>,
+    troubles: Troubles,
 }
 
 impl Connect for Telling {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
         Box::pin(async {
             let opened = self.inner.connect().await;
-            if let Err(error) = &opened {
-                self.view.unreachable(&self.inner.describe(), &failure(error));
+            let target = self.inner.describe();
+            match &opened {
+                Ok(_) => drop(lock(&self.troubles).remove(&target)),
+                Err(error) => {
+                    let failure = failure(error);
+                    lock(&self.troubles).insert(target.clone(), failure.message().to_owned());
+                    self.view.unreachable(&target, &failure);
+                }
             }
             opened
         })
@@ -144,11 +158,12 @@ pub(super) fn prepare(
     if old.publish.as_ref() == Some(publish) && running.is_some_and(Published::is_alive) {
         return Ok(Next::Same);
     }
+    let troubles = Troubles::default();
     let connect = |target: &Target| -> Arc<dyn Connect> {
-        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view) })
+        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view), troubles: Arc::clone(&troubles) })
     };
     if let Some(server) = &publish.via {
-        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, &connect))));
+        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, Arc::clone(&troubles), &connect))));
     }
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
@@ -164,7 +179,7 @@ pub(super) fn prepare(
     let tunnels = tunnels.collect();
     let metrics = Arc::new(AgentMetrics::new(&mut Registry::default()));
     let agent = Agent::new(config, metrics).map_err(|error| failure(&error))?;
-    Ok(Next::Other(Box::new(Ready { work: Work::Agent(Box::new(agent)), tunnels, token })))
+    Ok(Next::Other(Box::new(Ready { work: Work::Agent(Box::new(agent)), tunnels, troubles, token })))
 }
 
 impl Published {
@@ -191,7 +206,13 @@ impl Published {
     }
 
     pub(super) fn rows(&self) -> Vec<TunnelRow> {
-        self.now.state.tunnels().clone()
+        let mut rows = self.now.state.tunnels().clone();
+        let troubles = Arc::clone(&lock(&self.now.state.troubles));
+        let troubles = lock(&troubles);
+        for row in &mut rows {
+            row.trouble = troubles.get(&row.target).cloned().unwrap_or_default();
+        }
+        rows
     }
 
     /// The machine slept, or its network changed: agents find out by their heartbeats.
@@ -238,10 +259,11 @@ async fn hand_over(
 
 impl Serving {
     fn start(ready: Ready, scope: &Scope, view: &Arc<View>) -> Self {
-        let Ready { work, tunnels, token } = ready;
+        let Ready { work, tunnels, troubles, token } = ready;
         let scope = scope.child();
         let state = Arc::new(State {
             tunnels: Mutex::new(tunnels),
+            troubles: Mutex::new(troubles),
             phase: watch::Sender::new(Phase::Connecting),
             superseded: AtomicBool::new(false),
             said: Mutex::default(),
@@ -261,6 +283,7 @@ impl Serving {
         match (&self.ports, ready.work) {
             (Some(open), Work::Ssh { server, ports, .. }) if *open.server() == server => {
                 self.state.replace(ready.tunnels);
+                *lock(&self.state.troubles) = ready.troubles;
                 open.set(ports);
                 None
             }

@@ -13,7 +13,7 @@ use runtime::scope::Scope;
 use super::publish::{self, Published};
 use super::source::Read;
 use super::view::View;
-use crate::command::files;
+use crate::command::{files, trust};
 use crate::report::{Failure, chain, failure};
 
 /// Everything a file asks for, at work.
@@ -24,6 +24,8 @@ pub(super) struct Running {
     kubeconfigs: KubeSeen,
     entrances: Entrances,
     published: Option<Published>,
+    /// Whether TLS ends here with certificates that have to be trusted, as whoever runs this was told; nothing yet.
+    vouched: Option<bool>,
     view: Arc<View>,
 }
 
@@ -67,6 +69,7 @@ impl Running {
             kubeconfigs: Vec::new(),
             entrances: Entrances::new(listening, scope, authority),
             published: None,
+            vouched: None,
             view,
         }
     }
@@ -108,6 +111,9 @@ impl Running {
             change.changed.push("publish".into());
         }
         self.publish(agent);
+        if self.vouched.is_some() {
+            self.mention_trust();
+        }
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
         Ok(change)
     }
@@ -175,6 +181,24 @@ impl Running {
             dynamic: dynamic.map(|host| host.as_str().to_owned()),
             published: self.published.as_ref().map(Published::rows).unwrap_or_default(),
         }
+    }
+
+    /// Says how browsers come to trust the local authority, if none of this machine's stores has it: once, and again
+    /// whenever a version of the file begins to use it.
+    pub(super) fn mention_trust(&mut self) {
+        let before = self.vouched.replace(self.entrances.vouches());
+        if before == Some(true) || self.vouched != Some(true) {
+            return;
+        }
+        let (view, blocking) = (Arc::clone(&self.view), self.scope.clone());
+        self.scope.spawn("trust", async move {
+            // Programs are run to ask browsers' stores.
+            let trusted = blocking.spawn_blocking("trust", trust::trusted).await;
+            let somewhere = |trusted: &trust::Trusted| trusted.stores.iter().any(|(_, trusts)| *trusts);
+            if !matches!(trusted, Ok(Ok(Some(ref trusted))) if somewhere(trusted)) {
+                view.untrusted();
+            }
+        });
     }
 
     fn publish(&mut self, agent: publish::Next) {

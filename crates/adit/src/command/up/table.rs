@@ -25,6 +25,9 @@ const TITLES: [&str; 6] = ["STATE", "STREAMS", "BYTES ↑ ↓", "NAME", "ENTRANC
 /// The first columns are short and always whole; the others share what is left, and these are the least they get.
 const LEAST: [usize; 3] = [14, 14, 20];
 
+/// What is said of a row begins below the number of its streams.
+const NOTE_INDENT: usize = 9;
+
 /// Draws it.
 /// `height` lines at most; of what has no room the number is told, and what has failed comes first.
 pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: SystemTime) -> String {
@@ -44,7 +47,7 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: Syste
     }
     // The gateway's line, an empty one, the titles, and the number of those left out.
     let room = height.saturating_sub(4).max(1);
-    let long = |lines: &[Line]| lines.iter().map(Line::height).sum::<usize>();
+    let long = |lines: &[Line]| lines.iter().map(|line| line.height(width)).sum::<usize>();
     if long(&lines) > room {
         lines.sort_by_key(|line| line.note.is_empty());
     }
@@ -64,7 +67,7 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: Syste
         }
         put(&mut text, line.trim_end(), width);
         if !note.is_empty() {
-            put(&mut text, &format!("         {note}"), width);
+            note_lines(note, width).iter().for_each(|line| put(&mut text, line, width));
         }
     }
     if left_out > 0 {
@@ -77,6 +80,30 @@ pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: Syste
 fn put(text: &mut String, line: &str, width: usize) {
     text.extend(line.chars().take(width.saturating_sub(1)));
     text.push('\n');
+}
+
+/// What is said of a row, below it.
+fn note_lines(note: &str, width: usize) -> Vec<String> {
+    if note.is_empty() { Vec::new() } else { wrapped(&format!("{:NOTE_INDENT$}{note}", ""), width, NOTE_INDENT) }
+}
+
+/// A text as lines no wider than the terminal, those after the first behind `indent`. Nothing of it is left out: a word
+/// that is longer than a line goes on in the next.
+pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
+    // The last column stays free: some terminals break the line there.
+    let width = width.saturating_sub(1).max(indent + 10);
+    let mut lines = Vec::new();
+    let mut rest: Vec<char> = text.chars().collect();
+    while rest.len() > width {
+        let begin = rest.iter().position(|c| *c != ' ').unwrap_or(0);
+        let blank = (begin + 1..=width).rev().find(|at| rest[*at] == ' ').filter(|at| *at > indent);
+        let end = blank.unwrap_or(width);
+        lines.push(rest[..end].iter().collect::<String>().trim_end().to_owned());
+        let next = rest[end..].iter().skip_while(|c| **c == ' ');
+        rest = std::iter::repeat_n(' ', indent).chain(next.copied()).collect();
+    }
+    lines.push(rest.into_iter().collect());
+    lines
 }
 
 /// How wide the columns are: as what is in them, as long as the terminal has room; then the widest give way first.
@@ -96,8 +123,8 @@ fn widths(cells: &[[&str; 6]], width: usize) -> [usize; 6] {
 }
 
 impl Line {
-    fn height(&self) -> usize {
-        1 + usize::from(!self.note.is_empty())
+    fn height(&self, width: usize) -> usize {
+        1 + note_lines(&self.note, width).len()
     }
 
     fn cells(&self) -> [&str; 6] {
@@ -133,7 +160,7 @@ fn of_tunnel(row: &TunnelRow) -> Line {
         state: if online { "online".into() } else { "offline".into() },
         streams: row.requests.to_string(),
         bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
-        note: row.note.clone(),
+        note: if online { row.trouble.clone() } else { row.note.clone() },
     }
 }
 
@@ -186,6 +213,25 @@ mod tests {
         assert_eq!(narrow[..5], [5, 1, 5, 6, 14]);
         assert_eq!(narrow.iter().sum::<usize>() + 10, 69);
         assert_eq!(widths(&cells, 20)[5], 20, "what is least stays");
+    }
+
+    #[test]
+    fn what_is_said_is_told_in_full_over_as_many_lines_as_it_takes() {
+        let text = "12:00:00  web: the cluster cannot be reached: connection refused";
+        let lines = wrapped(text, 30, 10);
+        assert_eq!(
+            lines,
+            ["12:00:00  web: the cluster", "          cannot be reached:", "          connection refused"]
+        );
+        let long = format!("12:00:00  {}", "x".repeat(45));
+        let lines = wrapped(&long, 30, 10);
+        assert!(lines.iter().all(|line| line.chars().count() < 30), "{lines:?}");
+        assert_eq!(lines.concat().matches('x').count(), 45);
+        for width in [0, 1, 11, 80] {
+            let all = wrapped(&long, width, 10).concat();
+            assert_eq!(all.matches('x').count(), 45, "{width}");
+        }
+        assert_eq!(wrapped("", 80, 10), [""]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
 use super::running::{Change, KubeFound, Running, Snapshot};
-use super::table::table;
+use super::table::{table, wrapped};
 use crate::command::output::{Line, Output, Weight};
 use crate::command::{Global, live};
 use crate::report::{Failure, Output as Format};
@@ -26,6 +26,10 @@ use crate::terminal;
 const LOOK: Duration = Duration::from_millis(250);
 /// The last lines stay below the table.
 const NOTES: usize = 5;
+/// Of what a reload has changed so many are named.
+const NAMED: usize = 5;
+/// The time of day and two blanks.
+const CLOCK: usize = 10;
 /// For how long a reason that was told is not told again as that of a request, and how many of them are kept.
 const REASON_HOLDS: Duration = Duration::from_secs(10);
 const REASONS: usize = 32;
@@ -253,9 +257,7 @@ impl View {
                         );
                     }
                     None => {
-                        let entrance =
-                            if row.entrance.is_empty() { String::new() } else { format!("  {}", row.entrance) };
-                        let text = format!("{name}{entrance} → {}{pod}{took}", row.target);
+                        let text = format!("{} → {}{pod}{took}", named(row), row.target);
                         self.note(&text, "ready", || of_row(row));
                     }
                 }
@@ -284,18 +286,18 @@ impl View {
 
     fn draw(&self, snapshot: &Snapshot, drawn: &mut String) {
         let width = terminal::width();
+        let height = terminal::height();
         let notes = self.notes();
+        let notes = last_lines(&notes, width, height / 2);
         // The last line stays free for the cursor.
-        let room = terminal::height().saturating_sub(2 + notes.len());
+        let room = height.saturating_sub(2 + notes.len());
         let mut text = table(snapshot, width, room, SystemTime::now());
         if !notes.is_empty() {
             text.push('\n');
         }
-        for note in notes.iter() {
-            let line: String = note.chars().take(width.saturating_sub(1)).collect();
+        for line in &notes {
             let _ = writeln!(text, "{line}");
         }
-        drop(notes);
         if text == *drawn {
             return;
         }
@@ -309,16 +311,8 @@ impl View {
 
     /// The file was read again and is in force.
     pub(super) fn reloaded(&self, change: &Change) {
-        let list = |what: &str, names: &[String]| match names.len() {
-            0 => None,
-            1..=5 => Some(format!("{what} {}", names.join(", "))),
-            count => Some(format!("{what} {count}")),
-        };
-        let parts = [list("added", &change.added), list("changed", &change.changed), list("removed", &change.removed)];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        let text = if change.is_empty() { "nothing has changed".to_owned() } else { parts.join("; ") };
         self.note(
-            &format!("reloaded: {text}"),
+            &format!("reloaded: {}", in_words(change)),
             "reloaded",
             || json!({ "added": change.added, "changed": change.changed, "removed": change.removed }),
         );
@@ -333,6 +327,12 @@ impl View {
                 || json!({ "key": problem.key, "message": problem.message, "hint": problem.hint }),
             );
         }
+    }
+
+    /// TLS ends here with certificates of an authority that no store of this machine has.
+    pub(super) fn untrusted(&self) {
+        let text = "tls  ends here, with certificates of the local authority; browsers trust it after: adit trust";
+        self.note(text, "untrusted", || json!({ "hint": "adit trust" }));
     }
 
     /// The file was read again and is not in force.
@@ -478,6 +478,29 @@ impl View {
     }
 }
 
+/// What has changed, by name as long as these are few.
+fn in_words(change: &Change) -> String {
+    if change.is_empty() {
+        return "nothing has changed".to_owned();
+    }
+    let list = |what: &str, names: &[String]| match names {
+        [] => None,
+        names if names.len() <= NAMED => Some(format!("{what} {}", names.join(", "))),
+        names => Some(format!("{what} {} and {} more", names[..NAMED].join(", "), names.len() - NAMED)),
+    };
+    let parts = [list("added", &change.added), list("changed", &change.changed), list("removed", &change.removed)];
+    parts.into_iter().flatten().collect::<Vec<String>>().join("; ")
+}
+
+/// How a row is called where it is told what it leads to: a host's URL says its name.
+fn named(row: &Row) -> String {
+    match row.kind {
+        "host" | "route" if row.entrance.contains(&row.name) => row.entrance.clone(),
+        _ if row.entrance.is_empty() => row.name.clone(),
+        _ => format!("{}  {}", row.name, row.entrance),
+    }
+}
+
 /// Reasons that were told a moment ago, each of one target.
 #[derive(Default)]
 struct Reasons(Vec<(Instant, String, String)>);
@@ -496,6 +519,20 @@ impl Reasons {
             now.duration_since(*at) < REASON_HOLDS && of == target && !reason.is_empty() && text.contains(reason)
         })
     }
+}
+
+/// The notes as lines of the terminal: whole ones, the latest, as many as there is room for, and one at least.
+fn last_lines(notes: &[String], width: usize, room: usize) -> Vec<String> {
+    let mut lines = Vec::new();
+    for note in notes.iter().rev() {
+        let more = wrapped(note, width, CLOCK);
+        if !lines.is_empty() && lines.len() + more.len() > room {
+            break;
+        }
+        lines.extend(more.into_iter().rev());
+    }
+    lines.reverse();
+    lines
 }
 
 /// A request's text is a sentence: its first letter and its end may differ.
@@ -561,6 +598,33 @@ mod tests {
         assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
         assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
         assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
+    }
+
+    #[test]
+    fn notes_are_shown_whole_and_the_latest_first_of_all() {
+        let notes = [
+            "12:00:00  one".to_owned(),
+            format!("12:00:01  {}", "word ".repeat(10).trim()),
+            "12:00:02  last".to_owned(),
+        ];
+        let lines = last_lines(&notes, 32, 10);
+        assert_eq!(
+            (lines.first().unwrap().as_str(), lines.last().unwrap().as_str()),
+            ("12:00:00  one", "12:00:02  last")
+        );
+        assert_eq!(lines.concat().matches("word").count(), 10);
+        assert_eq!(last_lines(&notes, 32, 2), ["12:00:02  last"]);
+    }
+
+    #[test]
+    fn a_reload_names_what_it_changed_and_how_many_more() {
+        let names = |count: usize| (1..=count).map(|n| format!("route r{n}")).collect::<Vec<_>>();
+        let change = Change { changed: names(7), removed: names(1), ..Change::default() };
+        assert_eq!(
+            in_words(&change),
+            "changed route r1, route r2, route r3, route r4, route r5 and 2 more; removed route r1"
+        );
+        assert_eq!(in_words(&Change::default()), "nothing has changed");
     }
 
     #[test]

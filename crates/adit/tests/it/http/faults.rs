@@ -26,7 +26,7 @@ async fn a_service_that_is_down_is_a_502_with_the_reason_and_works_when_it_is_ba
         Some(server.get("app1", "/").await).filter(|answer| said(answer) == (502, "local_refused"))
     })
     .await;
-    assert!(answer.text().contains("refused"), "{}", answer.text());
+    assert!(answer.text().contains("cannot be reached"), "{}", answer.text());
     let _again = HttpOrigin::start_on(addr).await.unwrap();
     assert_eq!(server.get("app1", "/").await.status, 200, "the next request works");
 }

@@ -26,6 +26,14 @@ async fn people_read_what_is_open_what_happens_and_what_a_reload_changed() {
     assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
     let ready = line("ready in").await.expect("its start");
     assert!(ready.contains("shop") && ready.contains("(pod web-1)"), "{ready}");
+    let gateway_at = process.line(DEADLINE, |line| line.starts_with("gateway  http://localhost:")).await.expect("it");
+    let gateway_port = gateway_at.split_whitespace().nth(1).and_then(|url| url.rsplit(':').next()).expect("its port");
+    let host = format!("web-80.svc.default.ns.fake.cx.k8s.localhost:{gateway_port}");
+    let gateway_address = format!("127.0.0.1:{gateway_port}").parse().expect("an address");
+    assert_eq!(raw::get(gateway_address, &host, "/").await.unwrap().status, 200);
+    // A host's URL says its name: once is enough.
+    let told = process.line(DEADLINE, |line| line.contains(".cx.k8s.localhost") && line.contains("ready in")).await;
+    assert!(told.expect("its start").starts_with(&format!("http://{host} → {WEB}")));
     bed.write(&gateway(&[], &[&web()]));
     line("reloaded: removed forward shop").await.expect("the reload");
     bed.write("gateway: { liste: 1 }\n");

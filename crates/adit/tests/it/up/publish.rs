@@ -98,6 +98,7 @@ async fn a_target_that_is_not_there_is_a_502_for_the_visitor_without_the_cluster
     let answer = server.get("gone", "/").await;
     assert_eq!(answer.status, 502, "{}", answer.text());
     assert!(!answer.text().contains("k8s://"), "strangers read it: {}", answer.text());
+    assert!(answer.text().contains("cannot be reached") && !answer.text().contains("refused"), "{}", answer.text());
     let error = up.event("error").await;
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("\"gone\" not found"), "whoever runs it reads why: {error}");
@@ -260,6 +261,20 @@ async fn an_agent_that_has_given_up_is_started_again_by_the_next_reload() {
     published(&up, "one").await;
     assert_eq!(server.get("one", "/").await.status, 200);
     assert_eq!(up.event("reloaded").await["changed"], serde_json::json!(["publish"]));
+}
+
+#[tokio::test]
+async fn a_new_token_file_alone_starts_an_agent_that_has_given_up() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let token = bed.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let up = bed.up(&publish(&bed, &server, &[&format!("one: {{ to: \"{WEB}\" }}")])).await;
+    assert_eq!(up.event("failed").await["name"], "publish");
+    // No signal, and adit.yaml is as it was: the file that is named by it is watched.
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    published(&up, "one").await;
+    assert_eq!(server.get("one", "/").await.status, 200);
 }
 
 #[tokio::test]

@@ -126,6 +126,21 @@ async fn a_file_with_errors_changes_nothing_and_all_of_them_are_told() {
 }
 
 #[tokio::test]
+async fn an_empty_file_changes_nothing_as_one_that_is_written_anew_is_empty_first() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    for text in ["", "\n \n"] {
+        let from = up.process.line_count();
+        std::fs::write(bed.file(), text).expect("adit.yaml can be written");
+        let refused = up.event_from(from, "reload-failed", |_| true).await;
+        assert!(refused["message"].as_str().is_some_and(|text| text.ends_with("is empty")), "{refused}");
+        assert_eq!(up.status(HOST).await, Some(200));
+    }
+    assert_eq!(up.reload(&bed, &gateway(&[], &[&web(), &route("new.localhost", WEB)])).await["removed"], json!([]));
+    assert_eq!(up.status("new.localhost").await, Some(200));
+}
+
+#[tokio::test]
 async fn a_port_that_is_taken_changes_nothing_and_is_named() {
     let bed = Bed::start().await;
     let up = bed.up(&gateway(&[], &[&web()])).await;

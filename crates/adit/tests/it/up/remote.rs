@@ -28,15 +28,15 @@ fn via(sshd: &Sshd, tunnels: &[&str]) -> String {
 
 async fn published(up: &Up, tunnel: &str) -> SocketAddr {
     let event = up.event_from(0, "published", |event| event["tunnel"] == tunnel).await;
-    let port = u16::try_from(event["port"].as_u64().expect("a port")).unwrap();
+    let port = u16::try_from(event["port"].as_u64().expect("a port")).expect("it works");
     SocketAddr::from(([127, 0, 0, 1], port))
 }
 
 async fn get(at: SocketAddr) -> String {
-    let mut stream = TcpStream::connect(at).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut stream = TcpStream::connect(at).await.expect("it works");
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("it works");
     let mut answer = String::new();
-    within("an answer", stream.read_to_string(&mut answer)).await.unwrap();
+    within("an answer", stream.read_to_string(&mut answer)).await.expect("it works");
     answer
 }
 

@@ -386,10 +386,36 @@ async fn with_a_local_authority_tls_ends_here_for_every_route_and_dynamic_host()
         assert!(answer.text().to_lowercase().contains("x-forwarded-proto: https"), "{host}: {}", answer.text());
     }
     let unknown = secure.url("unknown.localhost");
+    assert_eq!(secure.up.event("untrusted").await["hint"], "adit trust");
     // An authority that browsers trust vouches for hosts that are routed here, and for no other.
     assert_eq!(curl(&["--cacert", &ca, &unknown]).await.exit, 60, "not trusted");
     let answer = curl(&["-k", &unknown]).await;
     assert_eq!((answer.exit, answer.status), (0, 404), "a page: {}", answer.text());
+}
+
+#[tokio::test]
+async fn with_a_local_authority_an_address_without_a_name_is_the_gateway_with_a_certificate_for_it() {
+    let secure = Secure::start_with(&["tls: local"], &[]).await;
+    let ca = authority(&secure);
+    // An address is not sent as a name.
+    let url = format!("https://{}/", secure.up.gateway());
+    let answer = curl(&["--cacert", &ca, "-H", "accept: text/html", &url]).await;
+    assert_eq!((answer.exit, answer.status), (0, 200), "{}", answer.text());
+    assert!(answer.text().contains("adit gateway"), "{}", answer.text());
+    // What has a route of its own is still not guessed at.
+    let answer = curl(&["--cacert", &ca, "-H", &format!("host: {HOST}"), &url]).await;
+    assert_eq!((answer.exit, answer.status), (0, 400), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn whoever_turns_local_tls_on_is_told_how_browsers_come_to_trust_it() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[])).await;
+    up.reload(&bed, &gateway(&["tls: local"], &[])).await;
+    assert_eq!(up.event("untrusted").await["hint"], "adit trust");
+    // Once is enough.
+    up.reload(&bed, &gateway(&["tls: local"], &[&super::support::web()])).await;
+    assert_eq!(up.count("untrusted"), 1);
 }
 
 #[tokio::test]

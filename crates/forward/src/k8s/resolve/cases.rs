@@ -381,7 +381,9 @@ fn a_high_port_that_a_service_does_not_have_may_be_meant_to_be_the_local_one() {
     let world = World::new(json!([service(http())]));
     let hint = |port: u16| hint(&world.resolve(Of::Service("web".into()), port));
     assert_eq!(hint(81), "it has 80 (http)");
-    assert_eq!(hint(18086), "it has 80 (http); if 18086 is to be the port on this machine, write 18086:80");
+    // It holds in adit.yaml and in a host's name, too.
+    let elsewhere = "name the service's port, not one of this machine (adit forward takes both: 18086:80)";
+    assert_eq!(hint(18086), format!("it has 80 (http); {elsewhere}"));
 }
 
 #[test]

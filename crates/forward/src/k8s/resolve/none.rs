@@ -150,13 +150,13 @@ impl Diagnose for NoTarget {
                 Some(format!("`kubectl get {resource} {place}` lists what there is"))
             }
             Self::ServicePort { has, .. } if has.is_empty() => {
-                Some("the service has no ports: forward to a pod instead".to_owned())
+                Some("the service has no ports: name a pod instead".to_owned())
             }
             // Whoever writes a high number may have meant the port here.
             Self::ServicePort { has, port, .. } if port.parse().is_ok_and(|port: u16| port >= 1024) => {
                 let first = has.first().and_then(|first| first.split(' ').next()).unwrap_or_default();
                 Some(format!(
-                    "it has {}; if {port} is to be the port on this machine, write {port}:{first}",
+                    "it has {}; name the service's port, not one of this machine (adit forward takes both: {port}:{first})",
                     has.join(", ")
                 ))
             }

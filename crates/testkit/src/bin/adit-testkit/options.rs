@@ -70,15 +70,29 @@ impl Options {
 
 impl Backend {
     fn parse(text: &str) -> Result<Self, String> {
-        let wrong = || format!("--backend {text}: expected [svc/|pod/][NAMESPACE/]NAME:PORT=ADDRESS:PORT");
+        let wrong = || format!("--backend {text}: expected [NAMESPACE/][svc/|pod/]NAME:PORT=ADDRESS:PORT");
         let (what, addr) = text.split_once('=').ok_or_else(wrong)?;
         let (what, port) = what.rsplit_once(':').ok_or_else(wrong)?;
-        let (service, what) = match what.split_once('/') {
-            Some(("svc" | "service", rest)) => (true, rest),
-            Some(("pod", rest)) => (false, rest),
-            _ => (true, what),
+        let kind = |word: &str| match word {
+            "svc" | "service" => Some(true),
+            "pod" => Some(false),
+            _ => None,
         };
-        let (namespace, name) = what.split_once('/').unwrap_or(("default", what));
+        let parts: Vec<&str> = what.split('/').collect();
+        // The namespace may stand before the kind, as in a target of adit, or behind it.
+        let (service, namespace, name) = match parts[..] {
+            [name] => (true, "default", name),
+            [first, name] => kind(first).map_or((true, first, name), |service| (service, "default", name)),
+            [first, second, name] => match (kind(first), kind(second)) {
+                (Some(service), None) => (service, second, name),
+                (None, Some(service)) => (service, first, name),
+                _ => return Err(wrong()),
+            },
+            _ => return Err(wrong()),
+        };
+        if namespace.is_empty() || name.is_empty() {
+            return Err(wrong());
+        }
         if service && name.contains('.') {
             return Err(format!(
                 "--backend {text}: `{name}` is no name of a service, which has no dots; for a host that a pod sees \
@@ -115,7 +129,8 @@ Options:
   --version V          answer upgrades as 1.28, 1.31 or 1.36 does (default: 1.36)
   --prefix PATH        put a path before everything, as Rancher does: /k8s/clusters/c-x
   --auth MODE          token, cert, plugin, basic or none (default: token)
-  --backend WHAT=ADDR  lead a service or pod to something that runs: svc/postgres:5432=127.0.0.1:5432
+  --backend WHAT=ADDR  lead a service or pod to something that runs: svc/postgres:5432=127.0.0.1:5432;
+                       WHAT is [NAMESPACE/][svc/|pod/]NAME:PORT, of the namespace default unless it says another
 
 While it runs, type `help` for what can be made to go wrong."
         .to_owned()
@@ -161,6 +176,12 @@ mod tests {
         assert_eq!(backend("svc/postgres:5432=127.0.0.1:5432"), some(true, "default", "postgres"));
         assert_eq!(backend("redis:6379=127.0.0.1:6379"), some(true, "default", "redis"));
         assert_eq!(backend("pod/x/web:80=[::1]:8080"), some(false, "x", "web"));
+        assert_eq!(backend("x/svc/web:80=[::1]:8080"), some(true, "x", "web"));
+        assert_eq!(backend("svc/x/web:80=[::1]:8080"), some(true, "x", "web"));
+        assert_eq!(backend("x/web:80=[::1]:8080"), some(true, "x", "web"));
+        for wrong in ["a/b/web:80=127.0.0.1:1", "svc/pod/web:80=127.0.0.1:1", "/web:80=127.0.0.1:1"] {
+            assert!(backend(wrong).is_err(), "{wrong}");
+        }
         for wrong in ["postgres=127.0.0.1:5432", "postgres:5432", "postgres:5432=localhost"] {
             assert!(backend(wrong).is_err(), "{wrong}");
         }

@@ -134,6 +134,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     running.close_inherited();
     view.started(&running.snapshot());
     view.missing(&read.missing);
+    running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     let notify = Notify::from_environment();
     let shared = sockets.control.share().map_err(|error| internal(&error))?;

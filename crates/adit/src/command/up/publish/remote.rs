@@ -10,7 +10,7 @@ use runtime::scope::Scope;
 use serde_json::{Value, json};
 
 use super::super::view::View;
-use super::{Phase, Ready, State, TunnelRow, Work};
+use super::{Phase, Ready, State, Troubles, TunnelRow, Work};
 use crate::command::agent::START_TIMEOUT;
 
 /// Makes ready the ports of a server.
@@ -18,6 +18,7 @@ pub(super) fn ready(
     publish: &PublishConfig,
     server: &SshServer,
     servers: &Arc<SshServers>,
+    troubles: Troubles,
     connect: &dyn Fn(&Target) -> Arc<dyn Connect>,
 ) -> Ready {
     let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| port(tunnel, connect(&tunnel.to))).collect();
@@ -30,7 +31,12 @@ pub(super) fn ready(
         ..TunnelRow::default()
     });
     let tunnels = rows.collect();
-    Ready { work: Work::Ssh { server: server.clone(), servers: Arc::clone(servers), ports }, tunnels, token: None }
+    Ready {
+        work: Work::Ssh { server: server.clone(), servers: Arc::clone(servers), ports },
+        tunnels,
+        troubles,
+        token: None,
+    }
 }
 
 fn port(tunnel: &PublishedTunnel, connect: Arc<dyn Connect>) -> RemotePort {
