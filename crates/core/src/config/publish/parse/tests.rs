@@ -120,7 +120,8 @@ fn what_goes_with_a_tunnel_server_does_not_go_with_an_ssh_server() {
     let mut expected = vec!["publish.server".to_owned(), "publish.lanes".to_owned()];
     expected.extend(["a.as", "a.verify", "b.port", "c", "d.bind"].map(tunnel));
     let mut found = keys(text);
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     assert_eq!(tunnel_keys("to: 5432, port: 1, bind: \"*\""), ["publish.tunnels.t.bind"]);
     assert_eq!(keys("publish: { via: \"ssh://b/db:5432\" }"), ["publish.via"]);
