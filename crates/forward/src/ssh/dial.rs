@@ -27,7 +27,7 @@ use super::transport::Pipes;
 const WINDOW: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
-/// Pieces of a stream that may wait. It only bounds tiny ones; the bytes are counted in `link`.
+/// Pieces of a stream that may wait: more than are let wait, see [`Limits`](super::link::Limits).
 const PIECES: usize = 64 * 1024;
 
 /// Told what is done, for `adit ssh test`.
@@ -58,7 +58,7 @@ pub struct ShownKey {
 impl Dial<'_> {
     /// Connects and logs in.
     pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
-        let shared = LinkShared::new(self.scope);
+        let shared = LinkShared::new(self.scope, self.servers.limits());
         let refused = Arc::new(OnceLock::new());
         let mut handle = self.handshake(known, &shared, &refused).await?;
         (self.notes)("the host key is known".to_owned());

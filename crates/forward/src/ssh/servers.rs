@@ -10,11 +10,13 @@ use super::ask::{Secrets, SshAsk};
 use super::bastion::Bastion;
 use super::dial::{Dial, ShownKey};
 use super::error::SshError;
+use super::link::Limits;
 use super::settings::Known;
 
 /// The SSH servers in use.
 pub struct SshServers {
     ask: Option<SshAsk>,
+    limits: Limits,
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
 }
 
@@ -22,7 +24,15 @@ impl SshServers {
     /// Connects to none yet. `ask` puts questions to a person, when there is one.
     #[must_use]
     pub fn new(ask: Option<SshAsk>) -> Arc<Self> {
-        Arc::new(Self { ask, known: Mutex::default() })
+        Self::with_limits(ask, Limits::default())
+    }
+
+    pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { ask, limits, known: Mutex::default() })
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
     }
 
     /// A server, by what was written; the same for all who write the same.

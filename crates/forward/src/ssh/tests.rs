@@ -1,0 +1,136 @@
+//! What needs a real `sshd` and more than the public interface: short limits, one server's connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::target::{SshOptions, SshServer};
+use runtime::Scope;
+use runtime::connect::Io;
+use testkit::origin::TcpOrigin;
+use testkit::sshd::Sshd;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::bastion::{Bastion, OpenedVia};
+use super::link::Limits;
+use super::servers::SshServers;
+
+const DEADLINE: Duration = Duration::from_secs(15);
+
+struct Bed {
+    sshd: Sshd,
+    origin: TcpOrigin,
+    scope: Scope,
+    servers: Arc<SshServers>,
+}
+
+impl Bed {
+    async fn new(limits: Limits) -> Self {
+        Self {
+            sshd: Sshd::start(&[]).await,
+            origin: TcpOrigin::start().await.unwrap(),
+            scope: Scope::root(),
+            servers: SshServers::with_limits(None, limits),
+        }
+    }
+
+    fn server(&self) -> SshServer {
+        let config = self.sshd.path("ssh_config");
+        std::fs::write(&config, "Host *\n  IdentityAgent none\n").unwrap();
+        let options = SshOptions {
+            key: Some(self.sshd.key()),
+            known_hosts: Some(self.sshd.known_hosts()),
+            config: Some(config),
+            ..SshOptions::default()
+        };
+        SshServer::parse(&format!("{}@{}", self.sshd.user(), self.sshd.addr())).unwrap().with(options)
+    }
+
+    fn bastion(&self) -> Arc<Bastion> {
+        self.servers.bastion(&self.server())
+    }
+
+    async fn say(&self, bastion: &Arc<Bastion>, line: &str) -> Io {
+        let Ok(mut io) = self.open(bastion, self.origin.addr().port()).await else { panic!("a stream") };
+        io.write_all(line.as_bytes()).await.unwrap();
+        io
+    }
+
+    async fn open(&self, bastion: &Arc<Bastion>, port: u16) -> Result<Io, OpenedVia> {
+        within(bastion.open(&self.scope, "127.0.0.1", port, DEADLINE)).await
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.scope.abort();
+    }
+}
+
+async fn within<T>(step: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, step).await.expect("in time")
+}
+
+async fn trip(io: &mut Io, bytes: &[u8]) {
+    within(io.write_all(bytes)).await.unwrap();
+    let mut back = vec![0; bytes.len()];
+    within(io.read_exact(&mut back)).await.unwrap();
+    assert_eq!(back, bytes);
+}
+
+/// Reads until it ends or fails.
+async fn end_of(io: &mut Io) -> std::io::Result<usize> {
+    let (mut piece, mut sum) = (vec![0; 64 * 1024], 0);
+    loop {
+        match within(io.read(&mut piece)).await? {
+            0 => return Ok(sum),
+            got => sum += got,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_nobody_reads_is_ended_with_what_waits_of_it_and_the_others_go_on() {
+    let unread = 512 * 1024;
+    let bed = Bed::new(Limits { unread, stuck: Duration::from_millis(200), ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    trip(&mut beside, b"before").await;
+    let mut stuck = bed.say(&bastion, "source\n").await;
+    bed.sshd.says(DEADLINE, |_| bed.origin.connections() > 1).await;
+    // Its end is told to the server, though its owner does nothing.
+    within(async {
+        while bed.origin.open() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    for _ in 0..50 {
+        trip(&mut beside, b"beside it").await;
+    }
+    let error = within(stuck.write(b"more")).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    let mut rest = 0;
+    let error = loop {
+        match within(stuck.read(&mut vec![0; 64 * 1024])).await {
+            Ok(0) => panic!("a cut is no end"),
+            Ok(got) => rest += got,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("nobody read the stream"), "{error}");
+    assert!(rest <= 64 * 1024, "what waited is thrown away: {rest}");
+    trip(&mut beside, b"after it").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_tiny_pieces_is_ended_too() {
+    let bed = Bed::new(Limits { pieces: 20, stuck: Duration::from_millis(200), ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    trip(&mut beside, b"before").await;
+    let mut stuck = bed.say(&bastion, "drip 400 5\n").await;
+    let _first = within(stuck.read_u8()).await.unwrap();
+    bed.sshd.says(DEADLINE, |_| bed.origin.open() < 2).await;
+    trip(&mut beside, b"beside it").await;
+    assert!(end_of(&mut stuck).await.is_err());
+}
