@@ -41,6 +41,8 @@ pub(crate) struct Login<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) scope: &'a Scope,
     pub(crate) timeout: Duration,
+    /// The server may be another one: no secret is told to it, as OpenSSH has it. A signature is none.
+    pub(crate) only_keys: bool,
     pub(crate) tried: Vec<String>,
 }
 
@@ -83,7 +85,9 @@ impl Login<'_> {
         let mut order: Vec<&'static str> = ours.to_vec();
         order.sort_by_key(|method| settings.preferred.iter().position(|preferred| preferred == method));
         let is_allowed = |method: &&str| allowed.iter().any(|kind| <&str>::from(kind) == *method);
-        order.into_iter().find(|method| !done.contains(method) && settings.allows(method) && is_allowed(method))
+        let is_safe = |method: &&str| !self.only_keys || *method == "publickey";
+        let fits = |method: &&str| settings.allows(method) && is_allowed(method) && is_safe(method);
+        order.into_iter().find(|method| !done.contains(method) && fits(method))
     }
 
     async fn within<T>(&self, step: impl Future<Output = Result<T, russh::Error>>) -> Result<T, SshError> {
@@ -341,7 +345,12 @@ impl Login<'_> {
         let names: Vec<&str> = allowed.iter().map(<&str>::from).collect();
         let tried =
             if self.tried.is_empty() { "nothing, as there is no key".to_owned() } else { self.tried.join(", ") };
-        let hint = if cut && self.tried.len() > 2 {
+        let hint = if self.only_keys {
+            format!(
+                "its host key has changed, so no password is sent; if that was on purpose: delete the old line from \
+                 known_hosts, then adit ssh trust {server}"
+            )
+        } else if cut && self.tried.len() > 2 {
             "the server took offence at so many keys: name one with `key`, or set IdentitiesOnly in ~/.ssh/config"
                 .to_owned()
         } else if names == ["publickey"] {

@@ -61,10 +61,21 @@ impl Dial<'_> {
         let shared = LinkShared::new(self.scope, self.servers.limits());
         let refused = Arc::new(OnceLock::new());
         let mut handle = self.handshake(known, &shared, &refused).await?;
-        (self.notes)("the host key is known".to_owned());
+        let only_keys = shared.is_doubted();
+        (self.notes)(
+            if only_keys { "the host key has CHANGED; the settings let it pass" } else { "the host key is known" }
+                .to_owned(),
+        );
         let timeout = known.connect_timeout;
-        let login =
-            Login { handle: &mut handle, known, secrets: self.secrets, scope: self.scope, timeout, tried: Vec::new() };
+        let login = Login {
+            handle: &mut handle,
+            known,
+            secrets: self.secrets,
+            scope: self.scope,
+            timeout,
+            only_keys,
+            tried: Vec::new(),
+        };
         let by = login.run().await?;
         (self.notes)(format!("logged in as {} by {by}", known.settings.user));
         tracing::debug!(server = %known.server, by, "logged in");

@@ -15,6 +15,14 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertifi
 use super::error::SshError;
 use super::settings::Known;
 
+/// How far a server is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belief {
+    Sure,
+    /// Its key has changed, and the settings let that pass: it may be anybody, so nothing is told to it.
+    Doubted,
+}
+
 /// The host keys that are known, for one server.
 pub(crate) struct HostKeys {
     known: KnownHosts,
@@ -65,7 +73,7 @@ impl HostKeys {
     }
 
     /// Whether the server is who it says.
-    pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), SshError> {
+    pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<Belief, SshError> {
         match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => self.check_key(key),
             PublicKeyOrCertificate::Certificate(certificate) => self.check_certificate(certificate),
@@ -83,18 +91,18 @@ impl HostKeys {
         Ok(file.display().to_string())
     }
 
-    fn check_key(&self, key: &PublicKey) -> Result<(), SshError> {
+    fn check_key(&self, key: &PublicKey) -> Result<Belief, SshError> {
         let unusable = || SshError::BadKey { server: self.server.clone(), reason: "it is of no known type".to_owned() };
         let found = written(key).ok_or_else(unusable)?;
         let (server, kind, fingerprint) = (self.server.clone(), found.kind.clone(), fingerprint(key));
         match self.known.verdict(&self.name, &found, &is_hashed) {
-            Verdict::Known => Ok(()),
+            Verdict::Known => Ok(Belief::Sure),
             Verdict::Revoked(place) => {
                 Err(SshError::BadKey { server, reason: format!("{place} revokes {kind} {fingerprint}") })
             }
             Verdict::Changed(place) if self.strict == StrictHostKeys::No => {
                 tracing::warn!(server, %place, fingerprint, "the host key has changed, and StrictHostKeyChecking is off");
-                Ok(())
+                Ok(Belief::Doubted)
             }
             Verdict::Changed(place) => {
                 Err(SshError::ChangedKey { server, kind, fingerprint, place: place.to_string() })
@@ -104,13 +112,13 @@ impl HostKeys {
                 if let Err(error) = self.accept(key) {
                     tracing::warn!(%error, "the host key cannot be written down");
                 }
-                Ok(())
+                Ok(Belief::Sure)
             }
             Verdict::Unknown => Err(SshError::UnknownKey { server, kind, fingerprint }),
         }
     }
 
-    fn check_certificate(&self, certificate: &Certificate) -> Result<(), SshError> {
+    fn check_certificate(&self, certificate: &Certificate) -> Result<Belief, SshError> {
         let key = PublicKey::new(certificate.public_key().clone(), "");
         let authority = PublicKey::new(certificate.signature_key().clone(), "");
         let bad = |reason: String| SshError::BadKey { server: self.server.clone(), reason };
@@ -132,7 +140,8 @@ impl HostKeys {
             return Err(bad(format!("its certificate is for {}, not for {}", principals.join(", "), self.principal)));
         }
         let authority = authority.fingerprint(HashAlg::Sha256);
-        certificate.validate([&authority]).map_err(|error| bad(format!("its certificate is not in force: {error}")))
+        let in_force = certificate.validate([&authority]);
+        in_force.map(|()| Belief::Sure).map_err(|error| bad(format!("its certificate is not in force: {error}")))
     }
 }
 

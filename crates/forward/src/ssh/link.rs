@@ -19,7 +19,7 @@ use russh::{ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf};
 use tokio::sync::{Notify, watch};
 
 use super::error::SshError;
-use super::host_keys::HostKeys;
+use super::host_keys::{Belief, HostKeys};
 use super::stream::SshStream;
 
 /// A stream with so many bytes unread is behind: others are not put beside it.
@@ -157,6 +157,8 @@ pub(crate) struct LinkShared {
     flows: Mutex<HashMap<ChannelId, Arc<Flow>>>,
     /// Streams that are being opened.
     opening: AtomicUsize,
+    /// The server may be another one than it was.
+    doubted: AtomicBool,
     limits: Limits,
     /// Why it ended.
     ended: watch::Sender<Option<String>>,
@@ -168,6 +170,7 @@ impl LinkShared {
         Arc::new(Self {
             flows: Mutex::default(),
             opening: AtomicUsize::new(0),
+            doubted: AtomicBool::new(false),
             limits,
             ended: watch::Sender::new(None),
             scope: scope.clone(),
@@ -184,6 +187,10 @@ impl LinkShared {
 
     pub(crate) fn forget(&self, id: ChannelId) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     pub(crate) fn scope(&self) -> &Scope {
@@ -387,7 +394,10 @@ impl client::Handler for Client {
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         match self.host_keys.check(shown) {
-            Ok(()) => Ok(true),
+            Ok(belief) => {
+                self.shared.doubted.store(belief == Belief::Doubted, Ordering::Release);
+                Ok(true)
+            }
             Err(error) => {
                 let shown = match shown {
                     PublicKeyOrCertificate::PublicKey { key, .. } => key.clone().into(),

@@ -99,3 +99,21 @@ async fn a_host_certificate_is_believed_when_its_authority_is() {
     let refused = refusal(&bed.forward_with(SshOptions { known_hosts: Some(other), ..bed.options() })).await;
     refused.has(&["is not known"], &[]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_that_is_let_pass_gets_no_password() {
+    let bed = SshBed::with(&["PasswordAuthentication yes"]).await;
+    bed.sshd.change_host_key().await;
+    let config = bed.config("StrictHostKeyChecking no");
+    let password = bed.sshd.path("password");
+    std::fs::write(&password, "secret\n").unwrap();
+    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let options = SshOptions { config: Some(config), password_file: Some(password), ..bed.options() };
+    // A key logs in.
+    call(&bed.forward_with(options.clone())).await;
+    // Without one that the server takes, nothing else is tried.
+    let other = bed.sshd.make_key("other", "ed25519", "");
+    let refused = refusal(&bed.forward_with(SshOptions { key: Some(other), ..options })).await;
+    refused.has(&["refused the login"], &["host key has changed", "adit ssh trust"]);
+    assert!(!bed.sshd.log().contains("Failed password"), "{}", bed.sshd.log());
+}
