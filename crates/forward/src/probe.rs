@@ -152,7 +152,7 @@ pub enum ProbeError {
 pub enum Blame {
     /// The way to the target, or a target that says nothing: another connection may help.
     Path,
-    /// A target that answers: only another target may help.
+    /// A target that answers, if only with a refusal: only another target may help.
     Target,
     /// The probe's own settings: nothing that is restarted helps.
     Probe,
@@ -163,6 +163,8 @@ impl ProbeError {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
+            // Somebody said no, in the target's place: the way there is well.
+            Self::Connect { source: ConnectError::Refused { .. } } => Blame::Target,
             Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Command { .. } => Blame::Path,
             Self::Tls { .. } | Self::Protocol { .. } | Self::Malformed { .. } | Self::Refused { .. } => Blame::Target,
             Self::Setup { .. } => Blame::Probe,

@@ -42,6 +42,10 @@ pub(crate) struct Bastion {
 struct State {
     links: Vec<Arc<Link>>,
     dialing: bool,
+    /// The login under way is for a successor of all connections.
+    renewing: bool,
+    /// When the last login succeeded.
+    since: Option<Instant>,
     again: Backoff,
     refused: Backoff,
     /// What the last attempt failed with, and when the next may be.
@@ -77,6 +81,8 @@ impl Bastion {
         let state = State {
             links: Vec::new(),
             dialing: false,
+            renewing: false,
+            since: None,
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
             failure: None,
@@ -137,13 +143,32 @@ impl Bastion {
         }
         state.dialing = true;
         drop(state);
-        // A task: whoever gives up waiting does not waste the login of the others.
+        self.log_in(scope);
+        Next::Wait { until: None }
+    }
+
+    /// A task: whoever gives up waiting does not waste the login of the others.
+    fn log_in(self: &Arc<Self>, scope: &Scope) {
         let (bastion, own) = (Arc::clone(self), scope.clone());
         scope.spawn("ssh login", async move {
             let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
             dialing.result = Some(bastion.dial(&own, &|_| {}).await);
         });
-        Next::Wait { until: None }
+    }
+
+    /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
+    /// there, and not before; and one target that is dead for long does not make a login of each of its probes.
+    pub(crate) fn renew(self: &Arc<Self>, scope: &Scope) {
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_young = state.since.is_none_or(|since| now - since < self.servers.limits().renew);
+        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
+        if is_young || is_held || state.dialing || state.links.is_empty() {
+            return;
+        }
+        (state.dialing, state.renewing) = (true, true);
+        drop(state);
+        self.log_in(scope);
     }
 
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
@@ -159,8 +184,13 @@ impl Bastion {
     fn dialed(&self, result: Option<Result<Way, SshError>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.dialing = false;
+        let renewed = std::mem::take(&mut state.renewing);
         match result {
             Some(Ok(way)) => {
+                state.since = Some(Instant::now());
+                if renewed {
+                    state.links.drain(..).for_each(|link| link.retire());
+                }
                 match way {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(known) => state.openssh = Some(known),

@@ -34,11 +34,13 @@ pub(crate) struct Limits {
     pub(crate) pieces: isize,
     /// A connection waits so long for a reader that takes nothing while other streams wait behind it.
     pub(crate) stuck: Duration,
+    /// A connection is not made anew for a target that says nothing before it is so old.
+    pub(crate) renew: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { unread: 32 * 1024 * 1024, pieces: 48 * 1024, stuck: Duration::from_secs(30) }
+        Self { unread: 32 * 1024 * 1024, pieces: 48 * 1024, stuck: Duration::from_secs(30), renew: Duration::from_secs(60) }
     }
 }
 

@@ -134,3 +134,35 @@ async fn a_stream_of_tiny_pieces_is_ended_too() {
     trip(&mut beside, b"beside it").await;
     assert!(end_of(&mut stuck).await.is_err());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_left_only_for_a_successor_and_its_streams_stay() {
+    let bed = Bed::new(Limits { renew: Duration::ZERO, ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut old = bed.say(&bastion, "echo\n").await;
+    trip(&mut old, b"before").await;
+    bastion.renew(&bed.scope);
+    bastion.renew(&bed.scope);
+    // Streams that are opened meanwhile do not wait for it.
+    bed.say(&bastion, "echo\n").await;
+    bed.sshd.says(DEADLINE, |_| bed.sshd.logins() == 2).await;
+    trip(&mut old, b"after").await;
+
+    // No successor: nothing changes.
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    bastion.renew(&bed.scope);
+    bed.sshd.says(DEADLINE, |_| bed.sshd.connections() == 3).await;
+    trip(&mut bed.say(&bastion, "echo\n").await, b"still").await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_young_connection_is_not_made_anew() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    let mut io = bed.say(&bastion, "echo\n").await;
+    bastion.renew(&bed.scope);
+    trip(&mut io, b"on").await;
+    trip(&mut bed.say(&bastion, "echo\n").await, b"the same").await;
+    assert_eq!(bed.sshd.logins(), 1);
+}

@@ -173,3 +173,24 @@ async fn openssh_is_the_other_backend() {
     let error = within("it is refused", bed.forward_with(wrong).ready()).await.unwrap_err();
     assert!(matches!(error, ForwardError::Ssh(forward::SshError::Refused { .. })), "{error}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dead_service_does_not_take_the_other_forwards_of_its_server_down() {
+    let bed = SshBed::new().await;
+    let fine = bed.forward();
+    let mut io = open(&fine).await;
+    trip(&mut io, b"before\n").await.unwrap();
+    let nobody = testkit::process::free_port().unwrap();
+    let health = crate::probe::health("type: tcp, interval: 20ms, fall: 1");
+    let options = forward::ForwardOptions { health: Some(health), ..forward::ForwardOptions::default() };
+    let dead = bed.forward_of(bed.target_to(bed.options(), &format!("127.0.0.1:{nobody}")), options);
+    ready(&dead).await;
+    let mut reports = dead.status();
+    let failing = reports.wait_for(|report| report.health.as_ref().is_some_and(|health| health.failures > 5));
+    drop(within("its probes fail", failing).await.unwrap());
+    assert!(dead.report().is_ready(), "the way there is well: {:?}", dead.report().status);
+    assert!(fine.report().is_ready());
+    trip(&mut io, b"after\n").await.unwrap();
+    call(&fine).await;
+    assert_eq!(bed.sshd.logins(), 1);
+}
