@@ -310,21 +310,3 @@ fn files_seen(config: &RouteConfig) -> FilesSeen {
     };
     [config.tls.ca.as_ref(), password].map(|path| std::fs::read(path?).ok().map(|bytes| Sha256::digest(bytes).into()))
 }
-
-/// A password from a file that only its owner may read (S6).
-///
-/// # Errors
-/// Why it cannot be used, in words that follow the file's name.
-pub fn read_password(path: &Path) -> Result<Secret<String>, String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.mode();
-    if mode & 0o077 != 0 {
-        return Err(format!("others may read it (mode {:03o})", mode & 0o777));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let password = text.lines().next().unwrap_or_default();
-    if password.is_empty() {
-        return Err("its first line is empty".to_owned());
-    }
-    Ok(Secret::new(password.to_owned()))
-}

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::secret::Secret;
 use runtime::Scope;
+use runtime::password::read_password;
 
 /// The environment's password.
 const PASSWORD: &str = "ADIT_SSH_PASSWORD";
@@ -30,32 +31,48 @@ impl Secrets {
     }
 
     /// A password: of the file, of the environment, or asked for.
-    pub(crate) async fn password(&self, scope: &Scope, file: Option<&Path>, question: &str) -> Option<Secret<String>> {
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn password(
+        &self,
+        scope: &Scope,
+        file: Option<&Path>,
+        question: &str,
+    ) -> Result<Secret<String>, String> {
         self.find(scope, file, PASSWORD, question).await
     }
 
     /// A key's passphrase: of the file, of the environment, or asked for.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub(crate) async fn passphrase(
         &self,
         scope: &Scope,
         file: Option<&Path>,
         question: &str,
-    ) -> Option<Secret<String>> {
+    ) -> Result<Secret<String>, String> {
         self.find(scope, file, PASSPHRASE, question).await
     }
 
-    async fn find(&self, scope: &Scope, file: Option<&Path>, variable: &str, question: &str) -> Option<Secret<String>> {
+    async fn find(
+        &self,
+        scope: &Scope,
+        file: Option<&Path>,
+        variable: &str,
+        question: &str,
+    ) -> Result<Secret<String>, String> {
         if let Some(file) = file {
-            let read = std::fs::read_to_string(file);
-            if let Err(error) = &read {
-                tracing::warn!(file = %file.display(), %error, "a secret cannot be read");
-            }
-            return read.ok().map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()));
+            let path = file.to_owned();
+            let read = scope.spawn_blocking("read a password", move || read_password(&path)).await;
+            let read = read.unwrap_or_else(|lost| Err(lost.to_string()));
+            return read.map_err(|reason| format!("{}: {reason}", file.display()));
         }
         if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
-            return Some(Secret::new(value));
+            return Ok(Secret::new(value));
         }
-        self.answer(scope, question, false).await
+        self.answer(scope, question, false).await.ok_or_else(|| "none given".to_owned())
     }
 
     /// A person's answer.

@@ -196,9 +196,9 @@ impl Login<'_> {
 
     /// The key of a file, unlocked.
     async fn file_key(&mut self, path: &Path) -> Option<PrivateKey> {
-        let (text, reason) = match keys::read(path)? {
+        let text = match keys::read(path)? {
             FileKey::Ready(key) => return Some(*key),
-            FileKey::Locked(text) => (text, "no passphrase"),
+            FileKey::Locked(text) => text,
             FileKey::Unusable(reason) => {
                 self.tried.push(format!("not {} ({reason})", path.display()));
                 return None;
@@ -206,13 +206,19 @@ impl Login<'_> {
         };
         let question = format!("Passphrase of {}: ", path.display());
         let file = self.known.server.options.passphrase_file.as_deref();
-        let mut reason = reason;
+        let mut reason = String::new();
         for _ in 0..PROMPTS {
-            let Some(passphrase) = self.secrets.passphrase(self.scope, file, &question).await else { break };
+            let passphrase = match self.secrets.passphrase(self.scope, file, &question).await {
+                Ok(passphrase) => passphrase,
+                Err(missing) => {
+                    reason = format!("no passphrase: {missing}");
+                    break;
+                }
+            };
             if let Some(key) = keys::unlock(&text, passphrase.expose()) {
                 return Some(key);
             }
-            reason = "wrong passphrase";
+            "wrong passphrase".clone_into(&mut reason);
             if file.is_some() || !self.secrets.was_asked(&question) {
                 break;
             }
@@ -290,7 +296,7 @@ impl Login<'_> {
         let is_password = !visible && prompt.to_ascii_lowercase().contains("password");
         let secret = if is_password {
             let file = known.server.options.password_file.as_deref();
-            self.secrets.password(self.scope, file, &password_question(known)).await
+            self.secrets.password(self.scope, file, &password_question(known)).await.ok()
         } else {
             self.secrets.answer(self.scope, &question, visible).await
         };
@@ -305,9 +311,12 @@ impl Login<'_> {
         let (user, question) = (self.known.settings.user.clone(), password_question(self.known));
         let file = self.known.server.options.password_file.as_deref();
         for _ in 0..PROMPTS {
-            let Some(password) = self.secrets.password(self.scope, file, &question).await else {
-                self.tried.push("not password (none given)".to_owned());
-                return Ok(None);
+            let password = match self.secrets.password(self.scope, file, &question).await {
+                Ok(password) => password,
+                Err(reason) => {
+                    self.tried.push(format!("not password ({reason})"));
+                    return Ok(None);
+                }
             };
             self.tried.push("password".to_owned());
             let offer = self.handle.authenticate_password(&user, password.into_exposed());

@@ -105,9 +105,7 @@ async fn a_changed_key_that_is_let_pass_gets_no_password() {
     let bed = SshBed::with(&["PasswordAuthentication yes"]).await;
     bed.sshd.change_host_key().await;
     let config = bed.config("StrictHostKeyChecking no");
-    let password = bed.sshd.path("password");
-    std::fs::write(&password, "secret\n").unwrap();
-    std::fs::set_permissions(&password, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    let password = bed.secret("password", "secret");
     let options = SshOptions { config: Some(config), password_file: Some(password), ..bed.options() };
     // A key logs in.
     call(&bed.forward_with(options.clone())).await;
