@@ -114,7 +114,9 @@ impl Login<'_> {
         if let Some((mut agent, identities)) = self.agent().await {
             for identity in in_order(identities, &configured, self.known.settings.identities_only) {
                 let outcome = self.agent_key(&mut agent, &identity, rsa).await?;
-                offered.push(identity.public_key().into_owned());
+                if let AgentIdentity::PublicKey { key, .. } = &identity {
+                    offered.push(key.clone());
+                }
                 match outcome {
                     Some(Outcome::Next(next)) if self.goes_on(&next) => last = Some(Outcome::Next(next)),
                     Some(outcome) => return Ok(Some(outcome)),
@@ -123,7 +125,9 @@ impl Login<'_> {
             }
         }
         for path in self.known.identities.clone() {
-            if keys::public(&path).is_some_and(|key| offered.contains(&key)) {
+            // Without their comments, which the agent may have otherwise than the file.
+            let is_offered = |key: PublicKey| offered.iter().any(|offered| offered.key_data() == key.key_data());
+            if keys::public(&path).is_some_and(is_offered) {
                 continue;
             }
             let Some(key) = self.file_key(&path).await else { continue };

@@ -1,5 +1,6 @@
 //! Forwards through a real `sshd` on loopback, and its bad days.
 
+mod agent;
 mod bed;
 mod host_keys;
 mod jumps;
