@@ -135,7 +135,10 @@ impl SshSettings {
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let some = || (value != NONE && !value.is_empty()).then(|| value.to_owned());
-        let several = || value.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let several = || match value {
+            NONE => Vec::new(),
+            value => value.split_ascii_whitespace().map(str::to_owned).collect(),
+        };
         let is_on = value == "yes" || value == "true";
         match key {
             "user" => value.clone_into(&mut self.user),
@@ -348,6 +351,12 @@ proxyjump me@first:2200,second
         assert_eq!(with("preferredauthentications gssapi-with-mic").only_openssh(), Some("GSSAPI"));
         assert_eq!(with("preferredauthentications gssapi-with-mic,publickey").only_openssh(), None);
         assert!(!with("preferredauthentications password").allows("publickey"));
+    }
+
+    #[test]
+    fn none_is_no_file_of_host_keys() {
+        let settings = SshSettings::parse("user a\nhostname b\nuserknownhostsfile none\nglobalknownhostsfile none").unwrap();
+        assert_eq!((settings.user_known_hosts, settings.global_known_hosts), (Vec::new(), Vec::new()));
     }
 
     #[test]
