@@ -111,25 +111,26 @@ impl SshSettings {
     /// When a value that we need is none.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let mut settings = Self::new("", "", 22);
+        let (mut alias, mut jump) = ("", "");
         settings.identities.clear();
         settings.user_known_hosts.clear();
         settings.global_known_hosts.clear();
         for line in text.lines() {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-            settings.set(key, value.trim()).map_err(|reason| SettingsError {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                reason,
-            })?;
+            let value = value.trim();
+            match key {
+                "host" => alias = value,
+                "proxyjump" => jump = value,
+                _ => settings.set(key, value).map_err(|reason| fault(key, value, reason))?,
+            }
         }
         if settings.host.is_empty() || settings.user.is_empty() {
             let key = if settings.host.is_empty() { "hostname" } else { "user" };
-            return Err(SettingsError {
-                key: key.to_owned(),
-                value: String::new(),
-                reason: "it is missing".to_owned(),
-            });
+            return Err(fault(key, "", "it is missing".to_owned()));
         }
+        // Printed as it is written: its tokens are those of the other lines.
+        let expanded = expand_text(jump, &settings, alias, None, "");
+        settings.jumps = jumps(&expanded).map_err(|error| fault("proxyjump", jump, error.to_string()))?;
         Ok(settings)
     }
 
@@ -150,7 +151,6 @@ impl SshSettings {
             "identitiesonly" => self.identities_only = is_on,
             "identityagent" => self.agent = Some(value.to_owned()),
             "pkcs11provider" => self.pkcs11 = some(),
-            "proxyjump" => self.jumps = jumps(value).map_err(|error| error.to_string())?,
             "proxycommand" => self.proxy_command = some(),
             "userknownhostsfile" => self.user_known_hosts = several(),
             "globalknownhostsfile" => self.global_known_hosts = several(),
@@ -268,6 +268,10 @@ pub(crate) fn expand_text(
     out
 }
 
+fn fault(key: &str, value: &str, reason: String) -> SettingsError {
+    SettingsError { key: key.to_owned(), value: value.to_owned(), reason }
+}
+
 fn jumps(value: &str) -> Result<Vec<SshServer>, SshTargetError> {
     if value == NONE || value.is_empty() {
         return Ok(Vec::new());
@@ -351,6 +355,13 @@ proxyjump me@first:2200,second
         assert_eq!(with("preferredauthentications gssapi-with-mic").only_openssh(), Some("GSSAPI"));
         assert_eq!(with("preferredauthentications gssapi-with-mic,publickey").only_openssh(), None);
         assert!(!with("preferredauthentications password").allows("publickey"));
+    }
+
+    #[test]
+    fn tokens_of_a_jump_are_put_in() {
+        let text = "host alias\nproxyjump %r@%n-gate:2%p,%h\nuser me\nhostname h.example\nport 200";
+        let settings = SshSettings::parse(text).unwrap();
+        assert_eq!(settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["me@alias-gate:2200", "h.example"]);
     }
 
     #[test]
