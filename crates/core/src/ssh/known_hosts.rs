@@ -45,6 +45,18 @@ pub enum Verdict {
     Revoked(Place),
 }
 
+/// The keys of a list, one a line, as `RevokedHostKeys` and `authorized_keys` have them, without options. Lines that are
+/// none are passed over.
+#[must_use]
+pub fn key_list(text: &str) -> Vec<HostKey> {
+    let key = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let kind = words.next().filter(|word| !word.starts_with('#'))?;
+        Some(HostKey { kind: kind.to_owned(), blob: words.next()?.to_owned() })
+    };
+    text.lines().filter_map(key).collect()
+}
+
 /// The entries of some files, in order.
 #[derive(Clone, Debug, Default)]
 pub struct KnownHosts {
@@ -234,6 +246,12 @@ broken ssh-ed25519
     #[test]
     fn a_revoked_key_is_refused_for_every_host() {
         assert!(matches!(verdict("other", "AAAAstolen"), Verdict::Revoked(Place { line: 8, .. })));
+    }
+
+    #[test]
+    fn a_list_of_keys_is_read() {
+        let keys = key_list("# stolen\n\nssh-ed25519 AAAAa me@here\n  ssh-rsa AAAAb\nbroken\n");
+        assert_eq!(keys, [key("ssh-ed25519", "AAAAa"), key("ssh-rsa", "AAAAb")]);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct SshSettings {
     pub user_known_hosts: Vec<String>,
     /// The machine's host keys.
     pub global_known_hosts: Vec<String>,
+    /// Files with keys that no server may show.
+    pub revoked: Vec<String>,
     /// How host keys are checked.
     pub strict: StrictHostKeys,
     /// Whether names are hashed when they are written down.
@@ -93,6 +95,7 @@ impl SshSettings {
             proxy_command: None,
             user_known_hosts: vec!["~/.ssh/known_hosts".to_owned(), "~/.ssh/known_hosts2".to_owned()],
             global_known_hosts: vec!["/etc/ssh/ssh_known_hosts".to_owned(), "/etc/ssh/ssh_known_hosts2".to_owned()],
+            revoked: Vec::new(),
             strict: StrictHostKeys::Ask,
             hash_known_hosts: false,
             alive_interval: ALIVE_INTERVAL,
@@ -153,6 +156,7 @@ impl SshSettings {
             "pkcs11provider" => self.pkcs11 = some(),
             "proxycommand" => self.proxy_command = some(),
             "userknownhostsfile" => self.user_known_hosts = several(),
+            "revokedhostkeys" => self.revoked.extend(several()),
             "globalknownhostsfile" => self.global_known_hosts = several(),
             "stricthostkeychecking" => self.strict = strict(value)?,
             "hashknownhosts" => self.hash_known_hosts = is_on,
@@ -313,6 +317,7 @@ identityfile ~/.ssh/id_ed25519
 identityfile /keys/%h-%r
 globalknownhostsfile /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2
 userknownhostsfile /home/me/.ssh/known_hosts
+revokedhostkeys /etc/ssh/revoked
 connecttimeout 7
 proxyjump me@first:2200,second
 ";
@@ -326,6 +331,7 @@ proxyjump me@first:2200,second
         );
         assert_eq!(settings.identities, ["~/.ssh/id_ed25519", "/keys/%h-%r"]);
         assert_eq!(settings.strict, StrictHostKeys::AcceptNew);
+        assert_eq!(settings.revoked, ["/etc/ssh/revoked"]);
         assert_eq!((settings.alive_interval, settings.alive_count), (Duration::from_secs(5), 2));
         assert_eq!(settings.connect_timeout, Some(Duration::from_secs(7)));
         assert_eq!(settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["me@first:2200", "second"]);

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict};
+use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict, key_list};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +14,9 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertifi
 
 use super::error::SshError;
 use super::settings::Known;
+
+/// What a list of revoked keys in OpenSSH's own binary format begins with.
+const BINARY_LIST: &[u8] = b"SSHKRL\n\0";
 
 /// How far a server is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +33,8 @@ pub(crate) struct HostKeys {
     name: String,
     /// The host without its port, for certificates.
     principal: String,
+    /// Keys that no server may show, or why they are not known.
+    revoked: Result<Vec<HostKey>, String>,
     strict: StrictHostKeys,
     hash: bool,
     file: Option<std::path::PathBuf>,
@@ -50,6 +55,7 @@ impl HostKeys {
             server: known.server.to_string(),
             name: settings.known_name(),
             principal: settings.host_key_alias.clone().unwrap_or_else(|| settings.host.clone()),
+            revoked: revoked(&known.revoked),
             strict: settings.strict,
             hash: settings.hash_known_hosts,
             file: known.user_known_hosts.first().cloned(),
@@ -95,6 +101,7 @@ impl HostKeys {
         let unusable = || SshError::BadKey { server: self.server.clone(), reason: "it is of no known type".to_owned() };
         let found = written(key).ok_or_else(unusable)?;
         let (server, kind, fingerprint) = (self.server.clone(), found.kind.clone(), fingerprint(key));
+        self.check_list(&found)?;
         match self.known.verdict(&self.name, &found, &is_hashed) {
             Verdict::Known => Ok(Belief::Sure),
             Verdict::Revoked(place) => {
@@ -118,12 +125,24 @@ impl HostKeys {
         }
     }
 
+    /// Whether the key is on a list of revoked ones. Without the list nobody is believed, as with OpenSSH.
+    fn check_list(&self, key: &HostKey) -> Result<(), SshError> {
+        let reason = match &self.revoked {
+            Ok(revoked) if !revoked.contains(key) => return Ok(()),
+            Ok(_) => "RevokedHostKeys has it".to_owned(),
+            Err(reason) => format!("whether it is revoked cannot be told: {reason}"),
+        };
+        Err(SshError::BadKey { server: self.server.clone(), reason })
+    }
+
     fn check_certificate(&self, certificate: &Certificate) -> Result<Belief, SshError> {
         let key = PublicKey::new(certificate.public_key().clone(), "");
         let authority = PublicKey::new(certificate.signature_key().clone(), "");
         let bad = |reason: String| SshError::BadKey { server: self.server.clone(), reason };
         for key in [&key, &authority] {
-            if let Some(place) = written(key).and_then(|key| self.known.revoked(&key)) {
+            let key = written(key).ok_or_else(|| bad("it is of no known type".to_owned()))?;
+            self.check_list(&key)?;
+            if let Some(place) = self.known.revoked(&key) {
                 return Err(bad(format!("{place} revokes it")));
             }
         }
@@ -134,6 +153,10 @@ impl HostKeys {
         }
         if certificate.cert_type() != CertType::Host {
             return Err(bad("its certificate is one of a user".to_owned()));
+        }
+        // Critical is what whoever does not know it must not pass over, and none is known for hosts.
+        if let Some((option, _)) = certificate.critical_options().iter().next() {
+            return Err(bad(format!("its certificate has the critical option {option}, which is not known")));
         }
         let principals = certificate.valid_principals();
         if !principals.is_empty() && !principals.iter().any(|name| name.eq_ignore_ascii_case(&self.principal)) {
@@ -148,6 +171,27 @@ impl HostKeys {
 /// `SHA256:…`, as `ssh-keygen -l` prints it.
 pub(crate) fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+/// Whether only OpenSSH can read the list.
+pub(crate) fn is_binary_list(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(BINARY_LIST.len() as u64).read_to_end(&mut head));
+    read.is_ok() && head == BINARY_LIST
+}
+
+fn revoked(paths: &[std::path::PathBuf]) -> Result<Vec<HostKey>, String> {
+    let mut keys = Vec::new();
+    for path in paths {
+        let fault = |reason: String| format!("{}: {reason}", path.display());
+        let text = fs::read(path).map_err(|error| fault(crate::error::words(&error)))?;
+        if text.starts_with(BINARY_LIST) {
+            return Err(fault("only `backend: openssh` can read this list".to_owned()));
+        }
+        keys.extend(key_list(&String::from_utf8_lossy(&text)));
+    }
+    Ok(keys)
 }
 
 fn written(key: &PublicKey) -> Option<HostKey> {
