@@ -41,7 +41,7 @@ pub enum Verdict {
     Unknown,
     /// The host has another key there: somebody may be in between.
     Changed(Place),
-    /// The key must not be used any more, by any host.
+    /// The key must not be used any more by the host.
     Revoked(Place),
 }
 
@@ -88,7 +88,7 @@ impl KnownHosts {
     /// What is known of this key of a host. `name` is what [`host_name`] gives, or an alias.
     #[must_use]
     pub fn verdict(&self, name: &str, key: &HostKey, hashed: Hashed<'_>) -> Verdict {
-        if let Some(place) = self.revoked(key) {
+        if let Some(place) = self.revoked(name, key, hashed) {
             return Verdict::Revoked(place);
         }
         let mut other = None;
@@ -102,10 +102,10 @@ impl KnownHosts {
         other.map_or(Verdict::Unknown, Verdict::Changed)
     }
 
-    /// Where the key is revoked.
+    /// Where the key is revoked for the host.
     #[must_use]
-    pub fn revoked(&self, key: &HostKey) -> Option<Place> {
-        let found = self.entries.iter().find(|entry| entry.marker == Marker::Revoked && entry.key == *key);
+    pub fn revoked(&self, name: &str, key: &HostKey, hashed: Hashed<'_>) -> Option<Place> {
+        let found = self.of(name, Marker::Revoked, hashed).into_iter().find(|entry| entry.key == *key);
         found.map(|entry| entry.place.clone())
     }
 
@@ -244,8 +244,13 @@ broken ssh-ed25519
     }
 
     #[test]
-    fn a_revoked_key_is_refused_for_every_host() {
+    fn a_revoked_key_is_refused_for_the_hosts_of_its_line() {
         assert!(matches!(verdict("other", "AAAAstolen"), Verdict::Revoked(Place { line: 8, .. })));
+        let mut known = KnownHosts::default();
+        known.read("f", "@revoked other.example ssh-rsa AAAA\nmine.example ssh-rsa AAAA\n");
+        let verdict = |name: &str| known.verdict(name, &key("ssh-rsa", "AAAA"), &hashed);
+        assert!(matches!(verdict("other.example"), Verdict::Revoked(Place { line: 1, .. })));
+        assert_eq!(verdict("mine.example"), Verdict::Known);
     }
 
     #[test]

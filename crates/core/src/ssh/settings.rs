@@ -195,6 +195,13 @@ impl SshSettings {
         self.host_key_alias.clone().unwrap_or_else(|| super::host_name(&self.host, self.port))
     }
 
+    /// The name without a port, under which a key serves every port, as with OpenSSH; `None` when that is the name anyway.
+    #[must_use]
+    pub fn bare_name(&self) -> Option<String> {
+        let has_port = self.host_key_alias.is_none() && self.port != 22;
+        has_port.then(|| super::host_name(&self.host, 22))
+    }
+
     /// What these settings need that only OpenSSH itself can do.
     #[must_use]
     pub fn only_openssh(&self) -> Option<&'static str> {

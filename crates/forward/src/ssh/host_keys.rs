@@ -31,6 +31,8 @@ pub(crate) struct HostKeys {
     known: KnownHosts,
     server: String,
     name: String,
+    /// The name that is looked up when nothing is known of the first.
+    bare: Option<String>,
     /// The host without its port, for certificates.
     principal: String,
     /// Keys that no server may show, or why they are not known.
@@ -54,6 +56,7 @@ impl HostKeys {
             known: hosts,
             server: known.server.to_string(),
             name: settings.known_name(),
+            bare: settings.bare_name(),
             principal: settings.host_key_alias.clone().unwrap_or_else(|| settings.host.clone()),
             revoked: revoked(&known.revoked),
             strict: settings.strict,
@@ -64,7 +67,10 @@ impl HostKeys {
 
     /// The algorithms to ask for: those of known keys first, so that a server with several shows a known one.
     pub(crate) fn algorithms(&self, all: &[Algorithm]) -> Vec<Algorithm> {
-        let kinds = self.known.kinds(&self.name, &is_hashed);
+        let mut kinds = self.known.kinds(&self.name, &is_hashed);
+        if let Some(bare) = self.bare.as_deref().filter(|_| kinds.is_empty()) {
+            kinds = self.known.kinds(bare, &is_hashed);
+        }
         let is_known = |algorithm: &&Algorithm| {
             let rsa = matches!(algorithm, Algorithm::Rsa { .. }) && kinds.contains(&"ssh-rsa");
             rsa || kinds.contains(&algorithm.as_str())
@@ -75,7 +81,7 @@ impl HostKeys {
 
     /// Whether somebody signs keys of this host.
     pub(crate) fn has_authority(&self) -> bool {
-        !self.known.authorities(&self.name, &is_hashed).is_empty()
+        self.names().any(|name| !self.known.authorities(name, &is_hashed).is_empty())
     }
 
     /// Whether the server is who it says.
@@ -97,12 +103,29 @@ impl HostKeys {
         Ok(file.display().to_string())
     }
 
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.bare.as_deref())
+    }
+
+    /// What is known of the key. Under the name without a port only a key that is right counts: another one may be that of
+    /// another server of the host.
+    fn verdict(&self, key: &HostKey) -> Verdict {
+        let verdict = self.known.verdict(&self.name, key, &is_hashed);
+        match (&verdict, &self.bare) {
+            (Verdict::Unknown, Some(bare)) => match self.known.verdict(bare, key, &is_hashed) {
+                Verdict::Changed(_) => Verdict::Unknown,
+                known => known,
+            },
+            _ => verdict,
+        }
+    }
+
     fn check_key(&self, key: &PublicKey) -> Result<Belief, SshError> {
         let unusable = || SshError::BadKey { server: self.server.clone(), reason: "it is of no known type".to_owned() };
         let found = written(key).ok_or_else(unusable)?;
         let (server, kind, fingerprint) = (self.server.clone(), found.kind.clone(), fingerprint(key));
         self.check_list(&found)?;
-        match self.known.verdict(&self.name, &found, &is_hashed) {
+        match self.verdict(&found) {
             Verdict::Known => Ok(Belief::Sure),
             Verdict::Revoked(place) => {
                 Err(SshError::BadKey { server, reason: format!("{place} revokes {kind} {fingerprint}") })
@@ -142,12 +165,14 @@ impl HostKeys {
         for key in [&key, &authority] {
             let key = written(key).ok_or_else(|| bad("it is of no known type".to_owned()))?;
             self.check_list(&key)?;
-            if let Some(place) = self.known.revoked(&key) {
+            if let Some(place) = self.names().find_map(|name| self.known.revoked(name, &key, &is_hashed)) {
                 return Err(bad(format!("{place} revokes it")));
             }
         }
-        let trusted = self.known.authorities(&self.name, &is_hashed);
-        if !written(&authority).is_some_and(|authority| trusted.contains(&&authority)) {
+        let signs = |authority: HostKey| {
+            self.names().any(|name| self.known.authorities(name, &is_hashed).contains(&&authority))
+        };
+        if !written(&authority).is_some_and(signs) {
             // Nobody we know signed it; the key in it may still be known by itself.
             return self.check_key(&key);
         }

@@ -164,3 +164,22 @@ async fn a_host_certificate_with_an_unknown_critical_option_is_refused() {
     std::fs::write(bed.sshd.known_hosts(), format!("@cert-authority {} {ca}", bed.sshd.known_name())).unwrap();
     refusal(&bed.forward()).await.has(&["critical option x@example.com"], &[]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_known_without_a_port_serves_every_port() {
+    let bed = SshBed::new().await;
+    let (key, list) = (bed.sshd.host_key(), bed.sshd.known_hosts());
+    std::fs::write(&list, format!("127.0.0.1 {key}\n")).unwrap();
+    call(&bed.forward()).await;
+    // Another key under that name says nothing of this port.
+    let other = std::fs::read_to_string(bed.sshd.make_key("other", "ed25519", "").with_extension("pub")).unwrap();
+    let file = bed.sshd.path("others");
+    std::fs::write(&file, format!("127.0.0.1 {other}")).unwrap();
+    let options = SshOptions { known_hosts: Some(file), ..bed.options() };
+    refusal(&bed.forward_with(options.clone())).await.has(&["is not known"], &[]);
+    // And under the name with the port it is not looked at.
+    std::fs::write(&list, format!("{} {other}127.0.0.1 {key}\n", bed.sshd.known_name())).unwrap();
+    let keepalive = Some(std::time::Duration::from_secs(9));
+    let backend = adit_core::target::SshBackend::Native;
+    refusal(&bed.forward_with(SshOptions { keepalive, backend, ..bed.options() })).await.has(&["HAS CHANGED"], &[]);
+}
