@@ -37,6 +37,8 @@ pub(crate) struct Bastion {
     state: Mutex<State>,
     /// Told when a login ended, well or not.
     changed: watch::Sender<u64>,
+    /// Told when everything is to be dialled anew: a login under way goes over the old network.
+    woken: watch::Sender<u64>,
 }
 
 struct State {
@@ -88,7 +90,7 @@ impl Bastion {
             failure: None,
             openssh: None,
         };
-        Arc::new(Self { servers, server, secrets, state: Mutex::new(state), changed: watch::Sender::new(0) })
+        Arc::new(Self { servers, server, secrets, state: Mutex::new(state), changed: watch::Sender::new(0), woken: watch::Sender::new(0) })
     }
 
     /// A connection that takes a stream; logs in if there is none.
@@ -150,9 +152,14 @@ impl Bastion {
     /// A task: whoever gives up waiting does not waste the login of the others.
     fn log_in(self: &Arc<Self>, scope: &Scope) {
         let (bastion, own) = (Arc::clone(self), scope.clone());
+        let mut woken = self.woken.subscribe();
         scope.spawn("ssh login", async move {
             let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
-            dialing.result = Some(bastion.dial(&own, &|_| {}).await);
+            dialing.result = tokio::select! {
+                biased;
+                _ = woken.changed() => None,
+                result = bastion.dial(&own, &|_| {}) => Some(result),
+            };
         });
     }
 
@@ -212,7 +219,7 @@ impl Bastion {
                 tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
                 state.failure = Some((error, Instant::now() + wait));
             }
-            // Its scope ended.
+            // Its scope ended, or it was given up for another.
             None => {}
         }
         drop(state);
@@ -315,6 +322,7 @@ impl Bastion {
             std::mem::take(&mut state.links)
         };
         links.iter().for_each(|link| link.retire());
+        self.woken.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
     }
 

@@ -166,3 +166,29 @@ async fn a_young_connection_is_not_made_anew() {
     trip(&mut bed.say(&bastion, "echo\n").await, b"the same").await;
     assert_eq!(bed.sshd.logins(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waking_gives_up_a_login_under_way() {
+    let bed = Bed::new(Limits::default()).await;
+    let front = testkit::sshd::mute().await.unwrap();
+    let mut server = bed.server();
+    server.port = std::num::NonZeroU16::new(front.local_addr().unwrap().port());
+    let config = bed.sshd.path("ssh_config");
+    std::fs::write(&config, format!("Host *\n  IdentityAgent none\n  HostKeyAlias {}\n", bed.sshd.known_name())).unwrap();
+    server.options.connect_timeout = Some(DEADLINE * 8);
+    let bastion = bed.servers.bastion(&server);
+    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), DEADLINE * 8);
+    let network = async {
+        // The first one leads nowhere, as a connection of a network that is gone.
+        let (_hangs, _) = front.accept().await.unwrap();
+        bastion.wake();
+        let (mut client, _) = front.accept().await.unwrap();
+        let mut sshd = tokio::net::TcpStream::connect(bed.sshd.addr()).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut sshd).await;
+    };
+    let opened = tokio::select! {
+        opened = within(opening) => opened,
+        () = network => panic!("the stream is opened first"),
+    };
+    assert!(opened.is_ok());
+}
