@@ -23,6 +23,9 @@ const LINKS_MAX: usize = 8;
 /// After a refused login: servers lock out whoever tries often.
 const REFUSED: BackoffSettings =
     BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+/// After a host key that is not believed: it waits for a person.
+const KEY: BackoffSettings =
+    BackoffSettings { first: Duration::from_secs(30), base: Duration::from_secs(30), cap: Duration::from_secs(60) };
 /// After a connection that could not be made.
 const AGAIN: BackoffSettings =
     BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
@@ -50,10 +53,20 @@ struct State {
     since: Option<Instant>,
     again: Backoff,
     refused: Backoff,
+    key: Backoff,
     /// What the last attempt failed with, and when the next may be.
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
     openssh: Option<Arc<Known>>,
+}
+
+impl State {
+    fn forgive(&mut self) {
+        self.failure = None;
+        self.again.reset();
+        self.refused.reset();
+        self.key.reset();
+    }
 }
 
 /// Why no stream was opened through a server.
@@ -87,6 +100,7 @@ impl Bastion {
             since: None,
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
+            key: Backoff::new(KEY),
             failure: None,
             openssh: None,
         };
@@ -202,26 +216,43 @@ impl Bastion {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(known) => state.openssh = Some(known),
                 }
-                state.failure = None;
-                state.again.reset();
-                state.refused.reset();
+                state.forgive();
             }
-            Some(Err(error)) => {
-                let random: u64 = rand::random();
-                // The whole wait: jitter would let the first tries after a refusal come at once.
-                let wait = if error.is_login() {
-                    let wait = state.refused.longest();
-                    state.refused.next_wait(random);
-                    wait
-                } else {
-                    state.again.next_wait(random)
-                };
-                tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
-                state.failure = Some((error, Instant::now() + wait));
-            }
+            Some(Err(error)) => self.failed(&mut state, error),
             // Its scope ended, or it was given up for another.
             None => {}
         }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn failed(&self, state: &mut State, error: SshError) {
+        let random: u64 = rand::random();
+        // The whole wait: jitter would let the first tries after a refusal come at once.
+        let whole = |backoff: &mut Backoff| {
+            let wait = backoff.longest();
+            backoff.next_wait(random);
+            wait
+        };
+        let wait = if error.is_login() {
+            whole(&mut state.refused)
+        } else if error.is_host_key() {
+            whole(&mut state.key)
+        } else {
+            state.again.next_wait(random)
+        };
+        tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
+        state.failure = Some((error, Instant::now() + wait));
+    }
+
+    /// A forward through it is made anew: what a person had to do about its key may be done.
+    pub(crate) fn look_again(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_host_key()) {
+            return;
+        }
+        state.failure = None;
+        state.key.reset();
         drop(state);
         self.changed.send_modify(|count| *count += 1);
     }
@@ -314,9 +345,7 @@ impl Bastion {
     pub(crate) fn wake(&self) {
         let links = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.failure = None;
-            state.again.reset();
-            state.refused.reset();
+            state.forgive();
             // Its settings may have changed.
             state.openssh = None;
             std::mem::take(&mut state.links)

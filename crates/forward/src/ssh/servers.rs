@@ -47,6 +47,14 @@ impl SshServers {
         bastion
     }
 
+    /// A forward through the server is made, perhaps because its key is trusted now.
+    pub(crate) fn look_again(&self, server: &SshServer) {
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server).and_then(Weak::upgrade);
+        if let Some(bastion) = known {
+            bastion.look_again();
+        }
+    }
+
     /// The key that a server shows, for `adit ssh trust`.
     ///
     /// # Errors

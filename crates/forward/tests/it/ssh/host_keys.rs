@@ -183,3 +183,22 @@ async fn a_key_that_is_known_without_a_port_serves_every_port() {
     let backend = adit_core::target::SshBackend::Native;
     refusal(&bed.forward_with(SshOptions { keepalive, backend, ..bed.options() })).await.has(&["HAS CHANGED"], &[]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_is_not_looked_at_again_and_again_until_the_forward_is_made_anew() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    call(&forward).await;
+    bed.sshd.change_host_key().await;
+    crate::support::waiting(&forward, "HAS CHANGED").await;
+    // Whoever wants a stream is told so without another look.
+    let before = bed.sshd.connections();
+    for _ in 0..3 {
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(2), runtime::Connect::connect(&forward)).await;
+        assert!(!matches!(asked, Ok(Ok(_))));
+    }
+    assert_eq!(bed.sshd.connections(), before, "{}", bed.sshd.log());
+    let line = format!("{} {}\n", bed.sshd.known_name(), bed.sshd.host_key());
+    std::fs::write(bed.sshd.known_hosts(), line).unwrap();
+    call(&bed.forward()).await;
+}
