@@ -257,8 +257,24 @@ impl Login<'_> {
         self.outcome(result)
     }
 
-    /// Questions that the server asks; nearly always it is the one for the password.
+    /// Questions that the server asks. A person may mistype, and a password that is wrong is not said again.
     async fn interactive(&mut self) -> Result<Option<Outcome>, SshError> {
+        let question = password_question(self.known);
+        let mut outcome = None;
+        for _ in 0..PROMPTS {
+            outcome = self.questions().await?;
+            let Some(Outcome::Next(next)) = &outcome else { break };
+            let mistyped = self.secrets.was_asked(&question);
+            self.secrets.forget(&question);
+            if !mistyped || !next.contains(&MethodKind::KeyboardInteractive) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// One round of them; nearly always it is the one for the password.
+    async fn questions(&mut self) -> Result<Option<Outcome>, SshError> {
         let user = self.known.settings.user.clone();
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;

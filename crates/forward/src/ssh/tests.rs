@@ -14,6 +14,8 @@ use super::bastion::{Bastion, OpenedVia};
 use super::link::Limits;
 use super::servers::SshServers;
 
+mod passwords;
+
 const DEADLINE: Duration = Duration::from_secs(15);
 
 struct Bed {
