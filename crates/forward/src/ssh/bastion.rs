@@ -245,6 +245,18 @@ impl Bastion {
         state.failure = Some((error, Instant::now() + wait));
     }
 
+    /// The master of the child processes is gone, and a new login failed: the next one is made by the pace of all logins,
+    /// and not by each stream.
+    fn openssh_failed(&self, error: SshError) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.openssh.take().is_none() {
+            return;
+        }
+        self.failed(&mut state, error);
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     /// A forward through it is made anew: what a person had to do about its key may be done.
     pub(crate) fn look_again(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
@@ -270,7 +282,13 @@ impl Bastion {
             for _ in 0..OPENS {
                 match self.way(scope).await.map_err(OpenedVia::Ssh)? {
                     Way::OpenSsh(known) => {
-                        return openssh::open(scope, &known, host, port).await.map_err(OpenedVia::Ssh);
+                        let bastion = Arc::downgrade(self);
+                        let refused = move |error| {
+                            if let Some(bastion) = bastion.upgrade() {
+                                bastion.openssh_failed(error);
+                            }
+                        };
+                        return openssh::open(scope, &known, host, port, refused).map_err(OpenedVia::Ssh);
                     }
                     Way::Link(link) => match link.open(host.to_owned(), port).await {
                         Ok(stream) => return Ok(Io::buffered(stream)),

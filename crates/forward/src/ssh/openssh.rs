@@ -4,7 +4,7 @@
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use runtime::Scope;
@@ -39,24 +39,34 @@ pub(crate) async fn check(known: &Known) -> Result<(), SshError> {
     let output = output.map_err(|error| fault(known, crate::error::words(&error)))?;
     // 255 is ssh's own; anything else is the command's.
     if output.status.code() == Some(255) {
+        let text = String::from_utf8_lossy(&output.stderr);
         let said = last_line(&output.stderr).unwrap_or_else(|| output.status.to_string());
-        return Err(refusal(known, said));
+        return Err(text.lines().find_map(|line| refusal(known, line)).unwrap_or_else(|| fault(known, said)));
     }
     Ok(())
 }
 
-/// One stream.
-pub(crate) async fn open(scope: &Scope, known: &Known, host: &str, port: u16) -> Result<Io, SshError> {
+/// One stream. `refused` is told when it is the server that does not let us in, and not the destination.
+pub(crate) fn open(
+    scope: &Scope,
+    known: &Arc<Known>,
+    host: &str,
+    port: u16,
+    refused: impl Fn(SshError) + Send + 'static,
+) -> Result<Io, SshError> {
     let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut command = ssh(known)?;
     command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
     let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| fault(known, crate::error::words(&error)))?;
     if let Some(stderr) = stderr {
-        let server = known.server.to_string();
+        let known = Arc::clone(known);
         scope.spawn("words of ssh", async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(server, "ssh: {line}");
+                tracing::warn!(server = %known.server, "ssh: {line}");
+                if let Some(error) = refusal(&known, &line) {
+                    refused(error);
+                }
             }
         });
     }
@@ -106,19 +116,23 @@ fn fault(known: &Known, reason: String) -> SshError {
     SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason }
 }
 
-fn refusal(known: &Known, said: String) -> SshError {
+/// What a line of `ssh` says of the server; `None` when it is about something else.
+fn refusal(known: &Known, line: &str) -> Option<SshError> {
     let server = known.server.to_string();
-    if said.contains("Permission denied") {
-        return SshError::Refused {
+    let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
+    if has(&["Permission denied (", "Too many authentication failures"]) {
+        return Some(SshError::Refused {
             hint: format!("see why with `ssh -v {server}`"),
             server,
             user: known.settings.user.clone(),
             tried: "what the program ssh has".to_owned(),
-            allowed: said,
-        };
+            allowed: last_line(line.as_bytes()).unwrap_or_default(),
+        });
     }
-    if said.contains("Host key verification failed") {
-        return SshError::BadKey { server, reason: "the program ssh does not accept it".to_owned() };
+    if has(&["Host key verification failed"]) {
+        return Some(SshError::BadKey { server, reason: "the program ssh does not accept it".to_owned() });
     }
-    fault(known, said)
+    let is_away = ["ssh: connect to host ", "ssh: Could not resolve hostname ", "kex_exchange_identification: "];
+    let is_away = is_away.iter().any(|words| line.starts_with(words)) || has(&["timed out during banner exchange"]);
+    is_away.then(|| fault(known, last_line(line.as_bytes()).unwrap_or_default()))
 }

@@ -1,18 +1,32 @@
 //! What SSH is spoken over: TCP, a stream through another server, the pipes of a command.
 
 use std::io;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::time::Sleep;
+
+/// A child that has closed its output ends within this time, or it has ended only this direction.
+const ENDS: Duration = Duration::from_secs(1);
 
 /// The input and output of a child process as one stream. Dropping it ends the child.
 pub(crate) struct Pipes {
     stdin: Option<ChildStdin>,
     stdout: ChildStdout,
-    _child: Child,
+    child: Child,
+    output: Output,
+}
+
+/// How far the child's output is.
+enum Output {
+    Flows,
+    /// No more comes; how the child ends says whether all of it has come.
+    Closed(Pin<Box<Sleep>>),
+    Ended,
 }
 
 impl Pipes {
@@ -21,15 +35,46 @@ impl Pipes {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stderr = child.stderr.take();
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => Ok((Self { stdin: Some(stdin), stdout, _child: child }, stderr)),
+            (Some(stdin), Some(stdout)) => Ok((Self { stdin: Some(stdin), stdout, child, output: Output::Flows }, stderr)),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
+    }
+
+    /// A child that was killed or failed has cut the stream: its end of file is none.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Output::Flows = self.output {
+            self.output = Output::Closed(Box::pin(tokio::time::sleep(ENDS)));
+        }
+        let Output::Closed(patience) = &mut self.output else { return Poll::Ready(Ok(())) };
+        let ended = match pin!(self.child.wait()).poll(cx) {
+            Poll::Ready(Ok(status)) if !status.success() => {
+                let reason = format!("the program that carries it ended with {status}");
+                Err(io::Error::new(io::ErrorKind::ConnectionReset, reason))
+            }
+            Poll::Ready(_) => Ok(()),
+            Poll::Pending => {
+                ready!(patience.as_mut().poll(cx));
+                Ok(())
+            }
+        };
+        // An error is told each time it is asked for.
+        if ended.is_ok() {
+            self.output = Output::Ended;
+        }
+        Poll::Ready(ended)
     }
 }
 
 impl AsyncRead for Pipes {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stdout).poll_read(cx, buf)
+        if let Output::Flows = self.output {
+            let before = buf.filled().len();
+            ready!(Pin::new(&mut self.stdout).poll_read(cx, buf))?;
+            if buf.filled().len() > before || buf.remaining() == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+        self.poll_end(cx)
     }
 }
 
@@ -55,5 +100,41 @@ impl AsyncWrite for Pipes {
         // Only closing it tells the child.
         self.stdin = None;
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    fn run(script: &str) -> Pipes {
+        Pipes::start(Command::new("/bin/sh").args(["-c", script])).unwrap().0
+    }
+
+    #[tokio::test]
+    async fn a_child_that_fails_cuts_its_stream() {
+        for script in ["printf part; exit 255", "printf part; kill -9 $$"] {
+            let (mut pipes, mut text) = (run(script), Vec::new());
+            let error = pipes.read_to_end(&mut text).await.unwrap_err();
+            assert_eq!((error.kind(), text.as_slice()), (io::ErrorKind::ConnectionReset, &b"part"[..]), "{script}");
+            assert!(pipes.read(&mut [0; 8]).await.is_err(), "{script}: it stays cut");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ends_well_ends_its_stream() {
+        let (mut pipes, mut text) = (run("printf all"), String::new());
+        pipes.read_to_string(&mut text).await.unwrap();
+        assert_eq!((text.as_str(), pipes.read(&mut [0; 8]).await.unwrap()), ("all", 0));
+    }
+
+    #[tokio::test]
+    async fn a_child_that_ends_one_direction_only_goes_on_with_the_other() {
+        let (mut pipes, mut text) = (run("exec 3>&1; printf first; exec 1>&- 3>&-; cat >/dev/null"), String::new());
+        pipes.read_to_string(&mut text).await.unwrap();
+        pipes.write_all(b"more").await.unwrap();
+        pipes.shutdown().await.unwrap();
+        assert!(pipes.child.wait().await.unwrap().success());
     }
 }

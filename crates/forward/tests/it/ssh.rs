@@ -5,5 +5,6 @@ mod bed;
 mod host_keys;
 mod jumps;
 mod logins;
+mod openssh;
 mod outages;
 mod streams;

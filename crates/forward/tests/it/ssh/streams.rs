@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forward::{Forward, ForwardError};
+use forward::Forward;
 use runtime::Connect as _;
 use runtime::connect::{ConnectError, Io};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::bed::SshBed;
 use crate::support::{DEADLINE, call, open, ready, rest, say, trip, within, within_of};
 
-const MIB: usize = 1024 * 1024;
+pub(super) const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forward_reaches_a_service_through_sshd() {
@@ -154,24 +154,6 @@ async fn a_server_that_forbids_forwarding_says_so_with_a_hint() {
     let error = within("it is refused", forward.connect()).await.unwrap_err();
     assert!(error.to_string().contains("forbids to forward there"), "{error}");
     assert!(error.hint().unwrap().contains("AllowTcpForwarding"), "{:?}", error.hint());
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn openssh_is_the_other_backend() {
-    let bed = SshBed::new().await;
-    let options = adit_core::target::SshOptions { backend: adit_core::target::SshBackend::OpenSsh, ..bed.options() };
-    let forward = bed.forward_with(options);
-    let report = ready(&forward).await;
-    assert_eq!(report.transport, Some("openssh"));
-    call(&forward).await;
-    within_of(DEADLINE * 2, "both ways", echo(&forward, 4 * MIB)).await;
-    let wrong = adit_core::target::SshOptions {
-        backend: adit_core::target::SshBackend::OpenSsh,
-        key: Some(bed.sshd.make_key("other", "ed25519", "")),
-        ..bed.options()
-    };
-    let error = within("it is refused", bed.forward_with(wrong).ready()).await.unwrap_err();
-    assert!(matches!(error, ForwardError::Ssh(forward::SshError::Refused { .. })), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
