@@ -2,7 +2,7 @@
 //! becomes the master of the others, so that there is one login.
 
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -87,15 +87,22 @@ fn ssh(known: &Known) -> Result<Command, SshError> {
         command.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
     }
     if let Some(file) = &options.known_hosts {
-        command.args(["-o", &format!("UserKnownHostsFile={}", file.display())]);
+        command.args(["-o", &format!("UserKnownHostsFile={}", quoted(file))]);
     }
     let sockets = sockets().map_err(|reason| fault(known, reason))?;
-    let path = format!("ControlPath={}/{}", sockets.display(), known.socket);
+    let path = format!("ControlPath={}", quoted(&sockets.join(&known.socket)));
     command.args(["-o", "ControlMaster=auto", "-o", &path, "-o", &format!("ControlPersist={PERSIST}")]);
     Ok(command)
 }
 
-/// A directory that only we can enter. A socket's name is short, so it is not below the home.
+/// A path as one word of a setting, whatever letters it has; `%` begins a token there.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
+}
+
+/// A directory that only we can enter, the same for all our processes. A socket's name is short, so it is not below the
+/// home.
 fn sockets() -> Result<PathBuf, String> {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     if let Some(path) = DIRECTORY.get() {
@@ -103,13 +110,31 @@ fn sockets() -> Result<PathBuf, String> {
     }
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|base| base.is_dir());
     let base = base.unwrap_or_else(std::env::temp_dir);
-    let path = base.join(format!("adit-ssh-{:08x}", rand::random::<u32>()));
-    // Made by us, or not used.
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&path)
-        .map_err(|error| format!("{}: {}", path.display(), crate::error::words(&error)))?;
+    let path = private(&base)?;
     Ok(DIRECTORY.get_or_init(|| path).clone())
+}
+
+fn private(base: &Path) -> Result<PathBuf, String> {
+    let make = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
+    let fault = |path: &Path, error: &std::io::Error| format!("{}: {}", path.display(), crate::error::words(error));
+    let path = base.join(format!("adit-ssh-{}", rustix::process::geteuid().as_raw()));
+    match make(&path) {
+        Ok(()) => return Ok(path),
+        Err(_) if is_ours(&path) => return Ok(path),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(fault(&path, &error)),
+        // Somebody else's, where everybody may make some: then a name that nobody can guess.
+        Err(_) => {}
+    }
+    let path = base.join(format!("adit-ssh-{:08x}", rand::random::<u32>()));
+    make(&path).map(|()| path.clone()).map_err(|error| fault(&path, &error))
+}
+
+fn is_ours(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|found| {
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0
+    })
 }
 
 fn fault(known: &Known, reason: String) -> SshError {
@@ -135,4 +160,30 @@ fn refusal(known: &Known, line: &str) -> Option<SshError> {
     let is_away = ["ssh: connect to host ", "ssh: Could not resolve hostname ", "kex_exchange_identification: "];
     let is_away = is_away.iter().any(|words| line.starts_with(words)) || has(&["timed out during banner exchange"]);
     is_away.then(|| fault(known, last_line(line.as_bytes()).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_our_processes_have_one_directory_and_it_is_ours() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let base = tempfile::tempdir().unwrap();
+        let path = private(base.path()).unwrap();
+        assert_eq!(private(base.path()).unwrap(), path);
+        // Others may enter it: not that one.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let other = private(base.path()).unwrap();
+        assert!(other != path && is_ours(&other));
+        // Nor one that a link leads to.
+        std::fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(private(base.path()).unwrap() != path);
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(quoted(Path::new("/a b/50%\"\\")), r#""/a b/50%%\"\\""#);
+    }
 }

@@ -84,3 +84,11 @@ async fn streams_do_not_log_in_again_and_again_where_openssh_is_refused() {
     }
     assert_eq!(bed.sshd.connections(), tries, "{}", bed.sshd.log());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_host_keys_with_a_blank_in_its_name_is_one_file() {
+    let bed = SshBed::new().await;
+    let file = bed.sshd.path("known 100% hosts");
+    std::fs::rename(bed.sshd.known_hosts(), &file).unwrap();
+    call(&bed.forward_with(SshOptions { known_hosts: Some(file), ..options(&bed) })).await;
+}
