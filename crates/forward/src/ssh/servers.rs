@@ -17,6 +17,7 @@ use super::settings::Known;
 pub struct SshServers {
     ask: Option<SshAsk>,
     limits: Limits,
+    /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
 }
 
@@ -35,21 +36,23 @@ impl SshServers {
         self.limits
     }
 
-    /// A server, by what was written; the same for all who write the same.
+    /// A server, by what was written; the same for all who write the same. How long is waited for it makes no other
+    /// login: the first one's times hold.
     pub(crate) fn bastion(self: &Arc<Self>, server: &SshServer) -> Arc<Bastion> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bastion) = known.get(server).and_then(Weak::upgrade) {
+        let login = login(server);
+        if let Some(bastion) = known.get(&login).and_then(Weak::upgrade) {
             return bastion;
         }
         known.retain(|_, bastion| bastion.strong_count() > 0);
         let bastion = Bastion::new(Arc::clone(self), server.clone(), Secrets::new(self.ask.clone()));
-        known.insert(server.clone(), Arc::downgrade(&bastion));
+        known.insert(login, Arc::downgrade(&bastion));
         bastion
     }
 
     /// A forward through the server is made, perhaps because its key is trusted now.
     pub(crate) fn look_again(&self, server: &SshServer) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(server).and_then(Weak::upgrade);
+        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade);
         if let Some(bastion) = known {
             bastion.look_again();
         }
@@ -87,6 +90,14 @@ impl SshServers {
     ) -> Result<Result<(), runtime::connect::ConnectError>, SshError> {
         super::bastion::test(self, scope, server, Secrets::new(self.ask.clone()), destination, notes).await
     }
+}
+
+/// A server without what makes no difference to who logs in where.
+fn login(server: &SshServer) -> SshServer {
+    let mut login = server.clone();
+    login.options.keepalive = None;
+    login.options.connect_timeout = None;
+    login
 }
 
 impl std::fmt::Debug for SshServers {

@@ -194,3 +194,18 @@ async fn waking_gives_up_a_login_under_way() {
     };
     assert!(opened.is_ok());
 }
+
+#[tokio::test]
+async fn times_make_no_other_login() {
+    let servers = SshServers::new(None);
+    let server = |options: SshOptions| SshServer::parse("me@bastion").unwrap().with(options);
+    let plain = servers.bastion(&server(SshOptions::default()));
+    let timed = SshOptions {
+        keepalive: Some(Duration::from_secs(5)),
+        connect_timeout: Some(Duration::from_secs(7)),
+        ..SshOptions::default()
+    };
+    assert!(Arc::ptr_eq(&plain, &servers.bastion(&server(timed))));
+    let keyed = SshOptions { key: Some("/k".into()), ..SshOptions::default() };
+    assert!(!Arc::ptr_eq(&plain, &servers.bastion(&server(keyed))));
+}
