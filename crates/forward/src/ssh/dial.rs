@@ -84,16 +84,15 @@ impl Dial<'_> {
 
     /// Connects as far as the server's key.
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
-        let refused = Arc::new(OnceLock::new());
         let shown = Arc::new(OnceLock::new());
-        let host_keys = Arc::new(HostKeys::read(known));
+        let host_keys = HostKeys::read(known);
         let transport = self.transport(known);
         let looking = async {
-            let client = Looker { host_keys: Arc::clone(&host_keys), shown: Arc::clone(&shown) };
+            let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
             client::connect_stream(config, transport.await?, client)
                 .await
-                .map_err(|error| protocol(known, &error, &refused))
+                .map_err(|error| protocol(known, &error))
         };
         let looked = tokio::time::timeout(known.connect_timeout, looking).await;
         match (shown.get(), looked) {
@@ -113,14 +112,18 @@ impl Dial<'_> {
         &self,
         known: &Known,
         shared: &Arc<LinkShared>,
-        refused: &Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+        refused: &Arc<OnceLock<SshError>>,
     ) -> Result<Handle<Client>, SshError> {
         let host_keys = Arc::new(HostKeys::read(known));
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
             let transport = self.transport(known).await?;
-            client::connect_stream(config, transport, client).await.map_err(|error| protocol(known, &error, refused))
+            let connected = client::connect_stream(config, transport, client).await;
+            connected.map_err(|error| match refused.get() {
+                Some(refusal) => refusal.clone(),
+                None => protocol(known, &error),
+            })
         };
         match tokio::time::timeout(known.connect_timeout, step).await {
             Ok(handle) => handle,
@@ -190,7 +193,6 @@ impl ShownKey {
 
 /// Takes the key and goes.
 struct Looker {
-    host_keys: Arc<HostKeys>,
     shown: Arc<OnceLock<PublicKeyOrCertificate>>,
 }
 
@@ -203,7 +205,6 @@ impl client::Handler for Looker {
             PublicKeyOrCertificate::Certificate(certificate) => certificate.clone().into(),
         };
         let _ = self.shown.set(shown);
-        let _ = &self.host_keys;
         Ok(false)
     }
 }
@@ -251,10 +252,7 @@ fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
     hop.clone().with(options)
 }
 
-fn protocol(known: &Known, error: &russh::Error, refused: &OnceLock<(SshError, PublicKeyOrCertificate)>) -> SshError {
-    if let Some((error, _)) = refused.get() {
-        return error.clone();
-    }
+fn protocol(known: &Known, error: &russh::Error) -> SshError {
     let server = known.server.to_string();
     match error {
         russh::Error::IO(error) => SshError::Unreachable { server, reason: crate::error::words(error) },

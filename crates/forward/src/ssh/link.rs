@@ -323,15 +323,15 @@ impl Drop for Opening {
 pub(crate) struct Client {
     host_keys: Arc<HostKeys>,
     shared: Arc<LinkShared>,
-    /// Why the server's key was refused, and the key.
-    refused: Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+    /// Why the server's key was refused.
+    refused: Arc<OnceLock<SshError>>,
 }
 
 impl Client {
     pub(crate) fn new(
         host_keys: Arc<HostKeys>,
         shared: Arc<LinkShared>,
-        refused: Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+        refused: Arc<OnceLock<SshError>>,
     ) -> Self {
         Self { host_keys, shared, refused }
     }
@@ -401,11 +401,7 @@ impl client::Handler for Client {
                 Ok(true)
             }
             Err(error) => {
-                let shown = match shown {
-                    PublicKeyOrCertificate::PublicKey { key, .. } => key.clone().into(),
-                    PublicKeyOrCertificate::Certificate(certificate) => certificate.clone().into(),
-                };
-                let _ = self.refused.set((error, shown));
+                let _ = self.refused.set(error);
                 Ok(false)
             }
         }
