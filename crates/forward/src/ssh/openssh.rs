@@ -70,7 +70,8 @@ pub(crate) fn open(
             }
         });
     }
-    Ok(Io::other(pipes))
+    let sockets = sockets().map_err(|reason| fault(known, reason))?;
+    Ok(Io::other(pipes.carried_by(sockets.join(&known.socket))))
 }
 
 fn ssh(known: &Known) -> Result<Command, SshError> {

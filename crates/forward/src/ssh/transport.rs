@@ -1,12 +1,15 @@
 //! What SSH is spoken over: TCP, a stream through another server, the pipes of a command.
 
 use std::io;
+use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::process::Stdio;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use runtime::connect::BoxFuture;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
+use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::Sleep;
 
@@ -19,6 +22,7 @@ pub(crate) struct Pipes {
     stdout: ChildStdout,
     child: Child,
     output: Output,
+    master: Option<PathBuf>,
 }
 
 /// How far the child's output is.
@@ -26,6 +30,9 @@ enum Output {
     Flows,
     /// No more comes; how the child ends says whether all of it has come.
     Closed(Pin<Box<Sleep>>),
+    /// The child has ended well; whether its master is there says the same of the stream.
+    Doubted(BoxFuture<'static, bool>),
+    Cut,
     Ended,
 }
 
@@ -35,34 +42,56 @@ impl Pipes {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stderr = child.stderr.take();
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => Ok((Self { stdin: Some(stdin), stdout, child, output: Output::Flows }, stderr)),
+            (Some(stdin), Some(stdout)) => Ok((Self { stdin: Some(stdin), stdout, child, output: Output::Flows, master: None }, stderr)),
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 
-    /// A child that was killed or failed has cut the stream: its end of file is none.
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if let Output::Flows = self.output {
-            self.output = Output::Closed(Box::pin(tokio::time::sleep(ENDS)));
-        }
-        let Output::Closed(patience) = &mut self.output else { return Poll::Ready(Ok(())) };
-        let ended = match pin!(self.child.wait()).poll(cx) {
-            Poll::Ready(Ok(status)) if !status.success() => {
-                let reason = format!("the program that carries it ended with {status}");
-                Err(io::Error::new(io::ErrorKind::ConnectionReset, reason))
-            }
-            Poll::Ready(_) => Ok(()),
-            Poll::Pending => {
-                ready!(patience.as_mut().poll(cx));
-                Ok(())
-            }
-        };
-        // An error is told each time it is asked for.
-        if ended.is_ok() {
-            self.output = Output::Ended;
-        }
-        Poll::Ready(ended)
+    /// The stream is carried by another process, which listens there and not always tells its child when it is cut off.
+    pub(crate) fn carried_by(mut self, master: PathBuf) -> Self {
+        self.master = Some(master);
+        self
     }
+
+    /// A child that was killed or failed has cut the stream: its end of file is none. Nor is one after which the process that
+    /// carried it is gone.
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let cut = |reason: String| Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, reason)));
+        loop {
+            match &mut self.output {
+                Output::Flows => self.output = Output::Closed(Box::pin(tokio::time::sleep(ENDS))),
+                Output::Closed(patience) => match pin!(self.child.wait()).poll(cx) {
+                    Poll::Ready(Ok(status)) if !status.success() => {
+                        return cut(format!("the program that carries it ended with {status}"));
+                    }
+                    Poll::Ready(_) => {
+                        self.output = match self.master.take() {
+                            Some(master) => Output::Doubted(Box::pin(answers(master))),
+                            None => Output::Ended,
+                        };
+                    }
+                    Poll::Pending => {
+                        ready!(patience.as_mut().poll(cx));
+                        self.output = Output::Ended;
+                    }
+                },
+                Output::Doubted(answers) => {
+                    self.output = if ready!(answers.as_mut().poll(cx)) { Output::Ended } else { Output::Cut };
+                }
+                Output::Cut => return cut("the connection that carried it is gone".to_owned()),
+                Output::Ended => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+/// Whether a master still does its work: it greets whoever connects. One that is about to end does not.
+async fn answers(master: PathBuf) -> bool {
+    let greeting = async {
+        let mut stream = UnixStream::connect(master).await?;
+        stream.read_u8().await
+    };
+    matches!(tokio::time::timeout(ENDS, greeting).await, Ok(Ok(_)))
 }
 
 impl AsyncRead for Pipes {
@@ -106,7 +135,7 @@ impl AsyncWrite for Pipes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::io::AsyncWriteExt as _;
 
     fn run(script: &str) -> Pipes {
         Pipes::start(Command::new("/bin/sh").args(["-c", script])).unwrap().0
@@ -136,5 +165,23 @@ mod tests {
         pipes.write_all(b"more").await.unwrap();
         pipes.shutdown().await.unwrap();
         assert!(pipes.child.wait().await.unwrap().success());
+    }
+
+    #[tokio::test]
+    async fn a_stream_whose_master_is_gone_is_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("master");
+        let listener = tokio::net::UnixListener::bind(&path).unwrap();
+        let mut pipes = run("printf all").carried_by(path.clone());
+        let mut text = String::new();
+        let greeting = async {
+            let (mut who, _) = listener.accept().await.unwrap();
+            who.write_all(b"hello").await.unwrap();
+        };
+        let (read, ()) = tokio::join!(pipes.read_to_string(&mut text), greeting);
+        assert_eq!((read.unwrap(), text.as_str()), (3, "all"));
+        drop(listener);
+        let error = run("printf all").carried_by(path).read_to_string(&mut text).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }
