@@ -374,12 +374,16 @@ proxyjump me@first:2200,second
     fn tokens_of_a_jump_are_put_in() {
         let text = "host alias\nproxyjump %r@%n-gate:2%p,%h\nuser me\nhostname h.example\nport 200";
         let settings = SshSettings::parse(text).unwrap();
-        assert_eq!(settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["me@alias-gate:2200", "h.example"]);
+        assert_eq!(
+            settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["me@alias-gate:2200", "h.example"]
+        );
     }
 
     #[test]
     fn none_is_no_file_of_host_keys() {
-        let settings = SshSettings::parse("user a\nhostname b\nuserknownhostsfile none\nglobalknownhostsfile none").unwrap();
+        let settings =
+            SshSettings::parse("user a\nhostname b\nuserknownhostsfile none\nglobalknownhostsfile none").unwrap();
         assert_eq!((settings.user_known_hosts, settings.global_known_hosts), (Vec::new(), Vec::new()));
     }
 

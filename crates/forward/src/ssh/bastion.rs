@@ -104,7 +104,14 @@ impl Bastion {
             failure: None,
             openssh: None,
         };
-        Arc::new(Self { servers, server, secrets, state: Mutex::new(state), changed: watch::Sender::new(0), woken: watch::Sender::new(0) })
+        Arc::new(Self {
+            servers,
+            server,
+            secrets,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            woken: watch::Sender::new(0),
+        })
     }
 
     /// A connection that takes a stream; logs in if there is none.

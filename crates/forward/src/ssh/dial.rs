@@ -90,9 +90,7 @@ impl Dial<'_> {
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
-            client::connect_stream(config, transport.await?, client)
-                .await
-                .map_err(|error| protocol(known, &error))
+            client::connect_stream(config, transport.await?, client).await.map_err(|error| protocol(known, &error))
         };
         let looked = tokio::time::timeout(known.connect_timeout, looking).await;
         match (shown.get(), looked) {

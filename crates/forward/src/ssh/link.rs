@@ -5,10 +5,10 @@
 //! new streams, long before anything is held up; and a stream that holds up the others for long is ended.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::pin::pin;
 use std::time::Duration;
 
 use runtime::Scope;
@@ -40,7 +40,12 @@ pub(crate) struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { unread: 32 * 1024 * 1024, pieces: 48 * 1024, stuck: Duration::from_secs(30), renew: Duration::from_secs(60) }
+        Self {
+            unread: 32 * 1024 * 1024,
+            pieces: 48 * 1024,
+            stuck: Duration::from_secs(30),
+            renew: Duration::from_secs(60),
+        }
     }
 }
 
@@ -328,11 +333,7 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(
-        host_keys: Arc<HostKeys>,
-        shared: Arc<LinkShared>,
-        refused: Arc<OnceLock<SshError>>,
-    ) -> Self {
+    pub(crate) fn new(host_keys: Arc<HostKeys>, shared: Arc<LinkShared>, refused: Arc<OnceLock<SshError>>) -> Self {
         Self { host_keys, shared, refused }
     }
 

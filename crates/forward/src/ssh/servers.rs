@@ -52,7 +52,8 @@ impl SshServers {
 
     /// A forward through the server is made, perhaps because its key is trusted now.
     pub(crate) fn look_again(&self, server: &SshServer) {
-        let known = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade);
+        let known =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade);
         if let Some(bastion) = known {
             bastion.look_again();
         }

@@ -182,7 +182,8 @@ async fn waking_gives_up_a_login_under_way() {
     let mut server = bed.server();
     server.port = std::num::NonZeroU16::new(front.local_addr().unwrap().port());
     let config = bed.sshd.path("ssh_config");
-    std::fs::write(&config, format!("Host *\n  IdentityAgent none\n  HostKeyAlias {}\n", bed.sshd.known_name())).unwrap();
+    std::fs::write(&config, format!("Host *\n  IdentityAgent none\n  HostKeyAlias {}\n", bed.sshd.known_name()))
+        .unwrap();
     server.options.connect_timeout = Some(DEADLINE * 8);
     let bastion = bed.servers.bastion(&server);
     let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), DEADLINE * 8);

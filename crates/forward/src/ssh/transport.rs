@@ -42,7 +42,9 @@ impl Pipes {
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true).spawn()?;
         let stderr = child.stderr.take();
         match (child.stdin.take(), child.stdout.take()) {
-            (Some(stdin), Some(stdout)) => Ok((Self { stdin: Some(stdin), stdout, child, output: Output::Flows, master: None }, stderr)),
+            (Some(stdin), Some(stdout)) => {
+                Ok((Self { stdin: Some(stdin), stdout, child, output: Output::Flows, master: None }, stderr))
+            }
             _ => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }

@@ -145,7 +145,7 @@ async fn at_rest_nothing_is_known_of_a_target_without_pods_either() {
     let clusters = forward::Clusters::new(forward::KubeSettings::default());
     let settings = ForwardSettings {
         start: Start::OnDemand,
-        idle_timeout: Some(Duration::from_millis(500)),
+        idle_timeout: Some(Duration::from_millis(1500)),
         ..ForwardSettings::default()
     };
     let options = ForwardOptions { settings, ..probed("type: tcp, interval: 20ms") };
