@@ -118,7 +118,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn who_asks_again_while_a_person_thinks_gets_the_same_answer() {
         let asked = Arc::new(AtomicUsize::new(0));
-        let (says, person) = mpsc::channel();
+        let (says, person) = mpsc::sync_channel(1);
         let (count, person) = (Arc::clone(&asked), Mutex::new(person));
         let ask: SshAsk = Arc::new(move |_, _| {
             count.fetch_add(1, Ordering::SeqCst);

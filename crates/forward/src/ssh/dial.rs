@@ -92,7 +92,7 @@ impl Dial<'_> {
             let config = Arc::new(config(known, &host_keys));
             client::connect_stream(config, transport.await?, client).await.map_err(|error| protocol(known, &error))
         };
-        let looked = tokio::time::timeout(known.connect_timeout, looking).await;
+        let looked = tokio::time::timeout(known.connect_timeout, Box::pin(looking)).await;
         match (shown.get(), looked) {
             (Some(key), _) => {
                 let key: &PublicKeyOrCertificate = key;
