@@ -1,7 +1,7 @@
 //! The routes of one configuration. A reload makes the next table, which takes over what stays as it is.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use adit_core::config::gateway::{BasicAuth as BasicAuthConfig, GatewayTls, PasswordSource, UpstreamScheme as Scheme};
@@ -9,9 +9,9 @@ use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::config::{GatewayConfig, RouteConfig};
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::route::{PathPrefix, RouteConflict, RouteTable};
-use adit_core::secret::Secret;
 use adit_core::target::Target;
 use forward::{Clusters, Forward, ForwardSet};
+use runtime::password::read_password;
 use runtime::scope::Scope;
 use runtime::tls::ServerTrust;
 use sha2::{Digest as _, Sha256};
