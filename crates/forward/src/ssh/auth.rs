@@ -279,6 +279,7 @@ impl Login<'_> {
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;
         let mut said_password = false;
+        let mut missing = "no answer".to_owned();
         for _ in 0..ROUNDS_MAX {
             let prompts = match answer {
                 Some(Ok(KeyboardInteractiveAuthResponse::Success)) => {
@@ -289,7 +290,7 @@ impl Login<'_> {
                     self.tried.push(if said_password {
                         "keyboard-interactive".to_owned()
                     } else {
-                        "not keyboard-interactive (no answer)".to_owned()
+                        format!("not keyboard-interactive ({missing})")
                     });
                     return Ok(Some(Outcome::Next(remaining_methods)));
                 }
@@ -299,9 +300,12 @@ impl Login<'_> {
             };
             let mut responses = Vec::new();
             for prompt in &prompts {
-                let secret = self.answer(&prompt.prompt, prompt.echo).await;
-                said_password |= secret.is_some();
-                responses.push(secret.unwrap_or_default());
+                let said = self.answer(&prompt.prompt, prompt.echo).await;
+                said_password |= said.is_ok();
+                responses.push(said.unwrap_or_else(|reason| {
+                    missing = reason;
+                    String::new()
+                }));
             }
             let respond = self.handle.authenticate_keyboard_interactive_respond(responses);
             answer = bounded(self.timeout, respond).await;
@@ -310,15 +314,15 @@ impl Login<'_> {
     }
 
     /// A question for the password has the same sources as the method has; others are for a person.
-    async fn answer(&self, prompt: &str, visible: bool) -> Option<String> {
+    async fn answer(&self, prompt: &str, visible: bool) -> Result<String, String> {
         let known = self.known;
         let question = format!("{}@{}: {}", known.settings.user, known.server.host, printable(prompt));
         let is_password = !visible && prompt.to_ascii_lowercase().contains("password");
         let secret = if is_password {
             let file = known.server.options.password_file.as_deref();
-            self.secrets.password(self.scope, file, &password_question(known)).await.ok()
+            self.secrets.password(self.scope, file, &password_question(known)).await
         } else {
-            self.secrets.answer(self.scope, &question, visible).await
+            self.secrets.answer(self.scope, &question, visible).await.ok_or_else(|| "no answer".to_owned())
         };
         if !is_password {
             // A one-time code is of no use twice.

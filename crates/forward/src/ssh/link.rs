@@ -462,3 +462,21 @@ impl Drop for Client {
         self.shared.end("the ssh connection is gone");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_read_before_they_are_counted_do_not_stay_in_the_count() {
+        let (flow, limits) = (Flow::default(), Limits { unread: 100, ..Limits::default() });
+        for _ in 0..1000 {
+            flow.taken(64);
+            flow.arrived(64);
+        }
+        assert_eq!(flow.unread.load(Ordering::Relaxed), 0);
+        assert!(!flow.is_full(&limits));
+        flow.arrived(100);
+        assert!(flow.is_full(&limits));
+    }
+}

@@ -225,3 +225,17 @@ async fn a_one_time_code_is_asked_for_each_time() {
     house.login(&bastion).await.unwrap();
     assert_eq!((house.said().len(), house.asked()), (4, 2));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_why_a_file_is_not_used_is_said_whatever_the_server_asks_for() {
+    use std::os::unix::fs::PermissionsExt as _;
+    for method in BOTH {
+        let house = House::new(Door::new(method), &[]).await;
+        let bastion = house.bastion(Some(RIGHT));
+        let file = house.dir.path().join("password");
+        std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = house.login(&bastion).await.unwrap_err();
+        assert!(error.to_string().contains("password: others may read it (mode 644)"), "{error}");
+        assert!(!house.said().contains(&RIGHT.to_owned()));
+    }
+}
