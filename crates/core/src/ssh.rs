@@ -3,5 +3,5 @@
 mod known_hosts;
 mod settings;
 
-pub use known_hosts::{Hashed, HostKey, KnownHosts, Place, Verdict, host_name};
+pub use known_hosts::{Hashed, HostKey, KnownHosts, Place, Verdict, host_name, key_list};
 pub use settings::{SettingsError, SshSettings, StrictHostKeys, expand};

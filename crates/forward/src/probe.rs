@@ -9,7 +9,6 @@
 //! | `scram` | the login that sends no password |
 //! | `exec` | a program that decides |
 
-use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,6 +17,7 @@ use adit_core::config::gateway::PasswordSource;
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::secret::Secret;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TlsConnect};
+use runtime::password::read_password;
 use runtime::tls::{ServerTrust, TlsError};
 use tokio::io::AsyncReadExt as _;
 
@@ -32,9 +32,6 @@ mod scram;
 mod wire;
 
 use wire::{Head, Noted, Wire};
-
-/// The longest first line of a password's file.
-const PASSWORD_FILE_MAX: u64 = 64 * 1024;
 
 /// Through a cluster a stream opens before the service takes it: one that is refused ends within this time.
 const STAYS: Duration = Duration::from_millis(500);
@@ -152,7 +149,7 @@ pub enum ProbeError {
 pub enum Blame {
     /// The way to the target, or a target that says nothing: another connection may help.
     Path,
-    /// A target that answers: only another target may help.
+    /// A target that answers, if only with a refusal: only another target may help.
     Target,
     /// The probe's own settings: nothing that is restarted helps.
     Probe,
@@ -163,6 +160,8 @@ impl ProbeError {
     #[must_use]
     pub const fn blame(&self) -> Blame {
         match self {
+            // Somebody said no, in the target's place: the way there is well.
+            Self::Connect { source: ConnectError::Refused { .. } } => Blame::Target,
             Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Command { .. } => Blame::Path,
             Self::Tls { .. } | Self::Protocol { .. } | Self::Malformed { .. } | Self::Refused { .. } => Blame::Target,
             Self::Setup { .. } => Blame::Probe,
@@ -309,22 +308,5 @@ fn password(login: &Credentials) -> Result<Option<Secret<String>>, ProbeError> {
         Some(PasswordSource::File(path)) => read_password(path)
             .map(Some)
             .map_err(|reason| ProbeError::Setup { reason: format!("the password file {}: {reason}", path.display()) }),
-    }
-}
-
-/// The first line of a file that nobody else may read.
-fn read_password(path: &Path) -> Result<Secret<String>, String> {
-    use std::io::Read as _;
-    use std::os::unix::fs::MetadataExt as _;
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
-    let mode = file.metadata().map_err(|error| error.to_string())?.mode();
-    if mode & 0o077 != 0 {
-        return Err(format!("others may read it (mode {:03o})", mode & 0o777));
-    }
-    let mut text = String::new();
-    file.take(PASSWORD_FILE_MAX).read_to_string(&mut text).map_err(|error| error.to_string())?;
-    match text.lines().next() {
-        None | Some("") => Err("its first line is empty".to_owned()),
-        Some(password) => Ok(Secret::new(password.to_owned())),
     }
 }

@@ -176,7 +176,7 @@ impl Session {
         match self {
             Self::Kube(session) => session.renew(),
             Self::Jump(session) => session.renew(),
-            Self::Ssh(session) => session.wake(),
+            Self::Ssh(session) => session.renew(),
             Self::Direct { .. } => {}
         }
     }

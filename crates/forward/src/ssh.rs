@@ -28,3 +28,6 @@ mod openssh;
 mod settings;
 mod stream;
 mod transport;
+
+#[cfg(test)]
+mod tests;

@@ -121,6 +121,9 @@ impl Forward {
     #[must_use]
     pub fn new(scope: &Scope, clusters: &Arc<Clusters>, name: &str, target: Target, options: ForwardOptions) -> Self {
         let machine = adit_core::forward::Forward::new(options.settings, Instant::now());
+        if let Target::Ssh(target) = &target {
+            clusters.ssh().look_again(&target.server);
+        }
         let report = ForwardReport {
             name: name.to_owned(),
             target: target.to_string(),

@@ -1,7 +1,7 @@
 //! The routes of one configuration. A reload makes the next table, which takes over what stays as it is.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use adit_core::config::gateway::{BasicAuth as BasicAuthConfig, GatewayTls, PasswordSource, UpstreamScheme as Scheme};
@@ -9,9 +9,9 @@ use adit_core::config::kubernetes::ProtectPattern;
 use adit_core::config::{GatewayConfig, RouteConfig};
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::route::{PathPrefix, RouteConflict, RouteTable};
-use adit_core::secret::Secret;
 use adit_core::target::Target;
 use forward::{Clusters, Forward, ForwardSet};
+use runtime::password::read_password;
 use runtime::scope::Scope;
 use runtime::tls::ServerTrust;
 use sha2::{Digest as _, Sha256};
@@ -309,22 +309,4 @@ fn files_seen(config: &RouteConfig) -> FilesSeen {
         _ => None,
     };
     [config.tls.ca.as_ref(), password].map(|path| std::fs::read(path?).ok().map(|bytes| Sha256::digest(bytes).into()))
-}
-
-/// A password from a file that only its owner may read (S6).
-///
-/// # Errors
-/// Why it cannot be used, in words that follow the file's name.
-pub fn read_password(path: &Path) -> Result<Secret<String>, String> {
-    use std::os::unix::fs::MetadataExt as _;
-    let mode = std::fs::metadata(path).map_err(|error| error.to_string())?.mode();
-    if mode & 0o077 != 0 {
-        return Err(format!("others may read it (mode {:03o})", mode & 0o777));
-    }
-    let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
-    let password = text.lines().next().unwrap_or_default();
-    if password.is_empty() {
-        return Err("its first line is empty".to_owned());
-    }
-    Ok(Secret::new(password.to_owned()))
 }

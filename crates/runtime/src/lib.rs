@@ -10,6 +10,7 @@ pub mod lines;
 pub mod listener;
 pub mod network;
 pub mod page;
+pub mod password;
 pub mod peer;
 pub mod pipe;
 pub mod readiness;

@@ -41,8 +41,20 @@ pub enum Verdict {
     Unknown,
     /// The host has another key there: somebody may be in between.
     Changed(Place),
-    /// The key must not be used any more, by any host.
+    /// The key must not be used any more by the host.
     Revoked(Place),
+}
+
+/// The keys of a list, one a line, as `RevokedHostKeys` and `authorized_keys` have them, without options. Lines that are
+/// none are passed over.
+#[must_use]
+pub fn key_list(text: &str) -> Vec<HostKey> {
+    let key = |line: &str| {
+        let mut words = line.split_ascii_whitespace();
+        let kind = words.next().filter(|word| !word.starts_with('#'))?;
+        Some(HostKey { kind: kind.to_owned(), blob: words.next()?.to_owned() })
+    };
+    text.lines().filter_map(key).collect()
 }
 
 /// The entries of some files, in order.
@@ -76,7 +88,7 @@ impl KnownHosts {
     /// What is known of this key of a host. `name` is what [`host_name`] gives, or an alias.
     #[must_use]
     pub fn verdict(&self, name: &str, key: &HostKey, hashed: Hashed<'_>) -> Verdict {
-        if let Some(place) = self.revoked(key) {
+        if let Some(place) = self.revoked(name, key, hashed) {
             return Verdict::Revoked(place);
         }
         let mut other = None;
@@ -90,10 +102,10 @@ impl KnownHosts {
         other.map_or(Verdict::Unknown, Verdict::Changed)
     }
 
-    /// Where the key is revoked.
+    /// Where the key is revoked for the host.
     #[must_use]
-    pub fn revoked(&self, key: &HostKey) -> Option<Place> {
-        let found = self.entries.iter().find(|entry| entry.marker == Marker::Revoked && entry.key == *key);
+    pub fn revoked(&self, name: &str, key: &HostKey, hashed: Hashed<'_>) -> Option<Place> {
+        let found = self.of(name, Marker::Revoked, hashed).into_iter().find(|entry| entry.key == *key);
         found.map(|entry| entry.place.clone())
     }
 
@@ -232,8 +244,19 @@ broken ssh-ed25519
     }
 
     #[test]
-    fn a_revoked_key_is_refused_for_every_host() {
+    fn a_revoked_key_is_refused_for_the_hosts_of_its_line() {
         assert!(matches!(verdict("other", "AAAAstolen"), Verdict::Revoked(Place { line: 8, .. })));
+        let mut known = KnownHosts::default();
+        known.read("f", "@revoked other.example ssh-rsa AAAA\nmine.example ssh-rsa AAAA\n");
+        let verdict = |name: &str| known.verdict(name, &key("ssh-rsa", "AAAA"), &hashed);
+        assert!(matches!(verdict("other.example"), Verdict::Revoked(Place { line: 1, .. })));
+        assert_eq!(verdict("mine.example"), Verdict::Known);
+    }
+
+    #[test]
+    fn a_list_of_keys_is_read() {
+        let keys = key_list("# stolen\n\nssh-ed25519 AAAAa me@here\n  ssh-rsa AAAAb\nbroken\n");
+        assert_eq!(keys, [key("ssh-ed25519", "AAAAa"), key("ssh-rsa", "AAAAb")]);
     }
 
     #[test]

@@ -55,6 +55,8 @@ pub struct SshSettings {
     pub user_known_hosts: Vec<String>,
     /// The machine's host keys.
     pub global_known_hosts: Vec<String>,
+    /// Files with keys that no server may show.
+    pub revoked: Vec<String>,
     /// How host keys are checked.
     pub strict: StrictHostKeys,
     /// Whether names are hashed when they are written down.
@@ -93,6 +95,7 @@ impl SshSettings {
             proxy_command: None,
             user_known_hosts: vec!["~/.ssh/known_hosts".to_owned(), "~/.ssh/known_hosts2".to_owned()],
             global_known_hosts: vec!["/etc/ssh/ssh_known_hosts".to_owned(), "/etc/ssh/ssh_known_hosts2".to_owned()],
+            revoked: Vec::new(),
             strict: StrictHostKeys::Ask,
             hash_known_hosts: false,
             alive_interval: ALIVE_INTERVAL,
@@ -111,31 +114,35 @@ impl SshSettings {
     /// When a value that we need is none.
     pub fn parse(text: &str) -> Result<Self, SettingsError> {
         let mut settings = Self::new("", "", 22);
+        let (mut alias, mut jump) = ("", "");
         settings.identities.clear();
         settings.user_known_hosts.clear();
         settings.global_known_hosts.clear();
         for line in text.lines() {
             let (key, value) = line.split_once(' ').unwrap_or((line, ""));
-            settings.set(key, value.trim()).map_err(|reason| SettingsError {
-                key: key.to_owned(),
-                value: value.to_owned(),
-                reason,
-            })?;
+            let value = value.trim();
+            match key {
+                "host" => alias = value,
+                "proxyjump" => jump = value,
+                _ => settings.set(key, value).map_err(|reason| fault(key, value, reason))?,
+            }
         }
         if settings.host.is_empty() || settings.user.is_empty() {
             let key = if settings.host.is_empty() { "hostname" } else { "user" };
-            return Err(SettingsError {
-                key: key.to_owned(),
-                value: String::new(),
-                reason: "it is missing".to_owned(),
-            });
+            return Err(fault(key, "", "it is missing".to_owned()));
         }
+        // Printed as it is written: its tokens are those of the other lines.
+        let expanded = expand_text(jump, &settings, alias, None, "");
+        settings.jumps = jumps(&expanded).map_err(|error| fault("proxyjump", jump, error.to_string()))?;
         Ok(settings)
     }
 
     fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let some = || (value != NONE && !value.is_empty()).then(|| value.to_owned());
-        let several = || value.split_ascii_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        let several = || match value {
+            NONE => Vec::new(),
+            value => value.split_ascii_whitespace().map(str::to_owned).collect(),
+        };
         let is_on = value == "yes" || value == "true";
         match key {
             "user" => value.clone_into(&mut self.user),
@@ -147,9 +154,9 @@ impl SshSettings {
             "identitiesonly" => self.identities_only = is_on,
             "identityagent" => self.agent = Some(value.to_owned()),
             "pkcs11provider" => self.pkcs11 = some(),
-            "proxyjump" => self.jumps = jumps(value).map_err(|error| error.to_string())?,
             "proxycommand" => self.proxy_command = some(),
             "userknownhostsfile" => self.user_known_hosts = several(),
+            "revokedhostkeys" => self.revoked.extend(several()),
             "globalknownhostsfile" => self.global_known_hosts = several(),
             "stricthostkeychecking" => self.strict = strict(value)?,
             "hashknownhosts" => self.hash_known_hosts = is_on,
@@ -186,6 +193,13 @@ impl SshSettings {
     #[must_use]
     pub fn known_name(&self) -> String {
         self.host_key_alias.clone().unwrap_or_else(|| super::host_name(&self.host, self.port))
+    }
+
+    /// The name without a port, under which a key serves every port, as with OpenSSH; `None` when that is the name anyway.
+    #[must_use]
+    pub fn bare_name(&self) -> Option<String> {
+        let has_port = self.host_key_alias.is_none() && self.port != 22;
+        has_port.then(|| super::host_name(&self.host, 22))
     }
 
     /// What these settings need that only OpenSSH itself can do.
@@ -265,6 +279,10 @@ pub(crate) fn expand_text(
     out
 }
 
+fn fault(key: &str, value: &str, reason: String) -> SettingsError {
+    SettingsError { key: key.to_owned(), value: value.to_owned(), reason }
+}
+
 fn jumps(value: &str) -> Result<Vec<SshServer>, SshTargetError> {
     if value == NONE || value.is_empty() {
         return Ok(Vec::new());
@@ -306,6 +324,7 @@ identityfile ~/.ssh/id_ed25519
 identityfile /keys/%h-%r
 globalknownhostsfile /etc/ssh/ssh_known_hosts /etc/ssh/ssh_known_hosts2
 userknownhostsfile /home/me/.ssh/known_hosts
+revokedhostkeys /etc/ssh/revoked
 connecttimeout 7
 proxyjump me@first:2200,second
 ";
@@ -319,6 +338,7 @@ proxyjump me@first:2200,second
         );
         assert_eq!(settings.identities, ["~/.ssh/id_ed25519", "/keys/%h-%r"]);
         assert_eq!(settings.strict, StrictHostKeys::AcceptNew);
+        assert_eq!(settings.revoked, ["/etc/ssh/revoked"]);
         assert_eq!((settings.alive_interval, settings.alive_count), (Duration::from_secs(5), 2));
         assert_eq!(settings.connect_timeout, Some(Duration::from_secs(7)));
         assert_eq!(settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(), ["me@first:2200", "second"]);
@@ -348,6 +368,23 @@ proxyjump me@first:2200,second
         assert_eq!(with("preferredauthentications gssapi-with-mic").only_openssh(), Some("GSSAPI"));
         assert_eq!(with("preferredauthentications gssapi-with-mic,publickey").only_openssh(), None);
         assert!(!with("preferredauthentications password").allows("publickey"));
+    }
+
+    #[test]
+    fn tokens_of_a_jump_are_put_in() {
+        let text = "host alias\nproxyjump %r@%n-gate:2%p,%h\nuser me\nhostname h.example\nport 200";
+        let settings = SshSettings::parse(text).unwrap();
+        assert_eq!(
+            settings.jumps.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            ["me@alias-gate:2200", "h.example"]
+        );
+    }
+
+    #[test]
+    fn none_is_no_file_of_host_keys() {
+        let settings =
+            SshSettings::parse("user a\nhostname b\nuserknownhostsfile none\nglobalknownhostsfile none").unwrap();
+        assert_eq!((settings.user_known_hosts, settings.global_known_hosts), (Vec::new(), Vec::new()));
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::secret::Secret;
 use runtime::Scope;
+use runtime::password::read_password;
 
 /// The environment's password.
 const PASSWORD: &str = "ADIT_SSH_PASSWORD";
@@ -21,41 +22,59 @@ pub type SshAsk = Arc<dyn Fn(&str, bool) -> Option<Secret<String>> + Send + Sync
 #[derive(Default)]
 pub(crate) struct Secrets {
     ask: Option<SshAsk>,
-    known: Mutex<HashMap<String, Secret<String>>>,
+    known: Arc<Mutex<HashMap<String, Secret<String>>>>,
+    /// Held while a person is asked: a login that was given up meanwhile still waits for the answer, which the next one takes.
+    asking: Arc<Mutex<()>>,
 }
 
 impl Secrets {
     pub(crate) fn new(ask: Option<SshAsk>) -> Self {
-        Self { ask, known: Mutex::default() }
+        Self { ask, known: Arc::default(), asking: Arc::default() }
     }
 
     /// A password: of the file, of the environment, or asked for.
-    pub(crate) async fn password(&self, scope: &Scope, file: Option<&Path>, question: &str) -> Option<Secret<String>> {
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) async fn password(
+        &self,
+        scope: &Scope,
+        file: Option<&Path>,
+        question: &str,
+    ) -> Result<Secret<String>, String> {
         self.find(scope, file, PASSWORD, question).await
     }
 
     /// A key's passphrase: of the file, of the environment, or asked for.
+    ///
+    /// # Errors
+    /// Why there is none.
     pub(crate) async fn passphrase(
         &self,
         scope: &Scope,
         file: Option<&Path>,
         question: &str,
-    ) -> Option<Secret<String>> {
+    ) -> Result<Secret<String>, String> {
         self.find(scope, file, PASSPHRASE, question).await
     }
 
-    async fn find(&self, scope: &Scope, file: Option<&Path>, variable: &str, question: &str) -> Option<Secret<String>> {
+    async fn find(
+        &self,
+        scope: &Scope,
+        file: Option<&Path>,
+        variable: &str,
+        question: &str,
+    ) -> Result<Secret<String>, String> {
         if let Some(file) = file {
-            let read = std::fs::read_to_string(file);
-            if let Err(error) = &read {
-                tracing::warn!(file = %file.display(), %error, "a secret cannot be read");
-            }
-            return read.ok().map(|text| Secret::new(text.trim_end_matches(['\r', '\n']).to_owned()));
+            let path = file.to_owned();
+            let read = scope.spawn_blocking("read a password", move || read_password(&path)).await;
+            let read = read.unwrap_or_else(|lost| Err(lost.to_string()));
+            return read.map_err(|reason| format!("{}: {reason}", file.display()));
         }
         if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
-            return Some(Secret::new(value));
+            return Ok(Secret::new(value));
         }
-        self.answer(scope, question, false).await
+        self.answer(scope, question, false).await.ok_or_else(|| "none given".to_owned())
     }
 
     /// A person's answer.
@@ -65,10 +84,18 @@ impl Secrets {
             return known;
         }
         let ask = Arc::clone(self.ask.as_ref()?);
-        let text = question.to_owned();
-        let answer = scope.spawn_blocking("ask", move || ask(&text, visible)).await.ok()??;
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).insert(question.to_owned(), answer.clone());
-        Some(answer)
+        let (known, asking, question) = (Arc::clone(&self.known), Arc::clone(&self.asking), question.to_owned());
+        let person = move || {
+            let _turn = asking.lock().unwrap_or_else(PoisonError::into_inner);
+            let said = known.lock().unwrap_or_else(PoisonError::into_inner).get(&question).cloned();
+            if said.is_some() {
+                return said;
+            }
+            let answer = ask(&question, visible)?;
+            known.lock().unwrap_or_else(PoisonError::into_inner).insert(question, answer.clone());
+            Some(answer)
+        };
+        scope.spawn_blocking("ask", person).await.ok()?
     }
 
     /// Whether a person said it, who may have mistyped.
@@ -79,5 +106,37 @@ impl Secrets {
     /// Forgets what was said: it was wrong.
     pub(crate) fn forget(&self, question: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(question);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::mpsc;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn who_asks_again_while_a_person_thinks_gets_the_same_answer() {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let (says, person) = mpsc::sync_channel(1);
+        let (count, person) = (Arc::clone(&asked), Mutex::new(person));
+        let ask: SshAsk = Arc::new(move |_, _| {
+            count.fetch_add(1, Ordering::SeqCst);
+            person.lock().unwrap().recv().ok().map(Secret::new)
+        });
+        let (secrets, scope) = (Secrets::new(Some(ask)), Scope::root());
+        // One that is given up: the question stays on the terminal.
+        {
+            let given_up = secrets.answer(&scope, "Password: ", false);
+            tokio::pin!(given_up);
+            while asked.load(Ordering::SeqCst) == 0 {
+                let soon = tokio::time::timeout(std::time::Duration::from_millis(5), &mut given_up).await;
+                assert!(soon.is_err());
+            }
+        }
+        let again = secrets.answer(&scope, "Password: ", false);
+        says.send("open".to_owned()).unwrap();
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(10), again).await.unwrap();
+        assert_eq!((answer.map(Secret::into_exposed), asked.load(Ordering::SeqCst)), (Some("open".to_owned()), 1));
     }
 }

@@ -41,6 +41,8 @@ pub(crate) struct Login<'a> {
     pub(crate) secrets: &'a Secrets,
     pub(crate) scope: &'a Scope,
     pub(crate) timeout: Duration,
+    /// The server may be another one: no secret is told to it, as OpenSSH has it. A signature is none.
+    pub(crate) only_keys: bool,
     pub(crate) tried: Vec<String>,
 }
 
@@ -83,7 +85,9 @@ impl Login<'_> {
         let mut order: Vec<&'static str> = ours.to_vec();
         order.sort_by_key(|method| settings.preferred.iter().position(|preferred| preferred == method));
         let is_allowed = |method: &&str| allowed.iter().any(|kind| <&str>::from(kind) == *method);
-        order.into_iter().find(|method| !done.contains(method) && settings.allows(method) && is_allowed(method))
+        let is_safe = |method: &&str| !self.only_keys || *method == "publickey";
+        let fits = |method: &&str| settings.allows(method) && is_allowed(method) && is_safe(method);
+        order.into_iter().find(|method| !done.contains(method) && fits(method))
     }
 
     async fn within<T>(&self, step: impl Future<Output = Result<T, russh::Error>>) -> Result<T, SshError> {
@@ -110,7 +114,9 @@ impl Login<'_> {
         if let Some((mut agent, identities)) = self.agent().await {
             for identity in in_order(identities, &configured, self.known.settings.identities_only) {
                 let outcome = self.agent_key(&mut agent, &identity, rsa).await?;
-                offered.push(identity.public_key().into_owned());
+                if let AgentIdentity::PublicKey { key, .. } = &identity {
+                    offered.push(key.clone());
+                }
                 match outcome {
                     Some(Outcome::Next(next)) if self.goes_on(&next) => last = Some(Outcome::Next(next)),
                     Some(outcome) => return Ok(Some(outcome)),
@@ -119,7 +125,9 @@ impl Login<'_> {
             }
         }
         for path in self.known.identities.clone() {
-            if keys::public(&path).is_some_and(|key| offered.contains(&key)) {
+            // Without their comments, which the agent may have otherwise than the file.
+            let is_offered = |key: PublicKey| offered.iter().any(|offered| offered.key_data() == key.key_data());
+            if keys::public(&path).is_some_and(is_offered) {
                 continue;
             }
             let Some(key) = self.file_key(&path).await else { continue };
@@ -192,9 +200,9 @@ impl Login<'_> {
 
     /// The key of a file, unlocked.
     async fn file_key(&mut self, path: &Path) -> Option<PrivateKey> {
-        let (text, reason) = match keys::read(path)? {
+        let text = match keys::read(path)? {
             FileKey::Ready(key) => return Some(*key),
-            FileKey::Locked(text) => (text, "no passphrase"),
+            FileKey::Locked(text) => text,
             FileKey::Unusable(reason) => {
                 self.tried.push(format!("not {} ({reason})", path.display()));
                 return None;
@@ -202,13 +210,19 @@ impl Login<'_> {
         };
         let question = format!("Passphrase of {}: ", path.display());
         let file = self.known.server.options.passphrase_file.as_deref();
-        let mut reason = reason;
+        let mut reason = String::new();
         for _ in 0..PROMPTS {
-            let Some(passphrase) = self.secrets.passphrase(self.scope, file, &question).await else { break };
+            let passphrase = match self.secrets.passphrase(self.scope, file, &question).await {
+                Ok(passphrase) => passphrase,
+                Err(missing) => {
+                    reason = format!("no passphrase: {missing}");
+                    break;
+                }
+            };
             if let Some(key) = keys::unlock(&text, passphrase.expose()) {
                 return Some(key);
             }
-            reason = "wrong passphrase";
+            "wrong passphrase".clone_into(&mut reason);
             if file.is_some() || !self.secrets.was_asked(&question) {
                 break;
             }
@@ -243,12 +257,29 @@ impl Login<'_> {
         self.outcome(result)
     }
 
-    /// Questions that the server asks; nearly always it is the one for the password.
+    /// Questions that the server asks. A person may mistype, and a password that is wrong is not said again.
     async fn interactive(&mut self) -> Result<Option<Outcome>, SshError> {
+        let question = password_question(self.known);
+        let mut outcome = None;
+        for _ in 0..PROMPTS {
+            outcome = self.questions().await?;
+            let Some(Outcome::Next(next)) = &outcome else { break };
+            let mistyped = self.secrets.was_asked(&question);
+            self.secrets.forget(&question);
+            if !mistyped || !next.contains(&MethodKind::KeyboardInteractive) {
+                break;
+            }
+        }
+        Ok(outcome)
+    }
+
+    /// One round of them; nearly always it is the one for the password.
+    async fn questions(&mut self) -> Result<Option<Outcome>, SshError> {
         let user = self.known.settings.user.clone();
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;
         let mut said_password = false;
+        let mut missing = "no answer".to_owned();
         for _ in 0..ROUNDS_MAX {
             let prompts = match answer {
                 Some(Ok(KeyboardInteractiveAuthResponse::Success)) => {
@@ -259,7 +290,7 @@ impl Login<'_> {
                     self.tried.push(if said_password {
                         "keyboard-interactive".to_owned()
                     } else {
-                        "not keyboard-interactive (no answer)".to_owned()
+                        format!("not keyboard-interactive ({missing})")
                     });
                     return Ok(Some(Outcome::Next(remaining_methods)));
                 }
@@ -269,9 +300,12 @@ impl Login<'_> {
             };
             let mut responses = Vec::new();
             for prompt in &prompts {
-                let secret = self.answer(&prompt.prompt, prompt.echo).await;
-                said_password |= secret.is_some();
-                responses.push(secret.unwrap_or_default());
+                let said = self.answer(&prompt.prompt, prompt.echo).await;
+                said_password |= said.is_ok();
+                responses.push(said.unwrap_or_else(|reason| {
+                    missing = reason;
+                    String::new()
+                }));
             }
             let respond = self.handle.authenticate_keyboard_interactive_respond(responses);
             answer = bounded(self.timeout, respond).await;
@@ -280,7 +314,7 @@ impl Login<'_> {
     }
 
     /// A question for the password has the same sources as the method has; others are for a person.
-    async fn answer(&self, prompt: &str, visible: bool) -> Option<String> {
+    async fn answer(&self, prompt: &str, visible: bool) -> Result<String, String> {
         let known = self.known;
         let question = format!("{}@{}: {}", known.settings.user, known.server.host, printable(prompt));
         let is_password = !visible && prompt.to_ascii_lowercase().contains("password");
@@ -288,7 +322,7 @@ impl Login<'_> {
             let file = known.server.options.password_file.as_deref();
             self.secrets.password(self.scope, file, &password_question(known)).await
         } else {
-            self.secrets.answer(self.scope, &question, visible).await
+            self.secrets.answer(self.scope, &question, visible).await.ok_or_else(|| "no answer".to_owned())
         };
         if !is_password {
             // A one-time code is of no use twice.
@@ -301,9 +335,12 @@ impl Login<'_> {
         let (user, question) = (self.known.settings.user.clone(), password_question(self.known));
         let file = self.known.server.options.password_file.as_deref();
         for _ in 0..PROMPTS {
-            let Some(password) = self.secrets.password(self.scope, file, &question).await else {
-                self.tried.push("not password (none given)".to_owned());
-                return Ok(None);
+            let password = match self.secrets.password(self.scope, file, &question).await {
+                Ok(password) => password,
+                Err(reason) => {
+                    self.tried.push(format!("not password ({reason})"));
+                    return Ok(None);
+                }
             };
             self.tried.push("password".to_owned());
             let offer = self.handle.authenticate_password(&user, password.into_exposed());
@@ -341,7 +378,12 @@ impl Login<'_> {
         let names: Vec<&str> = allowed.iter().map(<&str>::from).collect();
         let tried =
             if self.tried.is_empty() { "nothing, as there is no key".to_owned() } else { self.tried.join(", ") };
-        let hint = if cut && self.tried.len() > 2 {
+        let hint = if self.only_keys {
+            format!(
+                "its host key has changed, so no password is sent; if that was on purpose: delete the old line from \
+                 known_hosts, then adit ssh trust {server}"
+            )
+        } else if cut && self.tried.len() > 2 {
             "the server took offence at so many keys: name one with `key`, or set IdentitiesOnly in ~/.ssh/config"
                 .to_owned()
         } else if names == ["publickey"] {

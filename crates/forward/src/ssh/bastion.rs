@@ -23,6 +23,9 @@ const LINKS_MAX: usize = 8;
 /// After a refused login: servers lock out whoever tries often.
 const REFUSED: BackoffSettings =
     BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+/// After a host key that is not believed: it waits for a person.
+const KEY: BackoffSettings =
+    BackoffSettings { first: Duration::from_secs(30), base: Duration::from_secs(30), cap: Duration::from_secs(60) };
 /// After a connection that could not be made.
 const AGAIN: BackoffSettings =
     BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
@@ -37,17 +40,33 @@ pub(crate) struct Bastion {
     state: Mutex<State>,
     /// Told when a login ended, well or not.
     changed: watch::Sender<u64>,
+    /// Told when everything is to be dialled anew: a login under way goes over the old network.
+    woken: watch::Sender<u64>,
 }
 
 struct State {
     links: Vec<Arc<Link>>,
     dialing: bool,
+    /// The login under way is for a successor of all connections.
+    renewing: bool,
+    /// When the last login succeeded.
+    since: Option<Instant>,
     again: Backoff,
     refused: Backoff,
+    key: Backoff,
     /// What the last attempt failed with, and when the next may be.
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
     openssh: Option<Arc<Known>>,
+}
+
+impl State {
+    fn forgive(&mut self) {
+        self.failure = None;
+        self.again.reset();
+        self.refused.reset();
+        self.key.reset();
+    }
 }
 
 /// Why no stream was opened through a server.
@@ -77,12 +96,22 @@ impl Bastion {
         let state = State {
             links: Vec::new(),
             dialing: false,
+            renewing: false,
+            since: None,
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
+            key: Backoff::new(KEY),
             failure: None,
             openssh: None,
         };
-        Arc::new(Self { servers, server, secrets, state: Mutex::new(state), changed: watch::Sender::new(0) })
+        Arc::new(Self {
+            servers,
+            server,
+            secrets,
+            state: Mutex::new(state),
+            changed: watch::Sender::new(0),
+            woken: watch::Sender::new(0),
+        })
     }
 
     /// A connection that takes a stream; logs in if there is none.
@@ -137,13 +166,37 @@ impl Bastion {
         }
         state.dialing = true;
         drop(state);
-        // A task: whoever gives up waiting does not waste the login of the others.
+        self.log_in(scope);
+        Next::Wait { until: None }
+    }
+
+    /// A task: whoever gives up waiting does not waste the login of the others.
+    fn log_in(self: &Arc<Self>, scope: &Scope) {
         let (bastion, own) = (Arc::clone(self), scope.clone());
+        let mut woken = self.woken.subscribe();
         scope.spawn("ssh login", async move {
             let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
-            dialing.result = Some(bastion.dial(&own, &|_| {}).await);
+            dialing.result = tokio::select! {
+                biased;
+                _ = woken.changed() => None,
+                result = bastion.dial(&own, &|_| {}) => Some(result),
+            };
         });
-        Next::Wait { until: None }
+    }
+
+    /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
+    /// there, and not before; and one target that is dead for long does not make a login of each of its probes.
+    pub(crate) fn renew(self: &Arc<Self>, scope: &Scope) {
+        let now = Instant::now();
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_young = state.since.is_none_or(|since| now - since < self.servers.limits().renew);
+        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
+        if is_young || is_held || state.dialing || state.links.is_empty() {
+            return;
+        }
+        (state.dialing, state.renewing) = (true, true);
+        drop(state);
+        self.log_in(scope);
     }
 
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
@@ -159,32 +212,66 @@ impl Bastion {
     fn dialed(&self, result: Option<Result<Way, SshError>>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.dialing = false;
+        let renewed = std::mem::take(&mut state.renewing);
         match result {
             Some(Ok(way)) => {
+                state.since = Some(Instant::now());
+                if renewed {
+                    state.links.drain(..).for_each(|link| link.retire());
+                }
                 match way {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(known) => state.openssh = Some(known),
                 }
-                state.failure = None;
-                state.again.reset();
-                state.refused.reset();
+                state.forgive();
             }
-            Some(Err(error)) => {
-                let random: u64 = rand::random();
-                // The whole wait: jitter would let the first tries after a refusal come at once.
-                let wait = if error.is_login() {
-                    let wait = state.refused.longest();
-                    state.refused.next_wait(random);
-                    wait
-                } else {
-                    state.again.next_wait(random)
-                };
-                tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
-                state.failure = Some((error, Instant::now() + wait));
-            }
-            // Its scope ended.
+            Some(Err(error)) => self.failed(&mut state, error),
+            // Its scope ended, or it was given up for another.
             None => {}
         }
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    fn failed(&self, state: &mut State, error: SshError) {
+        let random: u64 = rand::random();
+        // The whole wait: jitter would let the first tries after a refusal come at once.
+        let whole = |backoff: &mut Backoff| {
+            let wait = backoff.longest();
+            backoff.next_wait(random);
+            wait
+        };
+        let wait = if error.is_login() {
+            whole(&mut state.refused)
+        } else if error.is_host_key() {
+            whole(&mut state.key)
+        } else {
+            state.again.next_wait(random)
+        };
+        tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
+        state.failure = Some((error, Instant::now() + wait));
+    }
+
+    /// The master of the child processes is gone, and a new login failed: the next one is made by the pace of all logins,
+    /// and not by each stream.
+    fn openssh_failed(&self, error: SshError) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.openssh.take().is_none() {
+            return;
+        }
+        self.failed(&mut state, error);
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// A forward through it is made anew: what a person had to do about its key may be done.
+    pub(crate) fn look_again(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_host_key()) {
+            return;
+        }
+        state.failure = None;
+        state.key.reset();
         drop(state);
         self.changed.send_modify(|count| *count += 1);
     }
@@ -202,7 +289,13 @@ impl Bastion {
             for _ in 0..OPENS {
                 match self.way(scope).await.map_err(OpenedVia::Ssh)? {
                     Way::OpenSsh(known) => {
-                        return openssh::open(scope, &known, host, port).await.map_err(OpenedVia::Ssh);
+                        let bastion = Arc::downgrade(self);
+                        let refused = move |error| {
+                            if let Some(bastion) = bastion.upgrade() {
+                                bastion.openssh_failed(error);
+                            }
+                        };
+                        return openssh::open(scope, &known, host, port, refused).map_err(OpenedVia::Ssh);
                     }
                     Way::Link(link) => match link.open(host.to_owned(), port).await {
                         Ok(stream) => return Ok(Io::buffered(stream)),
@@ -277,14 +370,13 @@ impl Bastion {
     pub(crate) fn wake(&self) {
         let links = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.failure = None;
-            state.again.reset();
-            state.refused.reset();
+            state.forgive();
             // Its settings may have changed.
             state.openssh = None;
             std::mem::take(&mut state.links)
         };
         links.iter().for_each(|link| link.retire());
+        self.woken.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
     }
 

@@ -27,7 +27,7 @@ use super::transport::Pipes;
 const WINDOW: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
-/// Pieces of a stream that may wait. It only bounds tiny ones; the bytes are counted in `link`.
+/// Pieces of a stream that may wait: more than are let wait, see [`Limits`](super::link::Limits).
 const PIECES: usize = 64 * 1024;
 
 /// Told what is done, for `adit ssh test`.
@@ -58,17 +58,28 @@ pub struct ShownKey {
 impl Dial<'_> {
     /// Connects and logs in.
     pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
-        self.link_with(known, LinkShared::new(self.scope)).await
+        self.link_with(known, LinkShared::new(self.scope, self.servers.limits())).await
     }
 
     /// The same, with what the connection shares with its streams.
     pub(crate) async fn link_with(&self, known: &Known, shared: Arc<LinkShared>) -> Result<Link, SshError> {
         let refused = Arc::new(OnceLock::new());
         let mut handle = self.handshake(known, &shared, &refused).await?;
-        (self.notes)("the host key is known".to_owned());
+        let only_keys = shared.is_doubted();
+        (self.notes)(
+            if only_keys { "the host key has CHANGED; the settings let it pass" } else { "the host key is known" }
+                .to_owned(),
+        );
         let timeout = known.connect_timeout;
-        let login =
-            Login { handle: &mut handle, known, secrets: self.secrets, scope: self.scope, timeout, tried: Vec::new() };
+        let login = Login {
+            handle: &mut handle,
+            known,
+            secrets: self.secrets,
+            scope: self.scope,
+            timeout,
+            only_keys,
+            tried: Vec::new(),
+        };
         let by = login.run().await?;
         (self.notes)(format!("logged in as {} by {by}", known.settings.user));
         tracing::debug!(server = %known.server, by, "logged in");
@@ -77,18 +88,15 @@ impl Dial<'_> {
 
     /// Connects as far as the server's key.
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
-        let refused = Arc::new(OnceLock::new());
         let shown = Arc::new(OnceLock::new());
-        let host_keys = Arc::new(HostKeys::read(known));
+        let host_keys = HostKeys::read(known);
         let transport = self.transport(known);
         let looking = async {
-            let client = Looker { host_keys: Arc::clone(&host_keys), shown: Arc::clone(&shown) };
+            let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
-            client::connect_stream(config, transport.await?, client)
-                .await
-                .map_err(|error| protocol(known, &error, &refused))
+            client::connect_stream(config, transport.await?, client).await.map_err(|error| protocol(known, &error))
         };
-        let looked = tokio::time::timeout(known.connect_timeout, looking).await;
+        let looked = tokio::time::timeout(known.connect_timeout, Box::pin(looking)).await;
         match (shown.get(), looked) {
             (Some(key), _) => {
                 let key: &PublicKeyOrCertificate = key;
@@ -106,14 +114,18 @@ impl Dial<'_> {
         &self,
         known: &Known,
         shared: &Arc<LinkShared>,
-        refused: &Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+        refused: &Arc<OnceLock<SshError>>,
     ) -> Result<Handle<Client>, SshError> {
         let host_keys = Arc::new(HostKeys::read(known));
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
             let transport = self.transport(known).await?;
-            client::connect_stream(config, transport, client).await.map_err(|error| protocol(known, &error, refused))
+            let connected = client::connect_stream(config, transport, client).await;
+            connected.map_err(|error| match refused.get() {
+                Some(refusal) => refusal.clone(),
+                None => protocol(known, &error),
+            })
         };
         match tokio::time::timeout(known.connect_timeout, step).await {
             Ok(handle) => handle,
@@ -183,7 +195,6 @@ impl ShownKey {
 
 /// Takes the key and goes.
 struct Looker {
-    host_keys: Arc<HostKeys>,
     shown: Arc<OnceLock<PublicKeyOrCertificate>>,
 }
 
@@ -196,7 +207,6 @@ impl client::Handler for Looker {
             PublicKeyOrCertificate::Certificate(certificate) => certificate.clone().into(),
         };
         let _ = self.shown.set(shown);
-        let _ = &self.host_keys;
         Ok(false)
     }
 }
@@ -244,10 +254,7 @@ fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
     hop.clone().with(options)
 }
 
-fn protocol(known: &Known, error: &russh::Error, refused: &OnceLock<(SshError, PublicKeyOrCertificate)>) -> SshError {
-    if let Some((error, _)) = refused.get() {
-        return error.clone();
-    }
+fn protocol(known: &Known, error: &russh::Error) -> SshError {
     let server = known.server.to_string();
     match error {
         russh::Error::IO(error) => SshError::Unreachable { server, reason: crate::error::words(error) },

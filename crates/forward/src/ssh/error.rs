@@ -117,6 +117,11 @@ impl SshError {
         }
     }
 
+    /// Whether it is the server's key, which does not change by itself.
+    pub(crate) fn is_host_key(&self) -> bool {
+        matches!(self, Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. })
+    }
+
     /// Whether it was a login that the server may count against us.
     pub(crate) fn is_login(&self) -> bool {
         matches!(self, Self::Refused { .. })

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
-use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict};
+use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict, key_list};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,13 +15,28 @@ use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertifi
 use super::error::SshError;
 use super::settings::Known;
 
+/// What a list of revoked keys in OpenSSH's own binary format begins with.
+const BINARY_LIST: &[u8] = b"SSHKRL\n\0";
+
+/// How far a server is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Belief {
+    Sure,
+    /// Its key has changed, and the settings let that pass: it may be anybody, so nothing is told to it.
+    Doubted,
+}
+
 /// The host keys that are known, for one server.
 pub(crate) struct HostKeys {
     known: KnownHosts,
     server: String,
     name: String,
+    /// The name that is looked up when nothing is known of the first.
+    bare: Option<String>,
     /// The host without its port, for certificates.
     principal: String,
+    /// Keys that no server may show, or why they are not known.
+    revoked: Result<Vec<HostKey>, String>,
     strict: StrictHostKeys,
     hash: bool,
     file: Option<std::path::PathBuf>,
@@ -41,7 +56,9 @@ impl HostKeys {
             known: hosts,
             server: known.server.to_string(),
             name: settings.known_name(),
+            bare: settings.bare_name(),
             principal: settings.host_key_alias.clone().unwrap_or_else(|| settings.host.clone()),
+            revoked: revoked(&known.revoked),
             strict: settings.strict,
             hash: settings.hash_known_hosts,
             file: known.user_known_hosts.first().cloned(),
@@ -50,7 +67,10 @@ impl HostKeys {
 
     /// The algorithms to ask for: those of known keys first, so that a server with several shows a known one.
     pub(crate) fn algorithms(&self, all: &[Algorithm]) -> Vec<Algorithm> {
-        let kinds = self.known.kinds(&self.name, &is_hashed);
+        let mut kinds = self.known.kinds(&self.name, &is_hashed);
+        if let Some(bare) = self.bare.as_deref().filter(|_| kinds.is_empty()) {
+            kinds = self.known.kinds(bare, &is_hashed);
+        }
         let is_known = |algorithm: &&Algorithm| {
             let rsa = matches!(algorithm, Algorithm::Rsa { .. }) && kinds.contains(&"ssh-rsa");
             rsa || kinds.contains(&algorithm.as_str())
@@ -61,11 +81,11 @@ impl HostKeys {
 
     /// Whether somebody signs keys of this host.
     pub(crate) fn has_authority(&self) -> bool {
-        !self.known.authorities(&self.name, &is_hashed).is_empty()
+        self.names().any(|name| !self.known.authorities(name, &is_hashed).is_empty())
     }
 
     /// Whether the server is who it says.
-    pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<(), SshError> {
+    pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<Belief, SshError> {
         match shown {
             PublicKeyOrCertificate::PublicKey { key, .. } => self.check_key(key),
             PublicKeyOrCertificate::Certificate(certificate) => self.check_certificate(certificate),
@@ -83,18 +103,36 @@ impl HostKeys {
         Ok(file.display().to_string())
     }
 
-    fn check_key(&self, key: &PublicKey) -> Result<(), SshError> {
+    fn names(&self) -> impl Iterator<Item = &str> {
+        std::iter::once(self.name.as_str()).chain(self.bare.as_deref())
+    }
+
+    /// What is known of the key. Under the name without a port only a key that is right counts: another one may be that of
+    /// another server of the host.
+    fn verdict(&self, key: &HostKey) -> Verdict {
+        let verdict = self.known.verdict(&self.name, key, &is_hashed);
+        match (&verdict, &self.bare) {
+            (Verdict::Unknown, Some(bare)) => match self.known.verdict(bare, key, &is_hashed) {
+                Verdict::Changed(_) => Verdict::Unknown,
+                known => known,
+            },
+            _ => verdict,
+        }
+    }
+
+    fn check_key(&self, key: &PublicKey) -> Result<Belief, SshError> {
         let unusable = || SshError::BadKey { server: self.server.clone(), reason: "it is of no known type".to_owned() };
         let found = written(key).ok_or_else(unusable)?;
         let (server, kind, fingerprint) = (self.server.clone(), found.kind.clone(), fingerprint(key));
-        match self.known.verdict(&self.name, &found, &is_hashed) {
-            Verdict::Known => Ok(()),
+        self.check_list(&found)?;
+        match self.verdict(&found) {
+            Verdict::Known => Ok(Belief::Sure),
             Verdict::Revoked(place) => {
                 Err(SshError::BadKey { server, reason: format!("{place} revokes {kind} {fingerprint}") })
             }
             Verdict::Changed(place) if self.strict == StrictHostKeys::No => {
                 tracing::warn!(server, %place, fingerprint, "the host key has changed, and StrictHostKeyChecking is off");
-                Ok(())
+                Ok(Belief::Doubted)
             }
             Verdict::Changed(place) => {
                 Err(SshError::ChangedKey { server, kind, fingerprint, place: place.to_string() })
@@ -104,41 +142,81 @@ impl HostKeys {
                 if let Err(error) = self.accept(key) {
                     tracing::warn!(%error, "the host key cannot be written down");
                 }
-                Ok(())
+                Ok(Belief::Sure)
             }
             Verdict::Unknown => Err(SshError::UnknownKey { server, kind, fingerprint }),
         }
     }
 
-    fn check_certificate(&self, certificate: &Certificate) -> Result<(), SshError> {
+    /// Whether the key is on a list of revoked ones. Without the list nobody is believed, as with OpenSSH.
+    fn check_list(&self, key: &HostKey) -> Result<(), SshError> {
+        let reason = match &self.revoked {
+            Ok(revoked) if !revoked.contains(key) => return Ok(()),
+            Ok(_) => "RevokedHostKeys has it".to_owned(),
+            Err(reason) => format!("whether it is revoked cannot be told: {reason}"),
+        };
+        Err(SshError::BadKey { server: self.server.clone(), reason })
+    }
+
+    fn check_certificate(&self, certificate: &Certificate) -> Result<Belief, SshError> {
         let key = PublicKey::new(certificate.public_key().clone(), "");
         let authority = PublicKey::new(certificate.signature_key().clone(), "");
         let bad = |reason: String| SshError::BadKey { server: self.server.clone(), reason };
         for key in [&key, &authority] {
-            if let Some(place) = written(key).and_then(|key| self.known.revoked(&key)) {
+            let key = written(key).ok_or_else(|| bad("it is of no known type".to_owned()))?;
+            self.check_list(&key)?;
+            if let Some(place) = self.names().find_map(|name| self.known.revoked(name, &key, &is_hashed)) {
                 return Err(bad(format!("{place} revokes it")));
             }
         }
-        let trusted = self.known.authorities(&self.name, &is_hashed);
-        if !written(&authority).is_some_and(|authority| trusted.contains(&&authority)) {
+        let signs = |authority: HostKey| {
+            self.names().any(|name| self.known.authorities(name, &is_hashed).contains(&&authority))
+        };
+        if !written(&authority).is_some_and(signs) {
             // Nobody we know signed it; the key in it may still be known by itself.
             return self.check_key(&key);
         }
         if certificate.cert_type() != CertType::Host {
             return Err(bad("its certificate is one of a user".to_owned()));
         }
+        // Critical is what whoever does not know it must not pass over, and none is known for hosts.
+        if let Some((option, _)) = certificate.critical_options().iter().next() {
+            return Err(bad(format!("its certificate has the critical option {option}, which is not known")));
+        }
         let principals = certificate.valid_principals();
         if !principals.is_empty() && !principals.iter().any(|name| name.eq_ignore_ascii_case(&self.principal)) {
             return Err(bad(format!("its certificate is for {}, not for {}", principals.join(", "), self.principal)));
         }
         let authority = authority.fingerprint(HashAlg::Sha256);
-        certificate.validate([&authority]).map_err(|error| bad(format!("its certificate is not in force: {error}")))
+        let in_force = certificate.validate([&authority]);
+        in_force.map(|()| Belief::Sure).map_err(|error| bad(format!("its certificate is not in force: {error}")))
     }
 }
 
 /// `SHA256:…`, as `ssh-keygen -l` prints it.
 pub(crate) fn fingerprint(key: &PublicKey) -> String {
     key.fingerprint(HashAlg::Sha256).to_string()
+}
+
+/// Whether only OpenSSH can read the list.
+pub(crate) fn is_binary_list(path: &Path) -> bool {
+    use std::io::Read as _;
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(BINARY_LIST.len() as u64).read_to_end(&mut head));
+    read.is_ok() && head == BINARY_LIST
+}
+
+fn revoked(paths: &[std::path::PathBuf]) -> Result<Vec<HostKey>, String> {
+    let mut keys = Vec::new();
+    for path in paths {
+        let fault = |reason: String| format!("{}: {reason}", path.display());
+        let text = fs::read(path).map_err(|error| fault(crate::error::words(&error)))?;
+        if text.starts_with(BINARY_LIST) {
+            return Err(fault("only `backend: openssh` can read this list".to_owned()));
+        }
+        keys.extend(key_list(&String::from_utf8_lossy(&text)));
+    }
+    Ok(keys)
 }
 
 fn written(key: &PublicKey) -> Option<HostKey> {

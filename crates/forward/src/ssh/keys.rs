@@ -21,6 +21,9 @@ pub(crate) fn read(path: &Path) -> Option<FileKey> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => return Some(FileKey::Unusable(crate::error::words(&error))),
     };
+    if public_of(&text).is_some() {
+        return Some(FileKey::Unusable("a public key, and no agent has the private one".into()));
+    }
     Some(match decode_secret_key(&text, None) {
         Ok(key) if is_hardware(&key.algorithm()) => FileKey::Unusable("a key in hardware, see backend: openssh".into()),
         Ok(key) => FileKey::Ready(Box::new(key)),
@@ -36,12 +39,20 @@ pub(crate) fn unlock(text: &str, passphrase: &str) -> Option<PrivateKey> {
     decode_secret_key(text, Some(passphrase)).ok()
 }
 
-/// The public half, from the file beside it.
+/// The public half: of the file beside it, of the file itself if that is a public key, or of the private key, which has
+/// it in the clear even when it is locked.
 pub(crate) fn public(path: &Path) -> Option<PublicKey> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".pub");
-    let text = fs::read_to_string(PathBuf::from(name)).ok()?;
-    PublicKey::from_openssh(&text).ok()
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".pub");
+    if let Some(key) = fs::read_to_string(PathBuf::from(beside)).ok().and_then(|text| public_of(&text)) {
+        return Some(key);
+    }
+    let text = fs::read_to_string(path).ok()?;
+    public_of(&text).or_else(|| Some(PrivateKey::from_openssh(&text).ok()?.public_key().clone()))
+}
+
+fn public_of(text: &str) -> Option<PublicKey> {
+    PublicKey::from_openssh(text.trim()).ok()
 }
 
 /// The certificates for keys: those beside them, and those that are configured.
@@ -69,4 +80,24 @@ pub(crate) fn are_in_hardware(identities: &[PathBuf]) -> bool {
 
 fn is_hardware(algorithm: &Algorithm) -> bool {
     matches!(algorithm, Algorithm::SkEd25519 | Algorithm::SkEcdsaSha2NistP256)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_half_is_found_in_each_file_that_has_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("id");
+        let mut command = std::process::Command::new("ssh-keygen");
+        command.args(["-q", "-t", "ed25519", "-N", "locked", "-C", "me", "-f"]).arg(&path);
+        assert!(command.status().unwrap().success());
+        let beside = path.with_extension("pub");
+        let wanted = public(&path).unwrap();
+        assert_eq!(public(&beside).unwrap().key_data(), wanted.key_data(), "named itself");
+        fs::remove_file(&beside).unwrap();
+        assert_eq!(public(&path).unwrap().key_data(), wanted.key_data(), "of the locked key alone");
+        assert!(public(&dir.path().join("none")).is_none());
+    }
 }

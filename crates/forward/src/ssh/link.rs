@@ -5,35 +5,59 @@
 //! new streams, long before anything is held up; and a stream that holds up the others for long is ended.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::Waker;
+use std::pin::pin;
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Channel, ChannelId, ChannelOpenFailure};
+use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf};
 use tokio::sync::{Notify, watch};
 
 use super::error::SshError;
-use super::host_keys::HostKeys;
+use super::host_keys::{Belief, HostKeys};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 
 /// A stream with so many bytes unread is behind: others are not put beside it.
-const BEHIND: usize = 1024 * 1024;
-/// A stream has at most so many bytes unread. Then its connection waits for its reader.
-const UNREAD_MAX: usize = 32 * 1024 * 1024;
-/// A connection waits so long for a reader that takes nothing while other streams wait behind it.
-const STUCK: Duration = Duration::from_secs(30);
+const BEHIND: isize = 1024 * 1024;
 
-/// Bytes of one stream that arrived and were not read.
+/// How much of a stream may wait for its reader.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// A stream has at most so many bytes unread. Then its connection waits for its reader.
+    pub(crate) unread: isize,
+    /// And at most so many pieces, however small: fewer than russh's queue has places, or it would wait for ever.
+    pub(crate) pieces: isize,
+    /// A connection waits so long for a reader that takes nothing while other streams wait behind it.
+    pub(crate) stuck: Duration,
+    /// A connection is not made anew for a target that says nothing before it is so old.
+    pub(crate) renew: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            unread: 32 * 1024 * 1024,
+            pieces: 48 * 1024,
+            stuck: Duration::from_secs(30),
+            renew: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What of one stream arrived and was not read.
 #[derive(Default)]
 pub(crate) struct Flow {
-    unread: AtomicUsize,
+    /// Below zero for a moment: russh hands on the bytes before they are counted, and a fast reader has them by then.
+    unread: AtomicIsize,
+    pieces: AtomicIsize,
     room: Notify,
+    queue: Mutex<Queue>,
     /// Who waits to write: russh does not tell them that the connection has ended.
     writer: Mutex<Option<Waker>>,
     closed: AtomicBool,
@@ -41,15 +65,71 @@ pub(crate) struct Flow {
     cut: AtomicBool,
 }
 
+/// russh's queue of one stream. It is here and not in the stream, so that it can be thrown away while nobody reads.
+#[derive(Default)]
+struct Queue {
+    read: Option<ChannelReadHalf>,
+    reader: Option<Waker>,
+}
+
 impl Flow {
+    fn arrived(&self, bytes: usize) {
+        self.unread.fetch_add(signed(bytes), Ordering::AcqRel);
+        self.pieces.fetch_add(1, Ordering::AcqRel);
+    }
+
     pub(crate) fn taken(&self, bytes: usize) {
-        self.unread.fetch_sub(bytes.min(self.unread.load(Ordering::Relaxed)), Ordering::AcqRel);
+        self.unread.fetch_sub(signed(bytes), Ordering::AcqRel);
         self.room.notify_one();
     }
 
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What arrives is taken with [`Flow::poll_message`].
+    pub(crate) fn hold(&self, read: ChannelReadHalf) {
+        let mut queue = self.queue();
+        // It may have been cut before it was handed out.
+        queue.read = (!self.is_cut()).then_some(read);
+    }
+
+    /// The next message of the stream; `None` when there will be none.
+    pub(crate) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<Option<ChannelMsg>> {
+        let mut queue = self.queue();
+        let Some(read) = &mut queue.read else { return Poll::Ready(None) };
+        // A message that was not taken stays in the queue when the future is dropped.
+        let message = pin!(read.wait()).poll(cx);
+        match &message {
+            Poll::Pending => queue.reader = Some(cx.waker().clone()),
+            Poll::Ready(Some(ChannelMsg::Data { .. })) => {
+                self.pieces.fetch_sub(1, Ordering::AcqRel);
+                self.room.notify_one();
+            }
+            Poll::Ready(_) => {}
+        }
+        message
+    }
+
+    /// Nobody reads it any more; what waits is thrown away.
     pub(crate) fn close(&self) {
         self.closed.store(true, Ordering::Release);
+        let (read, reader) = {
+            let mut queue = self.queue();
+            (queue.read.take(), queue.reader.take())
+        };
+        drop(read);
         self.room.notify_one();
+        if let Some(reader) = reader {
+            reader.wake();
+        }
+    }
+
+    /// Ends it: its reader and its writer are told.
+    fn cut(&self) {
+        self.cut.store(true, Ordering::Release);
+        self.close();
+        self.wake_writer();
     }
 
     /// Remembers who waits to write.
@@ -68,14 +148,26 @@ impl Flow {
         self.cut.load(Ordering::Acquire)
     }
 
-    fn is_full(&self) -> bool {
-        self.unread.load(Ordering::Acquire) >= UNREAD_MAX && !self.closed.load(Ordering::Acquire)
+    fn is_full(&self, limits: &Limits) -> bool {
+        let is_much = self.unread.load(Ordering::Acquire) >= limits.unread
+            || self.pieces.load(Ordering::Acquire) >= limits.pieces;
+        is_much && !self.closed.load(Ordering::Acquire)
     }
+}
+
+/// A piece is never so long that this matters.
+fn signed(bytes: usize) -> isize {
+    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// What a connection's handler and its streams share.
 pub(crate) struct LinkShared {
     flows: Mutex<HashMap<ChannelId, Arc<Flow>>>,
+    /// Streams that are being opened.
+    opening: AtomicUsize,
+    /// The server may be another one than it was.
+    doubted: AtomicBool,
+    limits: Limits,
     /// Why it ended.
     ended: watch::Sender<Option<String>>,
     scope: Scope,
@@ -84,18 +176,25 @@ pub(crate) struct LinkShared {
 }
 
 impl LinkShared {
-    pub(crate) fn new(scope: &Scope) -> Arc<Self> {
-        Self::with_ports(scope, None)
+    pub(crate) fn new(scope: &Scope, limits: Limits) -> Arc<Self> {
+        Self::with_ports(scope, limits, None)
     }
 
     /// For a connection by which visitors of the server's ports come.
-    pub(crate) fn for_visitors(scope: &Scope, ports: Arc<RemoteTable>) -> Arc<Self> {
-        Self::with_ports(scope, Some(ports))
+    pub(crate) fn for_visitors(scope: &Scope, limits: Limits, ports: Arc<RemoteTable>) -> Arc<Self> {
+        Self::with_ports(scope, limits, Some(ports))
     }
 
-    fn with_ports(scope: &Scope, ports: Option<Arc<RemoteTable>>) -> Arc<Self> {
-        let ended = watch::Sender::new(None);
-        Arc::new(Self { flows: Mutex::default(), ended, scope: scope.clone(), ports })
+    fn with_ports(scope: &Scope, limits: Limits, ports: Option<Arc<RemoteTable>>) -> Arc<Self> {
+        Arc::new(Self {
+            flows: Mutex::default(),
+            opening: AtomicUsize::new(0),
+            doubted: AtomicBool::new(false),
+            limits,
+            ended: watch::Sender::new(None),
+            scope: scope.clone(),
+            ports,
+        })
     }
 
     pub(crate) fn flow(&self, id: ChannelId) -> Arc<Flow> {
@@ -108,6 +207,10 @@ impl LinkShared {
 
     pub(crate) fn forget(&self, id: ChannelId) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(crate) fn is_doubted(&self) -> bool {
+        self.doubted.load(Ordering::Acquire)
     }
 
     pub(crate) fn scope(&self) -> &Scope {
@@ -200,6 +303,7 @@ impl Link {
     pub(crate) async fn open(self: Arc<Self>, host: String, port: u16) -> Result<SshStream, OpenError> {
         let scope = self.shared.scope.clone();
         let opening: BoxFuture<'static, _> = Box::pin(async move {
+            let _counted = BeingOpened::begin(&self.shared);
             let opened = self.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await;
             match opened {
                 Ok(channel) => {
@@ -249,46 +353,67 @@ impl Drop for Opening {
 pub(crate) struct Client {
     host_keys: Arc<HostKeys>,
     shared: Arc<LinkShared>,
-    /// Why the server's key was refused, and the key.
-    refused: Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
+    /// Why the server's key was refused.
+    refused: Arc<OnceLock<SshError>>,
 }
 
 impl Client {
-    pub(crate) fn new(
-        host_keys: Arc<HostKeys>,
-        shared: Arc<LinkShared>,
-        refused: Arc<OnceLock<(SshError, PublicKeyOrCertificate)>>,
-    ) -> Self {
+    pub(crate) fn new(host_keys: Arc<HostKeys>, shared: Arc<LinkShared>, refused: Arc<OnceLock<SshError>>) -> Self {
         Self { host_keys, shared, refused }
     }
 
-    /// Waits until the stream's reader has taken something, but not for ever when others wait.
-    async fn wait_for_room(&self, flow: &Flow) {
+    /// Waits until the stream's reader has taken something, but not for ever when others wait; then it is to be ended.
+    async fn wait_for_room(&self, flow: &Flow) -> Room {
+        let limits = &self.shared.limits;
         loop {
             let before = flow.unread.load(Ordering::Acquire);
             let room = async {
-                while flow.is_full() {
+                while flow.is_full(limits) {
                     flow.room.notified().await;
                     if flow.unread.load(Ordering::Acquire) != before {
                         break;
                     }
                 }
             };
-            if tokio::time::timeout(STUCK, room).await.is_err() && self.shared.flows_open() > 1 {
-                tracing::warn!("a stream that nobody read held up the others of its ssh connection, and was ended");
-                flow.cut.store(true, Ordering::Release);
-                flow.close();
+            let stuck = tokio::time::timeout(limits.stuck, room).await.is_err();
+            if !flow.is_full(limits) {
+                return Room::There;
             }
-            if !flow.is_full() {
-                return;
+            if stuck && self.shared.others_wait() {
+                return Room::Never;
             }
         }
     }
 }
 
+/// Whether a stream's reader goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Room {
+    There,
+    Never,
+}
+
+/// Counts a stream while it is opened.
+struct BeingOpened(Arc<LinkShared>);
+
+impl BeingOpened {
+    fn begin(shared: &Arc<LinkShared>) -> Self {
+        shared.opening.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
+impl Drop for BeingOpened {
+    fn drop(&mut self) {
+        self.0.opening.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 impl LinkShared {
-    fn flows_open(&self) -> usize {
-        self.flows.lock().unwrap_or_else(PoisonError::into_inner).len()
+    /// Whether one stream that is stuck holds up another, or one that is to be.
+    fn others_wait(&self) -> bool {
+        let open = self.flows.lock().unwrap_or_else(PoisonError::into_inner).len();
+        open > 1 || self.opening.load(Ordering::Acquire) > 0
     }
 }
 
@@ -297,13 +422,12 @@ impl client::Handler for Client {
 
     async fn check_server_key(&mut self, shown: &PublicKeyOrCertificate) -> Result<bool, Self::Error> {
         match self.host_keys.check(shown) {
-            Ok(()) => Ok(true),
+            Ok(belief) => {
+                self.shared.doubted.store(belief == Belief::Doubted, Ordering::Release);
+                Ok(true)
+            }
             Err(error) => {
-                let shown = match shown {
-                    PublicKeyOrCertificate::PublicKey { key, .. } => key.clone().into(),
-                    PublicKeyOrCertificate::Certificate(certificate) => certificate.clone().into(),
-                };
-                let _ = self.refused.set((error, shown));
+                let _ = self.refused.set(error);
                 Ok(false)
             }
         }
@@ -342,12 +466,15 @@ impl client::Handler for Client {
         Ok(())
     }
 
-    async fn data(&mut self, id: ChannelId, data: &[u8], _: &mut client::Session) -> Result<(), Self::Error> {
-        if let Some(flow) = self.shared.known_flow(id) {
-            flow.unread.fetch_add(data.len(), Ordering::AcqRel);
-            if flow.is_full() {
-                self.wait_for_room(&flow).await;
-            }
+    async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut client::Session) -> Result<(), Self::Error> {
+        let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
+        flow.arrived(data.len());
+        if flow.is_full(&self.shared.limits) && self.wait_for_room(&flow).await == Room::Never {
+            tracing::warn!("a stream that nobody read held up the others of its ssh connection, and was ended");
+            flow.cut();
+            self.shared.forget(id);
+            // Not left to the stream's owner, who may wait for its reader for ever.
+            session.close(id)?;
         }
         Ok(())
     }
@@ -375,5 +502,23 @@ impl Drop for Client {
     /// Whatever ended russh's task, nobody waits for it.
     fn drop(&mut self) {
         self.shared.end("the ssh connection is gone");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_that_are_read_before_they_are_counted_do_not_stay_in_the_count() {
+        let (flow, limits) = (Flow::default(), Limits { unread: 100, ..Limits::default() });
+        for _ in 0..1000 {
+            flow.taken(64);
+            flow.arrived(64);
+        }
+        assert_eq!(flow.unread.load(Ordering::Relaxed), 0);
+        assert!(!flow.is_full(&limits));
+        flow.arrived(100);
+        assert!(flow.is_full(&limits));
     }
 }

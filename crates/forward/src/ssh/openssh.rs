@@ -2,9 +2,9 @@
 //! becomes the master of the others, so that there is one login.
 
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use runtime::Scope;
@@ -39,28 +39,39 @@ pub(crate) async fn check(known: &Known) -> Result<(), SshError> {
     let output = output.map_err(|error| fault(known, crate::error::words(&error)))?;
     // 255 is ssh's own; anything else is the command's.
     if output.status.code() == Some(255) {
+        let text = String::from_utf8_lossy(&output.stderr);
         let said = last_line(&output.stderr).unwrap_or_else(|| output.status.to_string());
-        return Err(refusal(known, said));
+        return Err(text.lines().find_map(|line| refusal(known, line)).unwrap_or_else(|| fault(known, said)));
     }
     Ok(())
 }
 
-/// One stream.
-pub(crate) async fn open(scope: &Scope, known: &Known, host: &str, port: u16) -> Result<Io, SshError> {
+/// One stream. `refused` is told when it is the server that does not let us in, and not the destination.
+pub(crate) fn open(
+    scope: &Scope,
+    known: &Arc<Known>,
+    host: &str,
+    port: u16,
+    refused: impl Fn(SshError) + Send + 'static,
+) -> Result<Io, SshError> {
     let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut command = ssh(known)?;
     command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
     let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| fault(known, crate::error::words(&error)))?;
     if let Some(stderr) = stderr {
-        let server = known.server.to_string();
+        let known = Arc::clone(known);
         scope.spawn("words of ssh", async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(server, "ssh: {line}");
+                tracing::warn!(server = %known.server, "ssh: {line}");
+                if let Some(error) = refusal(&known, &line) {
+                    refused(error);
+                }
             }
         });
     }
-    Ok(Io::other(pipes))
+    let sockets = sockets().map_err(|reason| fault(known, reason))?;
+    Ok(Io::other(pipes.carried_by(sockets.join(&known.socket))))
 }
 
 fn ssh(known: &Known) -> Result<Command, SshError> {
@@ -77,15 +88,22 @@ fn ssh(known: &Known) -> Result<Command, SshError> {
         command.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
     }
     if let Some(file) = &options.known_hosts {
-        command.args(["-o", &format!("UserKnownHostsFile={}", file.display())]);
+        command.args(["-o", &format!("UserKnownHostsFile={}", quoted(file))]);
     }
     let sockets = sockets().map_err(|reason| fault(known, reason))?;
-    let path = format!("ControlPath={}/{}", sockets.display(), known.socket);
+    let path = format!("ControlPath={}", quoted(&sockets.join(&known.socket)));
     command.args(["-o", "ControlMaster=auto", "-o", &path, "-o", &format!("ControlPersist={PERSIST}")]);
     Ok(command)
 }
 
-/// A directory that only we can enter. A socket's name is short, so it is not below the home.
+/// A path as one word of a setting, whatever letters it has; `%` begins a token there.
+fn quoted(path: &Path) -> String {
+    let text = path.to_string_lossy();
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
+}
+
+/// A directory that only we can enter, the same for all our processes. A socket's name is short, so it is not below the
+/// home.
 fn sockets() -> Result<PathBuf, String> {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     if let Some(path) = DIRECTORY.get() {
@@ -93,32 +111,80 @@ fn sockets() -> Result<PathBuf, String> {
     }
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|base| base.is_dir());
     let base = base.unwrap_or_else(std::env::temp_dir);
-    let path = base.join(format!("adit-ssh-{:08x}", rand::random::<u32>()));
-    // Made by us, or not used.
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&path)
-        .map_err(|error| format!("{}: {}", path.display(), crate::error::words(&error)))?;
+    let path = private(&base)?;
     Ok(DIRECTORY.get_or_init(|| path).clone())
+}
+
+fn private(base: &Path) -> Result<PathBuf, String> {
+    let make = |path: &Path| std::fs::DirBuilder::new().mode(0o700).create(path);
+    let fault = |path: &Path, error: &std::io::Error| format!("{}: {}", path.display(), crate::error::words(error));
+    let path = base.join(format!("adit-ssh-{}", rustix::process::geteuid().as_raw()));
+    match make(&path) {
+        Ok(()) => return Ok(path),
+        Err(_) if is_ours(&path) => return Ok(path),
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(fault(&path, &error)),
+        // Somebody else's, where everybody may make some: then a name that nobody can guess.
+        Err(_) => {}
+    }
+    let path = base.join(format!("adit-ssh-{:08x}", rand::random::<u32>()));
+    make(&path).map(|()| path.clone()).map_err(|error| fault(&path, &error))
+}
+
+fn is_ours(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let found = std::fs::symlink_metadata(path);
+    found.is_ok_and(|found| {
+        found.is_dir() && found.uid() == rustix::process::geteuid().as_raw() && found.mode() & 0o077 == 0
+    })
 }
 
 fn fault(known: &Known, reason: String) -> SshError {
     SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason }
 }
 
-fn refusal(known: &Known, said: String) -> SshError {
+/// What a line of `ssh` says of the server; `None` when it is about something else.
+fn refusal(known: &Known, line: &str) -> Option<SshError> {
     let server = known.server.to_string();
-    if said.contains("Permission denied") {
-        return SshError::Refused {
+    let has = |words: &[&str]| words.iter().any(|words| line.contains(words));
+    if has(&["Permission denied (", "Too many authentication failures"]) {
+        return Some(SshError::Refused {
             hint: format!("see why with `ssh -v {server}`"),
             server,
             user: known.settings.user.clone(),
             tried: "what the program ssh has".to_owned(),
-            allowed: said,
-        };
+            allowed: last_line(line.as_bytes()).unwrap_or_default(),
+        });
     }
-    if said.contains("Host key verification failed") {
-        return SshError::BadKey { server, reason: "the program ssh does not accept it".to_owned() };
+    if has(&["Host key verification failed"]) {
+        return Some(SshError::BadKey { server, reason: "the program ssh does not accept it".to_owned() });
     }
-    fault(known, said)
+    let is_away = ["ssh: connect to host ", "ssh: Could not resolve hostname ", "kex_exchange_identification: "];
+    let is_away = is_away.iter().any(|words| line.starts_with(words)) || has(&["timed out during banner exchange"]);
+    is_away.then(|| fault(known, last_line(line.as_bytes()).unwrap_or_default()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_our_processes_have_one_directory_and_it_is_ours() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let base = tempfile::tempdir().unwrap();
+        let path = private(base.path()).unwrap();
+        assert_eq!(private(base.path()).unwrap(), path);
+        // Others may enter it: not that one.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let other = private(base.path()).unwrap();
+        assert!(other != path && is_ours(&other));
+        // Nor one that a link leads to.
+        std::fs::remove_dir(&path).unwrap();
+        std::os::unix::fs::symlink(&other, &path).unwrap();
+        assert!(private(base.path()).unwrap() != path);
+    }
+
+    #[test]
+    fn a_path_is_one_word() {
+        assert_eq!(quoted(Path::new("/a b/50%\"\\")), r#""/a b/50%%\"\\""#);
+    }
 }

@@ -147,7 +147,8 @@ impl RemotePorts {
                     return Err(by_openssh(&known));
                 }
                 let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
-                dial.link_with(&known, LinkShared::for_visitors(&scope, Arc::clone(&table))).await
+                dial.link_with(&known, LinkShared::for_visitors(&scope, self.servers.limits(), Arc::clone(&table)))
+                    .await
             };
             let linked = tokio::select! {
                 biased;

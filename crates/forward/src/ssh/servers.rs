@@ -10,11 +10,14 @@ use super::ask::{Secrets, SshAsk};
 use super::bastion::Bastion;
 use super::dial::{Dial, ShownKey};
 use super::error::SshError;
+use super::link::Limits;
 use super::settings::Known;
 
 /// The SSH servers in use.
 pub struct SshServers {
     ask: Option<SshAsk>,
+    limits: Limits,
+    /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
 }
 
@@ -22,19 +25,38 @@ impl SshServers {
     /// Connects to none yet. `ask` puts questions to a person, when there is one.
     #[must_use]
     pub fn new(ask: Option<SshAsk>) -> Arc<Self> {
-        Arc::new(Self { ask, known: Mutex::default() })
+        Self::with_limits(ask, Limits::default())
     }
 
-    /// A server, by what was written; the same for all who write the same.
+    pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
+        Arc::new(Self { ask, limits, known: Mutex::default() })
+    }
+
+    pub(crate) fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// A server, by what was written; the same for all who write the same. How long is waited for it makes no other
+    /// login: the first one's times hold.
     pub(crate) fn bastion(self: &Arc<Self>, server: &SshServer) -> Arc<Bastion> {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bastion) = known.get(server).and_then(Weak::upgrade) {
+        let login = login(server);
+        if let Some(bastion) = known.get(&login).and_then(Weak::upgrade) {
             return bastion;
         }
         known.retain(|_, bastion| bastion.strong_count() > 0);
         let bastion = Bastion::new(Arc::clone(self), server.clone(), self.secrets());
-        known.insert(server.clone(), Arc::downgrade(&bastion));
+        known.insert(login, Arc::downgrade(&bastion));
         bastion
+    }
+
+    /// A forward through the server is made, perhaps because its key is trusted now.
+    pub(crate) fn look_again(&self, server: &SshServer) {
+        let known =
+            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade);
+        if let Some(bastion) = known {
+            bastion.look_again();
+        }
     }
 
     /// What is known of passwords, for one more connection to a server.
@@ -74,6 +96,14 @@ impl SshServers {
     ) -> Result<Result<(), runtime::connect::ConnectError>, SshError> {
         super::bastion::test(self, scope, server, self.secrets(), destination, notes).await
     }
+}
+
+/// A server without what makes no difference to who logs in where.
+fn login(server: &SshServer) -> SshServer {
+    let mut login = server.clone();
+    login.options.keepalive = None;
+    login.options.connect_timeout = None;
+    login
 }
 
 impl std::fmt::Debug for SshServers {

@@ -24,6 +24,8 @@ pub(crate) struct Known {
     pub(crate) certificates: Vec<PathBuf>,
     pub(crate) user_known_hosts: Vec<PathBuf>,
     pub(crate) global_known_hosts: Vec<PathBuf>,
+    /// Files with keys that no server may show.
+    pub(crate) revoked: Vec<PathBuf>,
     pub(crate) agent: Option<PathBuf>,
     pub(crate) connect_timeout: Duration,
     /// Why only OpenSSH can do it.
@@ -81,6 +83,7 @@ impl Known {
         };
         let mut known = Self {
             certificates: paths(&settings.certificates),
+            revoked: paths(&settings.revoked),
             connect_timeout: options.connect_timeout.or(settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             only_openssh: settings.only_openssh(),
             settings,
@@ -95,6 +98,9 @@ impl Known {
         };
         if known.only_openssh.is_none() && super::keys::are_in_hardware(&known.identities) {
             known.only_openssh = Some("a key in hardware");
+        }
+        if known.only_openssh.is_none() && known.revoked.iter().any(|path| super::host_keys::is_binary_list(path)) {
+            known.only_openssh = Some("a binary list of RevokedHostKeys");
         }
         Ok(known)
     }

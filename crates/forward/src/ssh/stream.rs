@@ -1,20 +1,19 @@
 //! One stream to a host behind an SSH server.
 
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf as _, Bytes};
 use russh::client::Msg;
-use russh::{Channel, ChannelMsg, ChannelReadHalf, ChannelWriteHalf};
+use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::link::{Flow, LinkShared};
 
 /// A byte stream. Reading takes what arrived without copying it.
 pub(crate) struct SshStream {
-    read: ChannelReadHalf,
     write: Box<dyn AsyncWrite + Send + Unpin>,
     /// For closing.
     half: Option<ChannelWriteHalf<Msg>>,
@@ -28,17 +27,17 @@ impl SshStream {
     pub(crate) fn new(channel: Channel<Msg>, flow: Arc<Flow>, shared: Arc<LinkShared>) -> Self {
         let (read, half) = channel.split();
         let write = Box::new(half.make_writer());
-        Self { read, write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false }
+        flow.hold(read);
+        Self { write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.chunk.is_empty() && !self.ended {
+            let message = ready!(self.flow.poll_message(cx));
             if self.flow.is_cut() {
-                let reason = "nobody read the stream, and it held up others";
-                return Poll::Ready(Err(io::Error::new(io::ErrorKind::ConnectionReset, reason)));
+                return Poll::Ready(Err(cut()));
             }
-            // A message that was not taken stays in the queue when the future is dropped.
-            match ready!(pin!(self.read.wait()).poll(cx)) {
+            match message {
                 Some(ChannelMsg::Data { data }) => self.chunk = data,
                 Some(ChannelMsg::Eof) => self.ended = true,
                 // Without an end before it: the other side gave up.
@@ -78,11 +77,17 @@ impl AsyncRead for SshStream {
 
 impl AsyncWrite for SshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        if self.flow.is_cut() {
+            return Poll::Ready(Err(cut()));
+        }
         if let Poll::Ready(written) = Pin::new(&mut self.write).poll_write(cx, buf) {
             return Poll::Ready(written);
         }
         // Remembered first: an end after the look wakes us.
         self.flow.wait_to_write(cx.waker());
+        if self.flow.is_cut() {
+            return Poll::Ready(Err(cut()));
+        }
         if self.shared.has_ended() { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) } else { Poll::Pending }
     }
 
@@ -107,4 +112,8 @@ impl Drop for SshStream {
             shared.forget(id);
         });
     }
+}
+
+fn cut() -> io::Error {
+    io::Error::new(io::ErrorKind::ConnectionReset, "nobody read the stream, and it held up others")
 }

@@ -65,6 +65,11 @@ impl SshSession {
         }
     }
 
+    /// Nothing comes back: perhaps the connection is dead. Others use it, too.
+    pub(crate) fn renew(&self) {
+        self.bastion.renew(&self.scope);
+    }
+
     pub(crate) fn wake(&self) {
         self.bastion.wake();
     }

@@ -39,6 +39,8 @@ struct Prober {
     health: Health,
     /// The pod that was probed; another one is another target.
     pod: Option<String>,
+    /// Something is known since the last rest.
+    knows: bool,
     sessions: watch::Receiver<Option<Arc<Session>>>,
     blame: Blame,
 }
@@ -47,7 +49,7 @@ struct Prober {
 pub(super) async fn run(shared: Arc<Shared>, config: HealthConfig, scope: Scope) {
     let sessions = shared.session.subscribe();
     let health = Health::patient(config.settings, Instant::now());
-    let mut prober = Prober { shared, config, health, pod: None, sessions, blame: Blame::Path };
+    let mut prober = Prober { shared, config, health, pod: None, knows: false, sessions, blame: Blame::Path };
     tokio::select! {
         biased;
         () = scope.drained() => {}
@@ -92,7 +94,8 @@ impl Prober {
             if let Some(session) = self.sessions.borrow_and_update().clone() {
                 return Some(session);
             }
-            if self.shared.machine_status().state == ForwardState::Idle && self.pod.take().is_some() {
+            if self.shared.machine_status().state == ForwardState::Idle && std::mem::take(&mut self.knows) {
+                self.pod = None;
                 self.health.reset(Instant::now());
                 self.publish(HealthReport::unknown());
             }
@@ -133,6 +136,7 @@ impl Prober {
     }
 
     fn note_result(&mut self, result: Result<ProbeReport, ProbeError>) {
+        self.knows = true;
         self.health.handle_result(Instant::now(), result.is_ok(), rand::random());
         let known = self.shared.health().unwrap_or_else(HealthReport::unknown);
         let (state, failures, last) = (self.health.state(), self.health.failures(), Some(SystemTime::now()));

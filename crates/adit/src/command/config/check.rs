@@ -170,7 +170,7 @@ impl Named {
     }
 
     fn password(&mut self, keys: &[&str], path: &Path) {
-        if let Err(reason) = gateway::table::read_password(path) {
+        if let Err(reason) = runtime::password::read_password(path) {
             let message = format!("{} cannot be used: {reason}", path.display());
             let hint = format!("put the password into its first line, and chmod 600 {}", path.display());
             self.problems.push(self.places.problem(keys, message, Some(hint)));

@@ -137,3 +137,24 @@ async fn a_port_in_the_pod_that_nobody_listens_on_is_not_well() {
     let said = health.error.unwrap();
     assert!(said.starts_with("the connection was closed while") || said.contains("refused"), "{said}");
 }
+
+#[tokio::test]
+async fn at_rest_nothing_is_known_of_a_target_without_pods_either() {
+    let origin = testkit::origin::TcpOrigin::start().await.unwrap();
+    let scope = runtime::Scope::root();
+    let clusters = forward::Clusters::new(forward::KubeSettings::default());
+    let settings = ForwardSettings {
+        start: Start::OnDemand,
+        idle_timeout: Some(Duration::from_millis(1500)),
+        ..ForwardSettings::default()
+    };
+    let options = ForwardOptions { settings, ..probed("type: tcp, interval: 20ms") };
+    let target = adit_core::target::Target::parse(&format!("tcp://{}", origin.addr())).unwrap();
+    let forward = Forward::new(&scope, &clusters, "plain", target, options);
+    call(&forward).await;
+    found(&forward, HealthState::Healthy).await;
+    state(&forward, ForwardState::Idle).await;
+    let health = found(&forward, HealthState::Unknown).await;
+    assert!(health.last.is_none() && health.latency.is_none(), "{health:?}");
+    scope.abort();
+}

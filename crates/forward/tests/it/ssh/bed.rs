@@ -1,5 +1,6 @@
 //! An `sshd`, a service behind it, and forwards to that.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,6 +53,14 @@ impl SshBed {
     pub(super) fn config(&self, lines: &str) -> PathBuf {
         let path = self.sshd.path(&format!("ssh_config-{}", lines.len()));
         std::fs::write(&path, format!("{lines}\nHost *\n  IdentityAgent none\n")).unwrap();
+        path
+    }
+
+    /// A file with a secret that nobody else may read.
+    pub(super) fn secret(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.sshd.path(name);
+        std::fs::write(&path, format!("{text}\n")).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         path
     }
 

@@ -93,9 +93,112 @@ async fn a_host_certificate_is_believed_when_its_authority_is() {
     let forward = bed.forward();
     ready(&forward).await;
     call(&forward).await;
+    // Until the authority is on the list of revoked keys.
+    std::fs::write(bed.sshd.path("list"), &ca).unwrap();
+    let config = bed.config(&format!("RevokedHostKeys {}", bed.sshd.path("list").display()));
+    let revoked = bed.forward_with(SshOptions { config: Some(config), ..bed.options() });
+    refusal(&revoked).await.has(&["must not be used", "RevokedHostKeys has it"], &[]);
     // An authority for other hosts is none for this one.
     let other = bed.sshd.path("other");
     std::fs::write(&other, format!("@cert-authority *.example.com {ca}")).unwrap();
     let refused = refusal(&bed.forward_with(SshOptions { known_hosts: Some(other), ..bed.options() })).await;
     refused.has(&["is not known"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_that_is_let_pass_gets_no_password() {
+    let bed = SshBed::with(&["PasswordAuthentication yes"]).await;
+    bed.sshd.change_host_key().await;
+    let config = bed.config("StrictHostKeyChecking no");
+    let password = bed.secret("password", "secret");
+    let options = SshOptions { config: Some(config), password_file: Some(password), ..bed.options() };
+    // A key logs in.
+    call(&bed.forward_with(options.clone())).await;
+    // Without one that the server takes, nothing else is tried.
+    let other = bed.sshd.make_key("other", "ed25519", "");
+    let refused = refusal(&bed.forward_with(SshOptions { key: Some(other), ..options })).await;
+    refused.has(&["refused the login"], &["host key has changed", "adit ssh trust"]);
+    assert!(!bed.sshd.log().contains("Failed password"), "{}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_on_the_list_of_revoked_keys_is_refused() {
+    let bed = SshBed::new().await;
+    let list = bed.sshd.path("list");
+    let config = bed.config(&format!("RevokedHostKeys {}", list.display()));
+    let options = SshOptions { config: Some(config), ..bed.options() };
+    // Without the list nobody is believed.
+    let missing = bed.forward_with(options.clone());
+    refusal(&missing).await.has(&["whether it is revoked cannot be told"], &[]);
+    std::fs::write(&list, format!("# stolen\n{} a comment\n", bed.sshd.host_key())).unwrap();
+    missing.wake();
+    refusal(&missing).await.has(&["must not be used", "RevokedHostKeys has it"], &[]);
+    std::fs::write(&list, "# nothing\n").unwrap();
+    missing.wake();
+    call(&missing).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_binary_list_of_revoked_keys_is_left_to_openssh() {
+    let bed = SshBed::new().await;
+    bed.sshd.keygen(&["-q", "-k", "-f", "krl", "host.pub"]);
+    let config = bed.config(&format!("RevokedHostKeys {}", bed.sshd.path("krl").display()));
+    let options = SshOptions { config: Some(config), ..bed.options() };
+    refusal(&bed.forward_with(options.clone())).await.has(&["the program ssh does not accept it"], &[]);
+    let native = SshOptions { backend: adit_core::target::SshBackend::Native, ..options };
+    refusal(&bed.forward_with(native)).await.has(&["only `backend: openssh` can read this list"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_certificate_with_an_unknown_critical_option_is_refused() {
+    let bed = SshBed::new().await;
+    bed.sshd.kill().await;
+    bed.sshd.make_key("ca", "ed25519", "");
+    bed.sshd.keygen(&["-q", "-s", "ca", "-I", "host", "-h", "-O", "critical:x@example.com=1", "host.pub"]);
+    let path = bed.sshd.path("sshd_config");
+    let config = std::fs::read_to_string(&path).unwrap();
+    let line = format!("HostCertificate {}\n", bed.sshd.path("host-cert.pub").display());
+    std::fs::write(&path, line + &config).unwrap();
+    bed.sshd.restart().await;
+    let ca = std::fs::read_to_string(bed.sshd.path("ca.pub")).unwrap();
+    std::fs::write(bed.sshd.known_hosts(), format!("@cert-authority {} {ca}", bed.sshd.known_name())).unwrap();
+    refusal(&bed.forward()).await.has(&["critical option x@example.com"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_known_without_a_port_serves_every_port() {
+    let bed = SshBed::new().await;
+    let (key, list) = (bed.sshd.host_key(), bed.sshd.known_hosts());
+    std::fs::write(&list, format!("127.0.0.1 {key}\n")).unwrap();
+    call(&bed.forward()).await;
+    // Another key under that name says nothing of this port.
+    let other = std::fs::read_to_string(bed.sshd.make_key("other", "ed25519", "").with_extension("pub")).unwrap();
+    let file = bed.sshd.path("others");
+    std::fs::write(&file, format!("127.0.0.1 {other}")).unwrap();
+    let options = SshOptions { known_hosts: Some(file), ..bed.options() };
+    refusal(&bed.forward_with(options.clone())).await.has(&["is not known"], &[]);
+    // And under the name with the port it is not looked at.
+    std::fs::write(&list, format!("{} {other}127.0.0.1 {key}\n", bed.sshd.known_name())).unwrap();
+    let keepalive = Some(std::time::Duration::from_secs(9));
+    let backend = adit_core::target::SshBackend::Native;
+    refusal(&bed.forward_with(SshOptions { keepalive, backend, ..bed.options() })).await.has(&["HAS CHANGED"], &[]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_is_not_looked_at_again_and_again_until_the_forward_is_made_anew() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    call(&forward).await;
+    bed.sshd.change_host_key().await;
+    crate::support::waiting(&forward, "HAS CHANGED").await;
+    // Whoever wants a stream is told so without another look.
+    let before = bed.sshd.connections();
+    for _ in 0..3 {
+        let asked = tokio::time::timeout(std::time::Duration::from_secs(2), runtime::Connect::connect(&forward)).await;
+        assert!(!matches!(asked, Ok(Ok(_))));
+    }
+    assert_eq!(bed.sshd.connections(), before, "{}", bed.sshd.log());
+    let line = format!("{} {}\n", bed.sshd.known_name(), bed.sshd.host_key());
+    std::fs::write(bed.sshd.known_hosts(), line).unwrap();
+    call(&bed.forward()).await;
 }

@@ -43,14 +43,12 @@ async fn a_locked_key_is_opened_by_the_passphrase_of_a_file() {
     let bed = SshBed::new().await;
     let key = bed.sshd.make_key("locked", "ed25519", "open sesame");
     bed.sshd.authorize(&key);
-    let file = bed.sshd.path("passphrase");
-    std::fs::write(&file, "open sesame\n").unwrap();
+    let file = bed.secret("passphrase", "open sesame");
     let options = SshOptions { key: Some(key.clone()), passphrase_file: Some(file.clone()), ..bed.options() };
     let forward = bed.forward_with(options.clone());
     ready(&forward).await;
     call(&forward).await;
-    std::fs::write(bed.sshd.path("wrong"), "hunter2").unwrap();
-    let wrong = SshOptions { passphrase_file: Some(bed.sshd.path("wrong")), ..options };
+    let wrong = SshOptions { passphrase_file: Some(bed.secret("wrong", "hunter2")), ..options };
     let refused = refusal(&bed.forward_with(wrong)).await;
     refused.has(&["wrong passphrase"], &[]);
     assert!(!refused.text.contains("hunter2"));
@@ -97,8 +95,7 @@ async fn a_certificate_lets_in_where_the_key_alone_does_not() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wrong_password_is_refused_and_never_shown() {
     let bed = SshBed::with(&["PasswordAuthentication yes", "PubkeyAuthentication no"]).await;
-    let file = bed.sshd.path("password");
-    std::fs::write(&file, "hunter2-wrong\n").unwrap();
+    let file = bed.secret("password", "hunter2-wrong");
     let forward = bed.forward_with(SshOptions { password_file: Some(file), ..bed.options() });
     let refused = refusal(&forward).await;
     refused.has(&["tried password", "it takes password"], &["ADIT_SSH_PASSWORD"]);
@@ -147,4 +144,21 @@ async fn who_does_not_speak_ssh_is_told_so() {
         refused.text,
         refused.hint
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_a_secret_in_a_file_that_others_may_read_is_not_used() {
+    let bed = SshBed::with(&["PasswordAuthentication yes"]).await;
+    let open = |path: &std::path::Path| {
+        std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    };
+    let key = bed.sshd.make_key("locked", "ed25519", "open sesame");
+    bed.sshd.authorize(&key);
+    let (phrase, password) = (bed.secret("phrase", "open sesame"), bed.secret("password", "hunter2"));
+    open(&phrase);
+    open(&password);
+    let options = SshOptions { key: Some(key), passphrase_file: Some(phrase), ..bed.options() };
+    let refused = refusal(&bed.forward_with(SshOptions { password_file: Some(password), ..options })).await;
+    refused.has(&["phrase: others may read it (mode 644)", "password: others may read it (mode 644)"], &[]);
+    assert_eq!(bed.sshd.refusals(), 0, "{}", bed.sshd.log());
 }

@@ -84,3 +84,32 @@ async fn a_server_that_is_away_at_the_start_is_waited_for_by_all_its_forwards_at
     drop(leases);
     assert_eq!(bed.sshd.logins(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_frozen_for_long_is_tried_at_a_measured_pace_and_found_when_it_goes_on() {
+    let bed = SshBed::new().await;
+    let config = bed.config("ServerAliveInterval 1\nServerAliveCountMax 1");
+    let connect_timeout = Some(Duration::from_millis(500));
+    let forwards: Vec<_> = (0..5)
+        .map(|_| bed.forward_with(SshOptions { config: Some(config.clone()), connect_timeout, ..bed.options() }))
+        .collect();
+    for forward in &forwards {
+        call(forward).await;
+    }
+    bed.sshd.freeze();
+    let begun = Instant::now();
+    for forward in &forwards {
+        crate::support::waiting(forward, "did not answer within 500ms").await;
+    }
+    // Several tries that all fail.
+    let mut reports = forwards[0].status();
+    while begun.elapsed() < Duration::from_secs(6) {
+        let _ = tokio::time::timeout(Duration::from_secs(1), reports.changed()).await;
+    }
+    bed.sshd.thaw();
+    for forward in &forwards {
+        call(forward).await;
+    }
+    // One login for all; those that were under way meanwhile are not counted against it.
+    assert!(bed.sshd.connections() < 20, "{}", bed.sshd.connections());
+}

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use forward::{Forward, ForwardError};
+use forward::Forward;
 use runtime::Connect as _;
 use runtime::connect::{ConnectError, Io};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::bed::SshBed;
 use crate::support::{DEADLINE, call, open, ready, rest, say, trip, within, within_of};
 
-const MIB: usize = 1024 * 1024;
+pub(super) const MIB: usize = 1024 * 1024;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_forward_reaches_a_service_through_sshd() {
@@ -157,19 +157,22 @@ async fn a_server_that_forbids_forwarding_says_so_with_a_hint() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn openssh_is_the_other_backend() {
+async fn a_dead_service_does_not_take_the_other_forwards_of_its_server_down() {
     let bed = SshBed::new().await;
-    let options = adit_core::target::SshOptions { backend: adit_core::target::SshBackend::OpenSsh, ..bed.options() };
-    let forward = bed.forward_with(options);
-    let report = ready(&forward).await;
-    assert_eq!(report.transport, Some("openssh"));
-    call(&forward).await;
-    within_of(DEADLINE * 2, "both ways", echo(&forward, 4 * MIB)).await;
-    let wrong = adit_core::target::SshOptions {
-        backend: adit_core::target::SshBackend::OpenSsh,
-        key: Some(bed.sshd.make_key("other", "ed25519", "")),
-        ..bed.options()
-    };
-    let error = within("it is refused", bed.forward_with(wrong).ready()).await.unwrap_err();
-    assert!(matches!(error, ForwardError::Ssh(forward::SshError::Refused { .. })), "{error}");
+    let fine = bed.forward();
+    let mut io = open(&fine).await;
+    trip(&mut io, b"before\n").await.unwrap();
+    let nobody = testkit::process::free_port().unwrap();
+    let health = crate::probe::health("type: tcp, interval: 20ms, fall: 1");
+    let options = forward::ForwardOptions { health: Some(health), ..forward::ForwardOptions::default() };
+    let dead = bed.forward_of(bed.target_to(bed.options(), &format!("127.0.0.1:{nobody}")), options);
+    ready(&dead).await;
+    let mut reports = dead.status();
+    let failing = reports.wait_for(|report| report.health.as_ref().is_some_and(|health| health.failures > 5));
+    drop(within("its probes fail", failing).await.unwrap());
+    assert!(dead.report().is_ready(), "the way there is well: {:?}", dead.report().status);
+    assert!(fine.report().is_ready());
+    trip(&mut io, b"after\n").await.unwrap();
+    call(&fine).await;
+    assert_eq!(bed.sshd.logins(), 1);
 }

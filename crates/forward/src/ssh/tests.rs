@@ -1,0 +1,218 @@
+//! What needs a real `sshd` and more than the public interface: short limits, one server's connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use adit_core::target::{SshOptions, SshServer};
+use runtime::Scope;
+use runtime::connect::Io;
+use testkit::origin::TcpOrigin;
+use testkit::sshd::Sshd;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::bastion::{Bastion, OpenedVia};
+use super::link::Limits;
+use super::servers::SshServers;
+
+mod passwords;
+
+const DEADLINE: Duration = Duration::from_secs(15);
+
+struct Bed {
+    sshd: Sshd,
+    origin: TcpOrigin,
+    scope: Scope,
+    servers: Arc<SshServers>,
+}
+
+impl Bed {
+    async fn new(limits: Limits) -> Self {
+        Self {
+            sshd: Sshd::start(&[]).await,
+            origin: TcpOrigin::start().await.unwrap(),
+            scope: Scope::root(),
+            servers: SshServers::with_limits(None, limits),
+        }
+    }
+
+    fn server(&self) -> SshServer {
+        let config = self.sshd.path("ssh_config");
+        std::fs::write(&config, "Host *\n  IdentityAgent none\n").unwrap();
+        let options = SshOptions {
+            key: Some(self.sshd.key()),
+            known_hosts: Some(self.sshd.known_hosts()),
+            config: Some(config),
+            ..SshOptions::default()
+        };
+        SshServer::parse(&format!("{}@{}", self.sshd.user(), self.sshd.addr())).unwrap().with(options)
+    }
+
+    fn bastion(&self) -> Arc<Bastion> {
+        self.servers.bastion(&self.server())
+    }
+
+    async fn say(&self, bastion: &Arc<Bastion>, line: &str) -> Io {
+        let Ok(mut io) = self.open(bastion, self.origin.addr().port()).await else { panic!("a stream") };
+        io.write_all(line.as_bytes()).await.unwrap();
+        io
+    }
+
+    async fn open(&self, bastion: &Arc<Bastion>, port: u16) -> Result<Io, OpenedVia> {
+        within(bastion.open(&self.scope, "127.0.0.1", port, DEADLINE)).await
+    }
+}
+
+impl Drop for Bed {
+    fn drop(&mut self) {
+        self.scope.abort();
+    }
+}
+
+async fn within<T>(step: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, step).await.expect("in time")
+}
+
+async fn trip(io: &mut Io, bytes: &[u8]) {
+    within(io.write_all(bytes)).await.unwrap();
+    let mut back = vec![0; bytes.len()];
+    within(io.read_exact(&mut back)).await.unwrap();
+    assert_eq!(back, bytes);
+}
+
+/// Reads until it ends or fails.
+async fn end_of(io: &mut Io) -> std::io::Result<usize> {
+    let (mut piece, mut sum) = (vec![0; 64 * 1024], 0);
+    loop {
+        match within(io.read(&mut piece)).await? {
+            0 => return Ok(sum),
+            got => sum += got,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_that_nobody_reads_is_ended_with_what_waits_of_it_and_the_others_go_on() {
+    let unread = 512 * 1024;
+    let bed = Bed::new(Limits { unread, stuck: Duration::from_millis(200), ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    trip(&mut beside, b"before").await;
+    let mut stuck = bed.say(&bastion, "source\n").await;
+    bed.sshd.says(DEADLINE, |_| bed.origin.connections() > 1).await;
+    // Its end is told to the server, though its owner does nothing.
+    within(async {
+        while bed.origin.open() > 1 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+    for _ in 0..50 {
+        trip(&mut beside, b"beside it").await;
+    }
+    let error = within(stuck.write(b"more")).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "{error}");
+    let mut rest = 0;
+    let error = loop {
+        match within(stuck.read(&mut vec![0; 64 * 1024])).await {
+            Ok(0) => panic!("a cut is no end"),
+            Ok(got) => rest += got,
+            Err(error) => break error,
+        }
+    };
+    assert!(error.to_string().contains("nobody read the stream"), "{error}");
+    assert!(rest <= 64 * 1024, "what waited is thrown away: {rest}");
+    trip(&mut beside, b"after it").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_of_tiny_pieces_is_ended_too() {
+    let bed = Bed::new(Limits { pieces: 20, stuck: Duration::from_millis(200), ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    trip(&mut beside, b"before").await;
+    let mut stuck = bed.say(&bastion, "drip 400 5\n").await;
+    let _first = within(stuck.read_u8()).await.unwrap();
+    bed.sshd.says(DEADLINE, |_| bed.origin.open() < 2).await;
+    trip(&mut beside, b"beside it").await;
+    assert!(end_of(&mut stuck).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_is_left_only_for_a_successor_and_its_streams_stay() {
+    let bed = Bed::new(Limits { renew: Duration::ZERO, ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    let mut old = bed.say(&bastion, "echo\n").await;
+    trip(&mut old, b"before").await;
+    bastion.renew(&bed.scope);
+    bastion.renew(&bed.scope);
+    // Streams that are opened meanwhile do not wait for it.
+    bed.say(&bastion, "echo\n").await;
+    bed.sshd.says(DEADLINE, |_| bed.sshd.logins() == 2).await;
+    trip(&mut old, b"after").await;
+
+    // No successor: nothing changes.
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    let tried = async {
+        // The login before may not have ended here yet.
+        while bed.sshd.connections() < 3 {
+            bastion.renew(&bed.scope);
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    within(tried).await;
+    trip(&mut bed.say(&bastion, "echo\n").await, b"still").await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_young_connection_is_not_made_anew() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    let mut io = bed.say(&bastion, "echo\n").await;
+    bastion.renew(&bed.scope);
+    trip(&mut io, b"on").await;
+    trip(&mut bed.say(&bastion, "echo\n").await, b"the same").await;
+    assert_eq!(bed.sshd.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn waking_gives_up_a_login_under_way() {
+    let bed = Bed::new(Limits::default()).await;
+    let front = testkit::sshd::mute().await.unwrap();
+    let mut server = bed.server();
+    server.port = std::num::NonZeroU16::new(front.local_addr().unwrap().port());
+    let config = bed.sshd.path("ssh_config");
+    std::fs::write(&config, format!("Host *\n  IdentityAgent none\n  HostKeyAlias {}\n", bed.sshd.known_name()))
+        .unwrap();
+    server.options.connect_timeout = Some(DEADLINE * 8);
+    let bastion = bed.servers.bastion(&server);
+    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), DEADLINE * 8);
+    let network = async {
+        // The first one leads nowhere, as a connection of a network that is gone.
+        let (_hangs, _) = front.accept().await.unwrap();
+        bastion.wake();
+        let (mut client, _) = front.accept().await.unwrap();
+        let mut sshd = tokio::net::TcpStream::connect(bed.sshd.addr()).await.unwrap();
+        let _ = tokio::io::copy_bidirectional(&mut client, &mut sshd).await;
+    };
+    let opened = tokio::select! {
+        opened = within(opening) => opened,
+        () = network => panic!("the stream is opened first"),
+    };
+    assert!(opened.is_ok());
+}
+
+#[tokio::test]
+async fn times_make_no_other_login() {
+    let servers = SshServers::new(None);
+    let server = |options: SshOptions| SshServer::parse("me@bastion").unwrap().with(options);
+    let plain = servers.bastion(&server(SshOptions::default()));
+    let timed = SshOptions {
+        keepalive: Some(Duration::from_secs(5)),
+        connect_timeout: Some(Duration::from_secs(7)),
+        ..SshOptions::default()
+    };
+    assert!(Arc::ptr_eq(&plain, &servers.bastion(&server(timed))));
+    let keyed = SshOptions { key: Some("/k".into()), ..SshOptions::default() };
+    assert!(!Arc::ptr_eq(&plain, &servers.bastion(&server(keyed))));
+}
