@@ -24,7 +24,7 @@ use runtime::control::{Handler, Lines};
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::handover;
+use super::handover::{self, NotHandedOver};
 use super::logs::{self, Wanted};
 use super::state::{Chosen, Daemon, Ending, Verb};
 use crate::report::Failure;
@@ -87,12 +87,13 @@ impl Api {
                 Err(failure) => failed(&failure),
             },
             ["shutdown"] => {
-                self.daemon.ending.send_replace(Some(Ending::Asked));
+                self.daemon.end(Ending::Asked);
                 ok(&json!({ "pid": std::process::id() }))
             }
             ["handover"] => match handover::to_successor(&self.daemon).await {
                 Ok(pid) => ok(&json!({ "pid": pid })),
-                Err(failure) => failed(&failure),
+                Err(NotHandedOver::Busy(text)) => problem(StatusCode::CONFLICT, "usage", text, None),
+                Err(NotHandedOver::Failed(failure)) => failed(&failure),
             },
             [verb] => match (verb_of(verb), serde_json::from_slice::<Chosen>(body)) {
                 (None, _) => not_found("there is nothing of this name; see /v1/openapi.json"),
@@ -175,6 +176,11 @@ impl Handler for Api {
         let Some(path) = path.strip_prefix("/v1/") else {
             return not_found("everything is below /v1/; see /v1/openapi.json");
         };
+        if self.daemon.was_taken_over() {
+            // It knows nothing of what is, and what it did would be undone; the same socket leads to the other one.
+            let text = "another process has just taken over; ask again";
+            return problem(StatusCode::MISDIRECTED_REQUEST, "internal", text, None);
+        }
         let path: Vec<&str> = path.split('/').collect();
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,

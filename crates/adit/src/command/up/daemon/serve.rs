@@ -187,7 +187,8 @@ async fn until_the_end(
     };
     let on_phase = |phase| {
         if phase == Phase::StopAccepting {
-            let taken_over = *daemon.ending.borrow() == Some(Ending::TakenOver);
+            // A signal leads here without asking: a successor that is being started is told to go.
+            let taken_over = !daemon.end(Ending::Asked) && daemon.was_taken_over();
             if !taken_over {
                 daemon.notify.stopping();
             }

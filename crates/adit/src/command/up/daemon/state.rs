@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +45,8 @@ pub(super) struct Daemon {
     pub(super) journal: Arc<Journal>,
     pub(super) started: SystemTime,
     pub(super) ending: watch::Sender<Option<Ending>>,
+    /// A successor is being started.
+    pub(super) hands_over: AtomicBool,
     pub(super) running: Arc<Mutex<Running>>,
     pub(super) notify: Notify,
     source: Source,
@@ -107,6 +109,7 @@ impl Daemon {
             journal,
             started: SystemTime::now(),
             ending: watch::Sender::new(None),
+            hands_over: AtomicBool::new(false),
             running,
             notify,
             source,
@@ -118,6 +121,25 @@ impl Daemon {
             reloads: AtomicU64::new(0),
             known: Mutex::new(Known { file, desired }),
         })
+    }
+
+    /// Has it end, for the first reason that is given; whether this was it.
+    pub(super) fn end(&self, why: Ending) -> bool {
+        self.ending.send_if_modified(|ending| {
+            let is_first = ending.is_none();
+            *ending = ending.or(Some(why));
+            is_first
+        })
+    }
+
+    /// Whether it was told to end, or another process has taken over.
+    pub(super) fn ends(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
+    /// Whether another process is the daemon now.
+    pub(super) fn was_taken_over(&self) -> bool {
+        *self.ending.borrow() == Some(Ending::TakenOver)
     }
 
     /// Where its tasks live.
