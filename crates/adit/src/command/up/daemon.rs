@@ -61,6 +61,9 @@ pub(in crate::command) enum DaemonCommand {
         background: bool,
         #[arg(long)]
         take_over: bool,
+        /// The file that --config names need not be there yet
+        #[arg(long)]
+        without_file: bool,
     },
 }
 
@@ -128,10 +131,11 @@ pub(in crate::command) struct LogsArguments {
 }
 
 pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Result<ExitCode, Failure> {
-    let mode = |background, take_over| serve::Mode { background, take_over };
     match *command {
-        DaemonCommand::Start { foreground: true } => serve::run(global, mode(false, false)),
-        DaemonCommand::Run { background, take_over } => serve::run(global, mode(background, take_over)),
+        DaemonCommand::Start { foreground: true } => serve::run(global, serve::Mode::default()),
+        DaemonCommand::Run { background, take_over, without_file } => {
+            serve::run(global, serve::Mode { background, take_over, without_file })
+        }
         DaemonCommand::Start { foreground: false } => {
             global.start_logs(Some("warn"), false)?;
             let path = super::path(global);

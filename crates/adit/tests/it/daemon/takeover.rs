@@ -75,7 +75,8 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     let port = place.entrance("web");
     place.write("forwards: { broken\n");
     let (_, text) = place.fails(&["daemon", "restart"]);
-    assert!(text.contains("did not start"), "{text}");
+    assert!(text.contains("did not start") && !text.contains('{'), "in words: {text}");
+    assert!(text.contains("adit.yaml:2:"), "where the mistake is: {text}");
     assert!(is_alive(first));
     assert_eq!(get(port).await, Some(200));
     place.write(&format!("forwards:\n{web}"));
@@ -129,4 +130,25 @@ async fn whoever_is_told_to_end_while_it_is_replaced_leaves_no_successor() {
         let none = || async { place.daemons().is_empty().then_some(()) };
         eventually(DEADLINE, &format!("nobody is left: {said:?}"), none).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_a_file_can_be_replaced_and_its_successor_waits_for_the_file_too() {
+    let place = Place::new().await;
+    let home = place.home.path().join("home");
+    std::fs::create_dir_all(&home).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = place.command(arguments).env("HOME", &home).env("XDG_CONFIG_HOME", home.join("config")).output();
+        let output = output.expect("adit runs");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        text
+    };
+    run(&["daemon", "start"]);
+    run(&["daemon", "restart"]);
+    std::fs::create_dir_all(home.join("config/adit")).unwrap();
+    let file = format!("version: 1\nforwards:\n{}", place.forward("web", 0, ""));
+    std::fs::write(home.join("config/adit/adit.yaml"), file).unwrap();
+    run(&["daemon", "reload"]);
+    assert!(run(&["status"]).contains("web"));
 }

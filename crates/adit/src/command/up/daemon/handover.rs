@@ -16,7 +16,7 @@ use adit_core::diagnose::Fault;
 use runtime::control::{ControlLock, ControlSocket};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::launch::{Ready, given_up, wait_for};
+use super::launch::{Ready, given_up, refused, wait_for};
 use super::state::{Daemon, Ending, internal};
 use crate::report::Failure;
 
@@ -78,12 +78,12 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
     let handed = scope.spawn_blocking("handover", move || {
         let daemon = &turn.0;
         let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
-        let mut child = start(&program, &daemon.config, theirs)?;
+        let mut child = start(&program, daemon, theirs)?;
         let sent = give(&ours, &lock_file, &socket, &entrances);
         let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
         match ready {
             Ok(Ready::Yes) => settle(daemon, child),
-            Ok(Ready::No(text)) => Err(Failure::new(Fault::Config, format!("the successor did not start: {text}"), "")),
+            Ok(Ready::No(text)) => Err(refused(&text).within("the successor did not start")),
             Err(failure) => {
                 // Ours: it is a child that was not waited for.
                 let _ = child.kill();
@@ -137,9 +137,12 @@ fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String,
     })
 }
 
-fn start(program: &PathBuf, config: &std::path::Path, socket: UnixStream) -> Result<Child, Failure> {
+fn start(program: &PathBuf, daemon: &Daemon, socket: UnixStream) -> Result<Child, Failure> {
     let mut command = Command::new(program);
-    command.arg("--config").arg(config).args(["daemon", "run", "--background", "--take-over"]);
+    command.arg("--config").arg(&daemon.config).args(["daemon", "run", "--background", "--take-over"]);
+    if daemon.has_no_file() {
+        command.arg("--without-file");
+    }
     command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().map_err(|error| {
         let text = format!("{} cannot be started: {error}", program.display());

@@ -96,7 +96,7 @@ pub(super) fn given_up() -> Failure {
 }
 
 /// What the child wrote is a failure as JSON; anything else is told as it is.
-fn refused(text: &str) -> Failure {
+pub(super) fn refused(text: &str) -> Failure {
     Failure::from_json(text).unwrap_or_else(|| {
         let text = if text.is_empty() { "the daemon ended before it was ready" } else { text };
         Failure::new(Fault::Internal, text, "try `adit daemon start --foreground`")

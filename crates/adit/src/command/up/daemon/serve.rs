@@ -40,6 +40,8 @@ pub(super) struct Mode {
     pub(super) background: bool,
     /// Sockets come from a daemon before.
     pub(super) take_over: bool,
+    /// The daemon before had no file; this one waits for it at the same path.
+    pub(super) without_file: bool,
 }
 
 /// Runs the daemon until it is told to end.
@@ -72,7 +74,7 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
             (lock, socket, Vec::new())
         }
     };
-    let (config, source) = source(global)?;
+    let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
     let runtime = crate::command::build_runtime(None)?;
     let sockets = Sockets { lock: control_lock, control: socket, entrances };
@@ -97,11 +99,15 @@ struct Start {
 }
 
 /// The file, by its full path: the daemon's directory is another one.
-fn source(global: &Global) -> Result<(PathBuf, Source), Failure> {
+fn source(global: &Global, mode: Mode) -> Result<(PathBuf, Source), Failure> {
     match path(global) {
         Some(path) => {
             let path = std::path::absolute(path).map_err(|error| internal(&error))?;
-            Ok((path.clone(), Source::new(path, Selection::default())))
+            let source = match mode.without_file {
+                true => Source::none_yet(path.clone()),
+                false => Source::new(path.clone(), Selection::default()),
+            };
+            Ok((path, source))
         }
         None => {
             let directory = crate::command::files::config_dir().map(|directory| directory.join("adit"));

@@ -147,6 +147,11 @@ impl Daemon {
         self.scope.clone()
     }
 
+    /// Whether it waits for its file to appear.
+    pub(super) fn has_no_file(&self) -> bool {
+        self.source.has_no_file()
+    }
+
     /// The lock and the control socket, for a successor.
     pub(super) fn descriptors(&self) -> Result<(OwnedFd, OwnedFd), Failure> {
         let lock = self.lock.as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
