@@ -168,25 +168,27 @@ impl ControlLock {
             }
             Err(error) => return Err(system(error.into())),
         }
-        let mut lock = Self { file };
+        let lock = Self { file };
         lock.sign().map_err(system)?;
         Ok(lock)
     }
 
-    /// The lock of a daemon that hands over to this process.
-    ///
-    /// # Errors
-    /// What the system says against writing this process's id.
-    pub fn inherited(file: OwnedFd) -> io::Result<Self> {
-        let mut lock = Self { file: file.into() };
-        lock.sign()?;
-        Ok(lock)
+    /// The lock of a daemon that hands over to this process. That one's id stays in it until this one signs: it may yet
+    /// fail to start.
+    #[must_use]
+    pub fn inherited(file: OwnedFd) -> Self {
+        Self { file: file.into() }
     }
 
-    fn sign(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        writeln!(self.file, "{}", std::process::id())
+    /// Writes this process's id into it.
+    ///
+    /// # Errors
+    /// What the system says against it.
+    pub fn sign(&self) -> io::Result<()> {
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
     }
 }
 

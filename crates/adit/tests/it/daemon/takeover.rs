@@ -78,6 +78,8 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     assert!(text.contains("did not start") && !text.contains('{'), "in words: {text}");
     assert!(text.contains("adit.yaml:2:"), "where the mistake is: {text}");
     assert!(is_alive(first));
+    let (_, text) = place.fails(&["daemon", "start"]);
+    assert!(text.contains(&format!("pid {first}")), "the lock names who lives: {text}");
     assert_eq!(get(port).await, Some(200));
     place.write(&format!("forwards:\n{web}"));
     place.ok(&["daemon", "restart"]);

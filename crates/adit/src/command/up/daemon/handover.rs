@@ -41,7 +41,7 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
     let (mut lock, mut socket, mut entrances) = (None, None, Vec::new());
     for (label, descriptor) in sockets {
         match label.as_str() {
-            LOCK => lock = Some(ControlLock::inherited(descriptor).map_err(|error| internal(&error))?),
+            LOCK => lock = Some(ControlLock::inherited(descriptor)),
             SOCKET => socket = Some(ControlSocket::inherited(descriptor).map_err(|error| internal(&error))?),
             other => {
                 if let Some(label) = other.strip_prefix(ENTRANCE) {

@@ -165,6 +165,8 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     view.follow(&scope, &running);
     notify.ready(&scope);
     journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);
+    // One that takes over is the daemon from here on, not earlier.
+    daemon.sign()?;
     if mode.background {
         terminal::data(&format!("{READY}\n"));
     }

@@ -142,6 +142,11 @@ impl Daemon {
         *self.ending.borrow() == Some(Ending::TakenOver)
     }
 
+    /// From now on the lock names this process.
+    pub(super) fn sign(&self) -> Result<(), Failure> {
+        self.lock.sign().map_err(|error| internal(&error))
+    }
+
     /// Where its tasks live.
     pub(super) fn scope(&self) -> Scope {
         self.scope.clone()
