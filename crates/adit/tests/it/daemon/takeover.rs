@@ -154,3 +154,23 @@ async fn a_daemon_without_a_file_can_be_replaced_and_its_successor_waits_for_the
     run(&["daemon", "reload"]);
     assert!(run(&["status"]).contains("web"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let first = place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    place.ok(&["daemon", "restart"]);
+    // Longer than the phases of an end leave to what is live.
+    live.set_read_timeout(Some(std::time::Duration::from_secs(11))).unwrap();
+    let nothing = live.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(nothing, Err(std::io::ErrorKind::WouldBlock), "it is not cut off: {}", place.log());
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let gone = || async { (!is_alive(first)).then_some(()) };
+    eventually(DEADLINE, "the first process ends", gone).await;
+}

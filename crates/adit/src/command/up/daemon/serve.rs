@@ -33,6 +33,12 @@ use crate::terminal;
 /// How long connections that were accepted before a successor took over have to reach their target.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
+/// as it ends any daemon.
+const LINGER: Duration = Duration::from_secs(12 * 60 * 60);
+/// The exit code when something live was cut off. It was told to end: a service manager must not start it again.
+const CUT: u8 = 6;
+
 /// How it is run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mode {
@@ -183,25 +189,29 @@ async fn until_the_end(
     daemon: &Arc<Daemon>,
 ) -> runtime::shutdown::Outcome {
     let mut ending = daemon.ending.subscribe();
-    let accepting = listening.clone();
-    let told = async move {
+    let told = async {
         // The sender lives as long as the daemon.
         let taken_over = ending.wait_for(Option::is_some).await.is_ok_and(|why| *why == Some(Ending::TakenOver));
         if taken_over {
             // Whoever was accepted last is connected before forwards take nothing new.
-            accepting.drain();
+            listening.drain();
             tokio::time::sleep(SETTLE).await;
+            // Its phases begin only when it carries nothing more: nobody waits for its end.
+            daemon.journal.note("stopping", "another process has taken over", &Value::Null);
+            lock(&daemon.running).stop();
+            scope.drain();
+            tokio::select! {
+                biased;
+                () = scope.idle() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
         }
     };
     let on_phase = |phase| {
-        if phase == Phase::StopAccepting {
-            // A signal leads here without asking: a successor that is being started is told to go.
-            let taken_over = !daemon.end(Ending::Asked) && daemon.was_taken_over();
-            if !taken_over {
-                daemon.notify.stopping();
-            }
-            let why = if taken_over { "another process has taken over" } else { "the daemon ends" };
-            daemon.journal.note("stopping", why, &Value::Null);
+        // A signal leads here without asking: a successor that is being started is told to go.
+        if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
+            daemon.notify.stopping();
+            daemon.journal.note("stopping", "the daemon ends", &Value::Null);
             lock(&daemon.running).stop();
         }
         if phase == Phase::Cancelling {
