@@ -173,3 +173,19 @@ async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_n
     assert!(ask("DELETE /v1/forwards/web").starts_with("HTTP/1.1 405"));
     assert!(ask("POST /v1/forwards/web/jump").starts_with("HTTP/1.1 404"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cuts_something_has_an_exit_code_of_its_own() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let mut daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+    let ready = || async { place.run(&["status"]).status.success().then_some(()) };
+    eventually(DEADLINE, "it answers", ready).await;
+    let _live = std::net::TcpStream::connect(place.entrance("web")).unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    signal(daemon.id(), Signal::TERM);
+    place.logged("\"event\":\"stopping\"").await;
+    signal(daemon.id(), Signal::TERM);
+    assert_eq!(daemon.wait().unwrap().code(), Some(6), "not 1, after which systemd would start it again");
+}

@@ -179,7 +179,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let ended = until_the_end(&scope, &listening, &mut signals, &daemon).await;
     view.stopped(ended.signal).await;
     journal.flush();
-    Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::from(CUT) })
 }
 
 async fn until_the_end(
@@ -270,4 +270,18 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_does_not_start_again_what_was_told_to_end() {
+        let unit = include_str!("../../../../../../deploy/systemd/user/adit-daemon.service");
+        assert!(
+            unit.contains("Restart=on-failure") && unit.contains(&format!("\nSuccessExitStatus={CUT}\n")),
+            "{unit}"
+        );
+    }
 }
