@@ -24,6 +24,7 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
     let Some((program, arguments)) = probe.command.split_first() else {
         return Err(ProbeError::Setup { reason: "it has no command".to_owned() });
     };
+    let named = probe.shown.first().map_or("its command", String::as_str);
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
     let listener = listener.map_err(|error| setup("no port for it", &error))?;
     let address = listener.local_addr().map_err(|error| setup("no port for it", &error))?;
@@ -39,7 +40,7 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
         .process_group(0)
         .kill_on_drop(true)
         .spawn();
-    let child = child.map_err(|error| setup(&format!("`{program}` could not be run"), &error))?;
+    let child = child.map_err(|error| setup(&format!("`{named}` could not be run"), &error))?;
     let mut group = Group::of(child);
     let (out, err) = (group.child.stdout.take(), group.child.stderr.take());
     let trouble = Mutex::new(None);
@@ -64,11 +65,11 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
     }
     let said = said.flatten();
     if status.success() {
-        return Ok(said.unwrap_or_else(|| format!("`{program}` is content")));
+        return Ok(said.unwrap_or_else(|| format!("`{named}` is content")));
     }
     let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
     let more = [said, trouble].into_iter().flatten().map(|text| format!(": {text}")).collect::<String>();
-    Err(ProbeError::Command { message: format!("`{program}` {}{more}", ended(status)) })
+    Err(ProbeError::Command { message: format!("`{named}` {}{more}", ended(status)) })
 }
 
 /// After its end, output that is still in the pipes gets this long to arrive.
