@@ -5,6 +5,7 @@ mod audit;
 mod client;
 mod desired;
 mod handover;
+mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
 mod logs;

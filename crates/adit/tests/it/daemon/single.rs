@@ -147,3 +147,24 @@ async fn statuses_are_answered_while_a_reload_moves_a_port() {
     }
     assert_eq!(get(place.entrance("web")).await, Some(200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_that_begin_to_fail_and_succeed_again_are_in_the_log() {
+    let place = Place::new().await;
+    let sign = place.home.path().join("well");
+    std::fs::write(&sign, "").unwrap();
+    let health = format!(
+        ", start: always, health: {{ type: exec, command: [test, -e, \"{}\"], interval: 1s, timeout: 1s, rise: 1, fall: 1 }}",
+        sign.display()
+    );
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, &health)));
+    place.start();
+    let well = || async { (place.status("web")["health"]["state"] == "healthy").then_some(()) };
+    eventually(DEADLINE, "it is healthy", well).await;
+    std::fs::remove_file(&sign).unwrap();
+    place.logged("\"event\":\"unhealthy\"").await;
+    std::fs::write(&sign, "").unwrap();
+    place.logged("\"event\":\"healthy\"").await;
+    let own = place.ok(&["logs", "web", "--level", "warn"]);
+    assert!(own.contains("web: its probes fail"), "{own}");
+}

@@ -102,7 +102,8 @@ impl Journal {
 /// Events that a person should look at.
 fn level(event: &str) -> &'static str {
     match event {
-        "lost" | "failed" | "error" | "reload-failed" | "unhealthy" | "missing" | "exposed" | "left-out" => "warn",
+        "lost" | "failed" | "error" | "reload-failed" | "unhealthy" | "missing" | "exposed" | "left-out"
+        | "warning" | "not-opened" | "cancelling" => "warn",
         _ => "info",
     }
 }

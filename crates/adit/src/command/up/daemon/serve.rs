@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::desired::Desired;
 use super::handover::{self, Inherited};
+use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
 use super::notify::Notify;
@@ -64,7 +65,8 @@ pub(super) fn run(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
 }
 
 fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
-    global.start_logs(Some("warn"), false)?;
+    let heard = Heard::default();
+    global.start_logs_heard(Some("warn"), false, Some(heard.listener()))?;
     if mode.background {
         // No terminal any more, and none of its signals. It fails only for the leader of a group, which is none.
         let _ = rustix::process::setsid();
@@ -82,6 +84,7 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     };
     let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
+    heard.tell(&journal);
     let runtime = crate::command::build_runtime(None)?;
     let sockets = Sockets { lock: control_lock, control: socket, entrances };
     let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets }));
