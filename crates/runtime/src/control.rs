@@ -44,6 +44,8 @@ const CONNECTIONS: usize = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Enough for any head of a program of this machine.
 const HEAD_MAX: usize = 16 * 1024;
+/// How long an answer may take after the end has begun.
+const LAST_ANSWER: Duration = Duration::from_secs(1);
 /// The pause after running out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -310,9 +312,10 @@ where
         ended = serving.as_mut() => ended,
         () = scope.drained() => {
             serving.as_mut().graceful_shutdown();
-            match scope.until_cancelled(serving).await {
-                Some(ended) => ended,
-                None => return,
+            // A reader that has paused takes nothing more, and nobody's end waits for it.
+            match scope.until_cancelled(tokio::time::timeout(LAST_ANSWER, serving)).await {
+                Some(Ok(ended)) => ended,
+                Some(Err(_)) | None => return,
             }
         }
     };

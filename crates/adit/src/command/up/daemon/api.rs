@@ -1,4 +1,4 @@
-//! The API of a daemon: HTTP and JSON, the same on the control socket and on a loopback port with a token.
+//! The API of a daemon: HTTP and JSON, on the control socket.
 //!
 //! | request | answer |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | `GET /v1/openapi.json` | all of this for programs |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::diagnose::http_status;
 use bytes::Bytes;
@@ -20,7 +21,8 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use runtime::control::{Handler, Lines};
+use runtime::control::{Handler, Lines, LinesSender};
+use runtime::scope::Scope;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
@@ -31,6 +33,8 @@ use crate::report::Failure;
 
 /// A request's body is a list of names.
 const BODY_MAX: usize = 256 * 1024;
+/// How long it may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The description for programs.
 const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
 
@@ -128,7 +132,7 @@ impl Api {
                         Err(RecvError::Closed) => return,
                     },
                 };
-                if sender.send(Bytes::from(line)).await.is_err() {
+                if !pass_on(&sender, &until, line).await {
                     return;
                 }
             }
@@ -144,11 +148,18 @@ impl Api {
         let (sender, body) = Lines::channel();
         let scope = self.daemon.scope();
         let (until, place) = (scope.clone(), self.daemon.place.clone());
-        scope.spawn("log reader", async move {
+        scope.clone().spawn("log reader", async move {
             let mut reader = logs::Reader::new(&place.logs(), wanted);
             loop {
-                for line in reader.next_lines() {
-                    if sender.send(Bytes::from(format!("{line}\n"))).await.is_err() {
+                // It may be much, on a slow disk: no thread that runs tasks reads it.
+                let read = scope.spawn_blocking("log read", move || {
+                    let lines = reader.next_lines();
+                    (reader, lines)
+                });
+                let Ok((back, lines)) = read.await else { return };
+                reader = back;
+                for line in lines {
+                    if !pass_on(&sender, &until, format!("{line}\n")).await {
                         return;
                     }
                 }
@@ -185,10 +196,13 @@ impl Handler for Api {
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
             Method::POST => {
-                let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
-                    return problem(StatusCode::PAYLOAD_TOO_LARGE, "usage", "the body is too long", None);
+                let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+                    Ok(Ok(body)) => body.to_bytes(),
+                    Ok(Err(_)) => {
+                        return problem(StatusCode::PAYLOAD_TOO_LARGE, "usage", "the body is too long", None);
+                    }
+                    Err(_) => return problem(StatusCode::REQUEST_TIMEOUT, "usage", "the body does not come", None),
                 };
-                let body = body.to_bytes();
                 let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
                 self.post(&path, &body).await
             }
@@ -198,6 +212,15 @@ impl Handler for Api {
                 answer
             }
         }
+    }
+}
+
+/// Hands a line to a reader; not when it has gone, nor at the end, which no reader holds up.
+async fn pass_on(sender: &LinesSender, until: &Scope, line: String) -> bool {
+    tokio::select! {
+        biased;
+        () = until.drained() => false,
+        sent = sender.send(Bytes::from(line)) => sent.is_ok(),
     }
 }
 

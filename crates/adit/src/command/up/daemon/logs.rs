@@ -18,6 +18,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(200);
 const LINES: usize = 100;
 /// The most that is kept of older lines.
 const LINES_MAX: usize = 1_000_000;
+/// The most that a request may ask for: a daemon keeps them until they are sent.
+const ASKED_MAX: usize = 10_000;
 /// Lines of news that are taken at once.
 const NEWS: usize = 1000;
 
@@ -55,12 +57,23 @@ impl Wanted {
             let value = percent_decode(value);
             match key {
                 "name" => wanted.name = Some(value),
-                "lines" => wanted.lines = value.parse().map_err(|_| format!("`{value}` is no number of lines"))?,
+                "lines" => {
+                    let lines = value.parse().ok().filter(|lines| *lines <= ASKED_MAX);
+                    wanted.lines = lines.ok_or_else(|| format!("`{value}` is no number of lines up to {ASKED_MAX}"))?;
+                }
                 "since" => wanted.since = Some(moment(&value)?),
                 "until" => wanted.until = Some(moment(&value)?),
                 "grep" => wanted.grep = Some(value),
-                "level" => wanted.warnings = value == "warn",
-                "follow" => wanted.follow = value == "true" || value == "1",
+                "level" => match value.as_str() {
+                    "warn" => wanted.warnings = true,
+                    "info" => wanted.warnings = false,
+                    _ => return Err(format!("`{value}` is no level: write info or warn")),
+                },
+                "follow" => match value.as_str() {
+                    "true" | "1" => wanted.follow = true,
+                    "false" | "0" => wanted.follow = false,
+                    _ => return Err(format!("`{value}` is neither true nor false")),
+                },
                 other => return Err(format!("there is no parameter `{other}`")),
             }
         }
@@ -294,6 +307,8 @@ mod tests {
         );
         assert!(Wanted::from_query("nmae=x").is_err());
         assert!(Wanted::from_query("since=soon").is_err());
+        assert!(Wanted::from_query("level=loud").is_err() && Wanted::from_query("follow=maybe").is_err());
+        assert!(Wanted::from_query("lines=10000").is_ok() && Wanted::from_query("lines=10001").is_err());
         assert!(moment("2h").unwrap() < SystemTime::now());
         assert_eq!(moment("2023-11-14T22:13:20Z").unwrap(), timestamp::from_unix(1_700_000_000));
     }
