@@ -60,6 +60,7 @@ async fn a_new_process_takes_over_and_no_connection_is_refused() {
     let mut answer = String::new();
     live.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
     let gone = || async { (!is_alive(first)).then_some(()) };
     eventually(DEADLINE, "the first process ends", gone).await;
     let (_, text) = place.fails(&["daemon", "start"]);
@@ -75,7 +76,7 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     let port = place.entrance("web");
     place.write("forwards: { broken\n");
     let (_, text) = place.fails(&["daemon", "restart"]);
-    assert!(text.contains("did not start") && !text.contains('{'), "in words: {text}");
+    assert!(text.contains("did not start") && !text.contains("\"error\""), "in words: {text}");
     assert!(text.contains("adit.yaml:2:"), "where the mistake is: {text}");
     assert!(is_alive(first));
     let (_, text) = place.fails(&["daemon", "start"]);
@@ -171,6 +172,7 @@ async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
     let mut answer = String::new();
     live.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
     let gone = || async { (!is_alive(first)).then_some(()) };
     eventually(DEADLINE, "the first process ends", gone).await;
 }

@@ -228,7 +228,12 @@ fn waits_are_those_that_were_written() {
     let backoff = |body: &str| forward(&format!(", restart: {{ {body} }}")).backoff;
     assert_eq!(
         backoff("initial_delay: 1s, max_delay: 5m"),
-        BackoffSettings { first: Duration::from_millis(100), base: Duration::from_millis(500), cap: seconds(300) }
+        BackoffSettings {
+            first: Duration::from_millis(100),
+            base: Duration::from_millis(500),
+            growth: 2.0,
+            cap: seconds(300)
+        }
     );
     assert_eq!(backoff("initial_delay: 10ms").first, Duration::from_millis(10));
     assert_eq!(forward(", restart: { max_attempts: unlimited }").restart.max_attempts, None);
@@ -326,6 +331,12 @@ fn a_thousand_forwards_and_routes_are_read_in_no_time() {
     (0..1000).for_each(|n| text += &format!("    h{n}.localhost: {{ to: forward:f{n} }}\n"));
     let file = good(&text);
     assert_eq!((file.forwards.len(), file.gateway.unwrap().routes.len()), (1000, 1000));
+}
+
+#[test]
+fn waits_grow_as_the_file_says_and_the_second_is_the_initial_delay_at_most() {
+    let found = forward(", restart: { initial_delay: 3s, multiplier: 1.5, max_delay: 1m }").backoff;
+    assert_eq!((found.base, found.growth, found.cap), (Duration::from_secs(2), 1.5, Duration::from_secs(60)));
 }
 
 #[test]
