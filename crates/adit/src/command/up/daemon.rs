@@ -197,8 +197,18 @@ pub(in crate::command) fn forwards(
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
         done(global, &answer, show::table(&answer, false).trim_end());
-        let failed = answer["services"].as_array().into_iter().flatten().any(|one| one["status"] == "failed");
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let waits = verb != Verb::Stop && chosen.wait_ms != Some(0);
+        Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// Whether what was asked for is so. Whoever waited for a forward must not go on as if it were ready.
+fn is_well(answer: &Value, waits: bool) -> bool {
+    let mut services = answer["services"].as_array().into_iter().flatten();
+    services.all(|one| match one["status"].as_str() {
+        Some("failed") => false,
+        Some("starting" | "restarting") => !waits,
+        _ => true,
     })
 }
 
@@ -365,4 +375,17 @@ fn with_client(
     global.start_logs(Some("warn"), false)?;
     let client = Client::new(&Place::find()?);
     build_runtime(Some(1))?.block_on(work(global, &client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_was_waited_for_in_vain_is_no_success() {
+        let answer = |status: &str| json!({ "services": [{ "status": "running" }, { "status": status }] });
+        assert!(is_well(&answer("running"), true) && is_well(&answer("idle"), true));
+        assert!(!is_well(&answer("starting"), true) && !is_well(&answer("restarting"), true));
+        assert!(is_well(&answer("starting"), false) && !is_well(&answer("failed"), false));
+    }
 }
