@@ -140,6 +140,7 @@ fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String,
 fn start(program: &PathBuf, daemon: &Daemon, socket: UnixStream) -> Result<Child, Failure> {
     let mut command = Command::new(program);
     command.arg("--config").arg(&daemon.config).args(["daemon", "run", "--background", "--take-over"]);
+    super::notify::pass_on(&mut command);
     if daemon.has_no_file() {
         command.arg("--without-file");
     }
