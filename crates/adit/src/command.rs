@@ -85,7 +85,7 @@ enum Command {
     #[command(subcommand)]
     Daemon(up::daemon::DaemonCommand),
     /// Start forwards of the running daemon
-    Start(up::daemon::ChosenArguments),
+    Start(up::daemon::StartArguments),
     /// Stop forwards of the running daemon; their ports are closed
     Stop(up::daemon::ChosenArguments),
     /// Start forwards of the running daemon anew; their ports stay open

@@ -85,6 +85,16 @@ pub(in crate::command) struct ChosenArguments {
     no_wait: bool,
 }
 
+/// What `adit start` starts.
+#[derive(Debug, Args)]
+pub(in crate::command) struct StartArguments {
+    #[command(flatten)]
+    chosen: ChosenArguments,
+    /// Forget what was started and stopped: they are again as the file says
+    #[arg(long)]
+    as_file: bool,
+}
+
 /// What `adit status` shows.
 #[derive(Debug, Args)]
 pub(in crate::command) struct StatusArguments {
@@ -189,15 +199,16 @@ pub(in crate::command) fn forwards(
     global: &Global,
     verb: Verb,
     arguments: ChosenArguments,
+    forget: bool,
 ) -> Result<ExitCode, Failure> {
     let ChosenArguments { names, tag, all, no_wait } = arguments;
-    let chosen = Chosen { names, tags: tag, all, wait_ms: no_wait.then_some(0) };
+    let chosen = Chosen { names, tags: tag, all, forget, wait_ms: no_wait.then_some(0) };
     with_client(global, async move |global, client| {
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
         done(global, &answer, show::table(&answer, false).trim_end());
-        let waits = verb != Verb::Stop && chosen.wait_ms != Some(0);
+        let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
 }
@@ -213,24 +224,24 @@ fn is_well(answer: &Value, waits: bool) -> bool {
 }
 
 /// `adit start`.
-pub(in crate::command) fn start(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Start, arguments)
+pub(in crate::command) fn start(global: &Global, arguments: StartArguments) -> Result<ExitCode, Failure> {
+    forwards(global, Verb::Start, arguments.chosen, arguments.as_file)
 }
 
 /// `adit stop`.
 pub(in crate::command) fn stop_forwards(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Stop, arguments)
+    forwards(global, Verb::Stop, arguments, false)
 }
 
 /// `adit restart`.
 pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Restart, arguments)
+    forwards(global, Verb::Restart, arguments, false)
 }
 
 /// `adit status`.
 pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
     with_client(global, async move |global, client| {
-        let mut drawn = 0;
+        let mut drawn = String::new();
         loop {
             let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
             let mut status = client.get(path).await?;
@@ -239,13 +250,12 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
                 terminal::data(&format!("{status}\n"));
             } else {
                 let text = show::table(&status, global.verbose > 0);
-                let over = if drawn > 0 && terminal::is_interactive() {
-                    format!("\x1b[{drawn}A\x1b[J")
-                } else {
-                    String::new()
+                let over = match terminal::is_interactive() {
+                    true => show::over(&drawn, terminal::width(), terminal::height()),
+                    false => String::new(),
                 };
                 terminal::data(&format!("{over}{text}"));
-                drawn = text.lines().count();
+                drawn = text;
             }
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);

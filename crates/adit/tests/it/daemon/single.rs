@@ -168,3 +168,16 @@ async fn probes_that_begin_to_fail_and_succeed_again_are_in_the_log() {
     let own = place.ok(&["logs", "web", "--level", "warn"]);
     assert!(own.contains("web: its probes fail"), "{own}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_started_and_stopped_can_be_forgotten() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ""), place.forward("b", 0, ", start: always")));
+    place.start();
+    place.ok(&["start", "a"]);
+    place.ok(&["stop", "b"]);
+    place.ok(&["start", "--all", "--as-file"]);
+    assert!(place.status("a")["wish"].is_null() && place.status("b")["wish"].is_null());
+    assert_eq!(place.status("b")["status"], "running");
+    assert_eq!(place.status("a")["start"], "on-demand");
+}

@@ -94,6 +94,9 @@ pub(in crate::command) struct Chosen {
     pub(in crate::command) tags: Vec<String>,
     /// Every one.
     pub(in crate::command) all: bool,
+    /// They are again as the file says, whatever was started and stopped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::command) forget: bool,
     /// How long to wait until they are ready, in milliseconds; 0 is not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::command) wait_ms: Option<u64>,
@@ -240,7 +243,11 @@ impl Daemon {
         let names = self.look(move |daemon| daemon.choose(&asked)).await??;
         let mut list = names.clone();
         let renew = if verb == Verb::Restart { names.clone() } else { Vec::new() };
+        let forget = chosen.forget;
         let wish = move |desired: &mut Desired| {
+            if forget {
+                return desired.forget(&list);
+            }
             // Starting anew says nothing about when it starts by itself, unless it was stopped.
             if verb == Verb::Restart {
                 list.retain(|name| desired.get(name) == Some(Wish::Stopped));
@@ -249,10 +256,13 @@ impl Daemon {
         };
         self.change(wish, renew).await?;
         for name in &names {
-            let text = format!("{name}: {} by a user", verb.past());
+            let text = match forget {
+                true => format!("{name}: as the file says, by a user"),
+                false => format!("{name}: {} by a user", verb.past()),
+            };
             self.journal.note(verb.past(), &text, &json!({ "name": name }));
         }
-        if verb != Verb::Stop {
+        if verb != Verb::Stop && !forget {
             let wait = chosen.wait_ms.map_or(WAIT, Duration::from_millis);
             self.wait_ready(&names, wait).await?;
         }
