@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::support::{Place, get, is_alive};
 use crate::support::{DEADLINE, eventually};
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, signal).expect("a signal");
 }

@@ -136,10 +136,12 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
     let scope = Scope::root();
     let listening = scope.child();
+    let watch = Arc::new(FileWatch::start(source.read()?.files()).map_err(|error| internal(&error))?);
+    // Once more: whatever changes from here on is seen by the watch.
     let as_written = source.read()?;
     let desired = Desired::load(place.desired(), &config);
     let (read, file) = overlaid(as_written, &desired);
-    let watch = Arc::new(FileWatch::start(read.files()).map_err(|error| internal(&error))?);
+    watch.set_files(read.files());
     watch.trigger_on_hangup(&scope).map_err(|error| internal(&error))?;
     let form = if mode.background { None } else { Some(global) };
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
