@@ -22,7 +22,7 @@ const CONNECTIONS_MAX: usize = 16;
 const OUTPUT_MAX: u64 = 64 * 1024;
 
 pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String, ProbeError> {
-    let setup = |what: &str, error: &std::io::Error| ProbeError::Setup { reason: format!("{what}: {error}") };
+    let setup = |what: &str, error: &io::Error| ProbeError::Setup { reason: format!("{what}: {error}") };
     let Some((program, arguments)) = probe.command.split_first() else {
         return Err(ProbeError::Setup { reason: "it has no command".to_owned() });
     };

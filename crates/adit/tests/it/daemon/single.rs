@@ -181,3 +181,20 @@ async fn what_was_started_and_stopped_can_be_forgotten() {
     assert_eq!(place.status("b")["status"], "running");
     assert_eq!(place.status("a")["start"], "on-demand");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_demand_is_no_restart_and_the_time_counts_from_it() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", idle_timeout: 2s")));
+    place.start();
+    let port = place.entrance("web");
+    let idle = || async { (place.status("web")["status"] == "idle").then_some(()) };
+    for _ in 0..2 {
+        assert_eq!(get(port).await, Some(200));
+        eventually(DEADLINE, "nobody uses it", idle).await;
+    }
+    assert_eq!(get(port).await, Some(200));
+    let status = place.status("web");
+    assert_eq!((&status["status"], &status["restart_count"]), (&"running".into(), &0.into()), "{status}");
+    assert!(status["uptime_seconds"].as_u64() < Some(2), "since this start: {status}");
+}
