@@ -45,7 +45,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Enough for any head of a program of this machine.
 const HEAD_MAX: usize = 16 * 1024;
 /// How long an answer may take after the end has begun.
-const LAST_ANSWER: Duration = Duration::from_secs(1);
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// The pause after running out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
