@@ -149,7 +149,12 @@ impl Bastion {
         let (bastion, own) = (Arc::clone(self), scope.clone());
         scope.spawn("ssh login", async move {
             let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
-            dialing.result = Some(bastion.dial(&own, &|_| {}).await);
+            dialing.result = tokio::select! {
+                biased;
+                // At the end nobody takes what it would bring.
+                () = own.drained() => None,
+                result = bastion.dial(&own, &|_| {}) => Some(result),
+            };
         });
         Next::Wait { until: None }
     }
