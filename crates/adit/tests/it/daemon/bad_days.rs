@@ -37,7 +37,10 @@ async fn a_file_that_changes_during_the_start_is_in_force_in_the_end() {
         while std::time::Instant::now() < until {
             std::thread::yield_now();
         }
-        place.write(&format!("forwards:\n{}", place.forward("after", 0, "")));
+        let (next, file) = (place.home.path().join("next.yaml"), place.home.path().join("adit.yaml"));
+        std::fs::write(&next, format!("version: 1\nforwards:\n{}", place.forward("after", 0, ""))).unwrap();
+        // Whole or not at all: a start that finds an empty file is refused.
+        std::fs::rename(&next, &file).unwrap();
         assert!(start.wait().unwrap().success());
         let new = || async {
             let services = place.json(&["status"])["services"].to_string();

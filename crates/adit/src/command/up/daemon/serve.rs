@@ -136,9 +136,10 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
     let scope = Scope::root();
     let listening = scope.child();
-    let watch = Arc::new(FileWatch::start(source.read()?.files()).map_err(|error| internal(&error))?);
-    // Once more: whatever changes from here on is seen by the watch.
-    let as_written = source.read()?;
+    let first = source.read()?;
+    let watch = Arc::new(FileWatch::start(first.files()).map_err(|error| internal(&error))?);
+    // Once more: whatever changes from here on is seen by the watch, also the rest of what is only half written now.
+    let as_written = source.read().unwrap_or(first);
     let desired = Desired::load(place.desired(), &config);
     let (read, file) = overlaid(as_written, &desired);
     watch.set_files(read.files());
