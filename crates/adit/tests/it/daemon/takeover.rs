@@ -136,27 +136,6 @@ async fn whoever_is_told_to_end_while_it_is_replaced_leaves_no_successor() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_daemon_without_a_file_can_be_replaced_and_its_successor_waits_for_the_file_too() {
-    let place = Place::new().await;
-    let home = place.home.path().join("home");
-    std::fs::create_dir_all(&home).unwrap();
-    let run = |arguments: &[&str]| {
-        let output = place.command(arguments).env("HOME", &home).env("XDG_CONFIG_HOME", home.join("config")).output();
-        let output = output.expect("adit runs");
-        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
-        assert!(output.status.success(), "{arguments:?}: {text}");
-        text
-    };
-    run(&["daemon", "start"]);
-    run(&["daemon", "restart"]);
-    std::fs::create_dir_all(home.join("config/adit")).unwrap();
-    let file = format!("version: 1\nforwards:\n{}", place.forward("web", 0, ""));
-    std::fs::write(home.join("config/adit/adit.yaml"), file).unwrap();
-    run(&["daemon", "reload"]);
-    assert!(run(&["status"]).contains("web"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));

@@ -139,11 +139,8 @@ fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String,
 
 fn start(program: &PathBuf, daemon: &Daemon, socket: UnixStream) -> Result<Child, Failure> {
     let mut command = Command::new(program);
-    command.arg("--config").arg(&daemon.config).args(["daemon", "run", "--background", "--take-over"]);
+    command.arg("--config").arg(&daemon.config).args(arguments(daemon.has_no_file()));
     super::notify::pass_on(&mut command);
-    if daemon.has_no_file() {
-        command.arg("--without-file");
-    }
     command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().map_err(|error| {
         let text = format!("{} cannot be started: {error}", program.display());
@@ -151,9 +148,26 @@ fn start(program: &PathBuf, daemon: &Daemon, socket: UnixStream) -> Result<Child
     })
 }
 
+/// What a successor is called with.
+fn arguments(without_file: bool) -> impl Iterator<Item = &'static str> {
+    let always = ["daemon", "run", "--background", "--take-over"];
+    always.into_iter().chain(without_file.then_some("--without-file"))
+}
+
 /// The program that runs; after an upgrade the file of that name is the new one.
 pub(super) fn program() -> Result<PathBuf, Failure> {
     let path = std::env::current_exe().map_err(|error| internal(&error))?;
     let text = path.to_string_lossy();
     Ok(text.strip_suffix(" (deleted)").map_or_else(|| path.clone(), PathBuf::from))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_successor_learns_that_there_is_no_file_yet() {
+        assert!(!arguments(false).any(|argument| argument == "--without-file"));
+        assert!(arguments(true).any(|argument| argument == "--without-file"));
+    }
 }

@@ -112,11 +112,7 @@ fn source(global: &Global, mode: Mode) -> Result<(PathBuf, Source), Failure> {
     match path(global) {
         Some(path) => {
             let path = std::path::absolute(path).map_err(|error| internal(&error))?;
-            let source = match mode.without_file {
-                true => Source::none_yet(path.clone()),
-                false => Source::new(path.clone(), Selection::default()),
-            };
-            Ok((path, source))
+            Ok((path.clone(), source_at(path, mode.without_file)))
         }
         None => {
             let directory = crate::command::files::config_dir().map(|directory| directory.join("adit"));
@@ -128,6 +124,11 @@ fn source(global: &Global, mode: Mode) -> Result<(PathBuf, Source), Failure> {
             Err(Failure::new(Fault::Config, "there is no adit.yaml here or in ~/.config/adit", hint))
         }
     }
+}
+
+/// The file at a path, which need not be there when that of the daemon before was not.
+fn source_at(path: PathBuf, without_file: bool) -> Source {
+    if without_file { Source::none_yet(path) } else { Source::new(path, Selection::default()) }
 }
 
 async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Failure> {
@@ -289,5 +290,17 @@ mod tests {
             unit.contains("Restart=on-failure") && unit.contains(&format!("\nSuccessExitStatus={CUT}\n")),
             "{unit}"
         );
+    }
+
+    #[test]
+    fn a_successor_of_a_daemon_without_a_file_waits_for_the_same_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("adit.yaml");
+        assert!(source_at(path.clone(), false).read().is_err(), "a file that was there must be there");
+        let source = source_at(path.clone(), true);
+        assert!(source.read().is_ok() && source.has_no_file());
+        std::fs::write(&path, "version: 1\nforwards: { web: { to: 1 } }\n").unwrap();
+        let read = source.read().unwrap_or_else(|failure| panic!("{}", failure.text()));
+        assert!(read.file.forward("web").is_some() && !source.has_no_file(), "and takes it");
     }
 }
