@@ -50,6 +50,20 @@ fn steady(said: &str) -> String {
 }
 
 #[test]
+fn a_runtime_directory_that_others_may_read_is_none_in_the_way_and_one_that_they_may_write_is() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = home();
+    let directory = home.path().join("state/adit/run");
+    std::fs::create_dir_all(&directory).unwrap();
+    let with = |mode: u32| {
+        std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(mode)).unwrap();
+        of(&doctor(home.path(), &[]).1, "runtime").concat()
+    };
+    assert!(with(0o755).starts_with("ok"), "the daemon makes it private");
+    assert!(with(0o775).contains("can be written by others"));
+}
+
+#[test]
 fn a_machine_without_anything_can_still_be_used() {
     let home = home();
     let said = run(home.path(), &["doctor"]);

@@ -21,14 +21,26 @@ use super::settings::Known;
 /// the others are not read.
 const LINKS_MAX: usize = 8;
 /// After a refused login: servers lock out whoever tries often.
-const REFUSED: BackoffSettings =
-    BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+const REFUSED: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(60),
+    base: Duration::from_secs(60),
+    growth: 2.0,
+    cap: Duration::from_secs(900),
+};
 /// After a host key that is not believed: it waits for a person.
-const KEY: BackoffSettings =
-    BackoffSettings { first: Duration::from_secs(30), base: Duration::from_secs(30), cap: Duration::from_secs(60) };
+const KEY: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(30),
+    base: Duration::from_secs(30),
+    growth: 2.0,
+    cap: Duration::from_secs(60),
+};
 /// After a connection that could not be made.
-const AGAIN: BackoffSettings =
-    BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+const AGAIN: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(50),
+    base: Duration::from_millis(100),
+    growth: 2.0,
+    cap: Duration::from_secs(2),
+};
 /// A stream whose connection is lost while it is opened is opened on another, so often.
 const OPENS: usize = 3;
 
@@ -179,6 +191,8 @@ impl Bastion {
             dialing.result = tokio::select! {
                 biased;
                 _ = woken.changed() => None,
+                // At the end nobody takes what it would bring.
+                () = own.drained() => None,
                 result = bastion.dial(&own, &|_| {}) => Some(result),
             };
         });
