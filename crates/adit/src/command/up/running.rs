@@ -11,6 +11,7 @@ use gateway::rows::Row;
 use runtime::scope::Scope;
 
 use super::publish::{self, Published};
+use super::pulse::News;
 use super::source::Read;
 use super::view::View;
 use crate::command::files;
@@ -103,6 +104,7 @@ impl Running {
         }
         self.publish(agent);
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
+        self.view.applied();
         Ok(change)
     }
 
@@ -152,6 +154,11 @@ impl Running {
     /// Takes nothing new.
     pub(super) fn stop(&self) {
         self.entrances.stop();
+    }
+
+    /// How its forwards are, as it changes.
+    pub(super) fn news(&self) -> News {
+        self.entrances.targets().forwards().iter().map(|(_, forward)| forward.status()).collect()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

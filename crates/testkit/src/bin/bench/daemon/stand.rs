@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::unix::net::UnixDatagram;
 use std::path::PathBuf;
 use std::process::Command;
@@ -29,6 +29,8 @@ use crate::service::Origin;
 const ADIT: &str = "target/release/adit";
 /// How long a start, or anything else, may take.
 pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+/// Ports of forwards: below those that the system gives to connections.
+const PORTS: std::ops::Range<u16> = 21_000..31_000;
 /// As an installation has it, without the debug log that the tests read.
 const SSHD: &[&str] = &["LogLevel INFO"];
 
@@ -151,7 +153,7 @@ impl Stand {
     /// A home with a file of forwards; where they listen.
     pub(super) fn home(&self, kinds: &[Kind], more: &str) -> Result<(TempDir, Vec<SocketAddr>), String> {
         let home = tempfile::tempdir().map_err(told)?;
-        let addrs = kinds.iter().map(|_| free_addr()).collect::<io::Result<Vec<_>>>().map_err(told)?;
+        let addrs = free_addrs(kinds.len()).map_err(told)?;
         fs::write(home.path().join("adit.yaml"), self.yaml(kinds, &addrs, more)).map_err(told)?;
         Ok((home, addrs))
     }
@@ -240,6 +242,15 @@ impl Stand {
         let process = Process::start(command.env_remove("SSH_AUTH_SOCK")).map_err(told)?;
         Ok(Tunnel { process: Some(process), raw, web })
     }
+}
+
+/// Addresses on loopback that were free a moment ago, no two the same, and none that the system gives to a connection.
+fn free_addrs(count: usize) -> io::Result<Vec<SocketAddr>> {
+    let from = PORTS.start + (std::process::id() as u16).wrapping_mul(211) % (PORTS.end - PORTS.start);
+    let ports = (from..PORTS.end).chain(PORTS.start..from);
+    let bound: Vec<TcpListener> =
+        ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(count).collect();
+    bound.iter().map(TcpListener::local_addr).collect()
 }
 
 impl Tunnel {
