@@ -26,6 +26,10 @@ const REFUSED: BackoffSettings =
 /// After a connection that could not be made.
 const AGAIN: BackoffSettings =
     BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+/// A server that went away is back soon, most times: for a while no wait is longer than this.
+const RESTART: Duration = Duration::from_millis(400);
+/// See [`RESTART`]. Each try costs a process, so not for ever.
+const RESTARTING: Duration = Duration::from_secs(60);
 /// A stream whose connection is lost while it is opened is opened on another, so often.
 const OPENS: usize = 3;
 
@@ -44,6 +48,8 @@ struct State {
     dialing: bool,
     again: Backoff,
     refused: Backoff,
+    /// Since when it cannot be reached.
+    away: Option<Instant>,
     /// What the last attempt failed with, and when the next may be.
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
@@ -79,6 +85,7 @@ impl Bastion {
             dialing: false,
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
+            away: None,
             failure: None,
             openssh: None,
         };
@@ -166,21 +173,27 @@ impl Bastion {
                     Way::OpenSsh(known) => state.openssh = Some(known),
                 }
                 state.failure = None;
+                state.away = None;
                 state.again.reset();
                 state.refused.reset();
             }
             Some(Err(error)) => {
-                let random: u64 = rand::random();
+                let (random, now) = (rand::random(), Instant::now());
+                if !error.is_away() {
+                    state.away = None;
+                }
                 // The whole wait: jitter would let the first tries after a refusal come at once.
                 let wait = if error.is_login() {
                     let wait = state.refused.longest();
                     state.refused.next_wait(random);
                     wait
+                } else if error.is_away() && now - *state.away.get_or_insert(now) < RESTARTING {
+                    state.again.next_wait(random).min(RESTART)
                 } else {
                     state.again.next_wait(random)
                 };
                 tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
-                state.failure = Some((error, Instant::now() + wait));
+                state.failure = Some((error, now + wait));
             }
             // Its scope ended.
             None => {}
@@ -278,6 +291,7 @@ impl Bastion {
         let links = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             state.failure = None;
+            state.away = None;
             state.again.reset();
             state.refused.reset();
             // Its settings may have changed.

@@ -30,6 +30,9 @@ const PACKET: u32 = 32 * 1024;
 /// Pieces of a stream that may wait. It only bounds tiny ones; the bytes are counted in `link`.
 const PIECES: usize = 64 * 1024;
 
+/// What is read at once: a large packet and the begin of the next one.
+const READ_BUFFER: usize = 64 * 1024;
+
 /// Told what is done, for `adit ssh test`.
 pub(crate) type Notes<'a> = &'a (dyn Fn(String) + Send + Sync);
 
@@ -108,7 +111,8 @@ impl Dial<'_> {
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
-            let transport = self.transport(known).await?;
+            // russh reads the length of each packet by itself: without a buffer that is a system call more for each.
+            let transport = BufReader::with_capacity(READ_BUFFER, self.transport(known).await?);
             client::connect_stream(config, transport, client).await.map_err(|error| protocol(known, &error, refused))
         };
         match tokio::time::timeout(known.connect_timeout, step).await {
