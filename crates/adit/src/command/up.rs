@@ -2,6 +2,7 @@
 
 pub(super) mod daemon;
 mod publish;
+mod pulse;
 mod running;
 mod source;
 mod table;

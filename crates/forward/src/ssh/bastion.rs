@@ -41,6 +41,10 @@ const AGAIN: BackoffSettings = BackoffSettings {
     growth: 2.0,
     cap: Duration::from_secs(2),
 };
+/// A server that went away is back soon, most times: for a while no wait is longer than this.
+const RESTART: Duration = Duration::from_millis(400);
+/// See [`RESTART`]. Each try costs a process, so not for ever.
+const RESTARTING: Duration = Duration::from_secs(60);
 /// A stream whose connection is lost while it is opened is opened on another, so often.
 const OPENS: usize = 3;
 
@@ -66,6 +70,8 @@ struct State {
     again: Backoff,
     refused: Backoff,
     key: Backoff,
+    /// Since when it cannot be reached.
+    away: Option<Instant>,
     /// What the last attempt failed with, and when the next may be.
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
@@ -75,6 +81,7 @@ struct State {
 impl State {
     fn forgive(&mut self) {
         self.failure = None;
+        self.away = None;
         self.again.reset();
         self.refused.reset();
         self.key.reset();
@@ -113,6 +120,7 @@ impl Bastion {
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
             key: Backoff::new(KEY),
+            away: None,
             failure: None,
             openssh: None,
         };
@@ -248,7 +256,10 @@ impl Bastion {
     }
 
     fn failed(&self, state: &mut State, error: SshError) {
-        let random: u64 = rand::random();
+        let (random, now): (u64, _) = (rand::random(), Instant::now());
+        if !error.is_away() {
+            state.away = None;
+        }
         // The whole wait: jitter would let the first tries after a refusal come at once.
         let whole = |backoff: &mut Backoff| {
             let wait = backoff.longest();
@@ -259,11 +270,13 @@ impl Bastion {
             whole(&mut state.refused)
         } else if error.is_host_key() {
             whole(&mut state.key)
+        } else if error.is_away() && now - *state.away.get_or_insert(now) < RESTARTING {
+            state.again.next_wait(random).min(RESTART)
         } else {
             state.again.next_wait(random)
         };
         tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
-        state.failure = Some((error, Instant::now() + wait));
+        state.failure = Some((error, now + wait));
     }
 
     /// The master of the child processes is gone, and a new login failed: the next one is made by the pace of all logins,

@@ -122,6 +122,11 @@ impl SshError {
         matches!(self, Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. })
     }
 
+    /// Whether there is no way to it now: nothing was said yet that it could hold against us.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+
     /// Whether it was a login that the server may count against us.
     pub(crate) fn is_login(&self) -> bool {
         matches!(self, Self::Refused { .. })

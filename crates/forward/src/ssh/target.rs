@@ -1,6 +1,7 @@
 //! A target behind an SSH server, for the driver of forwards.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use adit_core::target::SshTarget;
@@ -23,6 +24,8 @@ pub(crate) struct SshSession {
     text: String,
     patience: Duration,
     status: watch::Sender<KubeStatus>,
+    /// It was ready once.
+    worked: AtomicBool,
 }
 
 impl SshSession {
@@ -36,6 +39,7 @@ impl SshSession {
             text: target.to_string(),
             patience,
             status: watch::Sender::new(status),
+            worked: AtomicBool::new(false),
         }
     }
 
@@ -43,11 +47,21 @@ impl SshSession {
         self.status.subscribe()
     }
 
-    /// Waits until the server is logged in to.
+    /// Waits until the server is logged in to. A server that has worked and cannot be reached is no failure of this
+    /// forward: it is waited for, at the server's pace, which is that of all its forwards.
     pub(crate) async fn ready(&self) -> Result<(), ForwardError> {
-        self.bastion.way(&self.scope).await.map_err(ForwardError::Ssh)?;
+        while let Err(error) = self.bastion.way(&self.scope).await {
+            if !(error.is_away() && self.worked.load(Ordering::Relaxed)) {
+                return Err(ForwardError::Ssh(error));
+            }
+            self.status.send_modify(|status| status.waiting = Some(chain(&error)));
+        }
+        self.worked.store(true, Ordering::Relaxed);
         let transport = self.bastion.transport();
-        self.status.send_modify(|status| status.transport = Some(transport));
+        self.status.send_modify(|status| {
+            status.transport = Some(transport);
+            status.waiting = None;
+        });
         Ok(())
     }
 

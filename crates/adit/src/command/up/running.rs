@@ -11,6 +11,7 @@ use gateway::rows::Row;
 use runtime::scope::Scope;
 
 use super::publish::{self, Published};
+use super::pulse::News;
 use super::source::Read;
 use super::view::View;
 use crate::command::{files, trust};
@@ -115,6 +116,7 @@ impl Running {
             self.mention_trust();
         }
         (self.file, self.clusters, self.kubeconfigs) = (file.clone(), clusters, seen);
+        self.view.applied();
         Ok(change)
     }
 
@@ -167,6 +169,11 @@ impl Running {
     /// Takes nothing new.
     pub(super) fn stop(&self) {
         self.entrances.stop();
+    }
+
+    /// How its forwards are, as it changes.
+    pub(super) fn news(&self) -> News {
+        self.entrances.targets().forwards().iter().map(|(_, forward)| forward.status()).collect()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

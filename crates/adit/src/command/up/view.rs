@@ -13,9 +13,11 @@ use gateway::rows::Row;
 use runtime::scope::Scope;
 use runtime::signals::StopSignal;
 use serde_json::{Value, json};
+use tokio::sync::Notify;
 use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
+use super::pulse::{self, News, Pulse};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
 use crate::command::output::{Line, Output, Weight};
@@ -23,8 +25,8 @@ use crate::command::{Global, live};
 use crate::report::{Failure, Output as Format};
 use crate::terminal;
 
-/// How often states are looked at; lines tell what has changed since.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often a table on a terminal is drawn.
+const DRAW: Duration = Duration::from_millis(250);
 /// The last lines stay below the table.
 const NOTES: usize = 5;
 /// Of what a reload has changed so many are named.
@@ -45,6 +47,8 @@ pub(super) struct View {
     /// Where a daemon keeps what has happened.
     journal: Option<Arc<Journal>>,
     agent: Mutex<live::News>,
+    /// There may be other forwards than before.
+    applied: Notify,
     /// Reasons that were told: a request that failed for one of them says it once more.
     reasons: Mutex<Reasons>,
 }
@@ -115,6 +119,7 @@ impl View {
             notes: Mutex::default(),
             journal,
             agent: Mutex::default(),
+            applied: Notify::new(),
             reasons: Mutex::default(),
         }))
     }
@@ -182,36 +187,39 @@ impl View {
         let (view, task_scope, running) = (Arc::clone(self), scope.clone(), Arc::downgrade(running));
         scope.spawn("view", async move {
             let mut told: HashMap<(&'static str, String), Told> = HashMap::new();
-            let mut tick = tokio::time::interval(LOOK);
-            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            let (mut pulse, mut pause, mut news) = (Pulse::default(), Duration::ZERO, News::new());
             let mut drawn = String::new();
-            loop {
-                tokio::select! {
-                    biased;
-                    () = task_scope.drained() => return,
-                    _ = tick.tick() => {}
-                }
+            while pulse::wait(&task_scope, pause, std::mem::take(&mut news), &view.applied).await {
                 let Some(running) = running.upgrade() else { return };
-                // While a reload has it, there is nothing new to see.
-                let Ok(snapshot) = running.try_lock().map(|running| running.snapshot()) else { continue };
+                pause = DRAW;
+                // While a reload has it, there is nothing new to see. What changes after this is news for the next look.
+                let look = |running: MutexGuard<'_, Running>| (running.news(), running.snapshot());
+                let Ok((changes, snapshot)) = running.try_lock().map(look) else { continue };
                 drop(running);
-                view.look(&mut told, &snapshot);
+                news = changes;
+                let changed = view.look(&mut told, &snapshot);
                 if view.form == Form::Table {
                     view.draw(&snapshot, &mut drawn);
+                } else {
+                    pause = pulse.pause(&snapshot.rows, changed);
                 }
             }
         });
     }
 
-    fn look(&self, told: &mut HashMap<(&'static str, String), Told>, snapshot: &Snapshot) {
+    /// Tells what is new; whether anything was.
+    fn look(&self, told: &mut HashMap<(&'static str, String), Told>, snapshot: &Snapshot) -> bool {
         let now = Instant::now();
+        let mut changed = false;
         let mut rest = std::mem::take(told);
         for row in &snapshot.rows {
             let key = (row.kind, row.name.clone());
             let before = rest.remove(&key);
-            let after = self.compare(row, before, now);
+            let after = self.compare(row, before.clone(), now);
+            changed |= before.as_ref() != Some(&after);
             told.insert(key, after);
         }
+        changed
     }
 
     /// Says what is new about a row.
@@ -333,6 +341,11 @@ impl View {
         let body = text.strip_suffix('\n').unwrap_or(&text);
         self.output.put(Line::Data(format!("{over}{body}")), Weight::Light);
         *drawn = text;
+    }
+
+    /// Another version of the file is at work.
+    pub(super) fn applied(&self) {
+        self.applied.notify_one();
     }
 
     /// The file was read again and is in force.

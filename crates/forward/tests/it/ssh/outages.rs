@@ -2,11 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use adit_core::backoff::BackoffSettings;
+use adit_core::forward::{ForwardSettings, Start};
 use adit_core::target::SshOptions;
+use forward::ForwardOptions;
 use tokio::io::AsyncReadExt as _;
 
 use super::bed::SshBed;
 use crate::support::{call, open, ready, say, trip, within, within_of};
+
+/// A long wait.
+const A_MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_killed_in_mid_transfer_is_found_again() {
@@ -112,4 +118,35 @@ async fn a_server_that_is_frozen_for_long_is_tried_at_a_measured_pace_and_found_
     }
     // One login for all; those that were under way meanwhile are not counted against it.
     assert!(bed.sshd.connections() < 20, "{}", bed.sshd.connections());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_went_away_is_found_again_at_its_own_pace_by_all_its_forwards() {
+    let bed = SshBed::new().await;
+    // A forward of its own pace would wait for half a minute.
+    let slow = BackoffSettings { first: A_MINUTE, base: A_MINUTE, growth: 2.0, cap: A_MINUTE };
+    let settings = ForwardSettings {
+        backoff: slow,
+        stable_after: Duration::ZERO,
+        start: Start::Always,
+        ..ForwardSettings::default()
+    };
+    let options = || ForwardOptions { settings, ..ForwardOptions::default() };
+    let forwards: Vec<_> = (0..20).map(|_| bed.forward_of(bed.target(bed.options()), options())).collect();
+    let leases: Vec<_> = forwards.iter().map(forward::Forward::lease).collect();
+    for forward in &forwards {
+        ready(forward).await;
+    }
+    bed.sshd.kill().await;
+    for forward in &forwards {
+        crate::support::waiting(forward, "refused").await;
+    }
+    bed.sshd.restart().await;
+    let begun = Instant::now();
+    for forward in &forwards {
+        ready(forward).await;
+    }
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert_eq!(bed.sshd.logins(), 1, "one for all");
+    drop(leases);
 }

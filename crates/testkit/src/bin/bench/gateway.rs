@@ -5,22 +5,23 @@
 //! machine meets all of them.
 
 mod cold;
-mod figures;
 mod http;
 mod idle;
 mod latency;
-mod options;
 mod reload;
 pub(crate) mod service;
-mod stand;
+pub(crate) mod stand;
 mod tls;
 
 use testkit::process::raise_descriptor_limit;
 
-use self::figures::{Figure, Rounds};
-use self::options::Options;
 use self::stand::{Peer, Stand};
-use super::table::{self, note, print};
+use super::asked::{Group, Options};
+use super::figures::{self, Rounds};
+use super::table::{self, print};
+
+/// One figure of a row.
+type Figure = figures::Figure<Peer>;
 
 /// One row: some figures that are measured together.
 pub(crate) struct Row {
@@ -83,39 +84,39 @@ const ROWS: &[Row] = &[
 
 /// Reads the command line and measures.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
+    let group = group();
     if arguments.iter().any(|word| word == "--help" || word == "-h") {
-        print(&options::help());
+        print(&group.help());
         return Ok(());
     }
-    let options = Options::parse(arguments)?;
+    let options = Options::parse(&group, arguments)?;
     raise_descriptor_limit().map_err(|error| error.to_string())?;
     let stand = Stand::build()?;
     print(&format!("{}\n", stand.description()));
     let mut tables = Vec::new();
     for row in ROWS.iter().filter(|row| options.wants_row(row.name)) {
-        let table = row.run(&stand, &options).table(row);
+        let table = row.run(&stand, &options).table(row.title, row.peers, row.figures);
         print(&table.markdown());
         tables.push((row.name, table));
     }
     table::save(options.json.as_deref(), &tables)
 }
 
+/// What there is to be asked for.
+pub(crate) fn group() -> Group {
+    Group {
+        name: "gateway",
+        rows: ROWS.iter().map(|row| (row.name, row.title)).collect(),
+        peers: Peer::ALL.map(figures::Contender::name).to_vec(),
+        about: "`adit up` beside nginx and HAProxy in the same role.",
+        programs: "adit is $ADIT_BIN or target/release/adit; nginx and haproxy are those on PATH",
+    }
+}
+
 impl Row {
-    fn run(&self, stand: &Stand, options: &Options) -> Rounds {
-        let wanted = |peer: &Peer| options.wants_peer(*peer) && stand.has(self.name, *peer);
-        let mut peers: Vec<Peer> = self.peers.iter().copied().filter(wanted).collect();
-        let mut rounds = Rounds::default();
-        for round in 1..=options.rounds {
-            note(&format!("{} {round}/{} …", self.name, options.rounds));
-            for peer in &peers {
-                match (self.measure)(stand, *peer, options) {
-                    Ok(values) => rounds.add(*peer, values),
-                    Err(error) => note(&format!("  {}: {error}", peer.name())),
-                }
-            }
-            // Whoever came first comes last in the next round.
-            peers.reverse();
-        }
-        rounds
+    fn run(&self, stand: &Stand, options: &Options) -> Rounds<Peer> {
+        let wanted = |peer: &Peer| options.wants_peer(figures::Contender::name(*peer)) && stand.has(self.name, *peer);
+        let peers = self.peers.iter().copied().filter(wanted).collect();
+        Rounds::of(self.name, peers, options.rounds, |peer| (self.measure)(stand, peer, options))
     }
 }

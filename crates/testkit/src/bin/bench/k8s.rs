@@ -3,7 +3,7 @@
 //! Cluster and services run in processes of their own: the CPU that is counted is the client's alone. Clients take turns
 //! within each round, and a figure is the median of the rounds, so that other work on the machine meets all of them.
 
-mod bulk;
+pub(crate) mod bulk;
 pub(crate) mod client;
 pub(crate) mod figures;
 pub(crate) mod home;

@@ -85,7 +85,7 @@ impl Options {
 pub(crate) fn help() -> String {
     let rows: String = ROWS.iter().map(|row| format!("  {:<18}{}\n", row.name, row.title)).collect();
     format!(
-        "{USAGE}\n\nrows (all unless named):\n{rows}\npeers (all that are installed unless named):\n  {}\n\nadit itself is $ADIT_BIN or target/release/adit\n`bench k8s --help`: adit forward beside kubectl\n`bench gateway --help`: adit up beside nginx and HAProxy\n",
+        "{USAGE}\n\nrows (all unless named):\n{rows}\npeers (all that are installed unless named):\n  {}\n\nadit itself is $ADIT_BIN or target/release/adit\n`bench k8s --help`: adit forward beside kubectl\n`bench gateway --help`: adit up beside nginx and HAProxy\n`bench daemon --help`: the daemon, and its SSH beside ssh -L\n",
         PEERS.join(" ")
     )
 }

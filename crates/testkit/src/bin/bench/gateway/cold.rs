@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use testkit::process::Process;
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{Peer, Stand, ask, last_words, millis};
+use crate::asked::Options;
 use crate::k8s::client::listening;
 use crate::k8s::figures::median;
 use crate::k8s::home::Home;

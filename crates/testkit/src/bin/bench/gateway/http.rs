@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use testkit::load::HttpLoad;
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{Peer, Stand, micros};
+use crate::asked::Options;
 use crate::runtimes;
 
 /// Connections.

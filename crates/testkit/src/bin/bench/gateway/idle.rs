@@ -5,9 +5,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use testkit::load::Idle;
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{Entrance, Peer, Stand};
+use crate::asked::Options;
 use crate::peers::proxies::HAPROXY_STREAMS;
 use crate::runtimes;
 

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use testkit::load::{Histogram, HttpLoad};
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{Entrance, Peer, Stand, millis};
+use crate::asked::Options;
 use crate::runtimes;
 
 /// Requests a second.

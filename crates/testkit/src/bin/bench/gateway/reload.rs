@@ -13,9 +13,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{NAME, Peer, Stand, last_words, millis};
+use crate::asked::Options;
 use crate::k8s::figures::median;
 use crate::peers::free_addr;
 use crate::runtimes;

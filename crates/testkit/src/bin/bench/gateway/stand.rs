@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use testkit::process::{Process, Usage};
 
 use super::service::{self, HelloService};
+use crate::figures::Contender;
 use crate::k8s::load::open;
 use crate::peers::free_addr;
 use crate::runtimes;
@@ -71,9 +72,12 @@ pub(super) struct Entrance {
 impl Peer {
     /// All there are, in the order of the tables.
     pub(crate) const ALL: [Self; 5] = [Self::Direct, Self::Nginx, Self::Haproxy, Self::HaproxySplice, Self::Adit];
+}
 
-    /// Its name on the command line and in the tables.
-    pub(crate) fn name(self) -> &'static str {
+impl Contender for Peer {
+    const ADIT: Self = Self::Adit;
+
+    fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
             Self::Nginx => "nginx",

@@ -9,9 +9,9 @@ use testkit::noise;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::task::JoinSet;
 
-use super::figures::Figure;
-use super::options::Options;
+use super::Figure;
 use super::stand::{Peer, Stand, micros};
+use crate::asked::Options;
 use crate::runtimes;
 
 /// Bytes each way.

@@ -1,11 +1,12 @@
 //! One large download and one large upload, each of a known length.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use testkit::noise;
 
-use super::client::{Forward, Stand, Who};
+use super::client::{Stand, Who};
 use super::figures::Figure;
 use super::load;
 use super::options::Options;
@@ -32,10 +33,11 @@ pub(super) const FIGURES: &[Figure] = &[
 pub(super) fn measure(stand: &Stand, who: Who, options: &Options) -> Result<Vec<f64>, String> {
     let forward = stand.forward(who, "web")?;
     let mut values = Vec::new();
-    for (transfer, bytes) in [(down as fn(&Forward, usize) -> io::Result<()>, DOWN), (up, UP)] {
+    let ways = [(down as fn(SocketAddr, usize) -> io::Result<()>, forward.raw, DOWN), (up, forward.web, UP)];
+    for (transfer, addr, bytes) in ways {
         let bytes = options.count(bytes);
         let (start, cpu) = (Instant::now(), forward.cpu());
-        transfer(&forward, bytes).map_err(|error| format!("{error}; its output:\n{}", forward.output()))?;
+        transfer(addr, bytes).map_err(|error| format!("{error}; its output:\n{}", forward.output()))?;
         let (elapsed, cpu) = (start.elapsed(), forward.cpu().saturating_sub(cpu));
         values.push(cpu.as_secs_f64() * (1_u64 << 30) as f64 / bytes as f64);
         values.push(bytes as f64 / f64::from(1 << 20) / elapsed.as_secs_f64());
@@ -44,8 +46,9 @@ pub(super) fn measure(stand: &Stand, who: Who, options: &Options) -> Result<Vec<
     Ok(values)
 }
 
-fn down(forward: &Forward, bytes: usize) -> io::Result<()> {
-    let mut stream = load::open(forward.raw, DEADLINE)?;
+/// Takes so many bytes from the TCP service.
+pub(crate) fn down(raw: SocketAddr, bytes: usize) -> io::Result<()> {
+    let mut stream = load::open(raw, DEADLINE)?;
     stream.write_all(format!("source {bytes}\n").as_bytes())?;
     let mut buffer = vec![0; CHUNK];
     let mut left = bytes;
@@ -58,9 +61,9 @@ fn down(forward: &Forward, bytes: usize) -> io::Result<()> {
     Ok(())
 }
 
-/// Over HTTP, whose answer says that all has arrived without the client's end of file, which no forward can carry.
-fn up(forward: &Forward, bytes: usize) -> io::Result<()> {
-    let mut stream = load::open(forward.web, DEADLINE)?;
+/// Gives so many bytes to the HTTP service, whose answer says that all has arrived without the client's end of file, which no forward can carry.
+pub(crate) fn up(web: SocketAddr, bytes: usize) -> io::Result<()> {
+    let mut stream = load::open(web, DEADLINE)?;
     let head = format!("POST /sink HTTP/1.1\r\nHost: localhost\r\nContent-Length: {bytes}\r\n\r\n");
     stream.write_all(head.as_bytes())?;
     let chunk = noise::bytes(9, CHUNK);

@@ -1,13 +1,22 @@
-//! What the command line of `bench gateway` asks for.
+//! What the command line of a group of rows asks for.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::ROWS;
-use super::stand::Peer;
-
-/// Shown when an argument is not understood.
-const USAGE: &str = "usage: bench gateway [ROW…] [--quick] [--rounds N] [--peers A,B] [--json FILE]";
+/// A group: its rows and who is measured in them.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Its name on the command line.
+    pub(crate) name: &'static str,
+    /// Its rows and what they measure.
+    pub(crate) rows: Vec<(&'static str, &'static str)>,
+    /// Who is measured.
+    pub(crate) peers: Vec<&'static str>,
+    /// What is compared, for `--help`.
+    pub(crate) about: &'static str,
+    /// Where the programs are, for `--help`.
+    pub(crate) programs: &'static str,
+}
 
 /// All options.
 #[derive(Clone, Debug)]
@@ -23,30 +32,31 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Reads the words after `gateway`.
-    pub(crate) fn parse(arguments: &[String]) -> Result<Self, String> {
+    /// Reads the words after the group's name.
+    pub(crate) fn parse(group: &Group, arguments: &[String]) -> Result<Self, String> {
+        let usage = group.usage();
         let mut options = Self { rows: Vec::new(), peers: Vec::new(), rounds: 0, quick: false, json: None };
         let mut words = arguments.iter();
         while let Some(word) = words.next() {
-            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value; {USAGE}"));
+            let mut value = || words.next().ok_or_else(|| format!("{word} needs a value; {usage}"));
             match word.as_str() {
                 "--quick" => options.quick = true,
                 "--rounds" => {
                     let text = value()?;
                     let rounds = text.parse().ok().filter(|rounds| *rounds > 0);
-                    options.rounds = rounds.ok_or_else(|| format!("`{text}` is not a number of rounds; {USAGE}"))?;
+                    options.rounds = rounds.ok_or_else(|| format!("`{text}` is not a number of rounds; {usage}"))?;
                 }
                 "--peers" => options.peers = value()?.split(',').map(str::to_owned).collect(),
                 "--json" => options.json = Some(PathBuf::from(value()?)),
-                row if ROWS.iter().any(|known| known.name == row) => options.rows.push(row.to_owned()),
+                row if group.rows.iter().any(|(name, _)| *name == row) => options.rows.push(row.to_owned()),
                 other => {
-                    let rows = ROWS.iter().map(|row| row.name).collect::<Vec<_>>().join(" ");
-                    return Err(format!("`{other}` is neither a row nor an option; {USAGE}; rows: {rows}"));
+                    let rows = group.rows.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(" ");
+                    return Err(format!("`{other}` is neither a row nor an option; {usage}; rows: {rows}"));
                 }
             }
         }
-        if let Some(unknown) = options.peers.iter().find(|name| Peer::ALL.iter().all(|peer| peer.name() != **name)) {
-            return Err(format!("there is no peer `{unknown}`; peers: {}", peers()));
+        if let Some(unknown) = options.peers.iter().find(|name| !group.peers.contains(&name.as_str())) {
+            return Err(format!("there is no peer `{unknown}`; peers: {}", group.peers.join(" ")));
         }
         if options.rounds == 0 {
             options.rounds = if options.quick { 1 } else { 5 };
@@ -60,8 +70,8 @@ impl Options {
     }
 
     /// Whether a peer is wanted.
-    pub(crate) fn wants_peer(&self, peer: Peer) -> bool {
-        self.peers.is_empty() || self.peers.iter().any(|name| name == peer.name())
+    pub(crate) fn wants_peer(&self, peer: &str) -> bool {
+        self.peers.is_empty() || self.peers.iter().any(|name| name == peer)
     }
 
     /// A window of so many milliseconds, a quarter of it when it is to be quick.
@@ -75,36 +85,39 @@ impl Options {
     }
 }
 
-/// What `--help` prints.
-pub(crate) fn help() -> String {
-    let rows: String = ROWS.iter().map(|row| format!("  {:<18}{}\n", row.name, row.title)).collect();
-    format!(
-        "{USAGE}\n\n`adit up` beside nginx and HAProxy in the same role.\n\nrows (all unless named):\n{rows}\n\
-         peers (all that are there unless named):\n  {}\n\n\
-         --rounds N is 5, with --quick 1; --quick only shows that it works\n\
-         adit is $ADIT_BIN or target/release/adit; nginx and haproxy are those on PATH\n",
-        peers()
-    )
-}
+impl Group {
+    /// What `--help` prints.
+    pub(crate) fn help(&self) -> String {
+        let rows: String = self.rows.iter().map(|(name, title)| format!("  {name:<18}{title}\n")).collect();
+        format!(
+            "{}\n\n{}\n\nrows (all unless named):\n{rows}\npeers (all that are there unless named):\n  {}\n\n\
+             --rounds N is 5, with --quick 1; --quick only shows that it works\n{}\n",
+            self.usage(),
+            self.about,
+            self.peers.join(" "),
+            self.programs
+        )
+    }
 
-fn peers() -> String {
-    Peer::ALL.map(Peer::name).join(" ")
+    /// Shown when an argument is not understood.
+    fn usage(&self) -> String {
+        format!("usage: bench {} [ROW…] [--quick] [--rounds N] [--peers A,B] [--json FILE]", self.name)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::Options;
-    use crate::gateway::stand::Peer;
 
     fn parse(line: &str) -> Result<Options, String> {
-        Options::parse(&line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+        Options::parse(&crate::gateway::group(), &line.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
     }
 
     #[test]
     fn rows_peers_and_rounds_are_chosen() {
         let options = parse("http tls --rounds 3 --peers adit,direct").unwrap();
         assert!(options.wants_row("tls") && !options.wants_row("idle"));
-        assert!(options.wants_peer(Peer::Adit) && !options.wants_peer(Peer::Nginx));
+        assert!(options.wants_peer("adit") && !options.wants_peer("nginx"));
         assert_eq!(options.rounds, 3);
         assert_eq!(parse("").unwrap().rounds, 5);
         assert_eq!(parse("--quick").unwrap().rounds, 1);
