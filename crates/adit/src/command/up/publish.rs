@@ -29,6 +29,9 @@ use crate::report::{Failure, failure};
 /// must not stay public because a server cannot be reached.
 const HANDOVER: Duration = Duration::from_secs(30);
 
+/// So long the successor of an agent that is just connecting waits for it.
+const PENDING: Duration = Duration::from_secs(5);
+
 /// What a version of the file means for the agent.
 pub(super) enum Next {
     /// Nothing.
@@ -61,9 +64,11 @@ type Troubles = Arc<Mutex<HashMap<String, String>>>;
 /// The running agent.
 pub(super) struct Published {
     now: Serving,
-    /// The agent before, as long as it serves in this one's place.
-    before: Arc<Mutex<Option<Serving>>>,
+    before: Before,
 }
+
+/// Those before the one at work that serve in its place, or may have taken the names already.
+type Before = Arc<Mutex<Vec<Serving>>>;
 
 /// An agent at work, or ports of an SSH server that are open. It drains when this is dropped.
 struct Serving {
@@ -85,6 +90,8 @@ struct State {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// The one before it is just connecting: whoever comes to the server last has the names.
+    Waiting,
     /// No visitor is served.
     Connecting,
     /// There is a session, and the server has answered for every tunnel.
@@ -193,14 +200,12 @@ impl Published {
             },
             None => (ready, None),
         };
-        let before = before.map(Self::into_serving);
-        let old_phase = before.as_ref().map(|before| before.state.phase.subscribe());
-        let now = Serving::start(ready, scope, view);
-        let before = Arc::new(Mutex::new(before));
-        if let Some(old_phase) = old_phase {
-            let new_phase = now.state.phase.subscribe();
-            now.scope
-                .spawn("publish handover", hand_over(Arc::clone(&before), old_phase, new_phase, now.scope.clone()));
+        let before: Before = Arc::new(Mutex::new(before.map(Self::into_olds).unwrap_or_default()));
+        let now = Serving::start(ready, scope, view, &before);
+        let olds: Vec<Arc<State>> = lock(&before).iter().map(|old| Arc::clone(&old.state)).collect();
+        for old in olds {
+            let (phase, new) = (old.phase.subscribe(), now.state.phase.subscribe());
+            now.scope.spawn("publish handover", hand_over(Arc::clone(&before), old, phase, new, now.scope.clone()));
         }
         Self { now, before }
     }
@@ -226,27 +231,35 @@ impl Published {
         *self.now.state.phase.borrow() != Phase::Ended
     }
 
-    /// The agent that serves visitors: an agent that has not taken over yet never will.
-    fn into_serving(self) -> Serving {
+    /// Those that serve visitors, or are about to.
+    fn into_olds(self) -> Vec<Serving> {
         self.now.state.superseded.store(true, Ordering::Relaxed);
-        let before = lock(&self.before).take();
-        before.unwrap_or(self.now)
+        let mut olds = std::mem::take(&mut *lock(&self.before));
+        if !self.now.state.is(Phase::Waiting) {
+            olds.push(self.now);
+        }
+        olds
     }
 }
 
-/// Ends the agent before, once its successor serves or never will.
+/// Ends one of those before, once its successor serves or never will.
 async fn hand_over(
-    before: Arc<Mutex<Option<Serving>>>,
-    mut old: watch::Receiver<Phase>,
+    before: Before,
+    old: Arc<State>,
+    mut phase: watch::Receiver<Phase>,
     mut new: watch::Receiver<Phase>,
     scope: Scope,
 ) {
+    // One that has connected and lost it serves nobody, and were it to connect again, it would take the names back.
+    let useless = async {
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Connected | Phase::Ended)).await;
+        let _ = phase.wait_for(|phase| *phase != Phase::Connected).await;
+    };
     let over = async {
         tokio::select! {
             biased;
-            _ = new.wait_for(|phase| *phase != Phase::Connecting) => {}
-            // It serves nobody, and were it to connect again, it would take the names back.
-            _ = old.wait_for(|phase| *phase != Phase::Connected) => {}
+            _ = new.wait_for(|phase| !matches!(phase, Phase::Waiting | Phase::Connecting)) => {}
+            () = useless => {}
         }
     };
     tokio::select! {
@@ -254,23 +267,35 @@ async fn hand_over(
         () = scope.drained() => {}
         _ = tokio::time::timeout(HANDOVER, over) => {}
     }
-    drop(lock(&before).take());
+    lock(&before).retain(|other| !Arc::ptr_eq(&other.state, &old));
+}
+
+/// Waits until an agent that was superseded while it connected has done so. Ended in the middle it could take the names
+/// after all, and leave them to nobody.
+async fn after_the_one_before(before: &Before, state: &State) {
+    let connecting = |old: &Serving| old.ports.is_none() && old.state.is(Phase::Connecting);
+    let pending = lock(before).iter().find(|old| connecting(old)).map(|old| old.state.phase.subscribe());
+    if let Some(mut pending) = pending {
+        let _ = tokio::time::timeout(PENDING, pending.wait_for(|phase| *phase != Phase::Connecting)).await;
+        lock(before).retain(|old| !connecting(old));
+    }
+    state.enter(Phase::Connecting);
 }
 
 impl Serving {
-    fn start(ready: Ready, scope: &Scope, view: &Arc<View>) -> Self {
+    fn start(ready: Ready, scope: &Scope, view: &Arc<View>, before: &Before) -> Self {
         let Ready { work, tunnels, troubles, token } = ready;
         let scope = scope.child();
         let state = Arc::new(State {
             tunnels: Mutex::new(tunnels),
             troubles: Mutex::new(troubles),
-            phase: watch::Sender::new(Phase::Connecting),
+            phase: watch::Sender::new(Phase::Waiting),
             superseded: AtomicBool::new(false),
             said: Mutex::default(),
         });
         let ports = match work {
             Work::Agent(agent) => {
-                start_agent(*agent, &scope, &state, view);
+                start_agent(*agent, &scope, &state, view, Arc::clone(before));
                 None
             }
             Work::Ssh { server, servers, ports } => Some(remote::start(server, servers, ports, &scope, &state, view)),
@@ -292,10 +317,15 @@ impl Serving {
     }
 }
 
-fn start_agent(agent: Agent, scope: &Scope, state: &Arc<State>, view: &Arc<View>) {
+fn start_agent(agent: Agent, scope: &Scope, state: &Arc<State>, view: &Arc<View>, before: Before) {
     scope.spawn("published", follow(agent.events(), Arc::clone(state), Arc::clone(view)));
     let (agent_scope, agent_state, view) = (scope.clone(), Arc::clone(state), Arc::clone(view));
     scope.spawn("agent", async move {
+        tokio::select! {
+            biased;
+            () = agent_scope.drained() => return,
+            () = after_the_one_before(&before, &agent_state) => {}
+        }
         let result = agent.run(agent_scope).await;
         agent_state.phase.send_replace(Phase::Ended);
         if let Err(error) = result
@@ -357,6 +387,10 @@ impl State {
             }),
             _ => {}
         }
+    }
+
+    fn is(&self, phase: Phase) -> bool {
+        *self.phase.borrow() == phase
     }
 
     /// The end stays the end, however late an event is read.
