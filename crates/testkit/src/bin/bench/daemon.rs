@@ -122,7 +122,6 @@ fn group() -> Group {
 }
 
 /// What to say of an error of the system's.
-#[expect(clippy::needless_pass_by_value, reason = "it is for map_err")]
 fn told(error: impl std::fmt::Display) -> String {
     error.to_string()
 }

@@ -166,7 +166,7 @@ impl Stand {
                 Kind::Tcp => format!("\"tcp://{}\"", self.origin.tcp),
                 Kind::Ssh => self.ssh_target(self.origin.tcp),
                 Kind::SshWeb => self.ssh_target(self.origin.http),
-                Kind::Kubernetes => format!("\"k8s:///default/service/web:80\""),
+                Kind::Kubernetes => "\"k8s:///default/service/web:80\"".to_owned(),
             };
             let _ = writeln!(text, "  f{number}: {{ to: {target}, listen: \"{addr}\"{more} }}");
         }
@@ -246,7 +246,9 @@ impl Stand {
 
 /// Addresses on loopback that were free a moment ago, no two the same, and none that the system gives to a connection.
 fn free_addrs(count: usize) -> io::Result<Vec<SocketAddr>> {
-    let from = PORTS.start + (std::process::id() as u16).wrapping_mul(211) % (PORTS.end - PORTS.start);
+    // Another bench at the same time begins elsewhere.
+    let offset = std::process::id().wrapping_mul(211) % u32::from(PORTS.end - PORTS.start);
+    let from = PORTS.start + u16::try_from(offset).unwrap_or_default();
     let ports = (from..PORTS.end).chain(PORTS.start..from);
     let bound: Vec<TcpListener> =
         ports.filter_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()).take(count).collect();
