@@ -5,8 +5,11 @@
 //! before this one is gone, and holds the port for it.
 
 use std::collections::HashSet;
+use std::io;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::target::SshServer;
@@ -17,6 +20,7 @@ use runtime::connect::{Connect, Io};
 use runtime::splice::splice;
 use russh::client::Msg;
 use russh::{Channel, ChannelOpenFailure};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::dial::Dial;
@@ -51,6 +55,10 @@ const PORT_AGAIN: BackoffSettings = BackoffSettings {
     growth: 2.0,
     cap: Duration::from_secs(15),
 };
+/// A connection that has lived so long was a good one.
+const STABLE: Duration = Duration::from_secs(10);
+/// An answer about a port may take so long.
+const ANSWER: Duration = Duration::from_secs(15);
 /// The end of a port is told to the server, which may be gone.
 const GOODBYE: Duration = Duration::from_millis(500);
 
@@ -171,8 +179,12 @@ impl RemotePorts {
             let (reason, hint, wait) = match linked {
                 Ok(link) => {
                     (self.events)(RemoteEvent::Connected);
-                    (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+                    let begun = Instant::now();
                     let ended = self.serve(&link, &table, &scope).await;
+                    // A server that lets us in and ends it at once is not asked at once for ever.
+                    if begun.elapsed() >= STABLE {
+                        (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+                    }
                     // Its visitors finish what they are at beside its successor.
                     scope.spawn("last ssh visitors", see_off(link, table, scope.clone()));
                     match ended {
@@ -248,7 +260,9 @@ impl RemotePorts {
             if port.port != 0 {
                 table.set(port.port, bind, &port);
             }
-            if let Some(found) = link.open_port(bind, port.port).await {
+            // Without an answer it is not open as far as anybody knows, and it is asked for again.
+            let answer = tokio::time::timeout(ANSWER, link.open_port(bind, port.port)).await;
+            if let Ok(Some(found)) = answer {
                 let found = if port.port == 0 { found } else { port.port };
                 let (name, asked) = (place.name.clone(), place.bind.clone());
                 (self.events)(RemoteEvent::Listening { name, bind: asked, port: found });
@@ -260,7 +274,7 @@ impl RemotePorts {
                     }
                 }
                 table.remove(found, bind);
-                link.close_port(bind.to_owned(), found).await;
+                let _ = tokio::time::timeout(ANSWER, link.close_port(bind.to_owned(), found)).await;
                 return place;
             }
             table.remove(port.port, bind);
@@ -357,10 +371,13 @@ impl RemoteTable {
     /// Where a port leads. Servers repeat the address they were asked for, or say the one they took.
     fn find(&self, bind: &str, number: u32) -> Option<RemotePort> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut those = open.iter().filter(|port| u32::from(port.number) == number);
-        let first = those.next()?;
-        let exact = std::iter::once(first).chain(those).find(|port| port.bind == bind);
-        Some(exact.unwrap_or(first).to.clone())
+        let those: Vec<_> = open.iter().filter(|port| u32::from(port.number) == number).collect();
+        match (those.iter().find(|port| port.bind == bind), those.as_slice()) {
+            (Some(port), _) => Some(port.to.clone()),
+            (None, [only]) => Some(only.to.clone()),
+            // Of several it may be another one's visitor.
+            (None, _) => None,
+        }
     }
 
     /// A visitor: connects to where the port leads, and only then says yes.
@@ -409,15 +426,49 @@ impl RemoteTable {
 }
 
 /// Carries a visitor's bytes both ways; how many came, and how many went.
-async fn carry(mut visitor: SshStream, target: Io, _place: OwnedSemaphorePermit) -> (u64, u64) {
+async fn carry(visitor: SshStream, target: Io, _place: OwnedSemaphorePermit) -> (u64, u64) {
     match target {
         Io::Tcp(target) => {
             let end = splice(target, Io::buffered(visitor)).await;
             (end.outward, end.inward)
         }
         mut target => {
-            let copied = tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut target, BUFFER, BUFFER).await;
-            copied.unwrap_or_default()
+            let mut visitor = Counted { inner: visitor, received: 0, sent: 0 };
+            // How it ended is nobody's business here: both sides have seen it.
+            let _ = tokio::io::copy_bidirectional_with_sizes(&mut visitor, &mut target, BUFFER, BUFFER).await;
+            (visitor.received, visitor.sent)
         }
+    }
+}
+
+/// Counts what is read and written, also of a stream that is cut.
+struct Counted {
+    inner: SshStream,
+    received: u64,
+    sent: u64,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.received += (buf.filled().len() - before) as u64;
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.sent += written as u64;
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
