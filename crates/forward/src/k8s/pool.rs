@@ -30,8 +30,11 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// How often it is tried to replace a connection whose server gives no sign of life.
+/// How often a connection whose server gives no sign of life is looked at.
 const REPLACE_EVERY: Duration = Duration::from_millis(250);
+/// How long a connection may stay silent once the server answers on another one. TCP sends again ever more seldom, so
+/// after a gap in the network an old connection comes back later than a new one is made: after as long as the gap was.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -183,9 +186,11 @@ impl Drop for PodPool {
 async fn replace(inner: &Weak<Inner>, connection: &Arc<Connection>) {
     loop {
         connection.silenced().await;
+        // Since when the server has answered elsewhere.
+        let mut elsewhere = None;
         while connection.is_silent() && !connection.is_over() {
             let Some(inner) = inner.upgrade() else { break };
-            inner.replace(connection);
+            inner.replace(connection, &mut elsewhere);
             // Whoever holds it keeps the pool from its end.
             drop(inner);
             tokio::time::sleep(REPLACE_EVERY).await;
@@ -309,7 +314,10 @@ impl Inner {
     /// Opens another connection when none is idle, so that the next stream finds one.
     fn keep_a_spare(self: &Arc<Self>, port: u16) {
         let mut state = self.lock();
-        let idle = state.connections.iter().any(|connection| connection.streams() == 0 && !connection.is_over());
+        let idle = state
+            .connections
+            .iter()
+            .any(|connection| connection.streams() == 0 && !connection.is_over() && !connection.is_silent());
         let failed_lately = state.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < SWEEP_EVERY);
         if !idle && state.dialing == 0 && state.connections.len() < SPREAD && !failed_lately && !state.closed {
             self.dial(&mut state, port);
@@ -378,9 +386,10 @@ impl Inner {
         });
     }
 
-    /// Has a connection beside one whose server gives no sign of life; gives that up as soon as the server gives one
-    /// elsewhere. A pod that pauses an upload looks the same, so that one is kept.
-    fn replace(self: &Arc<Self>, silent: &Arc<Connection>) {
+    /// Has a connection beside one whose server gives no sign of life. Once the server gives one elsewhere, streams
+    /// that wait for their first answer go there, and the others have [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
+    /// the same, so such a connection is kept.
+    fn replace(self: &Arc<Self>, silent: &Arc<Connection>, elsewhere: &mut Option<Instant>) {
         let Some(since) = silent.silent_since() else { return };
         let mut state = self.lock();
         if state.closed {
@@ -388,10 +397,19 @@ impl Inner {
         }
         let mut others = state.connections.iter().filter(|other| !Arc::ptr_eq(other, silent) && !other.is_over());
         if others.any(|other| !other.is_silent() && other.has_answered_since(since)) {
-            if !silent.is_bulk() {
-                drop(state);
-                silent.give_up();
-                self.api.redial();
+            drop(state);
+            if silent.is_bulk() {
+                return;
+            }
+            match elsewhere {
+                Some(answered) if answered.elapsed() >= GIVE_UP_AFTER => silent.give_up(),
+                Some(_) => {}
+                None => {
+                    *elsewhere = Some(Instant::now());
+                    silent.cut_unanswered();
+                    // Connections for requests are as old.
+                    self.api.redial();
+                }
             }
             return;
         }

@@ -66,6 +66,10 @@ pub(super) struct Core {
     /// Since when something that was sent has waited for any answer, and when the server was asked for one.
     pub(super) unanswered: Option<Instant>,
     pub(super) asked: Option<Instant>,
+    /// When the server last said something.
+    heard: Instant,
+    /// Streams that have had no answer are cut; see [`Connection::cut_unanswered`].
+    cuts: bool,
     discard: Vec<u8>,
 }
 
@@ -123,6 +127,8 @@ impl Connection {
             over: None,
             unanswered: None,
             asked: None,
+            heard: Instant::now(),
+            cuts: false,
             discard: Vec::new(),
         };
         Arc::new(Self {
@@ -198,6 +204,25 @@ impl Connection {
         heard > 0 && self.started + Duration::from_millis(heard) > time
     }
 
+    /// The server answers elsewhere: streams that began after its last word here, and were never answered, end now,
+    /// for the server has hardly seen them. Those that were answered before stay: the connection may come back.
+    pub(crate) fn cut_unanswered(&self) {
+        let mut core = self.lock();
+        if !self.is_silent() || std::mem::replace(&mut core.cuts, true) {
+            return;
+        }
+        let wakers: Vec<Waker> = core.waiting.values_mut().filter_map(|waiting| waiting.read.take()).collect();
+        drop(core);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How a stream ends that was never answered, and to which the first bytes were written at this time, if any.
+    pub(super) fn cut(&self, began: Option<Instant>) -> Option<ConnectionEnd> {
+        let core = self.lock();
+        let cut = core.cuts && began.is_none_or(|began| began > core.heard);
+        cut.then(|| self.silent_end())
+    }
+
     /// The server is well, and this connection is dead: its streams end now.
     pub(crate) fn give_up(&self) {
         let end = self.silent_end();
@@ -213,6 +238,7 @@ impl Connection {
     /// The server said something.
     pub(super) fn note_heard(&self, core: &mut Core, now: Instant) {
         (core.unanswered, core.asked) = (None, None);
+        (core.heard, core.cuts) = (now, false);
         let at = now.saturating_duration_since(self.started).as_millis();
         // At least one, as zero is the connection's beginning.
         self.heard.store(u64::try_from(at).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
