@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use forward::{Clusters, Forward};
-use testkit::relay::{Link, Relay};
-use tokio::io::AsyncReadExt as _;
+use testkit::relay::{Admit, Link, Relay};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::support::{Bed, call, open, ready, settings, trip, within_of};
 
@@ -14,8 +14,8 @@ const SILENCE: Duration = Duration::from_secs(5);
 const BACK: Duration = Duration::from_secs(2);
 /// How long a connection that is dead for good keeps its streams, and some more.
 const GIVEN_UP: Duration = Duration::from_secs(40);
-/// What a busy machine takes beside it.
-const GRACE: Duration = Duration::from_secs(1);
+/// What a busy machine takes beside it; less than the 15 s that a dial into the silence would take.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// Silent for a while, then it takes new connections; those there were stay dead.
 async fn vanish(bed: &Bed) -> Instant {
@@ -143,4 +143,43 @@ async fn a_stream_that_was_answered_outlives_a_gap_after_which_new_connections_w
     let (asked, ()) = tokio::join!(trip(&mut live, b"within\n"), gap);
     asked.unwrap();
     trip(&mut live, b"after\n").await.unwrap();
+}
+
+#[tokio::test]
+async fn who_waits_for_a_dial_goes_on_when_the_old_connection_is_back() {
+    let mut bed = Bed::web().await;
+    let network = Network::between(&mut bed).await;
+    let forward = bed.ready().await;
+    let mut live = open(&forward).await;
+    trip(&mut live, b"before\n").await.unwrap();
+    network.front.set_admit(Admit::Silent);
+    network.drop_everything();
+    live.write_all(b"within\n").await.unwrap();
+    // It takes 2 s to count as silent. What is opened then waits for another connection, which never comes.
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let back = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        network.let_old_ones_through();
+        Instant::now()
+    };
+    let (mut waited, back) = tokio::join!(open(&forward), back);
+    trip(&mut waited, b"hello\n").await.unwrap();
+    soon(back, "who waited for a dial");
+}
+
+#[tokio::test]
+async fn a_silent_connection_is_dialled_for_ever_more_seldom() {
+    let mut bed = Bed::web().await;
+    let network = Network::between(&mut bed).await;
+    let forward = bed.ready().await;
+    let mut live = open(&forward).await;
+    trip(&mut live, b"before\n").await.unwrap();
+    network.front.set_admit(Admit::Reset);
+    network.drop_everything();
+    live.write_all(b"within\n").await.unwrap();
+    let before = network.front.accepted();
+    // The silence is what is tested.
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    let dials = network.front.accepted() - before;
+    assert!((1..=8).contains(&dials), "{dials} dials in 6 s");
 }

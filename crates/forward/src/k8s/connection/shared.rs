@@ -99,7 +99,8 @@ pub(crate) struct Connection {
     over: AtomicBool,
     /// The server was asked for a sign of life, and gave none.
     silent: AtomicBool,
-    silenced: Notify,
+    /// Told when `silent` changes.
+    silence: Notify,
     /// The server, for messages.
     server: Arc<str>,
     /// To be closed when its last pair ends.
@@ -138,7 +139,7 @@ impl Connection {
             stalled: AtomicBool::new(false),
             over: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            silenced: Notify::new(),
+            silence: Notify::new(),
             server: server.into(),
             retiring: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -183,9 +184,9 @@ impl Connection {
         self.silent.load(Ordering::Relaxed)
     }
 
-    /// Waits until the server gives no sign of life.
-    pub(crate) async fn silenced(&self) {
-        self.silenced.notified().await;
+    /// Waits until the server falls silent or speaks again.
+    pub(crate) async fn silence_changed(&self) {
+        self.silence.notified().await;
     }
 
     /// Sees whether the server answers; see [`Connection::has_answered_since`].
@@ -242,12 +243,14 @@ impl Connection {
         let at = now.saturating_duration_since(self.started).as_millis();
         // At least one, as zero is the connection's beginning.
         self.heard.store(u64::try_from(at).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-        self.silent.store(false, Ordering::Relaxed);
+        if self.silent.swap(false, Ordering::Relaxed) {
+            self.silence.notify_one();
+        }
     }
 
     pub(super) fn note_silent(&self) {
         if !self.silent.swap(true, Ordering::Relaxed) {
-            self.silenced.notify_one();
+            self.silence.notify_one();
         }
     }
 
