@@ -474,7 +474,7 @@ async fn a_pod_that_is_not_there_is_told_with_its_name() {
     assert_eq!(error.to_string(), "pods \"nosuch\" not found");
     let failed = bed.forward("jump:///default/pod/nosuch/db:1");
     assert!(failed.ready().await.is_err());
-    assert!(matches!(failed.connect().await, Err(ConnectError::Unavailable { .. })));
+    assert!(matches!(failed.connect().await, Err(ConnectError::Missing { .. })));
     bed.end().await;
 }
 
