@@ -1,31 +1,31 @@
 //! One API server as one context of the kubeconfig sees it: requests, watches, upgrades, and who we are there.
 
-use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use adit_core::diagnose::{Diagnose, Fault};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use http::{Request, Uri};
-use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::middleware::{BaseUriLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::core::WatchEvent;
-use runtime::connect::{ConnectError, Io};
+use runtime::connect::ConnectError;
 use runtime::pipe::Pipe;
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tower::{Layer as _, ServiceExt as _};
 
+use self::connector::ApiConnector;
 use super::credentials::Signer;
 use super::dial::Dialer;
 use super::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use super::plugin::PluginError;
 use crate::error::words;
+
+mod connector;
 
 /// An ordinary request, from sending it to the end of its answer.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -36,6 +36,8 @@ const PING_EVERY: Duration = Duration::from_secs(10);
 const PING_TIMEOUT: Duration = Duration::from_secs(5);
 /// A question that is not answered for so long is asked once more over another connection, and what is quicker counts.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// The same where the server says something else meanwhile: it is there, and slow.
+const ASK_AGAIN_SLOW: Duration = Duration::from_secs(8);
 
 /// One API server and one identity; cloning gives another handle.
 #[derive(Clone)]
@@ -70,6 +72,23 @@ pub(crate) struct Session {
     headers: ExtraHeadersLayer,
     namespace: String,
     generation: u64,
+    /// Counts what was read from its connections.
+    heard: Arc<AtomicU64>,
+}
+
+/// Told when the head of an answer has come; travels with the request.
+#[derive(Clone, Default)]
+struct Head(Arc<watch::Sender<bool>>);
+
+impl Head {
+    fn arrive(&self) {
+        self.0.send_replace(true);
+    }
+
+    async fn arrived(&self) {
+        // The sender is ours: it cannot be gone.
+        let _ = self.0.subscribe().wait_for(|arrived| *arrived).await;
+    }
 }
 
 impl Api {
@@ -187,8 +206,8 @@ impl Api {
     /// Sends a request with a JSON body, which is repeated once after credentials were renewed.
     pub(crate) async fn send_text(&self, method: &str, path: &str, body: Vec<u8>) -> Result<String, ApiError> {
         let repeat = method == "GET";
-        self.asked(repeat, |session| {
-            let request = request(method, path, body.clone());
+        self.asked(repeat, |session, head| {
+            let request = request(method, path, body.clone(), head);
             async move {
                 let answer = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_text(request?)).await;
                 answer
@@ -207,8 +226,8 @@ impl Api {
     where
         T: DeserializeOwned + Clone + Send + 'static,
     {
-        self.asked(true, |session| {
-            let request = request("GET", path, Vec::new());
+        self.asked(true, |session, head| {
+            let request = request("GET", path, Vec::new(), head);
             async move {
                 let begun = tokio::time::timeout(REQUEST_TIMEOUT, session.client.request_events::<T>(request?)).await;
                 let events = begun
@@ -234,36 +253,60 @@ impl Api {
     }
 
     /// [`Api::signed_in`], where a question that may be repeated is asked once more when it is not answered.
-    async fn asked<T, F>(&self, repeat: bool, work: impl Fn(Arc<Session>) -> F) -> Result<T, ApiError>
+    async fn asked<T, F>(&self, repeat: bool, work: impl Fn(Arc<Session>, Head) -> F) -> Result<T, ApiError>
     where
         F: Future<Output = Result<T, ApiError>>,
     {
-        self.signed_in(|session| {
-            let first = work(Arc::clone(&session));
-            let work = &work;
-            async move {
-                tokio::pin!(first);
-                tokio::select! {
-                    biased;
-                    answer = &mut first => return answer,
-                    () = tokio::time::sleep(ASK_AGAIN), if repeat => {}
-                }
-                let fresh = Arc::new(session.redialled());
-                let second = work(Arc::clone(&fresh));
-                tokio::pin!(second);
-                tokio::select! {
-                    biased;
-                    answer = first => answer,
-                    answer = &mut second => {
-                        if answer.is_ok() {
-                            self.adopt(&session, fresh);
-                        }
-                        answer
-                    }
-                }
-            }
-        })
-        .await
+        self.signed_in(|session| self.hedged(session, repeat, &work)).await
+    }
+
+    /// The head of an answer decides which of two questions goes on: what follows it may be long.
+    async fn hedged<T, F>(
+        &self,
+        session: Arc<Session>,
+        repeat: bool,
+        work: &impl Fn(Arc<Session>, Head) -> F,
+    ) -> Result<T, ApiError>
+    where
+        F: Future<Output = Result<T, ApiError>>,
+    {
+        let before = session.heard();
+        let head = Head::default();
+        let first = work(Arc::clone(&session), head.clone());
+        tokio::pin!(first);
+        tokio::select! {
+            biased;
+            answer = &mut first => return answer,
+            () = head.arrived() => return first.await,
+            () = session.hesitate(before), if repeat => {}
+        }
+        let fresh = Arc::new(session.redialled());
+        let other = Head::default();
+        let second = work(Arc::clone(&fresh), other.clone());
+        tokio::pin!(second);
+        let early = tokio::select! {
+            biased;
+            answer = &mut first => match answer {
+                // The other one may fare better.
+                Err(error) if !error.is_answer() => None,
+                answer => return answer,
+            },
+            () = head.arrived() => return first.await,
+            answer = &mut second => match answer {
+                Err(error) if !error.is_answer() => return first.await,
+                answer => Some(answer),
+            },
+            () = other.arrived() => None,
+        };
+        let was_silent = session.heard() == before;
+        let answer = match early {
+            Some(answer) => answer,
+            None => second.await,
+        };
+        if answer.is_ok() && was_silent {
+            self.adopt(&session, fresh);
+        }
+        answer
     }
 
     /// The connections of `dead` do not answer, and those of `fresh` do.
@@ -330,20 +373,38 @@ impl Session {
         let headers = config.extra_headers_layer().map_err(|error| unusable(error.to_string()))?;
         let base = config.cluster_url.clone();
         let namespace = config.default_namespace.clone();
-        let client = client(&dialer, &signer, &base, &headers, &namespace);
-        Ok(Self { dialer, client, signer, base, headers, namespace, generation })
+        let heard = Arc::default();
+        let connector = ApiConnector { dialer: dialer.clone(), heard: Arc::clone(&heard) };
+        let client = client(connector, &signer, &base, &headers, &namespace);
+        Ok(Self { dialer, client, signer, base, headers, namespace, generation, heard })
+    }
+
+    /// Changes whenever the server says something on one of the connections.
+    fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is time to ask once more, if nothing was heard since `before`, or later.
+    async fn hesitate(&self, before: u64) {
+        tokio::time::sleep(ASK_AGAIN).await;
+        if self.heard() != before {
+            tokio::time::sleep(ASK_AGAIN_SLOW - ASK_AGAIN).await;
+        }
     }
 
     /// The same identity over connections yet to be made.
     fn redialled(&self) -> Self {
+        let heard = Arc::default();
+        let connector = ApiConnector { dialer: self.dialer.clone(), heard: Arc::clone(&heard) };
         Self {
             dialer: self.dialer.clone(),
-            client: client(&self.dialer, &self.signer, &self.base, &self.headers, &self.namespace),
+            client: client(connector, &self.signer, &self.base, &self.headers, &self.namespace),
             signer: Arc::clone(&self.signer),
             base: self.base.clone(),
             headers: self.headers.clone(),
             namespace: self.namespace.clone(),
             generation: self.generation,
+            heard,
         }
     }
 
@@ -444,7 +505,7 @@ fn quoted(word: &str) -> String {
 
 /// A client whose every request is signed, over connections that [`Dialer`] makes.
 fn client(
-    dialer: &Dialer,
+    connector: ApiConnector,
     signer: &Arc<Signer>,
     base: &Uri,
     headers: &ExtraHeadersLayer,
@@ -458,14 +519,19 @@ fn client(
         .http2_keep_alive_interval(PING_EVERY)
         .http2_keep_alive_timeout(PING_TIMEOUT)
         .http2_keep_alive_while_idle(true)
-        .build::<_, Body>(ApiConnector(dialer.clone()));
+        .build::<_, Body>(connector);
     let stack = headers.layer(BaseUriLayer::new(base.clone()).layer(http));
     let signer = Arc::clone(signer);
     let service = tower::service_fn(move |request: Request<Body>| {
         let (signer, stack) = (Arc::clone(&signer), stack.clone());
         async move {
+            let head = request.extensions().get::<Head>().cloned();
             let request = signer.sign(request).await?;
-            stack.oneshot(request).await.map_err(tower::BoxError::from)
+            let answer = stack.oneshot(request).await.map_err(tower::BoxError::from)?;
+            if let Some(head) = head {
+                head.arrive();
+            }
+            Ok::<_, tower::BoxError>(answer)
         }
     });
     kube::client::ClientBuilder::new(service, namespace).build()
@@ -479,65 +545,12 @@ fn innermost(error: &(dyn std::error::Error + 'static)) -> String {
     words(last)
 }
 
-fn request(method: &str, path: &str, body: Vec<u8>) -> Result<Request<Vec<u8>>, ApiError> {
-    let mut builder = Request::builder().method(method).uri(path);
+fn request(method: &str, path: &str, body: Vec<u8>, head: Head) -> Result<Request<Vec<u8>>, ApiError> {
+    let mut builder = Request::builder().method(method).uri(path).extension(head);
     if !body.is_empty() {
         builder = builder.header(http::header::CONTENT_TYPE, "application/json");
     }
     builder.body(body).map_err(|error| ApiError::Decode { what: path.to_owned(), reason: error.to_string() })
-}
-
-/// Makes connections for hyper's pool.
-#[derive(Clone)]
-struct ApiConnector(Dialer);
-
-impl tower::Service<Uri> for ApiConnector {
-    type Response = ApiIo;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<ApiIo, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let dialer = self.0.clone();
-        Box::pin(async move { dialer.io().await.map(|io| ApiIo(TokioIo::new(io))) })
-    }
-}
-
-/// A connection as hyper's pool wants it.
-struct ApiIo(TokioIo<Io>);
-
-impl Connection for ApiIo {
-    fn connected(&self) -> Connected {
-        let connected = Connected::new();
-        if self.0.inner().alpn() == Some(b"h2") { connected.negotiated_h2() } else { connected }
-    }
-}
-
-impl hyper::rt::Read for ApiIo {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: hyper::rt::ReadBufCursor<'_>,
-    ) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl hyper::rt::Write for ApiIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
 }
 
 /// Why the API server did not do what was asked.
@@ -655,6 +668,12 @@ impl ApiError {
             return Self::Unreachable { server, reason, fault: Fault::Config, hint };
         }
         Self::Unreachable { server: error.target().to_owned(), reason, fault: error.fault(), hint: error.hint() }
+    }
+
+    /// Whether asking the same once more, over another connection, would end the same.
+    pub(crate) fn is_answer(&self) -> bool {
+        !matches!(self, Self::Timeout { .. })
+            && !matches!(self, Self::Unreachable { fault, .. } if *fault != Fault::Config)
     }
 
     /// Whether waiting may help.

@@ -105,7 +105,7 @@ impl Dialer {
     where
         F: Future<Output = Result<T, ConnectError>>,
     {
-        match tokio::time::timeout(DIAL_TIMEOUT, hedged(DIAL_AGAIN, DIALS, dial)).await {
+        match tokio::time::timeout(DIAL_TIMEOUT, hedged(DIAL_AGAIN, DIALS, is_answer, dial)).await {
             Ok(result) => result,
             Err(_) => Err(ConnectError::Timeout { target: self.describe(), after: DIAL_TIMEOUT }),
         }
@@ -144,14 +144,28 @@ impl Tls {
     }
 }
 
-/// What comes first of up to `most` attempts, each of which begins when the others have been silent for `after`.
-pub(super) async fn hedged<T, F: Future<Output = T>>(after: Duration, most: usize, attempt: impl Fn() -> F) -> T {
+/// Whether every other attempt would end like this.
+fn is_answer(error: &ConnectError) -> bool {
+    matches!(error, ConnectError::Certificate { .. })
+}
+
+/// The first success of up to `most` attempts at once, each of which begins when the others have been silent for
+/// `after`. A failure counts when no other attempt is under way, or when it is the answer that all would get.
+pub(super) async fn hedged<T, E, F: Future<Output = Result<T, E>>>(
+    after: Duration,
+    most: usize,
+    is_answer: impl Fn(&E) -> bool,
+    attempt: impl Fn() -> F,
+) -> Result<T, E> {
     let mut attempts = FuturesUnordered::new();
     attempts.push(attempt());
     loop {
         tokio::select! {
             biased;
-            Some(first) = attempts.next() => return first,
+            Some(result) = attempts.next() => match result {
+                Err(error) if !attempts.is_empty() && !is_answer(&error) => {}
+                result => return result,
+            },
             () = tokio::time::sleep(after), if attempts.len() < most => attempts.push(attempt()),
         }
     }
@@ -185,10 +199,31 @@ mod tests {
                     3 => tokio::time::sleep(Duration::from_secs(1)).await,
                     _ => std::future::pending().await,
                 }
-                number
+                Ok::<_, ()>(number)
             }
         };
-        assert_eq!(hedged(Duration::from_secs(2), 4, attempt).await, 3);
+        assert_eq!(hedged(Duration::from_secs(2), 4, |()| false, attempt).await, Ok(3));
         assert_eq!((begin.elapsed().as_secs(), count.get()), (5, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_fails_does_not_fail_the_one_that_goes_on_unless_it_is_the_answer() {
+        let count = Cell::new(0);
+        let attempt = || {
+            count.set(count.get() + 1);
+            let number = count.get();
+            async move {
+                match number {
+                    1 => tokio::time::sleep(Duration::from_secs(3)).await,
+                    _ => return Err("refused"),
+                }
+                Ok(number)
+            }
+        };
+        assert_eq!(hedged(Duration::from_secs(2), 4, |_| false, attempt).await, Ok(1));
+        count.set(0);
+        assert_eq!(hedged(Duration::from_secs(2), 4, |_| true, attempt).await, Err("refused"));
+        count.set(1);
+        assert_eq!(hedged(Duration::from_secs(2), 4, |_| false, attempt).await, Err("refused"), "none goes on");
     }
 }

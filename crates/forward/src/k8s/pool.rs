@@ -5,6 +5,7 @@
 //! holds up, one without bulk before one with, the least loaded first; a spare connection is opened as soon as none
 //! is idle; what is idle beyond the spare is closed after a while.
 
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -30,8 +31,14 @@ const AGAIN: Duration = Duration::from_secs(1);
 /// How often that is looked at.
 const SWEEP_EVERY: Duration = Duration::from_secs(10);
 
-/// How often it is tried to replace a connection whose server gives no sign of life.
+/// How often a connection whose server gives no sign of life is looked at.
 const REPLACE_EVERY: Duration = Duration::from_millis(250);
+/// How often the wait between two dials for it doubles from there: to 2 s, so that a server is found soon after its
+/// return.
+const REPLACE_DOUBLINGS: u32 = 3;
+/// How long a connection may stay silent once the server answers on another one. TCP sends again ever more seldom, so
+/// after a gap in the network an old connection comes back later than a new one is made: after as long as the gap was.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -59,10 +66,26 @@ struct State {
     /// Why no connection is left. All forwards that share the pool look at it, and the next connection clears it.
     lost: Option<String>,
     transport: Option<Transport>,
+    /// When a connection was last dialled to replace a silent one, and how many have been since the server was heard.
+    replaced: Option<(Instant, u32)>,
     closed: bool,
 }
 
 impl State {
+    /// Whether another connection may be dialled beside silent ones; counts it.
+    fn may_replace(&mut self, now: Instant) -> bool {
+        if self.dialing > 0 || self.connections.len() >= CONNECTIONS_MAX {
+            return false;
+        }
+        let times = match self.replaced {
+            None => 0,
+            Some((last, times)) if now >= last + REPLACE_EVERY * 2_u32.pow(times.min(REPLACE_DOUBLINGS)) => times,
+            Some(_) => return false,
+        };
+        self.replaced = Some((now, times + 1));
+        true
+    }
+
     /// Notes why no connection is left, when none is.
     fn note_loss(&mut self, why: impl FnOnce() -> String) {
         let alone = self.transport == Some(Transport::Channels);
@@ -179,16 +202,27 @@ impl Drop for PodPool {
     }
 }
 
-/// Sees to a connection whenever its server gives no sign of life.
-async fn replace(inner: &Weak<Inner>, connection: &Arc<Connection>) {
+/// Sees to a connection whenever its server gives no sign of life; has no end.
+async fn replace(inner: &Weak<Inner>, connection: &Arc<Connection>) -> Infallible {
     loop {
-        connection.silenced().await;
+        connection.silence_changed().await;
+        // Since when the server has answered elsewhere.
+        let mut elsewhere = None;
         while connection.is_silent() && !connection.is_over() {
             let Some(inner) = inner.upgrade() else { break };
-            inner.replace(connection);
+            inner.replace(connection, &mut elsewhere);
             // Whoever holds it keeps the pool from its end.
             drop(inner);
-            tokio::time::sleep(REPLACE_EVERY).await;
+            tokio::select! {
+                biased;
+                () = connection.silence_changed() => {}
+                () = tokio::time::sleep(REPLACE_EVERY) => {}
+            }
+        }
+        // Whoever waits for a dial need not any more.
+        if let Some(inner) = inner.upgrade().filter(|_| !connection.is_silent()) {
+            inner.lock().replaced = None;
+            inner.changed.send_modify(|count| *count += 1);
         }
     }
 }
@@ -309,7 +343,10 @@ impl Inner {
     /// Opens another connection when none is idle, so that the next stream finds one.
     fn keep_a_spare(self: &Arc<Self>, port: u16) {
         let mut state = self.lock();
-        let idle = state.connections.iter().any(|connection| connection.streams() == 0 && !connection.is_over());
+        let idle = state
+            .connections
+            .iter()
+            .any(|connection| connection.streams() == 0 && !connection.is_over() && !connection.is_silent());
         let failed_lately = state.failed.as_ref().is_some_and(|(at, _)| at.elapsed() < SWEEP_EVERY);
         if !idle && state.dialing == 0 && state.connections.len() < SPREAD && !failed_lately && !state.closed {
             self.dial(&mut state, port);
@@ -366,7 +403,7 @@ impl Inner {
                     connection.hurry();
                     task.await;
                 }
-                () = replace(&inner, &connection) => task.await,
+                never = replace(&inner, &connection) => match never {},
             }
             if let Some(inner) = inner.upgrade() {
                 let mut state = inner.lock();
@@ -378,9 +415,10 @@ impl Inner {
         });
     }
 
-    /// Has a connection beside one whose server gives no sign of life; gives that up as soon as the server gives one
-    /// elsewhere. A pod that pauses an upload looks the same, so that one is kept.
-    fn replace(self: &Arc<Self>, silent: &Arc<Connection>) {
+    /// Has a connection beside one whose server gives no sign of life. Once the server gives one elsewhere, streams
+    /// that wait for their first answer go there, and the others have [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
+    /// the same, so such a connection is kept.
+    fn replace(self: &Arc<Self>, silent: &Arc<Connection>, elsewhere: &mut Option<Instant>) {
         let Some(since) = silent.silent_since() else { return };
         let mut state = self.lock();
         if state.closed {
@@ -388,10 +426,20 @@ impl Inner {
         }
         let mut others = state.connections.iter().filter(|other| !Arc::ptr_eq(other, silent) && !other.is_over());
         if others.any(|other| !other.is_silent() && other.has_answered_since(since)) {
-            if !silent.is_bulk() {
-                drop(state);
-                silent.give_up();
-                self.api.redial();
+            state.replaced = None;
+            drop(state);
+            if silent.is_bulk() {
+                return;
+            }
+            match elsewhere {
+                Some(answered) if answered.elapsed() >= GIVE_UP_AFTER => silent.give_up(),
+                Some(_) => {}
+                None => {
+                    *elsewhere = Some(Instant::now());
+                    silent.cut_unanswered();
+                    // Connections for requests are as old.
+                    self.api.redial();
+                }
             }
             return;
         }
@@ -399,7 +447,7 @@ impl Inner {
             other.ask();
         }
         let all = state.connections.iter().all(|other| other.is_silent() || other.is_over());
-        if all && state.dialing == 0 {
+        if all && state.may_replace(Instant::now()) {
             let port = state.port;
             self.dial(&mut state, port);
         }

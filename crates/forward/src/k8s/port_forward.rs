@@ -81,7 +81,7 @@ pub(crate) async fn open(api: &Api, pod: &PodRef, port: u16, number: u64) -> Res
     // All are tried whatever is remembered: a server may be another one after an upgrade.
     let order = std::iter::once(first).chain(Transport::ORDER.into_iter().filter(|transport| *transport != first));
     for transport in order {
-        let asked = hedged(ASK_AGAIN, 2, || attempt(api, pod, port, transport)).await;
+        let asked = hedged(ASK_AGAIN, 2, UpgradeError::is_answer, || attempt(api, pod, port, transport)).await;
         match asked {
             Ok(upgraded) => {
                 // After a hiccup the next one may do as well; that is no reason to stay with it.

@@ -64,6 +64,15 @@ impl UpgradeError {
             Self::Failed(_) | Self::Dropped(_) => false,
         }
     }
+
+    /// Whether asking the same once more would end the same.
+    pub(crate) fn is_answer(&self) -> bool {
+        match self {
+            Self::Refused { .. } => true,
+            Self::Failed(error) => error.is_answer(),
+            Self::Dropped(_) => false,
+        }
+    }
 }
 
 /// What is asked for.

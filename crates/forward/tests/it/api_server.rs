@@ -9,7 +9,7 @@ use testkit::cluster::Transport;
 
 use crate::support::{
     Bed, DEADLINE, SOON, call, eventually, lose, moved, open, patience, ready, refusal, rest, state, trip, waiting,
-    within,
+    within, within_of,
 };
 
 const SERVICES: &str = "/api/v1/namespaces/default/services";
@@ -37,6 +37,17 @@ async fn a_slow_server_is_used_as_it_is() {
     let forward = bed.forward("service/web:80");
     ready(&forward).await;
     call(&forward).await;
+}
+
+#[tokio::test]
+async fn a_server_that_was_just_connected_to_and_takes_its_time_is_not_asked_twice() {
+    let bed = Bed::web().await;
+    bed.cluster.faults().api_delay(Duration::from_secs(3));
+    let forward = bed.forward("service/web:80");
+    within_of(Duration::from_secs(60), "it is ready", forward.ready()).await.unwrap();
+    // Those that were put while the connection was made: later ones find it silent, and may be put again.
+    let asked = bed.cluster.count_requests("GET /api/v1/namespaces/default/services?limit");
+    assert_eq!(asked, 1, "a question was put twice: {:?}", bed.cluster.requests());
 }
 
 #[tokio::test]

@@ -191,5 +191,6 @@ async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lo
     let (early, back) = tokio::join!(up.get(HOST, "/"), back);
     assert_eq!(early.status, 200, "{}", early.text());
     assert_eq!(up.get("web-http.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200, "a cold one");
-    assert!(back.elapsed() < std::time::Duration::from_secs(4), "{:?} after its return", back.elapsed());
+    // Without a second attempt it would be 15 s and more.
+    assert!(back.elapsed() < std::time::Duration::from_secs(8), "{:?} after its return", back.elapsed());
 }

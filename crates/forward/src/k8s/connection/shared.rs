@@ -66,6 +66,10 @@ pub(super) struct Core {
     /// Since when something that was sent has waited for any answer, and when the server was asked for one.
     pub(super) unanswered: Option<Instant>,
     pub(super) asked: Option<Instant>,
+    /// When the server last said something.
+    heard: Instant,
+    /// Streams that have had no answer are cut; see [`Connection::cut_unanswered`].
+    cuts: bool,
     discard: Vec<u8>,
 }
 
@@ -95,7 +99,8 @@ pub(crate) struct Connection {
     over: AtomicBool,
     /// The server was asked for a sign of life, and gave none.
     silent: AtomicBool,
-    silenced: Notify,
+    /// Told when `silent` changes.
+    silence: Notify,
     /// The server, for messages.
     server: Arc<str>,
     /// To be closed when its last pair ends.
@@ -123,6 +128,8 @@ impl Connection {
             over: None,
             unanswered: None,
             asked: None,
+            heard: Instant::now(),
+            cuts: false,
             discard: Vec::new(),
         };
         Arc::new(Self {
@@ -132,7 +139,7 @@ impl Connection {
             stalled: AtomicBool::new(false),
             over: AtomicBool::new(false),
             silent: AtomicBool::new(false),
-            silenced: Notify::new(),
+            silence: Notify::new(),
             server: server.into(),
             retiring: AtomicBool::new(false),
             requests: AtomicU64::new(0),
@@ -177,9 +184,9 @@ impl Connection {
         self.silent.load(Ordering::Relaxed)
     }
 
-    /// Waits until the server gives no sign of life.
-    pub(crate) async fn silenced(&self) {
-        self.silenced.notified().await;
+    /// Waits until the server falls silent or speaks again.
+    pub(crate) async fn silence_changed(&self) {
+        self.silence.notified().await;
     }
 
     /// Sees whether the server answers; see [`Connection::has_answered_since`].
@@ -198,6 +205,25 @@ impl Connection {
         heard > 0 && self.started + Duration::from_millis(heard) > time
     }
 
+    /// The server answers elsewhere: streams that began after its last word here, and were never answered, end now,
+    /// for the server has hardly seen them. Those that were answered before stay: the connection may come back.
+    pub(crate) fn cut_unanswered(&self) {
+        let mut core = self.lock();
+        if !self.is_silent() || std::mem::replace(&mut core.cuts, true) {
+            return;
+        }
+        let wakers: Vec<Waker> = core.waiting.values_mut().filter_map(|waiting| waiting.read.take()).collect();
+        drop(core);
+        wakers.into_iter().for_each(Waker::wake);
+    }
+
+    /// How a stream ends that was never answered, and to which the first bytes were written at this time, if any.
+    pub(super) fn cut(&self, began: Option<Instant>) -> Option<ConnectionEnd> {
+        let core = self.lock();
+        let cut = core.cuts && began.is_none_or(|began| began > core.heard);
+        cut.then(|| self.silent_end())
+    }
+
     /// The server is well, and this connection is dead: its streams end now.
     pub(crate) fn give_up(&self) {
         let end = self.silent_end();
@@ -213,15 +239,18 @@ impl Connection {
     /// The server said something.
     pub(super) fn note_heard(&self, core: &mut Core, now: Instant) {
         (core.unanswered, core.asked) = (None, None);
+        (core.heard, core.cuts) = (now, false);
         let at = now.saturating_duration_since(self.started).as_millis();
         // At least one, as zero is the connection's beginning.
         self.heard.store(u64::try_from(at).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);
-        self.silent.store(false, Ordering::Relaxed);
+        if self.silent.swap(false, Ordering::Relaxed) {
+            self.silence.notify_one();
+        }
     }
 
     pub(super) fn note_silent(&self) {
         if !self.silent.swap(true, Ordering::Relaxed) {
-            self.silenced.notify_one();
+            self.silence.notify_one();
         }
     }
 

@@ -145,6 +145,10 @@ pub(crate) struct PortStream {
     timer: Option<Pin<Box<Sleep>>>,
     settle: Option<Pin<Box<Sleep>>>,
     last_data: Instant,
+    /// The pod has sent something.
+    answered: bool,
+    /// When the first bytes were written to it.
+    began: Option<Instant>,
     carried: u64,
 }
 
@@ -167,6 +171,8 @@ impl PortStream {
             timer: None,
             settle: None,
             last_data: Instant::now(),
+            answered: false,
+            began: None,
             carried: 0,
         }
     }
@@ -177,6 +183,7 @@ impl PortStream {
             match self.connection.poll_read(cx, self.data, into) {
                 Poll::Ready(ReadOutcome::Data) => {
                     self.passed(into.len());
+                    self.answered = true;
                     if self.finish == Finish::Held {
                         self.last_data = Instant::now();
                     }
@@ -202,6 +209,13 @@ impl PortStream {
                     if self.ended {
                         return Poll::Ready(Ok(false));
                     }
+                    // After the wakers are in place: whoever cuts wakes those.
+                    if !self.answered
+                        && let Some(end) = self.connection.cut(self.began)
+                    {
+                        self.ended = true;
+                        return Poll::Ready(Err(self.fault().unwrap_or(StreamFault::Lost(end))));
+                    }
                     if self.reason.is_empty() {
                         return Poll::Pending;
                     }
@@ -223,6 +237,7 @@ impl PortStream {
     pub(crate) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<usize>> {
         let taken = ready!(self.connection.poll_write(cx, self.data, bytes));
         if let Some(taken) = taken {
+            self.began.get_or_insert_with(Instant::now);
             self.passed(taken);
         }
         Poll::Ready(taken)

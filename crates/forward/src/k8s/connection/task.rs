@@ -318,8 +318,10 @@ impl ConnectionTask {
     fn watch_answers(&mut self, cx: &mut Context<'_>, now: Instant) {
         let mut core = self.shared.lock();
         if !core.machine.can_ask() || self.blocked.is_some() {
-            // That nothing comes, or is taken, has another reason.
-            (core.unanswered, core.asked) = (None, None);
+            // That nothing comes, or is taken, has another reason. One that was silent before stays so, and since then.
+            if !self.shared.is_silent() {
+                (core.unanswered, core.asked) = (None, None);
+            }
             return;
         }
         let Some(since) = core.unanswered else { return };
