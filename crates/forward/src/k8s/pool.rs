@@ -38,7 +38,7 @@ const REPLACE_EVERY: Duration = Duration::from_millis(250);
 const REPLACE_DOUBLINGS: u32 = 3;
 /// How long a connection may stay silent once the server answers on another one. TCP sends again ever more seldom, so
 /// after a gap in the network an old connection comes back later than a new one is made: after as long as the gap was.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
 
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
