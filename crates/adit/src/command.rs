@@ -23,7 +23,7 @@ use std::process::ExitCode;
 
 use adit_core::diagnose::Fault;
 use clap::{Args, Parser, Subcommand};
-use runtime::telemetry::{LogFormat, LogSettings};
+use runtime::telemetry::{Listener, LogFormat, LogSettings};
 
 use crate::report::{Failure, Output};
 use crate::terminal;
@@ -85,7 +85,7 @@ enum Command {
     #[command(subcommand)]
     Daemon(up::daemon::DaemonCommand),
     /// Start forwards of the running daemon
-    Start(up::daemon::ChosenArguments),
+    Start(up::daemon::StartArguments),
     /// Stop forwards of the running daemon; their ports are closed
     Stop(up::daemon::ChosenArguments),
     /// Start forwards of the running daemon anew; their ports stay open
@@ -163,6 +163,16 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
 impl Global {
     /// Starts logging: `level` and `json` are what a configuration asks for, the command line wins.
     pub(crate) fn start_logs(&self, level: Option<&str>, json: bool) -> Result<(), Failure> {
+        self.start_logs_heard(level, json, None)
+    }
+
+    /// The same, with somebody who hears warnings and errors.
+    pub(crate) fn start_logs_heard(
+        &self,
+        level: Option<&str>,
+        json: bool,
+        listener: Option<Listener>,
+    ) -> Result<(), Failure> {
         let json = self.log_format.map_or(json, |form| form == LogForm::Json);
         let verbosity = if self.quiet { -1 } else { i8::try_from(self.verbose).unwrap_or(i8::MAX) };
         let settings = LogSettings {
@@ -171,7 +181,8 @@ impl Global {
             level: level.filter(|_| verbosity == 0).map(str::to_owned),
             colour: terminal::colour(self.no_color),
         };
-        runtime::telemetry::start(&settings).map_err(|error| Failure::new(Fault::Usage, error.to_string(), ""))
+        runtime::telemetry::start(&settings, listener)
+            .map_err(|error| Failure::new(Fault::Usage, error.to_string(), ""))
     }
 }
 

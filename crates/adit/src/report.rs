@@ -65,6 +65,12 @@ impl Failure {
         Some(Self::new(fault, message, hint))
     }
 
+    /// The same, with what failed by it.
+    pub(crate) fn within(mut self, what: &str) -> Self {
+        self.message = format!("{what}: {}", self.message);
+        self
+    }
+
     /// What went wrong.
     pub(crate) fn message(&self) -> &str {
         &self.message

@@ -1,24 +1,31 @@
 //! How long to wait before the next attempt to reconnect.
 //!
 //! The first attempt comes within 100 ms, because most outages are a restart. After that full jitter: a random
-//! part of 0.1 s × 2ⁿ, at most 10 s, for ever. Full jitter spreads thousands of agents best when their server comes back.
+//! part of 0.1 s × 2ⁿ, at most 10 s, for ever, unless the settings say otherwise. Full jitter spreads thousands of agents best when their server comes back.
 
 use std::time::Duration;
 
 /// The limits of the waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct BackoffSettings {
     /// The longest first wait.
     pub first: Duration,
-    /// What doubles with each failure.
+    /// What grows with each failure.
     pub base: Duration,
+    /// By what it grows; at least 1.
+    pub growth: f64,
     /// The longest wait of all.
     pub cap: Duration,
 }
 
 impl Default for BackoffSettings {
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), base: Duration::from_millis(100), cap: Duration::from_secs(10) }
+        Self {
+            first: Duration::from_millis(100),
+            base: Duration::from_millis(100),
+            growth: 2.0,
+            cap: Duration::from_secs(10),
+        }
     }
 }
 
@@ -49,8 +56,9 @@ impl Backoff {
         if self.attempts == 0 {
             return self.settings.first.min(self.settings.cap);
         }
-        let factor = 1u32.checked_shl(self.attempts).unwrap_or(u32::MAX);
-        self.settings.base.saturating_mul(factor).min(self.settings.cap)
+        let factor = self.settings.growth.max(1.0).powi(i32::try_from(self.attempts).unwrap_or(i32::MAX));
+        let grown = Duration::try_from_secs_f64(self.settings.base.as_secs_f64() * factor);
+        grown.map_or(self.settings.cap, |grown| grown.min(self.settings.cap))
     }
 
     /// Attempts since the last success.
@@ -82,6 +90,27 @@ mod tests {
         let mut backoff = Backoff::default();
         assert!(backoff.next_wait(u64::MAX) <= Duration::from_millis(100));
         assert_eq!(Backoff::default().next_wait(0), Duration::ZERO);
+    }
+
+    #[test]
+    fn the_longest_wait_grows_as_the_settings_say() {
+        let longest = |growth: f64| {
+            let settings = BackoffSettings { growth, ..BackoffSettings::default() };
+            let mut backoff = Backoff::new(settings);
+            let mut seen = || {
+                backoff.next_wait(0);
+                backoff.longest()
+            };
+            [seen(), seen(), seen()].map(|wait| wait.as_millis())
+        };
+        assert_eq!(longest(1.0), [100, 100, 100]);
+        assert_eq!(longest(3.0), [300, 900, 2700]);
+        let settings = BackoffSettings { growth: 10.0, ..BackoffSettings::default() };
+        let mut backoff = Backoff::new(settings);
+        for _ in 0..1000 {
+            backoff.next_wait(u64::MAX);
+        }
+        assert_eq!(backoff.longest(), settings.cap, "however often it failed");
     }
 
     #[test]

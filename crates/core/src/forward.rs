@@ -33,7 +33,7 @@ pub enum Start {
 }
 
 /// How a forward behaves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ForwardSettings {
     /// When it starts.
     pub start: Start,
@@ -41,6 +41,9 @@ pub struct ForwardSettings {
     pub idle_timeout: Option<Duration>,
     /// The waits after transient trouble.
     pub backoff: BackoffSettings,
+    /// After how many tries without success in between it gives up; `None` is never. A connection that did not hold is no
+    /// success. Who asks for it by name, or uses it later, has it try again.
+    pub max_attempts: Option<u32>,
     /// How long a connection must have held before its loss is answered by redialling at once.
     pub stable_after: Duration,
     /// For how long after a permanent failure a lease gets the remembered reason instead of a new attempt.
@@ -55,6 +58,7 @@ impl Default for ForwardSettings {
             start: Start::OnDemand,
             idle_timeout: Some(Duration::from_secs(60 * 60)),
             backoff: BackoffSettings::default(),
+            max_attempts: None,
             stable_after: Duration::from_secs(10),
             failure_memory: Duration::from_secs(1),
             retry_failed: Duration::from_secs(30),
@@ -218,7 +222,12 @@ impl Forward {
     fn demand(&mut self, now: Instant) {
         self.note_use(now);
         match self.state {
-            State::Backoff { .. } | State::Failed { .. } => self.resolve(now),
+            State::Backoff { .. } => self.resolve(now),
+            State::Failed { .. } => {
+                // Its tries are counted anew.
+                self.backoff.reset();
+                self.resolve(now);
+            }
             _ => self.want(now),
         }
     }
@@ -267,6 +276,13 @@ impl Forward {
             return self.enter(now, State::Failed { until });
         }
         let wait = self.backoff.next_wait(random).max(WAIT_MIN);
+        let tries = self.backoff.attempts();
+        if self.settings.max_attempts.is_some_and(|most| tries >= most) {
+            let noun = if tries == 1 { "try" } else { "tries" };
+            let reason = self.reason.as_deref().unwrap_or_default();
+            self.reason = Some(format!("given up after {tries} {noun}: {reason}").into());
+            return self.enter(now, State::Failed { until: None });
+        }
         self.enter(now, State::Backoff { until: now + wait });
     }
 

@@ -32,8 +32,12 @@ pub struct ForwardReport {
     pub transport: Option<&'static str>,
     /// What is waited for, in words.
     pub waiting_for: Option<String>,
-    /// When it was first ready.
+    /// Since when it is ready, while it is.
     pub ready_since: Option<Instant>,
+    /// Whether it was ready since it was last asked for.
+    pub carried: bool,
+    /// How often it was started anew without anybody asking for it.
+    pub restarts: u64,
     /// How long its last start took, from the demand until it could be used.
     pub took: Option<Duration>,
     /// What probes say, when it is probed.
@@ -91,6 +95,7 @@ impl ForwardReport {
                 (one, two) => one.is_some() == two.is_some(),
             }
             && (self.pods, &self.declared) == (other.pods, &other.declared)
+            && (self.carried, self.restarts) == (other.carried, other.restarts)
             && (&self.waiting_for, self.ready_since, self.took) == (&other.waiting_for, other.ready_since, other.took)
     }
 

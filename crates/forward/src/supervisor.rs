@@ -135,6 +135,8 @@ impl Forward {
             transport: None,
             waiting_for: None,
             ready_since: None,
+            carried: false,
+            restarts: 0,
             took: None,
             health: options.health.as_ref().map(|_| HealthReport::unknown()),
         };

@@ -104,6 +104,7 @@ fn named(file: &AgentFile, forward: &ForwardConfig) -> Option<ForwardSpec> {
     let mut options = on_demand(forward.idle_timeout);
     options.settings.start = forward.start;
     options.settings.backoff = forward.backoff;
+    options.settings.max_attempts = forward.restart.max_attempts;
     options.balance = forward.balance;
     options.jump = jump(forward.jump.as_ref());
     options.health.clone_from(&forward.health);

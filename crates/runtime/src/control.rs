@@ -44,6 +44,8 @@ const CONNECTIONS: usize = 256;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Enough for any head of a program of this machine.
 const HEAD_MAX: usize = 16 * 1024;
+/// How long an answer may take after the end has begun.
+const LAST_ANSWER: Duration = Duration::from_secs(2);
 /// The pause after running out of descriptors.
 const EXHAUSTED_PAUSE: Duration = Duration::from_millis(50);
 
@@ -168,25 +170,27 @@ impl ControlLock {
             }
             Err(error) => return Err(system(error.into())),
         }
-        let mut lock = Self { file };
+        let lock = Self { file };
         lock.sign().map_err(system)?;
         Ok(lock)
     }
 
-    /// The lock of a daemon that hands over to this process.
-    ///
-    /// # Errors
-    /// What the system says against writing this process's id.
-    pub fn inherited(file: OwnedFd) -> io::Result<Self> {
-        let mut lock = Self { file: file.into() };
-        lock.sign()?;
-        Ok(lock)
+    /// The lock of a daemon that hands over to this process. That one's id stays in it until this one signs: it may yet
+    /// fail to start.
+    #[must_use]
+    pub fn inherited(file: OwnedFd) -> Self {
+        Self { file: file.into() }
     }
 
-    fn sign(&mut self) -> io::Result<()> {
-        self.file.set_len(0)?;
-        self.file.rewind()?;
-        writeln!(self.file, "{}", std::process::id())
+    /// Writes this process's id into it.
+    ///
+    /// # Errors
+    /// What the system says against it.
+    pub fn sign(&self) -> io::Result<()> {
+        let mut file = &self.file;
+        file.set_len(0)?;
+        file.rewind()?;
+        writeln!(file, "{}", std::process::id())
     }
 }
 
@@ -308,9 +312,10 @@ where
         ended = serving.as_mut() => ended,
         () = scope.drained() => {
             serving.as_mut().graceful_shutdown();
-            match scope.until_cancelled(serving).await {
-                Some(ended) => ended,
-                None => return,
+            // A reader that has paused takes nothing more, and nobody's end waits for it.
+            match scope.until_cancelled(tokio::time::timeout(LAST_ANSWER, serving)).await {
+                Some(Ok(ended)) => ended,
+                Some(Err(_)) | None => return,
             }
         }
     };

@@ -41,15 +41,18 @@ pub struct LogSettings {
     pub colour: bool,
 }
 
-/// Starts logging to stderr for the whole process. Call it once.
+/// Hears what is said at warning and above, beside stderr: where it was said, and the text. It must not wait.
+pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
+
+/// Starts logging to stderr for the whole process, and to a listener if there is one. Call it once.
 ///
 /// # Errors
 /// [`TelemetryError`] when a level cannot be read, or logging was started before.
-pub fn start(settings: &LogSettings) -> Result<(), TelemetryError> {
+pub fn start(settings: &LogSettings, listener: Option<Listener>) -> Result<(), TelemetryError> {
     let variable = std::env::var(LEVEL_VARIABLE).ok();
     let filter = filter(settings, variable.as_deref())?;
     let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
-    let registry = tracing_subscriber::registry().with(filter);
+    let registry = tracing_subscriber::registry().with(filter).with(listener.map(Heard));
     let started = match settings.format {
         LogFormat::Text => {
             let lines = lines.with_ansi(settings.colour).with_target(settings.verbosity > 0);
@@ -110,6 +113,19 @@ impl<S: Subscriber> Layer<S> for ErrorEventsLayer {
             let mut text = Text(String::new());
             event.record(&mut text);
             self.events.seen.lock().unwrap_or_else(PoisonError::into_inner).push(text.0);
+        }
+    }
+}
+
+/// Passes on what is worth a warning.
+struct Heard(Listener);
+
+impl<S: Subscriber> Layer<S> for Heard {
+    fn on_event(&self, event: &Event<'_>, _context: Context<'_, S>) {
+        if *event.metadata().level() <= Level::WARN {
+            let mut text = Text(String::new());
+            event.record(&mut text);
+            (self.0)(event.metadata().target(), &text.0);
         }
     }
 }
@@ -262,6 +278,20 @@ mod tests {
         tracing::error!("not seen any more");
         assert_eq!(events.count(), 1);
         assert_eq!(events.texts(), ["this task=\"x\""]);
+    }
+
+    #[test]
+    fn a_listener_hears_warnings_and_errors_only() {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&seen);
+        let heard = Heard(Box::new(move |target, text| kept.lock().unwrap().push(format!("{target}: {text}"))));
+        let registry = tracing_subscriber::registry().with(Some(heard));
+        tracing::subscriber::with_default(registry, || {
+            tracing::info!("not this");
+            tracing::warn!(target: "here", file = "x", "cannot be read");
+            tracing::error!(target: "there", "worse");
+        });
+        assert_eq!(*seen.lock().unwrap(), ["here: cannot be read file=\"x\"", "there: worse"]);
     }
 
     #[tokio::test]

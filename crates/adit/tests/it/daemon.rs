@@ -2,6 +2,7 @@
 
 mod support;
 
+mod bad_days;
 mod life;
 mod single;
 mod takeover;

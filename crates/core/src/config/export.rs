@@ -161,7 +161,7 @@ fn without_defaults(written: Written, forward: &ForwardConfig) -> Written {
 
 fn redacted(value: &Written) -> usize {
     match value {
-        Written::Text(text) => usize::from(text == REDACTED),
+        Written::Text(text) => usize::from(text.contains(REDACTED)),
         Written::Bare(_) | Written::Template(_) => 0,
         Written::List(items) => items.iter().map(redacted).sum(),
         Written::Map(entries) => entries.iter().map(|entry| redacted(&entry.value)).sum(),

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::problem::{Problem, Problems};
+use super::show::REDACTED;
 use super::substitute::{SubstituteError, substitute};
 use super::tree::{Entry, Node, Place, Value};
 use super::unit::parse_duration;
@@ -178,6 +179,20 @@ impl<'a> Section<'a> {
             }
         }
         (!wrong).then_some(found)
+    }
+
+    /// The texts of a key for everybody to read: what variables hold is hidden. Empty when the key is absent or wrong.
+    pub(crate) fn shown(&self, key: &str) -> Vec<String> {
+        let Some(entry) = self.entry(key) else { return Vec::new() };
+        let items = match &entry.node.value {
+            Value::List(items) => items.as_slice(),
+            Value::Null | Value::Text(_) | Value::Map(_) => std::slice::from_ref(&entry.node),
+        };
+        let texts = items.iter().filter_map(|item| match &item.value {
+            Value::Text(text) => substitute(text, &|_| Some(REDACTED.to_owned())).ok(),
+            _ => None,
+        });
+        texts.map(|text| text.trim().to_owned()).collect()
     }
 
     /// A number within bounds.

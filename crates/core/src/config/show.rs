@@ -118,7 +118,7 @@ fn health(health: &HealthConfig) -> Written {
                 .with_some("mechanism", login.user.as_ref().map(|_| Written::text(mechanism.as_str())));
             probe_tls(map, tls.as_ref())
         }
-        HealthProbe::Exec(ExecProbe { command }) => map.with("command", Written::texts(command)),
+        HealthProbe::Exec(ExecProbe { shown, .. }) => map.with("command", Written::texts(shown)),
     };
     health_settings(map, &health.settings)
 }
@@ -129,7 +129,7 @@ fn http_probe(map: Written, probe: &HttpProbe) -> Written {
     let headers = headers.fold(Written::map(), |map, (name, _)| map.with(name.as_str(), Written::text(REDACTED)));
     let map = map
         .with_some("method", (probe.method != http::Method::GET).then(|| Written::text(probe.method.as_str())))
-        .with("path", Written::text(&probe.path))
+        .with("path", Written::text(&probe.shown_path))
         .with_some("status", filled(Written::texts(&probe.status)))
         .with_some("content", probe.content.as_ref().map(Written::text))
         .with_some("headers", filled(headers))

@@ -378,3 +378,37 @@ fn a_status_shows_everything_in_words() {
     let words = ForwardState::ALL.map(ForwardState::as_str);
     assert_eq!(words, ["idle", "resolving", "connecting", "ready", "backoff", "failed", "draining"]);
 }
+
+#[test]
+fn it_gives_up_after_as_many_tries_as_are_wanted_until_somebody_asks_for_it() {
+    let settings = ForwardSettings { start: Start::Always, max_attempts: Some(3), ..ForwardSettings::default() };
+    let mut story = Story::new(settings);
+    for _ in 0..2 {
+        story.fail(Trouble::transient("refused"));
+        assert_eq!(story.state(), ForwardState::Backoff);
+        story.wait(10 * SECOND);
+    }
+    story.fail(Trouble::transient("refused"));
+    assert_eq!((story.state(), story.due()), (ForwardState::Failed, None), "for good");
+    assert_eq!(story.reason().as_deref(), Some("given up after 3 tries: refused"));
+    story.say(ForwardInput::Demand);
+    story.fail(Trouble::transient("refused"));
+    assert_eq!(story.state(), ForwardState::Backoff, "its tries are counted anew");
+}
+
+#[test]
+fn tries_are_counted_from_the_last_connection_that_held() {
+    let settings = ForwardSettings { start: Start::Always, max_attempts: Some(2), ..ForwardSettings::default() };
+    let mut story = Story::new(settings);
+    story.fail(Trouble::transient("refused"));
+    story.wait(10 * SECOND);
+    story.connect();
+    story.wait(60 * SECOND);
+    story.lose();
+    story.fail(Trouble::transient("refused"));
+    assert_eq!(story.state(), ForwardState::Backoff);
+    story.wait(10 * SECOND);
+    story.connect();
+    story.lose();
+    assert_eq!(story.state(), ForwardState::Failed, "one that did not hold is no success");
+}

@@ -1,15 +1,17 @@
 //! A program whose exit code decides. It reaches the target by a port on loopback that is open while it runs.
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 
 use adit_core::config::forwards::ExecProbe;
 use futures_util::stream::{FuturesUnordered, StreamExt as _};
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncReadExt as _, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
+use tokio::signal::unix::{SignalKind, signal};
 
 use super::wire::shown;
 use super::{Asking, ProbeError};
@@ -20,10 +22,11 @@ const CONNECTIONS_MAX: usize = 16;
 const OUTPUT_MAX: u64 = 64 * 1024;
 
 pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String, ProbeError> {
-    let setup = |what: &str, error: &std::io::Error| ProbeError::Setup { reason: format!("{what}: {error}") };
+    let setup = |what: &str, error: &io::Error| ProbeError::Setup { reason: format!("{what}: {error}") };
     let Some((program, arguments)) = probe.command.split_first() else {
         return Err(ProbeError::Setup { reason: "it has no command".to_owned() });
     };
+    let named = probe.shown.first().map_or("its command", String::as_str);
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await;
     let listener = listener.map_err(|error| setup("no port for it", &error))?;
     let address = listener.local_addr().map_err(|error| setup("no port for it", &error))?;
@@ -39,7 +42,7 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
         .process_group(0)
         .kill_on_drop(true)
         .spawn();
-    let child = child.map_err(|error| setup(&format!("`{program}` could not be run"), &error))?;
+    let child = child.map_err(|error| setup(&format!("`{named}` could not be run"), &error))?;
     let mut group = Group::of(child);
     let (out, err) = (group.child.stdout.take(), group.child.stderr.take());
     let trouble = Mutex::new(None);
@@ -50,8 +53,8 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
     let status = loop {
         tokio::select! {
             biased;
-            // 1. Its end.
-            status = group.child.wait() => break status.map_err(|error| setup("it cannot be waited for", &error))?,
+            // 1. Its end, and with it that of whatever it started.
+            status = group.ended() => break status.map_err(|error| setup("it cannot be waited for", &error))?,
             // 2. What it says.
             (out, err) = &mut words, if said.is_none() => said = Some(err.or(out)),
             // 3. Its connections.
@@ -64,11 +67,11 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
     }
     let said = said.flatten();
     if status.success() {
-        return Ok(said.unwrap_or_else(|| format!("`{program}` is content")));
+        return Ok(said.unwrap_or_else(|| format!("`{named}` is content")));
     }
     let trouble = trouble.lock().unwrap_or_else(PoisonError::into_inner).take();
     let more = [said, trouble].into_iter().flatten().map(|text| format!(": {text}")).collect::<String>();
-    Err(ProbeError::Command { message: format!("`{program}` {}{more}", ended(status)) })
+    Err(ProbeError::Command { message: format!("`{named}` {}{more}", ended(status)) })
 }
 
 /// After its end, output that is still in the pipes gets this long to arrive.
@@ -85,14 +88,33 @@ impl Group {
         let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
         Self { child, pid }
     }
+
+    /// Waits for the program's end and ends whatever it started. The program is reaped last: until then its id is the
+    /// group's and nobody else's.
+    async fn ended(&mut self) -> io::Result<ExitStatus> {
+        if let Some(pid) = self.pid {
+            let mut children = signal(SignalKind::child())?;
+            while waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT | WaitIdOptions::NOHANG)?
+                .is_none()
+            {
+                children.recv().await;
+            }
+        }
+        self.kill();
+        self.child.wait().await
+    }
+
+    fn kill(&mut self) {
+        if let Some(pid) = self.pid.take() {
+            // Nobody else is in it, most of the time.
+            let _ = kill_process_group(pid, Signal::KILL);
+        }
+    }
 }
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(pid) = self.pid {
-            // Gone already, most of the time.
-            let _ = kill_process_group(pid, Signal::KILL);
-        }
+        self.kill();
     }
 }
 

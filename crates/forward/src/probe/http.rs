@@ -42,14 +42,16 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &HttpProbe) -> Result<String
     let mut connection = UpstreamConnection::begin(io).await.map_err(|error| failed(&error))?;
     let response = connection.send(request).await.map_err(|error| failed(&error))?;
     let status = response.status();
-    let said = format!("{} {} answered {status}", probe.method, probe.path);
+    // What variables hold is hidden, and queries may hold keys, too.
+    let path = probe.shown_path.split('?').next().unwrap_or_default();
+    let said = format!("{} {path} answered {status}", probe.method);
     if !probe.accepts(status.as_u16()) {
         return Err(ProbeError::Refused { message: said });
     }
     if let Some(content) = &probe.content {
         asking.doing.begin("reading its answer");
         if !connection.drive(contains(response.into_body(), content.as_bytes())).await? {
-            let message = format!("{} {} does not say `{content}`", probe.method, probe.path);
+            let message = format!("{} {path} does not say `{content}`", probe.method);
             return Err(ProbeError::Refused { message });
         }
     }

@@ -21,11 +21,19 @@ use super::settings::Known;
 /// the others are not read.
 const LINKS_MAX: usize = 8;
 /// After a refused login: servers lock out whoever tries often.
-const REFUSED: BackoffSettings =
-    BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+const REFUSED: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(60),
+    base: Duration::from_secs(60),
+    growth: 2.0,
+    cap: Duration::from_secs(900),
+};
 /// After a connection that could not be made.
-const AGAIN: BackoffSettings =
-    BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(2) };
+const AGAIN: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(50),
+    base: Duration::from_millis(100),
+    growth: 2.0,
+    cap: Duration::from_secs(2),
+};
 /// A stream whose connection is lost while it is opened is opened on another, so often.
 const OPENS: usize = 3;
 
@@ -141,7 +149,12 @@ impl Bastion {
         let (bastion, own) = (Arc::clone(self), scope.clone());
         scope.spawn("ssh login", async move {
             let mut dialing = Dialing { bastion: Arc::clone(&bastion), result: None };
-            dialing.result = Some(bastion.dial(&own, &|_| {}).await);
+            dialing.result = tokio::select! {
+                biased;
+                // At the end nobody takes what it would bring.
+                () = own.drained() => None,
+                result = bastion.dial(&own, &|_| {}) => Some(result),
+            };
         });
         Next::Wait { until: None }
     }

@@ -39,7 +39,15 @@ pub(super) struct Driver {
     status: Option<watch::Receiver<KubeStatus>>,
     /// The one thing that is under way: resolving, connecting, or waiting for a loss.
     work: Option<BoxFuture<'static, Outcome>>,
+    /// Since when it is ready, while it is.
     ready_since: Option<Instant>,
+    /// Whether it ever was.
+    worked: bool,
+    /// Whether it was since it was last asked for: then it is not started, but started again.
+    carried: bool,
+    /// Whether there was an attempt since it was last asked for, and how many more of them there were in all.
+    tried: bool,
+    restarts: u64,
     /// Since when it is being started.
     asked: Option<Instant>,
     took: Option<Duration>,
@@ -55,6 +63,10 @@ impl Driver {
             status: None,
             work: None,
             ready_since: None,
+            worked: false,
+            carried: false,
+            tried: false,
+            restarts: 0,
             asked: None,
             took: None,
         }
@@ -103,6 +115,9 @@ impl Driver {
         match action {
             ForwardAction::Resolve { attempt } => {
                 self.asked.get_or_insert_with(Instant::now);
+                self.ready_since = None;
+                self.restarts += u64::from(self.tried);
+                self.tried = true;
                 self.shared.session.send_replace(None);
                 self.work = Some(self.resolve(attempt));
             }
@@ -120,6 +135,7 @@ impl Driver {
             ForwardAction::Cancel { .. } => self.work = None,
             ForwardAction::Retire { .. } => {
                 self.work = None;
+                self.ready_since = None;
                 self.shared.session.send_replace(None);
             }
             ForwardAction::Disconnect { .. } => self.rest(),
@@ -140,6 +156,8 @@ impl Driver {
         self.session = None;
         self.status = None;
         self.asked = None;
+        self.ready_since = None;
+        (self.carried, self.tried) = (false, false);
     }
 
     fn resolve(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
@@ -195,7 +213,8 @@ impl Driver {
             }
             Outcome::Connected(attempt) => {
                 self.forget_error();
-                self.ready_since.get_or_insert_with(Instant::now);
+                self.ready_since = Some(Instant::now());
+                (self.worked, self.carried) = (true, true);
                 self.took = self.asked.take().map(|asked| asked.elapsed()).or(self.took);
                 self.shared.tell(ForwardInput::Connected { attempt });
                 if let Some((session, _)) = self.session.clone() {
@@ -230,7 +249,7 @@ impl Driver {
 
     /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
     fn trouble(&self, error: ForwardError) -> Trouble {
-        let permanent = !error.is_transient() && self.ready_since.is_none();
+        let permanent = !error.is_transient() && !self.worked;
         let reason = chain(&error);
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         if permanent { Trouble::permanent(reason) } else { Trouble::transient(reason) }
@@ -259,6 +278,8 @@ impl Driver {
             transport: target.transport,
             waiting_for,
             ready_since: self.ready_since,
+            carried: self.carried,
+            restarts: self.restarts,
             took: self.took,
             health: self.shared.health(),
             status,

@@ -34,8 +34,12 @@ const RENEW_AFTER: f64 = 0.8;
 /// A credential is not renewed more often than this.
 const RENEW_PAUSE: Duration = Duration::from_secs(1);
 /// Refused tunnels are asked for again with these waits.
-const RETRY: BackoffSettings =
-    BackoffSettings { first: Duration::from_secs(1), base: Duration::from_secs(1), cap: Duration::from_secs(30) };
+const RETRY: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(1),
+    base: Duration::from_secs(1),
+    growth: 2.0,
+    cap: Duration::from_secs(30),
+};
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 

@@ -387,7 +387,8 @@ fn place() -> RuntimeDirectory {
             bad(if meta.file_type().is_socket() { "is a socket" } else { "is not a directory" })
         }
         Ok(meta) if meta.uid() != rustix::process::geteuid().as_raw() => bad("belongs to another user"),
-        Ok(meta) if meta.mode() & 0o077 != 0 => bad("can be entered by others"),
+        // One that others may only read is made private by the daemon itself.
+        Ok(meta) if meta.mode() & 0o022 != 0 => bad("can be written by others"),
         Ok(_) if !may_write(&path) => bad("cannot be written to"),
         Ok(_) => RuntimeDirectory::Good(path),
         Err(_) => match path.ancestors().skip(1).find(|above| above.exists()) {

@@ -5,6 +5,7 @@ mod audit;
 mod client;
 mod desired;
 mod handover;
+mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
 mod logs;
@@ -61,6 +62,9 @@ pub(in crate::command) enum DaemonCommand {
         background: bool,
         #[arg(long)]
         take_over: bool,
+        /// The file that --config names need not be there yet
+        #[arg(long)]
+        without_file: bool,
     },
 }
 
@@ -79,6 +83,16 @@ pub(in crate::command) struct ChosenArguments {
     /// Do not wait until they are ready
     #[arg(long)]
     no_wait: bool,
+}
+
+/// What `adit start` starts.
+#[derive(Debug, Args)]
+pub(in crate::command) struct StartArguments {
+    #[command(flatten)]
+    chosen: ChosenArguments,
+    /// Forget what was started and stopped: they are again as the file says
+    #[arg(long)]
+    as_file: bool,
 }
 
 /// What `adit status` shows.
@@ -128,10 +142,11 @@ pub(in crate::command) struct LogsArguments {
 }
 
 pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Result<ExitCode, Failure> {
-    let mode = |background, take_over| serve::Mode { background, take_over };
     match *command {
-        DaemonCommand::Start { foreground: true } => serve::run(global, mode(false, false)),
-        DaemonCommand::Run { background, take_over } => serve::run(global, mode(background, take_over)),
+        DaemonCommand::Start { foreground: true } => serve::run(global, serve::Mode::default()),
+        DaemonCommand::Run { background, take_over, without_file } => {
+            serve::run(global, serve::Mode { background, take_over, without_file })
+        }
         DaemonCommand::Start { foreground: false } => {
             global.start_logs(Some("warn"), false)?;
             let path = super::path(global);
@@ -184,38 +199,49 @@ pub(in crate::command) fn forwards(
     global: &Global,
     verb: Verb,
     arguments: ChosenArguments,
+    forget: bool,
 ) -> Result<ExitCode, Failure> {
     let ChosenArguments { names, tag, all, no_wait } = arguments;
-    let chosen = Chosen { names, tags: tag, all, wait_ms: no_wait.then_some(0) };
+    let chosen = Chosen { names, tags: tag, all, forget, wait_ms: no_wait.then_some(0) };
     with_client(global, async move |global, client| {
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
         done(global, &answer, show::table(&answer, false).trim_end());
-        let failed = answer["services"].as_array().into_iter().flatten().any(|one| one["status"] == "failed");
-        Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
+        Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
+
+/// Whether what was asked for is so. Whoever waited for a forward must not go on as if it were ready.
+fn is_well(answer: &Value, waits: bool) -> bool {
+    let mut services = answer["services"].as_array().into_iter().flatten();
+    services.all(|one| match one["status"].as_str() {
+        Some("failed") => false,
+        Some("starting" | "restarting") => !waits,
+        _ => true,
     })
 }
 
 /// `adit start`.
-pub(in crate::command) fn start(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Start, arguments)
+pub(in crate::command) fn start(global: &Global, arguments: StartArguments) -> Result<ExitCode, Failure> {
+    forwards(global, Verb::Start, arguments.chosen, arguments.as_file)
 }
 
 /// `adit stop`.
 pub(in crate::command) fn stop_forwards(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Stop, arguments)
+    forwards(global, Verb::Stop, arguments, false)
 }
 
 /// `adit restart`.
 pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
-    forwards(global, Verb::Restart, arguments)
+    forwards(global, Verb::Restart, arguments, false)
 }
 
 /// `adit status`.
 pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
     with_client(global, async move |global, client| {
-        let mut drawn = 0;
+        let mut drawn = String::new();
         loop {
             let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
             let mut status = client.get(path).await?;
@@ -224,13 +250,12 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
                 terminal::data(&format!("{status}\n"));
             } else {
                 let text = show::table(&status, global.verbose > 0);
-                let over = if drawn > 0 && terminal::is_interactive() {
-                    format!("\x1b[{drawn}A\x1b[J")
-                } else {
-                    String::new()
+                let over = match terminal::is_interactive() {
+                    true => show::over(&drawn, terminal::width(), terminal::height()),
+                    false => String::new(),
                 };
                 terminal::data(&format!("{over}{text}"));
-                drawn = text.lines().count();
+                drawn = text;
             }
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);
@@ -360,4 +385,17 @@ fn with_client(
     global.start_logs(Some("warn"), false)?;
     let client = Client::new(&Place::find()?);
     build_runtime(Some(1))?.block_on(work(global, &client))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_was_waited_for_in_vain_is_no_success() {
+        let answer = |status: &str| json!({ "services": [{ "status": "running" }, { "status": status }] });
+        assert!(is_well(&answer("running"), true) && is_well(&answer("idle"), true));
+        assert!(!is_well(&answer("starting"), true) && !is_well(&answer("restarting"), true));
+        assert!(is_well(&answer("starting"), false) && !is_well(&answer("failed"), false));
+    }
 }

@@ -51,6 +51,11 @@ impl Source {
         Self { path, selection: Selection::default(), none_yet: AtomicBool::new(true) }
     }
 
+    /// Whether the file is still waited for.
+    pub(super) fn has_no_file(&self) -> bool {
+        self.none_yet.load(Ordering::Relaxed)
+    }
+
     /// Reads and checks the file.
     pub(super) fn read(&self) -> Result<Read, Failure> {
         let text = if self.none_yet.load(Ordering::Relaxed) && !self.path.exists() {

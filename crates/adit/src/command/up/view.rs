@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::Problem;
+use adit_core::health::HealthState;
 use gateway::http::State;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -66,6 +67,8 @@ struct Told {
     /// When it was last lost, while it is.
     lost: Option<Instant>,
     error: Option<SystemTime>,
+    /// That its probes fail was told.
+    unhealthy: bool,
 }
 
 impl Told {
@@ -73,7 +76,7 @@ impl Told {
     fn untouched(row: &Row) -> Self {
         let plain = matches!(row.state, State::Ready | State::Unchecked) && row.pod.is_none();
         let state = if plain { row.state } else { State::Idle };
-        Self { state, pod: None, reason: None, lost: None, error: None }
+        Self { state, pod: None, reason: None, lost: None, error: None, unhealthy: false }
     }
 }
 
@@ -219,6 +222,12 @@ impl View {
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
             error: row.last_error.as_ref().map(|(at, _)| *at),
+            unhealthy: match row.health.as_ref().map(|health| health.state) {
+                Some(HealthState::Unhealthy) => true,
+                // Another pod is another target: it is well when a probe says so.
+                Some(HealthState::Unknown) => before.as_ref().is_some_and(|before| before.unhealthy),
+                Some(HealthState::Healthy) | None => false,
+            },
         };
         // What happened to a row before it was first seen is news too.
         let before = before.unwrap_or_else(|| Told::untouched(row));
@@ -227,6 +236,9 @@ impl View {
         }
         if !row.echoes {
             self.state_news(row, &before, &mut after, now);
+            if before.unhealthy != after.unhealthy {
+                self.health_news(row, after.unhealthy);
+            }
         }
         if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error)
             && (self.form == Form::Json || !lock(&self.reasons).holds(&row.target, text, now))
@@ -282,6 +294,20 @@ impl View {
             }
             _ => {}
         }
+    }
+
+    /// On a terminal the prober says it itself, as a warning.
+    fn health_news(&self, row: &Row, unhealthy: bool) {
+        let error = row.health.as_ref().and_then(|health| health.error.as_deref()).unwrap_or("no answer");
+        let (name, text) = match unhealthy {
+            true => ("unhealthy", format!("{}: its probes fail: {error}", row.name)),
+            false => ("healthy", format!("{}: its probes succeed again", row.name)),
+        };
+        let value = json!({ "name": row.name, "error": unhealthy.then_some(error) });
+        if let Some(journal) = &self.journal {
+            journal.note(name, &text, &value);
+        }
+        self.event(name, &value);
     }
 
     fn draw(&self, snapshot: &Snapshot, drawn: &mut String) {

@@ -9,7 +9,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::support::{Place, get, is_alive};
 use crate::support::{DEADLINE, eventually};
 
-fn signal(pid: u32, signal: Signal) {
+pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
     kill_process(pid, signal).expect("a signal");
 }
@@ -172,4 +172,39 @@ async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_n
     assert!(ask("GET /").starts_with("HTTP/1.1 404"));
     assert!(ask("DELETE /v1/forwards/web").starts_with("HTTP/1.1 405"));
     assert!(ask("POST /v1/forwards/web/jump").starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_that_cuts_something_has_an_exit_code_of_its_own() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let mut daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+    let ready = || async { place.run(&["status"]).status.success().then_some(()) };
+    eventually(DEADLINE, "it answers", ready).await;
+    let _live = std::net::TcpStream::connect(place.entrance("web")).unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    signal(daemon.id(), Signal::TERM);
+    place.logged("\"event\":\"stopping\"").await;
+    signal(daemon.id(), Signal::TERM);
+    assert_eq!(daemon.wait().unwrap().code(), Some(6), "not 1, after which systemd would start it again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_of_logs_that_has_paused_does_not_hold_up_the_end() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let logs = place.home.path().join("state/adit/logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    // More than the sockets between them take.
+    let line = format!("{{\"time\":\"2026-01-31T08:00:00Z\",\"level\":\"info\",\"text\":\"{}\"}}\n", "x".repeat(900));
+    std::fs::write(logs.join("daemon.log"), line.repeat(9000)).unwrap();
+    place.start();
+    let mut paused = UnixStream::connect(place.socket()).unwrap();
+    paused.write_all(b"GET /v1/logs?lines=9000&follow=true HTTP/1.1\r\nHost: adit\r\n\r\n").unwrap();
+    // It has begun to answer, and nobody reads on.
+    paused.set_read_timeout(Some(DEADLINE)).unwrap();
+    paused.read_exact(&mut [0; 64]).unwrap();
+    let ended = place.json(&["daemon", "stop"]);
+    assert!(ended["took_ms"].as_u64() < Some(5000), "{ended}");
 }

@@ -147,3 +147,54 @@ async fn statuses_are_answered_while_a_reload_moves_a_port() {
     }
     assert_eq!(get(place.entrance("web")).await, Some(200));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn probes_that_begin_to_fail_and_succeed_again_are_in_the_log() {
+    let place = Place::new().await;
+    let sign = place.home.path().join("well");
+    std::fs::write(&sign, "").unwrap();
+    let health = format!(
+        ", start: always, health: {{ type: exec, command: [test, -e, \"{}\"], interval: 1s, timeout: 1s, rise: 1, fall: 1 }}",
+        sign.display()
+    );
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, &health)));
+    place.start();
+    let well = || async { (place.status("web")["health"]["state"] == "healthy").then_some(()) };
+    eventually(DEADLINE, "it is healthy", well).await;
+    std::fs::remove_file(&sign).unwrap();
+    place.logged("\"event\":\"unhealthy\"").await;
+    std::fs::write(&sign, "").unwrap();
+    place.logged("\"event\":\"healthy\"").await;
+    let own = place.ok(&["logs", "web", "--level", "warn"]);
+    assert!(own.contains("web: its probes fail"), "{own}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_started_and_stopped_can_be_forgotten() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ""), place.forward("b", 0, ", start: always")));
+    place.start();
+    place.ok(&["start", "a"]);
+    place.ok(&["stop", "b"]);
+    place.ok(&["start", "--all", "--as-file"]);
+    assert!(place.status("a")["wish"].is_null() && place.status("b")["wish"].is_null());
+    assert_eq!(place.status("b")["status"], "running");
+    assert_eq!(place.status("a")["start"], "on-demand");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_on_demand_is_no_restart_and_the_time_counts_from_it() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", idle_timeout: 2s")));
+    place.start();
+    let port = place.entrance("web");
+    let idle = || async { (place.status("web")["status"] == "idle").then_some(()) };
+    for _ in 0..2 {
+        assert_eq!(get(port).await, Some(200));
+        eventually(DEADLINE, "nobody uses it", idle).await;
+    }
+    assert_eq!(get(port).await, Some(200));
+    let status = place.status("web");
+    assert_eq!((&status["status"], &status["restart_count"]), (&"running".into(), &0.into()), "{status}");
+    assert!(status["uptime_seconds"].as_u64() < Some(2), "since this start: {status}");
+}

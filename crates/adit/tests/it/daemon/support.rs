@@ -82,6 +82,19 @@ impl Place {
         answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).expect("a pid")
     }
 
+    /// Every process that is a daemon of this place, or about to be one.
+    pub(crate) fn daemons(&self) -> Vec<u32> {
+        let home = self.home.path().to_string_lossy().into_owned();
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        let pids = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+        let is_daemon = |pid: &u32| {
+            let arguments = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let arguments = String::from_utf8_lossy(&arguments).into_owned();
+            arguments.contains(&home) && arguments.contains("\0daemon\0run\0")
+        };
+        pids.filter(is_daemon).filter(|pid| is_alive(*pid)).collect()
+    }
+
     /// What `adit status` says of a forward.
     pub(crate) fn status(&self, name: &str) -> Value {
         self.json(&["status", name])["services"][0].clone()

@@ -2,6 +2,7 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
@@ -59,6 +60,7 @@ async fn a_new_process_takes_over_and_no_connection_is_refused() {
     let mut answer = String::new();
     live.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
     let gone = || async { (!is_alive(first)).then_some(()) };
     eventually(DEADLINE, "the first process ends", gone).await;
     let (_, text) = place.fails(&["daemon", "start"]);
@@ -74,10 +76,103 @@ async fn a_successor_that_cannot_start_changes_nothing() {
     let port = place.entrance("web");
     place.write("forwards: { broken\n");
     let (_, text) = place.fails(&["daemon", "restart"]);
-    assert!(text.contains("did not start"), "{text}");
+    assert!(text.contains("did not start") && !text.contains("\"error\""), "in words: {text}");
+    assert!(text.contains("adit.yaml:2:"), "where the mistake is: {text}");
     assert!(is_alive(first));
+    let (_, text) = place.fails(&["daemon", "start"]);
+    assert!(text.contains(&format!("pid {first}")), "the lock names who lives: {text}");
     assert_eq!(get(port).await, Some(200));
     place.write(&format!("forwards:\n{web}"));
     place.ok(&["daemon", "restart"]);
     assert_eq!(get(port).await, Some(200));
+}
+
+/// Runs commands at the same time; what each of them said and whether it succeeded.
+fn at_once(place: &Place, commands: &[&[&str]]) -> Vec<(bool, String)> {
+    let begun: Vec<_> = commands
+        .iter()
+        .map(|arguments| {
+            let mut command = place.command(arguments);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts")
+        })
+        .collect();
+    let said = |output: std::process::Output| {
+        (output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+    };
+    begun.into_iter().map(|child| said(child.wait_with_output().expect("it ends"))).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_restarts_at_the_same_time_one_daemon_comes_and_nobody_is_left_over() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    place.start();
+    let port = place.entrance("web");
+    let said = at_once(&place, &[&["daemon", "restart"][..]; 4]);
+    assert!(said.iter().any(|(well, _)| *well), "{said:?}");
+    for (_, text) in said.iter().filter(|(well, _)| !well) {
+        assert!(text.contains("another process is taking over already"), "{text}");
+    }
+    let one = || async { (place.daemons().len() == 1).then_some(()) };
+    eventually(DEADLINE, "one daemon is left", one).await;
+    let pid = place.json(&["daemon", "status"])["daemon"]["pid"].as_u64().unwrap();
+    assert_eq!(place.daemons(), [u32::try_from(pid).unwrap()]);
+    assert_eq!(get(port).await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_told_to_end_while_it_is_replaced_leaves_no_successor() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    for _ in 0..5 {
+        // The socket's last daemon may hold the lock a moment longer.
+        let started = || async { place.run(&["daemon", "start"]).status.success().then_some(()) };
+        eventually(DEADLINE, "a daemon starts", started).await;
+        let said = at_once(&place, &[&["daemon", "restart"][..], &["daemon", "stop"]]);
+        assert!(said[1].0, "{said:?}");
+        let none = || async { place.daemons().is_empty().then_some(()) };
+        eventually(DEADLINE, &format!("nobody is left: {said:?}"), none).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_without_a_file_can_be_replaced_and_its_successor_waits_for_the_file_too() {
+    let place = Place::new().await;
+    let home = place.home.path().join("home");
+    std::fs::create_dir_all(&home).unwrap();
+    let run = |arguments: &[&str]| {
+        let output = place.command(arguments).env("HOME", &home).env("XDG_CONFIG_HOME", home.join("config")).output();
+        let output = output.expect("adit runs");
+        let text = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
+        assert!(output.status.success(), "{arguments:?}: {text}");
+        text
+    };
+    run(&["daemon", "start"]);
+    run(&["daemon", "restart"]);
+    std::fs::create_dir_all(home.join("config/adit")).unwrap();
+    let file = format!("version: 1\nforwards:\n{}", place.forward("web", 0, ""));
+    std::fs::write(home.join("config/adit/adit.yaml"), file).unwrap();
+    run(&["daemon", "reload"]);
+    assert!(run(&["status"]).contains("web"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let first = place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    place.ok(&["daemon", "restart"]);
+    // Longer than the phases of an end leave to what is live.
+    live.set_read_timeout(Some(std::time::Duration::from_secs(11))).unwrap();
+    let nothing = live.read(&mut [0; 1]).map_err(|error| error.kind());
+    assert_eq!(nothing, Err(std::io::ErrorKind::WouldBlock), "it is not cut off: {}", place.log());
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
+    let gone = || async { (!is_alive(first)).then_some(()) };
+    eventually(DEADLINE, "the first process ends", gone).await;
 }

@@ -82,6 +82,8 @@ pub struct HttpProbe {
     pub method: http::Method,
     /// The path that is asked for, with its slash.
     pub path: String,
+    /// The same for everybody to read: what variables hold is hidden.
+    pub shown_path: String,
     /// The statuses that are good; none is all below 400.
     pub status: Vec<StatusRange>,
     /// What the answer must contain.
@@ -98,6 +100,7 @@ impl Default for HttpProbe {
             tls: None,
             method: http::Method::GET,
             path: "/".to_owned(),
+            shown_path: "/".to_owned(),
             status: Vec::new(),
             content: None,
             headers: Vec::new(),
@@ -245,6 +248,8 @@ impl SaslMechanism {
 pub struct ExecProbe {
     /// The program and its arguments; never empty.
     pub command: Vec<String>,
+    /// The same for everybody to read: what variables hold is hidden.
+    pub shown: Vec<String>,
 }
 
 impl HealthProbe {

@@ -33,12 +33,13 @@ impl Default for RestartConfig {
 }
 
 impl RestartConfig {
-    /// For the machine, whose waits double.
+    /// For the machine. The second wait is the initial delay at most.
     #[must_use]
     pub fn backoff(&self) -> BackoffSettings {
         BackoffSettings {
             first: AT_ONCE.min(self.initial_delay),
-            base: self.initial_delay / 2,
+            base: self.initial_delay.div_f64(self.multiplier),
+            growth: self.multiplier,
             cap: self.max_delay.max(self.initial_delay),
         }
     }

@@ -132,7 +132,10 @@ fn a_probe_is_of_the_kind_its_keys_speak_of() {
     assert_eq!(probe("mechanism: plain").as_str(), "kafka");
     assert_eq!(probe("service: shop.Cart").as_str(), "grpc");
     assert_eq!(probe("type: mariadb"), HealthProbe::Mysql);
-    assert_eq!(probe("command: pg_isready"), HealthProbe::Exec(ExecProbe { command: vec!["pg_isready".into()] }));
+    assert_eq!(
+        probe("command: pg_isready"),
+        HealthProbe::Exec(ExecProbe { command: vec!["pg_isready".into()], shown: vec!["pg_isready".into()] })
+    );
     let HealthProbe::Http(http) = probe("type: HTTP, status: [200, 204, 3xx, 400-404], content: ok") else { panic!() };
     assert_eq!(http.content.as_deref(), Some("ok"));
     let good: Vec<u16> = (100..600).filter(|status| http.accepts(*status)).collect();
@@ -225,7 +228,12 @@ fn waits_are_those_that_were_written() {
     let backoff = |body: &str| forward(&format!(", restart: {{ {body} }}")).backoff;
     assert_eq!(
         backoff("initial_delay: 1s, max_delay: 5m"),
-        BackoffSettings { first: Duration::from_millis(100), base: Duration::from_millis(500), cap: seconds(300) }
+        BackoffSettings {
+            first: Duration::from_millis(100),
+            base: Duration::from_millis(500),
+            growth: 2.0,
+            cap: seconds(300)
+        }
     );
     assert_eq!(backoff("initial_delay: 10ms").first, Duration::from_millis(10));
     assert_eq!(forward(", restart: { max_attempts: unlimited }").restart.max_attempts, None);
@@ -323,4 +331,34 @@ fn a_thousand_forwards_and_routes_are_read_in_no_time() {
     (0..1000).for_each(|n| text += &format!("    h{n}.localhost: {{ to: forward:f{n} }}\n"));
     let file = good(&text);
     assert_eq!((file.forwards.len(), file.gateway.unwrap().routes.len()), (1000, 1000));
+}
+
+#[test]
+fn waits_grow_as_the_file_says_and_the_second_is_the_initial_delay_at_most() {
+    let found = forward(", restart: { initial_delay: 3s, multiplier: 1.5, max_delay: 1m }").backoff;
+    assert_eq!((found.base, found.growth, found.cap), (Duration::from_secs(2), 1.5, Duration::from_secs(60)));
+}
+
+#[test]
+fn what_variables_hold_in_a_probe_is_run_and_asked_for_but_not_shown() {
+    let text = "version: 1\nforwards:\n  a: { to: 1, health: { type: exec, command: [redis-cli, -a, \"${PW}\", ping] } }\n  \
+                b: { to: 2, health: { type: http, path: \"/health?token=${PW}\" } }\n  \
+                c: { to: 3, health: { url: \"http://localhost/${PW}/live?key=${PW:-x}\" } }\n";
+    let variable = |name: &str| (name == "PW").then(|| "hunter2".to_owned());
+    let file = AgentFile::parse("adit.yaml", text, &variable).unwrap();
+    let shown = file.effective_yaml() + &file.effective_json().to_string();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    assert!(shown.contains("redis-cli") && shown.contains("/health?token=[redacted]"), "{shown}");
+    let probe = |name: &str| file.forward(name).unwrap().health.clone().unwrap().probe;
+    match probe("a") {
+        HealthProbe::Exec(probe) => assert_eq!(probe.command, ["redis-cli", "-a", "hunter2", "ping"]),
+        other => panic!("{other:?}"),
+    }
+    match probe("c") {
+        HealthProbe::Http(probe) => {
+            assert_eq!(probe.path, "/hunter2/live?key=hunter2");
+            assert_eq!(probe.shown_path, "/[redacted]/live?key=[redacted]");
+        }
+        other => panic!("{other:?}"),
+    }
 }

@@ -1,4 +1,4 @@
-//! The API of a daemon: HTTP and JSON, the same on the control socket and on a loopback port with a token.
+//! The API of a daemon: HTTP and JSON, on the control socket.
 //!
 //! | request | answer |
 //! |---|---|
@@ -13,6 +13,7 @@
 //! | `GET /v1/openapi.json` | all of this for programs |
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use adit_core::diagnose::http_status;
 use bytes::Bytes;
@@ -20,17 +21,20 @@ use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
-use runtime::control::{Handler, Lines};
+use runtime::control::{Handler, Lines, LinesSender};
+use runtime::scope::Scope;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::handover;
+use super::handover::{self, NotHandedOver};
 use super::logs::{self, Wanted};
 use super::state::{Chosen, Daemon, Ending, Verb};
 use crate::report::Failure;
 
 /// A request's body is a list of names.
 const BODY_MAX: usize = 256 * 1024;
+/// How long it may take to come.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The description for programs.
 const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
 
@@ -87,12 +91,13 @@ impl Api {
                 Err(failure) => failed(&failure),
             },
             ["shutdown"] => {
-                self.daemon.ending.send_replace(Some(Ending::Asked));
+                self.daemon.end(Ending::Asked);
                 ok(&json!({ "pid": std::process::id() }))
             }
             ["handover"] => match handover::to_successor(&self.daemon).await {
                 Ok(pid) => ok(&json!({ "pid": pid })),
-                Err(failure) => failed(&failure),
+                Err(NotHandedOver::Busy(text)) => problem(StatusCode::CONFLICT, "usage", text, None),
+                Err(NotHandedOver::Failed(failure)) => failed(&failure),
             },
             [verb] => match (verb_of(verb), serde_json::from_slice::<Chosen>(body)) {
                 (None, _) => not_found("there is nothing of this name; see /v1/openapi.json"),
@@ -127,7 +132,7 @@ impl Api {
                         Err(RecvError::Closed) => return,
                     },
                 };
-                if sender.send(Bytes::from(line)).await.is_err() {
+                if !pass_on(&sender, &until, line).await {
                     return;
                 }
             }
@@ -143,11 +148,18 @@ impl Api {
         let (sender, body) = Lines::channel();
         let scope = self.daemon.scope();
         let (until, place) = (scope.clone(), self.daemon.place.clone());
-        scope.spawn("log reader", async move {
+        scope.clone().spawn("log reader", async move {
             let mut reader = logs::Reader::new(&place.logs(), wanted);
             loop {
-                for line in reader.next_lines() {
-                    if sender.send(Bytes::from(format!("{line}\n"))).await.is_err() {
+                // It may be much, on a slow disk: no thread that runs tasks reads it.
+                let read = scope.spawn_blocking("log read", move || {
+                    let lines = reader.next_lines();
+                    (reader, lines)
+                });
+                let Ok((back, lines)) = read.await else { return };
+                reader = back;
+                for line in lines {
+                    if !pass_on(&sender, &until, format!("{line}\n")).await {
                         return;
                     }
                 }
@@ -175,14 +187,22 @@ impl Handler for Api {
         let Some(path) = path.strip_prefix("/v1/") else {
             return not_found("everything is below /v1/; see /v1/openapi.json");
         };
+        if self.daemon.was_taken_over() {
+            // It knows nothing of what is, and what it did would be undone; the same socket leads to the other one.
+            let text = "another process has just taken over; ask again";
+            return problem(StatusCode::MISDIRECTED_REQUEST, "internal", text, None);
+        }
         let path: Vec<&str> = path.split('/').collect();
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
             Method::POST => {
-                let Ok(body) = Limited::new(body, BODY_MAX).collect().await else {
-                    return problem(StatusCode::PAYLOAD_TOO_LARGE, "usage", "the body is too long", None);
+                let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
+                    Ok(Ok(body)) => body.to_bytes(),
+                    Ok(Err(_)) => {
+                        return problem(StatusCode::PAYLOAD_TOO_LARGE, "usage", "the body is too long", None);
+                    }
+                    Err(_) => return problem(StatusCode::REQUEST_TIMEOUT, "usage", "the body does not come", None),
                 };
-                let body = body.to_bytes();
                 let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
                 self.post(&path, &body).await
             }
@@ -192,6 +212,15 @@ impl Handler for Api {
                 answer
             }
         }
+    }
+}
+
+/// Hands a line to a reader; not when it has gone, nor at the end, which no reader holds up.
+async fn pass_on(sender: &LinesSender, until: &Scope, line: String) -> bool {
+    tokio::select! {
+        biased;
+        () = until.drained() => false,
+        sent = sender.send(Bytes::from(line)) => sent.is_ok(),
     }
 }
 

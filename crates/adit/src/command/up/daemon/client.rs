@@ -6,7 +6,7 @@ use std::time::Duration;
 use adit_core::diagnose::Fault;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
-use http::{Method, Request};
+use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -20,6 +20,9 @@ use crate::report::Failure;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take to answer: a start waits for targets.
 const ANSWER: Duration = Duration::from_secs(120);
+
+/// The pause before the successor of a daemon is asked.
+const AGAIN: Duration = Duration::from_millis(20);
 
 /// A way to the daemon.
 #[derive(Clone, Debug)]
@@ -48,7 +51,15 @@ impl Client {
     }
 
     async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        let answering = self.exchange(method, path, body);
+        let answering = async {
+            loop {
+                // A daemon that was just replaced takes a connection or two more.
+                match self.exchange(method.clone(), path, body).await? {
+                    Some(answer) => return Ok::<_, Failure>(answer),
+                    None => tokio::time::sleep(AGAIN).await,
+                }
+            }
+        };
         match tokio::time::timeout(ANSWER, answering).await {
             // It was about to end when it was asked.
             Ok(Err(failure)) if failure.kind() == Fault::Upstream && !self.is_there().await => Err(none_runs()),
@@ -61,7 +72,8 @@ impl Client {
         }
     }
 
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    /// One request; nothing when it came to a daemon that is none any more.
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Option<Value>, Failure> {
         let broken = |error: hyper::Error| {
             Failure::new(Fault::Upstream, format!("the daemon does not answer: {error}"), "see `adit logs`")
         };
@@ -87,11 +99,15 @@ impl Client {
             _ = &mut connection => whole.await.map_err(broken)?,
         };
         let text = String::from_utf8_lossy(&body);
+        if status == StatusCode::MISDIRECTED_REQUEST {
+            return Ok(None);
+        }
         if !status.is_success() {
             let other = || Failure::new(Fault::Internal, format!("the daemon answers {status}"), "");
             return Err(Failure::from_json(&text).unwrap_or_else(other));
         }
         serde_json::from_str(&text)
+            .map(Some)
             .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
     }
 

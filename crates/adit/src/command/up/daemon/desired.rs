@@ -36,11 +36,14 @@ struct Kept {
 }
 
 impl Desired {
-    /// Reads them. A file that cannot be understood is as good as none, and is told of.
+    /// Reads them. A file that cannot be understood is put aside, and is told of.
     pub(super) fn load(path: PathBuf, config: &Path) -> Self {
         let kept = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
-                tracing::warn!(path = %path.display(), %error, "what was started and stopped is forgotten");
+                let aside = path.with_extension("json.unreadable");
+                // What cannot be renamed is overwritten with the next wish.
+                let _ = std::fs::rename(&path, &aside);
+                tracing::warn!(kept = %aside.display(), %error, "what was started and stopped is forgotten");
                 Kept::default()
             }),
             Err(_) => Kept::default(),
@@ -57,6 +60,13 @@ impl Desired {
     pub(super) fn set(&mut self, names: &[String], wish: Wish) {
         let wishes = self.kept.configs.entry(self.config.clone()).or_default();
         wishes.extend(names.iter().map(|name| (name.clone(), wish)));
+    }
+
+    /// Forgets the wishes for these forwards: they are as the file says.
+    pub(super) fn forget(&mut self, names: &[String]) {
+        if let Some(wishes) = self.kept.configs.get_mut(&self.config) {
+            wishes.retain(|name, _| !names.contains(name));
+        }
     }
 
     /// Writes them down, whole or not at all.
@@ -116,6 +126,8 @@ mod tests {
         assert_eq!(of("c"), (true, Start::OnDemand));
         assert_eq!(Desired::load(path.clone(), Path::new("/y/adit.yaml")).get("a"), None, "of another file");
         std::fs::write(&path, "{ broken").unwrap();
-        assert_eq!(Desired::load(path, Path::new("/x/adit.yaml")).get("a"), None);
+        assert_eq!(Desired::load(path.clone(), Path::new("/x/adit.yaml")).get("a"), None);
+        let kept = path.with_extension("json.unreadable");
+        assert_eq!(std::fs::read_to_string(kept).unwrap(), "{ broken", "nothing is overwritten");
     }
 }

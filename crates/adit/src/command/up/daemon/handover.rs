@@ -9,12 +9,14 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use runtime::control::{ControlLock, ControlSocket};
+use rustix::process::{Pid, Signal, kill_process};
 
-use super::launch::{Ready, wait_for};
+use super::launch::{Ready, given_up, refused, wait_for};
 use super::state::{Daemon, Ending, internal};
 use crate::report::Failure;
 
@@ -39,7 +41,7 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
     let (mut lock, mut socket, mut entrances) = (None, None, Vec::new());
     for (label, descriptor) in sockets {
         match label.as_str() {
-            LOCK => lock = Some(ControlLock::inherited(descriptor).map_err(|error| internal(&error))?),
+            LOCK => lock = Some(ControlLock::inherited(descriptor)),
             SOCKET => socket = Some(ControlSocket::inherited(descriptor).map_err(|error| internal(&error))?),
             other => {
                 if let Some(label) = other.strip_prefix(ENTRANCE) {
@@ -54,23 +56,34 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
     }
 }
 
+/// Why nobody has taken over.
+pub(super) enum NotHandedOver {
+    /// Somebody else decides already who the daemon is.
+    Busy(&'static str),
+    /// Something went wrong; everything is as it was.
+    Failed(Failure),
+}
+
 /// Starts another daemon, gives it the sockets, and ends this one when that is ready. If it does not get ready,
 /// everything stays as it is.
-pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, Failure> {
-    let program = program()?;
-    let entrances = daemon.sockets().await?;
-    let (lock_file, socket) = daemon.descriptors()?;
-    let config = daemon.config.clone();
+pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedOver> {
+    let turn = Turn::take(daemon)?;
+    let failed = NotHandedOver::Failed;
+    let program = program().map_err(failed)?;
+    let entrances = daemon.sockets().await.map_err(failed)?;
+    let (lock_file, socket) = daemon.descriptors().map_err(failed)?;
+    // All of it is there, whether whoever asked for it still listens or not: a successor that is ready and a
+    // predecessor that does not know it would be two daemons.
     let scope = daemon.scope();
     let handed = scope.spawn_blocking("handover", move || {
+        let daemon = &turn.0;
         let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
-        let mut child = start(&program, &config, theirs)?;
-        let pid = child.id();
+        let mut child = start(&program, daemon, theirs)?;
         let sent = give(&ours, &lock_file, &socket, &entrances);
-        let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE));
+        let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
         match ready {
-            Ok(Ready::Yes) => Ok(pid),
-            Ok(Ready::No(text)) => Err(Failure::new(Fault::Config, format!("the successor did not start: {text}"), "")),
+            Ok(Ready::Yes) => settle(daemon, child),
+            Ok(Ready::No(text)) => Err(refused(&text).within("the successor did not start")),
             Err(failure) => {
                 // Ours: it is a child that was not waited for.
                 let _ = child.kill();
@@ -79,9 +92,40 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, Failure> {
             }
         }
     });
-    let pid = handed.await.map_err(|lost| Failure::new(Fault::Internal, lost.to_string(), ""))??;
-    daemon.ending.send_replace(Some(Ending::TakenOver));
-    Ok(pid)
+    let handed = handed.await.map_err(|lost| failed(Failure::new(Fault::Internal, lost.to_string(), "")))?;
+    handed.map_err(failed)
+}
+
+/// The successor is ready: it is the daemon, unless this one was told to end in the meantime.
+fn settle(daemon: &Daemon, mut child: Child) -> Result<u32, Failure> {
+    let pid = child.id();
+    let goes_on = daemon.end(Ending::TakenOver);
+    if !goes_on && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
+        // Ours: it is a child that was not waited for. Whoever told this one to end meant that one, too.
+        let _ = kill_process(pid, Signal::TERM);
+    }
+    // This process may stay for hours for what it carries; the end of its child is taken note of.
+    let _ = std::thread::Builder::new().name("successor".into()).spawn(move || child.wait());
+    if goes_on { Ok(pid) } else { Err(given_up()) }
+}
+
+/// The one handover that is under way.
+struct Turn(Arc<Daemon>);
+
+impl Turn {
+    fn take(daemon: &Arc<Daemon>) -> Result<Self, NotHandedOver> {
+        if daemon.hands_over.swap(true, Ordering::AcqRel) {
+            return Err(NotHandedOver::Busy("another process is taking over already"));
+        }
+        let turn = Self(Arc::clone(daemon));
+        if daemon.ends() { Err(NotHandedOver::Busy("the daemon ends already")) } else { Ok(turn) }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.hands_over.store(false, Ordering::Release);
+    }
 }
 
 fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String, OwnedFd)]) -> Result<(), Failure> {
@@ -93,9 +137,13 @@ fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String,
     })
 }
 
-fn start(program: &PathBuf, config: &std::path::Path, socket: UnixStream) -> Result<Child, Failure> {
+fn start(program: &PathBuf, daemon: &Daemon, socket: UnixStream) -> Result<Child, Failure> {
     let mut command = Command::new(program);
-    command.arg("--config").arg(config).args(["daemon", "run", "--background", "--take-over"]);
+    command.arg("--config").arg(&daemon.config).args(["daemon", "run", "--background", "--take-over"]);
+    super::notify::pass_on(&mut command);
+    if daemon.has_no_file() {
+        command.arg("--without-file");
+    }
     command.stdin(Stdio::from(OwnedFd::from(socket))).stdout(Stdio::piped()).stderr(Stdio::null());
     command.spawn().map_err(|error| {
         let text = format!("{} cannot be started: {error}", program.display());

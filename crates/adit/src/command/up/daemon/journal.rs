@@ -18,6 +18,10 @@ use super::rotating::Rotating;
 const QUEUE: usize = 4096;
 /// Entries that a listener may be behind before it misses some.
 const BEHIND: usize = 1024;
+/// Files of single forwards that are open at the same time.
+const OPEN_MAX: usize = 64;
+/// Files of single forwards that there may be, counting those that were put aside.
+const FILES_MAX: usize = 1000;
 /// How long the end waits for a slow disk.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -102,7 +106,8 @@ impl Journal {
 /// Events that a person should look at.
 fn level(event: &str) -> &'static str {
     match event {
-        "lost" | "failed" | "error" | "reload-failed" | "unhealthy" | "missing" | "exposed" | "left-out" => "warn",
+        "lost" | "failed" | "error" | "reload-failed" | "unhealthy" | "missing" | "exposed" | "left-out"
+        | "warning" | "not-opened" | "cancelling" => "warn",
         _ => "info",
     }
 }
@@ -136,10 +141,7 @@ fn write(logs: &Logs, items: &std_mpsc::Receiver<Item>, dropped: &AtomicU64) {
         let written = match item {
             Item::Entry(entry) => {
                 let whole = all.write(&entry.line);
-                let own = entry.name.as_ref().map_or(Ok(()), |name| {
-                    let file = forwards.entry(name.clone()).or_insert_with(|| Rotating::new(logs.forward(name)));
-                    file.write(&entry.line)
-                });
+                let own = entry.name.as_ref().map_or(Ok(()), |name| write_own(logs, &mut forwards, name, &entry.line));
                 whole.and(own)
             }
             Item::Audit(line) => audit.write(&line),
@@ -161,6 +163,23 @@ fn write(logs: &Logs, items: &std_mpsc::Receiver<Item>, dropped: &AtomicU64) {
             }
         }
     }
+}
+
+/// Writes a line into the file of a forward. Names may also be dynamic hosts and URLs, as many as somebody calls: what
+/// has no room for a file of its own is in the log of everything.
+fn write_own(logs: &Logs, open: &mut HashMap<String, Rotating>, name: &str, line: &str) -> io::Result<()> {
+    if !open.contains_key(name) {
+        let path = logs.forward(name);
+        if !path.exists() && logs.count() >= FILES_MAX {
+            return Ok(());
+        }
+        if open.len() >= OPEN_MAX {
+            // Those that are still written to are opened again.
+            open.clear();
+        }
+        open.insert(name.to_owned(), Rotating::new(path));
+    }
+    open.get_mut(name).map_or(Ok(()), |file| file.write(line))
 }
 
 #[cfg(test)]
@@ -201,5 +220,20 @@ mod tests {
         journal.flush();
         let all = std::fs::read_to_string(logs.daemon()).unwrap();
         assert!(all.contains("two") && all.contains("1 entries of this log were lost"), "{all}");
+    }
+
+    #[test]
+    fn names_without_end_make_no_files_without_end() {
+        let (_directory, logs, journal) = journal();
+        for at in 0..FILES_MAX + 200 {
+            journal.note("failed", "no such service", &json!({ "name": format!("svc-{at}.example:1") }));
+            if at % 1000 == 0 {
+                journal.flush();
+            }
+        }
+        journal.flush();
+        assert_eq!(logs.count(), FILES_MAX);
+        let all = std::fs::read_to_string(logs.daemon()).unwrap();
+        assert_eq!(all.lines().count(), FILES_MAX + 200, "all of it is in the log of everything");
     }
 }

@@ -18,6 +18,8 @@ pub(super) const LOOK: Duration = Duration::from_millis(200);
 const LINES: usize = 100;
 /// The most that is kept of older lines.
 const LINES_MAX: usize = 1_000_000;
+/// The most that a request may ask for: a daemon keeps them until they are sent.
+const ASKED_MAX: usize = 10_000;
 /// Lines of news that are taken at once.
 const NEWS: usize = 1000;
 
@@ -55,12 +57,23 @@ impl Wanted {
             let value = percent_decode(value);
             match key {
                 "name" => wanted.name = Some(value),
-                "lines" => wanted.lines = value.parse().map_err(|_| format!("`{value}` is no number of lines"))?,
+                "lines" => {
+                    let lines = value.parse().ok().filter(|lines| *lines <= ASKED_MAX);
+                    wanted.lines = lines.ok_or_else(|| format!("`{value}` is no number of lines up to {ASKED_MAX}"))?;
+                }
                 "since" => wanted.since = Some(moment(&value)?),
                 "until" => wanted.until = Some(moment(&value)?),
                 "grep" => wanted.grep = Some(value),
-                "level" => wanted.warnings = value == "warn",
-                "follow" => wanted.follow = value == "true" || value == "1",
+                "level" => match value.as_str() {
+                    "warn" => wanted.warnings = true,
+                    "info" => wanted.warnings = false,
+                    _ => return Err(format!("`{value}` is no level: write info or warn")),
+                },
+                "follow" => match value.as_str() {
+                    "true" | "1" => wanted.follow = true,
+                    "false" | "0" => wanted.follow = false,
+                    _ => return Err(format!("`{value}` is neither true nor false")),
+                },
                 other => return Err(format!("there is no parameter `{other}`")),
             }
         }
@@ -122,7 +135,7 @@ pub(in crate::command) struct Reader {
     open: Option<BufReader<File>>,
     begun: bool,
     /// The beginning of a line whose end is not written yet.
-    part: String,
+    part: Vec<u8>,
 }
 
 impl Reader {
@@ -131,7 +144,7 @@ impl Reader {
             Some(name) => logs.forward(name),
             None => logs.daemon(),
         };
-        Self { path, wanted, open: None, begun: false, part: String::new() }
+        Self { path, wanted, open: None, begun: false, part: Vec::new() }
     }
 
     pub(in crate::command) const fn follows(&self) -> bool {
@@ -150,18 +163,24 @@ impl Reader {
         for path in files {
             let Ok(file) = File::open(&path) else { continue };
             let mut reader = BufReader::new(file);
-            let mut line = String::new();
-            while reader.read_line(&mut line).is_ok_and(|read| read > 0) {
-                if line.ends_with('\n') && self.wanted.takes(line.trim_end()) && most > 0 {
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+                if !line.ends_with(b"\n") {
+                    break;
+                }
+                let text = String::from_utf8_lossy(&line);
+                if most > 0 && self.wanted.takes(text.trim_end()) {
                     if last.len() == most {
                         last.pop_front();
                     }
-                    last.push_back(line.trim_end().to_owned());
+                    last.push_back(text.trim_end().to_owned());
                 }
                 line.clear();
             }
             if path == self.path {
                 self.open = Some(reader);
+                // What is not whole yet is read on.
+                self.part = line;
             }
         }
         last.into()
@@ -169,10 +188,8 @@ impl Reader {
 
     fn news(&mut self) -> Vec<String> {
         let mut lines = Vec::new();
-        self.read_on(&mut lines);
-        if self.was_replaced() {
-            // What was put aside is read to its end first.
-            self.read_on(&mut lines);
+        // What was put aside is read to its end first, however many looks that takes.
+        if self.read_on(&mut lines) && self.was_replaced() && self.read_on(&mut lines) {
             self.part.clear();
             self.open = File::open(&self.path).ok().map(BufReader::new);
             self.read_on(&mut lines);
@@ -180,17 +197,21 @@ impl Reader {
         lines
     }
 
-    fn read_on(&mut self, lines: &mut Vec<String>) {
-        let Some(reader) = &mut self.open else { return };
-        while lines.len() < NEWS && reader.read_line(&mut self.part).is_ok_and(|read| read > 0) {
-            if !self.part.ends_with('\n') {
-                return;
+    /// Whether it has come to the end.
+    fn read_on(&mut self, lines: &mut Vec<String>) -> bool {
+        let Some(reader) = &mut self.open else { return true };
+        while lines.len() < NEWS {
+            if !reader.read_until(b'\n', &mut self.part).is_ok_and(|read| read > 0) || !self.part.ends_with(b"\n") {
+                return true;
             }
             let line = std::mem::take(&mut self.part);
+            // A disk that was full may have cut a line within a letter.
+            let line = String::from_utf8_lossy(&line);
             if self.wanted.takes(line.trim_end()) {
                 lines.push(line.trim_end().to_owned());
             }
         }
+        false
     }
 
     /// Whether another file has this name now.
@@ -286,6 +307,51 @@ mod tests {
     }
 
     #[test]
+    fn a_line_that_was_cut_within_a_letter_hides_no_others() {
+        let (_directory, logs) = logs();
+        let path = logs.daemon();
+        let mut bytes = format!("{}\n", line(0, "info", "one")).into_bytes();
+        bytes.extend(b"{\"text\":\"\xc3\n");
+        bytes.extend(format!("{}\n", line(1, "info", "two")).into_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        let mut reader = Reader::new(&logs, Wanted { follow: true, ..Wanted::default() });
+        assert_eq!(reader.next_lines().len(), 2);
+        bytes.extend(b"\xc3\n");
+        bytes.extend(format!("{}\n", line(2, "info", "three")).into_bytes());
+        std::fs::write(&path, &bytes).unwrap();
+        assert_eq!(reader.next_lines().len(), 1);
+    }
+
+    #[test]
+    fn a_burst_before_a_file_is_put_aside_is_read_whole() {
+        let (_directory, logs) = logs();
+        let path = logs.daemon();
+        std::fs::write(&path, "").unwrap();
+        let mut reader = Reader::new(&logs, Wanted { follow: true, ..Wanted::default() });
+        assert!(reader.next_lines().is_empty());
+        let burst: String = (0..2500).map(|at| format!("{}\n", line(at, "info", "burst"))).collect();
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        file.write_all(burst.as_bytes()).unwrap();
+        std::fs::rename(&path, aside(&path, 1)).unwrap();
+        std::fs::write(&path, format!("{}\n", line(9999, "info", "next"))).unwrap();
+        let read: usize = (0..5).map(|_| reader.next_lines().len()).sum();
+        assert_eq!(read, 2501);
+    }
+
+    #[test]
+    fn a_line_whose_beginning_was_there_at_first_is_read_whole() {
+        let (_directory, logs) = logs();
+        let path = logs.daemon();
+        let whole = line(0, "info", "halves");
+        std::fs::write(&path, &whole[..20]).unwrap();
+        let mut reader = Reader::new(&logs, Wanted { follow: true, ..Wanted::default() });
+        assert!(reader.next_lines().is_empty());
+        let mut file = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
+        writeln!(file, "{}", &whole[20..]).unwrap();
+        assert_eq!(reader.next_lines(), [whole]);
+    }
+
+    #[test]
     fn queries_and_times_are_read() {
         let wanted = Wanted::from_query("name=a%2Fb&lines=5&follow=true&level=warn").unwrap();
         assert_eq!(
@@ -294,6 +360,8 @@ mod tests {
         );
         assert!(Wanted::from_query("nmae=x").is_err());
         assert!(Wanted::from_query("since=soon").is_err());
+        assert!(Wanted::from_query("level=loud").is_err() && Wanted::from_query("follow=maybe").is_err());
+        assert!(Wanted::from_query("lines=10000").is_ok() && Wanted::from_query("lines=10001").is_err());
         assert!(moment("2h").unwrap() < SystemTime::now());
         assert_eq!(moment("2023-11-14T22:13:20Z").unwrap(), timestamp::from_unix(1_700_000_000));
     }

@@ -6,6 +6,9 @@ use std::time::Duration;
 
 use runtime::scope::Scope;
 
+/// No manager hears of us more often.
+const OFTEN: Duration = Duration::from_millis(1);
+
 /// The service manager, if there is one.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notify {
@@ -21,10 +24,10 @@ struct Manager {
 }
 
 impl Notify {
-    /// By `$NOTIFY_SOCKET` and `$WATCHDOG_USEC`.
+    /// By `$NOTIFY_SOCKET`, `$WATCHDOG_USEC` and `$WATCHDOG_PID`.
     pub(super) fn from_environment() -> Self {
         let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-        let watchdog = number("WATCHDOG_USEC").map(Duration::from_micros);
+        let watchdog = watchdog(number("WATCHDOG_USEC"), number("WATCHDOG_PID"));
         let manager = std::env::var_os("NOTIFY_SOCKET").and_then(|path| manager(&path, watchdog)).map(Arc::new);
         Self { manager }
     }
@@ -35,7 +38,7 @@ impl Notify {
         let Some(every) = self.manager.as_ref().and_then(|manager| manager.watchdog) else { return };
         let (notify, until) = (self.clone(), scope.clone());
         scope.spawn("watchdog", async move {
-            let mut tick = tokio::time::interval(every / 2);
+            let mut tick = tokio::time::interval((every / 2).max(OFTEN));
             loop {
                 tokio::select! {
                     biased;
@@ -67,6 +70,19 @@ impl Notify {
         if let Some(manager) = &self.manager {
             let _ = manager.socket.send_to_addr(text.as_bytes(), &manager.address);
         }
+    }
+}
+
+/// How often the manager wants to hear of us: never when it says 0, or means another process.
+fn watchdog(micros: Option<u64>, pid: Option<u64>) -> Option<Duration> {
+    let is_ours = pid.is_none_or(|pid| pid == u64::from(std::process::id()));
+    micros.filter(|micros| *micros > 0 && is_ours).map(Duration::from_micros)
+}
+
+/// A successor takes the place of the process that the manager means.
+pub(super) fn pass_on(command: &mut std::process::Command) {
+    if std::env::var("WATCHDOG_PID").is_ok_and(|pid| pid == std::process::id().to_string()) {
+        command.env_remove("WATCHDOG_PID");
     }
 }
 
@@ -114,5 +130,14 @@ mod tests {
             assert_eq!(&buffer[..length], b"WATCHDOG=1");
         }
         scope.cancel();
+    }
+
+    #[test]
+    fn a_watchdog_of_nothing_or_of_another_process_is_none() {
+        assert_eq!(watchdog(Some(0), None), None);
+        assert_eq!(watchdog(Some(5), Some(1)), None);
+        let ours = Some(u64::from(std::process::id()));
+        assert_eq!(watchdog(Some(5), ours), Some(Duration::from_micros(5)));
+        assert_eq!(watchdog(None, ours), None);
     }
 }

@@ -66,6 +66,11 @@ impl Logs {
         self.directory.join("audit.log")
     }
 
+    /// How many files of single forwards there are.
+    pub(super) fn count(&self) -> usize {
+        std::fs::read_dir(self.directory.join("forwards")).map_or(0, Iterator::count)
+    }
+
     /// What concerns one forward or tunnel. Anything that no file name should have becomes `_`.
     pub(super) fn forward(&self, name: &str) -> PathBuf {
         let safe = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' };

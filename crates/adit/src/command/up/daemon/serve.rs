@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use super::api::Api;
 use super::desired::Desired;
 use super::handover::{self, Inherited};
+use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
 use super::notify::Notify;
@@ -33,6 +34,12 @@ use crate::terminal;
 /// How long connections that were accepted before a successor took over have to reach their target.
 const SETTLE: Duration = Duration::from_millis(500);
 
+/// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
+/// as it ends any daemon.
+const LINGER: Duration = Duration::from_secs(12 * 60 * 60);
+/// The exit code when something live was cut off. It was told to end: a service manager must not start it again.
+const CUT: u8 = 6;
+
 /// How it is run.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Mode {
@@ -40,6 +47,8 @@ pub(super) struct Mode {
     pub(super) background: bool,
     /// Sockets come from a daemon before.
     pub(super) take_over: bool,
+    /// The daemon before had no file; this one waits for it at the same path.
+    pub(super) without_file: bool,
 }
 
 /// Runs the daemon until it is told to end.
@@ -56,7 +65,8 @@ pub(super) fn run(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
 }
 
 fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
-    global.start_logs(Some("warn"), false)?;
+    let heard = Heard::default();
+    global.start_logs_heard(Some("warn"), false, Some(heard.listener()))?;
     if mode.background {
         // No terminal any more, and none of its signals. It fails only for the leader of a group, which is none.
         let _ = rustix::process::setsid();
@@ -72,8 +82,9 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
             (lock, socket, Vec::new())
         }
     };
-    let (config, source) = source(global)?;
+    let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
+    heard.tell(&journal);
     let runtime = crate::command::build_runtime(None)?;
     let sockets = Sockets { lock: control_lock, control: socket, entrances };
     let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets }));
@@ -97,11 +108,15 @@ struct Start {
 }
 
 /// The file, by its full path: the daemon's directory is another one.
-fn source(global: &Global) -> Result<(PathBuf, Source), Failure> {
+fn source(global: &Global, mode: Mode) -> Result<(PathBuf, Source), Failure> {
     match path(global) {
         Some(path) => {
             let path = std::path::absolute(path).map_err(|error| internal(&error))?;
-            Ok((path.clone(), Source::new(path, Selection::default())))
+            let source = match mode.without_file {
+                true => Source::none_yet(path.clone()),
+                false => Source::new(path.clone(), Selection::default()),
+            };
+            Ok((path, source))
         }
         None => {
             let directory = crate::command::files::config_dir().map(|directory| directory.join("adit"));
@@ -121,10 +136,12 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
     let scope = Scope::root();
     let listening = scope.child();
+    let watch = Arc::new(FileWatch::start(source.read()?.files()).map_err(|error| internal(&error))?);
+    // Once more: whatever changes from here on is seen by the watch.
     let as_written = source.read()?;
     let desired = Desired::load(place.desired(), &config);
     let (read, file) = overlaid(as_written, &desired);
-    let watch = Arc::new(FileWatch::start(read.files()).map_err(|error| internal(&error))?);
+    watch.set_files(read.files());
     watch.trigger_on_hangup(&scope).map_err(|error| internal(&error))?;
     let form = if mode.background { None } else { Some(global) };
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
@@ -160,13 +177,15 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     view.follow(&scope, &running);
     notify.ready(&scope);
     journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);
+    // One that takes over is the daemon from here on, not earlier.
+    daemon.sign()?;
     if mode.background {
         terminal::data(&format!("{READY}\n"));
     }
     let ended = until_the_end(&scope, &listening, &mut signals, &daemon).await;
     view.stopped(ended.signal).await;
     journal.flush();
-    Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::from(CUT) })
 }
 
 async fn until_the_end(
@@ -176,24 +195,29 @@ async fn until_the_end(
     daemon: &Arc<Daemon>,
 ) -> runtime::shutdown::Outcome {
     let mut ending = daemon.ending.subscribe();
-    let accepting = listening.clone();
-    let told = async move {
+    let told = async {
         // The sender lives as long as the daemon.
         let taken_over = ending.wait_for(Option::is_some).await.is_ok_and(|why| *why == Some(Ending::TakenOver));
         if taken_over {
             // Whoever was accepted last is connected before forwards take nothing new.
-            accepting.drain();
+            listening.drain();
             tokio::time::sleep(SETTLE).await;
+            // Its phases begin only when it carries nothing more: nobody waits for its end.
+            daemon.journal.note("stopping", "another process has taken over", &Value::Null);
+            lock(&daemon.running).stop();
+            scope.drain();
+            tokio::select! {
+                biased;
+                () = scope.idle() => {}
+                () = tokio::time::sleep(LINGER) => {}
+            }
         }
     };
     let on_phase = |phase| {
-        if phase == Phase::StopAccepting {
-            let taken_over = *daemon.ending.borrow() == Some(Ending::TakenOver);
-            if !taken_over {
-                daemon.notify.stopping();
-            }
-            let why = if taken_over { "another process has taken over" } else { "the daemon ends" };
-            daemon.journal.note("stopping", why, &Value::Null);
+        // A signal leads here without asking: a successor that is being started is told to go.
+        if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
+            daemon.notify.stopping();
+            daemon.journal.note("stopping", "the daemon ends", &Value::Null);
             lock(&daemon.running).stop();
         }
         if phase == Phase::Cancelling {
@@ -252,4 +276,18 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
         }
     });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systemd_does_not_start_again_what_was_told_to_end() {
+        let unit = include_str!("../../../../../../deploy/systemd/user/adit-daemon.service");
+        assert!(
+            unit.contains("Restart=on-failure") && unit.contains(&format!("\nSuccessExitStatus={CUT}\n")),
+            "{unit}"
+        );
+    }
 }

@@ -111,6 +111,16 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     }
 }
 
+/// What makes a terminal draw over a text: up by the rows that it took there, or all of it anew when it was too high.
+pub(in crate::command) fn over(text: &str, width: usize, height: usize) -> String {
+    let rows: usize = text.lines().map(|line| line.chars().count().div_ceil(width.max(1)).max(1)).sum();
+    match rows {
+        0 => String::new(),
+        rows if rows < height => format!("\x1b[{rows}A\x1b[J"),
+        _ => "\x1b[H\x1b[2J".to_owned(),
+    }
+}
+
 /// `3d 4h`, `2h 5m`, `3m 20s`, `8s`.
 pub(in crate::command) fn duration(seconds: u64) -> String {
     match (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60) {
@@ -141,5 +151,13 @@ mod tests {
     #[test]
     fn durations_are_short() {
         assert_eq!([8, 200, 7500, 273_600].map(duration), ["8s", "3m 20s", "2h 5m", "3d 4h"]);
+    }
+
+    #[test]
+    fn what_is_drawn_over_is_counted_in_rows_of_the_terminal() {
+        assert_eq!(over("", 10, 24), "");
+        assert_eq!(over("one\ntwo\n", 10, 24), "\x1b[2A\x1b[J");
+        assert_eq!(over("0123456789\n0123456789a\n\n", 10, 24), "\x1b[4A\x1b[J", "a line that wraps takes two");
+        assert_eq!(over(&"x\n".repeat(30), 10, 24), "\x1b[H\x1b[2J");
     }
 }

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
@@ -45,6 +45,8 @@ pub(super) struct Daemon {
     pub(super) journal: Arc<Journal>,
     pub(super) started: SystemTime,
     pub(super) ending: watch::Sender<Option<Ending>>,
+    /// A successor is being started.
+    pub(super) hands_over: AtomicBool,
     pub(super) running: Arc<Mutex<Running>>,
     pub(super) notify: Notify,
     source: Source,
@@ -92,6 +94,9 @@ pub(in crate::command) struct Chosen {
     pub(in crate::command) tags: Vec<String>,
     /// Every one.
     pub(in crate::command) all: bool,
+    /// They are again as the file says, whatever was started and stopped.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(in crate::command) forget: bool,
     /// How long to wait until they are ready, in milliseconds; 0 is not at all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(in crate::command) wait_ms: Option<u64>,
@@ -107,6 +112,7 @@ impl Daemon {
             journal,
             started: SystemTime::now(),
             ending: watch::Sender::new(None),
+            hands_over: AtomicBool::new(false),
             running,
             notify,
             source,
@@ -120,9 +126,38 @@ impl Daemon {
         })
     }
 
+    /// Has it end, for the first reason that is given; whether this was it.
+    pub(super) fn end(&self, why: Ending) -> bool {
+        self.ending.send_if_modified(|ending| {
+            let is_first = ending.is_none();
+            *ending = ending.or(Some(why));
+            is_first
+        })
+    }
+
+    /// Whether it was told to end, or another process has taken over.
+    pub(super) fn ends(&self) -> bool {
+        self.ending.borrow().is_some()
+    }
+
+    /// Whether another process is the daemon now.
+    pub(super) fn was_taken_over(&self) -> bool {
+        *self.ending.borrow() == Some(Ending::TakenOver)
+    }
+
+    /// From now on the lock names this process.
+    pub(super) fn sign(&self) -> Result<(), Failure> {
+        self.lock.sign().map_err(|error| internal(&error))
+    }
+
     /// Where its tasks live.
     pub(super) fn scope(&self) -> Scope {
         self.scope.clone()
+    }
+
+    /// Whether it waits for its file to appear.
+    pub(super) fn has_no_file(&self) -> bool {
+        self.source.has_no_file()
     }
 
     /// The lock and the control socket, for a successor.
@@ -208,7 +243,11 @@ impl Daemon {
         let names = self.look(move |daemon| daemon.choose(&asked)).await??;
         let mut list = names.clone();
         let renew = if verb == Verb::Restart { names.clone() } else { Vec::new() };
+        let forget = chosen.forget;
         let wish = move |desired: &mut Desired| {
+            if forget {
+                return desired.forget(&list);
+            }
             // Starting anew says nothing about when it starts by itself, unless it was stopped.
             if verb == Verb::Restart {
                 list.retain(|name| desired.get(name) == Some(Wish::Stopped));
@@ -217,10 +256,13 @@ impl Daemon {
         };
         self.change(wish, renew).await?;
         for name in &names {
-            let text = format!("{name}: {} by a user", verb.past());
+            let text = match forget {
+                true => format!("{name}: as the file says, by a user"),
+                false => format!("{name}: {} by a user", verb.past()),
+            };
             self.journal.note(verb.past(), &text, &json!({ "name": name }));
         }
-        if verb != Verb::Stop {
+        if verb != Verb::Stop && !forget {
             let wait = chosen.wait_ms.map_or(WAIT, Duration::from_millis);
             self.wait_ready(&names, wait).await?;
         }

@@ -133,7 +133,7 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         })),
         "failure_count": report.map_or(0, |report| report.status.failures)
             .max(probed.map_or(0, |health| health.failures)),
-        "restart_count": report.map_or(0, |report| report.status.attempt.number().saturating_sub(1)),
+        "restart_count": report.map_or(0, |report| report.restarts),
         "tags": config.tags,
         "description": config.description,
         "state": report.map_or("stopped", |report| report.status.state.as_str()),
@@ -167,7 +167,7 @@ fn word(report: Option<&ForwardReport>) -> &'static str {
         ForwardState::Failed => "failed",
         ForwardState::Draining => "stopped",
         ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff => {
-            if report.ready_since.is_some() {
+            if report.carried {
                 "restarting"
             } else {
                 "starting"

@@ -253,7 +253,13 @@ fn http(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>, url: Opti
     }
     let host = url.map(|url| url.host.clone());
     let headers = section.optional_section("headers").map(|section| headers(&section));
+    let shown_path = match (section.shown("path").pop(), section.shown("url").pop()) {
+        (Some(path), _) => path,
+        (None, Some(url)) => path_of_url(&url),
+        (None, None) => base.shown_path,
+    };
     HttpProbe {
+        shown_path,
         tls: (kind == Kind::Https).then(|| tls.clone()),
         method: section.get("method", method).unwrap_or(base.method),
         path: section.get("path", path).or_else(|| url.map(|url| url.path.clone())).unwrap_or(base.path),
@@ -279,15 +285,15 @@ fn postgres(section: &Section<'_>, base: Option<&HealthProbe>, login: &Credentia
 
 fn exec(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>) -> ExecProbe {
     let given = section.list("command", |text| Ok::<_, Complaint>(text.to_owned()));
-    let command = match (given, base) {
-        (Some(command), _) => command,
-        (None, Some(HealthProbe::Exec(known))) => known.command.clone(),
-        (None, _) => Vec::new(),
+    let (command, shown) = match (given, base) {
+        (Some(command), _) => (command, section.shown("command")),
+        (None, Some(HealthProbe::Exec(known))) => (known.command.clone(), known.shown.clone()),
+        (None, _) => (Vec::new(), Vec::new()),
     };
     if kind == Kind::Exec && command.first().is_none_or(String::is_empty) {
         section.missing("command", "write the program and its arguments, such as [pg_isready, -q]");
     }
-    ExecProbe { command }
+    ExecProbe { command, shown }
 }
 
 /// What a probe's URL says; the connection itself is the forward's.
@@ -311,6 +317,12 @@ fn url(text: &str) -> Result<Url, Complaint> {
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(Url { tls, host: authority.as_str().to_owned(), path: path.to_owned() })
+}
+
+/// The path of a URL in which variables are hidden: what is hidden may be no part of a URL.
+fn path_of_url(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.find('/').map_or_else(|| "/".to_owned(), |at| rest[at..].to_owned())
 }
 
 fn headers(section: &Section<'_>) -> Vec<(HeaderName, HeaderValue)> {

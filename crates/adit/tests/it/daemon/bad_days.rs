@@ -1,0 +1,134 @@
+//! Bad days of a daemon: much at once, changes at the wrong moment, signals when they are least wanted.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::process::Stdio;
+
+use rustix::process::Signal;
+
+use super::life::signal;
+use super::support::{Place, get, is_alive};
+use crate::support::{DEADLINE, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_forwards_start_at_once_and_end_at_once() {
+    let place = Place::new().await;
+    let forwards: String = (0..200).map(|at| place.forward(&format!("f{at:03}"), 0, ", start: always")).collect();
+    place.write(&format!("forwards:\n{forwards}"));
+    place.start();
+    let running = || async { (place.json(&["status"])["summary"]["running"] == 200).then_some(()) };
+    eventually(DEADLINE, "all of them run", running).await;
+    assert_eq!(get(place.entrance("f000")).await, Some(200));
+    assert_eq!(get(place.entrance("f199")).await, Some(200));
+    place.ok(&["restart", "--all"]);
+    assert_eq!(get(place.entrance("f199")).await, Some(200));
+    let ended = place.json(&["daemon", "stop"]);
+    assert!(ended["took_ms"].as_u64() < Some(5000), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_during_the_start_is_in_force_in_the_end() {
+    let place = Place::new().await;
+    for round in 0..5 {
+        place.write(&format!("forwards:\n{}", place.forward("before", 0, "")));
+        let mut start = place.command(&["daemon", "start"]).stdout(Stdio::null()).spawn().unwrap();
+        // Somewhere in the start; where, differs from round to round.
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(12 * round);
+        while std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        place.write(&format!("forwards:\n{}", place.forward("after", 0, "")));
+        assert!(start.wait().unwrap().success());
+        let new = || async {
+            let services = place.json(&["status"])["services"].to_string();
+            (services.contains("\"after\"") && !services.contains("\"before\"")).then_some(())
+        };
+        eventually(DEADLINE, "the new file is in force", new).await;
+        place.ok(&["daemon", "stop"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_is_removed_while_it_starts() {
+    let place = Place::new().await;
+    // It accepts and never says a word.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let web = place.forward("web", 0, ", start: always");
+    let slow = format!("  slow: {{ to: \"ssh://x@127.0.0.1:{port}/db:5432\", listen: 0, start: always }}\n");
+    place.write(&format!("forwards:\n{web}{slow}"));
+    place.start();
+    assert_eq!(place.status("slow")["status"], "starting");
+    let entrance = place.entrance("slow");
+    place.write(&format!("forwards:\n{web}"));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(place.json(&["status"])["summary"]["total"], 1);
+    let closed = || async { TcpStream::connect(entrance).is_err().then_some(()) };
+    eventually(DEADLINE, "its port is closed", closed).await;
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    let ended = place.json(&["daemon", "stop"]);
+    assert!(ended["took_ms"].as_u64() < Some(5000), "{ended}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn signals_that_mean_something_else_do_not_disturb_an_end() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let mut daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+    let ready = || async { place.run(&["status"]).status.success().then_some(()) };
+    eventually(DEADLINE, "it answers", ready).await;
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    signal(daemon.id(), Signal::TERM);
+    place.logged("\"event\":\"stopping\"").await;
+    for other in [Signal::HUP, Signal::USR1, Signal::USR2, Signal::PIPE, Signal::HUP] {
+        signal(daemon.id(), other);
+    }
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
+    assert_eq!(daemon.wait().unwrap().code(), Some(0), "what was live has finished");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_signal_ends_it_whatever_is_left() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let mut daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+    let ready = || async { place.run(&["status"]).status.success().then_some(()) };
+    eventually(DEADLINE, "it answers", ready).await;
+    let _live = TcpStream::connect(place.entrance("web")).unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    for _ in 0..3 {
+        signal(daemon.id(), Signal::TERM);
+    }
+    // Signals that come close together may be one; whichever came, the phases have a limit.
+    let code = daemon.wait().unwrap().code();
+    assert_eq!(code, Some(6), "{}", place.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_frozen_for_a_while_answers_afterwards() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let pid = place.start();
+    let port = place.entrance("web");
+    signal(pid, Signal::STOP);
+    let status = place.command(&["status"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut waiting = TcpStream::connect(port).expect("the system takes it");
+    waiting.set_read_timeout(Some(DEADLINE)).unwrap();
+    waiting.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert!(code == 2 && text.contains(&format!("pid {pid}")), "it is there: {text}");
+    signal(pid, Signal::CONT);
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert!(status.wait_with_output().unwrap().status.success());
+    assert!(is_alive(pid));
+}
