@@ -31,14 +31,26 @@ const VISITORS_MAX: usize = 1024;
 /// What a pump keeps of each direction between two streams that are no sockets.
 const BUFFER: usize = 64 * 1024;
 /// After a connection that was lost or could not be made.
-const AGAIN: BackoffSettings =
-    BackoffSettings { first: Duration::from_millis(50), base: Duration::from_millis(100), cap: Duration::from_secs(5) };
+const AGAIN: BackoffSettings = BackoffSettings {
+    growth: 2.0,
+    first: Duration::from_millis(50),
+    base: Duration::from_millis(100),
+    cap: Duration::from_secs(5),
+};
 /// After a failure that waiting does not mend: servers lock out whoever tries often.
-const REFUSED: BackoffSettings =
-    BackoffSettings { first: Duration::from_secs(60), base: Duration::from_secs(60), cap: Duration::from_secs(900) };
+const REFUSED: BackoffSettings = BackoffSettings {
+    growth: 2.0,
+    first: Duration::from_secs(60),
+    base: Duration::from_secs(60),
+    cap: Duration::from_secs(900),
+};
 /// After a port that was refused.
-const PORT_AGAIN: BackoffSettings =
-    BackoffSettings { first: Duration::from_millis(500), base: Duration::from_secs(1), cap: Duration::from_secs(15) };
+const PORT_AGAIN: BackoffSettings = BackoffSettings {
+    growth: 2.0,
+    first: Duration::from_millis(500),
+    base: Duration::from_secs(1),
+    cap: Duration::from_secs(15),
+};
 /// The end of a port is told to the server, which may be gone.
 const GOODBYE: Duration = Duration::from_millis(500);
 
