@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::command::config::check;
+use crate::command::up::daemon::others;
 use crate::command::{Global, files, trust};
 use crate::report::Failure;
 
@@ -144,6 +145,8 @@ pub(super) enum PortState {
         by_adit: bool,
         trouble: Trouble,
     },
+    /// A daemon of this user has it, and it is not the one that is asked here.
+    OtherDaemon(u32),
     Refused(Trouble),
 }
 
@@ -330,6 +333,9 @@ fn port(address: SocketAddr, daemon: &Daemon) -> PortState {
                     if u64::from(holder.pid) == *pid =>
                 {
                     PortState::Ours
+                }
+                (BindError::Taken { holder: Some(holder), .. }, _) if others::is_daemon(holder.pid) => {
+                    PortState::OtherDaemon(holder.pid)
                 }
                 (BindError::Taken { holder, .. }, _) => PortState::Taken {
                     holder: holder.as_ref().map(ToString::to_string),

@@ -132,3 +132,26 @@ async fn a_daemon_that_is_frozen_for_a_while_answers_afterwards() {
     assert!(status.wait_with_output().unwrap().status.success());
     assert!(is_alive(pid));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_runtime_directory_was_removed_is_found_again() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let port = place.entrance("web");
+    let found = || async {
+        let output = place.run(&["-o", "json", "daemon", "status"]);
+        output.status.success().then_some(())
+    };
+    std::fs::remove_dir_all(place.socket().parent().unwrap()).unwrap();
+    eventually(DEADLINE, "it makes lock and socket anew", found).await;
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], pid);
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert!(code == 2 && text.contains(&format!("pid {pid}")), "the new lock keeps others away: {text}");
+    std::fs::remove_file(place.socket()).unwrap();
+    signal(pid, Signal::HUP);
+    eventually(DEADLINE, "a signal has it look at once", found).await;
+    place.ok(&["daemon", "restart"]);
+    assert_eq!(get(port).await, Some(200));
+    place.ok(&["daemon", "stop"]);
+}

@@ -13,7 +13,6 @@ use runtime::signals::StopSignals;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
 
-use super::api::Api;
 use super::desired::Desired;
 use super::handover::{self, Inherited};
 use super::heard::Heard;
@@ -21,6 +20,7 @@ use super::journal::Journal;
 use super::launch::READY;
 use super::notify::Notify;
 use super::place::Place;
+use super::presence::{self, Presence};
 use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
 use super::status;
 use crate::command::Global;
@@ -154,7 +154,8 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     let notify = Notify::from_environment();
-    let shared = sockets.control.share().map_err(|error| internal(&error))?;
+    let presence = Presence::new(&listening, &place, sockets.lock, &sockets.control);
+    let presence = presence.map_err(|error| internal(&error))?;
     let daemon = Daemon::new(Parts {
         place,
         config,
@@ -166,11 +167,11 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         scope: scope.clone(),
         file,
         desired,
-        lock: sockets.lock,
-        socket: shared,
+        presence,
         notify: notify.clone(),
     });
-    sockets.control.serve(&listening, Api::new(&daemon)).map_err(|error| internal(&error))?;
+    daemon.answer(sockets.control)?;
+    presence::keep(&scope, &daemon);
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);
@@ -268,6 +269,7 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
             };
             let Some(daemon) = daemon.upgrade() else { return };
             if second {
+                daemon.be_found().await;
                 let Ok(report) = daemon.status(false).await else { continue };
                 daemon.journal.note("report", &status::in_words(&report), &json!({ "report": report }));
             } else {

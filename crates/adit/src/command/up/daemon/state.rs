@@ -1,6 +1,6 @@
 //! The running daemon: what the file says, with what was asked for of single forwards, in force.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,7 @@ use ::forward::Forward;
 use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::diagnose::Fault;
 use adit_core::near;
-use runtime::control::ControlLock;
+use runtime::control::ControlSocket;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
@@ -20,6 +20,7 @@ use super::desired::{Desired, Wish};
 use super::journal::Journal;
 use super::notify::Notify;
 use super::place::Place;
+use super::presence::Presence;
 use super::status;
 use crate::command::up::running::{Change, Running};
 use crate::command::up::source::{Read, Source};
@@ -53,9 +54,7 @@ pub(super) struct Daemon {
     watch: Arc<FileWatch>,
     view: Arc<View>,
     scope: Scope,
-    /// Nobody else is the daemon as long as this is open.
-    lock: ControlLock,
-    socket: OwnedFd,
+    presence: Presence,
     reloads: AtomicU64,
     /// What was read last and what is wished; held during a change, so that there is one at a time.
     known: Mutex<Known>,
@@ -79,8 +78,7 @@ pub(super) struct Parts {
     pub(super) scope: Scope,
     pub(super) file: AgentFile,
     pub(super) desired: Desired,
-    pub(super) lock: ControlLock,
-    pub(super) socket: OwnedFd,
+    pub(super) presence: Presence,
     pub(super) notify: Notify,
 }
 
@@ -104,8 +102,7 @@ pub(in crate::command) struct Chosen {
 
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, lock, socket, notify } =
-            parts;
+        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, presence, notify } = parts;
         Arc::new(Self {
             place,
             config,
@@ -119,8 +116,7 @@ impl Daemon {
             watch,
             view,
             scope,
-            lock,
-            socket,
+            presence,
             reloads: AtomicU64::new(0),
             known: Mutex::new(Known { file, desired }),
         })
@@ -147,7 +143,25 @@ impl Daemon {
 
     /// From now on the lock names this process.
     pub(super) fn sign(&self) -> Result<(), Failure> {
-        self.lock.sign().map_err(|error| internal(&error))
+        self.presence.sign().map_err(|error| internal(&error))
+    }
+
+    /// Sees to it that the daemon is found where it is looked for.
+    pub(super) async fn be_found(self: &Arc<Self>) {
+        let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
+        let looked = self.scope.spawn_blocking("presence", move || {
+            let _inside = handle.enter();
+            if !daemon.ends() && !daemon.hands_over.load(Ordering::Acquire) {
+                daemon.presence.restore(&daemon);
+            }
+        });
+        // It fails only at the end of everything.
+        let _ = looked.await;
+    }
+
+    /// Answers at the control socket.
+    pub(super) fn answer(self: &Arc<Self>, socket: ControlSocket) -> Result<(), Failure> {
+        self.presence.answer(self, socket).map_err(|error| internal(&error))
     }
 
     /// Where its tasks live.
@@ -162,9 +176,7 @@ impl Daemon {
 
     /// The lock and the control socket, for a successor.
     pub(super) fn descriptors(&self) -> Result<(OwnedFd, OwnedFd), Failure> {
-        let lock = self.lock.as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
-        let socket = self.socket.try_clone().map_err(|error| internal(&error))?;
-        Ok((lock, socket))
+        self.presence.descriptors().map_err(|error| internal(&error))
     }
 
     /// Does something that has to wait for a change under way. A change may itself wait for tasks, so no thread that
@@ -225,6 +237,7 @@ impl Daemon {
     /// Reads the file again and puts it in force.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
         self.notify.reloading();
+        self.be_found().await;
         let changed = self.change(|_| {}, Vec::new()).await;
         self.notify.reloaded();
         match &changed {
