@@ -320,11 +320,18 @@ fn ports(file: &AgentFile, daemon: &Daemon) -> Vec<Port> {
     let of_forwards =
         enabled.flat_map(|forward| forward.listen.iter().map(|at| (*at, format!("the forward {}", forward.name))));
     let wanted = of_gateway.chain(of_forwards).filter(|(address, _)| address.port() != 0);
-    wanted.map(|(address, wanted_by)| Port { address, wanted_by, state: port(address, daemon) }).collect()
+    let wanted: Vec<(SocketAddr, String)> = wanted.collect();
+    let is_wanted = |port: u16| wanted.iter().any(|(address, _)| address.port() == port);
+    let port = |(address, wanted_by): &(SocketAddr, String)| Port {
+        address: *address,
+        wanted_by: wanted_by.clone(),
+        state: port(*address, daemon, is_wanted),
+    };
+    wanted.iter().map(port).collect()
 }
 
-fn port(address: SocketAddr, daemon: &Daemon) -> PortState {
-    match BoundListener::bind(address) {
+fn port(address: SocketAddr, daemon: &Daemon, is_wanted: impl Fn(u16) -> bool) -> PortState {
+    match BoundListener::bind(address).map_err(|error| error.but_ports(is_wanted)) {
         Ok(_) => PortState::Free,
         Err(error) => {
             let trouble = Trouble::of(&error);

@@ -8,6 +8,7 @@ mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
+mod left_out;
 mod logs;
 mod notify;
 pub(in crate::command) mod others;
@@ -153,7 +154,15 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             global.start_logs(Some("warn"), false)?;
             let path = super::path(global);
             let pid = launch::start(path.as_deref())?;
-            done(global, &json!({ "pid": pid }), &format!("the daemon runs (pid {pid}); see `adit status`"));
+            let client = Client::new(&Place::find()?);
+            let status = build_runtime(Some(1))?.block_on(client.get("/v1/status"));
+            // It runs, whatever it says of itself.
+            let failed = status.map_or(0, |status| failed_entrances(&status));
+            let text = match failed {
+                0 => format!("the daemon runs (pid {pid}); see `adit status`"),
+                failed => format!("the daemon runs (pid {pid}); {failed} failed: see `adit status`"),
+            };
+            done(global, &json!({ "pid": pid, "failed": failed }), &text);
             Ok(ExitCode::SUCCESS)
         }
         DaemonCommand::Stop => with_client(global, stop),
@@ -213,6 +222,12 @@ pub(in crate::command) fn forwards(
         let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
+}
+
+/// How many entrances are not open, the gateway's included.
+fn failed_entrances(status: &Value) -> u64 {
+    let gateway = status["gateway"]["failed"].as_array().map_or(0, Vec::len);
+    status["summary"]["failed"].as_u64().unwrap_or(0) + u64::from(gateway > 0)
 }
 
 /// Whether what was asked for is so. Whoever waited for a forward must not go on as if it were ready.

@@ -155,3 +155,36 @@ async fn a_daemon_whose_runtime_directory_was_removed_is_found_again() {
     assert_eq!(get(port).await, Some(200));
     place.ok(&["daemon", "stop"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
+    let place = Place::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let both = format!("{}{}", place.forward("a", 0, ""), place.forward("b", address.port(), ""));
+    place.write(&format!("forwards:\n{both}"));
+    let text = place.ok(&["daemon", "start"]);
+    assert!(text.contains("1 failed: see `adit status`"), "{text}");
+    assert_eq!(get(place.entrance("a")).await, Some(200));
+    let status = place.status("b");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(status["status"] == "failed" && reason.contains("is taken by"), "{status}");
+    place.write(&format!("forwards:\n{both}{}", place.forward("c", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["daemon", "restart"]);
+    drop(taken);
+    let open = || async { get(address).await };
+    assert_eq!(eventually(DEADLINE, "it is tried again", open).await, 200);
+    assert_eq!(place.json(&["status"])["summary"]["failed"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_that_finds_its_ports_with_another_one_names_it_and_gives_way() {
+    let (place, other) = (Place::new().await, Place::new().await);
+    let port = testkit::process::free_port().unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("a", port, "")));
+    let pid = place.start();
+    other.write(&format!("forwards:\n{}", other.forward("a", port, "")));
+    let (code, text) = other.fails(&["daemon", "start"]);
+    assert!(code == 2 && text.contains(&format!("(pid {pid})")) && text.contains(&format!("kill {pid}")), "{text}");
+}

@@ -40,12 +40,7 @@ struct Held {
 
 impl Presence {
     /// Of a lock and a socket that are in their place.
-    pub(super) fn new(
-        listening: &Scope,
-        place: &Place,
-        lock: ControlLock,
-        socket: &ControlSocket,
-    ) -> io::Result<Self> {
+    pub(super) fn new(listening: &Scope, place: &Place, lock: ControlLock, socket: &ControlSocket) -> io::Result<Self> {
         let (socket, file) = (socket.share()?, FileId::at(&place.socket()));
         let held = Held { lock, socket, file, answering: listening.child(), told: None };
         Ok(Self { listening: listening.clone(), held: Mutex::new(held) })

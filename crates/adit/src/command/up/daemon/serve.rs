@@ -18,6 +18,7 @@ use super::handover::{self, Inherited};
 use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
+use super::left_out;
 use super::notify::Notify;
 use super::place::Place;
 use super::presence::{self, Presence};
@@ -147,7 +148,9 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.inherit(sockets.entrances);
+    running.leave_out();
     running.apply(&read)?;
+    left_out::tell(&running, &view)?;
     running.close_inherited();
     view.started(&running.snapshot());
     view.missing(&read.missing);
@@ -175,6 +178,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);
+    left_out::try_again(&scope, &running);
     view.follow(&scope, &running);
     notify.ready(&scope);
     journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);

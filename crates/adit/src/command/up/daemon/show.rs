@@ -19,6 +19,7 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
             daemon["config"].as_str().unwrap_or_default()
         );
     }
+    gateway(&mut text, &status["gateway"]);
     let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<[String; 8]> = services.iter().map(row).collect();
     if rows.is_empty() {
@@ -52,6 +53,20 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
         );
     }
     text
+}
+
+/// Where names of the gateway are asked for.
+fn gateway(text: &mut String, gateway: &Value) {
+    let list = |key: &str| gateway[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if let Some(address) = list("addresses").next() {
+        let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
+        let dynamic = gateway["dynamic_host"].as_str();
+        let dynamic = dynamic.map(|suffix| format!(" and *.cx.{suffix}:{port}")).unwrap_or_default();
+        let _ = writeln!(text, "gateway http://localhost:{port}{dynamic}");
+    }
+    for reason in list("failed") {
+        let _ = writeln!(text, "gateway failed: {reason}");
+    }
 }
 
 fn row(service: &Value) -> [String; 8] {

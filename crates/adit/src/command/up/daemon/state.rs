@@ -102,7 +102,8 @@ pub(in crate::command) struct Chosen {
 
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, presence, notify } = parts;
+        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, presence, notify } =
+            parts;
         Arc::new(Self {
             place,
             config,
@@ -223,7 +224,9 @@ impl Daemon {
             lost_entries: self.journal.dropped(),
         };
         value["daemon"] = daemon.json();
-        value["entrances"] = running.snapshot().rows.iter().filter(|row| row.kind != "port").map(row).collect();
+        let snapshot = running.snapshot();
+        value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
+        value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
         value
     }
 

@@ -15,12 +15,21 @@ use gateway::traffic::Traffic;
 use serde_json::{Value, json};
 
 use super::desired::{Desired, Wish};
+use super::left_out;
 
 /// What is known of one forward.
 struct Known {
     report: Option<ForwardReport>,
     addresses: Vec<SocketAddr>,
     traffic: Option<Arc<Traffic>>,
+    /// Why it cannot be reached where it should be.
+    unopened: Vec<String>,
+}
+
+impl Known {
+    fn reason(&self) -> Option<String> {
+        (!self.unopened.is_empty()).then(|| self.unopened.join("; "))
+    }
 }
 
 /// Whether a forward is among those that are asked for.
@@ -63,11 +72,29 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
                     .ports()
                     .find(|(name, _)| *name == config.name)
                     .map(|(_, traffic)| Arc::clone(traffic)),
+                unopened: unopened(entrances, Some(&config.name)),
             };
             one(config, desired.get(&config.name), &known)
         })
         .collect();
     json!({ "summary": summary(&services), "services": services })
+}
+
+/// Why entrances of a forward, or of the gateway, are not open.
+fn unopened(entrances: &Entrances, owner: Option<&str>) -> Vec<String> {
+    let left = entrances.unopened().filter(|(of, ..)| *of == owner);
+    left.map(|(_, _, error)| left_out::reason(error)).collect()
+}
+
+/// The gateway's addresses; nothing when there is none.
+pub(super) fn gateway(entrances: &Entrances, dynamic_host: Option<&str>) -> Value {
+    let open = entrances.open().filter(|(_, owner)| owner.is_none());
+    let addresses: Vec<String> = open.map(|(address, _)| address.to_string()).collect();
+    let failed = unopened(entrances, None);
+    if addresses.is_empty() && failed.is_empty() {
+        return Value::Null;
+    }
+    json!({ "addresses": addresses, "failed": failed, "dynamic_host": dynamic_host })
 }
 
 fn summary(services: &[Value]) -> Value {
@@ -99,7 +126,7 @@ fn tenths(value: f64) -> f64 {
 
 fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let report = known.report.as_ref();
-    let status = word(report);
+    let status = if known.unopened.is_empty() { word(report) } else { "failed" };
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
     let probed = report.and_then(|report| report.health.as_ref());
@@ -145,8 +172,8 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "pod": report.and_then(|report| report.pod.clone()),
         "transport": report.and_then(|report| report.transport),
         "took_ms": report.and_then(|report| report.took).map(millis),
-        "reason": report.and_then(|report| report.waiting_for.clone()
-            .or_else(|| report.status.reason.as_deref().map(str::to_owned))),
+        "reason": known.reason().or_else(|| report.and_then(|report| report.waiting_for.clone()
+            .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
         "retry_in_ms": report.and_then(|report| report.status.retry_at)
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
         "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
