@@ -352,6 +352,8 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
             one["tags"].as_array().into_iter().flatten().any(|tag| arguments.tag.iter().any(|asked| *tag == **asked));
         tagged || arguments.names.iter().any(|name| one["name"] == **name)
     });
+    let summary = status::summary(services);
+    status["summary"] = summary;
     Ok(())
 }
 

@@ -198,3 +198,24 @@ async fn a_start_on_demand_is_no_restart_and_the_time_counts_from_it() {
     assert_eq!((&status["status"], &status["restart_count"]), (&"running".into(), &0.into()), "{status}");
     assert!(status["uptime_seconds"].as_u64() < Some(2), "since this start: {status}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_file_switches_off_is_started_by_its_name_only() {
+    let place = Place::new().await;
+    let off = ", enabled: false, tags: [db]";
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ""), place.forward("off", 0, off)));
+    place.start();
+    assert_eq!(place.status("off")["status"], "disabled");
+    place.ok(&["start", "--all"]);
+    assert_eq!(place.status("off")["status"], "disabled");
+    let (code, text) = place.fails(&["start", "--tag", "db"]);
+    assert!(code == 2 && text.contains("disabled"), "{text}");
+    let text = place.ok(&["status"]);
+    assert!(text.contains("2 forwards: 1 running, 1 disabled\n"), "{text}");
+    assert!(place.ok(&["status", "off"]).contains("\n1 forward: 1 disabled\n"), "what is shown is counted");
+    place.ok(&["start", "off"]);
+    assert_eq!(place.status("off")["status"], "running");
+    place.ok(&["stop", "--all"]);
+    place.ok(&["start", "off", "--as-file"]);
+    assert_eq!(place.status("off")["status"], "disabled");
+}

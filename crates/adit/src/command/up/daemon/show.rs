@@ -43,14 +43,11 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
     }
     if let Some(summary) = status.get("summary").filter(|summary| summary["total"] != 0) {
         let count = |key: &str| summary[key].as_u64().unwrap_or(0);
-        let _ = writeln!(
-            text,
-            "{} forwards: {} running, {} stopped, {} failed",
-            count("total"),
-            count("running"),
-            count("stopped"),
-            count("failed")
-        );
+        let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
+        let parts = parts.map(|key| (count(key), key)).into_iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts.map(|(count, key)| format!("{count} {key}")).collect();
+        let noun = if count("total") == 1 { "forward" } else { "forwards" };
+        let _ = writeln!(text, "{} {noun}: {}", count("total"), parts.join(", "));
     }
     text
 }
@@ -93,7 +90,7 @@ fn row(service: &Value) -> [String; 8] {
 
 /// Why something is not as it should be, below its row.
 fn details(text: &mut String, service: &Value, verbose: bool) {
-    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped"));
+    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
     if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
         let _ = writeln!(text, "    {reason}");
     }
@@ -160,7 +157,7 @@ mod tests {
         }] });
         let text = table(&status, false);
         assert!(text.contains("db    failed  127.0.0.1:5432"), "{text}");
-        assert!(text.contains("\n    no such pod\n") && text.contains("1 forwards: 0 running"), "{text}");
+        assert!(text.contains("\n    no such pod\n") && text.contains("1 forward: 1 failed\n"), "{text}");
     }
 
     #[test]

@@ -322,9 +322,19 @@ impl Daemon {
                 return Err(unknown("tag", tag, tags));
             }
         }
-        let is_chosen =
-            |forward: &&&ForwardConfig| chosen.all || status::is_chosen(forward, &chosen.names, &chosen.tags);
+        // What the file switches off is chosen by its name, or when a wish for it is to be forgotten.
+        let is_on = |forward: &ForwardConfig| {
+            forward.enabled || chosen.forget || known.desired.get(&forward.name) == Some(Wish::Started)
+        };
+        let is_chosen = |forward: &&&ForwardConfig| {
+            chosen.names.contains(&forward.name)
+                || is_on(forward) && (chosen.all || status::is_chosen(forward, &[], &chosen.tags))
+        };
         let names: Vec<String> = all.iter().filter(is_chosen).map(|forward| forward.name.clone()).collect();
+        if names.is_empty() && (chosen.all || !chosen.tags.is_empty()) && !all.is_empty() {
+            let hint = "one that says `enabled: false` is started by its name: adit start NAME";
+            return Err(Failure::new(Fault::Usage, "all of them are disabled in the file", hint));
+        }
         if names.is_empty() {
             let hint = "name forwards, a tag with --tag, or everything with --all";
             return Err(Failure::new(Fault::Usage, "nothing is chosen", hint));

@@ -97,21 +97,26 @@ pub(super) fn gateway(entrances: &Entrances, dynamic_host: Option<&str>) -> Valu
     json!({ "addresses": addresses, "failed": failed, "dynamic_host": dynamic_host })
 }
 
-fn summary(services: &[Value]) -> Value {
+/// Of the forwards that are shown; every one is counted once.
+pub(in crate::command::up) fn summary(services: &[Value]) -> Value {
     let total = services.len();
     let count = |is: &dyn Fn(&Value) -> bool| services.iter().filter(|one| is(one)).count();
-    let running = count(&|one| one["status"] == "running" || one["status"] == "idle");
+    let counted = |status: &str| count(&|one| one["status"] == status);
+    let (running, idle, disabled) = (counted("running"), counted("idle"), counted("disabled"));
     let healthy = count(&|one| one["is_healthy"] == true);
     let unhealthy = count(&|one| one["is_healthy"] == false);
     let rate = |part: usize, of: usize| if of == 0 { 100.0 } else { tenths(100.0 * ratio(part, of)) };
     json!({
         "total": total,
         "running": running,
-        "stopped": count(&|one| one["status"] == "stopped"),
-        "failed": count(&|one| one["status"] == "failed"),
+        "idle": idle,
+        "starting": counted("starting") + counted("restarting"),
+        "stopped": counted("stopped"),
+        "disabled": disabled,
+        "failed": counted("failed"),
         "healthy": healthy,
         "unhealthy": unhealthy,
-        "success_rate": rate(running, total),
+        "success_rate": rate(running + idle, total - disabled),
         "health_rate": rate(healthy, healthy + unhealthy),
     })
 }
@@ -126,7 +131,11 @@ fn tenths(value: f64) -> f64 {
 
 fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let report = known.report.as_ref();
-    let status = if known.unopened.is_empty() { word(report) } else { "failed" };
+    let status = match report {
+        _ if !known.unopened.is_empty() => "failed",
+        None if !config.enabled && wish != Some(Wish::Started) => "disabled",
+        _ => word(report),
+    };
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
     let probed = report.and_then(|report| report.health.as_ref());
