@@ -16,6 +16,7 @@ async fn a_forward_is_stopped_and_started_by_name_and_by_tag() {
     ));
     place.start();
     let port = place.entrance("a");
+    assert!(place.status("a")["is_healthy"].is_null(), "nobody has probed it");
     place.ok(&["stop", "--tag", "db"]);
     assert!(get(port).await.is_none(), "its port is closed");
     assert_eq!(get(place.entrance("b")).await, Some(200), "the other one is not touched");

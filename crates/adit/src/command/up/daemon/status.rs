@@ -139,16 +139,7 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
     let probed = report.and_then(|report| report.health.as_ref());
-    let healthy = report.and_then(|report| match report.status.state {
-        // What is probed is known; otherwise that it is connected to.
-        ForwardState::Ready => match probed.map(|health| health.state) {
-            Some(HealthState::Unhealthy) => Some(false),
-            Some(HealthState::Unknown) => None,
-            Some(HealthState::Healthy) | None => Some(true),
-        },
-        ForwardState::Failed | ForwardState::Backoff => Some(false),
-        _ => None,
-    });
+    let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health.state));
     json!({
         "name": config.name,
         "status": status,
@@ -192,6 +183,17 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "last_error": traffic.and_then(Traffic::last_error)
             .map(|error| json!({ "at": timestamp::format(error.at), "text": error.text })),
     })
+}
+
+/// What probes say; of what nobody probes nothing is known.
+const fn is_healthy(state: ForwardState, health: HealthState) -> Option<bool> {
+    match (state, health) {
+        (ForwardState::Ready, HealthState::Healthy) => Some(true),
+        (ForwardState::Ready, HealthState::Unhealthy) | (ForwardState::Failed | ForwardState::Backoff, _) => {
+            Some(false)
+        }
+        _ => None,
+    }
 }
 
 /// localport's words, and `idle` for what starts with its first connection.
@@ -264,4 +266,26 @@ impl OfDaemon<'_> {
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_what_probes_say() {
+        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Healthy), Some(true));
+        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Unknown), None);
+        assert_eq!(is_healthy(ForwardState::Backoff, HealthState::Unknown), Some(false));
+        assert_eq!(is_healthy(ForwardState::Idle, HealthState::Healthy), None);
+    }
+
+    #[test]
+    fn every_forward_is_counted_once() {
+        let of = |status: &str| json!({ "status": status, "is_healthy": null });
+        let all = ["running", "idle", "starting", "restarting", "stopped", "disabled", "failed"].map(of);
+        let summary = summary(&all);
+        let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
+        assert_eq!(parts.iter().filter_map(|part| summary[part].as_u64()).sum::<u64>(), 7, "{summary}");
+    }
 }
