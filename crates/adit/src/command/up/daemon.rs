@@ -181,7 +181,8 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             Ok(ExitCode::SUCCESS)
         }),
         DaemonCommand::Reload => with_client(global, async |global, client| {
-            let answer = client.post("/v1/reload", None).await?;
+            let answer = client.post("/v1/reload", None).await;
+            let answer = answer.map_err(|failure| failure.and("everything stays as it is"))?;
             done(global, &answer, &changes(&answer));
             Ok(ExitCode::SUCCESS)
         }),
@@ -199,7 +200,9 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 text("logs"),
                 daemon["reloads"],
             );
-            done(global, &json!({ "daemon": daemon, "summary": status["summary"] }), &words);
+            let words = format!("{words}\n{}", show::trouble(daemon));
+            let words = words.trim_end();
+            done(global, &json!({ "daemon": daemon, "summary": status["summary"] }), words);
             Ok(ExitCode::SUCCESS)
         }),
     }

@@ -220,3 +220,23 @@ async fn what_the_file_switches_off_is_started_by_its_name_only() {
     place.ok(&["start", "off", "--as-file"]);
     assert_eq!(place.status("off")["status"], "disabled");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_saved_file_is_seen_in_every_status_until_it_is_mended() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, "");
+    place.write(&format!("forwards:\n{web}"));
+    place.start();
+    place.write(&format!("forwards:\n{web}{}", place.forward("b", 0, ", lisen: 1")));
+    let (code, text) = place.fails(&["daemon", "reload"]);
+    assert!(code == 2 && text.contains("did you mean") && text.contains("everything stays as it is"), "{text}");
+    for command in [&["status"][..], &["daemon", "status"]] {
+        let text = place.ok(command);
+        assert!(text.contains("the version before holds:\n") && text.contains("adit.yaml:4:"), "{text}");
+    }
+    let mistake = place.json(&["daemon", "status"])["daemon"]["mistake"].clone();
+    assert!(mistake["since"].is_string() && mistake["problems"][0]["line"] == 4, "{mistake}");
+    place.write(&format!("forwards:\n{web}"));
+    place.ok(&["daemon", "reload"]);
+    assert!(place.json(&["daemon", "status"])["daemon"]["mistake"].is_null());
+}

@@ -18,6 +18,7 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
             duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
             daemon["config"].as_str().unwrap_or_default()
         );
+        text.push_str(&trouble(daemon));
     }
     gateway(&mut text, &status["gateway"]);
     let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -48,6 +49,22 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
         let parts: Vec<String> = parts.map(|(count, key)| format!("{count} {key}")).collect();
         let noun = if count("total") == 1 { "forward" } else { "forwards" };
         let _ = writeln!(text, "{} {noun}: {}", count("total"), parts.join(", "));
+    }
+    text
+}
+
+/// What a user should know of the daemon before anything else.
+pub(in crate::command) fn trouble(daemon: &Value) -> String {
+    let mut text = String::new();
+    if daemon["ends"] == true {
+        text.push_str("the daemon is ending: it takes nothing new\n");
+    }
+    if let Some(mistake) = daemon["mistake"]["text"].as_str() {
+        let since = daemon["mistake"]["since"].as_str().unwrap_or("?");
+        let _ = writeln!(text, "the file is not in force since {since}; the version before holds:");
+        mistake.lines().for_each(|line| {
+            let _ = writeln!(text, "    {line}");
+        });
     }
     text
 }

@@ -10,6 +10,7 @@ use ::forward::Forward;
 use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::diagnose::Fault;
 use adit_core::near;
+use adit_core::timestamp;
 use runtime::control::ControlSocket;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
@@ -56,6 +57,8 @@ pub(super) struct Daemon {
     scope: Scope,
     presence: Presence,
     reloads: AtomicU64,
+    /// Why the file as it is now is not in force, and since when.
+    mistake: Mutex<Option<(SystemTime, Failure)>>,
     /// What was read last and what is wished; held during a change, so that there is one at a time.
     known: Mutex<Known>,
 }
@@ -119,6 +122,7 @@ impl Daemon {
             scope,
             presence,
             reloads: AtomicU64::new(0),
+            mistake: Mutex::default(),
             known: Mutex::new(Known { file, desired }),
         })
     }
@@ -222,8 +226,10 @@ impl Daemon {
             logs: logs.directory(),
             reloads: self.reloads.load(Ordering::Relaxed),
             lost_entries: self.journal.dropped(),
+            ends: self.ends(),
         };
         value["daemon"] = daemon.json();
+        value["daemon"]["mistake"] = self.mistake();
         let snapshot = running.snapshot();
         value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
         value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
@@ -361,16 +367,40 @@ impl Daemon {
         }
     }
 
+    /// Keeps in mind whether the file as it is now could be put in force.
+    fn remember<T>(&self, changed: Result<T, Failure>) -> Result<T, Failure> {
+        let mut mistake = self.mistake.lock().unwrap_or_else(PoisonError::into_inner);
+        *mistake = match (&changed, mistake.take()) {
+            (Ok(_), _) => None,
+            (Err(failure), before) => {
+                let since = before.map_or_else(SystemTime::now, |(since, _)| since);
+                Some((since, failure.clone()))
+            }
+        };
+        drop(mistake);
+        changed
+    }
+
+    fn mistake(&self) -> Value {
+        let mistake = self.mistake.lock().unwrap_or_else(PoisonError::into_inner);
+        mistake.as_ref().map_or(Value::Null, |(since, failure)| {
+            let mut value = failure.json()["error"].take();
+            value["since"] = timestamp::format(*since).into();
+            value["text"] = failure.text().trim_end().into();
+            value
+        })
+    }
+
     fn change_now(&self, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
         let mut known = self.known();
-        let read = self.source.read()?;
+        let read = self.remember(self.source.read())?;
         let mut desired = Desired::load(self.place.desired(), &self.config);
         wish(&mut desired);
         let (next, as_written) = overlaid(read, &desired);
         let change = {
             let mut running = lock(&self.running);
             running.renew(renew);
-            running.apply(&next)?
+            self.remember(running.apply(&next))?
         };
         self.view.missing(&next.missing);
         self.watch.set_files(next.files());

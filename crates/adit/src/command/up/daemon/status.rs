@@ -246,6 +246,7 @@ pub(super) struct OfDaemon<'a> {
     pub(super) logs: &'a std::path::Path,
     pub(super) reloads: u64,
     pub(super) lost_entries: u64,
+    pub(super) ends: bool,
 }
 
 impl OfDaemon<'_> {
@@ -260,6 +261,7 @@ impl OfDaemon<'_> {
             "logs": self.logs.display().to_string(),
             "reloads": self.reloads,
             "lost_log_entries": self.lost_entries,
+            "ends": self.ends,
         })
     }
 }
