@@ -261,28 +261,65 @@ pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -
 /// `adit status`.
 pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
     with_client(global, async move |global, client| {
-        let mut drawn = String::new();
+        let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
+        let mut shown = Shown::default();
+        let mut status = client.get(path).await?;
+        choose(&mut status, &arguments)?;
         loop {
-            let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
-            let mut status = client.get(path).await?;
-            choose(&mut status, &arguments)?;
-            if global.output == Output::Json {
-                terminal::data(&format!("{status}\n"));
-            } else {
-                let text = show::table(&status, global.verbose > 0);
-                let over = match terminal::is_interactive() {
-                    true => show::over(&drawn, terminal::width(), terminal::height()),
-                    false => String::new(),
-                };
-                terminal::data(&format!("{over}{text}"));
-                drawn = text;
-            }
+            shown.show(global, &status);
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(LOOK).await;
+            if terminal::is_unread() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            status = match client.get(path).await {
+                Ok(status) => status,
+                // It may come back, as after an upgrade.
+                Err(failure) if failure.kind() == Fault::Upstream => {
+                    json!({ "daemon": null, "services": [], "waiting": failure.message() })
+                }
+                Err(failure) => return Err(failure),
+            };
+            if status["daemon"].is_object() {
+                // What was asked for may come back with the next version of the file.
+                let _ = choose(&mut status, &arguments);
+            }
         }
     })
+}
+
+/// What `adit status --watch` has drawn.
+#[derive(Default)]
+struct Shown {
+    drawn: String,
+    /// That no daemon runs was told.
+    waits: bool,
+}
+
+impl Shown {
+    fn show(&mut self, global: &Global, status: &Value) {
+        let waits = status["waiting"].as_str();
+        // Once: nothing changes until a daemon is there.
+        if waits.is_some() && self.waits {
+            return;
+        }
+        self.waits = waits.is_some();
+        if global.output == Output::Json {
+            return terminal::data(&format!("{status}\n"));
+        }
+        let text = match waits {
+            Some(reason) => format!("{reason}; waiting\n"),
+            None => show::table(status, global.verbose > 0),
+        };
+        let over = match terminal::is_interactive() {
+            true => show::over(&self.drawn, terminal::width(), terminal::height()),
+            false => String::new(),
+        };
+        terminal::data(&format!("{over}{text}"));
+        self.drawn = text;
+    }
 }
 
 /// `adit logs`: from the files, so it needs no daemon.
@@ -331,6 +368,9 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(logs::LOOK).await;
+            if terminal::is_unread() {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     })
 }

@@ -240,3 +240,39 @@ async fn a_mistake_in_the_saved_file_is_seen_in_every_status_until_it_is_mended(
     place.ok(&["daemon", "reload"]);
     assert!(place.json(&["daemon", "status"])["daemon"]["mistake"].is_null());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_is_told_that_the_daemon_has_ended_and_sees_the_next_one() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let mut command = place.command(&["status", "--watch"]);
+    let mut watching = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let output = watching.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        use std::io::BufRead as _;
+        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let wait = |what: &str| loop {
+        let line = lines.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no line with {what}"));
+        if line.contains(what) {
+            return;
+        }
+    };
+    wait("1 forward: 1 idle");
+    place.ok(&["daemon", "stop"]);
+    wait("; waiting");
+    place.start();
+    wait("1 forward: 1 idle");
+    // Whoever reads goes, as `head` does.
+    drop(lines);
+    reading.join().unwrap();
+    let ended = || async { (!super::support::is_alive(watching.id())).then_some(()) };
+    eventually(DEADLINE, "it ends with its reader", ended).await;
+    assert!(watching.wait().unwrap().success());
+}
