@@ -20,6 +20,7 @@ mod show;
 mod state;
 mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -119,15 +120,19 @@ pub(in crate::command) struct LogsArguments {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Go on with what comes
-    #[arg(long)]
+    #[arg(short, long)]
     follow: bool,
+    /// Configuration file; here -f is for --follow
+    // The option that every command has, without its letter.
+    #[arg(long, value_name = "FILE", help_heading = "Global options")]
+    config: Option<PathBuf>,
     /// The last lines
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: usize,
-    /// From this time: 5m, 2h, 1d ago, or 2026-01-31T08:00:00Z
+    /// From this time: 5m, 2h, 1d ago, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Up to this time
+    /// Up to this time; a day alone is meant whole
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Lines with this text
@@ -338,10 +343,11 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let usage = |text: String| Failure::new(Fault::Usage, text, "");
-    let moment = |text: &Option<String>| text.as_deref().map(logs::moment).transpose().map_err(usage);
+    let since = arguments.since.as_deref().map(logs::moment).transpose().map_err(usage)?;
+    let until = arguments.until.as_deref().map(logs::end_of).transpose().map_err(usage)?;
     let wanted = Wanted {
-        since: moment(&arguments.since)?,
-        until: moment(&arguments.until)?,
+        since,
+        until,
         lines: arguments.lines,
         grep: arguments.grep,
         warnings: arguments.level.as_deref() == Some("warn"),

@@ -110,6 +110,11 @@ async fn logs_are_by_forward_and_can_be_searched_without_a_daemon() {
     assert!(place.ok(&["logs", "--since", "1h"]).contains("the daemon ends"));
     assert!(place.ok(&["logs", "a", "--path"]).trim_end().ends_with("forwards/a.log"));
     assert_eq!(place.ok(&["logs", "--list"]), "a\n");
+    assert!(!place.ok(&["logs", "a", "--since", "2026-01-01"]).is_empty());
+    let mut following = place.command(&["logs", "-f", "a"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    following.stdout.take().unwrap().read_exact(&mut first).expect("-f is for --follow, and a is the forward");
+    assert!(following.wait().unwrap().success(), "it ends with its reader");
     let (code, text) = place.fails(&["logs", "aa"]);
     assert!(code == 2 && text.contains("did you mean `a`?"), "{text}");
 }
