@@ -54,6 +54,8 @@ pub(in crate::command) enum DaemonCommand {
     /// End it: nothing new is taken, what is live finishes
     Stop,
     /// Put a new process in its place, of the program that is installed now; no connection is refused in between
+    ///
+    /// It keeps the file and the environment of the one before. For others: `adit daemon stop`, then `adit daemon start`.
     Restart,
     /// How it is
     Status,
@@ -172,6 +174,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         }
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
+            keeps_its_file(global, &client.get("/v1/status").await?)?;
             let answer = client.post("/v1/handover", None).await?;
             // The old process may answer once more before it takes nothing new.
             let begun = std::time::Instant::now();
@@ -182,7 +185,11 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            done(global, &answer, &format!("another process has taken over (pid {})", answer["pid"]));
+            let text = format!(
+                "another process has taken over (pid {}), with the file and the environment of the one before",
+                answer["pid"]
+            );
+            done(global, &answer, &text);
             Ok(ExitCode::SUCCESS)
         }),
         DaemonCommand::Reload => with_client(global, async |global, client| {
@@ -211,6 +218,19 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+/// A restart takes over listening sockets, so it is no way to another file.
+fn keeps_its_file(global: &Global, status: &Value) -> Result<(), Failure> {
+    let Some(asked) = &global.config else { return Ok(()) };
+    let own = PathBuf::from(status["daemon"]["config"].as_str().unwrap_or_default());
+    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    if whole(asked) == whole(&own) {
+        return Ok(());
+    }
+    let text = format!("the daemon runs {}, and a restart keeps that file", own.display());
+    let hint = format!("for another: adit daemon stop, then adit daemon start --config {}", asked.display());
+    Err(Failure::new(Fault::Usage, text, hint))
 }
 
 /// `adit start`, `adit stop`, `adit restart`.
