@@ -7,6 +7,9 @@ pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault, exit_code};
 use serde_json::json;
 
+/// What is said of several problems together.
+const PROBLEMS: &str = "the configuration has problems";
+
 /// How a failure is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
 pub(crate) enum Output {
@@ -54,7 +57,9 @@ impl Failure {
         let hint = error["hint"].as_str().unwrap_or_default();
         let problems = error["problems"].as_array().into_iter().flatten().map(problem).collect::<Vec<_>>();
         let problems = (!problems.is_empty()).then_some(Problems(problems));
-        Some(Self { problems, ..Self::new(fault, error["message"].as_str()?, hint) })
+        let message = error["message"].as_str()?;
+        let within = message.strip_suffix(PROBLEMS).and_then(|before| before.strip_suffix(": ")).map(str::to_owned);
+        Some(Self { problems, within, ..Self::new(fault, message, hint) })
     }
 
     /// The same, with what failed by it.
@@ -129,13 +134,7 @@ impl Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self {
-            fault: Fault::Config,
-            message: "the configuration has problems".into(),
-            hint: None,
-            problems: Some(problems),
-            within: None,
-        }
+        Self { fault: Fault::Config, message: PROBLEMS.into(), hint: None, problems: Some(problems), within: None }
     }
 }
 
@@ -182,7 +181,8 @@ mod tests {
         let failure = Failure::from(Problems(vec![one]));
         let other = Failure::from_json(&failure.json().to_string()).unwrap();
         assert_eq!(other.text(), failure.text());
-        let text = other.within("the reload").and("everything stays as it is").text();
+        let within = other.within("the reload").json().to_string();
+        let text = Failure::from_json(&within).unwrap().and("everything stays as it is").text();
         assert!(text.contains("did you mean `listen`?\nerror: the reload: 1 problem"), "{text}");
         assert!(text.ends_with("hint: everything stays as it is\n"), "{text}");
     }
