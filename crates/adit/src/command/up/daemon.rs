@@ -74,6 +74,23 @@ pub(in crate::command) enum DaemonCommand {
     },
 }
 
+/// Which forwards are stopped.
+#[derive(Debug, Args)]
+pub(in crate::command) struct StopArguments {
+    /// Forwards by name
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Every forward of the file
+    #[arg(short, long)]
+    all: bool,
+    /// A stop waits for nothing; taken for those who write it everywhere
+    #[arg(long, hide = true)]
+    no_wait: bool,
+}
+
 /// Which forwards are meant.
 #[derive(Debug, Args)]
 pub(in crate::command) struct ChosenArguments {
@@ -274,7 +291,9 @@ pub(in crate::command) fn start(global: &Global, arguments: StartArguments) -> R
 }
 
 /// `adit stop`.
-pub(in crate::command) fn stop_forwards(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
+pub(in crate::command) fn stop_forwards(global: &Global, arguments: StopArguments) -> Result<ExitCode, Failure> {
+    let StopArguments { names, tag, all, no_wait } = arguments;
+    let arguments = ChosenArguments { names, tag, all, no_wait };
     forwards(global, Verb::Stop, arguments, false)
 }
 

@@ -218,6 +218,7 @@ async fn until_the_end(
             }
         }
     };
+    let mut cut = Vec::new();
     let on_phase = |phase| {
         // A signal leads here without asking: a successor that is being started is told to go.
         if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
@@ -227,12 +228,15 @@ async fn until_the_end(
         }
         if phase == Phase::Cancelling {
             let left: Vec<String> = scope.running().iter().map(|(name, count)| format!("{count} × {name}")).collect();
-            let text = format!("not finished in time, cancelling: {}", left.join(", "));
-            daemon.journal.note("cancelling", &text, &json!({ "tasks": left }));
+            cut = in_use(&lock(&daemon.running));
+            let what = if cut.is_empty() { &left } else { &cut };
+            let text = format!("not finished in time, cancelling: {}", what.join(", "));
+            daemon.journal.note("cancelling", &text, &json!({ "entrances": cut, "tasks": left }));
         }
     };
     let ended = runtime::shutdown::run(scope, listening, PhaseTimes::default(), signals, told, on_phase).await;
     let left: Vec<String> = ended.left.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let left = if cut.is_empty() { left } else { cut };
     let text = if left.is_empty() {
         format!("ended in {} ms", ended.took.as_millis())
     } else {
@@ -241,6 +245,12 @@ async fn until_the_end(
     let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
     daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
     ended
+}
+
+/// What carries something, with how much.
+fn in_use(running: &Running) -> Vec<String> {
+    let rows = running.snapshot().rows.into_iter().filter(|row| row.streams > 0);
+    rows.map(|row| format!("{} ({} live)", row.name, row.streams)).collect()
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

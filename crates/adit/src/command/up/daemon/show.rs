@@ -110,6 +110,9 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
     if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
         let _ = writeln!(text, "    {reason}");
+        if let Some(hint) = service["hint"].as_str() {
+            let _ = writeln!(text, "    hint: {hint}");
+        }
     }
     if let Some(error) = service["health"]["error"].as_str() {
         let _ = writeln!(text, "    probe: {error}");
@@ -170,11 +173,14 @@ mod tests {
     fn a_forward_that_is_not_well_says_why_below_its_row() {
         let status = json!({ "summary": { "total": 1, "running": 0, "stopped": 0, "failed": 1 }, "services": [{
             "name": "db", "status": "failed", "target": "k8s:///x/pod/y:1", "entrances": ["127.0.0.1:5432"],
-            "is_healthy": false, "streams": 2, "reason": "no such pod",
+            "is_healthy": false, "streams": 2, "reason": "no such pod", "hint": "name another",
         }] });
         let text = table(&status, false);
         assert!(text.contains("db    failed  127.0.0.1:5432"), "{text}");
-        assert!(text.contains("\n    no such pod\n") && text.contains("1 forward: 1 failed\n"), "{text}");
+        assert!(
+            text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
+            "{text}"
+        );
     }
 
     #[test]

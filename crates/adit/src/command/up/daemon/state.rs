@@ -324,7 +324,9 @@ impl Daemon {
         }
         for tag in &chosen.tags {
             if !all.iter().any(|forward| forward.tags.contains(tag)) {
-                let tags = all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+                let tags: std::collections::BTreeSet<&str> =
+                    all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+                let tags = tags.into_iter().collect();
                 return Err(unknown("tag", tag, tags));
             }
         }

@@ -22,6 +22,8 @@ struct Known {
     report: Option<ForwardReport>,
     addresses: Vec<SocketAddr>,
     traffic: Option<Arc<Traffic>>,
+    /// What to do about its reason.
+    hint: Option<String>,
     /// Why it cannot be reached where it should be.
     unopened: Vec<String>,
 }
@@ -72,6 +74,7 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
                     .ports()
                     .find(|(name, _)| *name == config.name)
                     .map(|(_, traffic)| Arc::clone(traffic)),
+                hint: all.get(&config.name).and_then(::forward::Forward::hint),
                 unopened: unopened(entrances, Some(&config.name)),
             };
             one(config, desired.get(&config.name), &known)
@@ -174,6 +177,7 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "took_ms": report.and_then(|report| report.took).map(millis),
         "reason": known.reason().or_else(|| report.and_then(|report| report.waiting_for.clone()
             .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
+        "hint": known.hint,
         "retry_in_ms": report.and_then(|report| report.status.retry_at)
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
         "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
