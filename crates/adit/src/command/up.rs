@@ -3,7 +3,7 @@
 pub(super) mod daemon;
 mod publish;
 mod running;
-pub(super) mod source;
+mod source;
 mod table;
 mod view;
 

@@ -13,7 +13,6 @@ use runtime::tls::{Identity, ServerTrust};
 use serde_json::json;
 use tunnel::agent::TokenSource;
 
-use crate::command::up::source;
 use crate::command::{Global, files};
 use crate::report::{Failure, Output, chain};
 use crate::terminal;
@@ -56,7 +55,8 @@ fn check(path: &Path) -> Result<(), Failure> {
     let mut named = Named { places: Places::read(&name, &text), problems: Vec::new() };
     if is_agents(path, &text) {
         let file = AgentFile::parse(&name, &text, &files::environment)?;
-        if source::asks_for_nothing(&file) {
+        // One with other settings alone is of use to `adit forward`.
+        if file == AgentFile::default() {
             let hint = "`adit config init` writes one with examples; `gateway: {}` is the gateway alone";
             return Err(Failure::new(Fault::Config, format!("{name} asks for nothing"), hint));
         }

@@ -210,6 +210,7 @@ services:
             "version: version `2.0` is not known",
             "services[0].name: is missing",
             "services[0].connection: is missing",
+            "services[0].connection.host: is missing",
             "services[0].local_port: 0 is out of range",
             "services[0].remote_port: `70000` is not a number that fits here",
             "services[1].connection.resource_name: is missing",
