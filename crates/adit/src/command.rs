@@ -87,7 +87,7 @@ enum Command {
     /// Start forwards of the running daemon
     Start(up::daemon::StartArguments),
     /// Stop forwards of the running daemon; their ports are closed
-    Stop(up::daemon::ChosenArguments),
+    Stop(up::daemon::StopArguments),
     /// Start forwards of the running daemon anew; their ports stay open
     Restart(up::daemon::ChosenArguments),
     /// How the running daemon's forwards are

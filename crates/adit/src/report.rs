@@ -2,10 +2,13 @@
 
 use std::process::ExitCode;
 
-use adit_core::config::Problems;
+use adit_core::config::{Problem, Problems};
 pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault, exit_code};
 use serde_json::json;
+
+/// What is said of several problems together.
+const PROBLEMS: &str = "the configuration has problems";
 
 /// How a failure is shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, clap::ValueEnum)]
@@ -19,19 +22,21 @@ pub(crate) enum Output {
 }
 
 /// A failure on its way to the user.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Failure {
     fault: Fault,
     message: String,
     hint: Option<String>,
     problems: Option<Problems>,
+    /// What failed by it.
+    within: Option<String>,
 }
 
 impl Failure {
     /// A failure that has no error type of its own.
     pub(crate) fn new(fault: Fault, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = hint.into();
-        Self { fault, message: message.into(), hint: (!hint.is_empty()).then_some(hint), problems: None }
+        Self { fault, message: message.into(), hint: (!hint.is_empty()).then_some(hint), problems: None, within: None }
     }
 
     /// Whose fault it is, in one word.
@@ -50,24 +55,23 @@ impl Failure {
         let error = value.get("error")?;
         let fault = Fault::ALL.into_iter().find(|fault| error["fault"] == fault.as_str())?;
         let hint = error["hint"].as_str().unwrap_or_default();
-        let mut message = error["message"].as_str()?.to_owned();
-        for problem in error["problems"].as_array().into_iter().flatten() {
-            let field = |key: &str| problem[key].as_str().unwrap_or_default().to_owned();
-            message.push_str(&format!(
-                "\n{}:{}:{}: {}: {}",
-                field("file"),
-                problem["line"],
-                problem["column"],
-                field("key"),
-                field("message")
-            ));
-        }
-        Some(Self::new(fault, message, hint))
+        let problems = error["problems"].as_array().into_iter().flatten().map(problem).collect::<Vec<_>>();
+        let problems = (!problems.is_empty()).then_some(Problems(problems));
+        let message = error["message"].as_str()?;
+        let within = message.strip_suffix(PROBLEMS).and_then(|before| before.strip_suffix(": ")).map(str::to_owned);
+        Some(Self { problems, within, ..Self::new(fault, message, hint) })
     }
 
     /// The same, with what failed by it.
     pub(crate) fn within(mut self, what: &str) -> Self {
         self.message = format!("{what}: {}", self.message);
+        self.within = Some(what.to_owned());
+        self
+    }
+
+    /// The same, with something more to know.
+    pub(crate) fn and(mut self, more: &str) -> Self {
+        self.hint = Some(self.hint.map_or_else(|| more.to_owned(), |hint| format!("{hint}; {more}")));
         self
     }
 
@@ -96,12 +100,14 @@ impl Failure {
     }
 
     pub(crate) fn text(&self) -> String {
+        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
         if let Some(problems) = &self.problems {
             let count = problems.len();
             let noun = if count == 1 { "problem" } else { "problems" };
-            return format!("{}\nerror: {count} {noun} in the configuration\n", problems.to_string().trim_end());
+            let within = self.within.as_ref().map(|what| format!("{what}: ")).unwrap_or_default();
+            let problems = problems.to_string();
+            return format!("{}\nerror: {within}{count} {noun} in the configuration\n{hint}", problems.trim_end());
         }
-        let hint = self.hint.as_ref().map(|hint| format!("hint: {hint}\n")).unwrap_or_default();
         format!("error: {}\n{hint}", self.message)
     }
 
@@ -128,18 +134,27 @@ impl Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self {
-            fault: Fault::Config,
-            message: "the configuration has problems".into(),
-            hint: None,
-            problems: Some(problems),
-        }
+        Self { fault: Fault::Config, message: PROBLEMS.into(), hint: None, problems: Some(problems), within: None }
+    }
+}
+
+/// A problem as [`Failure::json`] has written it.
+fn problem(value: &serde_json::Value) -> Problem {
+    let text = |key: &str| value[key].as_str().unwrap_or_default().to_owned();
+    let number = |key: &str| value[key].as_u64().and_then(|number| u32::try_from(number).ok()).unwrap_or(0);
+    Problem {
+        file: text("file"),
+        line: number("line"),
+        column: number("column"),
+        key: text("key"),
+        message: text("message"),
+        hint: value["hint"].as_str().map(str::to_owned),
     }
 }
 
 /// A failure from any of our errors, with the texts of its causes.
 pub(crate) fn failure<E: Diagnose>(error: &E) -> Failure {
-    Failure { fault: error.fault(), message: chain(error), hint: error.hint(), problems: None }
+    Failure { fault: error.fault(), message: chain(error), hint: error.hint(), problems: None, within: None }
 }
 
 #[cfg(test)]
@@ -151,6 +166,25 @@ mod tests {
         let failure = Failure::new(Fault::Auth, "the token is not valid", "get a new one");
         assert_eq!(failure.text(), "error: the token is not valid\nhint: get a new one\n");
         assert_eq!(failure.json()["error"]["hint"], "get a new one");
+    }
+
+    #[test]
+    fn problems_of_another_process_are_shown_as_our_own() {
+        let one = Problem {
+            file: "adit.yaml".into(),
+            line: 3,
+            column: 5,
+            key: "forwards.db.lisen".into(),
+            message: "this key is not known".into(),
+            hint: Some("did you mean `listen`?".into()),
+        };
+        let failure = Failure::from(Problems(vec![one]));
+        let other = Failure::from_json(&failure.json().to_string()).unwrap();
+        assert_eq!(other.text(), failure.text());
+        let within = other.within("the reload").json().to_string();
+        let text = Failure::from_json(&within).unwrap().and("everything stays as it is").text();
+        assert!(text.contains("did you mean `listen`?\nerror: the reload: 1 problem"), "{text}");
+        assert!(text.ends_with("hint: everything stays as it is\n"), "{text}");
     }
 
     #[test]

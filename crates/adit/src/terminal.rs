@@ -18,6 +18,15 @@ pub(crate) fn data(text: &str) {
     let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
 }
 
+/// Whether nobody reads standard output any more. A pipe tells it without anything being written.
+pub(crate) fn is_unread() -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let out = std::io::stdout();
+    let mut look = [PollFd::new(&out, PollFlags::empty())];
+    let found = poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    found.is_ok_and(|found| found > 0) && look[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+}
+
 /// Writes a line for people to standard error.
 pub(crate) fn say(text: &str) {
     let mut out = std::io::stderr().lock();

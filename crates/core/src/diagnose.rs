@@ -99,7 +99,9 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     let mut cause = error.source();
     while let Some(error) = cause {
         let more = error.to_string();
-        if !text.ends_with(&more) {
+        // What the system calls a refusal is no news behind our own word for it.
+        let again = text.ends_with("refused the connection") && more.starts_with("Connection refused");
+        if !text.ends_with(&more) && !again {
             text.push_str(": ");
             text.push_str(&more);
         }

@@ -180,6 +180,13 @@ impl Forward {
         ForwardReport { status: self.shared.machine_status(), health: self.shared.health(), ..(*known).clone() }
     }
 
+    /// What to do about why it is not ready.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        let known = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+        known.as_ref().and_then(adit_core::diagnose::Diagnose::hint).filter(|_| !self.shared.report.borrow().is_ready())
+    }
+
     /// How it is, as it changes; streams that come and go are no change.
     #[must_use]
     pub fn status(&self) -> watch::Receiver<Arc<ForwardReport>> {

@@ -32,6 +32,11 @@ use crate::table::{Table, TableError, TableParts};
 use crate::targets::{Targets, specs};
 use crate::traffic::Traffic;
 
+mod unopened;
+
+pub use unopened::OpenedLate;
+use unopened::{LeftOut, Unopened};
+
 /// How long the end of an accept loop is waited for; it takes microseconds.
 const CLOSING: Duration = Duration::from_secs(1);
 /// Connections of the gateway's port at the same time.
@@ -54,6 +59,9 @@ pub struct Entrances {
     ports: BTreeMap<String, Arc<Traffic>>,
     /// Forwards that the next change makes anew.
     renew: BTreeSet<String>,
+    /// Whether the next change may leave out addresses that cannot be had.
+    leaves_out: bool,
+    unopened: LeftOut,
     /// Sockets of a process before this one, until they are asked for.
     inherited: Mutex<BTreeMap<String, StdListener>>,
     /// Descriptors for clients, counted when the first entrance is opened.
@@ -83,6 +91,7 @@ pub struct Prepared {
     bound: Vec<(Key, BoundListener)>,
     /// What can only be bound when an entrance that goes has closed its socket.
     late: Vec<Key>,
+    left_out: LeftOut,
     wanted: BTreeMap<Key, Owner>,
     /// What is to be let go if the change is given up.
     undo: Undo,
@@ -100,8 +109,8 @@ pub struct Committed {
     pub closed: Vec<EntranceError>,
 }
 
-/// Sockets that are bound, and what has to wait for others to be closed.
-type Bound = (Vec<(Key, BoundListener)>, Vec<Key>);
+/// Sockets that are bound, what has to wait for others to be closed, and what cannot be had.
+type Bound = (Vec<(Key, BoundListener)>, Vec<Key>, LeftOut);
 
 struct Undo {
     forwards: Arc<ForwardSet>,
@@ -197,6 +206,8 @@ impl Entrances {
             open: BTreeMap::new(),
             ports: BTreeMap::new(),
             renew: BTreeSet::new(),
+            leaves_out: false,
+            unopened: LeftOut::new(),
             inherited: Mutex::default(),
             places: OnceLock::new(),
         }
@@ -281,9 +292,9 @@ impl Entrances {
         let wanted = wanted(file);
         let rest = self.next_tls(file.gateway.as_ref()).and_then(|tls| Ok((tls, self.bind(file, &wanted)?)));
         match rest {
-            Ok((tls, (bound, late))) => {
-                let undo = undo(&table);
-                Ok(Prepared { forwards, table, tls, gateway: file.gateway.clone(), bound, late, wanted, undo })
+            Ok((tls, (bound, late, left_out))) => {
+                let (undo, gateway) = (undo(&table), file.gateway.clone());
+                Ok(Prepared { forwards, table, tls, gateway, bound, late, left_out, wanted, undo })
             }
             Err(error) => {
                 self.undo(&undo(&table));
@@ -302,8 +313,9 @@ impl Entrances {
     /// takes the place of another one of the same port this waits for that socket's end, so it must not be called from
     /// within the runtime then.
     pub fn commit(&mut self, prepared: Prepared) -> Committed {
-        let Prepared { forwards, table, tls, gateway, bound, late, wanted, undo: _ } = prepared;
+        let Prepared { forwards, table, tls, gateway, bound, late, left_out, wanted, undo: _ } = prepared;
         self.renew.clear();
+        (self.leaves_out, self.unopened) = (false, left_out);
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
         if let Some(gateway) = &gateway {
@@ -327,9 +339,7 @@ impl Entrances {
                 (None, None) => {}
             }
         }
-        let listen = self.open().filter_map(|(address, owner)| Some((owner?, address))).collect();
-        let traffic = self.ports().map(|(name, traffic)| (name.to_owned(), Arc::clone(traffic))).collect();
-        self.routes.set_ports(listen, traffic);
+        self.tell_ports();
         forwards.start();
         let remade = table.remade(&old_table);
         old_table.retire(&table);
@@ -353,6 +363,13 @@ impl Entrances {
         }
     }
 
+    /// The pages show what is open.
+    fn tell_ports(&self) {
+        let listen = self.open().filter_map(|(address, owner)| Some((owner?, address))).collect();
+        let traffic = self.ports().map(|(name, traffic)| (name.to_owned(), Arc::clone(traffic))).collect();
+        self.routes.set_ports(listen, traffic);
+    }
+
     fn undo(&self, undo: &Undo) {
         undo.forwards.retire(&self.targets.forwards());
         undo.table.retire(&self.routes.table());
@@ -360,8 +377,9 @@ impl Entrances {
 
     /// Binds what is not open yet, and tells what has to wait for a socket of our own.
     fn bind(&self, file: &AgentFile, wanted: &BTreeMap<Key, Owner>) -> Result<Bound, EntranceError> {
-        let (mut bound, mut late) = (Vec::new(), Vec::new());
+        let (mut bound, mut late, mut left_out) = (Vec::new(), Vec::new(), LeftOut::new());
         let unnamed = file.gateway.as_ref().is_some_and(|gateway| gateway.listen == GatewayConfig::default().listen);
+        let asked: BTreeSet<u16> = wanted.keys().map(|key| key.address.port()).collect();
         for (key, owner) in wanted {
             if self.open.contains_key(key) {
                 continue;
@@ -371,13 +389,17 @@ impl Entrances {
                 // A machine without IPv6 has no such loopback, and nobody asked for it by name.
                 Err(BindError::NoSuchAddress { .. } | BindError::System { .. })
                     if *owner == Owner::Gateway && unnamed && key.address.is_ipv6() => {}
-                Err(source) => {
-                    self.must_wait(key, owner, wanted, source)?;
-                    late.push(key.clone());
-                }
+                Err(source) => match self.must_wait(key, owner, wanted, source.but_ports(|port| asked.contains(&port)))
+                {
+                    Ok(()) => late.push(key.clone()),
+                    Err(error) if self.may_leave_out(key) => {
+                        left_out.insert(key.clone(), Unopened { owner: owner.clone(), error });
+                    }
+                    Err(error) => return Err(error),
+                },
             }
         }
-        Ok((bound, late))
+        Ok((bound, late, left_out))
     }
 
     /// Binds, unless the socket is there already.

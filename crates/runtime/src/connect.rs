@@ -495,6 +495,7 @@ mod tests {
     #[test]
     fn system_errors_are_sorted_by_what_they_mean() {
         assert!(matches!(sorted(Errno::CONNREFUSED), ConnectError::Refused { .. }));
+        assert!(!adit_core::diagnose::chain(&sorted(Errno::CONNREFUSED)).contains("os error"), "it is said once");
         assert!(matches!(sorted(Errno::MFILE), ConnectError::Exhausted { .. }));
         assert!(matches!(sorted(Errno::ADDRNOTAVAIL), ConnectError::Exhausted { .. }));
         assert!(matches!(sorted(Errno::HOSTUNREACH), ConnectError::Unreachable { .. }));

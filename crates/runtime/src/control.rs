@@ -144,6 +144,18 @@ impl PrivateDir {
     }
 }
 
+/// Which file it is, whatever its path: its device and its number there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileId(u64, u64);
+
+impl FileId {
+    /// The file at a path, a link not followed; `None` when none can be seen.
+    #[must_use]
+    pub fn at(path: &Path) -> Option<Self> {
+        std::fs::symlink_metadata(path).ok().map(|found| Self(found.dev(), found.ino()))
+    }
+}
+
 /// The right to be the daemon of a directory; it ends with the last process that has the open file.
 #[derive(Debug)]
 pub struct ControlLock {
@@ -173,6 +185,13 @@ impl ControlLock {
         let lock = Self { file };
         lock.sign().map_err(system)?;
         Ok(lock)
+    }
+
+    /// Whether the file that is locked is the one in this directory: one that was removed keeps nobody away.
+    #[must_use]
+    pub fn is_in(&self, directory: &Path) -> bool {
+        let own = self.file.metadata().ok().map(|found| FileId(found.dev(), found.ino()));
+        own.is_some() && own == FileId::at(&directory.join(LOCK))
     }
 
     /// The lock of a daemon that hands over to this process. That one's id stays in it until this one signs: it may yet

@@ -245,11 +245,22 @@ impl BindError {
     fn explain(address: SocketAddr, source: io::Error) -> Self {
         match source.kind() {
             io::ErrorKind::AddrInUse => {
-                Self::Taken { address, holder: Holder::of(address), free: free_port_near(address) }
+                Self::Taken { address, holder: Holder::of(address), free: free_port_near(address, |_| false) }
             }
             io::ErrorKind::PermissionDenied => Self::NotPermitted { address, source },
             io::ErrorKind::AddrNotAvailable => Self::NoSuchAddress { address, source },
             _ => Self::System { address, source },
+        }
+    }
+
+    /// The same, whose free port is none of those that somebody else will want.
+    #[must_use]
+    pub fn but_ports(self, is_wanted: impl Fn(u16) -> bool) -> Self {
+        match self {
+            Self::Taken { address, holder, free: Some(port) } if is_wanted(port) => {
+                Self::Taken { address, holder, free: free_port_near(address, is_wanted) }
+            }
+            other => other,
         }
     }
 
@@ -426,8 +437,9 @@ fn is_peers_doing(error: &io::Error) -> bool {
     .contains(&errno)
 }
 
-fn free_port_near(address: SocketAddr) -> Option<u16> {
+fn free_port_near(address: SocketAddr, is_wanted: impl Fn(u16) -> bool) -> Option<u16> {
     free_port::near(address.port())
+        .filter(|port| !is_wanted(*port))
         .find(|port| BoundListener::bind_socket(SocketAddr::new(address.ip(), *port)).is_ok())
 }
 
@@ -532,6 +544,17 @@ mod tests {
         let port = listener.local_addr().port();
         std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
         std::net::TcpStream::connect(("::1", port)).unwrap();
+    }
+
+    #[test]
+    fn a_free_port_that_somebody_else_will_want_is_not_named() {
+        let address = SocketAddr::from(([127, 0, 0, 1], 30_000));
+        let taken = || BindError::Taken { address, holder: None, free: Some(30_001) };
+        match taken().but_ports(|port| port < 30_010) {
+            BindError::Taken { free: Some(port), .. } => assert!(port >= 30_010, "{port}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(taken().but_ports(|port| port == 30_002), BindError::Taken { free: Some(30_001), .. }));
     }
 
     #[test]

@@ -31,8 +31,17 @@ pub(crate) fn man() -> Result<ExitCode, Failure> {
     clap_mangen::Man::new(Arguments::command())
         .render(&mut page)
         .map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
-    terminal::data(&String::from_utf8_lossy(&page));
+    terminal::data(&with_real_references(&String::from_utf8_lossy(&page)));
     Ok(ExitCode::SUCCESS)
+}
+
+/// There is one page: what would refer to a page for each command says how to see its help.
+fn with_real_references(page: &str) -> String {
+    let page = page.lines().map(|line| match line.strip_prefix("adit\\-").and_then(|rest| rest.strip_suffix("(1)")) {
+        Some(command) => format!("adit {command} \\-\\-help\n"),
+        None => format!("{line}\n"),
+    });
+    page.collect()
 }
 
 /// Prints a reference page as Markdown.
@@ -77,5 +86,18 @@ fn describe(command: &mut clap::Command, parents: &str, text: &mut String) {
     let parents = format!("{name} ");
     for sub in command.get_subcommands_mut() {
         describe(sub, &parents, text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_manual_refers_to_no_page_that_does_not_exist() {
+        let mut page = Vec::new();
+        clap_mangen::Man::new(Arguments::command()).render(&mut page).unwrap();
+        let page = with_real_references(&String::from_utf8_lossy(&page));
+        assert!(!page.contains("\\-doctor(1)") && page.contains("adit doctor \\-\\-help"), "{page}");
     }
 }

@@ -138,12 +138,20 @@ async fn test(global: &Global, server: &SshServer, destination: Option<(String, 
     let destination = destination.as_ref().map(|(host, port)| (host.as_str(), *port));
     let tested = SshServers::new(ask()).test(&scope, server, destination, &note).await;
     scope.abort();
-    tested.map_err(|error| failure(&error))?.map_err(|error| failure(&error))?;
+    tested.map_err(|error| tested_already(failure(&error)))?.map_err(|error| failure(&error))?;
     if !is_text {
         let steps = steps.into_inner().unwrap_or_else(PoisonError::into_inner);
         terminal::data(&format!("{}\n", json!({ "server": server.to_string(), "steps": steps })));
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Nobody is sent to the command that has just failed.
+fn tested_already(failure: Failure) -> Failure {
+    match failure.hint().is_some_and(|hint| hint.contains("adit ssh test")) {
+        true => Failure::new(failure.kind(), failure.message(), "see what ssh itself says: ssh -v HOST"),
+        false => failure,
+    }
 }
 
 async fn trust(global: &Global, server: &SshServer, wanted: Option<&str>, yes: bool) -> Result<ExitCode, Failure> {

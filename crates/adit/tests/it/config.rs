@@ -240,3 +240,24 @@ fn tunnels_without_a_server_are_found_by_the_check() {
     write(home.path(), "adit.yaml", "version: 1\npublish: { server: h, tunnels: { a: { to: 3000 } } }\n");
     assert!(run(home.path(), &["config", "check", "adit.yaml"]).contains("adit.yaml: fine"));
 }
+
+#[test]
+fn files_of_probes_and_of_ssh_are_looked_at_and_a_file_that_asks_for_nothing_is_not_fine() {
+    let home = home();
+    let text = "version: 1
+forwards:
+  db:
+    to: { ssh: { server: me@bastion, host: db, port: 5432, key: keys/gone, password_file: pw/gone } }
+    listen: 15432
+    health: { type: postgres, user: me, password_file: pw/health, ca: ca/gone.pem }
+";
+    write(home.path(), "adit.yaml", text);
+    let said = run(home.path(), &["config", "check"]);
+    for (line, what) in [(4, "keys/gone"), (4, "pw/gone"), (6, "pw/health"), (6, "ca/gone.pem")] {
+        let found = said.lines().any(|one| one.contains(&format!("adit.yaml:{line}:")) && one.contains(what));
+        assert!(found, "{what}: {said}");
+    }
+    write(home.path(), "adit.yaml", "# nothing yet\n");
+    let said = run(home.path(), &["config", "check"]);
+    assert!(said.contains("adit.yaml asks for nothing") && !said.contains("fine"), "{said}");
+}

@@ -293,7 +293,7 @@ fn the_examples_in_the_first_file_can_be_taken_in() {
     assert_eq!(file.publish.unwrap().tunnels.len(), 1);
 }
 
-/// Takes the `#` from a line that is YAML behind it; empties the maps that were written for want of them.
+/// Takes the `# ` from a line that is YAML behind it, as a user would.
 fn uncommented(line: &str) -> String {
     let body = line.trim_start();
     let indent = &line[..line.len() - body.len()];
@@ -302,10 +302,9 @@ fn uncommented(line: &str) -> String {
         !key.contains(' ') && (value.is_empty() || value.starts_with(' ')) && key != "adit.yaml"
     });
     match body.starts_with('#') {
-        true if is_yaml => format!("{indent}{rest}\n")
-            .replace("grafana.localhost: { to: forward:grafana }", "g.localhost: { to: forward:rds }"),
+        true if is_yaml => format!("{indent}{rest}\n"),
         true => String::new(),
-        false => format!("{}\n", line.replace(": {}", ":")),
+        false => format!("{line}\n"),
     }
 }
 

@@ -133,7 +133,7 @@ impl Dial<'_> {
         };
         match tokio::time::timeout(known.connect_timeout, step).await {
             Ok(handle) => handle,
-            Err(_) => Err(slow(known, "the begin of ssh")),
+            Err(_) => Err(slow(known, "the SSH handshake")),
         }
     }
 

@@ -295,3 +295,35 @@ async fn of_one_port_all_addresses_move_or_none_and_what_is_lost_is_told_as_such
     site.entrances.commit(prepared);
     assert_eq!(site.entrances.open().count(), 2);
 }
+
+#[tokio::test]
+async fn at_a_start_a_taken_port_stops_no_other_one_and_is_tried_again_and_a_reload_stays_a_transaction() {
+    let origin = TcpOrigin::start().await.unwrap();
+    let to = origin.addr();
+    let (first, second) =
+        (TcpListener::bind("127.0.0.1:0").await.unwrap(), TcpListener::bind("127.0.0.1:0").await.unwrap());
+    let (taken, later) = (first.local_addr().unwrap(), second.local_addr().unwrap());
+    let mut site = Site::new();
+    let file = format!(
+        "forwards:\n  a: {{ to: 'tcp://{to}', listen: 0 }}\n  b: {{ to: 'tcp://{to}', listen: {} }}\n",
+        taken.port()
+    );
+    assert!(site.apply(&file).is_err(), "without being told so, nothing is left out");
+    site.entrances.leave_out();
+    site.apply(&file).unwrap();
+    opened(site.address(Some("a"))).await;
+    let left: Vec<_> = site
+        .entrances
+        .unopened()
+        .map(|(owner, address, error)| (owner.map(str::to_owned), address, error.holder().map(|holder| holder.pid)))
+        .collect();
+    assert_eq!(left, [(Some("b".to_owned()), taken, Some(std::process::id()))]);
+    let more = format!("{file}  c: {{ to: 'tcp://{to}', listen: 0 }}\n");
+    site.apply(&more).expect("what is left out already stops no reload");
+    site.apply(&format!("{more}  d: {{ to: 'tcp://{to}', listen: {} }}\n", later.port())).unwrap_err();
+    assert!(site.entrances.try_again().is_empty());
+    drop(first);
+    assert_eq!(site.entrances.try_again().len(), 1);
+    opened(taken).await;
+    assert_eq!(site.entrances.unopened().count(), 0);
+}

@@ -81,6 +81,17 @@ fn whoever_is_handed_the_lock_holds_it_after_the_first_has_gone() {
     ControlLock::take(&directory).unwrap();
 }
 
+#[test]
+fn a_lock_that_was_removed_is_in_no_directory_though_another_is_there() {
+    let (_temporary, directory) = directory();
+    let lock = ControlLock::take(&directory).unwrap();
+    assert!(lock.is_in(directory.path()));
+    std::fs::remove_file(directory.path().join(LOCK)).unwrap();
+    assert!(!lock.is_in(directory.path()));
+    let other = ControlLock::take(&directory).unwrap();
+    assert!(other.is_in(directory.path()) && !lock.is_in(directory.path()));
+}
+
 #[tokio::test]
 async fn requests_are_answered_and_the_end_waits_for_nobody_who_is_silent() {
     let (_temporary, directory) = directory();

@@ -8,7 +8,7 @@ use adit_core::config::publish::TrustConfig;
 use adit_core::config::server::ServerConfig;
 use adit_core::config::{AgentFile, Places, Problem, Problems};
 use adit_core::diagnose::{Diagnose, Fault};
-use adit_core::target::Target;
+use adit_core::target::{SshOptions, Target};
 use runtime::tls::{Identity, ServerTrust};
 use serde_json::json;
 use tunnel::agent::TokenSource;
@@ -54,7 +54,13 @@ fn check(path: &Path) -> Result<(), Failure> {
     let name = path.display().to_string();
     let mut named = Named { places: Places::read(&name, &text), problems: Vec::new() };
     if is_agents(path, &text) {
-        named.of_agent(&AgentFile::parse(&name, &text, &files::environment)?);
+        let file = AgentFile::parse(&name, &text, &files::environment)?;
+        // One with other settings alone is of use to `adit forward`.
+        if file == AgentFile::default() {
+            let hint = "`adit config init` writes one with examples; `gateway: {}` is the gateway alone";
+            return Err(Failure::new(Fault::Config, format!("{name} asks for nothing"), hint));
+        }
+        named.of_agent(&file);
     } else {
         named.of_server(&ServerConfig::parse(&name, &text, &files::environment)?);
     }
@@ -101,6 +107,8 @@ impl Named {
     }
 
     fn files(&mut self, config: &AgentFile) {
+        self.of_probes(config);
+        self.of_ssh(config);
         for route in config.gateway.iter().flat_map(|gateway| &gateway.routes) {
             let keys = ["gateway", "routes", route.key.as_str()];
             if let Some(path) = &route.tls.ca {
@@ -128,6 +136,50 @@ impl Named {
             && let Err(error) = TokenSource::File(path.clone()).read()
         {
             self.fault(&["publish", "token_file"], &error);
+        }
+    }
+
+    /// What probes log in with, and whom they believe.
+    fn of_probes(&mut self, config: &AgentFile) {
+        for forward in &config.forwards {
+            let Some(health) = &forward.health else { continue };
+            let keys = |key| ["forwards", forward.name.as_str(), "health", key];
+            if let Some(PasswordSource::File(path)) = health.probe.login().and_then(|login| login.password.as_ref()) {
+                self.password(&keys("password_file"), path);
+            }
+            if let Some(path) = health.probe.tls().and_then(|tls| tls.ca.as_ref()) {
+                self.authorities(&keys("ca"), path);
+            }
+        }
+    }
+
+    /// What SSH servers are logged in to with.
+    fn of_ssh(&mut self, config: &AgentFile) {
+        for (keys, target) in config.targets() {
+            if let Target::Ssh(target) = target {
+                self.of_ssh_server(&[&keys[..], &["ssh"]].concat(), &target.server.options);
+            }
+        }
+        if let Some(server) = config.publish.as_ref().and_then(|publish| publish.via.as_ref()) {
+            self.of_ssh_server(&["publish", "via"], &server.options);
+        }
+    }
+
+    fn of_ssh_server(&mut self, keys: &[&str], options: &SshOptions) {
+        let at = |key| [keys, &[key]].concat();
+        for (key, path) in [("password_file", &options.password_file), ("passphrase_file", &options.passphrase_file)] {
+            if let Some(path) = path {
+                self.password(&at(key), path);
+            }
+        }
+        let others = [("key", &options.key), ("config", &options.config), ("known_hosts", &options.known_hosts)];
+        for (key, path) in others {
+            let Some(path) = path else { continue };
+            if let Err(error) = std::fs::File::open(path) {
+                let message = format!("{} cannot be read: {error}", path.display());
+                let hint = "check that it is there, and that you may read it";
+                self.problems.push(self.places.problem(&at(key), message, Some(hint.into())));
+            }
         }
     }
 

@@ -15,6 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::command::config::check;
+use crate::command::up::daemon::others;
 use crate::command::{Global, files, trust};
 use crate::report::Failure;
 
@@ -144,6 +145,8 @@ pub(super) enum PortState {
         by_adit: bool,
         trouble: Trouble,
     },
+    /// A daemon of this user has it, and it is not the one that is asked here.
+    OtherDaemon(u32),
     Refused(Trouble),
 }
 
@@ -317,11 +320,18 @@ fn ports(file: &AgentFile, daemon: &Daemon) -> Vec<Port> {
     let of_forwards =
         enabled.flat_map(|forward| forward.listen.iter().map(|at| (*at, format!("the forward {}", forward.name))));
     let wanted = of_gateway.chain(of_forwards).filter(|(address, _)| address.port() != 0);
-    wanted.map(|(address, wanted_by)| Port { address, wanted_by, state: port(address, daemon) }).collect()
+    let wanted: Vec<(SocketAddr, String)> = wanted.collect();
+    let is_wanted = |port: u16| wanted.iter().any(|(address, _)| address.port() == port);
+    let port = |(address, wanted_by): &(SocketAddr, String)| Port {
+        address: *address,
+        wanted_by: wanted_by.clone(),
+        state: port(*address, daemon, is_wanted),
+    };
+    wanted.iter().map(port).collect()
 }
 
-fn port(address: SocketAddr, daemon: &Daemon) -> PortState {
-    match BoundListener::bind(address) {
+fn port(address: SocketAddr, daemon: &Daemon, is_wanted: impl Fn(u16) -> bool) -> PortState {
+    match BoundListener::bind(address).map_err(|error| error.but_ports(is_wanted)) {
         Ok(_) => PortState::Free,
         Err(error) => {
             let trouble = Trouble::of(&error);
@@ -330,6 +340,9 @@ fn port(address: SocketAddr, daemon: &Daemon) -> PortState {
                     if u64::from(holder.pid) == *pid =>
                 {
                     PortState::Ours
+                }
+                (BindError::Taken { holder: Some(holder), .. }, _) if others::is_daemon(holder.pid) => {
+                    PortState::OtherDaemon(holder.pid)
                 }
                 (BindError::Taken { holder, .. }, _) => PortState::Taken {
                     holder: holder.as_ref().map(ToString::to_string),

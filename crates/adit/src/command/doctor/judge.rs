@@ -10,6 +10,7 @@ use super::facts::{
     Agent, Authority, Clock, Config, Daemon, Facts, Kernel, Kubeconfig, Names, Needs, Port, PortState,
     RuntimeDirectory, Server, Ssh, Trouble,
 };
+use crate::command::up::daemon::others;
 
 /// Fewer files than this are not enough for a busy gateway: each stream needs two.
 const DESCRIPTORS: u64 = 4096;
@@ -140,11 +141,13 @@ fn server(server: &Server, needs: &Needs) -> Check {
 fn ports(ports: &[Port]) -> Vec<Check> {
     let mut checks = Vec::new();
     let (mut free, mut ours) = (0usize, 0usize);
+    let mut others: BTreeMap<u32, Vec<String>> = BTreeMap::new();
     for port in ports {
         let wanted = format!("{} for {}", port.address, port.wanted_by);
         match &port.state {
             PortState::Free => free += 1,
             PortState::Ours => ours += 1,
+            PortState::OtherDaemon(pid) => others.entry(*pid).or_default().push(wanted),
             PortState::Taken { holder, by_adit, trouble } => {
                 let holder = holder.as_deref().unwrap_or("a process of another user");
                 let fix = trouble.hint.clone().unwrap_or_else(|| "end it, or use another port in adit.yaml".to_owned());
@@ -160,6 +163,15 @@ fn ports(ports: &[Port]) -> Vec<Check> {
                 checks.push(Check::fail("port", format!("{wanted}: {}", trouble.message), fix));
             }
         }
+    }
+    for (pid, wanted) in others {
+        let rest = match wanted.len() {
+            1 => String::new(),
+            count => format!(" and {}", several(count - 1, "other port")),
+        };
+        let have = if wanted.len() == 1 { "has" } else { "have" };
+        let text = format!("{}{rest} {have} been taken by a daemon that does not answer here (pid {pid})", wanted[0]);
+        checks.push(Check::fail("port", text, others::hint(pid)));
     }
     let parts = [(free, "free"), (ours, "with the daemon")];
     let parts: Vec<String> =

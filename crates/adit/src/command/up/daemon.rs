@@ -8,15 +8,19 @@ mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
+mod left_out;
 mod logs;
 mod notify;
+pub(in crate::command) mod others;
 mod place;
+mod presence;
 mod rotating;
 mod serve;
 mod show;
 mod state;
 mod status;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -50,6 +54,8 @@ pub(in crate::command) enum DaemonCommand {
     /// End it: nothing new is taken, what is live finishes
     Stop,
     /// Put a new process in its place, of the program that is installed now; no connection is refused in between
+    ///
+    /// It keeps the file and the environment of the one before. For others: `adit daemon stop`, then `adit daemon start`.
     Restart,
     /// How it is
     Status,
@@ -66,6 +72,23 @@ pub(in crate::command) enum DaemonCommand {
         #[arg(long)]
         without_file: bool,
     },
+}
+
+/// Which forwards are stopped.
+#[derive(Debug, Args)]
+pub(in crate::command) struct StopArguments {
+    /// Forwards by name
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    /// Forwards with one of these tags
+    #[arg(short, long, value_name = "TAG")]
+    tag: Vec<String>,
+    /// Every forward of the file
+    #[arg(short, long)]
+    all: bool,
+    /// A stop waits for nothing; taken for those who write it everywhere
+    #[arg(long, hide = true)]
+    no_wait: bool,
 }
 
 /// Which forwards are meant.
@@ -116,15 +139,19 @@ pub(in crate::command) struct LogsArguments {
     #[arg(value_name = "NAME")]
     name: Option<String>,
     /// Go on with what comes
-    #[arg(long)]
+    #[arg(short, long)]
     follow: bool,
+    /// Configuration file; here -f is for --follow
+    // The option that every command has, without its letter.
+    #[arg(long, value_name = "FILE", help_heading = "Global options")]
+    config: Option<PathBuf>,
     /// The last lines
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: usize,
-    /// From this time: 5m, 2h, 1d ago, or 2026-01-31T08:00:00Z
+    /// From this time: 5m, 2h, 1d ago, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
-    /// Up to this time
+    /// Up to this time; a day alone is meant whole
     #[arg(long, value_name = "TIME")]
     until: Option<String>,
     /// Lines with this text
@@ -151,11 +178,20 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             global.start_logs(Some("warn"), false)?;
             let path = super::path(global);
             let pid = launch::start(path.as_deref())?;
-            done(global, &json!({ "pid": pid }), &format!("the daemon runs (pid {pid}); see `adit status`"));
+            let client = Client::new(&Place::find()?);
+            let status = build_runtime(Some(1))?.block_on(client.get("/v1/status"));
+            // It runs, whatever it says of itself.
+            let failed = status.map_or(0, |status| failed_entrances(&status));
+            let text = match failed {
+                0 => format!("the daemon runs (pid {pid}); see `adit status`"),
+                failed => format!("the daemon runs (pid {pid}); {failed} failed: see `adit status`"),
+            };
+            done(global, &json!({ "pid": pid, "failed": failed }), &text);
             Ok(ExitCode::SUCCESS)
         }
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
+            keeps_its_file(global, &client.get("/v1/status").await?)?;
             let answer = client.post("/v1/handover", None).await?;
             // The old process may answer once more before it takes nothing new.
             let begun = std::time::Instant::now();
@@ -166,11 +202,16 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            done(global, &answer, &format!("another process has taken over (pid {})", answer["pid"]));
+            let text = format!(
+                "another process has taken over (pid {}), with the file and the environment of the one before",
+                answer["pid"]
+            );
+            done(global, &answer, &text);
             Ok(ExitCode::SUCCESS)
         }),
         DaemonCommand::Reload => with_client(global, async |global, client| {
-            let answer = client.post("/v1/reload", None).await?;
+            let answer = client.post("/v1/reload", None).await;
+            let answer = answer.map_err(|failure| failure.and("everything stays as it is"))?;
             done(global, &answer, &changes(&answer));
             Ok(ExitCode::SUCCESS)
         }),
@@ -188,10 +229,25 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 text("logs"),
                 daemon["reloads"],
             );
-            done(global, &json!({ "daemon": daemon, "summary": status["summary"] }), &words);
+            let words = format!("{words}\n{}", show::trouble(daemon));
+            let words = words.trim_end();
+            done(global, &json!({ "daemon": daemon, "summary": status["summary"] }), words);
             Ok(ExitCode::SUCCESS)
         }),
     }
+}
+
+/// A restart takes over listening sockets, so it is no way to another file.
+fn keeps_its_file(global: &Global, status: &Value) -> Result<(), Failure> {
+    let Some(asked) = &global.config else { return Ok(()) };
+    let own = PathBuf::from(status["daemon"]["config"].as_str().unwrap_or_default());
+    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    if whole(asked) == whole(&own) {
+        return Ok(());
+    }
+    let text = format!("the daemon runs {}, and a restart keeps that file", own.display());
+    let hint = format!("for another: adit daemon stop, then adit daemon start --config {}", asked.display());
+    Err(Failure::new(Fault::Usage, text, hint))
 }
 
 /// `adit start`, `adit stop`, `adit restart`.
@@ -213,6 +269,12 @@ pub(in crate::command) fn forwards(
     })
 }
 
+/// How many entrances are not open, the gateway's included.
+fn failed_entrances(status: &Value) -> u64 {
+    let gateway = status["gateway"]["failed"].as_array().map_or(0, Vec::len);
+    status["summary"]["failed"].as_u64().unwrap_or(0) + u64::from(gateway > 0)
+}
+
 /// Whether what was asked for is so. Whoever waited for a forward must not go on as if it were ready.
 fn is_well(answer: &Value, waits: bool) -> bool {
     let mut services = answer["services"].as_array().into_iter().flatten();
@@ -229,7 +291,9 @@ pub(in crate::command) fn start(global: &Global, arguments: StartArguments) -> R
 }
 
 /// `adit stop`.
-pub(in crate::command) fn stop_forwards(global: &Global, arguments: ChosenArguments) -> Result<ExitCode, Failure> {
+pub(in crate::command) fn stop_forwards(global: &Global, arguments: StopArguments) -> Result<ExitCode, Failure> {
+    let StopArguments { names, tag, all, no_wait } = arguments;
+    let arguments = ChosenArguments { names, tag, all, no_wait };
     forwards(global, Verb::Stop, arguments, false)
 }
 
@@ -241,28 +305,65 @@ pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -
 /// `adit status`.
 pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
     with_client(global, async move |global, client| {
-        let mut drawn = String::new();
+        let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
+        let mut shown = Shown::default();
+        let mut status = client.get(path).await?;
+        choose(&mut status, &arguments)?;
         loop {
-            let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
-            let mut status = client.get(path).await?;
-            choose(&mut status, &arguments)?;
-            if global.output == Output::Json {
-                terminal::data(&format!("{status}\n"));
-            } else {
-                let text = show::table(&status, global.verbose > 0);
-                let over = match terminal::is_interactive() {
-                    true => show::over(&drawn, terminal::width(), terminal::height()),
-                    false => String::new(),
-                };
-                terminal::data(&format!("{over}{text}"));
-                drawn = text;
-            }
+            shown.show(global, &status);
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(LOOK).await;
+            if terminal::is_unread() {
+                return Ok(ExitCode::SUCCESS);
+            }
+            status = match client.get(path).await {
+                Ok(status) => status,
+                // It may come back, as after an upgrade.
+                Err(failure) if failure.kind() == Fault::Upstream => {
+                    json!({ "daemon": null, "services": [], "waiting": failure.message() })
+                }
+                Err(failure) => return Err(failure),
+            };
+            if status["daemon"].is_object() {
+                // What was asked for may come back with the next version of the file.
+                let _ = choose(&mut status, &arguments);
+            }
         }
     })
+}
+
+/// What `adit status --watch` has drawn.
+#[derive(Default)]
+struct Shown {
+    drawn: String,
+    /// That no daemon runs was told.
+    waits: bool,
+}
+
+impl Shown {
+    fn show(&mut self, global: &Global, status: &Value) {
+        let waits = status["waiting"].as_str();
+        // Once: nothing changes until a daemon is there.
+        if waits.is_some() && self.waits {
+            return;
+        }
+        self.waits = waits.is_some();
+        if global.output == Output::Json {
+            return terminal::data(&format!("{status}\n"));
+        }
+        let text = match waits {
+            Some(reason) => format!("{reason}; waiting\n"),
+            None => show::table(status, global.verbose > 0),
+        };
+        let over = match terminal::is_interactive() {
+            true => show::over(&self.drawn, terminal::width(), terminal::height()),
+            false => String::new(),
+        };
+        terminal::data(&format!("{over}{text}"));
+        self.drawn = text;
+    }
 }
 
 /// `adit logs`: from the files, so it needs no daemon.
@@ -281,10 +382,11 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     let usage = |text: String| Failure::new(Fault::Usage, text, "");
-    let moment = |text: &Option<String>| text.as_deref().map(logs::moment).transpose().map_err(usage);
+    let since = arguments.since.as_deref().map(logs::moment).transpose().map_err(usage)?;
+    let until = arguments.until.as_deref().map(logs::end_of).transpose().map_err(usage)?;
     let wanted = Wanted {
-        since: moment(&arguments.since)?,
-        until: moment(&arguments.until)?,
+        since,
+        until,
         lines: arguments.lines,
         grep: arguments.grep,
         warnings: arguments.level.as_deref() == Some("warn"),
@@ -311,6 +413,9 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(logs::LOOK).await;
+            if terminal::is_unread() {
+                return Ok(ExitCode::SUCCESS);
+            }
         }
     })
 }
@@ -335,6 +440,8 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
             one["tags"].as_array().into_iter().flatten().any(|tag| arguments.tag.iter().any(|asked| *tag == **asked));
         tagged || arguments.names.iter().any(|name| one["name"] == **name)
     });
+    let summary = status::summary(services);
+    status["summary"] = summary;
     Ok(())
 }
 

@@ -130,6 +130,18 @@ impl Running {
         self.entrances.renew(names);
     }
 
+    /// The first version of the file is put in force without the addresses that cannot be had.
+    pub(super) const fn leave_out(&mut self) {
+        self.entrances.leave_out();
+    }
+
+    /// Tries once more what could not be opened.
+    pub(super) fn try_again(&mut self) {
+        for opened in self.entrances.try_again() {
+            self.view.opened_late(opened.owner.as_deref(), opened.address);
+        }
+    }
+
     /// Listening sockets of a process before this one.
     pub(super) fn inherit(&mut self, sockets: Vec<(String, std::net::TcpListener)>) {
         self.entrances.inherit(sockets);

@@ -185,6 +185,7 @@ impl Selection {
 }
 
 /// Whether there would be nothing to run.
+/// Whether there is nothing to run.
 fn asks_for_nothing(file: &AgentFile) -> bool {
     let publishes = file.publish.as_ref().is_some_and(|publish| !publish.tunnels.is_empty());
     file.gateway.is_none() && file.forwards.is_empty() && !publishes

@@ -405,6 +405,21 @@ impl View {
         self.note(&text, "not-opened", || failure.json()["error"].clone());
     }
 
+    /// An address was left out at the start.
+    pub(super) fn left_out(&self, owner: Option<&str>, failure: &Failure) {
+        let name = owner.unwrap_or("gateway");
+        let hint = failure.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let text = format!("{name}: {}; it is tried again every few seconds{hint}", failure.message());
+        self.note(&text, "failed", || json!({ "name": name, "reason": failure.message(), "hint": failure.hint() }));
+    }
+
+    /// It could be opened after all.
+    pub(super) fn opened_late(&self, owner: Option<&str>, address: std::net::SocketAddr) {
+        let name = owner.unwrap_or("gateway");
+        let text = format!("{name}: {address} is open now");
+        self.note(&text, "opened", || json!({ "name": name, "address": address.to_string() }));
+    }
+
     /// A part of it has failed for good.
     pub(super) fn failed(&self, name: &str, failure: &Failure) {
         let text = failure.text();

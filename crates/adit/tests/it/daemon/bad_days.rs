@@ -135,3 +135,76 @@ async fn a_daemon_that_is_frozen_for_a_while_answers_afterwards() {
     assert!(status.wait_with_output().unwrap().status.success());
     assert!(is_alive(pid));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_whose_runtime_directory_was_removed_is_found_again() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let port = place.entrance("web");
+    let found = || async {
+        let output = place.run(&["-o", "json", "daemon", "status"]);
+        output.status.success().then_some(())
+    };
+    std::fs::remove_dir_all(place.socket().parent().unwrap()).unwrap();
+    eventually(DEADLINE, "it makes lock and socket anew", found).await;
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], pid);
+    let (code, text) = place.fails(&["daemon", "start"]);
+    assert!(code == 2 && text.contains(&format!("pid {pid}")), "the new lock keeps others away: {text}");
+    std::fs::remove_file(place.socket()).unwrap();
+    signal(pid, Signal::HUP);
+    eventually(DEADLINE, "a signal has it look at once", found).await;
+    place.ok(&["daemon", "restart"]);
+    assert_eq!(get(port).await, Some(200));
+    place.ok(&["daemon", "stop"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
+    let place = Place::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    let both = format!("{}{}", place.forward("a", 0, ""), place.forward("b", address.port(), ""));
+    place.write(&format!("forwards:\n{both}"));
+    let text = place.ok(&["daemon", "start"]);
+    assert!(text.contains("1 failed: see `adit status`"), "{text}");
+    assert_eq!(get(place.entrance("a")).await, Some(200));
+    let status = place.status("b");
+    let reason = status["reason"].as_str().unwrap_or_default();
+    assert!(status["status"] == "failed" && reason.contains("is taken by"), "{status}");
+    place.write(&format!("forwards:\n{both}{}", place.forward("c", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["daemon", "restart"]);
+    drop(taken);
+    let open = || async { get(address).await };
+    assert_eq!(eventually(DEADLINE, "it is tried again", open).await, 200);
+    assert_eq!(place.json(&["status"])["summary"]["failed"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_daemon_that_finds_its_ports_with_another_one_names_it_and_gives_way() {
+    let (place, other) = (Place::new().await, Place::new().await);
+    let port = testkit::process::free_port().unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("a", port, "")));
+    let pid = place.start();
+    other.write(&format!("forwards:\n{}", other.forward("a", port, "")));
+    let (code, text) = other.fails(&["daemon", "start"]);
+    assert!(code == 2 && text.contains(&format!("(pid {pid})")) && text.contains(&format!("kill {pid}")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_ends_names_what_it_cut() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    // A request that is never whole keeps its connection.
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    signal(pid, Signal::TERM);
+    place.logged("\"event\":\"stopping\"").await;
+    // A second one cancels what is live.
+    signal(pid, Signal::TERM);
+    place.logged("web (1 live)").await;
+}

@@ -16,6 +16,7 @@ async fn a_forward_is_stopped_and_started_by_name_and_by_tag() {
     ));
     place.start();
     let port = place.entrance("a");
+    assert!(place.status("a")["is_healthy"].is_null(), "nobody has probed it");
     place.ok(&["stop", "--tag", "db"]);
     assert!(get(port).await.is_none(), "its port is closed");
     assert_eq!(get(place.entrance("b")).await, Some(200), "the other one is not touched");
@@ -109,6 +110,11 @@ async fn logs_are_by_forward_and_can_be_searched_without_a_daemon() {
     assert!(place.ok(&["logs", "--since", "1h"]).contains("the daemon ends"));
     assert!(place.ok(&["logs", "a", "--path"]).trim_end().ends_with("forwards/a.log"));
     assert_eq!(place.ok(&["logs", "--list"]), "a\n");
+    assert!(!place.ok(&["logs", "a", "--since", "2026-01-01"]).is_empty());
+    let mut following = place.command(&["logs", "-f", "a"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut first = [0; 1];
+    following.stdout.take().unwrap().read_exact(&mut first).expect("-f is for --follow, and a is the forward");
+    assert!(following.wait().unwrap().success(), "it ends with its reader");
     let (code, text) = place.fails(&["logs", "aa"]);
     assert!(code == 2 && text.contains("did you mean `a`?"), "{text}");
 }
@@ -197,4 +203,81 @@ async fn a_start_on_demand_is_no_restart_and_the_time_counts_from_it() {
     let status = place.status("web");
     assert_eq!((&status["status"], &status["restart_count"]), (&"running".into(), &0.into()), "{status}");
     assert!(status["uptime_seconds"].as_u64() < Some(2), "since this start: {status}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_file_switches_off_is_started_by_its_name_only() {
+    let place = Place::new().await;
+    let off = ", enabled: false, tags: [db]";
+    place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ""), place.forward("off", 0, off)));
+    place.start();
+    assert_eq!(place.status("off")["status"], "disabled");
+    place.ok(&["start", "--all"]);
+    assert_eq!(place.status("off")["status"], "disabled");
+    let (code, text) = place.fails(&["start", "--tag", "db"]);
+    assert!(code == 2 && text.contains("disabled"), "{text}");
+    let text = place.ok(&["status"]);
+    assert!(text.contains("2 forwards: 1 running, 1 disabled\n"), "{text}");
+    assert!(place.ok(&["status", "off"]).contains("\n1 forward: 1 disabled\n"), "what is shown is counted");
+    place.ok(&["start", "off"]);
+    assert_eq!(place.status("off")["status"], "running");
+    place.ok(&["stop", "--all"]);
+    place.ok(&["start", "off", "--as-file"]);
+    assert_eq!(place.status("off")["status"], "disabled");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_in_the_saved_file_is_seen_in_every_status_until_it_is_mended() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, "");
+    place.write(&format!("forwards:\n{web}"));
+    place.start();
+    place.write(&format!("forwards:\n{web}{}", place.forward("b", 0, ", lisen: 1")));
+    let (code, text) = place.fails(&["daemon", "reload"]);
+    assert!(code == 2 && text.contains("did you mean") && text.contains("everything stays as it is"), "{text}");
+    for command in [&["status"][..], &["daemon", "status"]] {
+        let text = place.ok(command);
+        assert!(text.contains("the version before holds:\n") && text.contains("adit.yaml:4:"), "{text}");
+    }
+    let mistake = place.json(&["daemon", "status"])["daemon"]["mistake"].clone();
+    assert!(mistake["since"].is_string() && mistake["problems"][0]["line"] == 4, "{mistake}");
+    place.write(&format!("forwards:\n{web}"));
+    place.ok(&["daemon", "reload"]);
+    assert!(place.json(&["daemon", "status"])["daemon"]["mistake"].is_null());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_watches_is_told_that_the_daemon_has_ended_and_sees_the_next_one() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let mut command = place.command(&["status", "--watch"]);
+    let mut watching = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let (sender, lines) = std::sync::mpsc::channel();
+    let output = watching.stdout.take().unwrap();
+    let reading = std::thread::spawn(move || {
+        use std::io::BufRead as _;
+        for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+            if sender.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    let wait = |what: &str| loop {
+        let line = lines.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no line with {what}"));
+        if line.contains(what) {
+            return;
+        }
+    };
+    wait("1 forward: 1 idle");
+    place.ok(&["daemon", "stop"]);
+    wait("; waiting");
+    place.start();
+    wait("1 forward: 1 idle");
+    // Whoever reads goes, as `head` does.
+    drop(lines);
+    reading.join().unwrap();
+    let ended = || async { (!super::support::is_alive(watching.id())).then_some(()) };
+    eventually(DEADLINE, "it ends with its reader", ended).await;
+    assert!(watching.wait().unwrap().success());
 }

@@ -155,3 +155,14 @@ async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
     let gone = || async { (!is_alive(first)).then_some(()) };
     eventually(DEADLINE, "the first process ends", gone).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_with_another_file_is_refused() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let (code, text) = place.fails(&["daemon", "restart", "--config", "other.yaml"]);
+    assert!(code == 2 && text.contains("adit daemon start --config other.yaml"), "{text}");
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], pid);
+    assert!(place.ok(&["daemon", "restart", "--config", "adit.yaml"]).contains("the environment of the one before"));
+}

@@ -283,6 +283,13 @@ fn services(root: &Section<'_>, policy: Option<&Restart>, work: &mut Work) -> Wr
     forwards
 }
 
+/// How localport reaches a service.
+enum Technology {
+    Kubectl,
+    Ssh,
+    Other(String),
+}
+
 fn service(
     section: &Section<'_>,
     policy: Option<&Restart>,
@@ -296,10 +303,17 @@ fn service(
         section.complain("name", Complaint::new(format!("`{wanted}` is there twice"), "give one of them another name"));
     }
     let technology = section.require("technology", "write kubectl or ssh", |text| match text {
-        "kubectl" | "kubernetes" => Ok(false),
-        "ssh" => Ok(true),
-        _ => Err(Complaint::new(format!("`{text}` is no technology"), "write kubectl or ssh")),
+        "kubectl" | "kubernetes" => Ok::<_, Complaint>(Technology::Kubectl),
+        "ssh" => Ok(Technology::Ssh),
+        other => Ok(Technology::Other(other.to_owned())),
     });
+    // The other services are of use without it.
+    if let Some(Technology::Other(text)) = &technology {
+        let whose = wanted.as_deref().unwrap_or("a service");
+        let place = section.whereabouts();
+        work.notes.push(format!("{place}: {whose} is left out: its technology `{text}` has no equivalent"));
+        return None;
+    }
     let local = required(section, "local_port", "write a number from 1 to 65535", port);
     let remote = required(section, "remote_port", "write a number from 1 to 65535", port);
     let known_local = local.as_ref().and_then(Given::value).copied();
@@ -314,9 +328,9 @@ fn service(
     }
     let connection = section.section("connection");
     let to = match technology {
-        Some(true) => connection::ssh(&connection, remote.as_ref(), work),
-        Some(false) => connection::kubectl(&connection, remote.as_ref(), work),
-        None => None,
+        Some(Technology::Ssh) => connection::ssh(&connection, remote.as_ref(), work),
+        Some(Technology::Kubectl) => connection::kubectl(&connection, remote.as_ref(), work),
+        Some(Technology::Other(_)) | None => None,
     };
     let enabled = given(section, "enabled", |text| match text {
         "true" | "yes" | "on" | "True" => Ok(true),

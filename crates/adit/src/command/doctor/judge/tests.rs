@@ -159,6 +159,15 @@ fn a_port_of_a_stranger_is_in_the_way_and_one_of_ours_is_not() {
 }
 
 #[test]
+fn all_ports_of_a_daemon_that_cannot_be_asked_are_one_line_with_its_process() {
+    let checks = ports(&[port(PortState::OtherDaemon(7)), port(PortState::OtherDaemon(7))]);
+    assert_eq!(checks.len(), 1, "{checks:?}");
+    let text = "127.0.0.1:5432 for the forward db and 1 other port have been taken by a daemon that does not answer here (pid 7)";
+    assert_eq!((checks[0].grade, checks[0].message.as_str()), (Grade::Fail, text));
+    assert!(checks[0].fix.as_deref().is_some_and(|fix| fix.contains("kill 7")));
+}
+
+#[test]
 fn names_must_lead_to_this_machine() {
     let resolved = |addresses: &[&str]| Names {
         name: "x.k8s.localhost".into(),

@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
+use super::others;
 use super::place::Place;
 use crate::report::Failure;
 
@@ -21,6 +22,8 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take to answer: a start waits for targets.
 const ANSWER: Duration = Duration::from_secs(120);
 
+/// The file beside the socket that has the daemon's process id.
+const LOCK: &str = "daemon.lock";
 /// The pause before the successor of a daemon is asked.
 const AGAIN: Duration = Duration::from_millis(20);
 
@@ -62,7 +65,7 @@ impl Client {
         };
         match tokio::time::timeout(ANSWER, answering).await {
             // It was about to end when it was asked.
-            Ok(Err(failure)) if failure.kind() == Fault::Upstream && !self.is_there().await => Err(none_runs()),
+            Ok(Err(failure)) if failure.kind() == Fault::Upstream && !self.is_there().await => Err(self.none_answers()),
             Ok(answer) => answer,
             Err(_) => Err(Failure::new(
                 Fault::Internal,
@@ -111,10 +114,22 @@ impl Client {
             .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
     }
 
+    /// Nobody takes a connection: either no daemon runs, or one that does takes nothing new.
+    fn none_answers(&self) -> Failure {
+        let lock = std::fs::read_to_string(self.socket.with_file_name(LOCK)).unwrap_or_default();
+        match lock.trim().parse().ok().filter(|pid| others::is_daemon(*pid)) {
+            Some(pid) => {
+                let hint = "what is live finishes first; if it was not told to end, ask again in a few seconds";
+                Failure::new(Fault::Upstream, format!("the daemon (pid {pid}) is ending"), hint)
+            }
+            None => none_runs(),
+        }
+    }
+
     async fn connect(&self) -> Result<UnixStream, Failure> {
         match tokio::time::timeout(CONNECT, UnixStream::connect(&self.socket)).await {
             Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(_)) => Err(none_runs()),
+            Ok(Err(_)) => Err(self.none_answers()),
             Err(_) => {
                 Err(Failure::new(Fault::Internal, "the daemon does not take a connection", "it hangs: see `adit logs`"))
             }

@@ -62,7 +62,7 @@ impl Wanted {
                     wanted.lines = lines.ok_or_else(|| format!("`{value}` is no number of lines up to {ASKED_MAX}"))?;
                 }
                 "since" => wanted.since = Some(moment(&value)?),
-                "until" => wanted.until = Some(moment(&value)?),
+                "until" => wanted.until = Some(end_of(&value)?),
                 "grep" => wanted.grep = Some(value),
                 "level" => match value.as_str() {
                     "warn" => wanted.warnings = true,
@@ -91,14 +91,24 @@ impl Wanted {
     }
 }
 
-/// A time as RFC 3339, or how long ago: `90s`, `5m`, `2h`, `1d`.
+/// A time as RFC 3339, the beginning of a day, or how long ago: `90s`, `5m`, `2h`, `1d`.
 pub(in crate::command) fn moment(text: &str) -> Result<SystemTime, String> {
-    if let Some(at) = parse_time(text) {
+    moment_or(text, "T00:00:00Z")
+}
+
+/// The same; of a day its end.
+pub(in crate::command) fn end_of(text: &str) -> Result<SystemTime, String> {
+    moment_or(text, "T23:59:59Z")
+}
+
+fn moment_or(text: &str, of_day: &str) -> Result<SystemTime, String> {
+    let day = || parse_time(&format!("{text}{of_day}"));
+    if let Some(at) = parse_time(text).or_else(day) {
         return Ok(at);
     }
     let ago = adit_core::config::unit::parse_duration(text).ok();
     ago.and_then(|ago| SystemTime::now().checked_sub(ago))
-        .ok_or_else(|| format!("`{text}` is no time: write 5m, 2h, 1d, or 2026-01-31T08:00:00Z"))
+        .ok_or_else(|| format!("`{text}` is no time: write 5m, 2h, 1d, 2026-01-31, or 2026-01-31T08:00:00Z (UTC)"))
 }
 
 /// RFC 3339 in UTC; fractions of a second are left out.
@@ -363,6 +373,8 @@ mod tests {
         assert!(Wanted::from_query("level=loud").is_err() && Wanted::from_query("follow=maybe").is_err());
         assert!(Wanted::from_query("lines=10000").is_ok() && Wanted::from_query("lines=10001").is_err());
         assert!(moment("2h").unwrap() < SystemTime::now());
+        assert_eq!(moment("2023-11-14").unwrap(), timestamp::from_unix(1_699_920_000));
+        assert_eq!(end_of("2023-11-14").unwrap(), timestamp::from_unix(1_700_006_399));
         assert_eq!(moment("2023-11-14T22:13:20Z").unwrap(), timestamp::from_unix(1_700_000_000));
     }
 }

@@ -13,14 +13,15 @@ use runtime::signals::StopSignals;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
 
-use super::api::Api;
 use super::desired::Desired;
 use super::handover::{self, Inherited};
 use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
+use super::left_out;
 use super::notify::Notify;
 use super::place::Place;
+use super::presence::{self, Presence};
 use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
 use super::status;
 use crate::command::Global;
@@ -149,14 +150,17 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.inherit(sockets.entrances);
+    running.leave_out();
     running.apply(&read)?;
+    left_out::tell(&running, &view)?;
     running.close_inherited();
     view.started(&running.snapshot());
     view.missing(&read.missing);
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     let notify = Notify::from_environment();
-    let shared = sockets.control.share().map_err(|error| internal(&error))?;
+    let presence = Presence::new(&listening, &place, sockets.lock, &sockets.control);
+    let presence = presence.map_err(|error| internal(&error))?;
     let daemon = Daemon::new(Parts {
         place,
         config,
@@ -168,14 +172,15 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         scope: scope.clone(),
         file,
         desired,
-        lock: sockets.lock,
-        socket: shared,
+        presence,
         notify: notify.clone(),
     });
-    sockets.control.serve(&listening, Api::new(&daemon)).map_err(|error| internal(&error))?;
+    daemon.answer(sockets.control)?;
+    presence::keep(&scope, &daemon);
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);
+    left_out::try_again(&scope, &running);
     view.follow(&scope, &running);
     notify.ready(&scope);
     journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);
@@ -215,6 +220,7 @@ async fn until_the_end(
             }
         }
     };
+    let mut cut = Vec::new();
     let on_phase = |phase| {
         // A signal leads here without asking: a successor that is being started is told to go.
         if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
@@ -224,12 +230,15 @@ async fn until_the_end(
         }
         if phase == Phase::Cancelling {
             let left: Vec<String> = scope.running().iter().map(|(name, count)| format!("{count} × {name}")).collect();
-            let text = format!("not finished in time, cancelling: {}", left.join(", "));
-            daemon.journal.note("cancelling", &text, &json!({ "tasks": left }));
+            cut = in_use(&lock(&daemon.running));
+            let what = if cut.is_empty() { &left } else { &cut };
+            let text = format!("not finished in time, cancelling: {}", what.join(", "));
+            daemon.journal.note("cancelling", &text, &json!({ "entrances": cut, "tasks": left }));
         }
     };
     let ended = runtime::shutdown::run(scope, listening, PhaseTimes::default(), signals, told, on_phase).await;
     let left: Vec<String> = ended.left.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let left = if cut.is_empty() { left } else { cut };
     let text = if left.is_empty() {
         format!("ended in {} ms", ended.took.as_millis())
     } else {
@@ -238,6 +247,12 @@ async fn until_the_end(
     let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
     daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
     ended
+}
+
+/// What carries something, with how much.
+fn in_use(running: &Running) -> Vec<String> {
+    let rows = running.snapshot().rows.into_iter().filter(|row| row.streams > 0);
+    rows.map(|row| format!("{} ({} live)", row.name, row.streams)).collect()
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.
@@ -270,6 +285,7 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
             };
             let Some(daemon) = daemon.upgrade() else { return };
             if second {
+                daemon.be_found().await;
                 let Ok(report) = daemon.status(false).await else { continue };
                 daemon.journal.note("report", &status::in_words(&report), &json!({ "report": report }));
             } else {

@@ -18,7 +18,9 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
             duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
             daemon["config"].as_str().unwrap_or_default()
         );
+        text.push_str(&trouble(daemon));
     }
+    gateway(&mut text, &status["gateway"]);
     let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
     let rows: Vec<[String; 8]> = services.iter().map(row).collect();
     if rows.is_empty() {
@@ -42,16 +44,43 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
     }
     if let Some(summary) = status.get("summary").filter(|summary| summary["total"] != 0) {
         let count = |key: &str| summary[key].as_u64().unwrap_or(0);
-        let _ = writeln!(
-            text,
-            "{} forwards: {} running, {} stopped, {} failed",
-            count("total"),
-            count("running"),
-            count("stopped"),
-            count("failed")
-        );
+        let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
+        let parts = parts.map(|key| (count(key), key)).into_iter().filter(|(count, _)| *count > 0);
+        let parts: Vec<String> = parts.map(|(count, key)| format!("{count} {key}")).collect();
+        let noun = if count("total") == 1 { "forward" } else { "forwards" };
+        let _ = writeln!(text, "{} {noun}: {}", count("total"), parts.join(", "));
     }
     text
+}
+
+/// What a user should know of the daemon before anything else.
+pub(in crate::command) fn trouble(daemon: &Value) -> String {
+    let mut text = String::new();
+    if daemon["ends"] == true {
+        text.push_str("the daemon is ending: it takes nothing new\n");
+    }
+    if let Some(mistake) = daemon["mistake"]["text"].as_str() {
+        let since = daemon["mistake"]["since"].as_str().unwrap_or("?");
+        let _ = writeln!(text, "the file is not in force since {since}; the version before holds:");
+        mistake.lines().for_each(|line| {
+            let _ = writeln!(text, "    {line}");
+        });
+    }
+    text
+}
+
+/// Where names of the gateway are asked for.
+fn gateway(text: &mut String, gateway: &Value) {
+    let list = |key: &str| gateway[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    if let Some(address) = list("addresses").next() {
+        let port = address.rsplit_once(':').map_or(address, |(_, port)| port);
+        let dynamic = gateway["dynamic_host"].as_str();
+        let dynamic = dynamic.map(|suffix| format!(" and *.cx.{suffix}:{port}")).unwrap_or_default();
+        let _ = writeln!(text, "gateway http://localhost:{port}{dynamic}");
+    }
+    for reason in list("failed") {
+        let _ = writeln!(text, "gateway failed: {reason}");
+    }
 }
 
 fn row(service: &Value) -> [String; 8] {
@@ -78,9 +107,12 @@ fn row(service: &Value) -> [String; 8] {
 
 /// Why something is not as it should be, below its row.
 fn details(text: &mut String, service: &Value, verbose: bool) {
-    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped"));
+    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
     if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
         let _ = writeln!(text, "    {reason}");
+        if let Some(hint) = service["hint"].as_str() {
+            let _ = writeln!(text, "    hint: {hint}");
+        }
     }
     if let Some(error) = service["health"]["error"].as_str() {
         let _ = writeln!(text, "    probe: {error}");
@@ -141,11 +173,14 @@ mod tests {
     fn a_forward_that_is_not_well_says_why_below_its_row() {
         let status = json!({ "summary": { "total": 1, "running": 0, "stopped": 0, "failed": 1 }, "services": [{
             "name": "db", "status": "failed", "target": "k8s:///x/pod/y:1", "entrances": ["127.0.0.1:5432"],
-            "is_healthy": false, "streams": 2, "reason": "no such pod",
+            "is_healthy": false, "streams": 2, "reason": "no such pod", "hint": "name another",
         }] });
         let text = table(&status, false);
         assert!(text.contains("db    failed  127.0.0.1:5432"), "{text}");
-        assert!(text.contains("\n    no such pod\n") && text.contains("1 forwards: 0 running"), "{text}");
+        assert!(
+            text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
+            "{text}"
+        );
     }
 
     #[test]

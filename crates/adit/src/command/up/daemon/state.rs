@@ -1,6 +1,6 @@
 //! The running daemon: what the file says, with what was asked for of single forwards, in force.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,7 +10,8 @@ use ::forward::Forward;
 use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::diagnose::Fault;
 use adit_core::near;
-use runtime::control::ControlLock;
+use adit_core::timestamp;
+use runtime::control::ControlSocket;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
@@ -20,6 +21,7 @@ use super::desired::{Desired, Wish};
 use super::journal::Journal;
 use super::notify::Notify;
 use super::place::Place;
+use super::presence::Presence;
 use super::status;
 use crate::command::up::running::{Change, Running};
 use crate::command::up::source::{Read, Source};
@@ -53,10 +55,10 @@ pub(super) struct Daemon {
     watch: Arc<FileWatch>,
     view: Arc<View>,
     scope: Scope,
-    /// Nobody else is the daemon as long as this is open.
-    lock: ControlLock,
-    socket: OwnedFd,
+    presence: Presence,
     reloads: AtomicU64,
+    /// Why the file as it is now is not in force, and since when.
+    mistake: Mutex<Option<(SystemTime, Failure)>>,
     /// What was read last and what is wished; held during a change, so that there is one at a time.
     known: Mutex<Known>,
 }
@@ -79,8 +81,7 @@ pub(super) struct Parts {
     pub(super) scope: Scope,
     pub(super) file: AgentFile,
     pub(super) desired: Desired,
-    pub(super) lock: ControlLock,
-    pub(super) socket: OwnedFd,
+    pub(super) presence: Presence,
     pub(super) notify: Notify,
 }
 
@@ -104,7 +105,7 @@ pub(in crate::command) struct Chosen {
 
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, lock, socket, notify } =
+        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, presence, notify } =
             parts;
         Arc::new(Self {
             place,
@@ -119,9 +120,9 @@ impl Daemon {
             watch,
             view,
             scope,
-            lock,
-            socket,
+            presence,
             reloads: AtomicU64::new(0),
+            mistake: Mutex::default(),
             known: Mutex::new(Known { file, desired }),
         })
     }
@@ -147,7 +148,25 @@ impl Daemon {
 
     /// From now on the lock names this process.
     pub(super) fn sign(&self) -> Result<(), Failure> {
-        self.lock.sign().map_err(|error| internal(&error))
+        self.presence.sign().map_err(|error| internal(&error))
+    }
+
+    /// Sees to it that the daemon is found where it is looked for.
+    pub(super) async fn be_found(self: &Arc<Self>) {
+        let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
+        let looked = self.scope.spawn_blocking("presence", move || {
+            let _inside = handle.enter();
+            if !daemon.ends() && !daemon.hands_over.load(Ordering::Acquire) {
+                daemon.presence.restore(&daemon);
+            }
+        });
+        // It fails only at the end of everything.
+        let _ = looked.await;
+    }
+
+    /// Answers at the control socket.
+    pub(super) fn answer(self: &Arc<Self>, socket: ControlSocket) -> Result<(), Failure> {
+        self.presence.answer(self, socket).map_err(|error| internal(&error))
     }
 
     /// Where its tasks live.
@@ -162,9 +181,7 @@ impl Daemon {
 
     /// The lock and the control socket, for a successor.
     pub(super) fn descriptors(&self) -> Result<(OwnedFd, OwnedFd), Failure> {
-        let lock = self.lock.as_fd().try_clone_to_owned().map_err(|error| internal(&error))?;
-        let socket = self.socket.try_clone().map_err(|error| internal(&error))?;
-        Ok((lock, socket))
+        self.presence.descriptors().map_err(|error| internal(&error))
     }
 
     /// Does something that has to wait for a change under way. A change may itself wait for tasks, so no thread that
@@ -209,9 +226,13 @@ impl Daemon {
             logs: logs.directory(),
             reloads: self.reloads.load(Ordering::Relaxed),
             lost_entries: self.journal.dropped(),
+            ends: self.ends(),
         };
         value["daemon"] = daemon.json();
-        value["entrances"] = running.snapshot().rows.iter().filter(|row| row.kind != "port").map(row).collect();
+        value["daemon"]["mistake"] = self.mistake();
+        let snapshot = running.snapshot();
+        value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
+        value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
         value
     }
 
@@ -225,6 +246,7 @@ impl Daemon {
     /// Reads the file again and puts it in force.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
         self.notify.reloading();
+        self.be_found().await;
         let changed = self.change(|_| {}, Vec::new()).await;
         self.notify.reloaded();
         match &changed {
@@ -302,13 +324,25 @@ impl Daemon {
         }
         for tag in &chosen.tags {
             if !all.iter().any(|forward| forward.tags.contains(tag)) {
-                let tags = all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+                let tags: std::collections::BTreeSet<&str> =
+                    all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
+                let tags = tags.into_iter().collect();
                 return Err(unknown("tag", tag, tags));
             }
         }
-        let is_chosen =
-            |forward: &&&ForwardConfig| chosen.all || status::is_chosen(forward, &chosen.names, &chosen.tags);
+        // What the file switches off is chosen by its name, or when a wish for it is to be forgotten.
+        let is_on = |forward: &ForwardConfig| {
+            forward.enabled || chosen.forget || known.desired.get(&forward.name) == Some(Wish::Started)
+        };
+        let is_chosen = |forward: &&&ForwardConfig| {
+            chosen.names.contains(&forward.name)
+                || is_on(forward) && (chosen.all || status::is_chosen(forward, &[], &chosen.tags))
+        };
         let names: Vec<String> = all.iter().filter(is_chosen).map(|forward| forward.name.clone()).collect();
+        if names.is_empty() && (chosen.all || !chosen.tags.is_empty()) && !all.is_empty() {
+            let hint = "one that says `enabled: false` is started by its name: adit start NAME";
+            return Err(Failure::new(Fault::Usage, "all of them are disabled in the file", hint));
+        }
         if names.is_empty() {
             let hint = "name forwards, a tag with --tag, or everything with --all";
             return Err(Failure::new(Fault::Usage, "nothing is chosen", hint));
@@ -335,16 +369,40 @@ impl Daemon {
         }
     }
 
+    /// Keeps in mind whether the file as it is now could be put in force.
+    fn remember<T>(&self, changed: Result<T, Failure>) -> Result<T, Failure> {
+        let mut mistake = self.mistake.lock().unwrap_or_else(PoisonError::into_inner);
+        *mistake = match (&changed, mistake.take()) {
+            (Ok(_), _) => None,
+            (Err(failure), before) => {
+                let since = before.map_or_else(SystemTime::now, |(since, _)| since);
+                Some((since, failure.clone()))
+            }
+        };
+        drop(mistake);
+        changed
+    }
+
+    fn mistake(&self) -> Value {
+        let mistake = self.mistake.lock().unwrap_or_else(PoisonError::into_inner);
+        mistake.as_ref().map_or(Value::Null, |(since, failure)| {
+            let mut value = failure.json()["error"].take();
+            value["since"] = timestamp::format(*since).into();
+            value["text"] = failure.text().trim_end().into();
+            value
+        })
+    }
+
     fn change_now(&self, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
         let mut known = self.known();
-        let read = self.source.read()?;
+        let read = self.remember(self.source.read())?;
         let mut desired = Desired::load(self.place.desired(), &self.config);
         wish(&mut desired);
         let (next, as_written) = overlaid(read, &desired);
         let change = {
             let mut running = lock(&self.running);
             running.renew(renew);
-            running.apply(&next)?
+            self.remember(running.apply(&next))?
         };
         self.view.missing(&next.missing);
         self.watch.set_files(next.files());

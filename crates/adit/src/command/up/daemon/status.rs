@@ -15,12 +15,23 @@ use gateway::traffic::Traffic;
 use serde_json::{Value, json};
 
 use super::desired::{Desired, Wish};
+use super::left_out;
 
 /// What is known of one forward.
 struct Known {
     report: Option<ForwardReport>,
     addresses: Vec<SocketAddr>,
     traffic: Option<Arc<Traffic>>,
+    /// What to do about its reason.
+    hint: Option<String>,
+    /// Why it cannot be reached where it should be.
+    unopened: Vec<String>,
+}
+
+impl Known {
+    fn reason(&self) -> Option<String> {
+        (!self.unopened.is_empty()).then(|| self.unopened.join("; "))
+    }
 }
 
 /// Whether a forward is among those that are asked for.
@@ -63,6 +74,8 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
                     .ports()
                     .find(|(name, _)| *name == config.name)
                     .map(|(_, traffic)| Arc::clone(traffic)),
+                hint: all.get(&config.name).and_then(::forward::Forward::hint),
+                unopened: unopened(entrances, Some(&config.name)),
             };
             one(config, desired.get(&config.name), &known)
         })
@@ -70,21 +83,43 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
     json!({ "summary": summary(&services), "services": services })
 }
 
-fn summary(services: &[Value]) -> Value {
+/// Why entrances of a forward, or of the gateway, are not open.
+fn unopened(entrances: &Entrances, owner: Option<&str>) -> Vec<String> {
+    let left = entrances.unopened().filter(|(of, ..)| *of == owner);
+    left.map(|(_, _, error)| left_out::reason(error)).collect()
+}
+
+/// The gateway's addresses; nothing when there is none.
+pub(super) fn gateway(entrances: &Entrances, dynamic_host: Option<&str>) -> Value {
+    let open = entrances.open().filter(|(_, owner)| owner.is_none());
+    let addresses: Vec<String> = open.map(|(address, _)| address.to_string()).collect();
+    let failed = unopened(entrances, None);
+    if addresses.is_empty() && failed.is_empty() {
+        return Value::Null;
+    }
+    json!({ "addresses": addresses, "failed": failed, "dynamic_host": dynamic_host })
+}
+
+/// Of the forwards that are shown; every one is counted once.
+pub(in crate::command::up) fn summary(services: &[Value]) -> Value {
     let total = services.len();
     let count = |is: &dyn Fn(&Value) -> bool| services.iter().filter(|one| is(one)).count();
-    let running = count(&|one| one["status"] == "running" || one["status"] == "idle");
+    let counted = |status: &str| count(&|one| one["status"] == status);
+    let (running, idle, disabled) = (counted("running"), counted("idle"), counted("disabled"));
     let healthy = count(&|one| one["is_healthy"] == true);
     let unhealthy = count(&|one| one["is_healthy"] == false);
     let rate = |part: usize, of: usize| if of == 0 { 100.0 } else { tenths(100.0 * ratio(part, of)) };
     json!({
         "total": total,
         "running": running,
-        "stopped": count(&|one| one["status"] == "stopped"),
-        "failed": count(&|one| one["status"] == "failed"),
+        "idle": idle,
+        "starting": counted("starting") + counted("restarting"),
+        "stopped": counted("stopped"),
+        "disabled": disabled,
+        "failed": counted("failed"),
         "healthy": healthy,
         "unhealthy": unhealthy,
-        "success_rate": rate(running, total),
+        "success_rate": rate(running + idle, total - disabled),
         "health_rate": rate(healthy, healthy + unhealthy),
     })
 }
@@ -99,20 +134,15 @@ fn tenths(value: f64) -> f64 {
 
 fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let report = known.report.as_ref();
-    let status = word(report);
+    let status = match report {
+        _ if !known.unopened.is_empty() => "failed",
+        None if !config.enabled && wish != Some(Wish::Started) => "disabled",
+        _ => word(report),
+    };
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
     let probed = report.and_then(|report| report.health.as_ref());
-    let healthy = report.and_then(|report| match report.status.state {
-        // What is probed is known; otherwise that it is connected to.
-        ForwardState::Ready => match probed.map(|health| health.state) {
-            Some(HealthState::Unhealthy) => Some(false),
-            Some(HealthState::Unknown) => None,
-            Some(HealthState::Healthy) | None => Some(true),
-        },
-        ForwardState::Failed | ForwardState::Backoff => Some(false),
-        _ => None,
-    });
+    let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health.state));
     json!({
         "name": config.name,
         "status": status,
@@ -145,8 +175,9 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "pod": report.and_then(|report| report.pod.clone()),
         "transport": report.and_then(|report| report.transport),
         "took_ms": report.and_then(|report| report.took).map(millis),
-        "reason": report.and_then(|report| report.waiting_for.clone()
-            .or_else(|| report.status.reason.as_deref().map(str::to_owned))),
+        "reason": known.reason().or_else(|| report.and_then(|report| report.waiting_for.clone()
+            .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
+        "hint": known.hint,
         "retry_in_ms": report.and_then(|report| report.status.retry_at)
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
         "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
@@ -156,6 +187,17 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "last_error": traffic.and_then(Traffic::last_error)
             .map(|error| json!({ "at": timestamp::format(error.at), "text": error.text })),
     })
+}
+
+/// What probes say; of what nobody probes nothing is known.
+const fn is_healthy(state: ForwardState, health: HealthState) -> Option<bool> {
+    match (state, health) {
+        (ForwardState::Ready, HealthState::Healthy) => Some(true),
+        (ForwardState::Ready, HealthState::Unhealthy) | (ForwardState::Failed | ForwardState::Backoff, _) => {
+            Some(false)
+        }
+        _ => None,
+    }
 }
 
 /// localport's words, and `idle` for what starts with its first connection.
@@ -208,6 +250,7 @@ pub(super) struct OfDaemon<'a> {
     pub(super) logs: &'a std::path::Path,
     pub(super) reloads: u64,
     pub(super) lost_entries: u64,
+    pub(super) ends: bool,
 }
 
 impl OfDaemon<'_> {
@@ -222,10 +265,33 @@ impl OfDaemon<'_> {
             "logs": self.logs.display().to_string(),
             "reloads": self.reloads,
             "lost_log_entries": self.lost_entries,
+            "ends": self.ends,
         })
     }
 }
 
 fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn health_is_what_probes_say() {
+        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Healthy), Some(true));
+        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Unknown), None);
+        assert_eq!(is_healthy(ForwardState::Backoff, HealthState::Unknown), Some(false));
+        assert_eq!(is_healthy(ForwardState::Idle, HealthState::Healthy), None);
+    }
+
+    #[test]
+    fn every_forward_is_counted_once() {
+        let of = |status: &str| json!({ "status": status, "is_healthy": null });
+        let all = ["running", "idle", "starting", "restarting", "stopped", "disabled", "failed"].map(of);
+        let summary = summary(&all);
+        let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
+        assert_eq!(parts.iter().filter_map(|part| summary[part].as_u64()).sum::<u64>(), 7, "{summary}");
+    }
 }

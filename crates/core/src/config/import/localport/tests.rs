@@ -190,10 +190,18 @@ fn the_type_of_an_http_check_is_that_of_its_url() {
 }
 
 #[test]
+fn a_service_of_an_unknown_technology_is_left_out_with_a_note_and_the_others_are_there() {
+    let text = format!("{}- {{ name: old, technology: telnet, port: 1 }}\n", through("kubectl", "resource_name: web"));
+    let imported = localport(&text, "localport.yaml").unwrap();
+    assert!(imported.notes.iter().any(|note| note.contains("old is left out") && note.contains("telnet")));
+    assert!(imported.yaml.contains("  a:") && !imported.yaml.contains("old"), "{}", imported.yaml);
+}
+
+#[test]
 fn what_localport_refuses_is_refused_all_at_once() {
     let text = "version: '2.0'
 services:
-- { technology: telnet, local_port: 0, remote_port: 70000 }
+- { technology: ssh, local_port: 0, remote_port: 70000 }
 - { name: b, technology: kubectl, local_port: 1, remote_port: 1, connection: { namespace: 'A!' }, health_check: { type: icmp, interval: 0, config: { x: 1 } } }
 - { name: b, technology: ssh, local_port: 1, remote_port: 1, connection: {}, restart_policy: { max_attempts: 0, backoff_multiplier: 11 } }
 ";
@@ -203,7 +211,7 @@ services:
             "version: version `2.0` is not known",
             "services[0].name: is missing",
             "services[0].connection: is missing",
-            "services[0].technology: `telnet` is no technology",
+            "services[0].connection.host: is missing",
             "services[0].local_port: 0 is out of range",
             "services[0].remote_port: `70000` is not a number that fits here",
             "services[1].connection.resource_name: is missing",

@@ -1,0 +1,136 @@
+//! Where the daemon is found: its lock and its control socket, kept in their place.
+//!
+//! The directory of both may be removed under a running daemon: by hand, or by the system, which clears a user's
+//! runtime directory at the end of the last session. A daemon that nobody can ask would hold its ports for ever.
+
+use std::io;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use runtime::control::{ControlLock, ControlSocket, FileId};
+use runtime::scope::Scope;
+use serde_json::Value;
+
+use super::api::Api;
+use super::place::Place;
+use super::state::{Daemon, control};
+use crate::report::Failure;
+
+/// How often the daemon looks whether it can be found; whoever misses it waits no longer than this.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// What a daemon is found by.
+pub(super) struct Presence {
+    listening: Scope,
+    held: Mutex<Held>,
+}
+
+struct Held {
+    /// Nobody else is the daemon as long as this is open.
+    lock: ControlLock,
+    socket: OwnedFd,
+    /// The socket's file, as it was when it was last known to be ours.
+    file: Option<FileId>,
+    /// Where this socket is answered.
+    answering: Scope,
+    /// Why it cannot be found, as was told.
+    told: Option<String>,
+}
+
+impl Presence {
+    /// Of a lock and a socket that are in their place.
+    pub(super) fn new(listening: &Scope, place: &Place, lock: ControlLock, socket: &ControlSocket) -> io::Result<Self> {
+        let (socket, file) = (socket.share()?, FileId::at(&place.socket()));
+        let held = Held { lock, socket, file, answering: listening.child(), told: None };
+        Ok(Self { listening: listening.clone(), held: Mutex::new(held) })
+    }
+
+    /// Both, for a successor.
+    pub(super) fn descriptors(&self) -> io::Result<(OwnedFd, OwnedFd)> {
+        let held = self.held();
+        Ok((held.lock.as_fd().try_clone_to_owned()?, held.socket.try_clone()?))
+    }
+
+    /// From now on the lock names this process.
+    pub(super) fn sign(&self) -> io::Result<()> {
+        self.held().lock.sign()
+    }
+
+    /// Answers at the socket.
+    pub(super) fn answer(&self, daemon: &Arc<Daemon>, socket: ControlSocket) -> io::Result<()> {
+        let answering = self.held().answering.clone();
+        socket.serve(&answering, Api::new(daemon))
+    }
+
+    /// Puts back what is gone from its place, unless another daemon has the place. To be called within the runtime.
+    pub(super) fn restore(&self, daemon: &Arc<Daemon>) {
+        let mut held = self.held();
+        if held.is_found(&daemon.place) {
+            held.told = None;
+            return;
+        }
+        match self.again(&mut held, daemon) {
+            Ok(()) => {
+                held.told = None;
+                let text = format!("{} was gone: the daemon is found there again", daemon.place.socket().display());
+                daemon.journal.note("found-again", &text, &Value::Null);
+            }
+            Err(failure) => {
+                // Once for each reason: it is tried again as long as it lasts.
+                let reason = failure.message().to_owned();
+                if held.told.as_ref() != Some(&reason) {
+                    tracing::warn!(%reason, "nobody can ask this daemon: its control socket is gone");
+                    held.told = Some(reason);
+                }
+            }
+        }
+    }
+
+    fn again(&self, held: &mut Held, daemon: &Arc<Daemon>) -> Result<(), Failure> {
+        let directory = daemon.place.open()?;
+        let lock = match held.lock.is_in(directory.path()) {
+            true => None,
+            false => Some(ControlLock::take(&directory).map_err(|error| control(&error))?),
+        };
+        let socket = ControlSocket::bind(&directory, lock.as_ref().unwrap_or(&held.lock));
+        let socket = socket.map_err(|error| control(&error))?;
+        let share = socket.share().map_err(|error| super::state::internal(&error))?;
+        let answering = self.listening.child();
+        socket.serve(&answering, Api::new(daemon)).map_err(|error| super::state::internal(&error))?;
+        std::mem::replace(&mut held.answering, answering).drain();
+        (held.socket, held.file) = (share, FileId::at(&directory.socket()));
+        if let Some(lock) = lock {
+            held.lock = lock;
+        }
+        Ok(())
+    }
+
+    fn held(&self) -> std::sync::MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    fn is_found(&self, place: &Place) -> bool {
+        self.lock.is_in(&place.runtime) && self.file.is_some() && self.file == FileId::at(&place.socket())
+    }
+}
+
+/// Looks now and then, until the end.
+pub(super) fn keep(scope: &Scope, daemon: &Arc<Daemon>) {
+    let (until, daemon) = (scope.clone(), Arc::downgrade(daemon));
+    scope.spawn("presence", async move {
+        let mut tick = tokio::time::interval(LOOK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = until.drained() => return,
+                _ = tick.tick() => {}
+            }
+            let Some(daemon) = daemon.upgrade() else { return };
+            daemon.be_found().await;
+        }
+    });
+}
