@@ -81,26 +81,25 @@ impl Findings {
         self.busy.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The answer of a request is over, body and all.
+    /// The answer of a request is over, body and all: hyper has it, though it need not have sent it yet.
     pub fn over(&self) {
         let at = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.quiet_at.store(at, Ordering::Relaxed);
         self.busy.fetch_sub(1, Ordering::Relaxed);
         self.answered.fetch_add(1, Ordering::Release);
+        self.wake();
+    }
+
+    /// Has the task woken when an answer is over, or has been sent.
+    fn wake_later(&self, cx: &Context<'_>) {
+        *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
+    }
+
+    fn wake(&self) {
         let waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(waiting) = waiting {
             waiting.wake();
         }
-    }
-
-    /// Ready when so many answers are over.
-    fn poll_answered(&self, heads: u64, cx: &mut Context<'_>) -> Poll<()> {
-        let is_over = || self.answered.load(Ordering::Acquire) >= heads;
-        if !is_over() {
-            *self.waiting.lock().unwrap_or_else(PoisonError::into_inner) = Some(cx.waker().clone());
-        }
-        // Once more: the last may have been over in between.
-        if is_over() { Poll::Ready(()) } else { Poll::Pending }
     }
 
     /// From now on interim answers (1xx) may be sent to the client of an HTTP/1.1 request. hyper's server cannot send
@@ -178,6 +177,8 @@ pub struct Guarded<S> {
     ready: Vec<u8>,
     read: usize,
     closed: bool,
+    /// Answers that are over and sent.
+    flushed: u64,
     /// The client has ended its direction, while answers were owed to it.
     half_closed: Option<Box<HalfClosed>>,
     watch: Option<PeerWatch>,
@@ -219,6 +220,7 @@ impl<S> Guarded<S> {
             ready: Vec::new(),
             read: 0,
             closed: false,
+            flushed: 0,
             half_closed: None,
             watch: None,
             refused: false,
@@ -244,7 +246,7 @@ impl<S> Guarded<S> {
     }
 
     /// The client has ended its direction. hyper takes an end for the client's leaving and drops the request, so an end
-    /// behind a whole request is kept from it until the answer is over, or the client is known to be gone.
+    /// behind a whole request is kept from it until the answer is sent, or the client is known to be gone.
     fn end(&mut self) {
         let whole = !(self.guard.is_upgraded() || self.guard.is_h2() || self.guard.mid_head() || self.guard.mid_body());
         if whole {
@@ -257,7 +259,9 @@ impl<S> Guarded<S> {
 
     /// Ready when a client that has ended its direction is owed nothing more, or has left.
     fn poll_parted(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.findings.poll_answered(self.guard.heads_passed(), cx).is_ready() {
+        // Sent, not only over: hyper drops what it has not written yet when it sees an end.
+        self.findings.wake_later(cx);
+        if self.flushed >= self.guard.heads_passed() {
             return Poll::Ready(());
         }
         if let Some(watch) = &mut self.watch
@@ -271,6 +275,10 @@ impl<S> Guarded<S> {
             }
         }
         let Some(half) = &mut self.half_closed else { return Poll::Ready(()) };
+        if self.unread.is_some() {
+            // There is something to send. How long it may take the client to take it is held to elsewhere.
+            half.sent = tokio::time::Instant::now();
+        }
         loop {
             ready!(half.timer.as_mut().poll(cx));
             let by = half.sent + HALF_CLOSED;
@@ -503,8 +511,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         // hyper flushes a socket only once all it had to send was written, so what went before is whole.
         self.interim = self.findings.take_interim();
         ready!(self.poll_interim(cx))?;
+        let answered = self.findings.answered.load(Ordering::Acquire);
         let result = Pin::new(&mut self.io).poll_flush(cx);
-        self.hold_to_reading(cx, result)
+        let result = self.hold_to_reading(cx, result);
+        if matches!(result, Poll::Ready(Ok(()))) && answered > self.flushed {
+            self.flushed = answered;
+            self.findings.wake();
+        }
+        result
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -608,7 +622,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_clients_direction_is_told_when_all_its_answers_are_over() {
+    async fn the_end_of_a_clients_direction_is_told_when_all_its_answers_are_sent() {
         let (mut guarded, findings) = half_open(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut heads = [0; 2 * REQUEST.len()];
         guarded.read_exact(&mut heads).await.unwrap();
@@ -620,8 +634,11 @@ mod tests {
                 findings.over();
             }
         };
-        let (end, ()) = tokio::join!(guarded.read(&mut heads), answering);
-        assert_eq!((end.unwrap(), begin.elapsed().as_secs()), (0, 2));
+        answering.await;
+        let early = tokio::time::timeout(Duration::from_secs(1), guarded.read(&mut heads)).await;
+        assert!(early.is_err(), "what hyper holds of the last answer is not sent yet");
+        guarded.flush().await.unwrap();
+        assert_eq!((guarded.read(&mut heads).await.unwrap(), begin.elapsed().as_secs()), (0, 3));
     }
 
     #[tokio::test(start_paused = true)]

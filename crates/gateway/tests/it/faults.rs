@@ -1,7 +1,9 @@
 //! Services and clients that behave badly, and what the other side is told.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use gateway::http::{Arrival, Scheme, serve};
 use gateway::upstream::UpstreamOptions;
 use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client};
@@ -277,6 +279,32 @@ async fn a_client_that_ends_its_direction_after_its_request_gets_its_answer() {
     assert_eq!(client.piece().await.unwrap(), None);
     let end = tokio::time::timeout(Duration::from_secs(2), client.rest()).await.expect("it is closed at once");
     assert_eq!(end.unwrap(), b"");
+}
+
+/// A client far away with a narrow way: when hyper has the last piece of the answer, much is not sent yet.
+#[tokio::test]
+async fn a_slow_client_that_ends_its_direction_gets_its_answer_to_the_last_byte() {
+    const LENGTH: usize = 1 << 20;
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (mut client, wire) = tokio::io::duplex(1000);
+    let arrival =
+        Arrival { peer: "192.0.2.1:4000".parse().unwrap(), local: gate.addr, scheme: Scheme::Http, sni: None };
+    gate.scope.spawn("client", serve(wire, arrival, Arc::clone(&gate.site), gate.scope.clone()));
+    client.write_all(&raw::head("GET", "app.localhost", "/", &[], None)).await.unwrap();
+    client.shutdown().await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    let answer = [format!("HTTP/1.1 200 OK\r\ncontent-length: {LENGTH}\r\n\r\n").into_bytes(), vec![b'x'; LENGTH]];
+    let serving = async move {
+        service.write_all(&answer.concat()).await.unwrap();
+        service
+    };
+    let mut got = Vec::new();
+    let reading = tokio::time::timeout(PATIENCE, client.read_to_end(&mut got));
+    let (_service, read) = tokio::join!(serving, reading);
+    read.expect("it is closed at once").unwrap();
+    let head = got.windows(4).position(|end| end == b"\r\n\r\n").unwrap() + 4;
+    assert_eq!(got.len() - head, LENGTH);
 }
 
 #[tokio::test]
