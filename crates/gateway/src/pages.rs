@@ -32,6 +32,13 @@ pub(crate) struct Around {
     pub(crate) https: bool,
 }
 
+impl Around {
+    /// For a link to a route.
+    fn to(self, route: &RouteEntry) -> Self {
+        Self { https: self.https || route.https, ..self }
+    }
+}
+
 /// The index.
 pub(crate) fn index(listing: &Listing, counters: &SiteCounters, around: Around) -> Response<Bytes> {
     match around.form {
@@ -161,7 +168,7 @@ fn route_row(html: &mut String, route: &RouteEntry, around: Around) {
     let _ = write!(
         html,
         "<tr><td>{}</td><td><code>{}</code></td>{}</tr>",
-        link(&route.host, route.path.as_deref(), route.tls, around),
+        link(&route.host, route.path.as_deref(), route.tls, around.to(route)),
         escape(&route.target),
         state_cell(route.state, route.detail.as_deref(), route.last_error.as_ref()),
     );
@@ -279,7 +286,7 @@ fn listing_json(listing: &Listing, around: Around) -> Value {
         .map(|route| {
             json!({
                 "host": route.host, "path": route.path, "target": route.target, "state": route.state.as_str(),
-                "detail": route.detail, "last_error": last_json(route.last_error.as_ref()), "url": address(&route.host, route.path.as_deref(), route.tls, around),
+                "detail": route.detail, "last_error": last_json(route.last_error.as_ref()), "url": address(&route.host, route.path.as_deref(), route.tls, around.to(route)),
             })
         })
         .collect();
@@ -305,7 +312,7 @@ fn listing_text(listing: &Listing, around: Around) -> String {
     let mut text = String::from("routes:\n");
     for route in &listing.routes {
         let path = route.path.as_deref();
-        let shown = address(&route.host, path, route.tls, around)
+        let shown = address(&route.host, path, route.tls, around.to(route))
             .unwrap_or_else(|| format!("{}{}", route.host, path.unwrap_or_default()));
         let state = told(route.state, route.detail.as_deref(), route.last_error.as_ref());
         let _ = writeln!(text, "  {shown}  ->  {}  ({state})", route.target);

@@ -158,6 +158,7 @@ impl Lookup for Routes {
                     detail,
                     last_error,
                     tls: route.config.terminate || route.config.passes_tls(),
+                    https: route.config.is_for_https(),
                 }
             })
             .collect();
@@ -176,6 +177,7 @@ impl Lookup for Routes {
                 detail,
                 last_error,
                 tls: local || route.target.scheme == DynamicScheme::Https,
+                https: false,
             }
         }));
         Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic, local)) }

@@ -79,7 +79,7 @@ impl Entrances {
         rows.extend(table.routes().iter().map(|route| route_row(route, gateway)));
         if let Some(dynamic) = table.dynamic() {
             for (route, report) in dynamic.known() {
-                let entrance = url(&route.host, gateway);
+                let entrance = url("http", &route.host, gateway);
                 let mut row = Row::new(route.host.clone(), "host", entrance, report.target.clone());
                 row.set_report(&report);
                 row.add_upstream(&route.upstream);
@@ -93,7 +93,8 @@ impl Entrances {
 
 fn route_row(route: &Route, gateway: Option<u16>) -> Row {
     let config = &route.config;
-    let mut row = Row::new(config.key.clone(), "route", url(&config.key, gateway), config.to.to_string());
+    let scheme = if config.is_for_https() { "https" } else { "http" };
+    let mut row = Row::new(config.key.clone(), "route", url(scheme, &config.key, gateway), config.to.to_string());
     row.echoes = matches!(config.to, Target::Forward(_));
     if let Some(forward) = &route.forward {
         row.set_report(&forward.report());
@@ -106,11 +107,11 @@ fn route_row(route: &Route, gateway: Option<u16>) -> Row {
 }
 
 /// A host, with a path or without, as a URL at the gateway's port.
-fn url(key: &str, port: Option<u16>) -> String {
+fn url(scheme: &str, key: &str, port: Option<u16>) -> String {
     let (host, path) = key.find('/').map_or((key, ""), |at| key.split_at(at));
-    match port {
-        Some(80) | None => format!("http://{host}{path}"),
-        Some(port) => format!("http://{host}:{port}{path}"),
+    match (scheme, port) {
+        (_, None) | ("http", Some(80)) | ("https", Some(443)) => format!("{scheme}://{host}{path}"),
+        (_, Some(port)) => format!("{scheme}://{host}:{port}{path}"),
     }
 }
 

@@ -133,6 +133,14 @@ impl RouteConfig {
     pub fn passes_tls(&self) -> bool {
         !self.terminate && (self.scheme == UpstreamScheme::Https || route::is_byte_pipe(&self.to))
     }
+
+    /// Whether `https` is the way to it: the visitor then sees the service's own certificate, and nothing is said of how
+    /// to check it here, as a request by `http` needs.
+    #[must_use]
+    pub fn is_for_https(&self) -> bool {
+        let passes = self.passes_tls() && self.path.is_none();
+        passes && self.scheme == UpstreamScheme::Https && self.tls == UpstreamTls::default()
+    }
 }
 
 /// How a service behind the gateway is spoken to.

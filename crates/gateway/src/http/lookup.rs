@@ -109,6 +109,8 @@ pub struct RouteEntry {
     pub last_error: Option<LastError>,
     /// It takes TLS, too: whoever reads the index by `https` gets such links.
     pub tls: bool,
+    /// It is for `https`: every link to it is one.
+    pub https: bool,
 }
 
 /// A forward as the index shows it.

@@ -113,7 +113,7 @@ impl Problem {
         let hint = match error {
             ConnectError::Certificate { .. } => {
                 let hint = "name its authority in the route, tls: { ca: FILE }, or trust any certificate there: \
-                            tls: { verify: false }";
+                            tls: { verify: false }; or open it by https, which without tls: terminate goes through to the service";
                 Some(hint.to_owned())
             }
             error => error.hint(),

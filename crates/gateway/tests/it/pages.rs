@@ -19,6 +19,7 @@ fn listing() -> Listing {
         detail: (state == State::Failed).then(|| "no pod is ready".into()),
         last_error: None,
         tls: host.starts_with("tls"),
+        https: false,
     };
     Listing {
         routes: vec![

@@ -202,3 +202,13 @@ fn a_url_for_a_route_and_a_port_out_of_range_are_told_with_what_to_write() {
     assert_eq!(hint("listen: 99999"), "write a port from 1 to 65535; 0 is any free one");
     assert_eq!(hint("listen: 127.0.0.1:99999"), "write a port from 1 to 65535; 0 is any free one");
 }
+
+#[test]
+fn https_is_the_way_to_a_route_that_hands_tls_on_and_says_nothing_of_certificates() {
+    let text = "gateway: { routes: { a.x: { to: k8s://c/n/service/s:443, scheme: https }, \
+                b.x: { to: k8s://c/n/service/s:443, scheme: https, tls: { verify: false } }, \
+                c.x: { to: k8s://c/n/service/s:443, scheme: https, tls: terminate }, d.x: { to: k8s://c/n/service/s:80 } } }";
+    let file = crate::config::AgentFile::parse("adit.yaml", text, &|_| None).expect("a good file");
+    let routes = file.gateway.expect("the section").routes;
+    assert_eq!(routes.iter().map(RouteConfig::is_for_https).collect::<Vec<_>>(), [true, false, false, false]);
+}
