@@ -9,6 +9,6 @@ mod stream;
 mod task;
 
 pub(crate) use machine::{Key, Machine};
-pub(crate) use shared::{Connection, ReadOutcome};
+pub(crate) use shared::{Connection, Cuts, ReadOutcome};
 pub(crate) use stream::{PortStream, StreamFault};
 pub(crate) use task::ConnectionTask;

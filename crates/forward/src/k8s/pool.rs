@@ -14,7 +14,7 @@ use runtime::Scope;
 use tokio::sync::watch;
 
 use super::api::{Api, ApiError};
-use super::connection::{Connection, PortStream};
+use super::connection::{Connection, Cuts, PortStream};
 use super::port_forward::{self, Transport};
 use super::resolve::PodRef;
 
@@ -38,7 +38,9 @@ const REPLACE_EVERY: Duration = Duration::from_millis(250);
 const REPLACE_DOUBLINGS: u32 = 3;
 /// How long a connection may stay silent once the server answers on another one. TCP sends again ever more seldom, so
 /// after a gap in the network an old connection comes back later than a new one is made: after as long as the gap was.
-const GIVE_UP_AFTER: Duration = Duration::from_secs(6);
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+/// The same for streams that ask something meanwhile: a kept connection of HTTP has a request that is better sent again.
+const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
@@ -416,7 +418,7 @@ impl Inner {
     }
 
     /// Has a connection beside one whose server gives no sign of life. Once the server gives one elsewhere, streams
-    /// that wait for their first answer go there, and the others have [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
+    /// that wait for their first answer go there, those that ask again have [`ASK_AGAIN_AFTER`], the others [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
     /// the same, so such a connection is kept.
     fn replace(self: &Arc<Self>, silent: &Arc<Connection>, elsewhere: &mut Option<Instant>) {
         let Some(since) = silent.silent_since() else { return };
@@ -433,10 +435,11 @@ impl Inner {
             }
             match elsewhere {
                 Some(answered) if answered.elapsed() >= GIVE_UP_AFTER => silent.give_up(),
+                Some(answered) if answered.elapsed() >= ASK_AGAIN_AFTER => silent.cut(Cuts::Asked),
                 Some(_) => {}
                 None => {
                     *elsewhere = Some(Instant::now());
-                    silent.cut_unanswered();
+                    silent.cut(Cuts::Unanswered);
                     // Connections for requests are as old.
                     self.api.redial();
                 }

@@ -48,6 +48,17 @@ struct Lingering {
     until: Instant,
 }
 
+/// Which streams of a silent connection end, once the server answers elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cuts {
+    /// None.
+    None,
+    /// Those that were never answered, and began after the server's last word here: it has hardly seen them.
+    Unanswered,
+    /// Also those that were answered before, and ask something after its last word: a request on a kept connection.
+    Asked,
+}
+
 pub(super) struct Core {
     pub(super) machine: Machine,
     waiting: HashMap<Key, Wakers>,
@@ -68,8 +79,8 @@ pub(super) struct Core {
     pub(super) asked: Option<Instant>,
     /// When the server last said something.
     heard: Instant,
-    /// Streams that have had no answer are cut; see [`Connection::cut_unanswered`].
-    cuts: bool,
+    /// Which streams end, as the server answers elsewhere; see [`Connection::cut`].
+    cuts: Cuts,
     discard: Vec<u8>,
 }
 
@@ -129,7 +140,7 @@ impl Connection {
             unanswered: None,
             asked: None,
             heard: Instant::now(),
-            cuts: false,
+            cuts: Cuts::None,
             discard: Vec::new(),
         };
         Arc::new(Self {
@@ -205,22 +216,28 @@ impl Connection {
         heard > 0 && self.started + Duration::from_millis(heard) > time
     }
 
-    /// The server answers elsewhere: streams that began after its last word here, and were never answered, end now,
-    /// for the server has hardly seen them. Those that were answered before stay: the connection may come back.
-    pub(crate) fn cut_unanswered(&self) {
+    /// The server answers elsewhere: these streams end now. The others stay: the connection may come back.
+    pub(crate) fn cut(&self, cuts: Cuts) {
         let mut core = self.lock();
-        if !self.is_silent() || std::mem::replace(&mut core.cuts, true) {
+        if !self.is_silent() || core.cuts >= cuts {
             return;
         }
+        core.cuts = cuts;
         let wakers: Vec<Waker> = core.waiting.values_mut().filter_map(|waiting| waiting.read.take()).collect();
         drop(core);
         wakers.into_iter().for_each(Waker::wake);
     }
 
-    /// How a stream ends that was never answered, and to which the first bytes were written at this time, if any.
-    pub(super) fn cut(&self, began: Option<Instant>) -> Option<ConnectionEnd> {
+    /// How a stream ends now, if it does: whether it was ever answered, and when the first bytes since the last answer
+    /// were written to it, if any.
+    pub(super) fn cut_of(&self, answered: bool, asked: Option<Instant>) -> Option<ConnectionEnd> {
         let core = self.lock();
-        let cut = core.cuts && began.is_none_or(|began| began > core.heard);
+        let asked_in_vain = asked.map(|asked| asked > core.heard);
+        let cut = match core.cuts {
+            Cuts::None => false,
+            Cuts::Unanswered => !answered && asked_in_vain.unwrap_or(true),
+            Cuts::Asked => asked_in_vain.unwrap_or(!answered),
+        };
         cut.then(|| self.silent_end())
     }
 
@@ -239,7 +256,7 @@ impl Connection {
     /// The server said something.
     pub(super) fn note_heard(&self, core: &mut Core, now: Instant) {
         (core.unanswered, core.asked) = (None, None);
-        (core.heard, core.cuts) = (now, false);
+        (core.heard, core.cuts) = (now, Cuts::None);
         let at = now.saturating_duration_since(self.started).as_millis();
         // At least one, as zero is the connection's beginning.
         self.heard.store(u64::try_from(at).unwrap_or(u64::MAX).max(1), Ordering::Relaxed);

@@ -147,8 +147,8 @@ pub(crate) struct PortStream {
     last_data: Instant,
     /// The pod has sent something.
     answered: bool,
-    /// When the first bytes were written to it.
-    began: Option<Instant>,
+    /// When the first bytes since its last word were written to it.
+    asked: Option<Instant>,
     carried: u64,
 }
 
@@ -172,7 +172,7 @@ impl PortStream {
             settle: None,
             last_data: Instant::now(),
             answered: false,
-            began: None,
+            asked: None,
             carried: 0,
         }
     }
@@ -183,7 +183,7 @@ impl PortStream {
             match self.connection.poll_read(cx, self.data, into) {
                 Poll::Ready(ReadOutcome::Data) => {
                     self.passed(into.len());
-                    self.answered = true;
+                    (self.answered, self.asked) = (true, None);
                     if self.finish == Finish::Held {
                         self.last_data = Instant::now();
                     }
@@ -210,9 +210,7 @@ impl PortStream {
                         return Poll::Ready(Ok(false));
                     }
                     // After the wakers are in place: whoever cuts wakes those.
-                    if !self.answered
-                        && let Some(end) = self.connection.cut(self.began)
-                    {
+                    if let Some(end) = self.connection.cut_of(self.answered, self.asked) {
                         self.ended = true;
                         return Poll::Ready(Err(self.fault().unwrap_or(StreamFault::Lost(end))));
                     }
@@ -237,7 +235,7 @@ impl PortStream {
     pub(crate) fn poll_put(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<Option<usize>> {
         let taken = ready!(self.connection.poll_write(cx, self.data, bytes));
         if let Some(taken) = taken {
-            self.began.get_or_insert_with(Instant::now);
+            self.asked.get_or_insert_with(Instant::now);
             self.passed(taken);
         }
         Poll::Ready(taken)
