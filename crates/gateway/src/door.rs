@@ -8,7 +8,7 @@ use adit_core::cidr::Cidr;
 use adit_core::diagnose::{Diagnose as _, chain};
 use adit_core::name::Hostname;
 use arc_swap::ArcSwap;
-use runtime::connect::ConnectError;
+use runtime::connect::{ConnectError, MissingPart};
 use runtime::listener::{ConnectionLimit, ConnectionPermit};
 use runtime::scope::Scope;
 use rustls::ServerConfig;
@@ -212,6 +212,22 @@ impl Lookup for Fixed {
 
     fn services(&self, context: &str) -> Option<ServicesAsked> {
         self.routes.services(context)
+    }
+
+    fn near(&self, host: &str, part: MissingPart, instead: &[String]) -> Vec<String> {
+        self.routes.near(host, part, instead)
+    }
+
+    fn context_of(&self, host: &str) -> Option<String> {
+        self.routes.context_of(host)
+    }
+
+    fn is_ours(&self, host: &str) -> bool {
+        self.routes.is_ours(host)
+    }
+
+    fn is_served(&self, host: &str) -> bool {
+        self.routes.is_served(host)
     }
 }
 

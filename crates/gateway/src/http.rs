@@ -56,6 +56,8 @@ const ABANDONED: u64 = 200;
 const HYPER_HEADERS: usize = 100;
 /// A body without a length may be a program's output, which comes when it comes; nobody holds a target for ever by one.
 const BODY_PAUSE: Duration = Duration::from_secs(600);
+/// How long a client far away that has ended its direction is waited for.
+const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// A quiet HTTP/2 client is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -175,7 +177,12 @@ pub async fn serve<S>(io: S, arrival: Arrival, site: Arc<Site>, scope: Scope)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let times = GuardTimes { head: site.times.head, idle: site.times.idle, unread: site.times.unread };
+    let times = GuardTimes {
+        head: site.times.head,
+        idle: site.times.idle,
+        unread: site.times.unread,
+        half_closed: HALF_CLOSED,
+    };
     let findings = Arc::new(Findings::new());
     let io = Guarded::new(io, HeadGuard::new(site.limits.clone()), Arc::clone(&findings), times);
     let mut io = io.watching(PeerWatch::between(arrival.local, arrival.peer));

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use adit_core::timestamp;
 use bytes::Bytes;
 use http::Response;
-use http::header::{ALLOW, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{ALLOW, HeaderMap, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
 use runtime::page::{self, Explanation, Form, escape};
 use serde_json::{Map, Value, json};
 
@@ -64,33 +64,7 @@ pub(crate) fn error(
     around: Around,
 ) -> Response<Bytes> {
     let (message, hint) = (problem.message(), problem.hint());
-    let mut members = Map::new();
-    let mut below = String::new();
-    let mut lines = String::new();
-    if let Problem::UnknownHost { near, .. } = problem
-        && !near.is_empty()
-    {
-        members.insert("near".into(), json!(near));
-        let link = |host: &str| link(host, None, false, around);
-        below.push_str("<p>Near matches:</p><ul>");
-        for host in near {
-            let _ = write!(below, "<li>{}</li>", link(host));
-            let _ = writeln!(lines, "near: {host}");
-        }
-        below.push_str("</ul>");
-    }
-    if let Problem::NoContext { near, .. } = problem
-        && !near.is_empty()
-    {
-        members.insert("near".into(), json!(near));
-        below.push_str("<p>Near matches:</p><ul>");
-        for context in near {
-            let url = context_link(context, around);
-            let _ = write!(below, "<li><a href=\"{}\">The services of {}</a></li>", escape(&url), escape(context));
-            let _ = writeln!(lines, "near: {url}");
-        }
-        below.push_str("</ul>");
-    }
+    let Extras { mut members, mut below, mut lines } = Extras::near(problem, around);
     if let Some(context) = context {
         let url = context_link(context, around);
         let _ = write!(below, "<p><a href=\"{}\">The services of {}</a></p>", escape(&url), escape(context));
@@ -120,26 +94,68 @@ pub(crate) fn error(
         footer: "adit gateway",
     };
     let mut response = explanation.render(around.form);
+    add_headers(response.headers_mut(), problem);
+    response
+}
+
+/// What a page says beside the problem, in its three forms.
+#[derive(Default)]
+struct Extras {
+    members: Map<String, Value>,
+    below: String,
+    lines: String,
+}
+
+impl Extras {
+    /// What could be meant.
+    fn near(problem: &Problem, around: Around) -> Self {
+        let mut extras = Self::default();
+        let (near, of_contexts) = match problem {
+            Problem::UnknownHost { near, .. } => (near, false),
+            Problem::NoContext { near, .. } => (near, true),
+            _ => return extras,
+        };
+        if near.is_empty() {
+            return extras;
+        }
+        extras.members.insert("near".into(), json!(near));
+        extras.below.push_str("<p>Near matches:</p><ul>");
+        for name in near {
+            if of_contexts {
+                let (url, name) = (context_link(name, around), escape(name));
+                let _ = write!(extras.below, "<li><a href=\"{}\">The services of {name}</a></li>", escape(&url));
+                let _ = writeln!(extras.lines, "near: {url}");
+            } else {
+                let _ = write!(extras.below, "<li>{}</li>", link(name, None, false, around));
+                let _ = writeln!(extras.lines, "near: {name}");
+            }
+        }
+        extras.below.push_str("</ul>");
+        extras
+    }
+}
+
+/// Headers that belong to a problem.
+fn add_headers(headers: &mut HeaderMap, problem: &Problem) {
     match problem {
         Problem::Unauthorized { realm } => {
             let realm: String = realm.chars().filter(|c| c.is_ascii_graphic() && !matches!(c, '"' | '\\')).collect();
             let challenge = format!("Basic realm=\"{realm}\", charset=\"UTF-8\"");
             if let Ok(value) = HeaderValue::try_from(challenge) {
-                response.headers_mut().insert(WWW_AUTHENTICATE, value);
+                headers.insert(WWW_AUTHENTICATE, value);
             }
         }
         Problem::BadRequest { status: 405, .. } => {
-            response.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         Problem::TooManyGuesses { wait } => {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds(*wait)));
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds(*wait)));
         }
         Problem::Draining => {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(1));
+            headers.insert(RETRY_AFTER, HeaderValue::from(1));
         }
         _ => {}
     }
-    response
 }
 
 fn listing_html(listing: &Listing, around: Around) -> String {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::connect::Io;
-use runtime::splice::{Cut, splice_metered};
+use runtime::splice::{Cut, splice_noting};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -29,7 +29,7 @@ pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traf
     traffic.meter().add(hello.len() as u64, 0);
     // The connection may live for days.
     drop(hello);
-    match splice_metered(client, target, Arc::clone(traffic.meter())).await.cut {
+    match splice_noting(client, target, Arc::clone(traffic.meter()), || traffic.worked()).await.cut {
         Some(Cut::Target(error)) => traffic.fail(lost(&error)),
         Some(Cut::Client(_)) => {}
         None => traffic.worked(),

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adit_core::diagnose::chain;
 use runtime::connect::Connect;
 use runtime::listener::{ConnectionLimit, ConnectionPermit};
-use runtime::splice::{Cut, refuse, splice_metered};
+use runtime::splice::{Cut, refuse, splice_noting};
 use tokio::net::TcpStream;
 
 use crate::traffic::Traffic;
@@ -47,7 +47,9 @@ impl TcpPort {
                 return;
             }
         };
-        match splice_metered(client, target, Arc::clone(self.traffic.meter())).await.cut {
+        // A stream may live for days: its first answer says that the target works.
+        let answered = || self.traffic.worked();
+        match splice_noting(client, target, Arc::clone(self.traffic.meter()), answered).await.cut {
             Some(Cut::Target(error)) => self.failed(peer, lost(&error)),
             Some(Cut::Client(error)) => tracing::debug!(port = %self.name, %peer, %error, "the client left"),
             None => self.traffic.worked(),
@@ -69,4 +71,44 @@ impl std::fmt::Debug for TcpPort {
 /// What the target's end of a stream said when it failed.
 pub(crate) fn lost(error: &io::Error) -> String {
     format!("the stream to the target was lost: {error}")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use runtime::TcpConnect;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_port_fails_no_more_once_a_stream_is_answered_though_that_has_no_end_yet() {
+        let service = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let entrance = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let to = service.local_addr().unwrap();
+        let port = TcpPort {
+            name: "db".into(),
+            connect: Arc::new(TcpConnect::new("127.0.0.1", to.port(), Duration::from_secs(5))),
+            traffic: Arc::default(),
+            connections: ConnectionLimit::new(1),
+        };
+        port.traffic.fail("nobody answers".into());
+        let mut client = TcpStream::connect(entrance.local_addr().unwrap()).await.unwrap();
+        let (accepted, peer) = entrance.accept().await.unwrap();
+        let talking = async {
+            let (mut target, _) = service.accept().await.unwrap();
+            assert!(port.traffic.last_error().unwrap().since.is_some(), "nothing has worked yet");
+            target.write_all(b"hello").await.unwrap();
+            client.read_exact(&mut [0; 5]).await.unwrap();
+            target
+        };
+        tokio::select! {
+            biased;
+            () = port.carry(accepted, peer) => panic!("it has no end yet"),
+            _target = talking => {}
+        }
+        assert_eq!(port.traffic.last_error().unwrap().since, None);
+    }
 }

@@ -210,6 +210,12 @@ impl Lookup for Routes {
         let table = self.table.load();
         table.find(host, None).is_some() || table.has_paths(host)
     }
+
+    fn is_served(&self, host: &str) -> bool {
+        let table = self.table.load();
+        let means = || table.dynamic().and_then(|dynamic| dynamic.hosts().parse(host));
+        self.is_ours(host) || matches!(means(), Some(Ok(_)))
+    }
 }
 
 impl Routes {
@@ -408,6 +414,16 @@ mod tests {
         assert_eq!(tls(&routes, "x.w.localhost"), "terminate");
         assert_eq!(tls(&routes, "both.localhost"), "terminate");
         assert_eq!(tls(&routes, "y.w.localhost"), "pass");
+    }
+
+    #[tokio::test]
+    async fn a_page_of_a_service_may_be_at_hosts_with_routes_and_dynamic_ones() {
+        let routes = routes("  routes:\n    x.localhost/admin: { to: 'http://127.0.0.1:1' }\n");
+        let dynamic = "web-80.svc.default.ns.prod.cx.k8s.localhost";
+        for (host, is) in [("x.localhost", true), (dynamic, true), ("web.k8s.localhost", false), ("y.localhost", false)]
+        {
+            assert_eq!(routes.is_served(host), is, "{host}");
+        }
     }
 
     #[tokio::test]

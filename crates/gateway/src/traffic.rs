@@ -32,7 +32,7 @@ impl Traffic {
         self.failures.note(text);
     }
 
-    /// A stream came to its end.
+    /// A stream was answered, or came to its end.
     pub(crate) fn worked(&self) {
         self.failures.worked();
     }

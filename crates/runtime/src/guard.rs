@@ -26,9 +26,6 @@ const STAND_IN: &[u8] = b"GET / HTTP/1.1\r\nhost: invalid\r\nconnection: close\r
 const LINGER: Duration = Duration::from_secs(2);
 /// Read from the socket at once.
 const CHUNK: usize = 16 * 1024;
-/// A client far away that has ended its direction and one that has left look the same. Either is sent what there is to
-/// send; after so long without anything to send it counts as gone.
-const HALF_CLOSED: Duration = Duration::from_secs(30);
 /// Bytes of interim answers that wait to be sent. They are hints: what does not fit is dropped.
 const INTERIM_MAX: usize = 16 * 1024;
 
@@ -166,6 +163,9 @@ pub struct GuardTimes {
     pub idle: Duration,
     /// For the client to take something of what it is sent.
     pub unread: Duration,
+    /// A client far away that has ended its direction and one that has left look the same. Either is sent what there is
+    /// to send; after so long without anything to send it counts as gone.
+    pub half_closed: Duration,
 }
 
 /// A visitor's connection, guarded.
@@ -250,8 +250,8 @@ impl<S> Guarded<S> {
     fn end(&mut self) {
         let whole = !(self.guard.is_upgraded() || self.guard.is_h2() || self.guard.mid_head() || self.guard.mid_body());
         if whole {
-            let timer = Box::pin(tokio::time::sleep(HALF_CLOSED));
-            self.half_closed = Some(Box::new(HalfClosed { sent: timer.deadline() - HALF_CLOSED, timer }));
+            let timer = Box::pin(tokio::time::sleep(self.times.half_closed));
+            self.half_closed = Some(Box::new(HalfClosed { sent: tokio::time::Instant::now(), timer }));
         } else {
             self.closed = true;
         }
@@ -281,7 +281,7 @@ impl<S> Guarded<S> {
         }
         loop {
             ready!(half.timer.as_mut().poll(cx));
-            let by = half.sent + HALF_CLOSED;
+            let by = half.sent + self.times.half_closed;
             if half.timer.deadline() >= by {
                 return Poll::Ready(());
             }
@@ -566,7 +566,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_does_not_take_the_end_of_its_connection_is_given_up() {
         let hour = Duration::from_secs(3600);
-        let times = GuardTimes { head: hour, idle: hour, unread: Duration::from_millis(20) };
+        let times = GuardTimes { head: hour, idle: hour, unread: Duration::from_millis(20), half_closed: hour };
         let guard = HeadGuard::new(HeadLimits::default());
         let mut guarded = Guarded::new(Deaf, guard, Arc::new(Findings::new()), times);
         let end = tokio::time::timeout(Duration::from_secs(10), guarded.shutdown()).await;
@@ -599,7 +599,7 @@ mod tests {
 
     fn half_open(input: &'static [u8]) -> (Guarded<HalfOpen>, Arc<Findings>) {
         let hour = Duration::from_secs(3600);
-        let times = GuardTimes { head: hour, idle: hour, unread: hour };
+        let times = GuardTimes { head: hour, idle: hour, unread: hour, half_closed: Duration::from_secs(30) };
         let findings = Arc::new(Findings::new());
         let guard = HeadGuard::new(HeadLimits::default());
         (Guarded::new(HalfOpen(input), guard, Arc::clone(&findings), times), findings)

@@ -105,15 +105,20 @@ impl Meter {
 /// Carries bytes both ways until both directions have ended, the client has left, or one side failed. When the
 /// target failed the client sees a reset: an end of file would look like a whole answer.
 pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
-    carry_both(client, target, None).await
+    carry_both(client, target, None, || ()).await
 }
 
 /// [`splice`], with its bytes counted while it runs.
 pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) -> SpliceEnd {
-    carry_both(client, target, Some(meter)).await
+    carry_both(client, target, Some(meter), || ()).await
 }
 
-async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) -> SpliceEnd {
+/// [`splice_metered`], and `answered` is called once, when the client has been sent the target's first bytes.
+pub async fn splice_noting(client: TcpStream, target: Io, meter: Arc<Meter>, answered: impl FnMut()) -> SpliceEnd {
+    carry_both(client, target, Some(meter), answered).await
+}
+
+async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mut answered: impl FnMut()) -> SpliceEnd {
     let tcp = matches!(target, Io::Tcp(_));
     let watch = PeerWatch::of(&client);
     let mut pair = Pair {
@@ -126,6 +131,9 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>) ->
     let cut = std::future::poll_fn(|cx| {
         let before = (pair.inward.bytes, pair.outward.bytes);
         let end = pair.poll(cx);
+        if before.1 == 0 && pair.outward.bytes > 0 {
+            answered();
+        }
         if let Some(meter) = &meter {
             meter.add(pair.inward.bytes - before.0, pair.outward.bytes - before.1);
         }

@@ -91,6 +91,7 @@ pub(crate) async fn over_h1(
     source: Option<&Arc<Source>>,
 ) -> Result<Answered, Problem> {
     let mut head = head;
+    let mut repeated = false;
     if let Some(mut connection) = upstream.kept() {
         let method = head.method.clone();
         let again = is_worth_keeping(&method, source).then(|| head.clone());
@@ -99,12 +100,14 @@ pub(crate) async fn over_h1(
             Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
                 drop(connection);
                 head = again.expect("looked at just above");
+                repeated = true;
             }
             Err(fault) => return Err(fault.problem(source, upstream)),
         }
     }
     let method = head.method.clone();
-    let mut spare = is_worth_keeping(&method, source).then(|| head.clone());
+    // Once more is all: each time may take as long as the route allows.
+    let mut spare = (!repeated && is_worth_keeping(&method, source)).then(|| head.clone());
     loop {
         // A statement of its own: what is moved into the box would else stay part of this future.
         let connecting = Box::pin(connect(upstream));

@@ -36,6 +36,13 @@ pub trait Lookup: Send + Sync + 'static {
         None
     }
 
+    /// Whether pages at this host may be a service's own: it has a route for some of its paths, or is a dynamic host. What
+    /// such a page asks for it can read, so it is not told what else there is (S14).
+    fn is_served(&self, host: &str) -> bool {
+        let _ = host;
+        false
+    }
+
     /// Whether a host is one of ours though no route has it: a name that a stranger cannot make point here, so that a
     /// page at it may see what there is. `localhost`, what ends in it, and loopback addresses are so without asking.
     fn is_ours(&self, host: &str) -> bool {

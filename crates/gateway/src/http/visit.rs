@@ -359,6 +359,7 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         problem => problem,
     };
     let listing = match problem {
+        Problem::UnknownHost { ref host, .. } if visible && connection.site.lookup.is_served(host) => None,
         Problem::UnknownHost { .. } | Problem::NotFound { .. } | Problem::NoContext { .. } if visible => {
             Some(connection.site.lookup.listing())
         }
@@ -377,7 +378,8 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     };
     let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));
     let mut response = own(page, asked);
-    if problem == Problem::SlowBody && !asked.h2 {
+    // Behind a request that is none nobody knows where the next one begins, or whose it is.
+    if matches!(problem, Problem::SlowBody | Problem::BadRequest { status: 400, .. }) && !asked.h2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -132,6 +132,15 @@ async fn a_strangers_name_that_points_here_is_told_nothing_of_what_there_is() {
 }
 
 #[tokio::test]
+async fn a_host_where_a_service_may_have_pages_is_told_near_ones_and_not_the_index() {
+    let gate = gate().await;
+    for accept in [BROWSER, "application/json", "*/*"] {
+        let text = get(&gate, "gone.served.localhost:8989", "/", accept).await.text();
+        assert!(text.contains("app.localhost") && !text.contains("k8s://"), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn what_the_lookup_refuses_is_told_with_its_reason() {
     let gate = gate().await;
     let (reason, hint) = ("the context prod is not in gateway.allow".to_owned(), Some("add it there".to_owned()));

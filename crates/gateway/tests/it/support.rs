@@ -35,6 +35,10 @@ impl Lookup for Routes {
         host.ends_with(".our.test")
     }
 
+    fn is_served(&self, host: &str) -> bool {
+        host.ends_with(".served.localhost")
+    }
+
     fn listing(&self) -> Listing {
         self.listing.lock().unwrap().clone()
     }

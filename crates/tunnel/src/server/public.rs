@@ -33,6 +33,9 @@ const H2_STREAMS: u32 = 256;
 const H2_WINDOW: u32 = 1024 * 1024;
 /// Requests an HTTP/2 visitor may give up before it must have waited for as many.
 const ABANDONED: u64 = 200;
+/// How long a visitor far away that has ended its direction keeps a silent request: most such visitors have left, and the
+/// request holds a place at the agent (S4).
+const HALF_CLOSED: Duration = Duration::from_secs(5);
 /// A quiet HTTP/2 visitor is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -97,6 +100,7 @@ impl PublicEntrance {
             head: config.limits.header_timeout,
             idle: config.limits.idle_timeout,
             unread: config.limits.idle_timeout,
+            half_closed: HALF_CLOSED,
         };
         let findings = Arc::new(Findings::new());
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
