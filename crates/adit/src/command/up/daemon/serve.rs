@@ -226,7 +226,8 @@ async fn until_the_end(
             daemon.journal.note("stopping", "the daemon ends", &Value::Null);
             lock(&daemon.running).stop();
         }
-        if phase == Phase::Cancelling {
+        // A second signal leads past the cancelling.
+        if phase == Phase::Cancelling || phase == Phase::Aborting && cut.is_empty() {
             let left: Vec<String> = scope.running().iter().map(|(name, count)| format!("{count} × {name}")).collect();
             cut = in_use(&lock(&daemon.running));
             let what = if cut.is_empty() { &left } else { &cut };
