@@ -191,7 +191,9 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         }
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
-            keeps_its_file(global, &client.get("/v1/status").await?)?;
+            if global.config.is_some() {
+                keeps_its_file(global, &client.get("/v1/status").await?)?;
+            }
             let answer = client.post("/v1/handover", None).await?;
             // The old process may answer once more before it takes nothing new.
             let begun = std::time::Instant::now();

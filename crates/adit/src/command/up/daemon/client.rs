@@ -96,10 +96,16 @@ impl Client {
         };
         // The connection runs only while it is polled; its end may come before the answer was taken from it.
         tokio::pin!(whole, connection);
-        let (status, body) = tokio::select! {
+        let answer = tokio::select! {
             biased;
-            answer = &mut whole => answer.map_err(broken)?,
-            _ = &mut connection => whole.await.map_err(broken)?,
+            answer = &mut whole => answer,
+            _ = &mut connection => whole.await,
+        };
+        let (status, body) = match answer {
+            Ok(answer) => answer,
+            // It ended between taking the connection and reading from it. Everything that is asked may be asked twice.
+            Err(error) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => return Ok(None),
+            Err(error) => return Err(broken(error)),
         };
         let text = String::from_utf8_lossy(&body);
         if status == StatusCode::MISDIRECTED_REQUEST {
