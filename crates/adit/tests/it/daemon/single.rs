@@ -253,11 +253,7 @@ async fn who_watches_is_told_that_the_daemon_has_ended_and_sees_the_next_one() {
     place.start();
     let mut command = place.command(&["status", "--watch"]);
     let mut watching = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
-<<<<<<< HEAD
     let (sender, lines) = std::sync::mpsc::sync_channel(64);
-=======
-    let (sender, lines) = std::sync::mpsc::sync_channel(16);
->>>>>>> ux5
     let output = watching.stdout.take().unwrap();
     let reading = std::thread::spawn(move || {
         use std::io::BufRead as _;
