@@ -208,7 +208,7 @@ fn https_is_the_way_to_a_route_that_hands_tls_on_and_says_nothing_of_certificate
     let text = "gateway: { routes: { a.x: { to: k8s://c/n/service/s:443, scheme: https }, \
                 b.x: { to: k8s://c/n/service/s:443, scheme: https, tls: { verify: false } }, \
                 c.x: { to: k8s://c/n/service/s:443, scheme: https, tls: terminate }, d.x: { to: k8s://c/n/service/s:80 } } }";
-    let file = crate::config::AgentFile::parse("adit.yaml", text, &|_| None).expect("a good file");
+    let file = AgentFile::parse("adit.yaml", text, &|_| None).expect("a good file");
     let routes = file.gateway.expect("the section").routes;
     assert_eq!(routes.iter().map(RouteConfig::is_for_https).collect::<Vec<_>>(), [true, false, false, false]);
 }
