@@ -108,12 +108,8 @@ pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
     carry_both(client, target, None, || ()).await
 }
 
-/// [`splice`], with its bytes counted while it runs.
-pub async fn splice_metered(client: TcpStream, target: Io, meter: Arc<Meter>) -> SpliceEnd {
-    carry_both(client, target, Some(meter), || ()).await
-}
-
-/// [`splice_metered`], and `answered` is called once, when the client has been sent the target's first bytes.
+/// [`splice`], with its bytes counted while it runs; `answered` is called once, when the client has been sent the
+/// target's first bytes.
 pub async fn splice_noting(client: TcpStream, target: Io, meter: Arc<Meter>, answered: impl FnMut()) -> SpliceEnd {
     carry_both(client, target, Some(meter), answered).await
 }
@@ -379,7 +375,7 @@ mod tests {
             answer
         };
         let meter = Arc::new(Meter::default());
-        let pair_ends = splice_metered(served, Io::other(near), Arc::clone(&meter));
+        let pair_ends = splice_noting(served, Io::other(near), Arc::clone(&meter), || ());
         let (end, answer) =
             tokio::time::timeout(DEADLINE, async { tokio::join!(pair_ends, work) }).await.expect("it ends");
         assert_eq!(answer, "A QUESTION THAT IS LONGER THAN THE BUFFER");
@@ -394,7 +390,7 @@ mod tests {
         let (mut client, served) = pair().await;
         let (target, mut service) = pair().await;
         let meter = Arc::new(Meter::default());
-        let carried = splice_metered(served, Io::Tcp(target), Arc::clone(&meter));
+        let carried = splice_noting(served, Io::Tcp(target), Arc::clone(&meter), || ());
         // Not a multiple of any buffer, so that an exchange of two pieces would be seen.
         let sent: Vec<u8> = (0_u8..251).cycle().take(MUCH).collect();
         let (mut from_client, mut to_client) = client.split();

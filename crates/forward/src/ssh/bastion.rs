@@ -21,7 +21,7 @@ use super::settings::Known;
 /// the others are not read.
 const LINKS_MAX: usize = 8;
 /// After a refused login: servers lock out whoever tries often.
-const REFUSED: BackoffSettings = BackoffSettings {
+pub(super) const REFUSED: BackoffSettings = BackoffSettings {
     first: Duration::from_secs(60),
     base: Duration::from_secs(60),
     growth: 2.0,

@@ -23,6 +23,7 @@ use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
+use super::bastion::REFUSED;
 use super::dial::Dial;
 use super::error::SshError;
 use super::link::{Link, LinkShared};
@@ -40,13 +41,6 @@ const AGAIN: BackoffSettings = BackoffSettings {
     base: Duration::from_millis(100),
     growth: 2.0,
     cap: Duration::from_secs(5),
-};
-/// After a failure that waiting does not mend: servers lock out whoever tries often.
-const REFUSED: BackoffSettings = BackoffSettings {
-    first: Duration::from_secs(60),
-    base: Duration::from_secs(60),
-    growth: 2.0,
-    cap: Duration::from_secs(900),
 };
 /// After a port that was refused.
 const PORT_AGAIN: BackoffSettings = BackoffSettings {
