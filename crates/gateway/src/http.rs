@@ -205,6 +205,8 @@ where
     let visited = Arc::clone(&connection);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Arc::clone(&visited);
+        // A future has room for each of its functions' arguments: for a pointer there, not for the head.
+        let request = Box::new(request);
         // hyper keeps room for a future as long as a connection lives; nearly all of them are idle.
         Box::pin(async move {
             let number = connection.requests.fetch_add(1, Ordering::Relaxed) + 1;
@@ -245,6 +247,7 @@ where
     let visited = Arc::clone(&connection);
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let connection = Arc::clone(&visited);
+        let request = Box::new(request);
         async move {
             connection.requests.fetch_add(1, Ordering::Relaxed);
             Ok::<_, Infallible>(answer(connection, request, None).await)
@@ -274,7 +277,7 @@ where
 
 async fn answer(
     connection: Arc<Connection>,
-    request: hyper::Request<Incoming>,
+    request: Box<hyper::Request<Incoming>>,
     number: Option<u64>,
 ) -> hyper::Response<AnswerBody> {
     let mut busy = Busy::new(Arc::clone(&connection));

@@ -1,6 +1,7 @@
 //! A request and its answer on a connection to the upstream: which connection, and when it is tried once more.
 
 use std::future::Future;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -87,7 +88,7 @@ impl Drop for Flight {
 /// new one.
 pub(crate) async fn over_h1(
     upstream: &Arc<Upstream>,
-    head: Parts,
+    head: Box<Parts>,
     source: Option<&Arc<Source>>,
 ) -> Result<Answered, Problem> {
     let mut head = head;
@@ -95,7 +96,11 @@ pub(crate) async fn over_h1(
     if let Some(mut connection) = upstream.kept() {
         let method = head.method.clone();
         let again = is_worth_keeping(&method, source).then(|| head.clone());
-        match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
+        let answer = {
+            let sending = pin!(connection.send(request(head, source)));
+            answer_head(upstream.timeout, source, sending).await
+        };
+        match answer {
             Ok(response) => return Ok((response, By::Own(connection))),
             Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
                 drop(connection);
@@ -112,7 +117,11 @@ pub(crate) async fn over_h1(
         // A statement of its own: what is moved into the box would else stay part of this future.
         let connecting = Box::pin(connect(upstream));
         let mut connection = connecting.await?;
-        match answer_head(upstream.timeout, source, connection.send(request(head, source))).await {
+        let answer = {
+            let sending = pin!(connection.send(request(head, source)));
+            answer_head(upstream.timeout, source, sending).await
+        };
+        match answer {
             Ok(response) => return Ok((response, By::Own(connection))),
             // The way to the service was found to be dead, which says nothing of the service; there is another by now.
             Err(Fault::Hyper(error)) if is_way_lost(&error) && may_repeat(&method, source, &error) => {
@@ -129,7 +138,7 @@ pub(crate) async fn over_h1(
 /// Sends a request by the shared HTTP/2 connection; once more by a new one if that turns out to be dead.
 pub(crate) async fn over_h2(
     upstream: &Arc<Upstream>,
-    head: Parts,
+    head: Box<Parts>,
     source: Option<&Arc<Source>>,
 ) -> Result<Answered, Problem> {
     let mut again = true;
@@ -138,11 +147,14 @@ pub(crate) async fn over_h2(
             upstream.h2.sender(&**upstream).await.map_err(|fault| h2_problem(&fault, upstream))?;
         let head = head.clone();
         let method = head.method.clone();
-        let exchange = async {
-            sender.ready().await?;
-            sender.send_request(request(head, source)).await
+        let answer = {
+            let sending = pin!(async {
+                sender.ready().await?;
+                sender.send_request(request(head, source)).await
+            });
+            answer_head(upstream.timeout, source, sending).await
         };
-        match answer_head(upstream.timeout, source, exchange).await {
+        match answer {
             Ok(response) => return Ok((response, By::Shared { _sender: sender })),
             Err(Fault::Hyper(error)) if again && may_repeat_h2(&method, source, &error, reused) => {
                 again = false;
@@ -163,11 +175,14 @@ pub(crate) async fn over_h2(
 /// Sends a request for an upgrade, which has a connection of its own.
 pub(crate) async fn upgrade(
     upstream: &Arc<Upstream>,
-    head: Parts,
+    head: Box<Parts>,
 ) -> Result<(Response<Incoming>, UpstreamConnection<RequestBody>), Problem> {
     let mut connection = connect(upstream).await?;
-    let sending = connection.send_upgrade(Request::from_parts(head, RequestBody::Empty));
-    match answer_head(upstream.timeout, None, sending).await {
+    let answer = {
+        let sending = pin!(connection.send_upgrade(request(head, None)));
+        answer_head(upstream.timeout, None, sending).await
+    };
+    match answer {
         Ok(response) => Ok((response, connection)),
         Err(fault) => Err(fault.problem(None, upstream)),
     }
@@ -178,8 +193,8 @@ async fn connect(upstream: &Arc<Upstream>) -> Result<UpstreamConnection<RequestB
     UpstreamConnection::begin(io).await.map_err(|error| Fault::Hyper(error).problem(None, upstream))
 }
 
-fn request(head: Parts, source: Option<&Arc<Source>>) -> Request<RequestBody> {
-    Request::from_parts(head, source.map_or(RequestBody::Empty, Source::take))
+fn request(head: Box<Parts>, source: Option<&Arc<Source>>) -> Request<RequestBody> {
+    Request::from_parts(*head, source.map_or(RequestBody::Empty, Source::take))
 }
 
 /// Waits for the head of the answer, as long as the route allows. The time in which the client is waited for, with the
@@ -187,7 +202,7 @@ fn request(head: Parts, source: Option<&Arc<Source>>) -> Request<RequestBody> {
 async fn answer_head(
     limit: Option<Duration>,
     source: Option<&Arc<Source>>,
-    answer: impl Future<Output = hyper::Result<Response<Incoming>>>,
+    answer: Pin<&mut impl Future<Output = hyper::Result<Response<Incoming>>>>,
 ) -> Result<Response<Incoming>, Fault> {
     let Some(limit) = limit else { return answer.await.map_err(Fault::Hyper) };
     tokio::select! {

@@ -27,6 +27,8 @@ pub(crate) fn apply(connection: &Connection, host: &str, headers: &mut HeaderMap
         cache.values = forwarding.headers().filter_map(value).collect();
         host.clone_into(&mut cache.host);
     }
+    // They need room once, not twice.
+    headers.reserve(cache.values.len());
     for (name, value) in &cache.values {
         headers.insert(name.clone(), value.clone());
     }

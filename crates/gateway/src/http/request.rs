@@ -45,11 +45,15 @@ pub(crate) fn rewrite(
         join_cookies(headers);
     }
     forwarding::apply(connection, host, headers);
-    let value = match &upstream.host_header {
-        Some(value) => value.clone(),
-        None => HeaderValue::from_str(host).map_err(|_| Problem::bad("its host is not one"))?,
-    };
-    headers.insert(HOST, value);
+    match &upstream.host_header {
+        Some(value) => drop(headers.insert(HOST, value.clone())),
+        // As a rule it is there already, as it is to be.
+        None if is_only_host(headers, host) => {}
+        None => {
+            let value = HeaderValue::from_str(host).map_err(|_| Problem::bad("its host is not one"))?;
+            headers.insert(HOST, value);
+        }
+    }
     upstream.headers.apply(headers);
     let target = head.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
     if carriage.h2 {
@@ -75,6 +79,12 @@ pub(crate) fn rewrite(
         headers.insert(TE, HeaderValue::from_static("trailers"));
     }
     Ok(())
+}
+
+/// Whether a head has this host, and no other.
+fn is_only_host(headers: &HeaderMap, host: &str) -> bool {
+    let mut hosts = headers.get_all(HOST).iter();
+    hosts.next().is_some_and(|value| value == host) && hosts.next().is_none()
 }
 
 /// Holds an upstream's head to one reading, and changes it as the route wants.

@@ -141,14 +141,15 @@ where
     ///
     /// # Errors
     /// What hyper says of the connection.
-    pub async fn send(&mut self, request: Request<B>) -> hyper::Result<Response<Incoming>> {
+    // No `async fn`, which would keep the request twice, in each request's future.
+    pub fn send(&mut self, request: Request<B>) -> impl Future<Output = hyper::Result<Response<Incoming>>> {
         let Self { sender, driver, .. } = self;
-        driver.drive(sender.send_request(request)).await
+        Driving { driver, work: sender.send_request(request) }
     }
 
     /// Drives the connection while `work` reads the answer.
-    pub async fn drive<F: Future>(&mut self, work: F) -> F::Output {
-        self.driver.drive(work).await
+    pub fn drive<F: Future>(&mut self, work: F) -> impl Future<Output = F::Output> {
+        Driving { driver: &mut self.driver, work }
     }
 
     /// Moves the connection on, for whoever polls an answer's body by hand: before the body, and after it when the
@@ -233,20 +234,42 @@ where
             self.connection = None;
         }
     }
+}
 
-    async fn drive<F: Future>(&mut self, work: F) -> F::Output {
-        let mut work = std::pin::pin!(work);
-        std::future::poll_fn(|cx| {
-            // The connection first: it may have what the work waits for. Then the work; and the connection
-            // again, for what the work has just handed it. Each wakes this task if there is more to do.
-            self.poll(cx);
-            if let Poll::Ready(output) = work.as_mut().poll(cx) {
-                return Poll::Ready(output);
-            }
-            self.poll(cx);
-            work.as_mut().poll(cx)
-        })
-        .await
+pin_project_lite::pin_project! {
+    /// Something that waits for a connection, and drives it meanwhile.
+    struct Driving<'a, B, F>
+    where
+        B: Body<Data = Bytes>,
+        B: Send,
+        B: Unpin,
+        B: 'static,
+        B::Error: Into<BoxError>,
+    {
+        driver: &'a mut Driver<B>,
+        #[pin]
+        work: F,
+    }
+}
+
+impl<B, F> Future for Driving<'_, B, F>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+    F: Future,
+{
+    type Output = F::Output;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let mut this = self.project();
+        // The connection first: it may have what the work waits for. Then the work; and the connection
+        // again, for what the work has just handed it. Each wakes this task if there is more to do.
+        this.driver.poll(cx);
+        if let Poll::Ready(output) = this.work.as_mut().poll(cx) {
+            return Poll::Ready(output);
+        }
+        this.driver.poll(cx);
+        this.work.poll(cx)
     }
 }
 
