@@ -70,7 +70,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
         }
     };
     let read = source.read()?;
-    read.check_asks_for_something()?;
+    read.check()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
@@ -97,7 +97,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
         view.kubeconfig(&found);
     }
     view.started(&running.snapshot());
-    view.missing(&read.missing);
+    view.missing(&read.contexts.problems);
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     reload_on_change(&scope, &running, source, &watch, &view);
@@ -146,13 +146,19 @@ fn reload_on_change(
             let reloaded = task_scope.spawn_blocking("reload", move || {
                 let _inside = handle.enter();
                 let read = source.read()?;
-                let change = lock(&running).apply(&read)?;
-                Ok::<_, Failure>((change, read))
+                let mut running = lock(&running);
+                if running.differs(&read) {
+                    read.check()?;
+                }
+                let change = running.apply(&read)?;
+                let snapshot = running.snapshot();
+                Ok::<_, Failure>((change, snapshot, read))
             });
             match reloaded.await {
-                Ok(Ok((change, read))) => {
+                Ok(Ok((change, snapshot, read))) => {
                     view.reloaded(&change);
-                    view.missing(&read.missing);
+                    view.exposed(&snapshot);
+                    view.missing(&read.contexts.problems);
                     if let Some(watch) = watch.upgrade() {
                         watch.set_files(read.files());
                     }
