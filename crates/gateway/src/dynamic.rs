@@ -251,6 +251,19 @@ impl Dynamic {
         instead.iter().filter_map(other).take(NEAR).collect()
     }
 
+    /// What is wrong with a host that is nearly one of these, and hosts that could be meant.
+    #[must_use]
+    pub fn meant(&self, host: &str) -> Option<(String, Vec<String>)> {
+        let kubeconfigs = self.clusters.kubeconfigs().ok();
+        let current = kubeconfigs.as_ref().and_then(|kubeconfigs| kubeconfigs.current());
+        let meant = self.hosts.meant(host, current)?;
+        let near = match self.context_is_there(&meant.target) {
+            Err(DynamicFault::Context { near, .. }) if !near.is_empty() => near,
+            _ => self.hosts.host(&meant.target).into_iter().collect(),
+        };
+        Some((meant.wrong.join("; "), near))
+    }
+
     /// A name in the current context, for people to change; `None` without a kubeconfig.
     #[must_use]
     pub fn example(&self) -> Option<String> {

@@ -36,6 +36,12 @@ pub trait Lookup: Send + Sync + 'static {
         None
     }
 
+    /// What could be meant by a host that is no legal name, if it looks like one of ours.
+    fn mistyped(&self, host: &str) -> Option<Found> {
+        let _ = host;
+        None
+    }
+
     /// Whether pages at this host may be a service's own: it has a route for some of its paths, or is a dynamic host. What
     /// such a page asks for it can read, so it is not told what else there is (S14).
     fn is_served(&self, host: &str) -> bool {

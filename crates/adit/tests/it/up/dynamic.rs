@@ -91,9 +91,7 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
     let up = bed.up(&gateway(&[], &[])).await;
     for host in [
         "web.svc.default.ns.fake.cx.k8s.localhost",
-        "web-80.svc.default.fake.cx.k8s.localhost",
         "web-80.deploy.default.ns.fake.cx.k8s.localhost",
-        "web-80.svc.default.ns.cx.k8s.localhost",
         "web-99999.svc.default.ns.fake.cx.k8s.localhost",
         "web-80.svc.default.ns.a--ffb.cx.k8s.localhost",
     ] {
@@ -101,6 +99,43 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
         assert_eq!(answer.status, 404, "{host}: {}", answer.text());
         let text = answer.text();
         assert!(text.contains("{service}-{port}.svc.{namespace}.ns.{context}.cx."), "{host}: {text}");
+    }
+    assert_eq!(bed.cluster.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_mistyped_name_is_a_404_that_says_which_part_is_wrong_and_links_what_was_meant() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&super::support::web()])).await;
+    let meant = "web-80.svc.default.ns.fake.cx.k8s.localhost";
+    for (host, wrong) in [
+        ("web-80.svc.default.ns.fake.cx.k8.localhost", "it ends in `k8.localhost`, not in `k8s.localhost`"),
+        ("web-80.svc.default.ns.fake.cx.localhost", "it ends in `localhost`"),
+        ("web-80.svc.default.ns.fake.cx.k8s", "it ends in `k8s`"),
+        ("web_80.svc.default.ns.fake.cx.k8s.localhost", "`_` cannot stand in a host name"),
+        ("WEB_80.svc.default.ns.fake.cx.k8s.localhost.", "`_` cannot stand in a host name"),
+        ("web-80-svc.default.ns.fake.cx.k8s.localhost", "a hyphen stands where a dot belongs"),
+        ("web-80.svc..ns.fake.cx.k8s.localhost", "nothing between two of its dots"),
+        ("web-80.scv.default.ns.fake.cx.k8s.localhost", "`scv` is neither `svc` nor `pod`"),
+        ("web-80.svc.default.fake.cx.k8s.localhost", "`.ns` is missing"),
+        ("web-80.svc.default.ns.cx.k8s.localhost", "it names no context"),
+        ("web-80.scv.default.ns.fak.cx.k8s.localhost", "`scv` is neither"),
+    ] {
+        let answer = up.get(host, "/").await;
+        let text = answer.text();
+        assert_eq!((answer.status, answer.header("x-adit-error")), (404, Some("unknown_host")), "{host}: {text}");
+        assert!(text.contains(wrong), "{host}: {text}");
+        if host.ends_with(".localhost") || host.ends_with(".localhost.") {
+            assert!(text.contains(&format!("hint: Did you mean {meant}?\n")), "{host}: {text}");
+        }
+    }
+    let host = up.host("web-443.htps.svc.default.ns.fake.cx.k8s.localhost");
+    let page = raw::request(up.gateway(), "GET", &host, "/", &[("Accept", "text/html")], b"").await.unwrap().text();
+    let link = format!("href=\"http://web-443.https.svc.default.ns.fake.cx.k8s.localhost:{}/\"", up.gateway().port());
+    assert!(page.contains(&link) && page.contains("`htps` is not `https`"), "{page}");
+    // What is no name of ours is as wrong as before.
+    for host in ["web_80.localhost", "a..b", "-a.localhost", "web_80.svc.default.ns.<b>.cx.k8s.localhost"] {
+        assert_eq!(up.get(host, "/").await.status, 400, "{host}");
     }
     assert_eq!(bed.cluster.requests().len(), 0);
 }
