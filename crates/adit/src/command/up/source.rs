@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
-use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problems};
+use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem, Problems};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
@@ -83,8 +83,11 @@ impl Read {
     /// no mistake of the file's, and does no harm to what leads elsewhere.
     pub(super) fn check(&self) -> Result<(), Failure> {
         self.check_asks_for_something()?;
-        match self.contexts.are_mistakes && !self.contexts.problems.is_empty() {
-            true => Err(Problems::in_order(self.contexts.problems.clone()).into()),
+        // An alias is another name for what may be there on another machine; nothing leads to it.
+        let leads_there = |problem: &&Problem| !problem.key.starts_with("gateway.aliases.");
+        let mistakes: Vec<Problem> = self.contexts.problems.iter().filter(leads_there).cloned().collect();
+        match self.contexts.are_mistakes && !mistakes.is_empty() {
+            true => Err(Problems::in_order(mistakes).into()),
             false => Ok(()),
         }
     }
