@@ -20,8 +20,10 @@ use crate::near;
 use crate::target::{KubeTarget, ObjectKind, PortError, PortRef, Selection, check_namespace, check_object_name};
 
 mod escape;
+mod meant;
 
 pub use crate::target::Scheme;
+pub use meant::Meant;
 
 /// The label behind the context.
 const CONTEXT: &str = "cx";

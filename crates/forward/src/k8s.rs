@@ -16,6 +16,7 @@ pub(crate) mod proxy;
 pub(crate) mod resolve;
 mod stream;
 pub(crate) mod target;
+mod unreached;
 mod upgrade;
 pub(crate) mod watch;
 mod websocket;

@@ -45,8 +45,17 @@ pub struct CreatePod {
 #[derive(Clone, Debug)]
 pub(crate) struct SessionOptions {
     pub(crate) balance: bool,
-    pub(crate) patience: Duration,
+    pub(crate) patience: Patience,
     pub(crate) jump: JumpOptions,
+}
+
+/// How long a connection waits.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// For a pod that takes it.
+    pub(crate) of_a_pod: Duration,
+    /// For a way to the API server, once it is known that there is none.
+    pub(crate) of_the_server: Duration,
 }
 
 /// A running target.
@@ -86,11 +95,11 @@ impl Session {
             Target::Jump(target) => {
                 let cluster = clusters.cluster(target.context.as_deref()).await?;
                 let place = place(&cluster.api, target.namespace.as_ref());
-                let session = JumpSession::start(scope, cluster.api, target, options.jump, options.patience);
+                let session = JumpSession::start(scope, cluster.api, target, options.jump, options.patience.of_a_pod);
                 Ok((Self::Jump(session), place))
             }
             Target::Ssh(target) => {
-                let session = SshSession::start(scope, clusters.ssh(), target, options.patience);
+                let session = SshSession::start(scope, clusters.ssh(), target, options.patience.of_a_pod);
                 Ok((Self::Ssh(session), Place::default()))
             }
             Target::Local(target) => Ok((Self::direct(target), Place::default())),

@@ -16,8 +16,9 @@ use tokio::sync::{Notify, watch};
 
 use crate::clusters::Clusters;
 use crate::error::ForwardError;
+use crate::k8s::target::KubeStatus;
 use crate::report::{ForwardReport, HealthReport};
-use crate::session::{JumpOptions, Session, SessionOptions};
+use crate::session::{JumpOptions, Patience, Session, SessionOptions};
 
 mod counted;
 mod driver;
@@ -44,6 +45,8 @@ pub struct ForwardOptions {
     pub first_timeout: Duration,
     /// How long a connection waits at most.
     pub later_timeout: Duration,
+    /// How long it waits once it is known that there is no way to the API server.
+    pub unreached_timeout: Duration,
     /// For jumps.
     pub jump: JumpOptions,
     /// How it is probed while it is ready, if at all.
@@ -62,6 +65,7 @@ impl Default for ForwardOptions {
             balance: false,
             first_timeout: FIRST_TIMEOUT,
             later_timeout: LATER_TIMEOUT,
+            unreached_timeout: LATER_TIMEOUT,
             jump: JumpOptions::default(),
             health: None,
         }
@@ -296,7 +300,7 @@ impl Shared {
     pub(crate) fn session_options(&self) -> SessionOptions {
         SessionOptions {
             balance: self.options.balance,
-            patience: self.options.later_timeout,
+            patience: Patience { of_a_pod: self.options.later_timeout, of_the_server: self.options.unreached_timeout },
             jump: self.options.jump.clone(),
         }
     }
@@ -379,16 +383,26 @@ impl Shared {
             return Ok(Arc::clone(session));
         }
         let (after, stops) = (self.options.later_timeout, self.stops.load(Ordering::Acquire));
+        let begun = Instant::now();
         let unavailable =
             |reason: String, hint| ConnectError::Unavailable { target: self.target.to_string(), reason, hint };
         let waited = tokio::time::timeout(after, async {
             let mut sessions = self.session.subscribe();
             let mut reports = self.report.subscribe();
+            let mut unreached_since = None;
             loop {
                 if let Some(session) = sessions.borrow_and_update().clone() {
                     return Ok(session);
                 }
                 reports.mark_unchanged();
+                let mut target = self.target_status();
+                let unreached = target.as_mut().and_then(|status| status.borrow_and_update().unreached.clone());
+                let give_up = unreached
+                    .as_ref()
+                    .map(|_| *unreached_since.get_or_insert_with(Instant::now) + self.options.unreached_timeout);
+                if unreached.is_none() {
+                    unreached_since = None;
+                }
                 if self.ended.load(Ordering::Acquire) || self.stops.load(Ordering::Acquire) != stops {
                     return Err(unavailable("it was stopped".into(), None));
                 }
@@ -400,6 +414,13 @@ impl Shared {
                     biased;
                     changed = sessions.changed() => changed,
                     changed = reports.changed() => changed,
+                    () = changed(&mut target) => Ok(()),
+                    () = until(give_up) => match unreached {
+                        Some(unreached) => {
+                            return Err(unreached.into_connect(self.target.to_string(), begun.elapsed()));
+                        }
+                        None => Ok(()),
+                    },
                 }
                 .map_err(|_| unavailable("it was stopped".into(), None))?;
             }
@@ -410,8 +431,32 @@ impl Shared {
                 let report = self.report.borrow();
                 let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
                 let reason = reason.unwrap_or_else(|| "it takes long to start".into());
-                Err(ConnectError::NotReady { target: self.target.to_string(), after, reason })
+                let hint = self.target_status().and_then(|status| status.borrow().hint.clone());
+                Err(ConnectError::NotReady { target: self.target.to_string(), after, reason, hint })
             }
         }
+    }
+
+    /// What is known of the target, also while nothing can be opened.
+    fn target_status(&self) -> Option<watch::Receiver<KubeStatus>> {
+        let session = self.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
+        Some(session.status())
+    }
+}
+
+/// Waits for news; where there are none to come, for ever.
+async fn changed(status: &mut Option<watch::Receiver<KubeStatus>>) {
+    if let Some(status) = status
+        && status.changed().await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due.into()).await,
+        None => std::future::pending().await,
     }
 }

@@ -18,8 +18,9 @@ use runtime::connect::{Connect, MissingPart};
 use runtime::scope::Scope;
 use tokio::sync::Semaphore;
 
-use crate::http::{Found, ServiceListing, ServiceRow};
+use crate::http::{Found, PortRow, ServiceListing, ServiceRow};
 use crate::routes::refused;
+use crate::speaks::other_than_http;
 use crate::targets::{ByHost, Targets, on_demand};
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
@@ -223,14 +224,15 @@ impl Dynamic {
         let row = |(number, port_name): (u16, Option<String>)| {
             let tls = matches!(number, 443 | 8443 | 6443) || port_name.as_ref().is_some_and(|n| n.starts_with("https"));
             let scheme = if tls { Scheme::Https } else { Scheme::Http };
-            let host = PortRef::parse(&number.to_string()).ok().and_then(|port| {
-                let (name, namespace, context) = (name.clone(), namespace.clone(), context.to_owned());
-                let kind = DynamicKind::Service;
-                self.hosts.host(&DynamicTarget { kind, name, port, namespace, context, scheme })
-            });
-            (port_name.map_or_else(|| number.to_string(), |port| format!("{number} ({port})")), host)
+            let speaks = other_than_http(&name, number, port_name.as_deref());
+            let port = PortRef::parse(&number.to_string()).ok()?;
+            let (service, namespace, context) = (name.clone(), namespace.clone(), context.to_owned());
+            let kind = DynamicKind::Service;
+            let target = DynamicTarget { kind, name: service, port, namespace, context, scheme };
+            let (host, to) = (self.hosts.host(&target), Target::Kubernetes(target.to_target()));
+            Some(PortRow { number, name: port_name, host, speaks, target: to.to_string() })
         };
-        let ports = ports.into_iter().map(row).collect();
+        let ports = ports.into_iter().filter_map(row).collect();
         ServiceRow { namespace, name, ports }
     }
 
@@ -249,6 +251,19 @@ impl Dynamic {
             self.hosts.host(&target)
         };
         instead.iter().filter_map(other).take(NEAR).collect()
+    }
+
+    /// What is wrong with a host that is nearly one of these, and hosts that could be meant.
+    #[must_use]
+    pub fn meant(&self, host: &str) -> Option<(String, Vec<String>)> {
+        let kubeconfigs = self.clusters.kubeconfigs().ok();
+        let current = kubeconfigs.as_ref().and_then(|kubeconfigs| kubeconfigs.current());
+        let meant = self.hosts.meant(host, current)?;
+        let near = match self.context_is_there(&meant.target) {
+            Err(DynamicFault::Context { near, .. }) if !near.is_empty() => near,
+            _ => self.hosts.host(&meant.target).into_iter().collect(),
+        };
+        Some((meant.wrong.join("; "), near))
     }
 
     /// A name in the current context, for people to change; `None` without a kubeconfig.

@@ -35,7 +35,8 @@ mod visit;
 
 pub(crate) use body::RequestBody;
 pub use lookup::{
-    DynamicForm, ForwardEntry, Found, Listing, Lookup, RouteEntry, ServiceListing, ServiceRow, ServicesAsked, State,
+    DynamicForm, ForwardEntry, Found, Listing, Lookup, PortRow, RouteEntry, ServiceListing, ServiceRow, ServicesAsked,
+    State,
 };
 pub use problem::Word;
 pub(crate) use problem::{Problem, seconds};

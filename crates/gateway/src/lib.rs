@@ -13,6 +13,7 @@
 //! | [`targets`] | the forwards that entrances lead to |
 //! | [`pages`] | what the gateway says itself: the index, and errors |
 //! | [`failures`] | what went wrong last, and whether it has worked since |
+//! | `speaks` | what a port speaks by its number and name, for links |
 //! | [`rows`], [`traffic`] | what is open and what it has carried, for tables and JSON |
 
 pub mod door;
@@ -28,6 +29,7 @@ pub mod port;
 mod replay;
 pub mod routes;
 pub mod rows;
+mod speaks;
 pub mod table;
 pub mod targets;
 pub mod traffic;

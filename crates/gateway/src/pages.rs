@@ -21,6 +21,9 @@ use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, SiteC
 /// A host that is longer may have to break.
 const LONG: usize = 32;
 
+/// Of more routes and forwards an error names the index alone.
+const BELOW_AN_ERROR: usize = 50;
+
 /// What a page depends on beside what it says.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Around {
@@ -72,16 +75,26 @@ pub(crate) fn error(
         members.insert("services".into(), json!(url));
     }
     if let Some(listing) = listing {
+        let is_short = listing.routes.len() + listing.forwards.len() <= BELOW_AN_ERROR;
+        let index = format!("{}/", origin("localhost", true, around));
         match around.form {
-            Form::Html => below.push_str(&listing_html(listing, around)),
-            Form::Json => {
+            Form::Html if is_short => below.push_str(&listing_html(listing, around)),
+            Form::Html => {
+                let _ = write!(below, "<p><a href=\"{}\">Index</a></p>", escape(&index));
+            }
+            Form::Json if is_short => {
                 members.insert("known".into(), listing_json(listing, around));
             }
+            Form::Json => {}
+            // Who reads a terminal has asked for one thing.
             Form::Text => {
-                lines.push('\n');
-                lines.push_str(&listing_text(listing, around));
+                if let (Some(dynamic), true) = (&listing.dynamic, lines.is_empty()) {
+                    lines.push_str(&forms_text(dynamic, around));
+                }
+                let _ = writeln!(lines, "all there is: {index}");
             }
         }
+        members.insert("index".into(), json!(index));
     }
     let explanation = Explanation {
         status: problem.status(),
@@ -342,13 +355,17 @@ fn listing_text(listing: &Listing, around: Around) -> String {
         let _ = writeln!(text, "  {}  {}  ->  {}  ({state})", forward.name, listen.join(" "), forward.target);
     }
     let Some(dynamic) = &listing.dynamic else { return text };
-    for form in &dynamic.forms {
-        let _ = writeln!(text, "without a route: {}", origin(form, dynamic.tls, around));
-    }
+    text.push_str(&forms_text(dynamic, around));
     for context in &dynamic.contexts {
         let _ = writeln!(text, "services of {context}: {}", context_link(context, around));
     }
     text
+}
+
+/// How hosts are written that need no route.
+fn forms_text(dynamic: &DynamicForm, around: Around) -> String {
+    let line = |form: &String| format!("without a route: {}\n", origin(form, dynamic.tls, around));
+    dynamic.forms.iter().map(line).collect()
 }
 
 /// A state, why it is so when it is no good one, and what went wrong last.

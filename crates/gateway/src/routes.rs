@@ -105,7 +105,7 @@ impl Routes {
             Some(Ok(route)) => {
                 TlsFound::Pass(Arc::clone(&route.connect) as Arc<dyn Connect>, Arc::clone(&route.traffic))
             }
-            Some(Err(fault)) => TlsFound::Answer(refused(&fault)),
+            Some(Err(fault)) => TlsFound::Answer(nowhere(&table, host, &fault)),
             None => TlsFound::Answer(unknown(&table, host)),
         }
     }
@@ -136,9 +136,13 @@ impl Lookup for Routes {
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(route)) => Found::Upstream(Arc::clone(&route.upstream)),
-            Some(Err(fault)) => refused(&fault),
+            Some(Err(fault)) => nowhere(&table, host, &fault),
             None => unknown(&table, host),
         }
+    }
+
+    fn mistyped(&self, host: &str) -> Option<Found> {
+        meant(&self.table.load(), host)
     }
 
     fn listing(&self) -> Listing {
@@ -281,7 +285,22 @@ pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
     }
 }
 
+/// A host under the suffix that leads nowhere.
+fn nowhere(table: &Table, host: &str, fault: &DynamicFault) -> Found {
+    let meant = if matches!(fault, DynamicFault::Name(_)) { meant(table, host) } else { None };
+    meant.unwrap_or_else(|| refused(fault))
+}
+
+/// What a host was meant to be that is nearly a dynamic one.
+fn meant(table: &Table, host: &str) -> Option<Found> {
+    let (wrong, near) = table.dynamic()?.meant(host)?;
+    Some(Found::Unknown { near, reason: Some(wrong), hint: None })
+}
+
 fn unknown(table: &Table, host: &str) -> Found {
+    if let Some(meant) = meant(table, host) {
+        return meant;
+    }
     let near = table.near(host, NEAR).into_iter().filter(|near| near != host).collect();
     let Some((suffix, (service, namespace))) = table.dynamic().map(|dynamic| dynamic.suffix()).zip(in_cluster(host))
     else {

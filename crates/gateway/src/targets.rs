@@ -18,6 +18,9 @@ use crate::dynamic::Dynamic;
 const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A forward that starts on demand is waited for so long by the connection that asked for it.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a request waits once it is known that there is no way to the cluster: whoever sits before it learns soon that
+/// the VPN is off, and a server that is started again is waited for by the client's next try.
+const UNREACHED_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The forwards in force. Entrances hold on to this, not to the forwards, so that a reload reaches them all at once.
 #[derive(Debug, Default)]
@@ -94,7 +97,11 @@ pub fn specs(file: &AgentFile) -> Vec<ForwardSpec> {
 
 /// How a forward behaves that nobody configured.
 pub(crate) fn on_demand(idle_timeout: Option<Duration>) -> ForwardOptions {
-    let mut options = ForwardOptions { later_timeout: START_TIMEOUT, ..ForwardOptions::default() };
+    let mut options = ForwardOptions {
+        later_timeout: START_TIMEOUT,
+        unreached_timeout: UNREACHED_TIMEOUT,
+        ..ForwardOptions::default()
+    };
     options.settings.start = adit_core::forward::Start::OnDemand;
     options.settings.idle_timeout = idle_timeout;
     options

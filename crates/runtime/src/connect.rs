@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::tls::{ServerTrust, TlsError, unverified_client_config};
+use crate::tls::{ServerTrust, TlsError, in_words, in_words_of_io, unverified_client_config};
 
 mod tcp;
 
@@ -293,22 +293,20 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// The peer's certificate is not the one we trust.
-    #[error("the certificate of {target} is not trusted")]
+    #[error("the certificate of {target} is not trusted: {}", in_words(why))]
     Certificate {
         /// The target as a user would write it.
         target: String,
-        /// What the verifier said.
-        #[source]
-        source: rustls::Error,
+        /// What the verifier said. It is told in other words, so it is no source.
+        why: rustls::Error,
     },
     /// TLS failed in another way, for example because the peer does not speak it.
-    #[error("{}", tls_failed(target, source))]
+    #[error("{}", tls_failed(target, why))]
     Tls {
         /// The target as a user would write it.
         target: String,
-        /// What the TLS library said.
-        #[source]
-        source: io::Error,
+        /// What the TLS library said. It is told in other words, so it is no source.
+        why: io::Error,
     },
     /// The target exists but cannot take a connection now; for connectors that are not plain TCP.
     #[error("{target} is not available: {reason}")]
@@ -343,6 +341,8 @@ pub enum ConnectError {
         after: Duration,
         /// What is waited for, in lower case.
         reason: String,
+        /// What to do, if anybody knows.
+        hint: Option<String>,
     },
 }
 
@@ -376,10 +376,10 @@ impl ConnectError {
         let certificate = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
         match certificate {
             Some(rustls::Error::InvalidCertificate(_) | rustls::Error::NoCertificatesPresented) => {
-                let source = certificate.cloned().expect("matched just above");
-                Self::Certificate { target, source }
+                let why = certificate.cloned().expect("matched just above");
+                Self::Certificate { target, why }
             }
-            _ => Self::Tls { target, source },
+            _ => Self::Tls { target, why: source },
         }
     }
 
@@ -392,11 +392,11 @@ impl ConnectError {
             Self::Resolve { source, .. } => Self::Resolve { target, source },
             Self::Unreachable { source, .. } => Self::Unreachable { target, source },
             Self::Exhausted { source, .. } => Self::Exhausted { target, source },
-            Self::Certificate { source, .. } => Self::Certificate { target, source },
-            Self::Tls { source, .. } => Self::Tls { target, source },
+            Self::Certificate { why, .. } => Self::Certificate { target, why },
+            Self::Tls { why, .. } => Self::Tls { target, why },
             Self::Unavailable { reason, hint, .. } => Self::Unavailable { target, reason, hint },
             Self::Missing { reason, hint, part, near, .. } => Self::Missing { target, reason, hint, part, near },
-            Self::NotReady { after, reason, .. } => Self::NotReady { target, after, reason },
+            Self::NotReady { after, reason, hint, .. } => Self::NotReady { target, after, reason, hint },
         }
     }
 
@@ -453,28 +453,30 @@ impl Diagnose for ConnectError {
                 "give the certificate authority's file, or pin the server's fingerprint, if this is the server you mean"
                     .into()
             }
-            Self::Tls { source, .. } if speaks_no_tls(source) => {
+            Self::Tls { why, .. } if speaks_no_tls(why) => {
                 "leave out `.https` in the host or `scheme: https` in the route, or name the port that speaks TLS"
                     .into()
             }
-            Self::Tls { .. } => "check that this port speaks tls".into(),
+            Self::Tls { .. } => "check that this port speaks TLS".into(),
             Self::Unavailable { hint, .. } | Self::Missing { hint, .. } => return hint.clone(),
-            Self::NotReady { .. } => "see why with `kubectl describe pod`; the next request tries again".into(),
+            Self::NotReady { hint: Some(hint), .. } => format!("{hint}; the next request tries again"),
+            Self::NotReady { hint: None, .. } => "the next request tries again".into(),
         };
         Some(hint)
     }
 }
 
-fn tls_failed(target: &str, source: &io::Error) -> String {
-    if speaks_no_tls(source) {
+fn tls_failed(target: &str, why: &io::Error) -> String {
+    if speaks_no_tls(why) {
         format!("the service at {target} does not speak TLS")
     } else {
-        format!("tls with {target} failed")
+        format!("TLS with {target} failed: {}", in_words_of_io(why))
     }
 }
 
 /// Whether the answer to a ClientHello was nothing of TLS.
-fn speaks_no_tls(source: &io::Error) -> bool {
+#[must_use]
+pub fn speaks_no_tls(source: &io::Error) -> bool {
     let error = source.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
     matches!(error, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
 }
@@ -516,7 +518,8 @@ mod tests {
         assert_eq!(error.to_string(), "the service at 127.0.0.1:1 does not speak TLS");
         assert!(error.hint().unwrap().contains("scheme: https"));
         let other = ConnectError::tls(TARGET.into(), io::Error::other("x"));
-        assert_eq!(other.to_string(), "tls with 127.0.0.1:1 failed");
+        assert_eq!(other.to_string(), "TLS with 127.0.0.1:1 failed: x");
+        assert_eq!(adit_core::diagnose::chain(&error), error.to_string(), "the library's own word is not told");
     }
 
     #[tokio::test]

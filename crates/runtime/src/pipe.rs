@@ -38,14 +38,21 @@ pub enum PipeFault {
     #[error("the connection failed")]
     Io(#[from] io::Error),
     /// The peer broke TLS, or its certificate was refused.
-    #[error("TLS failed")]
-    Tls(#[from] rustls::Error),
+    #[error("TLS failed: {}", crate::tls::in_words(.0))]
+    Tls(rustls::Error),
     /// A buffer was too small for TLS; a fault of ours.
     #[error("TLS could not write: {0}")]
     Buffer(&'static str),
     /// The peer is gone.
     #[error("the peer closed the connection")]
     Closed,
+}
+
+impl From<rustls::Error> for PipeFault {
+    /// No source: it is told in other words.
+    fn from(error: rustls::Error) -> Self {
+        Self::Tls(error)
+    }
 }
 
 enum Side {

@@ -22,10 +22,12 @@ use tokio_rustls::server::TlsStream;
 pub mod authority;
 mod identity;
 mod trust;
+mod words;
 
 pub use identity::{Identity, ReloadingResolver};
 pub(crate) use trust::unverified_client_config;
 pub use trust::{FingerprintMismatch, ServerTrust};
+pub use words::{Untrusted, in_words, in_words_of_io};
 
 /// The cryptography all of adit uses.
 pub fn provider() -> Arc<CryptoProvider> {

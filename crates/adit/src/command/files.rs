@@ -54,7 +54,8 @@ pub(crate) fn runtime_dir() -> Option<PathBuf> {
 /// The section `kubernetes` of `adit.yaml` as the connector wants it.
 pub(crate) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
     let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
-    KubeSettings { kubeconfig: (!paths.is_empty()).then(|| paths.join(":")), exec_path: config.exec_path.clone() }
+    let kubeconfig = (!paths.is_empty()).then(|| paths.join(":"));
+    KubeSettings { kubeconfig, exec_path: config.exec_path.clone(), has_flags: false }
 }
 
 fn home() -> Option<PathBuf> {

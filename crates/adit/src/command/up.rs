@@ -70,7 +70,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
         }
     };
     let read = source.read()?;
-    read.check_asks_for_something()?;
+    read.check()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
@@ -92,12 +92,12 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     watch.trigger_on_hangup(&scope).map_err(internal)?;
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
-    running.apply(&read)?;
+    running.apply(&read).map_err(|failure| if source.has_no_file() { without_file(&failure) } else { failure })?;
     if let Some(found) = running.kubeconfig() {
         view.kubeconfig(&found);
     }
     view.started(&running.snapshot());
-    view.missing(&read.missing);
+    view.missing(&read.contexts.problems);
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     reload_on_change(&scope, &running, source, &watch, &view);
@@ -120,6 +120,19 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     drop(watch);
     view.stopped(outcome.signal).await;
     Ok(if outcome.signal == Some(StopSignal::Interrupt) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// Why the gateway alone does not start, for those who have written no file.
+fn without_file(failure: &Failure) -> Failure {
+    let Some(why) = failure.message().strip_prefix("gateway.listen: ") else { return failure.clone() };
+    let numbers = failure.hint().into_iter().flat_map(|hint| hint.split(|c: char| !c.is_ascii_digit()));
+    let free = numbers.filter_map(|number| number.parse::<u16>().ok()).next();
+    let other = free.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
+    let hint = format!(
+        "end that program, or take another port: `adit config init` writes {FILE}; `gateway: {{ listen: {other} }}` in it, \
+         then `adit up` again"
+    );
+    Failure::new(failure.kind(), format!("the gateway cannot start: {why}"), hint)
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.
@@ -146,13 +159,19 @@ fn reload_on_change(
             let reloaded = task_scope.spawn_blocking("reload", move || {
                 let _inside = handle.enter();
                 let read = source.read()?;
-                let change = lock(&running).apply(&read)?;
-                Ok::<_, Failure>((change, read))
+                let mut running = lock(&running);
+                if running.differs(&read) {
+                    read.check()?;
+                }
+                let change = running.apply(&read)?;
+                let snapshot = running.snapshot();
+                Ok::<_, Failure>((change, snapshot, read))
             });
             match reloaded.await {
-                Ok(Ok((change, read))) => {
+                Ok(Ok((change, snapshot, read))) => {
                     view.reloaded(&change);
-                    view.missing(&read.missing);
+                    view.exposed(&snapshot);
+                    view.missing(&read.contexts.problems);
                     if let Some(watch) = watch.upgrade() {
                         watch.set_files(read.files());
                     }
@@ -194,4 +213,20 @@ fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
 
 fn lock(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
     running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_taken_port_without_a_file_is_told_without_words_of_a_file_that_nobody_wrote() {
+        let taken = "gateway.listen: port 8989 on 127.0.0.1 is taken by web (pid 7)";
+        let told = without_file(&Failure::new(Fault::Config, taken, "use 8990, which is free"));
+        assert_eq!(told.message(), "the gateway cannot start: port 8989 on 127.0.0.1 is taken by web (pid 7)");
+        let hint = told.hint().unwrap();
+        assert!(hint.contains("adit config init") && hint.contains("`gateway: { listen: 8990 }`"), "{hint}");
+        let other = Failure::new(Fault::Config, "something else", "");
+        assert_eq!(without_file(&other).text(), other.text());
+    }
 }

@@ -12,8 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use kube::client::middleware::{BaseUriLayer, ExtraHeadersLayer};
 use kube::client::{Body, ConfigExt as _};
 use kube::core::WatchEvent;
-use runtime::connect::ConnectError;
+use runtime::connect::{ConnectError, speaks_no_tls};
 use runtime::pipe::Pipe;
+use runtime::tls::{in_words, in_words_of_io};
 use serde::de::DeserializeOwned;
 use tokio::sync::{oneshot, watch};
 use tower::{Layer as _, ServiceExt as _};
@@ -38,6 +39,8 @@ const PING_TIMEOUT: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// The same where the server says something else meanwhile: it is there, and slow.
 const ASK_AGAIN_SLOW: Duration = Duration::from_secs(8);
+/// What to look at where there is no way to the server.
+const REACHES: &str = "check that the cluster runs and that this machine reaches it (VPN?)";
 
 /// One API server and one identity; cloning gives another handle.
 #[derive(Clone)]
@@ -456,6 +459,7 @@ impl Session {
                 reason: innermost(&other),
                 fault: Fault::Upstream,
                 hint: None,
+                silent: false,
             },
         }
     }
@@ -477,6 +481,7 @@ impl Session {
             reason: innermost(error),
             fault: Fault::Upstream,
             hint: None,
+            silent: false,
         }
     }
 }
@@ -619,6 +624,8 @@ pub enum ApiError {
         fault: Fault,
         /// What to do.
         hint: Option<String>,
+        /// It did not answer at all.
+        silent: bool,
     },
     /// The server is there and says nothing.
     #[error("{server} did not answer within {after:?}")]
@@ -657,17 +664,41 @@ impl ApiError {
     }
 
     pub(crate) fn unreachable(error: &ConnectError) -> Self {
-        let reason = match std::error::Error::source(error) {
-            Some(source) => innermost(source),
-            None => error.to_string(),
+        let (reason, hint) = match error {
+            ConnectError::Certificate { why, .. } => (
+                format!("its certificate is not trusted: {}", in_words(why)),
+                "compare `certificate-authority` of this cluster in the kubeconfig with the server's certificate",
+            ),
+            ConnectError::Tls { why, .. } if speaks_no_tls(why) => (
+                "it does not speak TLS".to_owned(),
+                "check `server` of this cluster in the kubeconfig: another program may have its port",
+            ),
+            ConnectError::Tls { why, .. } => {
+                (format!("TLS failed: {}", in_words_of_io(why)), "check `server` of this cluster in the kubeconfig")
+            }
+            ConnectError::Resolve { .. } => (
+                "its name cannot be resolved".to_owned(),
+                "check `server` of this cluster in the kubeconfig, and this machine's name servers (VPN?)",
+            ),
+            ConnectError::Refused { source, .. } => (innermost(source), "check that the cluster runs"),
+            ConnectError::Timeout { after, .. } => (format!("it did not answer within {after:?}"), REACHES),
+            error => {
+                let reason = std::error::Error::source(error).map_or_else(|| error.to_string(), innermost);
+                let hint = if error.fault() == Fault::Internal { error.hint() } else { None };
+                let hint = hint.or_else(|| Some(REACHES.to_owned()));
+                let (server, fault) = (error.target().to_owned(), error.fault());
+                return Self::Unreachable { server, reason, fault, hint, silent: false };
+            }
         };
-        if let ConnectError::Certificate { .. } = error {
-            let hint =
-                "compare `certificate-authority` of this cluster in the kubeconfig with the server's certificate";
-            let (server, hint) = (error.target().to_owned(), Some(hint.to_owned()));
-            return Self::Unreachable { server, reason, fault: Fault::Config, hint };
-        }
-        Self::Unreachable { server: error.target().to_owned(), reason, fault: error.fault(), hint: error.hint() }
+        let is_certificate = matches!(error, ConnectError::Certificate { .. });
+        let fault = if is_certificate { Fault::Config } else { error.fault() };
+        let (server, hint, silent) = (error.target().to_owned(), Some(hint.to_owned()), error.is_timeout());
+        Self::Unreachable { server, reason, fault, hint, silent }
+    }
+
+    /// Whether it was not even refused.
+    pub(crate) fn is_silence(&self) -> bool {
+        matches!(self, Self::Timeout { .. } | Self::Unreachable { silent: true, .. })
     }
 
     /// Whether asking the same once more, over another connection, would end the same.
@@ -729,9 +760,9 @@ impl Diagnose for ApiError {
                     .into(),
             ),
             Self::Unreachable { hint, .. } => {
-                hint.clone().or_else(|| Some("check that the cluster runs and that this machine reaches it (VPN?)".into()))
+                hint.clone().or_else(|| Some(REACHES.into()))
             }
-            Self::Timeout { .. } => Some("check that the cluster runs and that this machine reaches it (VPN?)".into()),
+            Self::Timeout { .. } => Some(REACHES.into()),
             Self::Status { code: 429, .. } => Some("the API server is overloaded: try again later".into()),
             Self::NotFound { .. } | Self::Gone { .. } | Self::Status { .. } | Self::Decode { .. } => None,
         }

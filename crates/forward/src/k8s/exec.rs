@@ -229,7 +229,7 @@ impl Execs {
 
     fn lost(&self, reason: &str) -> ApiError {
         let server = self.api.describe();
-        ApiError::Unreachable { server, reason: reason.to_owned(), fault: Fault::Upstream, hint: None }
+        ApiError::Unreachable { server, reason: reason.to_owned(), fault: Fault::Upstream, hint: None, silent: false }
     }
 }
 

@@ -20,6 +20,7 @@ use super::resolve::{
     Candidate, Choice, NoTarget, Of, PodRef, PodState, Port, Resolution, Resolver, Spread, Wanted, pause,
 };
 use super::target::KubeStatus;
+use super::unreached::Unreached;
 use crate::error::{ForwardError, chain};
 use crate::session::JumpOptions;
 
@@ -265,6 +266,7 @@ impl JumpShared {
             }
             _ => now.detail(),
         };
+        let waits = chosen.is_none();
         let status = KubeStatus {
             waiting: waiting.filter(|_| chosen.is_none()),
             pod: chosen.map(|candidate| candidate.pod.name),
@@ -273,6 +275,8 @@ impl JumpShared {
             pods: now.ready_pods(),
             declared: Vec::new(),
             transport: self.execs.transport().map(super::exec::ExecTransport::name),
+            hint: now.hint().filter(|_| waits),
+            unreached: now.api_trouble().and_then(|error| Unreached::of(&self.api, error)),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;

@@ -20,6 +20,8 @@ pub struct KubeSettings {
     pub kubeconfig: Option<String>,
     /// Directories searched for credential plugins after `PATH` and the usual places.
     pub exec_path: Vec<PathBuf>,
+    /// Whoever runs this can say `--kubeconfig` and `--context`; for hints.
+    pub has_flags: bool,
 }
 
 /// All kubeconfig files together, the first file that names something winning.
@@ -64,12 +66,12 @@ impl Kubeconfigs {
         let present: Vec<PathBuf> = paths.iter().filter(|path| path.exists()).cloned().collect();
         // As kubectl: a missing file of a list is passed over, one named by --kubeconfig is not.
         if let (true, Some(missing)) = (asked_for, paths.iter().find(|path| !path.exists())) {
-            return Err(KubeconfigError::NoFile { looked_at: vec![missing.clone()] });
+            return Err(KubeconfigError::NoFile { looked_at: vec![missing.clone()], has_flags: settings.has_flags });
         }
         if present.is_empty() {
             let in_cluster = std::env::var_os("KUBERNETES_SERVICE_HOST").is_some();
             if !in_cluster {
-                return Err(KubeconfigError::NoFile { looked_at: paths });
+                return Err(KubeconfigError::NoFile { looked_at: paths, has_flags: settings.has_flags });
             }
             return Ok(Self {
                 merged: Kubeconfig::default(),
@@ -127,7 +129,10 @@ impl Kubeconfigs {
                 nearest: near::nearest(name, known.iter().map(String::as_str)).map(str::to_owned),
                 known,
             }),
-            None => Err(KubeconfigError::NoCurrentContext { files: self.described(), known }),
+            None => {
+                let (files, has_flags) = (self.described(), self.settings.has_flags);
+                Err(KubeconfigError::NoCurrentContext { files, known, has_flags })
+            }
         }
     }
 
@@ -358,6 +363,8 @@ pub enum KubeconfigError {
     NoFile {
         /// The places looked at.
         looked_at: Vec<PathBuf>,
+        /// Whether `--kubeconfig` can be given.
+        has_flags: bool,
     },
     /// A file cannot be read.
     #[error("cannot read the kubeconfig {}", path.display())]
@@ -383,6 +390,8 @@ pub enum KubeconfigError {
         files: String,
         /// Contexts there are.
         known: Vec<String>,
+        /// Whether `--context` can be given.
+        has_flags: bool,
     },
     /// A context of that name does not exist.
     #[error("the context `{context}` is not in {files}{}", has(known))]
@@ -455,14 +464,18 @@ impl Diagnose for KubeconfigError {
 
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoFile { .. } => {
+            Self::NoFile { has_flags: true, .. } => {
                 Some("name one: --kubeconfig FILE, $KUBECONFIG, or kubernetes.kubeconfig in adit.yaml".into())
+            }
+            Self::NoFile { has_flags: false, .. } => {
+                Some("name one in kubernetes.kubeconfig of adit.yaml, or in $KUBECONFIG".into())
             }
             Self::Read { .. } => Some("check the path, and that this user may read the file".into()),
             Self::Unusable { .. } => Some("`kubectl config view` shows what kubectl makes of it".into()),
             Self::NoCurrentContext { known, .. } if known.is_empty() => Some("it has no contexts either".into()),
-            Self::NoCurrentContext { known, .. } => {
-                Some(format!("name one, with --context or in the target (k8s://CONTEXT/…): {}", known.join(", ")))
+            Self::NoCurrentContext { known, has_flags, .. } => {
+                let flag = if *has_flags { "with --context or " } else { "" };
+                Some(format!("name one, {flag}in the target (k8s://CONTEXT/…): {}", known.join(", ")))
             }
             Self::UnknownContext { nearest: Some(nearest), .. } => Some(format!("did you mean `{nearest}`?")),
             Self::UnknownContext { .. } => Some("`kubectl config get-contexts` lists them".into()),

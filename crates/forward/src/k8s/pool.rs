@@ -483,6 +483,7 @@ impl Inner {
             reason: "it takes no new streams".into(),
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
+            silent: false,
         }
     }
 

@@ -154,6 +154,19 @@ impl Resolution {
         self.none.as_ref().map(NoTarget::detail)
     }
 
+    /// What to do about that.
+    pub(crate) fn hint(&self) -> Option<String> {
+        self.none.as_ref().and_then(adit_core::diagnose::Diagnose::hint)
+    }
+
+    /// Why the API server does not tell, now.
+    pub(crate) fn api_trouble(&self) -> Option<&ApiError> {
+        match &self.none {
+            Some(NoTarget::Api { error, .. }) => Some(error),
+            _ => self.trouble.as_ref().map(|trouble| &trouble.error),
+        }
+    }
+
     /// Whether nothing that matters differs.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         self.candidates == other.candidates

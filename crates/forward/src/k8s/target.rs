@@ -17,7 +17,9 @@ use super::pool::PodPool;
 use super::port_forward::Transport;
 use super::resolve::{Candidate, Choice, NoTarget, PodRef, Resolution, Resolver, Spread, Wanted, pause};
 use super::stream::KubeStream;
+use super::unreached::Unreached;
 use crate::error::ForwardError;
+use crate::session::Patience;
 
 /// How long a pod to which a connection failed is passed over.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
@@ -64,6 +66,10 @@ pub(crate) struct KubeStatus {
     /// What is waited for.
     pub(crate) waiting: Option<String>,
     pub(crate) transport: Option<&'static str>,
+    /// What to do about what is waited for.
+    pub(crate) hint: Option<String>,
+    /// There is no way to the API server.
+    pub(crate) unreached: Option<Unreached>,
 }
 
 /// Resolves a target, keeps a connection to its pod warm, opens streams. Dropping it ends all of that.
@@ -83,6 +89,7 @@ pub(crate) struct KubeTargetShared {
     status: watch::Sender<KubeStatus>,
     text: String,
     patience: Duration,
+    unreached_patience: Duration,
 }
 
 impl KubeSession {
@@ -93,7 +100,7 @@ impl KubeSession {
         pools: Arc<PodPools>,
         target: &KubeTarget,
         balance: bool,
-        patience: Duration,
+        patience: Patience,
     ) -> Self {
         let own = scope.child();
         let flags = api.kubectl_flags().to_owned();
@@ -108,7 +115,8 @@ impl KubeSession {
             held: Mutex::default(),
             status: watch::Sender::new(KubeStatus::default()),
             text: target.to_string(),
-            patience,
+            patience: patience.of_a_pod,
+            unreached_patience: patience.of_the_server,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
         own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
@@ -271,6 +279,8 @@ impl KubeTargetShared {
             declared: now.declared.clone(),
             waiting: now.detail().filter(|_| chosen.is_none()),
             transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
+            hint: now.hint().filter(|_| chosen.is_none()),
+            unreached: now.api_trouble().and_then(|error| Unreached::of(&self.api, error)),
         };
         self.status.send_if_modified(|known| {
             let changed = *known != status;
@@ -349,7 +359,8 @@ impl KubeTargetShared {
             Err(_) => {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
                 let reason = reason.or_else(|| self.resolver.detail()).unwrap_or_else(|| "no pod took it".into());
-                Err(ConnectError::NotReady { target: self.text.clone(), after: self.patience, reason })
+                let hint = self.resolver.now().hint();
+                Err(ConnectError::NotReady { target: self.text.clone(), after: self.patience, reason, hint })
             }
         }
     }
@@ -378,6 +389,7 @@ impl KubeTargetShared {
         let mut resolution = self.resolver.resolution();
         let mut backoff = Backoff::new(BackoffSettings { cap: UNREACHED, ..BackoffSettings::default() });
         let unavailable = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
+        let mut unreached_since = None;
         loop {
             let now = resolution.borrow_and_update().clone();
             let Some(candidate) = self.choose(&now) else {
@@ -397,6 +409,14 @@ impl KubeTargetShared {
                 Err(error) => {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
+                    if let Some(unreached) = Unreached::of(&self.api, &error) {
+                        let since = *unreached_since.get_or_insert_with(Instant::now);
+                        if since.elapsed() >= self.unreached_patience {
+                            return Err(unreached.into_connect(self.text.clone(), since.elapsed()));
+                        }
+                    } else {
+                        unreached_since = None;
+                    }
                     // That there is no way to the API server is no pod's fault.
                     if !matches!(error, ApiError::Unreachable { .. } | ApiError::Timeout { .. }) {
                         self.suspect(&candidate.pod);

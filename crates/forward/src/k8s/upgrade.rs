@@ -133,6 +133,7 @@ async fn over(session: &Session, wanted: &Upgrade<'_>, mut pipe: Pipe) -> Result
             reason: crate::error::words(&fault_as_io(fault)),
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
+            silent: false,
         })
     };
     pipe.encrypt(&head).map_err(lost)?;

@@ -10,7 +10,7 @@ use runtime::Scope;
 use runtime::connect::BoxFuture;
 use tokio::sync::watch;
 
-use super::Shared;
+use super::{Shared, changed, until};
 use crate::clusters::Clusters;
 use crate::error::{ForwardError, chain};
 use crate::k8s::target::KubeStatus;
@@ -104,7 +104,7 @@ impl Driver {
                     self.came_of(outcome);
                 }
                 // 4. News of the target.
-                () = news(&mut self.status) => self.note_status(),
+                () = changed(&mut self.status) => self.note_status(),
                 // 5. A deadline.
                 () = until(due) => {}
             }
@@ -333,22 +333,6 @@ async fn start(
 async fn under_way(work: &mut Option<BoxFuture<'static, Outcome>>) -> Outcome {
     match work {
         Some(work) => work.await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn news(status: &mut Option<watch::Receiver<KubeStatus>>) {
-    if let Some(status) = status
-        && status.changed().await.is_ok()
-    {
-        return;
-    }
-    std::future::pending::<()>().await;
-}
-
-async fn until(due: Option<Instant>) {
-    match due {
-        Some(due) => tokio::time::sleep_until(due.into()).await,
         None => std::future::pending().await,
     }
 }

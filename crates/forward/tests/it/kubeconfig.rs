@@ -40,8 +40,14 @@ async fn a_file_that_is_not_there_is_named() {
     let bed = Bed::web().await;
     let missing = bed.dir.path().join("nowhere");
     let said = refusal(&bed.by(settings(&missing), "k8s:///default/service/web:80")).await;
-    said.has(&["there is no kubeconfig", "nowhere"], &["--kubeconfig"]);
+    said.has(&["there is no kubeconfig", "nowhere"], &["kubernetes.kubeconfig", "$KUBECONFIG"]);
     assert_eq!(said.fault, Fault::Config);
+    // A flag is named to those only who have it.
+    let flags = |has_flags| KubeSettings { has_flags, ..settings(&missing) };
+    for (has_flags, settings) in [(false, flags(false)), (true, flags(true))] {
+        let said = refusal(&bed.by(settings, "k8s:///default/service/web:80")).await;
+        assert_eq!(said.hint.contains("--kubeconfig"), has_flags);
+    }
     let list = format!("{0}:{0}2", missing.display());
     let all = KubeSettings { kubeconfig: Some(list), ..KubeSettings::default() };
     refusal(&bed.by(all, "k8s:///default/service/web:80")).await.has(&["nowhere", "nowhere2"], &[]);

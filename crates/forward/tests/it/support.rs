@@ -110,7 +110,7 @@ impl Drop for Bed {
 
 /// Settings with this kubeconfig.
 pub(crate) fn settings(path: &std::path::Path) -> KubeSettings {
-    KubeSettings { kubeconfig: Some(path.display().to_string()), exec_path: Vec::<PathBuf>::new() }
+    KubeSettings { kubeconfig: Some(path.display().to_string()), exec_path: Vec::<PathBuf>::new(), has_flags: false }
 }
 
 /// Options of a forward that waits for `patience` and no longer.

@@ -36,6 +36,12 @@ pub trait Lookup: Send + Sync + 'static {
         None
     }
 
+    /// What could be meant by a host that is no legal name, if it looks like one of ours.
+    fn mistyped(&self, host: &str) -> Option<Found> {
+        let _ = host;
+        None
+    }
+
     /// Whether pages at this host may be a service's own: it has a route for some of its paths, or is a dynamic host. What
     /// such a page asks for it can read, so it is not told what else there is (S14).
     fn is_served(&self, host: &str) -> bool {
@@ -210,6 +216,29 @@ pub struct ServiceRow {
     pub namespace: String,
     /// Its name.
     pub name: String,
-    /// Its ports as they are written, and the host for each, unless that would be too long for a name.
-    pub ports: Vec<(String, Option<String>)>,
+    /// Its ports.
+    pub ports: Vec<PortRow>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug)]
+pub struct PortRow {
+    /// Its number.
+    pub number: u16,
+    /// Its name.
+    pub name: Option<String>,
+    /// Its host, unless that would be too long for a name.
+    pub host: Option<String>,
+    /// What it speaks if it is not HTTP, as people call it.
+    pub speaks: Option<&'static str>,
+    /// Where it is, as the target of a forward.
+    pub target: String,
+}
+
+impl PortRow {
+    /// As it is shown: `5432 (postgresql)`.
+    #[must_use]
+    pub fn shown(&self) -> String {
+        self.name.as_ref().map_or_else(|| self.number.to_string(), |name| format!("{} ({name})", self.number))
+    }
 }

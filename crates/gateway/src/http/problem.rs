@@ -7,6 +7,7 @@ use adit_core::head::HeadFault;
 use http::StatusCode;
 use runtime::ConnectError;
 use runtime::connect::MissingPart;
+use runtime::tls::Untrusted;
 
 /// One list for the words and their texts, so that none is left out.
 macro_rules! words {
@@ -111,11 +112,7 @@ impl Problem {
 
     pub(crate) fn of_connect(error: &ConnectError) -> Self {
         let hint = match error {
-            ConnectError::Certificate { .. } => {
-                let hint = "name its authority in the route, tls: { ca: FILE }, or trust any certificate there: \
-                            tls: { verify: false }; or open it by https, which without tls: terminate goes through to the service";
-                Some(hint.to_owned())
-            }
+            ConnectError::Certificate { why, .. } => Some(of_certificate(why)),
             error => error.hint(),
         };
         let reason = chain(error);
@@ -238,6 +235,23 @@ impl From<HeadFault> for Problem {
     fn from(fault: HeadFault) -> Self {
         Self::BadRequest { status: fault.status(), what: fault.to_string() }
     }
+}
+
+/// What to write into a route whose service shows a certificate that is not trusted.
+fn of_certificate(why: &rustls::Error) -> String {
+    let first = match Untrusted::of(why) {
+        Untrusted::Issuer | Untrusted::Other => "name its authority in the route, tls: { ca: FILE }",
+        Untrusted::Name => "name the host it is for in the route, tls: { server_name: HOST }",
+        Untrusted::Time => "renew it, or check the clocks",
+        Untrusted::Authority => {
+            "give the service a certificate that the authority has signed, and name the authority in the route, \
+             tls: { ca: FILE }"
+        }
+    };
+    format!(
+        "{first}; or trust any certificate there: tls: {{ verify: false }}; or open it by https, which without \
+         tls: terminate goes through to the service"
+    )
 }
 
 /// Whole seconds, at least one, after which a wait is over.

@@ -254,6 +254,7 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
     let host = match host_of(request) {
         Ok(host) => host,
         Err(HostFault::Address) if is_at_loopback_address(request) => return Ok(Destination::Index),
+        Err(HostFault::Name) => return Err(mistyped(connection, request)),
         Err(fault) => return Err(Problem::bad(&fault.to_string())),
     };
     let name = host.host.as_str();
@@ -273,6 +274,20 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
         }
         Found::Refused { reason, hint } => Err(Problem::Refused { reason, hint }),
         Found::Failed { reason, hint } => Err(Problem::Failed { reason, hint }),
+    }
+}
+
+/// A host that is no legal name. Nobody can own it, so a person has mistyped one of ours, or a program is wrong.
+fn mistyped(connection: &Connection, request: &Request<Incoming>) -> Problem {
+    let mut all = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());
+    let host = all.next().or_else(|| request.uri().authority().map(Authority::as_str)).unwrap_or_default();
+    let host = without_port(host).to_ascii_lowercase();
+    let host = host.strip_suffix('.').unwrap_or(&host);
+    match connection.site.lookup.mistyped(host) {
+        Some(Found::Unknown { near, reason, hint }) => {
+            Problem::UnknownHost { host: host.to_owned(), near, reason, hint }
+        }
+        _ => Problem::bad(&HostFault::Name.to_string()),
     }
 }
 

@@ -8,10 +8,12 @@ use runtime::page::{self, Form, escape};
 use serde_json::{Value, json};
 
 use super::{Around, address, link, origin};
-use crate::http::{ServiceListing, ServiceRow};
+use crate::http::{PortRow, ServiceListing, ServiceRow};
 
 /// Where the page of a context is, at the gateway's own names. No service's path begins so by accident.
 const PATH: &str = "/-/contexts/";
+
+const TOO_LONG: &str = "too long for a name: set an alias in gateway.aliases";
 
 /// The URL of a context's page.
 pub(super) fn context_link(context: &str, around: Around) -> String {
@@ -61,17 +63,18 @@ fn html(listing: &ServiceListing, around: Around) -> String {
         body.push_str(
             "<div class=\"wide\"><table><tr><th>Namespace</th><th>Service</th><th>Port</th><th>Host</th></tr>",
         );
-        for (service, (port, host)) in rows(listing) {
-            let host = host.as_ref().map_or_else(
-                || "<span class=\"note\">too long for a name: set an alias in gateway.aliases</span>".to_owned(),
-                |host| link(host, None, listing.tls, around),
-            );
+        for (service, port) in rows(listing) {
+            let host = match (&port.host, port.speaks) {
+                (_, Some(speaks)) => format!("<span class=\"note\">{}</span>", escape(&by_port(port, speaks))),
+                (Some(host), None) => link(host, None, listing.tls, around),
+                (None, None) => format!("<span class=\"note\">{TOO_LONG}</span>"),
+            };
             let _ = write!(
                 body,
                 "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{host}</td></tr>",
                 escape(&service.namespace),
                 escape(&service.name),
-                escape(port),
+                escape(&port.shown()),
             );
         }
         body.push_str("</table></div>");
@@ -85,9 +88,11 @@ fn html(listing: &ServiceListing, around: Around) -> String {
 }
 
 fn object(listing: &ServiceListing, around: Around) -> Value {
-    let port = |(port, host): &(String, Option<String>)| {
-        let url = host.as_ref().and_then(|host| address(host, None, listing.tls, around));
-        json!({ "port": port, "host": host, "url": url })
+    let port = |port: &PortRow| {
+        let host = port.host.as_ref().filter(|_| port.speaks.is_none());
+        let url = host.and_then(|host| address(host, None, listing.tls, around));
+        let (shown, target) = (port.shown(), &port.target);
+        json!({ "port": shown, "host": port.host, "url": url, "speaks": port.speaks, "target": target })
     };
     let service = |service: &ServiceRow| {
         let ports: Vec<Value> = service.ports.iter().map(port).collect();
@@ -99,10 +104,14 @@ fn object(listing: &ServiceListing, around: Around) -> Value {
 
 fn text(listing: &ServiceListing, around: Around) -> String {
     let mut text = format!("services of {}:\n", listing.context);
-    for (service, (port, host)) in rows(listing) {
-        let url = host.as_ref().and_then(|host| address(host, None, listing.tls, around));
-        let url = url.unwrap_or_else(|| "(too long for a name: set an alias in gateway.aliases)".to_owned());
-        let _ = writeln!(text, "  {}/{} {port}  {url}", service.namespace, service.name);
+    for (service, port) in rows(listing) {
+        let url = port.host.as_ref().and_then(|host| address(host, None, listing.tls, around));
+        let way = match (url, port.speaks) {
+            (_, Some(speaks)) => format!("({})", by_port(port, speaks)),
+            (Some(url), None) => url,
+            (None, None) => format!("({TOO_LONG})"),
+        };
+        let _ = writeln!(text, "  {}/{} {}  {way}", service.namespace, service.name, port.shown());
     }
     if let Some(note) = &listing.note {
         let _ = writeln!(text, "{note}");
@@ -110,8 +119,16 @@ fn text(listing: &ServiceListing, around: Around) -> String {
     text
 }
 
-fn rows(listing: &ServiceListing) -> impl Iterator<Item = (&ServiceRow, &(String, Option<String>))> {
+fn rows(listing: &ServiceListing) -> impl Iterator<Item = (&ServiceRow, &PortRow)> {
     listing.services.iter().flat_map(|service| service.ports.iter().map(move |port| (service, port)))
+}
+
+/// How a port is reached that no browser can open.
+fn by_port(port: &PortRow, speaks: &str) -> String {
+    let PortRow { number, target, .. } = port;
+    format!(
+        "{speaks}, not HTTP: a forward with {{ to: \"{target}\", listen: {number} }}, or adit forward {target} {number}"
+    )
 }
 
 #[cfg(test)]

@@ -112,10 +112,28 @@ async fn an_unknown_host_is_answered_with_near_ones_and_the_index_below() {
     assert_eq!(value["error"]["code"], "unknown_host");
     assert_eq!(value["error"]["near"][0], "app.localhost");
     assert_eq!(value["error"]["known"]["routes"][0]["host"], "app.localhost");
-    assert!(
-        get(&gate, "ap.localhost", "/", "*/*").await.text().starts_with("404 No route has the host ap.localhost.\n")
+    // On a terminal it is what was asked for, and where the rest is.
+    assert_eq!(
+        get(&gate, "ap.localhost:8989", "/", "*/*").await.text(),
+        "404 No route has the host ap.localhost.\nhint: Did you mean app.localhost?\nnear: app.localhost\n\
+         all there is: http://localhost:8989/\n"
     );
     assert_eq!(gate.errors("unknown_host"), 3);
+}
+
+#[tokio::test]
+async fn below_an_error_are_not_hundreds_of_routes_but_where_they_are() {
+    let gate = gate().await;
+    {
+        let mut listing = gate.routes.listing.lock().unwrap();
+        let one = listing.routes[0].clone();
+        listing.routes = (0..100).map(|n| RouteEntry { host: format!("r{n}.localhost"), ..one.clone() }).collect();
+    }
+    let page = get(&gate, "ap.localhost:8989", "/", BROWSER).await.text();
+    assert!(page.contains("<a href=\"http://localhost:8989/\">Index</a>") && !page.contains("r99."), "{page}");
+    let json = get(&gate, "ap.localhost:8989", "/", "application/json").await;
+    let value: serde_json::Value = serde_json::from_slice(&json.body).unwrap();
+    assert_eq!((&value["error"]["index"], &value["error"]["known"]), (&"http://localhost:8989/".into(), &().into()));
 }
 
 #[tokio::test]

@@ -72,10 +72,11 @@ async fn another_certificate_than_the_pinned_one_is_refused_with_both_fingerprin
     let found = identity.fingerprint();
     let address = echo_server(ReloadingResolver::fixed(identity), &[]).await;
     let error = dial(address, "localhost", &ServerTrust::Pinned([7; 32])).await.unwrap_err();
-    let ConnectError::Certificate { source, .. } = &error else {
+    let ConnectError::Certificate { why, .. } = &error else {
         panic!("{error:?}");
     };
-    assert!(source.to_string().contains(&found.to_string()), "{source}");
+    assert!(why.to_string().contains(&found.to_string()), "{why}");
+    assert!(error.to_string().contains(&found.to_string()), "{error}");
     assert_eq!(error.fault(), Fault::Upstream);
 }
 

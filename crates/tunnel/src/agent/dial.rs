@@ -6,9 +6,9 @@ use std::time::Duration;
 use mux::frame::{DATA_DEFAULT, FrameType, Limits, flags};
 use mux::message::{self, AuthRequest, AuthResponse, Fault, Join, JoinResponse};
 use runtime::TcpConnect;
-use runtime::tls::TlsError;
+use runtime::tls::{TlsError, in_words};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{CertificateError, ClientConfig};
 
 use super::error::AgentError;
 use super::local::chain;
@@ -110,12 +110,8 @@ impl Dialer {
     }
 
     fn failed(&self, fault: &HandshakeFault) -> AgentError {
-        if let HandshakeFault::Tls(TlsFault::Tls(rustls::Error::InvalidCertificate(error))) = fault {
-            let reason = match error {
-                CertificateError::Other(other) => other.to_string(),
-                CertificateError::UnknownIssuer => "nobody this machine trusts has signed it".into(),
-                other => other.to_string(),
-            };
+        if let HandshakeFault::Tls(TlsFault::Tls(error @ rustls::Error::InvalidCertificate(_))) = fault {
+            let reason = in_words(error);
             return AgentError::Untrusted { server: self.address.clone(), reason };
         }
         self.conversation(chain(fault))

@@ -70,11 +70,18 @@ fn check(path: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Why contexts that a file names cannot be used.
+pub(in crate::command) struct Contexts {
+    pub(in crate::command) problems: Vec<Problem>,
+    /// They are mistakes: there is a kubeconfig, and it does not have these. Without one nobody knows yet.
+    pub(in crate::command) are_mistakes: bool,
+}
+
 /// The contexts that a file names and the kubeconfig does not have.
-pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &AgentFile) -> Vec<Problem> {
+pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &AgentFile) -> Contexts {
     let mut named = Named { places: Places::read(&path.display().to_string(), text), problems: Vec::new() };
-    named.contexts(file);
-    named.problems
+    let are_mistakes = named.contexts(file);
+    Contexts { problems: named.problems, are_mistakes }
 }
 
 /// The files that a file names and that cannot be used.
@@ -183,8 +190,8 @@ impl Named {
         }
     }
 
-    /// Contexts are looked for only when the file leads to a cluster.
-    fn contexts(&mut self, config: &AgentFile) {
+    /// Contexts are looked for only when the file leads to a cluster. Whether there was a kubeconfig to look in.
+    fn contexts(&mut self, config: &AgentFile) -> bool {
         let of_target = |target: &Target| match target {
             Target::Kubernetes(target) => Some(target.context.clone()),
             Target::Jump(target) => Some(target.context.clone()),
@@ -197,7 +204,7 @@ impl Named {
             aliases.map(|(label, context)| (vec!["gateway", "aliases", label.as_str()], Some(context.clone())));
         let wanted: Vec<(Vec<&str>, Option<String>)> = targets.chain(aliases).collect();
         if wanted.is_empty() {
-            return;
+            return true;
         }
         let kubeconfigs = match Kubeconfigs::load(&files::kube_settings(&config.kubernetes)) {
             Ok(kubeconfigs) => kubeconfigs,
@@ -205,7 +212,8 @@ impl Named {
                 // Where the files are named, or else where they are needed first.
                 let of_file = ["kubernetes", "kubeconfig"];
                 let keys = if config.kubernetes.kubeconfig.is_empty() { wanted[0].0.as_slice() } else { &of_file };
-                return self.fault(keys, &error);
+                self.fault(keys, &error);
+                return false;
             }
         };
         for (keys, context) in wanted {
@@ -213,6 +221,7 @@ impl Named {
                 self.fault(&keys, &error);
             }
         }
+        true
     }
 
     fn authorities(&mut self, keys: &[&str], path: &Path) {

@@ -239,7 +239,7 @@ pub(super) async fn gather(global: &Global) -> Facts {
             current: kubeconfigs.current().map(str::to_owned),
             missing: file
                 .iter()
-                .flat_map(|(path, text, file)| check::missing_contexts(path, text, file))
+                .flat_map(|(path, text, file)| check::missing_contexts(path, text, file).problems)
                 .map(|problem| problem.to_string().lines().next().unwrap_or_default().to_owned())
                 .collect(),
         },

@@ -54,7 +54,7 @@ fn config(global: &Global) -> Result<KubernetesConfig, Failure> {
 
 fn settings(arguments: &ForwardArguments, config: &KubernetesConfig) -> KubeSettings {
     let of_file = files::kube_settings(config);
-    KubeSettings { kubeconfig: arguments.kubeconfig.clone().or(of_file.kubeconfig), ..of_file }
+    KubeSettings { kubeconfig: arguments.kubeconfig.clone().or(of_file.kubeconfig), has_flags: true, ..of_file }
 }
 
 #[cfg(test)]

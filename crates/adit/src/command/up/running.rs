@@ -75,6 +75,11 @@ impl Running {
         }
     }
 
+    /// Whether the file says something else than what is in force.
+    pub(super) fn differs(&self, read: &Read) -> bool {
+        self.file != read.file
+    }
+
     /// Puts a version of the file in force, or leaves everything as it was.
     pub(super) fn apply(&mut self, read: &Read) -> Result<Change, Failure> {
         let file = &read.file;

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
-use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem};
+use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem, Problems};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
 
-use crate::command::config::check;
+use crate::command::config::check::{self, Contexts};
 use crate::command::files;
 use crate::report::Failure;
 
@@ -30,8 +30,8 @@ pub(super) struct Read {
     path: PathBuf,
     /// What of it is to run.
     pub(super) file: AgentFile,
-    /// Contexts it names and the kubeconfig does not have: they may be there by the time they are needed.
-    pub(super) missing: Vec<Problem>,
+    /// Contexts it names that cannot be used.
+    pub(super) contexts: Contexts,
 }
 
 /// What of a file is to run. Nothing named is everything.
@@ -71,13 +71,28 @@ impl Source {
         }
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
-        let missing = check::missing_contexts(&self.path, &text, &file);
-        Ok(Read { path: self.path.clone(), file, missing })
+        let contexts = check::missing_contexts(&self.path, &text, &file);
+        Ok(Read { path: self.path.clone(), file, contexts })
     }
 }
 
 impl Read {
-    /// Whether there would be nothing to run. A program that runs may be told so: what it published must end.
+    /// What the file alone does not show to be wrong: `adit config check` calls it a mistake, too.
+    ///
+    /// It is for what was written by somebody just now. A context that goes away under a file that has not changed is
+    /// no mistake of the file's, and does no harm to what leads elsewhere.
+    pub(super) fn check(&self) -> Result<(), Failure> {
+        self.check_asks_for_something()?;
+        // An alias is another name for what may be there on another machine; nothing leads to it.
+        let leads_there = |problem: &&Problem| !problem.key.starts_with("gateway.aliases.");
+        let mistakes: Vec<Problem> = self.contexts.problems.iter().filter(leads_there).cloned().collect();
+        match self.contexts.are_mistakes && !mistakes.is_empty() {
+            true => Err(Problems::in_order(mistakes).into()),
+            false => Ok(()),
+        }
+    }
+
+    /// Whether there would be nothing to run.
     pub(super) fn check_asks_for_something(&self) -> Result<(), Failure> {
         if !asks_for_nothing(&self.file) {
             return Ok(());
@@ -184,7 +199,6 @@ impl Selection {
     }
 }
 
-/// Whether there would be nothing to run.
 /// Whether there is nothing to run.
 fn asks_for_nothing(file: &AgentFile) -> bool {
     let publishes = file.publish.as_ref().is_some_and(|publish| !publish.tunnels.is_empty());

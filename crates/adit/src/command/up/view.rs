@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -51,6 +52,8 @@ pub(super) struct View {
     applied: Notify,
     /// Reasons that were told: a request that failed for one of them says it once more.
     reasons: Mutex<Reasons>,
+    /// Addresses that other machines can reach, as was told.
+    exposed: Mutex<Vec<(String, SocketAddr)>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,6 +124,7 @@ impl View {
             agent: Mutex::default(),
             applied: Notify::new(),
             reasons: Mutex::default(),
+            exposed: Mutex::default(),
         }))
     }
 
@@ -142,10 +146,7 @@ impl View {
 
     /// Everything is open.
     pub(super) fn started(&self, snapshot: &Snapshot) {
-        for (name, address) in &snapshot.exposed {
-            let text = format!("{name}: whoever can reach {address} can reach what is behind it");
-            self.note(&text, "exposed", || json!({ "name": name, "address": address.to_string() }));
-        }
+        self.exposed(snapshot);
         match self.form {
             Form::Table | Form::None => {}
             Form::Lines => self.started_lines(snapshot),
@@ -159,6 +160,15 @@ impl View {
                 let ms = u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX);
                 self.event("started", &json!({ "took_ms": ms }));
             }
+        }
+    }
+
+    /// What other machines can reach, each address once.
+    pub(super) fn exposed(&self, snapshot: &Snapshot) {
+        let before = std::mem::replace(&mut *lock(&self.exposed), snapshot.exposed.clone());
+        for (name, address) in snapshot.exposed.iter().filter(|now| !before.contains(now)) {
+            let text = format!("{name}: whoever can reach {address} can reach what is behind it");
+            self.note(&text, "exposed", || json!({ "name": name, "address": address.to_string() }));
         }
     }
 
@@ -414,7 +424,7 @@ impl View {
     }
 
     /// It could be opened after all.
-    pub(super) fn opened_late(&self, owner: Option<&str>, address: std::net::SocketAddr) {
+    pub(super) fn opened_late(&self, owner: Option<&str>, address: SocketAddr) {
         let name = owner.unwrap_or("gateway");
         let text = format!("{name}: {address} is open now");
         self.note(&text, "opened", || json!({ "name": name, "address": address.to_string() }));

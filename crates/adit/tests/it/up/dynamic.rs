@@ -3,6 +3,7 @@
 use testkit::cert::TestCa;
 use testkit::cluster::{PodSpec, ServicePort};
 use testkit::origin::HttpOrigin;
+use testkit::raw;
 
 use super::support::{Bed, TlsOrigin, Up, gateway};
 
@@ -91,9 +92,7 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
     let up = bed.up(&gateway(&[], &[])).await;
     for host in [
         "web.svc.default.ns.fake.cx.k8s.localhost",
-        "web-80.svc.default.fake.cx.k8s.localhost",
         "web-80.deploy.default.ns.fake.cx.k8s.localhost",
-        "web-80.svc.default.ns.cx.k8s.localhost",
         "web-99999.svc.default.ns.fake.cx.k8s.localhost",
         "web-80.svc.default.ns.a--ffb.cx.k8s.localhost",
     ] {
@@ -101,6 +100,43 @@ async fn a_name_against_the_grammar_is_a_404_that_says_how_names_are_made() {
         assert_eq!(answer.status, 404, "{host}: {}", answer.text());
         let text = answer.text();
         assert!(text.contains("{service}-{port}.svc.{namespace}.ns.{context}.cx."), "{host}: {text}");
+    }
+    assert_eq!(bed.cluster.requests().len(), 0);
+}
+
+#[tokio::test]
+async fn a_mistyped_name_is_a_404_that_says_which_part_is_wrong_and_links_what_was_meant() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&super::support::web()])).await;
+    let meant = "web-80.svc.default.ns.fake.cx.k8s.localhost";
+    for (host, wrong) in [
+        ("web-80.svc.default.ns.fake.cx.k8.localhost", "it ends in `k8.localhost`, not in `k8s.localhost`"),
+        ("web-80.svc.default.ns.fake.cx.localhost", "it ends in `localhost`"),
+        ("web-80.svc.default.ns.fake.cx.k8s", "it ends in `k8s`"),
+        ("web_80.svc.default.ns.fake.cx.k8s.localhost", "`_` cannot stand in a host name"),
+        ("WEB_80.svc.default.ns.fake.cx.k8s.localhost.", "`_` cannot stand in a host name"),
+        ("web-80-svc.default.ns.fake.cx.k8s.localhost", "a hyphen stands where a dot belongs"),
+        ("web-80.svc..ns.fake.cx.k8s.localhost", "nothing between two of its dots"),
+        ("web-80.scv.default.ns.fake.cx.k8s.localhost", "`scv` is neither `svc` nor `pod`"),
+        ("web-80.svc.default.fake.cx.k8s.localhost", "`.ns` is missing"),
+        ("web-80.svc.default.ns.cx.k8s.localhost", "it names no context"),
+        ("web-80.scv.default.ns.fak.cx.k8s.localhost", "`scv` is neither"),
+    ] {
+        let answer = up.get(host, "/").await;
+        let text = answer.text();
+        assert_eq!((answer.status, answer.header("x-adit-error")), (404, Some("unknown_host")), "{host}: {text}");
+        assert!(text.contains(wrong), "{host}: {text}");
+        if host.ends_with(".localhost") || host.ends_with(".localhost.") {
+            assert!(text.contains(&format!("hint: Did you mean {meant}?\n")), "{host}: {text}");
+        }
+    }
+    let host = up.host("web-443.htps.svc.default.ns.fake.cx.k8s.localhost");
+    let page = raw::request(up.gateway(), "GET", &host, "/", &[("Accept", "text/html")], b"").await.unwrap().text();
+    let link = format!("href=\"http://web-443.https.svc.default.ns.fake.cx.k8s.localhost:{}/\"", up.gateway().port());
+    assert!(page.contains(&link) && page.contains("<code>htps</code> is not <code>https</code>"), "{page}");
+    // What is no name of ours is as wrong as before.
+    for host in ["web_80.localhost", "a..b", "-a.localhost", "web_80.svc.default.ns.<b>.cx.k8s.localhost"] {
+        assert_eq!(up.get(host, "/").await.status, 400, "{host}");
     }
     assert_eq!(bed.cluster.requests().len(), 0);
 }
@@ -204,10 +240,32 @@ async fn the_page_of_a_context_lists_its_services_with_the_host_of_each_port() {
     let text = up.get("localhost", "/-/contexts/fake").await.text();
     assert!(text.contains("default/web 80 (http)  http://web-80.svc."), "{text}");
     let localhost = up.host("localhost");
-    let html =
-        testkit::raw::request(up.gateway(), "GET", &localhost, "/-/contexts/fake", &[("Accept", "text/html")], b"");
+    let html = raw::request(up.gateway(), "GET", &localhost, "/-/contexts/fake", &[("Accept", "text/html")], b"");
     let html = html.await.unwrap().text();
     assert!(html.contains(&format!("<a href=\"http://{}/\">", up.host(host))), "{html}");
+}
+
+#[tokio::test]
+async fn ports_that_speak_no_http_have_no_link_on_the_page_and_say_how_they_are_reached() {
+    let bed = Bed::start().await;
+    let ports = [ServicePort::new(5432).named("tcp-postgresql"), ServicePort::new(9187).named("http-metrics")];
+    bed.cluster.add_service("default", "postgresql", &[("app", "db")], &ports);
+    let up = bed.up(&gateway(&[], &[])).await;
+    let target = "k8s://fake/default/service/postgresql:5432";
+    let (_, list) = up.json("localhost", "/-/contexts/fake").await;
+    let services = list["services"].as_array().unwrap();
+    let ports = &services.iter().find(|service| service["name"] == "postgresql").expect("it")["ports"];
+    assert_eq!((&ports[0]["url"], &ports[0]["speaks"]), (&serde_json::Value::Null, &"PostgreSQL".into()), "{ports}");
+    assert_eq!(ports[0]["target"], target, "{ports}");
+    assert!(ports[1]["url"].is_string() && ports[1]["speaks"].is_null(), "{ports}");
+    let way = format!("PostgreSQL, not HTTP: a forward with {{ to: \"{target}\", listen: 5432 }}");
+    let text = up.get("localhost", "/-/contexts/fake").await.text();
+    assert!(text.contains(&way) && !text.contains("http://postgresql-5432."), "{text}");
+    let accept = [("Accept", "text/html")];
+    let html = raw::request(up.gateway(), "GET", &up.host("localhost"), "/-/contexts/fake", &accept, b"").await;
+    let html = html.unwrap().text();
+    assert!(html.contains("PostgreSQL, not HTTP") && !html.contains("href=\"http://postgresql-5432."), "{html}");
+    assert!(html.contains("href=\"http://postgresql-9187."), "{html}");
 }
 
 #[tokio::test]
@@ -219,8 +277,7 @@ async fn only_this_machine_is_told_a_contexts_services_and_only_of_what_is_allow
     let asked = bed.cluster.requests().len();
     assert_eq!(up.get("localhost", "/-/contexts/prod").await.status, 403);
     let cross = [("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Mode", "no-cors")];
-    let answer =
-        testkit::raw::request(up.gateway(), "GET", &up.host("localhost"), "/-/contexts/fake", &cross, b"").await;
+    let answer = raw::request(up.gateway(), "GET", &up.host("localhost"), "/-/contexts/fake", &cross, b"").await;
     assert_eq!(answer.unwrap().status, 403, "a picture on a stranger's page");
     assert_eq!(up.get("evil.example", "/-/contexts/fake").await.status, 404);
     assert_eq!(bed.cluster.requests().len(), asked, "the cluster was not asked");
@@ -291,7 +348,7 @@ async fn an_index_that_came_by_tls_links_by_tls_where_that_goes() {
     let keys = ["tls: local"];
     let up = bed.up(&gateway(&keys, &[&super::support::web()])).await;
     let config = testkit::cert::trust_anything(&["http/1.1"]);
-    let mut client = testkit::raw::Client::connect_tls(up.gateway(), "localhost", config).await.unwrap();
+    let mut client = raw::Client::connect_tls(up.gateway(), "localhost", config).await.unwrap();
     let page = client.get(&up.host("localhost"), "/").await.unwrap().text();
     assert!(page.contains(&format!("https://web.localhost:{}", up.gateway().port())), "{page}");
     assert!(page.contains(&format!("https://localhost:{}/-/contexts/fake", up.gateway().port())), "{page}");

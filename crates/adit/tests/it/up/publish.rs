@@ -13,7 +13,7 @@ use testkit::ws::{Message, WebSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
-use super::support::{Bed, Running, Up, WEB, beside};
+use super::support::{Bed, Running, Up, WEB, beside, gateway};
 use crate::support::{DEADLINE, Publish, Server, eventually, within, write_secret};
 
 /// The section `publish` for a server, and the token file it names.
@@ -118,7 +118,7 @@ async fn tunnels_come_and_go_with_the_file() {
     assert_eq!(server.get("two", "/").await.status, 200);
     let gone = || async { (server.get("one", "/").await.status != 200).then_some(()) };
     eventually(DEADLINE, "the end of the first", gone).await;
-    up.reload(&bed, "forwards: {}\n").await;
+    up.reload(&bed, &gateway(&[], &[])).await;
     let gone = || async { (server.get("two", "/").await.status != 200).then_some(()) };
     eventually(DEADLINE, "the end of the second", gone).await;
     assert_eq!(up.count("failed"), 0);

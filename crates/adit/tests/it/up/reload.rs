@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::support::{Bed, Up, WEB, beside, gateway, streams, web};
-use crate::support::{DEADLINE, eventually, within};
+use crate::support::{DEADLINE, adit, eventually, within};
 
 const HOST: &str = "web.localhost";
 /// What a debug build on a busy machine may take for a thousand routes; a release build is measured elsewhere.
@@ -123,6 +123,90 @@ async fn a_file_with_errors_changes_nothing_and_all_of_them_are_told() {
     let event = up.refused(&bed, &gateway(&[], &["x.localhost: { to: \"forward:nowhere\" }"])).await;
     assert!(event.to_string().contains("nowhere"), "{event}");
     assert_eq!(up.get(HOST, "/").await.status, 200);
+}
+
+#[tokio::test]
+async fn a_context_that_is_not_there_is_a_mistake_at_a_reload_and_at_the_start_as_for_the_check() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let wrong = gateway(&[], &[&route(HOST, "k8s://fak/default/service/web:80"), &route("new.localhost", WEB)]);
+    let event = up.refused(&bed, &wrong).await;
+    let problem = &event["problems"][0];
+    assert_eq!((problem["key"].as_str(), problem["line"].as_u64()), (Some("gateway.routes.web.localhost.to"), Some(5)));
+    let said = problem["message"].as_str().expect("a message");
+    assert!(said.starts_with("the context `fak` is not in "), "{event}");
+    assert_eq!((up.status(HOST).await, up.status("new.localhost").await), (Some(200), Some(404)));
+    // The others say the same, and neither of them runs anything.
+    let mut check = adit(bed.home.path());
+    check.args(["config", "check"]).env("KUBECONFIG", bed.home.path().join("kubeconfig"));
+    for mut command in [check, bed.command()] {
+        let (status, told) = testkit::process::run(&mut command, b"", DEADLINE).unwrap();
+        assert_eq!(status.code(), Some(2), "{}", told.output());
+        assert!(told.output().contains(said), "{}", told.output());
+    }
+    // Once the context is there, the file takes effect by itself.
+    let kubeconfig = bed.home.path().join("kubeconfig");
+    let text = std::fs::read_to_string(&kubeconfig).unwrap();
+    let from = up.process.line_count();
+    let context = "- name: fak\n  context: { cluster: fake, user: fake }\n";
+    let (before, after) = text.split_once("contexts:\n").expect("contexts");
+    std::fs::write(&kubeconfig, format!("{before}contexts:\n{context}{after}")).unwrap();
+    up.event_from(from, "reloaded", |_| true).await;
+    assert_eq!((up.status(HOST).await, up.status("new.localhost").await), (Some(200), Some(200)));
+    // And when it goes away under a file that stays as it is, everything else goes on.
+    let from = up.process.line_count();
+    std::fs::write(&kubeconfig, &text).unwrap();
+    up.event_from(from, "missing", |event| event["message"].as_str() == Some(said)).await;
+    assert_eq!((up.status(HOST).await, up.status("new.localhost").await), (Some(502), Some(200)));
+}
+
+#[tokio::test]
+async fn without_a_kubeconfig_contexts_are_only_not_known_yet() {
+    let bed = Bed::start().await;
+    let kubeconfig = bed.home.path().join("kubeconfig");
+    std::fs::rename(&kubeconfig, bed.home.path().join("later")).unwrap();
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    let missing = up.event("missing").await;
+    assert!(missing["message"].as_str().is_some_and(|text| text.contains("no kubeconfig")), "{missing}");
+    std::fs::rename(bed.home.path().join("later"), &kubeconfig).unwrap();
+    up.event("reloaded").await;
+    assert_eq!(up.status(HOST).await, Some(200));
+}
+
+#[tokio::test]
+async fn a_file_that_asks_for_nothing_is_refused_at_a_reload_as_at_the_start() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    for text in ["", "# nothing yet\n", "kubernetes: { keepalive: 1m }\n", "publish: {}\n"] {
+        let refused = up.refused(&bed, text).await;
+        assert!(refused["message"].as_str().is_some_and(|text| text.ends_with("asks for nothing")), "{refused}");
+        assert!(refused["hint"].as_str().is_some_and(|text| text.contains("gateway: {}")), "{refused}");
+        assert_eq!(up.status(HOST).await, Some(200));
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_others_can_reach_is_told_at_a_reload_as_at_the_start() {
+    let bed = Bed::start().await;
+    let (first, second) = (testkit::process::free_port().unwrap(), testkit::process::free_port().unwrap());
+    let file = |ip: &str, forward: &str| {
+        let forwards = format!("forwards:\n  db: {{ to: \"{WEB}\", listen: \"{forward}:{second}\" }}\n");
+        format!("{forwards}{}", gateway(&[], &[&web()]).replace("127.0.0.1:0", &format!("{ip}:{first}")))
+    };
+    let up = bed.up(&file("127.0.0.1", "127.0.0.1")).await;
+    let from = up.process.line_count();
+    up.reload(&bed, &file("0.0.0.0", "127.0.0.1")).await;
+    let gateway = up.event_from(from, "exposed", |_| true).await;
+    assert_eq!((&gateway["name"], &gateway["address"]), (&json!("gateway"), &json!(format!("0.0.0.0:{first}"))));
+    // Once for each.
+    let from = up.process.line_count();
+    up.reload(&bed, &file("0.0.0.0", "0.0.0.0")).await;
+    assert_eq!(up.event_from(from, "exposed", |_| true).await["name"], "db");
+    up.reload(&bed, &file("127.0.0.1", "127.0.0.1")).await;
+    let from = up.process.line_count();
+    up.reload(&bed, &file("127.0.0.1", "0.0.0.0")).await;
+    assert_eq!(up.event_from(from, "exposed", |_| true).await["name"], "db", "again");
+    assert_eq!(up.count("exposed"), 3);
 }
 
 #[tokio::test]

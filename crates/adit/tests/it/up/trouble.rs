@@ -2,8 +2,10 @@
 
 use testkit::raw::{self, Client};
 use testkit::ws::{Message, WebSocket};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
 
-use super::support::{Bed, Up, gateway, streams, web};
+use super::support::{Bed, Up, beside, gateway, streams, web};
 use crate::support::{DEADLINE, curl, eventually, within};
 
 const HOST: &str = "web.localhost";
@@ -136,6 +138,61 @@ async fn an_api_server_that_goes_and_comes_back_is_used_again() {
     bed.cluster.faults().restart();
     eventually(DEADLINE, "an answer", || async { (up.status(HOST).await == Some(200)).then_some(()) }).await;
     up.event("back").await;
+}
+
+#[tokio::test]
+async fn no_way_to_an_api_server_is_a_502_within_seconds_that_names_it_its_context_and_what_to_do() {
+    let bed = Bed::start().await;
+    let closed = testkit::process::free_port().unwrap();
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let plain_at = plain.local_addr().unwrap().to_string();
+    let _plain = beside(async move {
+        let mut open = Vec::new();
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+            // A reset could overtake the answer.
+            open.push(stream);
+        }
+    });
+    let cases = [
+        ("closed", format!("127.0.0.1:{closed}"), "connection refused", "Check that the cluster runs"),
+        ("nameless", "no-such-host.invalid:6443".into(), "its name cannot be resolved", "name servers"),
+        ("plain", plain_at, "does not speak TLS", "Check `server` of this cluster"),
+        (
+            "foreign",
+            bed.cluster.address().to_string(),
+            "no authority that is trusted has signed it",
+            "certificate-authority",
+        ),
+    ];
+    let mut kubeconfig =
+        String::from("apiVersion: v1\nkind: Config\nusers:\n- { name: me, user: { token: x } }\nclusters:\n");
+    let lines = |line: fn(&str, &str) -> String| cases.iter().map(|(name, at, ..)| line(name, at)).collect::<String>();
+    kubeconfig += &lines(|name, at| format!("- {{ name: {name}, cluster: {{ server: \"https://{at}\" }} }}\n"));
+    kubeconfig += "contexts:\n";
+    kubeconfig += &lines(|name, _| format!("- {{ name: {name}, context: {{ cluster: {name}, user: me }} }}\n"));
+    let more = bed.home.path().join("more");
+    std::fs::write(&more, kubeconfig).unwrap();
+    bed.write(&gateway(&[], &[&web()]));
+    let mut command = bed.command();
+    let both = std::env::join_paths([bed.home.path().join("kubeconfig"), more]).unwrap();
+    let up = Up::start(command.env("KUBECONFIG", both)).await;
+    let asked = std::time::Instant::now();
+    let ask = async |(name, at, reason, hint): &(&str, String, &str, &str)| {
+        let answer = up.get(&format!("web-80.svc.default.ns.{name}.cx.k8s.localhost"), "/").await;
+        let text = answer.text();
+        assert_eq!(answer.status, 502, "{name}: {text}");
+        for part in [at.as_str(), reason, hint] {
+            assert!(text.contains(part), "{name}, {part}: {text}");
+        }
+        assert!(text.contains(&format!("context `{name}`")) || text.contains(&format!("k8s://{name}/")), "{text}");
+        assert!(!text.contains("kubectl describe"), "{name}: {text}");
+        text
+    };
+    let (closed, ..) = tokio::join!(ask(&cases[0]), ask(&cases[1]), ask(&cases[2]), ask(&cases[3]));
+    assert!(asked.elapsed() < std::time::Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(closed.contains("`kubectl --context closed cluster-info`"), "{closed}");
+    assert_eq!(up.get(HOST, "/").await.status, 200, "the others work");
 }
 
 #[tokio::test]

@@ -112,6 +112,7 @@ pub(super) async fn find(
                     reason,
                     fault: adit_core::diagnose::Fault::Upstream,
                     hint: None,
+                    silent: false,
                 },
             )),
         }

@@ -139,6 +139,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let scope = Scope::root();
     let listening = scope.child();
     let first = source.read()?;
+    first.check_asks_for_something()?;
     let watch = Arc::new(FileWatch::start(first.files()).map_err(|error| internal(&error))?);
     // Once more: whatever changes from here on is seen by the watch, also the rest of what is only half written now.
     let as_written = source.read().unwrap_or(first);
@@ -155,7 +156,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     left_out::tell(&running, &view)?;
     running.close_inherited();
     view.started(&running.snapshot());
-    view.missing(&read.missing);
+    view.missing(&read.contexts.problems);
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     let notify = Notify::from_environment();

@@ -395,16 +395,20 @@ impl Daemon {
 
     fn change_now(&self, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
         let mut known = self.known();
-        let read = self.remember(self.source.read())?;
+        let read = self.source.read();
+        // What is started and stopped is no change of the file.
+        let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { read.check().map(|()| read) });
+        let read = self.remember(read)?;
         let mut desired = Desired::load(self.place.desired(), &self.config);
         wish(&mut desired);
         let (next, as_written) = overlaid(read, &desired);
-        let change = {
+        let (change, snapshot) = {
             let mut running = lock(&self.running);
             running.renew(renew);
-            self.remember(running.apply(&next))?
+            (self.remember(running.apply(&next))?, running.snapshot())
         };
-        self.view.missing(&next.missing);
+        self.view.exposed(&snapshot);
+        self.view.missing(&next.contexts.problems);
         self.watch.set_files(next.files());
         let diff = super::audit::diff(&known.file, &as_written);
         if let Some(diff) = diff {
