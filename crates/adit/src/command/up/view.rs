@@ -8,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::Problem;
 use adit_core::health::HealthState;
+use gateway::failures::LastError;
 use gateway::http::State;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -78,8 +79,9 @@ struct Told {
 impl Told {
     /// Of a row before anybody used it; a plain address is always ready.
     fn untouched(row: &Row) -> Self {
-        let plain = matches!(row.state, State::Ready | State::Unchecked) && row.pod.is_none();
-        let state = if plain { row.state } else { State::Idle };
+        let state = told_state(row);
+        let plain = matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
+        let state = if plain { state } else { State::Idle };
         Self { state, pod: None, reason: None, lost: None, error: None, unhealthy: false }
     }
 }
@@ -225,11 +227,11 @@ impl View {
     /// Says what is new about a row.
     fn compare(&self, row: &Row, before: Option<Told>, now: Instant) -> Told {
         let mut after = Told {
-            state: row.state,
+            state: told_state(row),
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
-            error: row.last_error.as_ref().map(|(at, _)| *at),
+            error: row.last_error.as_ref().map(|error| error.at),
             unhealthy: match row.health.as_ref().map(|health| health.state) {
                 Some(HealthState::Unhealthy) => true,
                 // Another pod is another target: it is well when a probe says so.
@@ -248,7 +250,7 @@ impl View {
                 self.health_news(row, after.unhealthy);
             }
         }
-        if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error)
+        if let Some(LastError { text, .. }) = row.last_error.as_ref().filter(|error| Some(error.at) != before.error)
             && (self.form == Form::Json || !lock(&self.reasons).holds(&row.target, text, now))
         {
             self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
@@ -259,7 +261,7 @@ impl View {
     fn state_news(&self, row: &Row, before: &Told, after: &mut Told, now: Instant) {
         let name = &row.name;
         let pod = row.pod.as_ref().map(|pod| format!(" (pod {pod})")).unwrap_or_default();
-        match (before.state, row.state) {
+        match (before.state, after.state) {
             (State::Ready, State::Ready) if before.pod != row.pod => {
                 self.note(&format!("{name}: now{pod}"), "moved", || json!({ "name": name, "pod": row.pod }));
             }
@@ -532,6 +534,14 @@ impl View {
     }
 }
 
+/// The state whose change is news. That what is ready fails is told with each thing that failed.
+const fn told_state(row: &Row) -> State {
+    match row.state {
+        State::Failing => State::Ready,
+        state => state,
+    }
+}
+
 /// What has changed, by name as long as these are few.
 fn in_words(change: &Change) -> String {
     if change.is_empty() {
@@ -614,7 +624,7 @@ pub(super) fn of_row(row: &Row) -> Value {
         "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
         "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,
         "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
-        "last_error": row.last_error.as_ref().map(|(_, text)| text),
+        "last_error": row.last_error.as_ref().map(|error| &error.text),
         "health": row.health.as_ref().map(|health| json!({
             "state": health.state.as_str(), "latency_ms": health.latency.map(millis), "error": health.error,
             "failures": health.failures,
