@@ -384,20 +384,26 @@ impl View {
         });
     }
 
-    /// What is published could not be reached.
-    pub(super) fn unreachable(&self, target: &str, failure: &Failure) {
+    /// What a tunnel leads to could not be reached.
+    pub(super) fn unreachable(&self, tunnel: &str, target: &str, failure: &Failure) {
         let reason = failure.message();
         if lock(&self.reasons).holds(target, reason, Instant::now()) {
             return;
         }
         self.told(target, reason);
-        let named = if reason.contains(target) { String::new() } else { format!("{target}: ") };
+        let named = if reason.contains(target) { String::new() } else { format!(" → {target}") };
         let hint = failure.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         self.note(
-            &format!("published {named}{reason}{hint}"),
+            &format!("published {tunnel}{named}: {reason}{hint}"),
             "error",
-            || json!({ "name": target, "message": reason, "hint": failure.hint() }),
+            || json!({ "name": tunnel, "target": target, "message": reason, "hint": failure.hint() }),
         );
+    }
+
+    /// It can be reached again.
+    pub(super) fn reachable(&self, tunnel: &str, target: &str) {
+        let text = format!("published {tunnel}: {target} answers again");
+        self.note(&text, "reachable", || json!({ "name": tunnel, "target": target }));
     }
 
     /// An address of the new version could not be had after all; what it was to replace is open again, or is not.
