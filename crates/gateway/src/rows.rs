@@ -36,6 +36,8 @@ pub struct Row {
     pub took: Option<Duration>,
     /// Why it is not ready, or what is waited for.
     pub reason: Option<String>,
+    /// The cluster that keeps it waiting, when that keeps waiting all that leads there.
+    pub outage: Option<Outage>,
     /// What probes of its target say, when it is probed.
     pub health: Option<HealthReport>,
     /// Streams and requests now.
@@ -48,6 +50,15 @@ pub struct Row {
     pub bytes_out: u64,
     /// What went wrong last, when, and whether it still does.
     pub last_error: Option<LastError>,
+}
+
+/// A cluster that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Its context.
+    pub context: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Entrances {
@@ -128,6 +139,7 @@ impl Row {
             state: State::Ready,
             took: None,
             reason: None,
+            outage: None,
             health: None,
             streams: 0,
             opened: 0,
@@ -144,6 +156,8 @@ impl Row {
         self.took = report.took;
         self.health.clone_from(&report.health);
         self.reason = detail.filter(|_| state != State::Ready);
+        let trouble = report.cluster_trouble().filter(|_| self.reason.is_some()).map(str::to_owned);
+        self.outage = trouble.zip(report.context.clone()).map(|(reason, context)| Outage { context, reason });
     }
 
     fn add_traffic(&mut self, traffic: &Traffic) {

@@ -1,6 +1,7 @@
 //! `adit up`: what `adit.yaml` says, in the foreground: forwards, the gateway, published tunnels.
 
 pub(super) mod daemon;
+mod outages;
 mod publish;
 mod pulse;
 mod running;

@@ -297,6 +297,7 @@ mod tests {
             state: State::Ready,
             took: None,
             reason: None,
+            outage: None,
             health: None,
             streams: 3,
             opened: 4,

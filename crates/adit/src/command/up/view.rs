@@ -18,6 +18,7 @@ use tokio::sync::Notify;
 use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
+use super::outages::{Back, Outages};
 use super::pulse::{self, News, Pulse};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
@@ -50,6 +51,7 @@ pub(super) struct View {
     agent: Mutex<live::News>,
     /// There may be other forwards than before.
     applied: Notify,
+    outages: Mutex<Outages>,
     /// Reasons that were told: a request that failed for one of them says it once more.
     reasons: Mutex<Reasons>,
 }
@@ -71,6 +73,8 @@ struct Told {
     reason: Option<String>,
     /// When it was last lost, while it is.
     lost: Option<Instant>,
+    /// What was said of it since it last worked: attempts go on for ever, and each reason is worth one line.
+    said: Option<String>,
     error: Option<SystemTime>,
     /// That its probes fail was told.
     unhealthy: bool,
@@ -82,7 +86,7 @@ impl Told {
         let state = told_state(row);
         let plain = matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
         let state = if plain { state } else { State::Idle };
-        Self { state, pod: None, reason: None, lost: None, error: None, unhealthy: false }
+        Self { state, pod: None, reason: None, lost: None, said: None, error: None, unhealthy: false }
     }
 }
 
@@ -122,6 +126,7 @@ impl View {
             journal,
             agent: Mutex::default(),
             applied: Notify::new(),
+            outages: Mutex::default(),
             reasons: Mutex::default(),
         }))
     }
@@ -221,7 +226,11 @@ impl View {
             changed |= before.as_ref() != Some(&after);
             told.insert(key, after);
         }
-        changed
+        let mut outages = lock(&self.outages);
+        rest.keys().for_each(|(_, name)| outages.handle_left(name));
+        outages.poll_lines(now).iter().for_each(|line| self.show(line));
+        // What is told soon must be looked for.
+        changed || outages.is_due_soon()
     }
 
     /// Says what is new about a row.
@@ -231,6 +240,7 @@ impl View {
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
+            said: before.as_ref().and_then(|before| before.said.clone()),
             error: row.last_error.as_ref().map(|error| error.at),
             unhealthy: match row.health.as_ref().map(|health| health.state) {
                 Some(HealthState::Unhealthy) => true,
@@ -253,7 +263,12 @@ impl View {
         if let Some(LastError { text, .. }) = row.last_error.as_ref().filter(|error| Some(error.at) != before.error)
             && (self.form == Form::Json || !lock(&self.reasons).holds(&row.target, text, now))
         {
-            self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
+            let line = format!("{}: {text}", row.name);
+            self.record(&line, "error", || json!({ "name": row.name, "message": text }));
+            // That the cluster is away was told, or will be.
+            if row.outage.is_none() {
+                self.show(&line);
+            }
         }
         after
     }
@@ -267,20 +282,23 @@ impl View {
             }
             (State::Unchecked, State::Ready) | (State::Ready, State::Unchecked) => {}
             (old, State::Ready) if old != State::Ready => {
-                let outage = after.lost.take().map(|since| now - since);
-                let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
-                match outage {
+                after.said = None;
+                let back = lock(&self.outages).handle_back(now, name);
+                match after.lost.take().map(|since| now - since) {
                     Some(outage) => {
-                        let seconds = outage.as_secs_f64();
-                        self.note(
-                            &format!("{name}: back after {seconds:.1} s{pod}"),
-                            "back",
-                            || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod }),
-                        );
+                        let text = format!("{name}: back after {:.1} s{pod}", outage.as_secs_f64());
+                        let value =
+                            || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod });
+                        self.record(&text, "back", value);
+                        self.show_back(back, &text);
                     }
                     None => {
+                        let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
                         let text = format!("{} → {}{pod}{took}", named(row), row.target);
-                        self.note(&text, "ready", || of_row(row));
+                        self.record(&text, "ready", || of_row(row));
+                        self.show_back(back, "");
+                        // What leads where is worth a line of its own.
+                        self.show(&text);
                     }
                 }
             }
@@ -288,11 +306,10 @@ impl View {
                 after.lost = Some(now);
                 let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
                 self.told_of(row, &why);
-                self.note(
-                    &format!("{name}: lost: {why}"),
-                    "lost",
-                    || json!({ "name": name, "what": row.kind, "reason": why }),
-                );
+                let text = format!("{name}: lost: {why}");
+                self.record(&text, "lost", || json!({ "name": name, "what": row.kind, "reason": why }));
+                self.show_lost(row, text, now);
+                after.said = Some(why);
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
@@ -300,10 +317,40 @@ impl View {
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
                 self.told_of(row, &why);
-                self.note(&format!("{name}: {why}"), "failed", || json!({ "name": name, "reason": why }));
+                let text = format!("{name}: {why}");
+                self.record(&text, "failed", || json!({ "name": name, "reason": why }));
+                if after.said.as_ref() != Some(&why) {
+                    self.show_lost(row, text, now);
+                }
+                after.said = Some(why);
+            }
+            (_, State::Idle) => {
+                after.said = None;
+                lock(&self.outages).handle_left(name);
             }
             _ => {}
         }
+    }
+
+    /// That the target is gone, or that its cluster is.
+    fn show_lost(&self, row: &Row, line: String, now: Instant) {
+        match &row.outage {
+            Some(outage) => lock(&self.outages).handle_lost(now, &outage.context, &outage.reason, &row.name, line),
+            None => {
+                lock(&self.outages).handle_left(&row.name);
+                self.show(&line);
+            }
+        }
+    }
+
+    fn show_back(&self, back: Back, usual: &str) {
+        let lines = match &back {
+            Back::Usual => [usual, ""],
+            Back::After(lost) => [lost, usual],
+            Back::ForAll(line) => [line, ""],
+            Back::Nothing => ["", ""],
+        };
+        lines.into_iter().filter(|line| !line.is_empty()).for_each(|line| self.show(line));
     }
 
     /// On a terminal the prober says it itself, as a warning.
@@ -490,13 +537,23 @@ impl View {
 
     /// News for people, or for programs.
     fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
+        self.record(text, name, value);
+        self.show(text);
+    }
+
+    /// News for programs and for the journal.
+    fn record(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
         let value = value();
         if let Some(journal) = &self.journal {
             journal.note(name, text, &value);
         }
+        self.event(name, &value);
+    }
+
+    /// News for people.
+    fn show(&self, text: &str) {
         match self.form {
-            Form::None => {}
-            Form::Json => self.event(name, &value),
+            Form::None | Form::Json => {}
             Form::Lines => self.say(text.to_owned()),
             Form::Table => {
                 let mut notes = self.notes();
