@@ -35,16 +35,19 @@ const FILE: &str = "adit.yaml";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  adit up                      everything in ./adit.yaml, or in ~/.config/adit/adit.yaml
-  adit up postgres grafana     these forwards only
-  adit up --tag database       the forwards with this tag
+  adit up                   ./adit.yaml, else ~/.config/adit/adit.yaml
+  adit up postgres grafana  these forwards only
+  adit up --tag database    the forwards with this tag
   adit up --config prod.yaml -o json
 
-Without a file there is the gateway on port 8989: http://SERVICE-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost:8989
-reaches every service of every context. `adit config init` writes a file to begin with.
+Without a file there is the gateway on port 8989, which reaches every service
+of every context:
+  http://SERVICE-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost:8989
+`adit config init` writes a file to begin with.
 
-The file is watched. A change without mistakes takes effect at once, and whatever it does not touch keeps its
-connections; a file with mistakes changes nothing. SIGHUP reads it again, too.")]
+The file is watched. A change without mistakes takes effect at once, and what
+it does not touch keeps its connections; a file with mistakes changes nothing.
+SIGHUP reads it again, too.")]
 pub(super) struct UpArguments {
     /// Only these: names of forwards, keys of published tunnels, or the words gateway and publish
     #[arg(value_name = "NAME")]
