@@ -1,6 +1,7 @@
 //! `adit up`: what `adit.yaml` says, in the foreground: forwards, the gateway, published tunnels.
 
 pub(super) mod daemon;
+mod hangup;
 mod outages;
 mod publish;
 mod pulse;
@@ -18,8 +19,9 @@ use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
 use clap::Args;
 use runtime::scope::Scope;
-use runtime::signals::{StopSignal, StopSignals};
+use runtime::signals::{Hangups, StopSignal, StopSignals};
 use runtime::watch::FileWatch;
+use tokio::sync::Notify;
 
 use super::{Global, build_runtime, clock, files};
 use crate::report::Failure;
@@ -47,7 +49,7 @@ of every context:
 
 The file is watched. A change without mistakes takes effect at once, and what
 it does not touch keeps its connections; a file with mistakes changes nothing.
-SIGHUP reads it again, too.")]
+SIGHUP reads it again, too; when the terminal is closed, it ends.")]
 pub(super) struct UpArguments {
     /// Only these: names of forwards, keys of published tunnels, or the words gateway and publish
     #[arg(value_name = "NAME")]
@@ -93,7 +95,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let listening = scope.child();
     // Its handler first: whoever reads that something is ready may send a SIGHUP.
     let watch = Arc::new(FileWatch::start(read.files()).map_err(internal)?);
-    watch.trigger_on_hangup(&scope).map_err(internal)?;
+    let closed = on_hangup(&scope, &watch).map_err(internal)?;
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.apply(&read)?;
@@ -112,18 +114,30 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
         Phase::Draining => view.finishing(&lock(&running).snapshot()),
         Phase::Running | Phase::Cancelling | Phase::Aborting | Phase::Done => {}
     };
-    let outcome = runtime::shutdown::run(
-        &scope,
-        &listening,
-        PhaseTimes::default(),
-        &mut signals,
-        std::future::pending(),
-        on_phase,
-    )
-    .await;
+    let outcome =
+        runtime::shutdown::run(&scope, &listening, PhaseTimes::default(), &mut signals, closed.notified(), on_phase)
+            .await;
     drop(watch);
     view.stopped(outcome.signal).await;
     Ok(if outcome.signal == Some(StopSignal::Interrupt) { ExitCode::from(130) } else { ExitCode::SUCCESS })
+}
+
+/// SIGHUP reads the file again, unless it says that the terminal was closed: then the notification comes.
+fn on_hangup(scope: &Scope, watch: &Arc<FileWatch>) -> std::io::Result<Arc<Notify>> {
+    let (closed, watch) = (Arc::new(Notify::new()), Arc::downgrade(watch));
+    if hangup::is_ignored() {
+        return Ok(closed);
+    }
+    let (terminal, close) = (hangup::ControllingTerminal::now(), Arc::clone(&closed));
+    Hangups::install()?.each(scope, move || {
+        if terminal.is_gone() {
+            tracing::info!("the terminal was closed");
+            close.notify_one();
+        } else if let Some(watch) = watch.upgrade() {
+            watch.trigger();
+        }
+    });
+    Ok(closed)
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

@@ -8,5 +8,8 @@ mod publish;
 mod reload;
 mod remote;
 mod support;
+// By `setsid` of util-linux.
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tls;
 mod trouble;
