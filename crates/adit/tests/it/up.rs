@@ -1,6 +1,7 @@
 //! `adit up` as a process, against the fake cluster.
 
 mod autotunnel;
+mod browser;
 mod dynamic;
 mod lines;
 mod ports;
