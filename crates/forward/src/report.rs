@@ -44,6 +44,9 @@ pub struct ForwardReport {
     pub health: Option<HealthReport>,
 }
 
+/// How what is said of a whole cluster begins, in the words of `ApiError` and of the connection.
+const CLUSTER_TROUBLES: [&str; 3] = ["the API server", "no credentials", "the credentials"];
+
 /// What probes of a forward say.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthReport {
@@ -78,6 +81,14 @@ impl ForwardReport {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status.state == ForwardState::Ready
+    }
+
+    /// What keeps it waiting, if that keeps everything else of its cluster waiting, too: the part of the reason that is
+    /// about the API server.
+    #[must_use]
+    pub fn cluster_trouble(&self) -> Option<&str> {
+        let reason = self.waiting_for.as_deref().or(self.status.reason.as_deref()).filter(|_| !self.is_ready())?;
+        CLUSTER_TROUBLES.iter().find_map(|begin| reason.find(begin)).map(|at| &reason[at..])
     }
 
     /// The same to a reader who does not count streams.

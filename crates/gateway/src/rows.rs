@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use adit_core::target::Target;
 use forward::{ForwardReport, HealthReport};
 
 use crate::entrances::Entrances;
+use crate::failures::{LastError, later};
 use crate::http::State;
 use crate::routes::{state_of, state_of_plain};
 use crate::table::Route;
@@ -35,6 +36,8 @@ pub struct Row {
     pub took: Option<Duration>,
     /// Why it is not ready, or what is waited for.
     pub reason: Option<String>,
+    /// The cluster that keeps it waiting, when that keeps waiting all that leads there.
+    pub outage: Option<Outage>,
     /// What probes of its target say, when it is probed.
     pub health: Option<HealthReport>,
     /// Streams and requests now.
@@ -45,8 +48,17 @@ pub struct Row {
     pub bytes_in: u64,
     /// Bytes from it.
     pub bytes_out: u64,
-    /// What went wrong last, and when.
-    pub last_error: Option<(SystemTime, String)>,
+    /// What went wrong last, when, and whether it still does.
+    pub last_error: Option<LastError>,
+}
+
+/// A cluster that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Outage {
+    /// Its context.
+    pub context: String,
+    /// Why.
+    pub reason: String,
 }
 
 impl Entrances {
@@ -127,6 +139,7 @@ impl Row {
             state: State::Ready,
             took: None,
             reason: None,
+            outage: None,
             health: None,
             streams: 0,
             opened: 0,
@@ -143,6 +156,8 @@ impl Row {
         self.took = report.took;
         self.health.clone_from(&report.health);
         self.reason = detail.filter(|_| state != State::Ready);
+        let trouble = report.cluster_trouble().filter(|_| self.reason.is_some()).map(str::to_owned);
+        self.outage = trouble.zip(report.context.clone()).map(|(reason, context)| Outage { context, reason });
     }
 
     fn add_traffic(&mut self, traffic: &Traffic) {
@@ -150,7 +165,7 @@ impl Row {
         self.opened += traffic.opened();
         self.bytes_in += traffic.meter().inward();
         self.bytes_out += traffic.meter().outward();
-        self.note_error(traffic.last_error().map(|error| (error.at, error.text)));
+        self.note_error(traffic.last_error());
     }
 
     fn add_upstream(&mut self, upstream: &Upstream) {
@@ -159,13 +174,12 @@ impl Row {
         self.opened += counters.requests.load(Ordering::Relaxed);
         self.bytes_in += counters.received.load(Ordering::Relaxed);
         self.bytes_out += counters.sent.load(Ordering::Relaxed);
-        self.note_error(counters.last_error());
+        self.note_error(counters.failures().last());
     }
 
-    /// Keeps the later one.
-    fn note_error(&mut self, error: Option<(SystemTime, String)>) {
-        if error.as_ref().map(|(at, _)| *at) > self.last_error.as_ref().map(|(at, _)| *at) {
-            self.last_error = error;
-        }
+    /// Keeps the later one. What is ready and fails is called so, as on the index.
+    fn note_error(&mut self, error: Option<LastError>) {
+        self.last_error = later(self.last_error.take(), error);
+        self.state = self.state.as_tried(self.last_error.as_ref());
     }
 }

@@ -5,6 +5,8 @@
 //! mends them in silence. The guard sees the bytes first. A bad head is replaced by a harmless one, and the
 //! fault is left for the service to find, so that the visitor gets a proper answer in the proper order.
 
+mod half_closed;
+
 use std::cell::RefCell;
 use std::future::Future;
 use std::io;
@@ -18,6 +20,8 @@ use adit_core::head::{HeadFault, HeadGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use self::half_closed::HalfClosedPlace;
+pub use self::half_closed::{HalfClosedPlaces, HalfClosedSource};
 use crate::peer::PeerWatch;
 
 /// What hyper is given in place of a bad head.
@@ -182,6 +186,8 @@ pub struct Guarded<S> {
     /// The client has ended its direction, while answers were owed to it.
     half_closed: Option<Box<HalfClosed>>,
     watch: Option<PeerWatch>,
+    /// How many others of the same source may wait like this, if that is counted.
+    source: Option<HalfClosedSource>,
     /// A bad head was found: nothing behind it is read any more.
     refused: bool,
     /// The body that is being read is malformed: its request must not end as a whole one.
@@ -208,6 +214,7 @@ struct HalfClosed {
     /// When it was last sent something; at first, when it ended its direction.
     sent: tokio::time::Instant,
     timer: Pin<Box<Sleep>>,
+    _place: Option<HalfClosedPlace>,
 }
 
 impl<S> Guarded<S> {
@@ -223,6 +230,7 @@ impl<S> Guarded<S> {
             flushed: 0,
             half_closed: None,
             watch: None,
+            source: None,
             refused: false,
             broken: false,
             times,
@@ -245,16 +253,25 @@ impl<S> Guarded<S> {
         self
     }
 
+    /// Counts this client among those of its source, once it has ended its direction; too many of them count as gone.
+    #[must_use]
+    pub fn counting(mut self, source: HalfClosedSource) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// The client has ended its direction. hyper takes an end for the client's leaving and drops the request, so an end
     /// behind a whole request is kept from it until the answer is sent, or the client is known to be gone.
     fn end(&mut self) {
         let whole = !(self.guard.is_upgraded() || self.guard.is_h2() || self.guard.mid_head() || self.guard.mid_body());
-        if whole {
-            let timer = Box::pin(tokio::time::sleep(self.times.half_closed));
-            self.half_closed = Some(Box::new(HalfClosed { sent: tokio::time::Instant::now(), timer }));
-        } else {
+        let place = self.source.as_ref().filter(|_| whole).map(HalfClosedSource::take);
+        if !whole || matches!(place, Some(None)) {
             self.closed = true;
+            return;
         }
+        let timer = Box::pin(tokio::time::sleep(self.times.half_closed));
+        let sent = tokio::time::Instant::now();
+        self.half_closed = Some(Box::new(HalfClosed { sent, timer, _place: place.flatten() }));
     }
 
     /// Ready when a client that has ended its direction is owed nothing more, or has left.
@@ -639,6 +656,23 @@ mod tests {
         assert!(early.is_err(), "what hyper holds of the last answer is not sent yet");
         guarded.flush().await.unwrap();
         assert_eq!((guarded.read(&mut heads).await.unwrap(), begin.elapsed().as_secs()), (0, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn of_too_many_of_one_source_that_ended_their_direction_the_end_is_told_at_once() {
+        let places = HalfClosedPlaces::new(1);
+        let visit = || half_open(REQUEST).0.counting(places.of([192, 0, 2, 1].into()));
+        let (mut first, mut second, mut head) = (visit(), visit(), [0; REQUEST.len()]);
+        first.read_exact(&mut head).await.unwrap();
+        let kept = tokio::time::timeout(Duration::from_secs(20), first.read(&mut head)).await;
+        assert!(kept.is_err(), "its request is under way");
+        let begin = tokio::time::Instant::now();
+        second.read_exact(&mut head).await.unwrap();
+        assert_eq!((second.read(&mut head).await.unwrap(), begin.elapsed()), (0, Duration::ZERO));
+        drop(first);
+        let mut third = visit();
+        third.read_exact(&mut head).await.unwrap();
+        assert!(tokio::time::timeout(Duration::from_secs(20), third.read(&mut head)).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]

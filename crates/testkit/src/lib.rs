@@ -14,6 +14,7 @@ pub mod raw;
 pub mod relay;
 pub mod servers;
 pub mod sshd;
+pub mod terminal;
 pub mod ws;
 
 mod task;

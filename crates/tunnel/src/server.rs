@@ -256,6 +256,7 @@ impl Server {
         let visitors = Arc::new(public::PublicEntrance {
             state: Arc::clone(&state),
             tls: public_tls.as_ref().map(|resolver| tls("public.tls", resolver, &[b"h2", b"http/1.1"])).transpose()?,
+            half_closed: public::PublicEntrance::half_closed(),
             limit: public_limit,
         });
         let entrance = Arc::new(agents::AgentEntrance {

@@ -1,6 +1,8 @@
 //! `adit up`: what `adit.yaml` says, in the foreground: forwards, the gateway, published tunnels.
 
 pub(super) mod daemon;
+mod hangup;
+mod outages;
 mod publish;
 mod pulse;
 mod running;
@@ -17,8 +19,9 @@ use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
 use clap::Args;
 use runtime::scope::Scope;
-use runtime::signals::{StopSignal, StopSignals};
+use runtime::signals::{Hangups, StopSignal, StopSignals};
 use runtime::watch::FileWatch;
+use tokio::sync::Notify;
 
 use super::{Global, build_runtime, clock, files};
 use crate::report::Failure;
@@ -34,16 +37,19 @@ const FILE: &str = "adit.yaml";
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  adit up                      everything in ./adit.yaml, or in ~/.config/adit/adit.yaml
-  adit up postgres grafana     these forwards only
-  adit up --tag database       the forwards with this tag
+  adit up                   ./adit.yaml, else ~/.config/adit/adit.yaml
+  adit up postgres grafana  these forwards only
+  adit up --tag database    the forwards with this tag
   adit up --config prod.yaml -o json
 
-Without a file there is the gateway on port 8989: http://SERVICE-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost:8989
-reaches every service of every context. `adit config init` writes a file to begin with.
+Without a file there is the gateway on port 8989, which reaches every service
+of every context:
+  http://SERVICE-PORT.svc.NAMESPACE.ns.CONTEXT.cx.k8s.localhost:8989
+`adit config init` writes a file to begin with.
 
-The file is watched. A change without mistakes takes effect at once, and whatever it does not touch keeps its
-connections; a file with mistakes changes nothing. SIGHUP reads it again, too.")]
+The file is watched. A change without mistakes takes effect at once, and what
+it does not touch keeps its connections; a file with mistakes changes nothing.
+SIGHUP reads it again, too; when the terminal is closed, it ends.")]
 pub(super) struct UpArguments {
     /// Only these: names of forwards, keys of published tunnels, or the words gateway and publish
     #[arg(value_name = "NAME")]
@@ -89,7 +95,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let listening = scope.child();
     // Its handler first: whoever reads that something is ready may send a SIGHUP.
     let watch = Arc::new(FileWatch::start(read.files()).map_err(internal)?);
-    watch.trigger_on_hangup(&scope).map_err(internal)?;
+    let closed = on_hangup(&scope, &watch).map_err(internal)?;
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.apply(&read).map_err(|failure| if source.has_no_file() { without_file(&failure) } else { failure })?;
@@ -108,15 +114,9 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
         Phase::Draining => view.finishing(&lock(&running).snapshot()),
         Phase::Running | Phase::Cancelling | Phase::Aborting | Phase::Done => {}
     };
-    let outcome = runtime::shutdown::run(
-        &scope,
-        &listening,
-        PhaseTimes::default(),
-        &mut signals,
-        std::future::pending(),
-        on_phase,
-    )
-    .await;
+    let outcome =
+        runtime::shutdown::run(&scope, &listening, PhaseTimes::default(), &mut signals, closed.notified(), on_phase)
+            .await;
     drop(watch);
     view.stopped(outcome.signal).await;
     Ok(if outcome.signal == Some(StopSignal::Interrupt) { ExitCode::from(130) } else { ExitCode::SUCCESS })
@@ -133,6 +133,24 @@ fn without_file(failure: &Failure) -> Failure {
          then `adit up` again"
     );
     Failure::new(failure.kind(), format!("the gateway cannot start: {why}"), hint)
+}
+
+/// SIGHUP reads the file again, unless it says that the terminal was closed: then the notification comes.
+fn on_hangup(scope: &Scope, watch: &Arc<FileWatch>) -> std::io::Result<Arc<Notify>> {
+    let (closed, watch) = (Arc::new(Notify::new()), Arc::downgrade(watch));
+    if hangup::is_ignored() {
+        return Ok(closed);
+    }
+    let (terminal, close) = (hangup::ControllingTerminal::now(), Arc::clone(&closed));
+    Hangups::install()?.each(scope, move || {
+        if terminal.is_gone() {
+            tracing::info!("the terminal was closed");
+            close.notify_one();
+        } else if let Some(watch) = watch.upgrade() {
+            watch.trigger();
+        }
+    });
+    Ok(closed)
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

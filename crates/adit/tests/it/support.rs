@@ -10,8 +10,18 @@ pub(crate) use curl::curl;
 pub(crate) use server::{Server, Setup, no_errors, report, write_secret};
 pub(crate) use wait::{DEADLINE, SOON, eventually, within};
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::Command;
+
+use tokio::net::{TcpSocket, TcpStream};
+
+/// A connection whose reader has little room: who sends feels at once that it reads slowly.
+pub(crate) async fn narrow(address: SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
+    socket.connect(address).await.expect("a connection")
+}
 
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_adit");

@@ -12,7 +12,7 @@ use testkit::raw;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Agent, DEADLINE, Publish, Server, eventually, within};
+use crate::support::{Agent, DEADLINE, Publish, Server, eventually, narrow, within};
 
 struct Tunnel {
     server: Server,
@@ -43,6 +43,40 @@ async fn all_six_half_close_cases_pass() {
 async fn eight_times_eight_megabytes_of_noise_come_back_equal() {
     let tunnel = tunnel().await;
     assert_eq!(load::noise_echo(tunnel.agent.port(), 8, 8 << 20).await, 8);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_visitor_who_ends_its_direction_at_once_and_reads_slowly_gets_all_of_a_large_answer() {
+    let answer = noise::bytes(7, 16 << 20);
+    let server = Server::setup().tcp_ports().start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let agent = Publish::to(&server).tcp(listener.local_addr().unwrap(), 0).start().await;
+    let mut visitor = narrow(agent.port()).await;
+    visitor.write_all(b"all of it, please").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    let serving = async {
+        let (mut service, _) = within("the local connection", listener.accept()).await.unwrap();
+        let mut asked = Vec::new();
+        within("the visitor's end", service.read_to_end(&mut asked)).await.unwrap();
+        assert_eq!(asked, b"all of it, please");
+        service.write_all(&answer).await.unwrap();
+        service.shutdown().await.unwrap();
+        service
+    };
+    let reading = async {
+        let (mut got, mut piece) = (Vec::new(), vec![0; 1 << 18]);
+        loop {
+            let length = within("more of it", visitor.read(&mut piece)).await.unwrap();
+            if length == 0 {
+                return got;
+            }
+            got.extend_from_slice(&piece[..length]);
+            // The pace is what is tested: nothing is taken in between.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let (_service, got) = tokio::join!(serving, reading);
+    assert!(got == answer, "{} of {} bytes", got.len(), answer.len());
 }
 
 #[tokio::test]

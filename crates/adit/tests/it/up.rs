@@ -1,6 +1,7 @@
 //! `adit up` as a process, against the fake cluster.
 
 mod autotunnel;
+mod browser;
 mod dynamic;
 mod lines;
 mod ports;
@@ -8,5 +9,8 @@ mod publish;
 mod reload;
 mod remote;
 mod support;
+// By `setsid` of util-linux.
+#[cfg(target_os = "linux")]
+mod terminal;
 mod tls;
 mod trouble;

@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use runtime::executor::ScopeExecutor;
-use runtime::guard::{Findings, GuardTimes, Guarded};
+use runtime::guard::{Findings, GuardTimes, Guarded, HalfClosedPlaces};
 use runtime::listener::ConnectionLimit;
 use runtime::peer::PeerWatch;
 use rustls::ServerConfig as TlsConfig;
@@ -36,6 +36,8 @@ const ABANDONED: u64 = 200;
 /// How long a visitor far away that has ended its direction keeps a silent request: most such visitors have left, and the
 /// request holds a place at the agent (S4).
 const HALF_CLOSED: Duration = Duration::from_secs(5);
+/// So many visitors of one source may wait like that; more of them have left as far as their requests are concerned.
+const HALF_CLOSED_MOST: usize = 64;
 /// A quiet HTTP/2 visitor is asked whether it is still there.
 const H2_PING: Duration = Duration::from_secs(20);
 
@@ -44,6 +46,7 @@ pub(super) struct PublicEntrance {
     pub(super) state: Arc<State>,
     pub(super) tls: Option<Arc<TlsConfig>>,
     pub(super) limit: ConnectionLimit,
+    pub(super) half_closed: Arc<HalfClosedPlaces>,
 }
 
 /// Said to a visitor when every connection is taken; there is no room to parse what it asks.
@@ -51,6 +54,11 @@ const FULL: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: text/pla
 connection: close\r\ncontent-length: 41\r\n\r\nthe server has all its connections in use";
 
 impl PublicEntrance {
+    /// Places for those of one server that have ended their direction.
+    pub(super) fn half_closed() -> Arc<HalfClosedPlaces> {
+        HalfClosedPlaces::new(HALF_CLOSED_MOST)
+    }
+
     /// Takes one connection; everything that waits happens in a task of its own (S1).
     pub(super) fn accept(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) {
         let Some(permit) = self.limit.try_acquire() else {
@@ -106,6 +114,10 @@ impl PublicEntrance {
         let mut io = Guarded::new(io, HeadGuard::new(limits), Arc::clone(&findings), times);
         if let Some(entrance) = visitor.entrance {
             io = io.watching(PeerWatch::between(entrance, visitor.peer));
+        }
+        // Behind a proxy all visitors have its address.
+        if !config.is_trusted_proxy(visitor.peer.ip()) {
+            io = io.counting(self.half_closed.of(visitor.peer.ip()));
         }
         let h2 = alpn_h2 || {
             // A connection that has asked for nothing yet must not hold up a shutdown.

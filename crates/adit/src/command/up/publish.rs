@@ -4,6 +4,7 @@
 //! names from an agent's older session to its newer one, all at once, so no visitor finds nobody.
 
 mod remote;
+mod telling;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,12 +16,13 @@ use adit_core::config::AgentFile;
 use adit_core::target::{SshServer, Target};
 use gateway::targets::Targets;
 use prometheus_client::registry::Registry;
-use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
+use runtime::connect::Connect;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
 use tokio::sync::{broadcast, watch};
 use tunnel::agent::{Agent, AgentEvent, AgentMetrics};
 
+use self::telling::{Telling, Troubles};
 use super::view::View;
 use crate::command::agent;
 use crate::report::{Failure, failure};
@@ -57,9 +59,6 @@ enum Work {
     /// Ports of an SSH server.
     Ssh { server: SshServer, servers: Arc<SshServers>, ports: Vec<RemotePort> },
 }
-
-/// Why targets could not be reached when they were needed last, by target.
-type Troubles = Arc<Mutex<HashMap<String, String>>>;
 
 /// The running agent.
 pub(super) struct Published {
@@ -117,35 +116,6 @@ pub(super) struct TunnelRow {
     pub(super) bytes_out: u64,
 }
 
-/// A way to a target that tells why it could not be gone: visitors learn only that the service does not answer.
-struct Telling {
-    inner: Arc<dyn Connect>,
-    view: Arc<View>,
-    troubles: Troubles,
-}
-
-impl Connect for Telling {
-    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
-        Box::pin(async {
-            let opened = self.inner.connect().await;
-            let target = self.inner.describe();
-            match &opened {
-                Ok(_) => drop(lock(&self.troubles).remove(&target)),
-                Err(error) => {
-                    let failure = failure(error);
-                    lock(&self.troubles).insert(target.clone(), failure.message().to_owned());
-                    self.view.unreachable(&target, &failure);
-                }
-            }
-            opened
-        })
-    }
-
-    fn describe(&self) -> String {
-        self.inner.describe()
-    }
-}
-
 /// Makes ready what `new` publishes. Nothing is connected yet, but whatever can be known to be wrong is told here, while
 /// the version before still runs.
 pub(super) fn prepare(
@@ -166,15 +136,24 @@ pub(super) fn prepare(
         return Ok(Next::Same);
     }
     let troubles = Troubles::default();
-    let connect = |target: &Target| -> Arc<dyn Connect> {
-        Arc::new(Telling { inner: targets.connect(target), view: Arc::clone(view), troubles: Arc::clone(&troubles) })
+    let telling = |name: &str, limit, inner| -> Arc<dyn Connect> {
+        Arc::new(Telling::new(name, limit, inner, Arc::clone(view), Arc::clone(&troubles)))
     };
+    let connect = |target: &Target| targets.connect(target);
     if let Some(server) = &publish.via {
-        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, Arc::clone(&troubles), &connect))));
+        let open = |name: &str, limit, target: &Target| telling(name, limit, connect(target));
+        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, Arc::clone(&troubles), &open))));
     }
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
     let mut config = agent::agent_config(publish, token, &connect)?;
+    // Around all that it takes to speak with the target, TLS as well.
+    for tunnel in &mut config.tunnels {
+        let (name, limit) = (&tunnel.name, tunnel.connect_timeout);
+        tunnel.connect = telling(name, limit, Arc::clone(&tunnel.connect));
+        tunnel.connect_h2 = tunnel.connect_h2.take().map(|connect| telling(name, limit, connect));
+        tunnel.connect_timeout = limit + telling::GRACE;
+    }
     config.trust.client_config(&[]).map_err(|error| failure(&error))?;
     let token = agent::watch_token(&mut config);
     let tunnels = config.tunnels.iter().map(|tunnel| TunnelRow {
@@ -215,7 +194,7 @@ impl Published {
         let troubles = Arc::clone(&lock(&self.now.state.troubles));
         let troubles = lock(&troubles);
         for row in &mut rows {
-            row.trouble = troubles.get(&row.target).cloned().unwrap_or_default();
+            row.trouble = troubles.get(&row.name).cloned().unwrap_or_default();
         }
         rows
     }

@@ -181,8 +181,13 @@ impl Selection {
             known.extend(publish.tunnels.iter().map(|tunnel| tunnel.key.as_str()));
         }
         let unknown = |what: &str, name: &str, known: &[&str]| {
-            let hint = near::nearest(name, known.iter().copied())
-                .map_or_else(|| format!("there are: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
+            let hint = match near::nearest(name, known.iter().copied()) {
+                Some(near) => format!("did you mean `{near}`? there are: {}", known.join(", ")),
+                None if known.is_empty() => {
+                    format!("no forward has a {what}: write `{what}s: [{name}]` into those that are meant")
+                }
+                None => format!("there are: {}", known.join(", ")),
+            };
             Failure::new(Fault::Usage, format!("there is no {what} `{name}` in this file"), hint)
         };
         if let Some(name) = self.names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -269,8 +274,12 @@ publish:
 
     #[test]
     fn what_is_not_there_is_told_with_what_could_be_meant() {
-        assert!(select(&["dbb"], &[]).is_err());
-        assert!(select(&[], &["data"]).is_err());
+        let hint = |names: &[&str], tags: &[&str]| select(names, tags).unwrap_err().hint().unwrap().to_owned();
+        assert_eq!(hint(&["dbb"], &[]), "did you mean `db`? there are: db, web, gateway, publish, shop");
+        assert_eq!(hint(&[], &["q"]), "there are: database");
+        let file = AgentFile::parse("adit.yaml", "forwards: { a: { to: 1, listen: 1 } }", &|_| None).unwrap();
+        let untagged = Selection::new(Vec::new(), vec!["q".into()]).apply(file).unwrap_err();
+        assert_eq!(untagged.hint(), Some("no forward has a tag: write `tags: [q]` into those that are meant"));
     }
 
     #[test]

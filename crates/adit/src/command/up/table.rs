@@ -1,4 +1,6 @@
-//! The live table: everything that is open, as wide as the terminal allows.
+//! The live table: everything that is open, no wider and no longer than the terminal.
+
+mod shorten;
 
 use std::fmt::Write as _;
 use std::time::SystemTime;
@@ -6,92 +8,157 @@ use std::time::SystemTime;
 use gateway::http::State;
 use gateway::rows::Row;
 
+use self::shorten::shortened;
 use super::publish::TunnelRow;
 use super::running::Snapshot;
 
-/// What one line says, before it is made to fit.
+/// What is said of one entrance, before it is made to fit.
 struct Line {
     name: String,
     entrance: String,
     target: String,
-    state: String,
+    state: &'static str,
     streams: String,
     bytes: String,
     note: String,
 }
 
 /// The titles of the columns.
-const TITLES: [&str; 6] = ["STATE", "STREAMS", "BYTES ↑ ↓", "NAME", "ENTRANCE", "TARGET"];
-/// The first columns are short and always whole; the others share what is left, and these are the least they get.
-const LEAST: [usize; 3] = [14, 14, 20];
-
+const TITLES: [&str; COLUMNS] = ["STATE", "STREAMS", "BYTES ↑ ↓", "NAME", "ENTRANCE", "TARGET"];
+const COLUMNS: usize = 6;
+/// The first columns are short and always whole.
+const WHOLE: usize = 3;
+/// The others share what is left: as long as there is so much for each the widest gives way; then, so much.
+const LEAST: [[usize; COLUMNS - WHOLE]; 2] = [[14, 22, 12], [4, 4, 4]];
+/// Before a target that has a line of its own.
+const ARROW: &str = "    → ";
 /// What is said of a row begins below the number of its streams.
 const NOTE_INDENT: usize = 9;
 
-/// Draws it.
-/// `height` lines at most; of what has no room the number is told, and what has failed comes first.
+/// Draws it: `height` lines at most; of what has no room the number is told, and what has failed comes first.
 pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: SystemTime) -> String {
-    let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| of_row(row, now)).collect();
-    lines.extend(snapshot.published.iter().map(of_tunnel));
+    let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| Line::of_row(row, now)).collect();
+    lines.extend(snapshot.published.iter().map(Line::of_tunnel));
     let mut text = String::new();
-    if let Some(address) = snapshot.gateway.first() {
-        let _ = write!(text, "gateway  http://localhost:{}", address.port());
-        if let Some(suffix) = &snapshot.dynamic {
-            let _ = write!(text, "   and *.cx.{suffix}:{}", address.port());
-        }
-        text.push('\n');
+    for line in head(snapshot, width) {
+        put(&mut text, &line, width);
     }
     if lines.is_empty() {
-        text.push_str("nothing else is configured\n");
+        put(&mut text, "nothing else is configured", width);
         return text;
     }
-    // The gateway's line, an empty one, the titles, and the number of those left out.
-    let room = height.saturating_sub(4).max(1);
-    let long = |lines: &[Line]| lines.iter().map(|line| line.height(width)).sum::<usize>();
-    if long(&lines) > room {
-        lines.sort_by_key(|line| line.note.is_empty());
-    }
-    let all = lines.len();
-    while lines.len() > 1 && long(&lines) > room {
-        lines.pop();
-    }
-    let left_out = all - lines.len();
-    let cells: Vec<[&str; 6]> = std::iter::once(TITLES).chain(lines.iter().map(Line::cells)).collect();
-    let widths = widths(&cells, width);
     text.push('\n');
-    let notes = std::iter::once("").chain(lines.iter().map(|line| line.note.as_str()));
-    for (row, note) in cells.iter().zip(notes) {
-        let mut line = String::new();
-        for (cell, width) in row.iter().zip(&widths) {
-            let _ = write!(line, "{:<width$}  ", shortened(cell, *width));
-        }
-        put(&mut text, line.trim_end(), width);
-        if !note.is_empty() {
-            note_lines(note, width).iter().for_each(|line| put(&mut text, line, width));
-        }
-    }
+    // The titles are one more line.
+    let room = height.saturating_sub(text.lines().count() + 1).max(1);
+    let form = Form::of(&lines, width, room);
+    let left_out = leave_out(&mut lines, form, width, room);
+    draw(&mut text, &lines, form, width);
     if left_out > 0 {
-        let _ = writeln!(text, "and {left_out} more");
+        put(&mut text, &format!("and {left_out} more"), width);
     }
     text
 }
 
+/// How the rows are laid out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// A line each.
+    Lines,
+    /// The target has a line of its own, where it has more room.
+    Pairs,
+}
+
+impl Form {
+    /// A line each is best, if nothing has to be shortened for it. Long targets get a line of their own, if there are
+    /// enough lines.
+    fn of(lines: &[Line], width: usize, room: usize) -> Self {
+        let fits = widths(&cells(lines), COLUMNS).iter().sum::<usize>() <= for_cells(width, COLUMNS);
+        if !fits && long(lines, Self::Pairs, width) <= room { Self::Pairs } else { Self::Lines }
+    }
+
+    const fn columns(self) -> usize {
+        match self {
+            Self::Lines => COLUMNS,
+            Self::Pairs => COLUMNS - 1,
+        }
+    }
+}
+
+/// Where the gateway is.
+fn head(snapshot: &Snapshot, width: usize) -> Vec<String> {
+    let Some(address) = snapshot.gateway.first() else { return Vec::new() };
+    let mut text = format!("gateway  http://localhost:{}", address.port());
+    if let Some(suffix) = &snapshot.dynamic {
+        let _ = write!(text, "   and *.cx.{suffix}:{}", address.port());
+    }
+    wrapped(&text, width, NOTE_INDENT)
+}
+
+/// How many lines they take.
+fn long(lines: &[Line], form: Form, width: usize) -> usize {
+    lines.iter().map(|line| line.height(form, width)).sum()
+}
+
+/// Takes away those that have no room; their number.
+fn leave_out(lines: &mut Vec<Line>, form: Form, width: usize, room: usize) -> usize {
+    let all = lines.len();
+    if long(lines, form, width) <= room {
+        return 0;
+    }
+    lines.sort_by_key(|line| line.note.is_empty());
+    // Their number is a line, too.
+    while lines.len() > 1 && long(lines, form, width) >= room {
+        lines.pop();
+    }
+    all - lines.len()
+}
+
+fn draw(text: &mut String, lines: &[Line], form: Form, width: usize) {
+    let (cells, columns) = (cells(lines), form.columns());
+    let widths = narrowed(widths(&cells, columns), for_cells(width, columns));
+    let names = |column: usize| cells.iter().skip(1).map(|row| row[column]).collect::<Vec<&str>>();
+    let names: [Vec<&str>; COLUMNS] = std::array::from_fn(names);
+    for (at, row) in cells.iter().enumerate() {
+        let mut drawn = String::new();
+        for ((cell, wide), others) in row.iter().zip(&widths).zip(&names) {
+            let _ = write!(drawn, "{:<wide$}  ", shortened(cell, *wide, others));
+        }
+        put(text, drawn.trim_end(), width);
+        let Some(line) = at.checked_sub(1).and_then(|at| lines.get(at)) else { continue };
+        if form == Form::Pairs {
+            let target =
+                shortened(&line.target, for_text(width).saturating_sub(ARROW.chars().count()), &names[COLUMNS - 1]);
+            put(text, &format!("{ARROW}{target}"), width);
+        }
+        line.below(width).iter().for_each(|line| put(text, line, width));
+    }
+}
+
+/// The titles, then what is in the rows.
+fn cells(lines: &[Line]) -> Vec<[&str; COLUMNS]> {
+    std::iter::once(TITLES).chain(lines.iter().map(Line::cells)).collect()
+}
+
 /// A line of its own, no wider than the terminal.
 fn put(text: &mut String, line: &str, width: usize) {
-    text.extend(line.chars().take(width.saturating_sub(1)));
+    text.extend(line.chars().take(for_text(width)));
     text.push('\n');
 }
 
-/// What is said of a row, below it.
-fn note_lines(note: &str, width: usize) -> Vec<String> {
-    if note.is_empty() { Vec::new() } else { wrapped(&format!("{:NOTE_INDENT$}{note}", ""), width, NOTE_INDENT) }
+/// The last column stays free: some terminals break the line there.
+const fn for_text(width: usize) -> usize {
+    width.saturating_sub(1)
+}
+
+/// What is left for cells: there are two blanks between them.
+const fn for_cells(width: usize, columns: usize) -> usize {
+    for_text(width).saturating_sub(2 * (columns - 1))
 }
 
 /// A text as lines no wider than the terminal, those after the first behind `indent`. Nothing of it is left out: a word
 /// that is longer than a line goes on in the next.
 pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
-    // The last column stays free: some terminals break the line there.
-    let width = width.saturating_sub(1).max(indent + 10);
+    let width = for_text(width).max(indent + 10);
     let mut lines = Vec::new();
     let mut rest: Vec<char> = text.chars().collect();
     while rest.len() > width {
@@ -106,72 +173,77 @@ pub(super) fn wrapped(text: &str, width: usize, indent: usize) -> Vec<String> {
     lines
 }
 
-/// How wide the columns are: as what is in them, as long as the terminal has room; then the widest give way first.
-fn widths(cells: &[[&str; 6]], width: usize) -> [usize; 6] {
-    let mut widths = [0; 6];
-    for (column, wide) in widths.iter_mut().enumerate() {
-        *wide = cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    }
-    let room = width.saturating_sub(1 + 2 * (widths.len() - 1));
-    while widths.iter().sum::<usize>() > room {
-        let (_, rest) = widths.split_at_mut(3);
-        let gives = |(at, wide): &(usize, &mut usize)| **wide > LEAST[*at];
-        let Some((_, widest)) = rest.iter_mut().enumerate().filter(gives).max_by_key(|(_, wide)| **wide) else { break };
-        *widest -= 1;
+/// How wide the first columns are if nothing is shortened.
+fn widths(cells: &[[&str; COLUMNS]], columns: usize) -> Vec<usize> {
+    let wide = |column: usize| cells.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    (0..columns).map(wide).collect()
+}
+
+/// The same in less room: the widest give way first, the short ones not at all.
+fn narrowed(mut widths: Vec<usize>, room: usize) -> Vec<usize> {
+    for least in LEAST {
+        while widths.iter().sum::<usize>() > room {
+            let rest = widths.iter_mut().skip(WHOLE).zip(least).filter(|(wide, least)| **wide > *least);
+            let Some((widest, _)) = rest.max_by_key(|(wide, _)| **wide) else { break };
+            *widest -= 1;
+        }
     }
     widths
 }
 
 impl Line {
-    fn height(&self, width: usize) -> usize {
-        1 + note_lines(&self.note, width).len()
+    fn of_row(row: &Row, now: SystemTime) -> Self {
+        let target = row.pod.as_ref().map_or_else(|| row.target.clone(), |pod| format!("{} ({pod})", row.target));
+        let reason = row.reason.clone().filter(|_| row.state != State::Ready);
+        let last = row.last_error.as_ref().map(|error| {
+            let ago = now.duration_since(error.at).unwrap_or_default().as_secs();
+            format!("{} ({ago} s ago)", error.text)
+        });
+        Self {
+            name: row.name.clone(),
+            // The name says it already, and the port stands above.
+            entrance: if matches!(row.kind, "route" | "host") { "gateway".into() } else { row.entrance.clone() },
+            target,
+            state: row.state.as_str(),
+            streams: row.streams.to_string(),
+            bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
+            note: reason.or(last).unwrap_or_default(),
+        }
     }
 
-    fn cells(&self) -> [&str; 6] {
-        [&self.state, &self.streams, &self.bytes, &self.name, &self.entrance, &self.target]
+    fn of_tunnel(row: &TunnelRow) -> Self {
+        let online = row.note.is_empty();
+        Self {
+            name: row.name.clone(),
+            entrance: row.url.clone(),
+            target: row.target.clone(),
+            state: match (online, row.trouble.is_empty()) {
+                (false, _) => "offline",
+                (true, false) => State::Failing.as_str(),
+                (true, true) => "online",
+            },
+            streams: row.requests.to_string(),
+            bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
+            note: if online { row.trouble.clone() } else { row.note.clone() },
+        }
     }
-}
 
-fn of_row(row: &Row, now: SystemTime) -> Line {
-    let target = row.pod.as_ref().map_or_else(|| row.target.clone(), |pod| format!("{} ({pod})", row.target));
-    let reason = row.reason.clone().filter(|_| row.state != State::Ready);
-    let last = row.last_error.as_ref().map(|(at, text)| {
-        let ago = now.duration_since(*at).unwrap_or_default().as_secs();
-        format!("{text} ({ago} s ago)")
-    });
-    Line {
-        name: row.name.clone(),
-        // The name says it already, and the port stands above.
-        entrance: if matches!(row.kind, "route" | "host") { "gateway".into() } else { row.entrance.clone() },
-        target,
-        state: row.state.as_str().to_owned(),
-        streams: row.streams.to_string(),
-        bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
-        note: reason.or(last).unwrap_or_default(),
+    fn height(&self, form: Form, width: usize) -> usize {
+        let own = if form == Form::Pairs { 2 } else { 1 };
+        own + self.below(width).len()
     }
-}
 
-fn of_tunnel(row: &TunnelRow) -> Line {
-    let online = row.note.is_empty();
-    Line {
-        name: row.name.clone(),
-        entrance: row.url.clone(),
-        target: row.target.clone(),
-        state: if online { "online".into() } else { "offline".into() },
-        streams: row.requests.to_string(),
-        bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
-        note: if online { row.trouble.clone() } else { row.note.clone() },
+    /// What is said of it below its line.
+    fn below(&self, width: usize) -> Vec<String> {
+        match self.note.as_str() {
+            "" => Vec::new(),
+            note => wrapped(&format!("{:NOTE_INDENT$}{note}", ""), width, NOTE_INDENT),
+        }
     }
-}
 
-/// The middle is left out of what is too long: begin and end tell names apart.
-fn shortened(text: &str, width: usize) -> String {
-    let length = text.chars().count();
-    if length <= width || width < 3 {
-        return text.chars().take(width).collect();
+    fn cells(&self) -> [&str; COLUMNS] {
+        [self.state, &self.streams, &self.bytes, &self.name, &self.entrance, &self.target]
     }
-    let (head, tail) = ((width - 1) / 2, width - 1 - (width - 1) / 2);
-    text.chars().take(head).chain(['…']).chain(text.chars().skip(length - tail)).collect()
 }
 
 /// A number of bytes as a person reads it, in powers of 1024.
@@ -204,15 +276,116 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16777215T");
     }
 
+    fn snapshot(rows: Vec<Row>) -> Snapshot {
+        Snapshot {
+            rows,
+            gateway: vec!["127.0.0.1:8989".parse().unwrap()],
+            exposed: Vec::new(),
+            dynamic: Some("k8s.localhost".into()),
+            published: Vec::new(),
+        }
+    }
+
+    fn row(name: &str, entrance: &str, target: &str) -> Row {
+        Row {
+            name: name.into(),
+            kind: "port",
+            echoes: false,
+            entrance: entrance.into(),
+            target: target.into(),
+            pod: None,
+            state: State::Ready,
+            took: None,
+            reason: None,
+            outage: None,
+            health: None,
+            streams: 3,
+            opened: 4,
+            bytes_in: 1_047_552,
+            bytes_out: 1_047_552,
+            last_error: None,
+        }
+    }
+
+    fn long_rows(count: usize) -> Vec<Row> {
+        let row = |n: usize| {
+            let name = format!("orders-database-of-the-team-payments-{n}-in-production");
+            let target = format!("k8s://gke_company_europe-west4_production/payments-{n}/service/orders:5432");
+            Row { state: State::Unchecked, ..row(&name, &format!("127.0.0.1:{}", 15_000 + n), &target) }
+        };
+        (0..count).map(row).collect()
+    }
+
     #[test]
-    fn the_table_fits_the_terminal_and_the_widest_columns_give_way() {
+    fn nothing_is_wider_or_longer_than_the_terminal_and_no_two_rows_are_called_the_same() {
+        for width in [20, 60, 79, 80, 81, 100, 120, 200] {
+            for height in [8, 22, 38] {
+                for count in [1, 3, 9, 40] {
+                    let text = table(&snapshot(long_rows(count)), width, height, SystemTime::now());
+                    let which = format!("{width}×{height}, {count} rows:\n{text}");
+                    assert!(text.lines().all(|line| line.chars().count() < width), "{which}");
+                    assert!(text.lines().count() <= height || width < 60, "{which}");
+                    let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("unchecked")).collect();
+                    let mut different = rows.clone();
+                    different.sort_unstable();
+                    different.dedup();
+                    assert!(width < 60 || rows.len() == different.len(), "{which}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn on_eighty_columns_all_of_each_target_is_there_as_long_as_there_are_lines_for_it() {
+        let text = table(&snapshot(long_rows(4)), 80, 22, SystemTime::now());
+        for n in 0..4 {
+            let target = format!("k8s://gke_company_europe-west4_production/payments-{n}/service/orders:5432");
+            assert!(text.lines().any(|line| line == format!("{ARROW}{target}")), "{text}");
+            assert!(text.contains(&format!("127.0.0.1:{}", 15_000 + n)), "{text}");
+        }
+        let text = table(&snapshot(long_rows(18)), 80, 22, SystemTime::now());
+        assert_eq!(text.lines().filter(|line| line.starts_with("unchecked")).count(), 18, "a line each:\n{text}");
+    }
+
+    #[test]
+    fn what_fits_is_a_line_each_and_the_very_last_character_is_there() {
+        let rows = vec![row("db", "127.0.0.1:5432", "tcp://127.0.0.1:65432")];
+        let whole = table(&snapshot(rows), 200, 22, SystemTime::now());
+        let line = whole.lines().find(|line| line.starts_with("ready")).unwrap().to_owned();
+        let length = line.chars().count();
+        let rows = vec![row("db", "127.0.0.1:5432", "tcp://127.0.0.1:65432")];
+        let text = table(&snapshot(rows), length + 1, 22, SystemTime::now());
+        assert!(text.lines().any(|other| other == line), "{text}");
+    }
+
+    #[test]
+    fn what_has_no_room_is_counted_and_what_has_failed_stays() {
+        let mut rows = long_rows(30);
+        rows[29].state = State::Failed;
+        rows[29].reason = Some("the API server of context dev refused the connection".into());
+        let text = table(&snapshot(rows), 120, 12, SystemTime::now());
+        assert!(text.contains("failed") && text.contains("refused the connection"), "{text}");
+        assert!(text.lines().count() <= 12 && text.lines().last().unwrap().starts_with("and "), "{text}");
+    }
+
+    #[test]
+    fn a_tunnel_whose_target_cannot_be_reached_is_failing() {
+        let line = |note: &str, trouble: &str| {
+            let mut row = TunnelRow::default();
+            (row.note, row.trouble) = (note.into(), trouble.into());
+            Line::of_tunnel(&row).state
+        };
+        assert_eq!([line("", ""), line("", "refused"), line("waiting", "refused")], ["online", "failing", "offline"]);
+    }
+
+    #[test]
+    fn the_widest_columns_give_way() {
         let cells =
             [["ready", "0", "0B 0B", "a-name", "127.0.0.1:5432", "k8s://a/very/long/target/of/some/cluster:80"]];
-        assert_eq!(widths(&cells, 200), [5, 1, 5, 6, 14, 43]);
-        let narrow = widths(&cells, 70);
-        assert_eq!(narrow[..5], [5, 1, 5, 6, 14]);
-        assert_eq!(narrow.iter().sum::<usize>() + 10, 69);
-        assert_eq!(widths(&cells, 20)[5], 20, "what is least stays");
+        let whole = widths(&cells, COLUMNS);
+        assert_eq!(whole, [5, 1, 5, 6, 14, 43]);
+        assert_eq!(narrowed(whole.clone(), 59), [5, 1, 5, 6, 14, 28]);
+        assert_eq!(narrowed(whole, 20), [5, 1, 5, 4, 4, 4], "what is least stays");
     }
 
     #[test]
@@ -232,11 +405,5 @@ mod tests {
             assert_eq!(all.matches('x').count(), 45, "{width}");
         }
         assert_eq!(wrapped("", 80, 10), [""]);
-    }
-
-    #[test]
-    fn long_names_lose_their_middle() {
-        assert_eq!(shortened("k8s://prod/shop/service/web:80", 11), "k8s:/…eb:80");
-        assert_eq!(shortened("short", 11), "short");
     }
 }

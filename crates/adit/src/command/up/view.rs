@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::Problem;
 use adit_core::health::HealthState;
+use gateway::failures::LastError;
 use gateway::http::State;
 use gateway::rows::Row;
 use runtime::scope::Scope;
@@ -18,6 +19,7 @@ use tokio::sync::Notify;
 use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
+use super::outages::{Back, Outages};
 use super::pulse::{self, News, Pulse};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
@@ -50,6 +52,7 @@ pub(super) struct View {
     agent: Mutex<live::News>,
     /// There may be other forwards than before.
     applied: Notify,
+    outages: Mutex<Outages>,
     /// Reasons that were told: a request that failed for one of them says it once more.
     reasons: Mutex<Reasons>,
     /// Addresses that other machines can reach, as was told.
@@ -73,6 +76,8 @@ struct Told {
     reason: Option<String>,
     /// When it was last lost, while it is.
     lost: Option<Instant>,
+    /// What was said of it since it last worked: attempts go on for ever, and each reason is worth one line.
+    said: Option<String>,
     error: Option<SystemTime>,
     /// That its probes fail was told.
     unhealthy: bool,
@@ -81,9 +86,10 @@ struct Told {
 impl Told {
     /// Of a row before anybody used it; a plain address is always ready.
     fn untouched(row: &Row) -> Self {
-        let plain = matches!(row.state, State::Ready | State::Unchecked) && row.pod.is_none();
-        let state = if plain { row.state } else { State::Idle };
-        Self { state, pod: None, reason: None, lost: None, error: None, unhealthy: false }
+        let state = told_state(row);
+        let plain = matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
+        let state = if plain { state } else { State::Idle };
+        Self { state, pod: None, reason: None, lost: None, said: None, error: None, unhealthy: false }
     }
 }
 
@@ -123,6 +129,7 @@ impl View {
             journal,
             agent: Mutex::default(),
             applied: Notify::new(),
+            outages: Mutex::default(),
             reasons: Mutex::default(),
             exposed: Mutex::default(),
         }))
@@ -229,17 +236,22 @@ impl View {
             changed |= before.as_ref() != Some(&after);
             told.insert(key, after);
         }
-        changed
+        let mut outages = lock(&self.outages);
+        rest.keys().for_each(|(_, name)| outages.handle_left(name));
+        outages.poll_lines(now).iter().for_each(|line| self.show(line));
+        // What is told soon must be looked for.
+        changed || outages.is_due_soon()
     }
 
     /// Says what is new about a row.
     fn compare(&self, row: &Row, before: Option<Told>, now: Instant) -> Told {
         let mut after = Told {
-            state: row.state,
+            state: told_state(row),
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
-            error: row.last_error.as_ref().map(|(at, _)| *at),
+            said: before.as_ref().and_then(|before| before.said.clone()),
+            error: row.last_error.as_ref().map(|error| error.at),
             unhealthy: match row.health.as_ref().map(|health| health.state) {
                 Some(HealthState::Unhealthy) => true,
                 // Another pod is another target: it is well when a probe says so.
@@ -258,10 +270,15 @@ impl View {
                 self.health_news(row, after.unhealthy);
             }
         }
-        if let Some((_, text)) = row.last_error.as_ref().filter(|(at, _)| Some(*at) != before.error)
+        if let Some(LastError { text, .. }) = row.last_error.as_ref().filter(|error| Some(error.at) != before.error)
             && (self.form == Form::Json || !lock(&self.reasons).holds(&row.target, text, now))
         {
-            self.note(&format!("{}: {text}", row.name), "error", || json!({ "name": row.name, "message": text }));
+            let line = format!("{}: {text}", row.name);
+            self.record(&line, "error", || json!({ "name": row.name, "message": text }));
+            // That the cluster is away was told, or will be.
+            if row.outage.is_none() {
+                self.show(&line);
+            }
         }
         after
     }
@@ -269,26 +286,29 @@ impl View {
     fn state_news(&self, row: &Row, before: &Told, after: &mut Told, now: Instant) {
         let name = &row.name;
         let pod = row.pod.as_ref().map(|pod| format!(" (pod {pod})")).unwrap_or_default();
-        match (before.state, row.state) {
+        match (before.state, after.state) {
             (State::Ready, State::Ready) if before.pod != row.pod => {
                 self.note(&format!("{name}: now{pod}"), "moved", || json!({ "name": name, "pod": row.pod }));
             }
             (State::Unchecked, State::Ready) | (State::Ready, State::Unchecked) => {}
             (old, State::Ready) if old != State::Ready => {
-                let outage = after.lost.take().map(|since| now - since);
-                let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
-                match outage {
+                after.said = None;
+                let back = lock(&self.outages).handle_back(now, name);
+                match after.lost.take().map(|since| now - since) {
                     Some(outage) => {
-                        let seconds = outage.as_secs_f64();
-                        self.note(
-                            &format!("{name}: back after {seconds:.1} s{pod}"),
-                            "back",
-                            || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod }),
-                        );
+                        let text = format!("{name}: back after {:.1} s{pod}", outage.as_secs_f64());
+                        let value =
+                            || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod });
+                        self.record(&text, "back", value);
+                        self.show_back(back, &text);
                     }
                     None => {
+                        let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
                         let text = format!("{} → {}{pod}{took}", named(row), row.target);
-                        self.note(&text, "ready", || of_row(row));
+                        self.record(&text, "ready", || of_row(row));
+                        self.show_back(back, "");
+                        // What leads where is worth a line of its own.
+                        self.show(&text);
                     }
                 }
             }
@@ -296,11 +316,10 @@ impl View {
                 after.lost = Some(now);
                 let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
                 self.told_of(row, &why);
-                self.note(
-                    &format!("{name}: lost: {why}"),
-                    "lost",
-                    || json!({ "name": name, "what": row.kind, "reason": why }),
-                );
+                let text = format!("{name}: lost: {why}");
+                self.record(&text, "lost", || json!({ "name": name, "what": row.kind, "reason": why }));
+                self.show_lost(row, text, now);
+                after.said = Some(why);
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
@@ -308,10 +327,40 @@ impl View {
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
                 self.told_of(row, &why);
-                self.note(&format!("{name}: {why}"), "failed", || json!({ "name": name, "reason": why }));
+                let text = format!("{name}: {why}");
+                self.record(&text, "failed", || json!({ "name": name, "reason": why }));
+                if after.said.as_ref() != Some(&why) {
+                    self.show_lost(row, text, now);
+                }
+                after.said = Some(why);
+            }
+            (_, State::Idle) => {
+                after.said = None;
+                lock(&self.outages).handle_left(name);
             }
             _ => {}
         }
+    }
+
+    /// That the target is gone, or that its cluster is.
+    fn show_lost(&self, row: &Row, line: String, now: Instant) {
+        match &row.outage {
+            Some(outage) => lock(&self.outages).handle_lost(now, &outage.context, &outage.reason, &row.name, line),
+            None => {
+                lock(&self.outages).handle_left(&row.name);
+                self.show(&line);
+            }
+        }
+    }
+
+    fn show_back(&self, back: Back, usual: &str) {
+        let lines = match &back {
+            Back::Usual => [usual, ""],
+            Back::After(lost) => [lost, usual],
+            Back::ForAll(line) => [line, ""],
+            Back::Nothing => ["", ""],
+        };
+        lines.into_iter().filter(|line| !line.is_empty()).for_each(|line| self.show(line));
     }
 
     /// On a terminal the prober says it itself, as a warning.
@@ -392,20 +441,26 @@ impl View {
         });
     }
 
-    /// What is published could not be reached.
-    pub(super) fn unreachable(&self, target: &str, failure: &Failure) {
+    /// What a tunnel leads to could not be reached.
+    pub(super) fn unreachable(&self, tunnel: &str, target: &str, failure: &Failure) {
         let reason = failure.message();
         if lock(&self.reasons).holds(target, reason, Instant::now()) {
             return;
         }
         self.told(target, reason);
-        let named = if reason.contains(target) { String::new() } else { format!("{target}: ") };
+        let named = if reason.contains(target) { String::new() } else { format!(" → {target}") };
         let hint = failure.hint().map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
         self.note(
-            &format!("published {named}{reason}{hint}"),
+            &format!("published {tunnel}{named}: {reason}{hint}"),
             "error",
-            || json!({ "name": target, "message": reason, "hint": failure.hint() }),
+            || json!({ "name": tunnel, "target": target, "message": reason, "hint": failure.hint() }),
         );
+    }
+
+    /// It can be reached again.
+    pub(super) fn reachable(&self, tunnel: &str, target: &str) {
+        let text = format!("published {tunnel}: {target} answers again");
+        self.note(&text, "reachable", || json!({ "name": tunnel, "target": target }));
     }
 
     /// An address of the new version could not be had after all; what it was to replace is open again, or is not.
@@ -492,13 +547,23 @@ impl View {
 
     /// News for people, or for programs.
     fn note(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
+        self.record(text, name, value);
+        self.show(text);
+    }
+
+    /// News for programs and for the journal.
+    fn record(&self, text: &str, name: &str, value: impl FnOnce() -> Value) {
         let value = value();
         if let Some(journal) = &self.journal {
             journal.note(name, text, &value);
         }
+        self.event(name, &value);
+    }
+
+    /// News for people.
+    fn show(&self, text: &str) {
         match self.form {
-            Form::None => {}
-            Form::Json => self.event(name, &value),
+            Form::None | Form::Json => {}
             Form::Lines => self.say(text.to_owned()),
             Form::Table => {
                 let mut notes = self.notes();
@@ -539,6 +604,14 @@ impl View {
 
     fn told(&self, target: &str, reason: &str) {
         lock(&self.reasons).add(target, reason, Instant::now());
+    }
+}
+
+/// The state whose change is news. That what is ready fails is told with each thing that failed.
+const fn told_state(row: &Row) -> State {
+    match row.state {
+        State::Failing => State::Ready,
+        state => state,
     }
 }
 
@@ -624,7 +697,7 @@ pub(super) fn of_row(row: &Row) -> Value {
         "name": row.name, "kind": row.kind, "entrance": row.entrance, "target": row.target, "pod": row.pod,
         "state": row.state.as_str(), "took_ms": row.took.map(millis), "reason": row.reason, "streams": row.streams,
         "opened": row.opened, "bytes_in": row.bytes_in, "bytes_out": row.bytes_out,
-        "last_error": row.last_error.as_ref().map(|(_, text)| text),
+        "last_error": row.last_error.as_ref().map(|error| &error.text),
         "health": row.health.as_ref().map(|health| json!({
             "state": health.state.as_str(), "latency_ms": health.latency.map(millis), "error": health.error,
             "failures": health.failures,

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use testkit::origin::HttpOrigin;
 use testkit::raw;
 use testkit::ws::{Message, WebSocket};
+use tokio::net::TcpSocket;
 
 use crate::support::{Agent, Publish, SOON, Server, eventually, within};
 
@@ -135,4 +136,31 @@ async fn s11_an_http2_connection_without_streams_is_ended() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn s4_of_many_visitors_of_one_source_that_only_wait_with_their_direction_ended_the_surplus_is_let_go() {
+    let (server, origin, _agent) = place("idle_timeout: 60s").await;
+    let wait = async |from: &str| {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(format!("{from}:0").parse().unwrap()).unwrap();
+        let mut visitor = raw::Client::new(socket.connect(server.public).await.unwrap());
+        visitor.send(&raw::head("GET", &server.host("app1"), "/silent", &[], None)).await.unwrap();
+        visitor
+    };
+    let mut visitors = Vec::new();
+    for number in 1..=65 {
+        let mut visitor = wait("127.0.0.1").await;
+        eventually(SOON, "the request", || async { (origin.requests() == number).then_some(()) }).await;
+        visitor.finish().await.unwrap();
+        visitors.push(visitor);
+    }
+    eventually(SOON, "the end of one too many", || async { (origin.cancelled() == 1).then_some(()) }).await;
+    assert_eq!(origin.in_flight(), 64, "the others wait on");
+    // Another source has places of its own.
+    let mut other = wait("127.0.0.2").await;
+    other.finish().await.unwrap();
+    eventually(SOON, "its request", || async { (origin.in_flight() == 65).then_some(()) }).await;
+    visitors.clear();
+    eventually(SOON, "the end of those who left", || async { (origin.in_flight() == 1).then_some(()) }).await;
 }

@@ -8,7 +8,7 @@ use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client, Response};
 
 use super::Tunnel;
-use crate::support::{DEADLINE, Publish, Server, eventually};
+use crate::support::{DEADLINE, Publish, Server, eventually, narrow, within};
 
 fn said(answer: &Response) -> (u16, &str) {
     (answer.status, answer.header("x-adit-error").unwrap_or("-"))
@@ -150,6 +150,27 @@ async fn a_visitor_who_ends_its_direction_after_its_request_gets_the_answer() {
     let answer = client.response(false).await.unwrap();
     assert_eq!(answer.status, 200, "{answer:?}");
     assert!(!answer.body.is_empty());
+}
+
+#[tokio::test]
+async fn a_visitor_who_ends_its_direction_at_once_and_reads_slowly_gets_all_of_a_large_answer() {
+    const LENGTH: usize = 16 << 20;
+    let tunnel = Tunnel::start().await;
+    let mut client = Client::new(narrow(tunnel.server.public).await);
+    let path = format!("/bytes/{LENGTH}");
+    client.send(&raw::head("GET", &tunnel.server.host("app1"), &path, &[], None)).await.unwrap();
+    client.finish().await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 200);
+    let (mut got, mut rested) = (0, 0);
+    while let Some(piece) = within("more of it", client.piece()).await.unwrap() {
+        got += piece.len();
+        // The pace is what is tested: about 5 MB a second, with nothing taken in between.
+        if got - rested > 1 << 18 {
+            rested = got;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+    assert_eq!(got, LENGTH);
 }
 
 #[tokio::test]

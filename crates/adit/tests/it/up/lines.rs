@@ -8,7 +8,7 @@ use testkit::raw;
 use tokio::net::TcpStream;
 
 use super::support::{Bed, WEB, gateway, web};
-use crate::support::{DEADLINE, adit};
+use crate::support::{DEADLINE, adit, eventually};
 
 #[tokio::test]
 async fn people_read_what_is_open_what_happens_and_what_a_reload_changed() {
@@ -155,4 +155,39 @@ async fn a_failure_is_told_once_and_which_kubeconfig_it_is() {
     assert_eq!(told, 1, "{}", process.output());
     process.signal(Signal::TERM).unwrap();
     process.exited(DEADLINE).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_outage_of_a_cluster_is_one_line_for_all_that_wait_for_it_and_so_is_its_end() {
+    let bed = Bed::start().await;
+    let forwards = format!("forwards:\n  a: {{ to: \"{WEB}\", listen: 0 }}\n  b: {{ to: \"{WEB}\", listen: 0 }}\n");
+    bed.write(&format!("{forwards}{}", gateway(&[], &[&web()])));
+    let mut command = adit(bed.home.path());
+    let process = Process::start(command.arg("up").env("KUBECONFIG", bed.home.path().join("kubeconfig"))).unwrap();
+    let line = |text: &'static str| process.line(DEADLINE, move |line: &str| line.contains(text));
+    line("started in").await.expect("the start");
+    let mut used = Vec::new();
+    for name in ["a  ", "b  ", "gateway  "] {
+        let opened = process.line(DEADLINE, |line| line.starts_with(name)).await.expect("an address");
+        let at = opened.split_whitespace().nth(1).expect("an address").replace("http://localhost:", "127.0.0.1:");
+        used.push(at.parse().expect("an address"));
+    }
+    for address in &used {
+        assert_eq!(raw::get(*address, "web.localhost", "/").await.unwrap().status, 200);
+    }
+    process.line(DEADLINE, |line| line.starts_with("http://web.localhost")).await.expect("the last start");
+    let before = process.line_count();
+    bed.cluster.faults().stop().await;
+    line("context fake: 3 entrances wait: the API server").await.expect("the outage");
+    line("those are a, b, web.localhost").await.expect("whom it concerns");
+    bed.cluster.faults().restart();
+    line("context fake: back after").await.expect("its end");
+    for address in &used {
+        let works =
+            || async { raw::get(*address, "web.localhost", "/").await.ok().filter(|answer| answer.status == 200) };
+        eventually(DEADLINE, "an answer", works).await;
+    }
+    process.signal(Signal::TERM).unwrap();
+    assert_eq!(process.exited(DEADLINE).await.unwrap().code(), Some(0));
+    assert_eq!(process.line_count(), before + 3, "{}", process.output());
 }

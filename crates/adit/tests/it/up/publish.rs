@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use testkit::cert::TestCa;
 use testkit::cluster::Host;
 use testkit::origin::{HttpOrigin, TcpOrigin};
 use testkit::process::Signal;
@@ -11,9 +12,9 @@ use testkit::raw;
 use testkit::relay::{Link, Relay};
 use testkit::ws::{Message, WebSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::support::{Bed, Running, Up, WEB, beside, gateway};
+use super::support::{Bed, Running, TlsOrigin, Up, WEB, beside, gateway};
 use crate::support::{DEADLINE, Publish, Server, eventually, within, write_secret};
 
 /// The section `publish` for a server, and the token file it names.
@@ -100,8 +101,61 @@ async fn a_target_that_is_not_there_is_a_502_for_the_visitor_without_the_cluster
     assert!(!answer.text().contains("k8s://"), "strangers read it: {}", answer.text());
     assert!(answer.text().contains("cannot be reached") && !answer.text().contains("refused"), "{}", answer.text());
     let error = up.event("error").await;
+    assert_eq!(error["name"], "gone", "{error}");
     let message = error["message"].as_str().unwrap();
     assert!(message.contains("\"gone\" not found"), "whoever runs it reads why: {error}");
+}
+
+#[tokio::test]
+async fn a_certificate_that_is_not_trusted_is_told_with_the_tunnels_name_and_once() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let ca = TestCa::new().unwrap();
+    let leaf = ca.leaf("service", &["localhost"]).unwrap();
+    let origin = TlsOrigin::start(&leaf, &["http/1.1"], bed.origin.addr()).await;
+    bed.add_service("secure", 443, origin.address);
+    let file = publish(
+        &bed,
+        &server,
+        &[
+            "inside: { to: \"k8s://fake/default/service/secure:443\", scheme: https }",
+            &format!("here: {{ to: \"https://localhost:{}\", verify: true }}", origin.address.port()),
+        ],
+    );
+    let up = bed.up(&file).await;
+    for tunnel in ["inside", "here"] {
+        published(&up, tunnel).await;
+        for _ in 0..2 {
+            assert_eq!(server.get(tunnel, "/").await.status, 502);
+        }
+        let error = up.event_from(0, "error", |event| event["name"] == tunnel).await;
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("certificate"), "whoever runs it reads why: {error}");
+    }
+    assert_eq!(up.count("error"), 2, "one line each: {:?}", up.events());
+}
+
+#[tokio::test]
+async fn a_service_of_this_machine_that_is_away_is_told_with_the_tunnels_name_and_so_is_its_return() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap();
+    drop(taken);
+    let up = bed.up(&publish(&bed, &server, &[&format!("shop: {{ to: \"http://{address}\" }}")])).await;
+    published(&up, "shop").await;
+    assert_eq!(server.get("shop", "/").await.status, 502);
+    let error = up.event("error").await;
+    assert_eq!((&error["name"], &error["target"]), (&"shop".into(), &address.to_string().into()), "{error}");
+    let service = TcpListener::bind(address).await.expect("the port is free still");
+    let _answers = beside(async move {
+        while let Ok((mut stream, _)) = service.accept().await {
+            let _ = stream.read(&mut [0; 4096]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n").await;
+        }
+    });
+    assert_eq!(server.get("shop", "/").await.status, 200);
+    assert_eq!(up.event("reachable").await["name"], "shop");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What is published at the ports of an SSH server, in the place of a tunnel server.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use ::forward::{RemoteEvent, RemotePort, RemotePorts, SshServers};
 use adit_core::config::publish::{CONNECT_TIMEOUT, PublicPlace, PublishConfig, PublishedTunnel, SSH_BIND};
@@ -10,7 +11,8 @@ use runtime::scope::Scope;
 use serde_json::{Value, json};
 
 use super::super::view::View;
-use super::{Phase, Ready, State, Troubles, TunnelRow, Work};
+use super::telling::{GRACE, Troubles};
+use super::{Phase, Ready, State, TunnelRow, Work};
 use crate::command::agent::START_TIMEOUT;
 
 /// Makes ready the ports of a server.
@@ -19,9 +21,9 @@ pub(super) fn ready(
     server: &SshServer,
     servers: &Arc<SshServers>,
     troubles: Troubles,
-    connect: &dyn Fn(&Target) -> Arc<dyn Connect>,
+    open: &dyn Fn(&str, Duration, &Target) -> Arc<dyn Connect>,
 ) -> Ready {
-    let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| port(tunnel, connect(&tunnel.to))).collect();
+    let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| port(tunnel, open)).collect();
     let rows = publish.tunnels.iter().zip(&ports).map(|(tunnel, port)| TunnelRow {
         name: tunnel.key.clone(),
         url: place(server, &port.bind, port.port),
@@ -39,7 +41,7 @@ pub(super) fn ready(
     }
 }
 
-fn port(tunnel: &PublishedTunnel, connect: Arc<dyn Connect>) -> RemotePort {
+fn port(tunnel: &PublishedTunnel, open: &dyn Fn(&str, Duration, &Target) -> Arc<dyn Connect>) -> RemotePort {
     let port = match tunnel.public {
         PublicPlace::Port(port) => port,
         // The parser lets none of these through.
@@ -47,8 +49,9 @@ fn port(tunnel: &PublishedTunnel, connect: Arc<dyn Connect>) -> RemotePort {
     };
     let here = matches!(tunnel.to, Target::Local(_));
     let unsaid = tunnel.connect_timeout == CONNECT_TIMEOUT && !here;
-    let connect_timeout = if unsaid { START_TIMEOUT } else { tunnel.connect_timeout };
-    RemotePort { name: tunnel.key.clone(), bind: tunnel.bind.clone(), port, connect, connect_timeout }
+    let limit = if unsaid { START_TIMEOUT } else { tunnel.connect_timeout };
+    let connect = open(&tunnel.key, limit, &tunnel.to);
+    RemotePort { name: tunnel.key.clone(), bind: tunnel.bind.clone(), port, connect, connect_timeout: limit + GRACE }
 }
 
 /// Where visitors find a port, as far as it is known: the server decides by its `GatewayPorts`.

@@ -1,0 +1,75 @@
+//! Why targets of what is published cannot be reached: visitors learn only that the service does not answer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
+
+use super::lock;
+use crate::command::up::view::View;
+use crate::report::failure;
+
+/// Whoever opens a connection waits so much longer than the limit that is kept here: what takes too long must be told,
+/// and who is not waited for any more tells nothing.
+pub(super) const GRACE: Duration = Duration::from_secs(1);
+
+/// Why targets could not be reached when they were needed last, by tunnel.
+pub(super) type Troubles = Arc<Mutex<HashMap<String, String>>>;
+
+/// A way to a tunnel's target that tells why it could not be gone, and that it can be gone again.
+pub(super) struct Telling {
+    tunnel: String,
+    limit: Duration,
+    inner: Arc<dyn Connect>,
+    view: Arc<View>,
+    troubles: Troubles,
+}
+
+impl Telling {
+    pub(super) fn new(
+        tunnel: &str,
+        limit: Duration,
+        inner: Arc<dyn Connect>,
+        view: Arc<View>,
+        troubles: Troubles,
+    ) -> Self {
+        Self { tunnel: tunnel.to_owned(), limit, inner, view, troubles }
+    }
+
+    /// Each reason is worth one line, until there is another one or none.
+    fn tell(&self, opened: &Result<Io, ConnectError>) {
+        match opened {
+            Ok(_) => {
+                if lock(&self.troubles).remove(&self.tunnel).is_some() {
+                    self.view.reachable(&self.tunnel, &self.inner.describe());
+                }
+            }
+            Err(error) => {
+                let failure = failure(error);
+                let reason = failure.message().to_owned();
+                let before = lock(&self.troubles).insert(self.tunnel.clone(), reason.clone());
+                if before.as_ref() != Some(&reason) {
+                    self.view.unreachable(&self.tunnel, &self.inner.describe(), &failure);
+                }
+            }
+        }
+    }
+}
+
+impl Connect for Telling {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(async {
+            let opened = match tokio::time::timeout(self.limit, self.inner.connect()).await {
+                Ok(opened) => opened,
+                Err(_) => Err(ConnectError::Timeout { target: self.inner.describe(), after: self.limit }),
+            };
+            self.tell(&opened);
+            opened
+        })
+    }
+
+    fn describe(&self) -> String {
+        self.inner.describe()
+    }
+}

@@ -1,0 +1,141 @@
+//! `adit up` on a terminal.
+
+use std::net::SocketAddr;
+
+use testkit::process::Signal;
+use testkit::raw;
+use testkit::terminal::{Screen, Seated, Terminal};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::support::{Bed, WEB, gateway};
+use crate::support::{DEADLINE, adit, eventually};
+
+/// `adit up` as a person runs it.
+fn command(bed: &Bed) -> std::process::Command {
+    let mut command = adit(bed.home.path());
+    command.arg("up").env("KUBECONFIG", bed.home.path().join("kubeconfig"));
+    command
+}
+
+/// Waits until the screen shows what is wanted.
+async fn shown(terminal: &Terminal, what: &str, wanted: impl Fn(&Screen) -> bool) -> Screen {
+    let look = || async { Some(terminal.screen()).filter(&wanted) };
+    let seen = tokio::time::timeout(DEADLINE, eventually(DEADLINE * 2, what, look)).await;
+    seen.unwrap_or_else(|_| panic!("{what} is not on the screen:\n{}", terminal.screen().text()))
+}
+
+async fn ended(program: &mut Seated) -> std::process::ExitStatus {
+    let program = std::sync::Mutex::new(program);
+    let look = || async { program.lock().expect("no panic").ended().expect("the system says") };
+    eventually(DEADLINE, "its end", look).await
+}
+
+/// What is after a word in the first line that has it.
+fn after(screen: &Screen, word: &str) -> Option<String> {
+    let lines = screen.lines();
+    let rest = lines.iter().find_map(|line| line.split_once(word))?.1;
+    rest.split_whitespace().next().map(str::to_owned)
+}
+
+fn gateway_of(screen: &Screen) -> Option<SocketAddr> {
+    after(screen, "http://localhost:").and_then(|port| format!("127.0.0.1:{port}").parse().ok())
+}
+
+/// The line of a row, and the two below it.
+fn row(screen: &Screen, name: &str) -> Option<String> {
+    let lines = screen.lines();
+    let at = lines.iter().position(|line| line.split_whitespace().nth(4) == Some(name))?;
+    Some(lines[at..].iter().take(3).map(|line| line.trim_start()).collect::<Vec<_>>().join(" "))
+}
+
+async fn table_at(columns: u16, rows: u16) {
+    let bed = Bed::start().await;
+    bed.write(&format!(
+        "forwards:\n  shop: {{ to: \"{WEB}\", listen: 0 }}\n  dead: {{ to: \"k8s://fake/default/service/web:81\", listen: 0 }}\n{}",
+        gateway(&[], &["dead.localhost: \"forward:dead\""])
+    ));
+    let terminal = Terminal::open(columns, rows).unwrap();
+    let before = terminal.modes().unwrap();
+    let mut program = terminal.control(&[], &command(&bed)).unwrap();
+    let idle = |screen: &Screen| {
+        ["shop", "dead"].iter().all(|name| row(screen, name).is_some_and(|row| row.starts_with("idle")))
+    };
+    let screen = shown(&terminal, "the rows", idle).await;
+    let gateway = gateway_of(&screen).expect("an address");
+    let shop: SocketAddr = after(&screen, "shop ").and_then(|at| at.parse().ok()).expect("its entrance");
+    let mut stream = TcpStream::connect(shop).await.unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    stream.read_exact(&mut [0; 12]).await.unwrap();
+    assert_eq!(raw::get(gateway, "dead.localhost", "/").await.unwrap().status, 502);
+    let whole = |screen: &Screen| {
+        let shop = row(screen, "shop").unwrap_or_default();
+        let dead = row(screen, "dead.localhost").unwrap_or_default();
+        shop.starts_with("ready    1 ")
+            && shop.contains("web-1")
+            && dead.starts_with("failing")
+            && dead.contains("refused")
+    };
+    let screen = shown(&terminal, "a stream and an error", whole).await;
+    let shop = row(&screen, "shop").expect("it is there");
+    assert!(!shop.contains(" 0B 0B ") && shop.contains("27B ") && shop.contains("k8s://"), "{shop}");
+    let index = raw::request(gateway, "GET", "localhost", "/", &[("Accept", "application/json")], b"").await.unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index.body).unwrap();
+    assert_eq!(index["routes"][0]["state"], "failing", "the same word: {index}");
+    terminal.type_text("\x03").unwrap();
+    shown(&terminal, "the wait", |screen| screen.text().contains("waiting for 1 stream to end")).await;
+    drop(stream);
+    assert_eq!(ended(&mut program).await.code(), Some(130));
+    let screen = terminal.screen();
+    assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}\n{}", screen.unknown, screen.text());
+    assert!(!screen.cursor_hidden && !screen.alternate && screen.column() == 0, "{}", screen.text());
+    assert_eq!(terminal.modes().unwrap(), before);
+}
+
+#[tokio::test]
+async fn the_table_fits_a_small_terminal_and_leaves_it_as_it_was() {
+    table_at(80, 24).await;
+}
+
+#[tokio::test]
+async fn the_table_fits_a_large_terminal_and_leaves_it_as_it_was() {
+    table_at(120, 40).await;
+}
+
+#[tokio::test]
+async fn a_terminal_that_is_closed_ends_it_and_frees_its_ports() {
+    let bed = Bed::start().await;
+    bed.write(&gateway(&[], &[]));
+    let mut terminal = Terminal::open(80, 24).unwrap();
+    let mut program = terminal.control(&[], &command(&bed)).unwrap();
+    let screen = shown(&terminal, "the gateway", |screen| gateway_of(screen).is_some()).await;
+    let address = gateway_of(&screen).expect("an address");
+    program.signal(Signal::HUP).unwrap();
+    shown(&terminal, "the reload", |screen| screen.text().contains("reloaded: nothing has changed")).await;
+    terminal.close();
+    assert_eq!(ended(&mut program).await.code(), Some(0));
+    TcpListener::bind(address).await.expect("the port is free");
+}
+
+#[tokio::test]
+async fn under_nohup_it_outlives_its_terminal() {
+    let bed = Bed::start().await;
+    bed.write(&gateway(&[], &[]));
+    let mut terminal = Terminal::open(80, 24).unwrap();
+    let mut program = terminal.control(&["nohup"], &command(&bed)).unwrap();
+    let said = bed.home.path().join("nohup.out");
+    let find = || async {
+        let text = std::fs::read_to_string(&said).ok()?;
+        let port = text.split_once("http://localhost:")?.1.split_whitespace().next()?.to_owned();
+        format!("127.0.0.1:{port}").parse::<SocketAddr>().ok()
+    };
+    let address = eventually(DEADLINE, "the gateway", find).await;
+    terminal.close();
+    program.signal(Signal::HUP).unwrap();
+    for _ in 0..50 {
+        assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
+    }
+    assert!(program.ended().unwrap().is_none());
+    program.signal(Signal::TERM).unwrap();
+    assert_eq!(ended(&mut program).await.code(), Some(0));
+}
