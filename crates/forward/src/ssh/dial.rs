@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_core::target::SshServer;
 use runtime::Scope;
+use runtime::ack::AckedTcp;
 use runtime::connect::{ConnectError, Io, TcpConnect};
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
@@ -163,9 +164,9 @@ impl Dial<'_> {
             ConnectError::Timeout { .. } => slow(known, "tcp"),
             error => unreachable(known, &error),
         })?;
-        // Keystrokes and small answers are not to wait for more.
+        // Keystrokes and small answers are not to wait for more, and sshd waits with its own until we have acknowledged.
         let _ = stream.set_nodelay(true);
-        Ok(Io::Tcp(stream))
+        Ok(Io::other(AckedTcp::new(stream)))
     }
 
     fn by_command(&self, known: &Known, command: &str) -> Result<Io, SshError> {
