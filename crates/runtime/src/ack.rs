@@ -8,7 +8,7 @@
 use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -27,17 +27,20 @@ mod kernel {
     pub(super) struct Debt {
         socket: OwnedFd,
         owed: AtomicBool,
+        /// A thread has it on its list.
+        listed: AtomicBool,
     }
 
     impl Debt {
         pub(super) fn of(stream: &TcpStream) -> io::Result<Self> {
             let socket = stream.as_fd().try_clone_to_owned()?;
-            Ok(Self { socket, owed: AtomicBool::new(false) })
+            Ok(Self { socket, owed: AtomicBool::new(false), listed: AtomicBool::new(false) })
         }
 
-        /// Whether nothing was owed before.
+        /// Whether it is to be put on a list.
         pub(super) fn begin(&self) -> bool {
-            !self.owed.swap(true, Ordering::Relaxed)
+            self.owed.store(true, Ordering::Relaxed);
+            !self.listed.swap(true, Ordering::Relaxed)
         }
 
         /// What was written carries it.
@@ -46,6 +49,7 @@ mod kernel {
         }
 
         pub(super) fn pay(&self) {
+            self.listed.store(false, Ordering::Relaxed);
             if self.owed.swap(false, Ordering::Relaxed) {
                 // Without it the kernel acknowledges later.
                 let _ = SockRef::from(&self.socket).set_tcp_quickack(true);
@@ -77,9 +81,14 @@ mod kernel {
 
 use kernel::Debt;
 
+/// A list so long is looked through for connections that are gone: a runtime that does not call [`acknowledge`] takes
+/// nothing from it.
+const LONG: usize = 64;
+
 thread_local! {
-    /// Connections that were read from since this thread last had nothing to do.
-    static READ: RefCell<Vec<Arc<Debt>>> = const { RefCell::new(Vec::new()) };
+    /// Connections that were read from since this thread last had nothing to do. They are closed whenever their owner
+    /// drops them.
+    static READ: RefCell<Vec<Weak<Debt>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Acknowledges what arrived and was not answered. For the runtime's `on_thread_park`; without it the kernel does it in its
@@ -88,7 +97,7 @@ pub fn acknowledge() {
     // Not there any more while the thread ends.
     let _ = READ.try_with(|read| {
         if let Ok(mut read) = read.try_borrow_mut() {
-            read.drain(..).for_each(|debt| debt.pay());
+            read.drain(..).filter_map(|debt| debt.upgrade()).for_each(|debt| debt.pay());
         }
     });
 }
@@ -110,7 +119,13 @@ impl AckedTcp {
 
     fn has_read(&self) {
         if let Some(debt) = self.debt.as_ref().filter(|debt| debt.begin()) {
-            let _ = READ.try_with(|read| read.borrow_mut().push(Arc::clone(debt)));
+            let _ = READ.try_with(|read| {
+                let mut read = read.borrow_mut();
+                if read.len() >= LONG {
+                    read.retain(|debt| debt.strong_count() > 0);
+                }
+                read.push(Arc::downgrade(debt));
+            });
         }
     }
 }
@@ -171,6 +186,25 @@ mod tests {
             peer.read_u8().await.unwrap();
         }
         start.elapsed()
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_closed_when_it_is_dropped_though_nobody_acknowledges() {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        for _ in 0..3 * LONG {
+            let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let mut client = AckedTcp::new(client);
+            let (mut peer, _) = listener.accept().await.unwrap();
+            for _ in 0..3 {
+                peer.write_all(b"a").await.unwrap();
+                client.read_u8().await.unwrap();
+                client.write_all(b"b").await.unwrap();
+                peer.read_u8().await.unwrap();
+            }
+            drop(client);
+            assert_eq!(peer.read(&mut [0]).await.unwrap(), 0);
+        }
+        assert!(READ.with_borrow(Vec::len) <= LONG);
     }
 
     #[test]
