@@ -201,6 +201,7 @@ pub(crate) fn build_runtime(workers: Option<usize>) -> Result<tokio::runtime::Ru
         // A busy pipe keeps the queue of tasks from ever being empty; sockets are asked all the same, so that
         // an interactive stream beside it does not wait for 61 turns, tokio's default.
         .event_interval(EVENT_INTERVAL)
+        .on_thread_park(runtime::ack::acknowledge)
         .thread_name("adit-worker")
         .enable_all()
         .build()

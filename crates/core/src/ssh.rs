@@ -1,7 +1,9 @@
 //! SSH without its protocol: which host keys are known, and how a server is reached.
 
+mod client_config;
 mod known_hosts;
 mod settings;
 
+pub use client_config::{Asked, ClientConfig, ClientConfigError, ConfigFile, Include};
 pub use known_hosts::{Hashed, HostKey, KnownHosts, Place, Verdict, host_name, key_list};
 pub use settings::{SettingsError, SshSettings, StrictHostKeys, expand};

@@ -6,6 +6,7 @@
 //! | `bastion` | one server: its connections, one login at a time, when to try again |
 //! | `dial` | transport, key exchange, login |
 //! | `settings` | what `ssh -G` says, and our options over it |
+//! | `own_config` | the same without that program |
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream` | one connection and its streams |
@@ -25,6 +26,7 @@ mod host_keys;
 mod keys;
 mod link;
 mod openssh;
+mod own_config;
 mod settings;
 mod stream;
 mod transport;

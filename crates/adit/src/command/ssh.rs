@@ -149,7 +149,9 @@ async fn test(global: &Global, server: &SshServer, destination: Option<(String, 
 /// Nobody is sent to the command that has just failed.
 fn tested_already(failure: Failure) -> Failure {
     match failure.hint().is_some_and(|hint| hint.contains("adit ssh test")) {
-        true => Failure::new(failure.kind(), failure.message(), "see what ssh itself says: ssh -v HOST"),
+        true => {
+            Failure::new(failure.kind(), failure.message(), "see what ssh itself says, if it is installed: ssh -v HOST")
+        }
         false => failure,
     }
 }

@@ -261,3 +261,19 @@ forwards:
     let said = run(home.path(), &["config", "check"]);
     assert!(said.contains("adit.yaml asks for nothing") && !said.contains("fine"), "{said}");
 }
+
+#[test]
+fn files_of_the_server_that_is_published_by_are_looked_at() {
+    let home = home();
+    write(home.path(), "open", "secret\n");
+    std::fs::set_permissions(home.path().join("open"), std::os::unix::fs::PermissionsExt::from_mode(0o644)).unwrap();
+    let text = "publish:
+  via: { server: me@bastion, key: missing, known_hosts: none.such, password_file: open }
+  tunnels: { a: { to: 3000, port: 8080 } }
+";
+    write(home.path(), "adit.yaml", text);
+    let said = run(home.path(), &["config", "check"]);
+    for key in ["publish.via.key", "publish.via.known_hosts", "publish.via.password_file"] {
+        assert!(said.contains(key), "{key}: {said}");
+    }
+}

@@ -8,6 +8,7 @@ mod doctor;
 mod forward;
 mod http;
 mod life;
+mod ssh;
 mod support;
 mod tcp;
 mod trust;

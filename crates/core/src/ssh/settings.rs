@@ -11,7 +11,7 @@ const ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How many may be unanswered.
 const ALIVE_COUNT: usize = 3;
 /// What is none of a value's.
-const NONE: &str = "none";
+pub(super) const NONE: &str = "none";
 
 /// How host keys are checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,7 +137,7 @@ impl SshSettings {
         Ok(settings)
     }
 
-    fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
+    pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let some = || (value != NONE && !value.is_empty()).then(|| value.to_owned());
         let several = || match value {
             NONE => Vec::new(),
@@ -283,7 +283,7 @@ fn fault(key: &str, value: &str, reason: String) -> SettingsError {
     SettingsError { key: key.to_owned(), value: value.to_owned(), reason }
 }
 
-fn jumps(value: &str) -> Result<Vec<SshServer>, SshTargetError> {
+pub(super) fn jumps(value: &str) -> Result<Vec<SshServer>, SshTargetError> {
     if value == NONE || value.is_empty() {
         return Ok(Vec::new());
     }

@@ -15,7 +15,7 @@ use super::error::SshError;
 use super::link::{Link, OpenError};
 use super::openssh;
 use super::servers::SshServers;
-use super::settings::Known;
+use super::settings::{Known, Reader};
 
 /// Connections to one server. Each is a login, and servers bound those; more than one is made only when streams of
 /// the others are not read.
@@ -437,6 +437,10 @@ pub(crate) async fn test(
 ) -> Result<Result<(), ConnectError>, SshError> {
     let known = Known::of(server).await?;
     let settings = &known.settings;
+    notes(match known.reader {
+        Reader::OpenSsh => "the settings are those of `ssh -G`".to_owned(),
+        Reader::Own => "there is no `ssh` on PATH: the settings are read from its files by adit".to_owned(),
+    });
     notes(format!("{server} is {}@{}:{}", settings.user, settings.host, settings.port));
     let bastion = Bastion::new(Arc::clone(servers), server.clone(), secrets);
     let way = bastion.dial(scope, notes).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_core::target::SshServer;
 use runtime::Scope;
+use runtime::ack::AckedTcp;
 use runtime::connect::{ConnectError, Io, TcpConnect};
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
@@ -163,9 +164,9 @@ impl Dial<'_> {
             ConnectError::Timeout { .. } => slow(known, "tcp"),
             error => unreachable(known, &error),
         })?;
-        // Keystrokes and small answers are not to wait for more.
+        // Keystrokes and small answers are not to wait for more, and sshd waits with its own until we have acknowledged.
         let _ = stream.set_nodelay(true);
-        Ok(Io::Tcp(stream))
+        Ok(Io::other(AckedTcp::new(stream)))
     }
 
     fn by_command(&self, known: &Known, command: &str) -> Result<Io, SshError> {
@@ -282,7 +283,7 @@ fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
 fn protocol(known: &Known, error: &russh::Error) -> SshError {
     let server = known.server.to_string();
     match error {
-        russh::Error::IO(error) => SshError::Unreachable { server, reason: crate::error::words(error) },
+        russh::Error::IO(error) => SshError::Unreachable { server, reason: crate::error::words(error), hint: None },
         russh::Error::HUP | russh::Error::Disconnect => {
             let reason =
                 "it ended the connection before the login; it may have too many of them (MaxStartups)".to_owned();
@@ -305,7 +306,22 @@ fn unreachable(known: &Known, error: &ConnectError) -> SshError {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    SshError::Unreachable { server: known.server.to_string(), reason: crate::error::words(cause) }
+    let hint = matches!(error, ConnectError::Resolve { .. }).then(|| no_such_name(known)).flatten();
+    SshError::Unreachable { server: known.server.to_string(), reason: crate::error::words(cause), hint }
+}
+
+/// For a name that nobody knows and that looks like one of `~/.ssh/config`: it says nothing of it.
+fn no_such_name(known: &Known) -> Option<String> {
+    let (server, settings) = (&known.server, &known.settings);
+    let is_alias = !server.host.contains(['.', ':']) && settings.host == server.host.to_ascii_lowercase();
+    let file =
+        server.options.config.as_ref().map_or_else(|| "~/.ssh/config".to_owned(), |path| path.display().to_string());
+    is_alias.then(|| {
+        format!(
+            "no Host {} in {file} names a HostName for it: add it there, or write the server's full name",
+            server.host
+        )
+    })
 }
 
 fn slow(known: &Known, step: &'static str) -> SshError {

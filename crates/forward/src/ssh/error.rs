@@ -14,6 +14,8 @@ pub enum SshError {
         server: String,
         /// Why.
         reason: String,
+        /// What to do.
+        hint: String,
     },
     /// There is no way to it.
     #[error("no connection to ssh server {server}: {reason}")]
@@ -22,6 +24,8 @@ pub enum SshError {
         server: String,
         /// Why.
         reason: String,
+        /// What to do, when that is known.
+        hint: Option<String>,
     },
     /// It was too slow.
     #[error("ssh server {server} did not answer within {after:?}: {step}")]
@@ -103,6 +107,12 @@ pub enum SshError {
 }
 
 impl SshError {
+    /// For settings that `ssh` itself can show.
+    pub(crate) fn settings(server: &str, reason: String) -> Self {
+        let hint = format!("see what applies with `ssh -G {server}`");
+        Self::Settings { server: server.to_owned(), reason, hint }
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {
@@ -148,7 +158,8 @@ impl Diagnose for SshError {
 
     fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Settings { server, .. } => format!("see what applies with `ssh -G {server}`"),
+            Self::Settings { hint, .. } => hint.clone(),
+            Self::Unreachable { hint: Some(hint), .. } => hint.clone(),
             Self::Unreachable { server, .. } | Self::Timeout { server, .. } | Self::Protocol { server, .. } => {
                 format!("see each step with `adit ssh test {server}`")
             }

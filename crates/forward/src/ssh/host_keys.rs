@@ -94,7 +94,7 @@ impl HostKeys {
 
     /// Writes a key down.
     pub(crate) fn accept(&self, key: &PublicKey) -> Result<String, SshError> {
-        let fault = |reason: String| SshError::Settings { server: self.server.clone(), reason };
+        let fault = |reason: String| SshError::settings(&self.server, reason);
         let file = self.file.as_deref().ok_or_else(|| fault("there is no file for host keys".to_owned()))?;
         let name = if self.hash { hashed(&self.name) } else { self.name.clone() };
         let key = written(key).ok_or_else(|| fault("the key cannot be written".to_owned()))?;

@@ -29,7 +29,7 @@ pub(crate) async fn check(known: &Known) -> Result<(), SshError> {
     // A server may allow forwarding and no commands: then only the login counts.
     command.env("LC_ALL", "C");
     let after = known.connect_timeout + FINGER;
-    let running = command.spawn().map_err(|error| fault(known, crate::error::words(&error)))?;
+    let running = command.spawn().map_err(|error| not_run(known, &error))?;
     let output = tokio::time::timeout(after, running.wait_with_output()).await;
     let output = output.map_err(|_| SshError::Timeout {
         server: known.server.to_string(),
@@ -57,7 +57,7 @@ pub(crate) fn open(
     let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let mut command = ssh(known)?;
     command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
-    let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| fault(known, crate::error::words(&error)))?;
+    let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| not_run(known, &error))?;
     if let Some(stderr) = stderr {
         let known = Arc::clone(known);
         scope.spawn("words of ssh", async move {
@@ -140,6 +140,18 @@ fn is_ours(path: &Path) -> bool {
 
 fn fault(known: &Known, reason: String) -> SshError {
     SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason }
+}
+
+fn not_run(known: &Known, error: &std::io::Error) -> SshError {
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return fault(known, crate::error::words(error));
+    }
+    let why = known.only_openssh.unwrap_or("backend: openssh");
+    SshError::Settings {
+        server: known.server.to_string(),
+        reason: format!("{why} needs the program `ssh`, which is not found on PATH"),
+        hint: "install OpenSSH's client".to_owned(),
+    }
 }
 
 /// What a line of `ssh` says of the server; `None` when it is about something else.

@@ -322,6 +322,7 @@ fn by_openssh(known: &Known) -> SshError {
     SshError::Settings {
         server: known.server.to_string(),
         reason: format!("publishing needs adit's own ssh, and {why} needs OpenSSH"),
+        hint: "publish by another server, or by a tunnel server".to_owned(),
     }
 }
 

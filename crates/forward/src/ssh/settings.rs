@@ -1,4 +1,4 @@
-//! What `ssh -G` says of a server, and our options over it.
+//! What `ssh -G` says of a server, or its files without that program, and our options over it.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -9,6 +9,7 @@ use adit_core::target::{SshBackend, SshServer};
 use tokio::process::Command;
 
 use super::error::SshError;
+use super::own_config;
 
 /// How long connecting and logging in may take when nothing is configured.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
@@ -18,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// Everything that is known of a server before it is connected to.
 pub(crate) struct Known {
     pub(crate) settings: SshSettings,
+    pub(crate) reader: Reader,
     pub(crate) server: SshServer,
     /// Private keys, in the order they are tried.
     pub(crate) identities: Vec<PathBuf>,
@@ -36,13 +38,24 @@ pub(crate) struct Known {
     local_user: String,
 }
 
+/// Who read the files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    /// The program `ssh`.
+    OpenSsh,
+    /// We, since it is not there.
+    Own,
+}
+
 impl Known {
-    /// Asks `ssh -G`; without that program what it does when nothing is configured.
+    /// Asks `ssh -G`; without that program its files are read here.
     pub(crate) async fn of(server: &SshServer) -> Result<Self, SshError> {
-        let fault = |reason: String| SshError::Settings { server: server.to_string(), reason };
-        let mut settings = match printed(server).await.map_err(fault)? {
-            Some(text) => SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?,
-            None => plain(server),
+        let fault = |reason: String| SshError::settings(&server.to_string(), reason);
+        let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+        let local_user = local_user();
+        let (mut settings, reader) = match printed(server).await.map_err(fault)? {
+            Some(text) => (SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?, Reader::OpenSsh),
+            None => (own_config::settings(server, home.as_deref(), &local_user)?, Reader::Own),
         };
         let options = &server.options;
         if let Some(jump) = &options.jump {
@@ -64,8 +77,6 @@ impl Known {
             settings.certificates.clear();
             settings.identities_only = true;
         }
-        let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
-        let local_user = local_user();
         let path = |text: &String| expand(text, &settings, &server.host, home.as_deref(), &local_user);
         let paths = |texts: &[String]| texts.iter().map(path).collect::<Vec<_>>();
         let identities = options.key.clone().into_iter().chain(paths(&settings.identities)).collect();
@@ -87,6 +98,7 @@ impl Known {
             connect_timeout: options.connect_timeout.or(settings.connect_timeout).unwrap_or(CONNECT_TIMEOUT),
             only_openssh: settings.only_openssh(),
             settings,
+            reader,
             server: server.clone(),
             identities,
             user_known_hosts,
@@ -160,11 +172,6 @@ pub(crate) fn last_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
     Some(line.chars().filter(|letter| !letter.is_control()).collect())
-}
-
-fn plain(server: &SshServer) -> SshSettings {
-    let user = server.user.clone().unwrap_or_else(local_user);
-    SshSettings::new(&user, &server.host, server.port.map_or(22, std::num::NonZeroU16::get))
 }
 
 fn local_user() -> String {

@@ -3,7 +3,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Buf as _, Bytes};
 use russh::client::Msg;
@@ -105,12 +105,17 @@ impl Drop for SshStream {
         self.flow.close();
         let Some(half) = self.half.take() else { return };
         let shared = Arc::clone(&self.shared);
+        let scope = shared.scope().clone();
         let id = half.id();
-        shared.scope().clone().spawn("close an ssh stream", async move {
+        let mut closing = Box::pin(async move {
             // An error says that the connection is gone, and the stream with it.
             let _ = half.close().await;
             shared.forget(id);
         });
+        // There is room for it, most times; then no task is needed.
+        if closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
+            scope.spawn("close an ssh stream", closing);
+        }
     }
 }
 

@@ -74,6 +74,35 @@ async fn a_forward_is_removed_while_it_starts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_signal_at_any_moment_of_the_start_ends_it_and_leaves_nothing_in_the_way() {
+    let place = Place::new().await;
+    // It accepts and never says a word: what leads there is still starting when the signal comes.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let slow = format!("  slow: {{ to: \"ssh://x@127.0.0.1:{port}/db:5432\", listen: 0, start: always }}\n");
+    place.write(&format!("forwards:\n{}{slow}", place.forward("web", 0, ", start: always")));
+    for round in 0..12 {
+        let mut daemon = place
+            .command(&["daemon", "start", "--foreground"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(8 * round);
+        while std::time::Instant::now() < until {
+            std::thread::yield_now();
+        }
+        signal(daemon.id(), if round % 2 == 0 { Signal::TERM } else { Signal::INT });
+        let pid = daemon.id();
+        let ended = || async { (!is_alive(pid)).then_some(()) };
+        eventually(DEADLINE, "it ends", ended).await;
+        daemon.wait().unwrap();
+    }
+    place.start();
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_that_mean_something_else_do_not_disturb_an_end() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));

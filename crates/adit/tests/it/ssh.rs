@@ -1,0 +1,77 @@
+//! `adit ssh` as it is typed, also on a machine without an `ssh` program.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Output;
+
+use testkit::origin::TcpOrigin;
+use testkit::sshd::Sshd;
+
+use crate::support::adit;
+
+/// A home whose `~/.ssh/config` calls the server `bastion`, by a file that it includes.
+fn home_for(sshd: &Sshd) -> tempfile::TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let own = home.path().join(".ssh");
+    std::fs::create_dir(&own).unwrap();
+    let write = |name: &str, text: &str| {
+        std::fs::write(own.join(name), text).unwrap();
+        std::fs::set_permissions(own.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    };
+    let bastion = format!(
+        "Host bast* !bastille\n  HostName {}\n  Port {}\n  User {}\n  IdentityFile {}\n  UserKnownHostsFile {}\n",
+        sshd.addr().ip(),
+        sshd.addr().port(),
+        sshd.user(),
+        sshd.key().display(),
+        sshd.known_hosts().display(),
+    );
+    write("work.conf", &bastion);
+    write("config", "Include *.conf\nMatch originalhost odd exec \"true\"\n  User odd\nHost *\n  IdentityAgent none\n");
+    home
+}
+
+/// `adit ssh test`, where no program is found.
+fn test_alone(home: &Path, arguments: &[&str]) -> Output {
+    let mut command = adit(home);
+    command.env("PATH", home).env_remove("SSH_AUTH_SOCK").args(["ssh", "test"]).args(arguments);
+    command.output().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_program_ssh_its_files_are_read_all_the_same() {
+    let (sshd, origin) = (Sshd::start(&[]).await, TcpOrigin::start().await.unwrap());
+    let home = home_for(&sshd);
+    let output = test_alone(home.path(), &[&format!("ssh://bastion/{}", origin.addr())]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        said.starts_with("ok  there is no `ssh` on PATH: the settings are read from its files by adit\n"),
+        "{said}"
+    );
+    assert!(said.contains(&format!("ok  bastion is {}@{}\n", sshd.user(), sshd.addr())), "{said}");
+    assert!(said.contains(&format!("ok  bastion reaches {}\n", origin.addr())), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_the_program_ssh_says_so() {
+    let sshd = Sshd::start(&[]).await;
+    let home = home_for(&sshd);
+    let output = test_alone(home.path(), &["odd"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains(".ssh/config:2: `Match originalhost odd exec true` needs the program `ssh`"), "{said}");
+    assert!(said.contains("hint: install OpenSSH's client"), "{said}");
+    let output = test_alone(home.path(), &["--openssh", "bastion"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("backend: openssh needs the program `ssh`, which is not found on PATH"), "{said}");
+}
+
+#[test]
+fn a_short_name_that_nobody_knows_leads_to_the_file_of_its_hosts() {
+    let home = tempfile::tempdir().unwrap();
+    let output = test_alone(home.path(), &["no-such-bastion"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success(), "{said}");
+    assert!(said.contains("no Host no-such-bastion in ~/.ssh/config"), "{said}");
+}
