@@ -4,5 +4,7 @@ mod support;
 
 mod bad_days;
 mod life;
+mod metrics;
+mod ports;
 mod single;
 mod takeover;

@@ -48,6 +48,10 @@ pub(super) struct Driver {
     /// Whether there was an attempt since it was last asked for, and how many more of them there were in all.
     tried: bool,
     restarts: u64,
+    /// How often it was lost, for how long, and since when it is.
+    outages: u64,
+    outage_time: Duration,
+    lost_since: Option<Instant>,
     /// Since when it is being started.
     asked: Option<Instant>,
     took: Option<Duration>,
@@ -67,6 +71,9 @@ impl Driver {
             carried: false,
             tried: false,
             restarts: 0,
+            outages: 0,
+            outage_time: Duration::ZERO,
+            lost_since: None,
             asked: None,
             took: None,
         }
@@ -259,8 +266,29 @@ impl Driver {
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn publish(&self) {
+    /// Between being ready and being ready again it is lost; one that is let go is not.
+    fn count_outage(&mut self, state: ForwardState) {
+        let lost = self.carried
+            && matches!(
+                state,
+                ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff | ForwardState::Failed
+            );
+        match (lost, self.lost_since) {
+            (true, None) => {
+                self.outages += 1;
+                self.lost_since = Some(Instant::now());
+            }
+            (false, Some(since)) => {
+                self.outage_time += since.elapsed();
+                self.lost_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    fn publish(&mut self) {
         let status = self.shared.machine_status();
+        self.count_outage(status.state);
         let target = self.status.as_ref().map(|status| status.borrow().clone()).unwrap_or_default();
         let place = self.session.as_ref().map(|(_, place)| place.clone()).unwrap_or_default();
         let waiting = target.waiting.or_else(|| status.reason.as_deref().map(str::to_owned));
@@ -280,6 +308,9 @@ impl Driver {
             ready_since: self.ready_since,
             carried: self.carried,
             restarts: self.restarts,
+            outages: self.outages,
+            outage_time: self.outage_time,
+            lost_since: self.lost_since,
             took: self.took,
             health: self.shared.health(),
             status,
