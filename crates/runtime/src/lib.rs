@@ -1,6 +1,7 @@
 //! The tokio glue every part of adit shares: task scopes, listeners, connections, TLS, readiness,
 //! the admin server, logs, signals. The only crate that spawns tasks.
 
+pub mod activation;
 pub mod admin;
 pub mod connect;
 pub mod control;

@@ -2,6 +2,7 @@
 
 mod support;
 
+mod activation;
 mod bad_days;
 mod life;
 mod metrics;

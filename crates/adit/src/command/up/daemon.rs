@@ -1,5 +1,6 @@
 //! `adit daemon`, and `adit start`, `stop`, `restart`, `status`, `logs`: what `adit up` does, in the background.
 
+mod activation;
 mod api;
 mod audit;
 mod client;
@@ -466,7 +467,13 @@ async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
     let begun = std::time::Instant::now();
     let answer = client.post("/v1/shutdown", None).await?;
     let patience = answer["at_most_ms"].as_u64().map_or(END, |most| Duration::from_millis(most) + LEEWAY);
-    while client.is_there().await {
+    // Whoever connects to a socket that systemd holds starts another daemon.
+    let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let stays = pid.filter(|_| answer["socket_stays"] == true);
+    while match stays {
+        Some(pid) => others::is_daemon(pid),
+        None => client.is_there().await,
+    } {
         if begun.elapsed() > patience {
             return Err(Failure::new(Fault::Internal, "the daemon has not ended", "see `adit logs`"));
         }

@@ -109,7 +109,7 @@ impl Api {
             ["shutdown"] => {
                 self.daemon.end(Ending::Asked);
                 let most = u64::try_from(self.daemon.end.times().total().as_millis()).unwrap_or(u64::MAX);
-                ok(&json!({ "pid": std::process::id(), "at_most_ms": most }))
+                ok(&json!({ "pid": std::process::id(), "at_most_ms": most, "socket_stays": self.daemon.is_activated }))
             }
             ["handover"] => match handover::to_successor(&self.daemon).await {
                 Ok(pid) => ok(&json!({ "pid": pid })),

@@ -25,6 +25,8 @@ const LOCK: &str = "lock";
 const SOCKET: &str = "control";
 const ENTRANCE: &str = "entrance ";
 const DOOR: &str = "door ";
+/// Sent with the control socket once more when a service manager holds that.
+const ACTIVATED: &str = "activated";
 /// How long a successor may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -35,6 +37,8 @@ pub(super) struct Inherited {
     pub(super) entrances: Vec<(String, TcpListener)>,
     /// The daemon's own ports.
     pub(super) doors: Vec<(String, TcpListener)>,
+    /// A service manager holds the control socket.
+    pub(super) is_activated: bool,
 }
 
 /// Reads the descriptors from standard input.
@@ -42,10 +46,12 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
     let wrong = |text: String| Failure::new(Fault::Internal, text, "use `adit daemon start`");
     let sockets = runtime::control::receive(std::io::stdin()).map_err(|error| wrong(error.to_string()))?;
     let (mut lock, mut socket, mut entrances, mut doors) = (None, None, Vec::new(), Vec::new());
+    let mut is_activated = false;
     for (label, descriptor) in sockets {
         match label.as_str() {
             LOCK => lock = Some(ControlLock::inherited(descriptor)),
             SOCKET => socket = Some(ControlSocket::inherited(descriptor).map_err(|error| internal(&error))?),
+            ACTIVATED => is_activated = true,
             other => {
                 if let Some(label) = other.strip_prefix(ENTRANCE) {
                     entrances.push((label.to_owned(), TcpListener::from(descriptor)));
@@ -56,7 +62,7 @@ pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
         }
     }
     match (lock, socket) {
-        (Some(lock), Some(socket)) => Ok(Inherited { lock, socket, entrances, doors }),
+        (Some(lock), Some(socket)) => Ok(Inherited { lock, socket, entrances, doors, is_activated }),
         _ => Err(wrong("nothing was handed over".into())),
     }
 }
@@ -88,7 +94,7 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
         let daemon = &turn.0;
         let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
         let mut child = start(&program, daemon, theirs)?;
-        let sent = give(&ours, &lock_file, &socket, &ports);
+        let sent = give(&ours, &lock_file, &socket, &ports, daemon.is_activated);
         let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
         match ready {
             Ok(Ready::Yes) => settle(daemon, child),
@@ -137,9 +143,16 @@ impl Drop for Turn {
     }
 }
 
-fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, ports: &[(String, OwnedFd)]) -> Result<(), Failure> {
+fn give(
+    to: &UnixStream,
+    lock: &OwnedFd,
+    socket: &OwnedFd,
+    ports: &[(String, OwnedFd)],
+    is_activated: bool,
+) -> Result<(), Failure> {
     let mut all: Vec<(String, BorrowedFd<'_>)> = vec![(LOCK.into(), lock.as_fd()), (SOCKET.into(), socket.as_fd())];
     all.extend(ports.iter().map(|(label, socket)| (label.clone(), socket.as_fd())));
+    all.extend(is_activated.then(|| (ACTIVATED.to_owned(), socket.as_fd())));
     let timed = to.set_write_timeout(Some(PATIENCE)).map_err(|error| internal(&error));
     timed.and_then(|()| {
         runtime::control::send(to, &all).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))

@@ -13,6 +13,7 @@ use runtime::signals::StopSignals;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
 
+use super::activation::{self, Activated};
 use super::desired::Desired;
 use super::doors::{self, Doors};
 use super::ending::in_use;
@@ -78,20 +79,26 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     }
     let place = Place::find()?;
     let directory = place.open()?;
+    let mut activated = activation::take(&place)?;
     let inherited = if mode.take_over { Some(handover::from_predecessor()?) } else { None };
     let sockets = match inherited {
         Some(inherited) => inherited,
         None => {
             let lock = ControlLock::take(&directory).map_err(|error| control(&error))?;
-            let socket = ControlSocket::bind(&directory, &lock).map_err(|error| control(&error))?;
-            Inherited { lock, socket, entrances: Vec::new(), doors: Vec::new() }
+            let given = activated.control.take();
+            let is_activated = given.is_some();
+            let socket = match given {
+                Some(socket) => socket,
+                None => ControlSocket::bind(&directory, &lock).map_err(|error| control(&error))?,
+            };
+            Inherited { lock, socket, entrances: Vec::new(), doors: Vec::new(), is_activated }
         }
     };
     let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
     heard.tell(&journal);
     let runtime = crate::command::build_runtime(None)?;
-    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets }));
+    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets, activated }));
     // What hangs on a disk or a name is not waited for.
     runtime.shutdown_background();
     ended
@@ -103,6 +110,7 @@ struct Start {
     source: Source,
     journal: Arc<Journal>,
     sockets: Inherited,
+    activated: Activated,
 }
 
 /// The file, by its full path: the daemon's directory is another one.
@@ -130,7 +138,7 @@ fn source_at(path: PathBuf, without_file: bool) -> Source {
 }
 
 async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Failure> {
-    let Start { place, config, source, journal, sockets } = start;
+    let Start { place, config, source, journal, sockets, activated } = start;
     runtime::socket::raise_descriptor_limit();
     let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
     let scope = Scope::root();
@@ -149,8 +157,11 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.inherit(sockets.entrances);
+    let passed = activated.sorted(&read.file);
+    running.inherit(passed.entrances);
+    passed.strange.iter().for_each(|text| tracing::warn!("{text}"));
     let doors = Doors::default();
-    doors.inherit(sockets.doors);
+    doors.inherit(sockets.doors.into_iter().chain(passed.doors).collect());
     running.leave_out();
     running.apply(&read)?;
     left_out::tell(&running, &view)?;
@@ -173,6 +184,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         scope: scope.clone(),
         answering: answering.clone(),
         doors,
+        is_activated: sockets.is_activated,
         file,
         desired,
         presence,
@@ -216,7 +228,7 @@ async fn until_the_end(
         if taken_over {
             // Whoever was accepted last is connected before forwards take nothing new.
             listening.drain();
-            daemon.answering().drain();
+            daemon.stop_answering();
             tokio::time::sleep(SETTLE).await;
             // Its phases begin only when it carries nothing more: nobody waits for its end.
             daemon.journal.note("stopping", "another process has taken over", &Value::Null);

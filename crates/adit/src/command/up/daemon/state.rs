@@ -56,6 +56,8 @@ pub(super) struct Daemon {
     pub(super) notify: Notify,
     /// Its own TCP ports.
     pub(super) doors: Doors,
+    /// A service manager holds the control socket: it is there when the daemon is not.
+    pub(super) is_activated: bool,
     /// Requests at them that were not taken.
     pub(super) refused: AtomicU64,
     /// Where the end is, once it has begun.
@@ -93,6 +95,7 @@ pub(super) struct Parts {
     pub(super) scope: Scope,
     pub(super) answering: Scope,
     pub(super) doors: Doors,
+    pub(super) is_activated: bool,
     pub(super) file: AgentFile,
     pub(super) desired: Desired,
     pub(super) presence: Presence,
@@ -120,7 +123,7 @@ pub(in crate::command) struct Chosen {
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { place, config, journal, running, source, watch, view, .. } = parts;
-        let Parts { scope, answering, doors, file, desired, presence, notify, .. } = parts;
+        let Parts { scope, answering, doors, is_activated, file, desired, presence, notify, .. } = parts;
         Arc::new(Self {
             place,
             config,
@@ -131,6 +134,7 @@ impl Daemon {
             running,
             notify,
             doors,
+            is_activated,
             refused: AtomicU64::new(0),
             end: End::new(file.daemon.shutdown),
             source,
@@ -196,6 +200,11 @@ impl Daemon {
     /// Where questions at one more socket are answered.
     pub(super) fn answering(&self) -> Scope {
         self.answering.child()
+    }
+
+    /// Takes no more questions: another process answers them.
+    pub(super) fn stop_answering(&self) {
+        self.answering.drain();
     }
 
     /// Whether it waits for its file to appear.
