@@ -14,11 +14,15 @@ use super::Shared;
 use crate::clusters::Clusters;
 use crate::error::{ForwardError, chain};
 use crate::k8s::target::KubeStatus;
+use crate::reach::Reach;
 use crate::report::ForwardReport;
 use crate::session::{Place, Session};
 
 /// A start that takes longer is explained.
 const SLOW_START: Duration = Duration::from_secs(1);
+
+/// How long one forward alone may dial for all.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What came of the work under way.
 enum Outcome {
@@ -130,9 +134,9 @@ impl Driver {
             }
             ForwardAction::Connect { attempt } => {
                 if let Some((session, _)) = &self.session {
-                    let session = Arc::clone(session);
+                    let (session, reach) = (Arc::clone(session), self.clusters.reach(&self.shared.target));
                     self.work = Some(Box::pin(async move {
-                        match session.ready().await {
+                        match ready(&session, reach).await {
                             Ok(()) => Outcome::Connected(attempt),
                             Err(error) => Outcome::ConnectFailed(attempt, error),
                         }
@@ -256,10 +260,14 @@ impl Driver {
 
     /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
     fn trouble(&self, error: ForwardError) -> Trouble {
-        let permanent = !error.is_transient() && !self.worked;
+        let (permanent, away) = (!error.is_transient() && !self.worked, error.is_away());
         let reason = chain(&error);
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        if permanent { Trouble::permanent(reason) } else { Trouble::transient(reason) }
+        match (permanent, away) {
+            (true, _) => Trouble::permanent(reason),
+            (false, true) => Trouble::away(reason),
+            (false, false) => Trouble::transient(reason),
+        }
     }
 
     fn forget_error(&self) {
@@ -332,6 +340,28 @@ impl Drop for Driver {
         self.shared.session.send_replace(None);
         self.shared.report.send_modify(|_| {});
     }
+}
+
+/// Connects, when it is this forward's turn to.
+async fn ready(session: &Session, reach: Option<Arc<Reach>>) -> Result<(), ForwardError> {
+    let Some(reach) = reach else { return session.ready().await };
+    let turn = reach.turn().await;
+    let connecting = session.ready();
+    tokio::pin!(connecting);
+    let connected = tokio::select! {
+        biased;
+        connected = &mut connecting => connected,
+        () = tokio::time::sleep(TURN) => {
+            // Perhaps it waits for something of its own: others have their turn.
+            drop(turn);
+            connecting.await
+        }
+    };
+    match &connected {
+        Err(error) if error.is_away() => reach.is_away(rand::random()),
+        Ok(()) | Err(_) => reach.is_back(),
+    }
+    connected
 }
 
 /// Starts a session; what takes long there is a program that should give credentials.
