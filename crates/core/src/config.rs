@@ -5,6 +5,7 @@
 
 mod agent_file;
 mod check;
+pub mod daemon;
 pub mod destination;
 pub mod diff;
 mod document;
@@ -24,6 +25,7 @@ mod tree;
 pub mod unit;
 
 pub use agent_file::AgentFile;
+pub use daemon::DaemonConfig;
 pub use destination::{CreateSettings, JumpSettings};
 pub use diff::ConfigDiff;
 pub use forwards::{Defaults, ForwardConfig};

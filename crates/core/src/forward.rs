@@ -22,6 +22,9 @@ pub use status::{ForwardState, ForwardStatus};
 /// No wait is shorter, so that a deadline always lies in the future.
 const WAIT_MIN: Duration = Duration::from_millis(1);
 
+/// The wait of a forward before it stands in line for what it shares with others and cannot be reached.
+const AWAY: Duration = Duration::from_millis(10);
+
 /// When a forward starts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Start {
@@ -274,6 +277,10 @@ impl Forward {
         if trouble.permanent {
             let until = (self.settings.start == Start::Always).then(|| now + self.settings.retry_failed.max(WAIT_MIN));
             return self.enter(now, State::Failed { until });
+        }
+        if trouble.away {
+            // Not counted: whoever dials for all of them has a pace of its own.
+            return self.enter(now, State::Backoff { until: now + AWAY });
         }
         let wait = self.backoff.next_wait(random).max(WAIT_MIN);
         let tries = self.backoff.attempts();

@@ -18,6 +18,27 @@ pub struct PhaseTimes {
     pub abort: Duration,
 }
 
+impl PhaseTimes {
+    /// All phases together, the longest that an end may take.
+    #[must_use]
+    pub const fn total(&self) -> Duration {
+        let (early, late) = (self.accept.saturating_add(self.drain), self.cancel.saturating_add(self.abort));
+        early.saturating_add(late)
+    }
+
+    /// How long a phase may take; `None` for what is none of the end.
+    #[must_use]
+    pub const fn of(&self, phase: Phase) -> Option<Duration> {
+        match phase {
+            Phase::Running | Phase::Done => None,
+            Phase::StopAccepting => Some(self.accept),
+            Phase::Draining => Some(self.drain),
+            Phase::Cancelling => Some(self.cancel),
+            Phase::Aborting => Some(self.abort),
+        }
+    }
+}
+
 impl Default for PhaseTimes {
     fn default() -> Self {
         Self {
@@ -79,6 +100,11 @@ impl Machine {
     #[must_use]
     pub const fn new(times: PhaseTimes) -> Self {
         Self { times, phase: Phase::Running, signals: 0, deadline: None, actions: VecDeque::new() }
+    }
+
+    /// Other lengths of the phases, for the one that is entered next and those after it.
+    pub const fn set_times(&mut self, times: PhaseTimes) {
+        self.times = times;
     }
 
     /// A signal to stop: the first begins the shutdown, the second aborts, the third exits.
@@ -143,7 +169,7 @@ impl Machine {
 
     fn enter(&mut self, now: Instant, phase: Phase) {
         self.phase = phase;
-        self.deadline = self.time_of(phase).map(|time| now + time);
+        self.deadline = self.times.of(phase).map(|time| now + time);
         let action = match phase {
             Phase::Running => return,
             Phase::StopAccepting => ShutdownAction::StopAccepting,
@@ -154,16 +180,6 @@ impl Machine {
             Phase::Done => ShutdownAction::Exit { clean: false },
         };
         self.actions.push_back(action);
-    }
-
-    const fn time_of(&self, phase: Phase) -> Option<Duration> {
-        match phase {
-            Phase::Running | Phase::Done => None,
-            Phase::StopAccepting => Some(self.times.accept),
-            Phase::Draining => Some(self.times.drain),
-            Phase::Cancelling => Some(self.times.cancel),
-            Phase::Aborting => Some(self.times.abort),
-        }
     }
 }
 
@@ -305,6 +321,17 @@ mod tests {
         machine.handle_signal(now);
         machine.handle_timeout(now);
         assert_eq!(machine.phase(), Phase::Done);
+    }
+
+    #[test]
+    fn lengths_that_are_set_while_it_runs_hold_for_the_end() {
+        let now = Instant::now();
+        let mut machine = Machine::new(PhaseTimes::default());
+        machine.set_times(PhaseTimes { accept: Duration::from_secs(60), ..PhaseTimes::default() });
+        machine.handle_signal(now);
+        assert_eq!(machine.poll_timeout(), Some(now + Duration::from_secs(60)));
+        assert_eq!(PhaseTimes::default().total(), Duration::from_secs(30));
+        assert_eq!(PhaseTimes::default().of(Phase::Running), None);
     }
 
     proptest! {

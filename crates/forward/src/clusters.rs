@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use adit_core::target::Target;
 use tokio::sync::OnceCell;
 
 use crate::error::ForwardError;
 use crate::k8s::api::Api;
 use crate::k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use crate::k8s::target::PodPools;
+use crate::reach::Reach;
 use crate::ssh::servers::SshServers;
 
 /// The clusters of a kubeconfig, and the SSH servers: whatever forwards share.
@@ -17,6 +19,7 @@ pub struct Clusters {
     ssh: Arc<SshServers>,
     kubeconfigs: Mutex<Option<Arc<Kubeconfigs>>>,
     known: Mutex<HashMap<String, Arc<OnceCell<Cluster>>>>,
+    reaches: Mutex<HashMap<String, Arc<Reach>>>,
 }
 
 /// One context of it.
@@ -36,7 +39,13 @@ impl Clusters {
     /// The same with SSH servers beside them.
     #[must_use]
     pub fn with_ssh(settings: KubeSettings, ssh: Arc<SshServers>) -> Arc<Self> {
-        Arc::new(Self { settings, ssh, kubeconfigs: Mutex::default(), known: Mutex::default() })
+        Arc::new(Self {
+            settings,
+            ssh,
+            kubeconfigs: Mutex::default(),
+            known: Mutex::default(),
+            reaches: Mutex::default(),
+        })
     }
 
     /// The SSH servers.
@@ -69,6 +78,18 @@ impl Clusters {
             *known = known.take().filter(|known| !Arc::ptr_eq(known, &kubeconfigs));
         }
         found
+    }
+
+    /// Whether there is a way to what a target shares with others; nothing for what it shares with none.
+    pub(crate) fn reach(&self, target: &Target) -> Option<Arc<Reach>> {
+        let shared = match target {
+            Target::Kubernetes(target) => format!("k8s://{}", target.context.as_deref().unwrap_or_default()),
+            Target::Jump(target) => format!("k8s://{}", target.context.as_deref().unwrap_or_default()),
+            Target::Ssh(target) => format!("ssh://{}", target.server),
+            Target::Local(_) | Target::Forward(_) => return None,
+        };
+        let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
+        Some(Arc::clone(reaches.entry(shared).or_insert_with(Reach::new)))
     }
 
     /// What the credentials of a context come from, when that is a program.

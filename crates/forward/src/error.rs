@@ -116,6 +116,18 @@ impl ForwardError {
         }
     }
 
+    /// Whether there is no way to what it shares with other forwards, its cluster or its SSH server: that is no failure of
+    /// its own.
+    pub(crate) fn is_away(&self) -> bool {
+        match self {
+            Self::Api(error @ (ApiError::Unreachable { .. } | ApiError::Timeout { .. })) => error.is_transient(),
+            // A pod that does not answer in time may be the only one.
+            Self::Connect { source: error @ ApiError::Unreachable { .. }, .. } => error.is_transient(),
+            Self::Ssh(error) => error.is_away() || matches!(error, SshError::Timeout { .. }),
+            _ => false,
+        }
+    }
+
     pub(crate) fn no_target(none: &NoTarget) -> Self {
         Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint(), missing: none.missing() }
     }

@@ -18,6 +18,7 @@ pub mod set;
 pub mod supervisor;
 
 mod k8s;
+mod reach;
 mod report;
 mod services;
 mod session;

@@ -38,6 +38,12 @@ pub struct ForwardReport {
     pub carried: bool,
     /// How often it was started anew without anybody asking for it.
     pub restarts: u64,
+    /// How often it was lost after it had been ready, and for how long in all; the one that lasts is not in that time.
+    pub outages: u64,
+    /// The time of those that are over.
+    pub outage_time: Duration,
+    /// Since when it is lost, while it is.
+    pub lost_since: Option<Instant>,
     /// How long its last start took, from the demand until it could be used.
     pub took: Option<Duration>,
     /// What probes say, when it is probed.
@@ -107,7 +113,15 @@ impl ForwardReport {
             }
             && (self.pods, &self.declared) == (other.pods, &other.declared)
             && (self.carried, self.restarts) == (other.carried, other.restarts)
+            && (self.outages, self.lost_since) == (other.outages, other.lost_since)
             && (&self.waiting_for, self.ready_since, self.took) == (&other.waiting_for, other.ready_since, other.took)
+    }
+
+    /// How often it was lost, and for how long in all, the one that lasts included.
+    #[must_use]
+    pub fn outages(&self, now: Instant) -> (u64, Duration) {
+        let lasting = self.lost_since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
+        (self.outages, self.outage_time + lasting)
     }
 
     /// Live streams.

@@ -144,6 +144,9 @@ impl Forward {
             ready_since: None,
             carried: false,
             restarts: 0,
+            outages: 0,
+            outage_time: Duration::ZERO,
+            lost_since: None,
             took: None,
             health: options.health.as_ref().map(|_| HealthReport::unknown()),
         };

@@ -224,6 +224,12 @@ impl Entrances {
         self.inherited.get_mut().unwrap_or_else(PoisonError::into_inner).extend(sockets);
     }
 
+    /// The label of the entrance at an address as the file has it; `owner` is the forward, or none for the gateway.
+    #[must_use]
+    pub fn label(asked: SocketAddr, owner: Option<&str>) -> String {
+        key(asked, owner).label()
+    }
+
     /// Closes the sockets that were inherited and that nothing has asked for.
     pub fn close_inherited(&mut self) {
         self.inherited.get_mut().unwrap_or_else(PoisonError::into_inner).clear();
@@ -622,11 +628,12 @@ fn wanted(file: &AgentFile) -> BTreeMap<Key, Owner> {
         .iter()
         .filter(|forward| forward.enabled)
         .flat_map(|forward| forward.listen.iter().map(|address| (*address, Owner::Forward(forward.name.clone()))));
-    let key = |address: SocketAddr, owner: &Owner| Key {
-        address,
-        owner: (address.port() == 0).then(|| owner.forward().cloned().unwrap_or_default()),
-    };
-    gateway.chain(forwards).map(|(address, owner)| (key(address, &owner), owner)).collect()
+    let all = gateway.chain(forwards);
+    all.map(|(address, owner)| (key(address, owner.forward().map(String::as_str)), owner)).collect()
+}
+
+fn key(address: SocketAddr, owner: Option<&str>) -> Key {
+    Key { address, owner: (address.port() == 0).then(|| owner.unwrap_or_default().to_owned()) }
 }
 
 /// Whether two sockets cannot both listen at these addresses.

@@ -163,7 +163,7 @@ struct Service {
 
 impl Service {
     fn answer(&self, request: &Request<Incoming>) -> AdminAnswer {
-        if !self.is_for_us(request) {
+        if !is_for_this_machine(request, self.bound) {
             let text = "this address answers to this machine's own names only, such as localhost\n";
             return AdminAnswer::text(text).with_status(StatusCode::FORBIDDEN);
         }
@@ -176,27 +176,25 @@ impl Service {
             AdminAnswer::text("failed\n").with_status(StatusCode::INTERNAL_SERVER_ERROR)
         })
     }
+}
 
-    /// Against DNS rebinding: a web page elsewhere can point its own name at 127.0.0.1, and the
-    /// browser then sends that name.
-    fn is_for_us(&self, request: &Request<Incoming>) -> bool {
-        let mut hosts = request.headers().get_all(HOST).iter();
-        let named = match (hosts.next(), hosts.next()) {
-            (Some(host), None) => host.to_str().is_ok_and(|host| self.is_our_name(host)),
-            (None, None) => request.version() == Version::HTTP_10,
-            (_, Some(_)) => false,
-        };
-        named && request.uri().host().is_none_or(|host| self.is_our_name(host))
-    }
-
-    fn is_our_name(&self, authority: &str) -> bool {
-        let Ok(authority) = authority.parse::<http::uri::Authority>() else {
-            return false;
-        };
+/// Whether a request names this machine as its host, and nothing else: against DNS rebinding, where a web page elsewhere
+/// points its own name at 127.0.0.1, and the browser then sends that name. `bound` is the address that listens.
+#[must_use]
+pub fn is_for_this_machine<B>(request: &Request<B>, bound: IpAddr) -> bool {
+    let is_our_name = |authority: &str| {
+        let Ok(authority) = authority.parse::<http::uri::Authority>() else { return false };
         let host = authority.host();
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        socket::is_loopback_host(host) || bare.parse::<IpAddr>().is_ok_and(|ip| ip == self.bound)
-    }
+        socket::is_loopback_host(host) || bare.parse::<IpAddr>().is_ok_and(|ip| ip == bound)
+    };
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let named = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host.to_str().is_ok_and(is_our_name),
+        (None, None) => request.version() == Version::HTTP_10,
+        (_, Some(_)) => false,
+    };
+    named && request.uri().host().is_none_or(is_our_name)
 }
 
 async fn serve(listener: BoundListener, scope: Scope, service: Service) {

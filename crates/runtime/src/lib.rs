@@ -2,6 +2,7 @@
 //! the admin server, logs, signals. The only crate that spawns tasks.
 
 pub mod ack;
+pub mod activation;
 pub mod admin;
 pub mod connect;
 pub mod control;

@@ -34,9 +34,21 @@ pub async fn run(
     times: PhaseTimes,
     signals: &mut StopSignals,
     stop: impl Future<Output = ()>,
+    on_phase: impl FnMut(Phase),
+) -> Outcome {
+    run_for(scope, listeners, || times, signals, stop, on_phase).await
+}
+
+/// The same, with the lengths of the phases as they are when the end begins.
+pub async fn run_for(
+    scope: &Scope,
+    listeners: &Scope,
+    times: impl Fn() -> PhaseTimes,
+    signals: &mut StopSignals,
+    stop: impl Future<Output = ()>,
     mut on_phase: impl FnMut(Phase),
 ) -> Outcome {
-    let mut machine = Machine::new(times);
+    let mut machine = Machine::new(times());
     let mut first_signal = None;
     let mut begun = None;
     tokio::pin!(stop);
@@ -60,6 +72,7 @@ pub async fn run(
                 tracing::info!(signal = signal.as_str(), phase = phase.as_str(), "stopping");
                 if phase == Phase::Running {
                     first_signal = Some(signal);
+                    machine.set_times(times());
                 }
                 machine.handle_signal(now());
             }
@@ -69,7 +82,10 @@ pub async fn run(
             // 3. A phase took too long.
             () = until(deadline) => machine.handle_timeout(now()),
             // 4. Another reason to end.
-            () = &mut stop, if phase == Phase::Running => machine.handle_stop(now()),
+            () = &mut stop, if phase == Phase::Running => {
+                machine.set_times(times());
+                machine.handle_stop(now());
+            }
         }
     }
 }

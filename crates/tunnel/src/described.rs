@@ -1,7 +1,7 @@
 //! The list of metrics, read out of their own text.
 
 /// Reads names, types and help texts out of an OpenMetrics text.
-pub(crate) fn described(text: &str) -> Vec<(String, String, String)> {
+pub fn described(text: &str) -> Vec<(String, String, String)> {
     let mut list = Vec::new();
     let mut help = ("", "");
     for line in text.lines() {

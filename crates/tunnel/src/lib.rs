@@ -14,4 +14,5 @@ pub mod server;
 mod throttle;
 mod wire_http;
 
+pub use described::described;
 pub use lane::Stream;

@@ -2,7 +2,10 @@
 
 mod support;
 
+mod activation;
 mod bad_days;
 mod life;
+mod metrics;
+mod ports;
 mod single;
 mod takeover;

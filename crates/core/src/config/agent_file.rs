@@ -2,8 +2,8 @@
 
 use super::reader::Reader;
 use super::{
-    Defaults, Environment, ForwardConfig, GatewayConfig, KubernetesConfig, Problems, PublishConfig, check, forwards,
-    gateway, kubernetes, publish, tree,
+    DaemonConfig, Defaults, Environment, ForwardConfig, GatewayConfig, KubernetesConfig, Problems, PublishConfig,
+    check, daemon, forwards, gateway, kubernetes, publish, tree,
 };
 use crate::target::Target;
 
@@ -20,6 +20,8 @@ pub struct AgentFile {
     pub gateway: Option<GatewayConfig>,
     /// `publish`: what is published, when the section is there.
     pub publish: Option<PublishConfig>,
+    /// `daemon`: what holds for the daemon itself; as if it were empty when it is not there.
+    pub daemon: DaemonConfig,
 }
 
 impl AgentFile {
@@ -84,12 +86,14 @@ pub(super) fn read(file: &str, text: &str, env: Environment<'_>, publishes: bool
         let has_gateway = root.has("gateway");
         let gateway = gateway::parse::gateway(root.section("gateway"), &defaults);
         let publish = publish::parse::publish(root.section("publish"));
+        let daemon = daemon::read(root.section("daemon"));
         let mut file = AgentFile {
             kubernetes,
             defaults,
             forwards,
             gateway: has_gateway.then_some(gateway),
             publish: has_publish.then_some(publish),
+            daemon,
         };
         file.resolve_aliases();
         check::whole(&root, &file);

@@ -111,6 +111,8 @@ fn ports(root: &Section<'_>, file: &AgentFile) {
     if let Some(address) = file.publish.as_ref().and_then(|publish| publish.metrics) {
         wanted.push((address, vec!["publish", "metrics"]));
     }
+    wanted.extend(file.daemon.listen.map(|address| (address, vec!["daemon", "listen"])));
+    wanted.extend(file.daemon.metrics.map(|address| (address, vec!["daemon", "metrics"])));
     for forward in file.forwards.iter().filter(|forward| forward.enabled) {
         wanted.extend(forward.listen.iter().map(|address| (*address, vec!["forwards", &forward.name, "listen"])));
     }

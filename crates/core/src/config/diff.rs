@@ -4,7 +4,9 @@ use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
 use super::publish::PublishedTunnel;
-use super::{AgentFile, Defaults, ForwardConfig, GatewayConfig, KubernetesConfig, PublishConfig, RouteConfig};
+use super::{
+    AgentFile, DaemonConfig, Defaults, ForwardConfig, GatewayConfig, KubernetesConfig, PublishConfig, RouteConfig,
+};
 
 /// What leads from one file to another.
 #[derive(Clone, Debug, PartialEq)]
@@ -23,6 +25,8 @@ pub struct ConfigDiff {
     pub publish: SectionDiff<PublishConfig>,
     /// The tunnels.
     pub tunnels: ListDiff<PublishedTunnel>,
+    /// What holds for the daemon itself, when that changed.
+    pub daemon: Option<DaemonConfig>,
     /// Listeners to bind and to close.
     pub ports: PortDiff,
 }
@@ -33,6 +37,7 @@ impl ConfigDiff {
     pub fn is_empty(&self) -> bool {
         self.kubernetes.is_none()
             && self.defaults.is_none()
+            && self.daemon.is_none()
             && self.gateway == SectionDiff::Same
             && self.publish == SectionDiff::Same
             && self.forwards.is_empty()
@@ -59,6 +64,7 @@ impl ConfigDiff {
             forwards: self.forwards.apply(&old.forwards, forward_key),
             gateway,
             publish,
+            daemon: self.daemon.clone().unwrap_or_else(|| old.daemon.clone()),
         }
     }
 }
@@ -77,6 +83,7 @@ impl AgentFile {
             routes: ListDiff::between(&routes(self), &routes(new), route_key),
             publish: SectionDiff::between(publish_alone(self), publish_alone(new)),
             tunnels: ListDiff::between(&tunnels(self), &tunnels(new), tunnel_key),
+            daemon: (self.daemon != new.daemon).then(|| new.daemon.clone()),
             ports: PortDiff::between(&ports_of(self), &ports_of(new)),
         }
     }

@@ -15,7 +15,8 @@ use super::gateway::{BasicAuth, GatewayTls, PasswordSource, UpstreamScheme};
 use super::publish::{HeaderEdits, HealthCheck, Probe, PublicPlace, PublishedTunnel, TrustConfig};
 use super::unit::show_duration;
 use super::{
-    AgentFile, CONFIG_VERSION, Defaults, ForwardConfig, GatewayConfig, KubernetesConfig, PublishConfig, RouteConfig,
+    AgentFile, CONFIG_VERSION, DaemonConfig, Defaults, ForwardConfig, GatewayConfig, KubernetesConfig, PublishConfig,
+    RouteConfig,
 };
 use crate::forward::Start;
 use crate::health::HealthSettings;
@@ -50,6 +51,22 @@ fn document(file: &AgentFile) -> Written {
         .with_some("forwards", filled(forwards))
         .with_some("gateway", file.gateway.as_ref().map(gateway))
         .with_some("publish", file.publish.as_ref().map(publish))
+        .with("daemon", daemon(&file.daemon))
+}
+
+fn daemon(config: &DaemonConfig) -> Written {
+    let times = config.shutdown;
+    let shutdown = Written::map()
+        .with("accept", duration(times.accept))
+        .with("drain", duration(times.drain))
+        .with("cancel", duration(times.cancel))
+        .with("abort", duration(times.abort));
+    Written::map()
+        .with_some("listen", config.listen.as_ref().map(Written::text))
+        .with_some("token_file", config.token_file.as_ref().map(|path| Written::text(&path.display())))
+        .with_some("metrics", config.metrics.as_ref().map(Written::text))
+        .with("shutdown", shutdown)
+        .with("notify", Written::bare(&config.notify))
 }
 
 fn kubernetes(config: &KubernetesConfig) -> Written {

@@ -23,19 +23,27 @@ pub struct Trouble {
     pub reason: String,
     /// Trying again would not help: no such context, forbidden, no such port.
     pub permanent: bool,
+    /// What it shares with others cannot be reached: no try of its own has failed.
+    pub away: bool,
 }
 
 impl Trouble {
     /// Trouble that may pass.
     #[must_use]
     pub fn transient(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), permanent: false }
+        Self { reason: reason.into(), permanent: false, away: false }
+    }
+
+    /// There is no way to what it shares with others.
+    #[must_use]
+    pub fn away(reason: impl Into<String>) -> Self {
+        Self { reason: reason.into(), permanent: false, away: true }
     }
 
     /// Trouble that somebody has to act on.
     #[must_use]
     pub fn permanent(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), permanent: true }
+        Self { reason: reason.into(), permanent: true, away: false }
     }
 }
 

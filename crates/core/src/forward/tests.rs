@@ -397,6 +397,23 @@ fn it_gives_up_after_as_many_tries_as_are_wanted_until_somebody_asks_for_it() {
 }
 
 #[test]
+fn while_what_it_shares_with_others_is_away_no_try_is_used_up() {
+    let settings = ForwardSettings { start: Start::Always, max_attempts: Some(2), ..ForwardSettings::default() };
+    let mut story = Story::new(settings);
+    for _ in 0..100 {
+        story.fail(Trouble::away("the server cannot be reached"));
+        assert_eq!(story.state(), ForwardState::Backoff);
+        assert_eq!(story.reason().as_deref(), Some("the server cannot be reached"));
+        story.wait(SECOND);
+    }
+    story.fail(Trouble::transient("its own"));
+    assert_eq!(story.state(), ForwardState::Backoff, "the first one of its own");
+    story.wait(10 * SECOND);
+    story.fail(Trouble::transient("its own"));
+    assert_eq!(story.state(), ForwardState::Failed);
+}
+
+#[test]
 fn tries_are_counted_from_the_last_connection_that_held() {
     let settings = ForwardSettings { start: Start::Always, max_attempts: Some(2), ..ForwardSettings::default() };
     let mut story = Story::new(settings);

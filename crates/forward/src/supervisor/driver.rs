@@ -14,11 +14,15 @@ use super::{Shared, changed, until};
 use crate::clusters::Clusters;
 use crate::error::{ForwardError, chain};
 use crate::k8s::target::KubeStatus;
+use crate::reach::Reach;
 use crate::report::ForwardReport;
 use crate::session::{Place, Session};
 
 /// A start that takes longer is explained.
 const SLOW_START: Duration = Duration::from_secs(1);
+
+/// How long one forward alone may dial for all.
+const TURN: Duration = Duration::from_secs(2);
 
 /// What came of the work under way.
 enum Outcome {
@@ -48,6 +52,10 @@ pub(super) struct Driver {
     /// Whether there was an attempt since it was last asked for, and how many more of them there were in all.
     tried: bool,
     restarts: u64,
+    /// How often it was lost, for how long, and since when it is.
+    outages: u64,
+    outage_time: Duration,
+    lost_since: Option<Instant>,
     /// Since when it is being started.
     asked: Option<Instant>,
     took: Option<Duration>,
@@ -67,6 +75,9 @@ impl Driver {
             carried: false,
             tried: false,
             restarts: 0,
+            outages: 0,
+            outage_time: Duration::ZERO,
+            lost_since: None,
             asked: None,
             took: None,
         }
@@ -123,9 +134,9 @@ impl Driver {
             }
             ForwardAction::Connect { attempt } => {
                 if let Some((session, _)) = &self.session {
-                    let session = Arc::clone(session);
+                    let (session, reach) = (Arc::clone(session), self.clusters.reach(&self.shared.target));
                     self.work = Some(Box::pin(async move {
-                        match session.ready().await {
+                        match ready(&session, reach).await {
                             Ok(()) => Outcome::Connected(attempt),
                             Err(error) => Outcome::ConnectFailed(attempt, error),
                         }
@@ -249,18 +260,43 @@ impl Driver {
 
     /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
     fn trouble(&self, error: ForwardError) -> Trouble {
-        let permanent = !error.is_transient() && !self.worked;
+        let (permanent, away) = (!error.is_transient() && !self.worked, error.is_away());
         let reason = chain(&error);
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-        if permanent { Trouble::permanent(reason) } else { Trouble::transient(reason) }
+        match (permanent, away) {
+            (true, _) => Trouble::permanent(reason),
+            (false, true) => Trouble::away(reason),
+            (false, false) => Trouble::transient(reason),
+        }
     }
 
     fn forget_error(&self) {
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    fn publish(&self) {
+    /// Between being ready and being ready again it is lost; one that is let go is not.
+    fn count_outage(&mut self, state: ForwardState) {
+        let lost = self.carried
+            && matches!(
+                state,
+                ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff | ForwardState::Failed
+            );
+        match (lost, self.lost_since) {
+            (true, None) => {
+                self.outages += 1;
+                self.lost_since = Some(Instant::now());
+            }
+            (false, Some(since)) => {
+                self.outage_time += since.elapsed();
+                self.lost_since = None;
+            }
+            (true, Some(_)) | (false, None) => {}
+        }
+    }
+
+    fn publish(&mut self) {
         let status = self.shared.machine_status();
+        self.count_outage(status.state);
         let target = self.status.as_ref().map(|status| status.borrow().clone()).unwrap_or_default();
         let place = self.session.as_ref().map(|(_, place)| place.clone()).unwrap_or_default();
         let waiting = target.waiting.or_else(|| status.reason.as_deref().map(str::to_owned));
@@ -280,6 +316,9 @@ impl Driver {
             ready_since: self.ready_since,
             carried: self.carried,
             restarts: self.restarts,
+            outages: self.outages,
+            outage_time: self.outage_time,
+            lost_since: self.lost_since,
             took: self.took,
             health: self.shared.health(),
             status,
@@ -301,6 +340,28 @@ impl Drop for Driver {
         self.shared.session.send_replace(None);
         self.shared.report.send_modify(|_| {});
     }
+}
+
+/// Connects, when it is this forward's turn to.
+async fn ready(session: &Session, reach: Option<Arc<Reach>>) -> Result<(), ForwardError> {
+    let Some(reach) = reach else { return session.ready().await };
+    let turn = reach.turn().await;
+    let connecting = session.ready();
+    tokio::pin!(connecting);
+    let connected = tokio::select! {
+        biased;
+        connected = &mut connecting => connected,
+        () = tokio::time::sleep(TURN) => {
+            // Perhaps it waits for something of its own: others have their turn.
+            drop(turn);
+            connecting.await
+        }
+    };
+    match &connected {
+        Err(error) if error.is_away() => reach.is_away(rand::random()),
+        Ok(()) | Err(_) => reach.is_back(),
+    }
+    connected
 }
 
 /// Starts a session; what takes long there is a program that should give credentials.

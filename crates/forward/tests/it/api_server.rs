@@ -325,3 +325,43 @@ async fn reset_connections_are_replaced_at_once() {
     }
     assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_away_uses_up_no_tries_of_its_forwards_and_all_come_back_at_once() {
+    use adit_core::forward::{ForwardSettings, ForwardState, Start};
+
+    let bed = Bed::web().await;
+    let settings = ForwardSettings {
+        max_attempts: Some(2),
+        start: Start::Always,
+        stable_after: Duration::ZERO,
+        ..ForwardSettings::default()
+    };
+    let options = || forward::ForwardOptions { settings, ..Default::default() };
+    let forwards: Vec<_> = (0..10).map(|_| bed.forward_with("service/web:80", options())).collect();
+    for forward in &forwards {
+        call(forward).await;
+    }
+    bed.cluster.faults().stop().await;
+    for forward in &forwards {
+        waiting(forward, "refused").await;
+    }
+    let begun = std::time::Instant::now();
+    let mut reports = forwards[0].status();
+    // Far longer than two tries of each take.
+    while begun.elapsed() < Duration::from_secs(2) {
+        let _ = tokio::time::timeout(Duration::from_millis(200), reports.changed()).await;
+    }
+    for forward in &forwards {
+        let status = forward.report().status;
+        assert_ne!(status.state, ForwardState::Failed, "{:?}", status.reason);
+    }
+    bed.cluster.faults().restart();
+    let back = std::time::Instant::now();
+    for forward in &forwards {
+        call(forward).await;
+        let (outages, lost) = forward.report().outages(std::time::Instant::now());
+        assert!(outages >= 1 && lost > Duration::from_secs(2), "{outages} {lost:?}");
+    }
+    assert!(back.elapsed() < Duration::from_secs(3), "{:?}", back.elapsed());
+}

@@ -18,7 +18,7 @@ use crate::report::{Failure, Output, chain};
 use crate::terminal;
 
 /// Sections that only an agent's file has.
-const AGENT_SECTIONS: [&str; 5] = ["kubernetes:", "defaults:", "forwards:", "gateway:", "publish:"];
+const AGENT_SECTIONS: [&str; 6] = ["kubernetes:", "defaults:", "forwards:", "gateway:", "publish:", "daemon:"];
 
 pub(super) fn run(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
     let given = file.or(global.config.as_deref());
@@ -126,6 +126,11 @@ impl Named {
             {
                 self.password(&[&keys[..], &["basic_auth", "password_file"]].concat(), path);
             }
+        }
+        if let Some(path) = &config.daemon.token_file
+            && let Err(error) = TokenSource::File(path.clone()).read()
+        {
+            self.fault(&["daemon", "token_file"], &error);
         }
         let Some(publish) = &config.publish else { return };
         if publish.server.is_none()

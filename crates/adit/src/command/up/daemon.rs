@@ -1,15 +1,20 @@
 //! `adit daemon`, and `adit start`, `stop`, `restart`, `status`, `logs`: what `adit up` does, in the background.
 
+mod activation;
 mod api;
 mod audit;
 mod client;
 mod desired;
+mod doors;
+mod ending;
+mod guarded;
 mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
 mod left_out;
 mod logs;
+pub(in crate::command) mod metrics;
 mod notify;
 pub(in crate::command) mod others;
 mod place;
@@ -40,6 +45,7 @@ use state::{Chosen, Verb};
 const LOOK: Duration = Duration::from_secs(1);
 /// How long the end of a daemon is waited for: its phases together, and a little.
 const END: Duration = Duration::from_secs(35);
+const LEEWAY: Duration = Duration::from_secs(5);
 
 /// Run what adit.yaml says in the background.
 #[derive(Debug, Subcommand)]
@@ -130,6 +136,9 @@ pub(in crate::command) struct StatusArguments {
     /// Go on, once a second
     #[arg(short, long)]
     watch: bool,
+    /// Print the metrics as monitoring reads them
+    #[arg(long, conflicts_with_all = ["names", "tag", "watch"])]
+    metrics: bool,
 }
 
 /// Which lines `adit logs` shows.
@@ -222,7 +231,8 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             let daemon = &status["daemon"];
             let text = |key: &str| daemon[key].as_str().unwrap_or_default().to_owned();
             let words = format!(
-                "running, pid {}, version {}, up {}\nconfig  {}\nsocket  {}\nlogs    {}\nreloads {}",
+                "{}, pid {}, version {}, up {}\nconfig  {}\nsocket  {}\nlogs    {}\nreloads {}{}",
+                if daemon["ends"] == true { "ending" } else { "running" },
                 daemon["pid"],
                 text("version"),
                 show::duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
@@ -230,6 +240,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 text("socket"),
                 text("logs"),
                 daemon["reloads"],
+                show::ports(&daemon["ports"]),
             );
             let words = format!("{words}\n{}", show::trouble(daemon));
             let words = words.trim_end();
@@ -307,6 +318,10 @@ pub(in crate::command) fn restart(global: &Global, arguments: ChosenArguments) -
 /// `adit status`.
 pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) -> Result<ExitCode, Failure> {
     with_client(global, async move |global, client| {
+        if arguments.metrics {
+            terminal::data(&client.text("/metrics").await?);
+            return Ok(ExitCode::SUCCESS);
+        }
         let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
         let mut shown = Shown::default();
         let mut status = client.get(path).await?;
@@ -451,8 +466,15 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
 async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
     let begun = std::time::Instant::now();
     let answer = client.post("/v1/shutdown", None).await?;
-    while client.is_there().await {
-        if begun.elapsed() > END {
+    let patience = answer["at_most_ms"].as_u64().map_or(END, |most| Duration::from_millis(most) + LEEWAY);
+    // Whoever connects to a socket that systemd holds starts another daemon.
+    let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+    let stays = pid.filter(|_| answer["socket_stays"] == true);
+    while match stays {
+        Some(pid) => others::is_daemon(pid),
+        None => client.is_there().await,
+    } {
+        if begun.elapsed() > patience {
             return Err(Failure::new(Fault::Internal, "the daemon has not ended", "see `adit logs`"));
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

@@ -259,6 +259,9 @@ impl Change {
         if diff.kubernetes.is_some() {
             change.changed.push("kubernetes".into());
         }
+        if diff.daemon.is_some() {
+            change.changed.push("daemon".into());
+        }
         let touched = |list: &[usize]| list.iter().sum::<usize>();
         let new_ones = touched(&[
             diff.forwards.added.len(),

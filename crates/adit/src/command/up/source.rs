@@ -107,6 +107,7 @@ impl Read {
         files.extend(self.kubeconfigs());
         // An agent that had given up for want of a good token starts again with another one.
         files.extend(self.file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
+        files.extend(self.file.daemon.token_file.clone());
         if let Some(gateway) = &self.file.gateway {
             files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
             let passwords = gateway.routes.iter().filter_map(|route| match &route.basic_auth.as_ref()?.password {

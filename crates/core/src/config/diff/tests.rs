@@ -136,10 +136,15 @@ pub(in crate::config) fn files() -> impl Strategy<Value = AgentFile> {
     let publish = proptest::sample::select(
         &["lanes: 3", "server: 'h:1', token_file: /t", "ca_file: /c, agent_id: x", "metrics: '127.0.0.1:0'"][..],
     );
+    let daemon =
+        proptest::sample::select(&["", "listen: 0, token_file: /t", "shutdown: { drain: 1m }, notify: yes"][..]);
     let gateway = (gateway, routes, any::<bool>());
     let publish = (publish, tunnels, any::<bool>());
-    (kubernetes, defaults, forwards, gateway, publish).prop_map(|(kubernetes, defaults, forwards, gateway, publish)| {
-        let mut text = format!("kubernetes: {{ {kubernetes} }}\ndefaults: {{ {defaults} }}\nforwards:{forwards}\n");
+    let all = (kubernetes, defaults, forwards, daemon, gateway, publish);
+    all.prop_map(|(kubernetes, defaults, forwards, daemon, gateway, publish)| {
+        let mut text = format!(
+            "kubernetes: {{ {kubernetes} }}\ndefaults: {{ {defaults} }}\ndaemon: {{ {daemon} }}\nforwards:{forwards}\n"
+        );
         for (name, list, (body, entries, there)) in [("gateway", "routes", gateway), ("publish", "tunnels", publish)] {
             if there {
                 let lines = body.replace(", ", ",\u{1}").split('\u{1}').map(str::to_owned).collect::<Vec<_>>();

@@ -150,3 +150,29 @@ async fn a_server_that_went_away_is_found_again_at_its_own_pace_by_all_its_forwa
     assert_eq!(bed.sshd.logins(), 1, "one for all");
     drop(leases);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_is_away_uses_up_no_tries_of_its_forwards() {
+    let bed = SshBed::new().await;
+    let settings = ForwardSettings { max_attempts: Some(2), start: Start::Always, ..ForwardSettings::default() };
+    let options = || ForwardOptions { settings, ..ForwardOptions::default() };
+    bed.sshd.kill().await;
+    let forwards: Vec<_> = (0..20).map(|_| bed.forward_of(bed.target(bed.options()), options())).collect();
+    let begun = Instant::now();
+    let mut reports = forwards[0].status();
+    // Far longer than two tries of each take.
+    while begun.elapsed() < Duration::from_secs(3) {
+        let _ = tokio::time::timeout(Duration::from_millis(200), reports.changed()).await;
+    }
+    for forward in &forwards {
+        let status = forward.report().status;
+        assert_ne!(status.state, adit_core::forward::ForwardState::Failed, "{:?}", status.reason);
+    }
+    bed.sshd.restart().await;
+    let back = Instant::now();
+    for forward in &forwards {
+        ready(forward).await;
+    }
+    assert!(back.elapsed() < Duration::from_millis(1500), "{:?}", back.elapsed());
+    assert_eq!(bed.sshd.logins(), 1, "one for all");
+}

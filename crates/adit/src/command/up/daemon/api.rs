@@ -10,9 +10,11 @@
 //! | `GET /v1/events` | a JSON object a line, as things happen |
 //! | `GET /v1/logs?name=NAME&lines=100&follow=true` | lines of a log |
 //! | `POST /v1/shutdown`, `POST /v1/handover` | it ends, another process takes over |
+//! | `GET /metrics` | what monitoring reads |
 //! | `GET /v1/openapi.json` | all of this for programs |
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::diagnose::http_status;
@@ -26,8 +28,10 @@ use runtime::scope::Scope;
 use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 
+use super::ending;
 use super::handover::{self, NotHandedOver};
 use super::logs::{self, Wanted};
+use super::metrics;
 use super::state::{Chosen, Daemon, Ending, Verb};
 use crate::report::Failure;
 
@@ -47,6 +51,11 @@ pub(super) struct Api {
 impl Api {
     pub(super) fn new(daemon: &Arc<Daemon>) -> Self {
         Self { daemon: Arc::clone(daemon) }
+    }
+
+    /// A request at a port that was not taken.
+    pub(super) fn count_refused(&self) {
+        self.daemon.refused.fetch_add(1, Ordering::Relaxed);
     }
 
     async fn get(&self, path: &[&str], query: &str) -> Response<Lines> {
@@ -74,6 +83,13 @@ impl Api {
         }
     }
 
+    async fn metrics(&self) -> Response<Lines> {
+        match self.daemon.metrics().await {
+            Ok(text) => with(StatusCode::OK, Lines::whole(text), metrics::CONTENT_TYPE),
+            Err(failure) => failed(&failure),
+        }
+    }
+
     async fn post(&self, path: &[&str], body: &[u8]) -> Response<Lines> {
         match path {
             ["forwards", name, verb] => match verb_of(verb) {
@@ -92,7 +108,8 @@ impl Api {
             },
             ["shutdown"] => {
                 self.daemon.end(Ending::Asked);
-                ok(&json!({ "pid": std::process::id() }))
+                let most = u64::try_from(self.daemon.end.times().total().as_millis()).unwrap_or(u64::MAX);
+                ok(&json!({ "pid": std::process::id(), "at_most_ms": most, "socket_stays": self.daemon.is_activated }))
             }
             ["handover"] => match handover::to_successor(&self.daemon).await {
                 Ok(pid) => ok(&json!({ "pid": pid })),
@@ -184,6 +201,9 @@ impl Handler for Api {
     async fn answer(&self, request: Request<Incoming>) -> Response<Lines> {
         let (head, body) = request.into_parts();
         let path = head.uri.path().to_owned();
+        if path == "/metrics" && matches!(head.method, Method::GET | Method::HEAD) {
+            return self.metrics().await;
+        }
         let Some(path) = path.strip_prefix("/v1/") else {
             return not_found("everything is below /v1/; see /v1/openapi.json");
         };
@@ -193,6 +213,9 @@ impl Handler for Api {
             return problem(StatusCode::MISDIRECTED_REQUEST, "internal", text, None);
         }
         let path: Vec<&str> = path.split('/').collect();
+        if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
+            return failed(&ending::refused());
+        }
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
             Method::POST => {
@@ -236,7 +259,7 @@ fn ok(value: &Value) -> Response<Lines> {
     with(StatusCode::OK, Lines::whole(format!("{value}\n")), "application/json")
 }
 
-fn not_found(text: &str) -> Response<Lines> {
+pub(super) fn not_found(text: &str) -> Response<Lines> {
     problem(StatusCode::NOT_FOUND, "usage", text, None)
 }
 
@@ -245,7 +268,7 @@ fn failed(failure: &Failure) -> Response<Lines> {
     with(status, Lines::whole(format!("{}\n", failure.json())), "application/json")
 }
 
-fn problem(status: StatusCode, fault: &str, message: &str, hint: Option<&str>) -> Response<Lines> {
+pub(super) fn problem(status: StatusCode, fault: &str, message: &str, hint: Option<&str>) -> Response<Lines> {
     let value = json!({ "error": { "fault": fault, "message": message, "hint": hint, "problems": null } });
     with(status, Lines::whole(format!("{value}\n")), "application/json")
 }

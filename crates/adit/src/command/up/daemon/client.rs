@@ -40,12 +40,17 @@ impl Client {
 
     /// Asks for something.
     pub(in crate::command) async fn get(&self, path: &str) -> Result<Value, Failure> {
+        read(&self.ask(Method::GET, path, None).await?)
+    }
+
+    /// Asks for a text that is no JSON.
+    pub(in crate::command) async fn text(&self, path: &str) -> Result<String, Failure> {
         self.ask(Method::GET, path, None).await
     }
 
     /// Has something done.
     pub(in crate::command) async fn post(&self, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-        self.ask(Method::POST, path, body).await
+        read(&self.ask(Method::POST, path, body).await?)
     }
 
     /// Whether a daemon answers.
@@ -53,7 +58,7 @@ impl Client {
         UnixStream::connect(&self.socket).await.is_ok()
     }
 
-    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> Result<String, Failure> {
         let answering = async {
             loop {
                 // A daemon that was just replaced takes a connection or two more.
@@ -76,7 +81,7 @@ impl Client {
     }
 
     /// One request; nothing when it came to a daemon that is none any more.
-    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Option<Value>, Failure> {
+    async fn exchange(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Option<String>, Failure> {
         let broken = |error: hyper::Error| {
             Failure::new(Fault::Upstream, format!("the daemon does not answer: {error}"), "see `adit logs`")
         };
@@ -115,9 +120,7 @@ impl Client {
             let other = || Failure::new(Fault::Internal, format!("the daemon answers {status}"), "");
             return Err(Failure::from_json(&text).unwrap_or_else(other));
         }
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
+        Ok(Some(text.into_owned()))
     }
 
     /// Nobody takes a connection: either no daemon runs, or one that does takes nothing new.
@@ -141,6 +144,11 @@ impl Client {
             }
         }
     }
+}
+
+fn read(text: &str) -> Result<Value, Failure> {
+    serde_json::from_str(text)
+        .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
 }
 
 fn none_runs() -> Failure {

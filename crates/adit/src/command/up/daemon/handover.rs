@@ -24,6 +24,9 @@ use crate::report::Failure;
 const LOCK: &str = "lock";
 const SOCKET: &str = "control";
 const ENTRANCE: &str = "entrance ";
+const DOOR: &str = "door ";
+/// Sent with the control socket once more when a service manager holds that.
+const ACTIVATED: &str = "activated";
 /// How long a successor may take to be ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -32,26 +35,34 @@ pub(super) struct Inherited {
     pub(super) lock: ControlLock,
     pub(super) socket: ControlSocket,
     pub(super) entrances: Vec<(String, TcpListener)>,
+    /// The daemon's own ports.
+    pub(super) doors: Vec<(String, TcpListener)>,
+    /// A service manager holds the control socket.
+    pub(super) is_activated: bool,
 }
 
 /// Reads the descriptors from standard input.
 pub(super) fn from_predecessor() -> Result<Inherited, Failure> {
     let wrong = |text: String| Failure::new(Fault::Internal, text, "use `adit daemon start`");
     let sockets = runtime::control::receive(std::io::stdin()).map_err(|error| wrong(error.to_string()))?;
-    let (mut lock, mut socket, mut entrances) = (None, None, Vec::new());
+    let (mut lock, mut socket, mut entrances, mut doors) = (None, None, Vec::new(), Vec::new());
+    let mut is_activated = false;
     for (label, descriptor) in sockets {
         match label.as_str() {
             LOCK => lock = Some(ControlLock::inherited(descriptor)),
             SOCKET => socket = Some(ControlSocket::inherited(descriptor).map_err(|error| internal(&error))?),
+            ACTIVATED => is_activated = true,
             other => {
                 if let Some(label) = other.strip_prefix(ENTRANCE) {
                     entrances.push((label.to_owned(), TcpListener::from(descriptor)));
+                } else if let Some(label) = other.strip_prefix(DOOR) {
+                    doors.push((label.to_owned(), TcpListener::from(descriptor)));
                 }
             }
         }
     }
     match (lock, socket) {
-        (Some(lock), Some(socket)) => Ok(Inherited { lock, socket, entrances }),
+        (Some(lock), Some(socket)) => Ok(Inherited { lock, socket, entrances, doors, is_activated }),
         _ => Err(wrong("nothing was handed over".into())),
     }
 }
@@ -71,6 +82,10 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
     let failed = NotHandedOver::Failed;
     let program = program().map_err(failed)?;
     let entrances = daemon.sockets().await.map_err(failed)?;
+    let doors = daemon.doors.sockets().map_err(|error| failed(internal(&error)))?;
+    let labelled = |kind: &'static str| move |(label, socket): (String, OwnedFd)| (format!("{kind}{label}"), socket);
+    let ports: Vec<(String, OwnedFd)> =
+        entrances.into_iter().map(labelled(ENTRANCE)).chain(doors.into_iter().map(labelled(DOOR))).collect();
     let (lock_file, socket) = daemon.descriptors().map_err(failed)?;
     // All of it is there, whether whoever asked for it still listens or not: a successor that is ready and a
     // predecessor that does not know it would be two daemons.
@@ -79,7 +94,7 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
         let daemon = &turn.0;
         let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
         let mut child = start(&program, daemon, theirs)?;
-        let sent = give(&ours, &lock_file, &socket, &entrances);
+        let sent = give(&ours, &lock_file, &socket, &ports, daemon.is_activated);
         let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
         match ready {
             Ok(Ready::Yes) => settle(daemon, child),
@@ -128,9 +143,16 @@ impl Drop for Turn {
     }
 }
 
-fn give(to: &UnixStream, lock: &OwnedFd, socket: &OwnedFd, entrances: &[(String, OwnedFd)]) -> Result<(), Failure> {
+fn give(
+    to: &UnixStream,
+    lock: &OwnedFd,
+    socket: &OwnedFd,
+    ports: &[(String, OwnedFd)],
+    is_activated: bool,
+) -> Result<(), Failure> {
     let mut all: Vec<(String, BorrowedFd<'_>)> = vec![(LOCK.into(), lock.as_fd()), (SOCKET.into(), socket.as_fd())];
-    all.extend(entrances.iter().map(|(label, socket)| (format!("{ENTRANCE}{label}"), socket.as_fd())));
+    all.extend(ports.iter().map(|(label, socket)| (label.clone(), socket.as_fd())));
+    all.extend(is_activated.then(|| (ACTIVATED.to_owned(), socket.as_fd())));
     let timed = to.set_write_timeout(Some(PATIENCE)).map_err(|error| internal(&error));
     timed.and_then(|()| {
         runtime::control::send(to, &all).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))

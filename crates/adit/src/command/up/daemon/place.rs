@@ -40,6 +40,11 @@ impl Place {
         self.state.join("desired.json")
     }
 
+    /// The token of the API at a port, unless the file names another one.
+    pub(super) fn token(&self) -> PathBuf {
+        self.state.join("daemon.token")
+    }
+
     pub(super) fn logs(&self) -> Logs {
         Logs { directory: self.state.join("logs") }
     }

@@ -22,7 +22,8 @@ const LOOK: Duration = Duration::from_secs(2);
 
 /// What a daemon is found by.
 pub(super) struct Presence {
-    listening: Scope,
+    /// The parent of wherever the socket is answered.
+    answering: Scope,
     held: Mutex<Held>,
 }
 
@@ -40,10 +41,10 @@ struct Held {
 
 impl Presence {
     /// Of a lock and a socket that are in their place.
-    pub(super) fn new(listening: &Scope, place: &Place, lock: ControlLock, socket: &ControlSocket) -> io::Result<Self> {
+    pub(super) fn new(answering: &Scope, place: &Place, lock: ControlLock, socket: &ControlSocket) -> io::Result<Self> {
         let (socket, file) = (socket.share()?, FileId::at(&place.socket()));
-        let held = Held { lock, socket, file, answering: listening.child(), told: None };
-        Ok(Self { listening: listening.clone(), held: Mutex::new(held) })
+        let held = Held { lock, socket, file, answering: answering.child(), told: None };
+        Ok(Self { answering: answering.clone(), held: Mutex::new(held) })
     }
 
     /// Both, for a successor.
@@ -96,7 +97,7 @@ impl Presence {
         let socket = ControlSocket::bind(&directory, lock.as_ref().unwrap_or(&held.lock));
         let socket = socket.map_err(|error| control(&error))?;
         let share = socket.share().map_err(|error| super::state::internal(&error))?;
-        let answering = self.listening.child();
+        let answering = self.answering.child();
         socket.serve(&answering, Api::new(daemon)).map_err(|error| super::state::internal(&error))?;
         std::mem::replace(&mut held.answering, answering).drain();
         (held.socket, held.file) = (share, FileId::at(&directory.socket()));

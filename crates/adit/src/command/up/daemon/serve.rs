@@ -6,14 +6,17 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
-use adit_core::shutdown::{Phase, PhaseTimes};
+use adit_core::shutdown::Phase;
 use runtime::control::{ControlLock, ControlSocket};
 use runtime::scope::Scope;
 use runtime::signals::StopSignals;
 use runtime::watch::FileWatch;
 use serde_json::{Value, json};
 
+use super::activation::{self, Activated};
 use super::desired::Desired;
+use super::doors::{self, Doors};
+use super::ending::in_use;
 use super::handover::{self, Inherited};
 use super::heard::Heard;
 use super::journal::Journal;
@@ -38,6 +41,8 @@ const SETTLE: Duration = Duration::from_millis(500);
 /// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
 /// as it ends any daemon.
 const LINGER: Duration = Duration::from_secs(12 * 60 * 60);
+/// How long the end waits for answers that are on their way.
+const LAST_ANSWER: Duration = Duration::from_millis(200);
 /// The exit code when something live was cut off. It was told to end: a service manager must not start it again.
 const CUT: u8 = 6;
 
@@ -74,30 +79,29 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     }
     let place = Place::find()?;
     let directory = place.open()?;
+    let mut activated = activation::take(&place)?;
     let inherited = if mode.take_over { Some(handover::from_predecessor()?) } else { None };
-    let (control_lock, socket, entrances) = match inherited {
-        Some(Inherited { lock, socket, entrances }) => (lock, socket, entrances),
+    let sockets = match inherited {
+        Some(inherited) => inherited,
         None => {
             let lock = ControlLock::take(&directory).map_err(|error| control(&error))?;
-            let socket = ControlSocket::bind(&directory, &lock).map_err(|error| control(&error))?;
-            (lock, socket, Vec::new())
+            let given = activated.control.take();
+            let is_activated = given.is_some();
+            let socket = match given {
+                Some(socket) => socket,
+                None => ControlSocket::bind(&directory, &lock).map_err(|error| control(&error))?,
+            };
+            Inherited { lock, socket, entrances: Vec::new(), doors: Vec::new(), is_activated }
         }
     };
     let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
     heard.tell(&journal);
     let runtime = crate::command::build_runtime(None)?;
-    let sockets = Sockets { lock: control_lock, control: socket, entrances };
-    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets }));
+    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets, activated }));
     // What hangs on a disk or a name is not waited for.
     runtime.shutdown_background();
     ended
-}
-
-struct Sockets {
-    lock: ControlLock,
-    control: ControlSocket,
-    entrances: Vec<(String, std::net::TcpListener)>,
 }
 
 struct Start {
@@ -105,7 +109,8 @@ struct Start {
     config: PathBuf,
     source: Source,
     journal: Arc<Journal>,
-    sockets: Sockets,
+    sockets: Inherited,
+    activated: Activated,
 }
 
 /// The file, by its full path: the daemon's directory is another one.
@@ -133,11 +138,13 @@ fn source_at(path: PathBuf, without_file: bool) -> Source {
 }
 
 async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Failure> {
-    let Start { place, config, source, journal, sockets } = start;
+    let Start { place, config, source, journal, sockets, activated } = start;
     runtime::socket::raise_descriptor_limit();
     let mut signals = StopSignals::install().map_err(|error| internal(&error))?;
     let scope = Scope::root();
     let listening = scope.child();
+    // No child of it: the end is told to whoever asks, to its last moment.
+    let answering = Scope::root();
     let first = source.read()?;
     first.check_asks_for_something()?;
     let watch = Arc::new(FileWatch::start(first.files()).map_err(|error| internal(&error))?);
@@ -151,6 +158,11 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.inherit(sockets.entrances);
+    let passed = activated.sorted(&read.file);
+    running.inherit(passed.entrances);
+    passed.strange.iter().for_each(|text| tracing::warn!("{text}"));
+    let doors = Doors::default();
+    doors.inherit(sockets.doors.into_iter().chain(passed.doors).collect());
     running.leave_out();
     running.apply(&read)?;
     left_out::tell(&running, &view)?;
@@ -160,7 +172,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     let notify = Notify::from_environment();
-    let presence = Presence::new(&listening, &place, sockets.lock, &sockets.control);
+    let presence = Presence::new(&answering, &place, sockets.lock, &sockets.socket);
     let presence = presence.map_err(|error| internal(&error))?;
     let daemon = Daemon::new(Parts {
         place,
@@ -171,13 +183,18 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         watch: Arc::clone(&watch),
         view: Arc::clone(&view),
         scope: scope.clone(),
+        answering: answering.clone(),
+        doors,
+        is_activated: sockets.is_activated,
         file,
         desired,
         presence,
         notify: notify.clone(),
     });
-    daemon.answer(sockets.control)?;
+    daemon.answer(sockets.socket)?;
+    daemon.open_doors().await?;
     presence::keep(&scope, &daemon);
+    doors::try_again(&scope, &daemon);
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);
@@ -191,6 +208,9 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         terminal::data(&format!("{READY}\n"));
     }
     let ended = until_the_end(&scope, &listening, &mut signals, &daemon).await;
+    answering.drain();
+    // Who asks now gets the answer that is being made, not another one.
+    let _ = tokio::time::timeout(LAST_ANSWER, answering.idle()).await;
     view.stopped(ended.signal).await;
     journal.flush();
     Ok(if ended.clean { ExitCode::SUCCESS } else { ExitCode::from(CUT) })
@@ -209,6 +229,7 @@ async fn until_the_end(
         if taken_over {
             // Whoever was accepted last is connected before forwards take nothing new.
             listening.drain();
+            daemon.stop_answering();
             tokio::time::sleep(SETTLE).await;
             // Its phases begin only when it carries nothing more: nobody waits for its end.
             daemon.journal.note("stopping", "another process has taken over", &Value::Null);
@@ -223,6 +244,7 @@ async fn until_the_end(
     };
     let mut cut = Vec::new();
     let on_phase = |phase| {
+        daemon.end.enter(phase);
         // A signal leads here without asking: a successor that is being started is told to go.
         if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
             daemon.notify.stopping();
@@ -238,7 +260,8 @@ async fn until_the_end(
             daemon.journal.note("cancelling", &text, &json!({ "entrances": cut, "tasks": left }));
         }
     };
-    let ended = runtime::shutdown::run(scope, listening, PhaseTimes::default(), signals, told, on_phase).await;
+    let times = || daemon.end.times();
+    let ended = runtime::shutdown::run_for(scope, listening, times, signals, told, on_phase).await;
     let left: Vec<String> = ended.left.iter().map(|(name, count)| format!("{count} × {name}")).collect();
     let left = if cut.is_empty() { left } else { cut };
     let text = if left.is_empty() {
@@ -249,12 +272,6 @@ async fn until_the_end(
     let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
     daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
     ended
-}
-
-/// What carries something, with how much.
-fn in_use(running: &Running) -> Vec<String> {
-    let rows = running.snapshot().rows.into_iter().filter(|row| row.streams > 0);
-    rows.map(|row| format!("{} ({} live)", row.name, row.streams)).collect()
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

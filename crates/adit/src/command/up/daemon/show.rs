@@ -56,8 +56,16 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
 /// What a user should know of the daemon before anything else.
 pub(in crate::command) fn trouble(daemon: &Value) -> String {
     let mut text = String::new();
-    if daemon["ends"] == true {
-        text.push_str("the daemon is ending: it takes nothing new\n");
+    match super::ending::in_words(&daemon["ending"]) {
+        Some(words) => text.push_str(&words),
+        None if daemon["ends"] == true => text.push_str("the daemon is ending: it takes nothing new\n"),
+        None => {}
+    }
+    for (key, name) in [("api", "daemon.listen"), ("metrics", "daemon.metrics")] {
+        let port = &daemon["ports"][key];
+        if let Some(error) = port["error"].as_str() {
+            let _ = writeln!(text, "{name} {} is not open: {error}", port["address"].as_str().unwrap_or("?"));
+        }
     }
     if let Some(mistake) = daemon["mistake"]["text"].as_str() {
         let since = daemon["mistake"]["since"].as_str().unwrap_or("?");
@@ -65,6 +73,20 @@ pub(in crate::command) fn trouble(daemon: &Value) -> String {
         mistake.lines().for_each(|line| {
             let _ = writeln!(text, "    {line}");
         });
+    }
+    text
+}
+
+/// The daemon's own ports that are open, each on a line of its own.
+pub(in crate::command) fn ports(ports: &Value) -> String {
+    let open = |key: &str| ports[key]["address"].as_str().filter(|_| ports[key]["open"] == true);
+    let mut text = String::new();
+    if let Some(address) = open("api") {
+        let token = ports["api"]["token_file"].as_str().unwrap_or("?");
+        let _ = write!(text, "\napi     http://{address}, with the token in {token}");
+    }
+    if let Some(address) = open("metrics") {
+        let _ = write!(text, "\nmetrics http://{address}/metrics");
     }
     text
 }

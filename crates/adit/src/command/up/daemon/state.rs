@@ -18,7 +18,10 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 
 use super::desired::{Desired, Wish};
+use super::doors::Doors;
+use super::ending::End;
 use super::journal::Journal;
+use super::metrics;
 use super::notify::Notify;
 use super::place::Place;
 use super::presence::Presence;
@@ -51,12 +54,23 @@ pub(super) struct Daemon {
     pub(super) hands_over: AtomicBool,
     pub(super) running: Arc<Mutex<Running>>,
     pub(super) notify: Notify,
+    /// Its own TCP ports.
+    pub(super) doors: Doors,
+    /// A service manager holds the control socket: it is there when the daemon is not.
+    pub(super) is_activated: bool,
+    /// Requests at them that were not taken.
+    pub(super) refused: AtomicU64,
+    /// Where the end is, once it has begun.
+    pub(super) end: End,
     source: Source,
     watch: Arc<FileWatch>,
     view: Arc<View>,
     scope: Scope,
+    /// Where questions are answered: longer than anything else lives, so that the end can be watched.
+    answering: Scope,
     presence: Presence,
     reloads: AtomicU64,
+    reloads_refused: AtomicU64,
     /// Why the file as it is now is not in force, and since when.
     mistake: Mutex<Option<(SystemTime, Failure)>>,
     /// What was read last and what is wished; held during a change, so that there is one at a time.
@@ -79,6 +93,9 @@ pub(super) struct Parts {
     pub(super) watch: Arc<FileWatch>,
     pub(super) view: Arc<View>,
     pub(super) scope: Scope,
+    pub(super) answering: Scope,
+    pub(super) doors: Doors,
+    pub(super) is_activated: bool,
     pub(super) file: AgentFile,
     pub(super) desired: Desired,
     pub(super) presence: Presence,
@@ -105,8 +122,8 @@ pub(in crate::command) struct Chosen {
 
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
-        let Parts { place, config, journal, running, source, watch, view, scope, file, desired, presence, notify } =
-            parts;
+        let Parts { place, config, journal, running, source, watch, view, .. } = parts;
+        let Parts { scope, answering, doors, is_activated, file, desired, presence, notify, .. } = parts;
         Arc::new(Self {
             place,
             config,
@@ -116,12 +133,18 @@ impl Daemon {
             hands_over: AtomicBool::new(false),
             running,
             notify,
+            doors,
+            is_activated,
+            refused: AtomicU64::new(0),
+            end: End::new(file.daemon.shutdown),
             source,
             watch,
             view,
             scope,
+            answering,
             presence,
             reloads: AtomicU64::new(0),
+            reloads_refused: AtomicU64::new(0),
             mistake: Mutex::default(),
             known: Mutex::new(Known { file, desired }),
         })
@@ -174,6 +197,16 @@ impl Daemon {
         self.scope.clone()
     }
 
+    /// Where questions at one more socket are answered.
+    pub(super) fn answering(&self) -> Scope {
+        self.answering.child()
+    }
+
+    /// Takes no more questions: another process answers them.
+    pub(super) fn stop_answering(&self) {
+        self.answering.drain();
+    }
+
     /// Whether it waits for its file to appear.
     pub(super) fn has_no_file(&self) -> bool {
         self.source.has_no_file()
@@ -207,10 +240,41 @@ impl Daemon {
         .await
     }
 
+    /// What monitoring reads.
+    pub(super) async fn metrics(self: &Arc<Self>) -> Result<String, Failure> {
+        self.look(|daemon| {
+            let known = daemon.known();
+            let of_daemon = metrics::OfDaemon {
+                started: daemon.started,
+                reloads: daemon.reloads.load(Ordering::Relaxed),
+                reloads_refused: daemon.reloads_refused.load(Ordering::Relaxed),
+                in_force: daemon.mistake.lock().unwrap_or_else(PoisonError::into_inner).is_none(),
+                lost_entries: daemon.journal.dropped(),
+                requests_refused: daemon.refused.load(Ordering::Relaxed),
+                ends: daemon.ends(),
+            };
+            metrics::text(&of_daemon, &known.file, lock(&daemon.running).entrances())
+        })
+        .await
+    }
+
     /// The listening sockets of forwards and gateway, for a successor.
     pub(super) async fn sockets(self: &Arc<Self>) -> Result<Vec<(String, OwnedFd)>, Failure> {
         let sockets = self.look(|daemon| lock(&daemon.running).entrances().sockets()).await?;
         sockets.map_err(|error| internal(&error))
+    }
+
+    /// Opens its own ports for the first time.
+    pub(super) async fn open_doors(self: &Arc<Self>) -> Result<(), Failure> {
+        let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
+        self.look(move |now| {
+            let _inside = handle.enter();
+            let config = now.known().file.daemon.clone();
+            let token = Doors::token(&config, &now.place.token())?;
+            now.doors.apply(&daemon, &config, token);
+            Ok(())
+        })
+        .await?
     }
 
     fn status_now(&self) -> Value {
@@ -230,6 +294,8 @@ impl Daemon {
         };
         value["daemon"] = daemon.json();
         value["daemon"]["mistake"] = self.mistake();
+        value["daemon"]["ports"] = self.doors.json();
+        value["daemon"]["ending"] = self.end.json(&running);
         let snapshot = running.snapshot();
         value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
         value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
@@ -254,7 +320,10 @@ impl Daemon {
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 self.view.reloaded(change);
             }
-            Err(failure) => self.view.not_reloaded(failure),
+            Err(failure) => {
+                self.reloads_refused.fetch_add(1, Ordering::Relaxed);
+                self.view.not_reloaded(failure);
+            }
         }
         changed
     }
@@ -304,7 +373,12 @@ impl Daemon {
                 let _ = forward.ready().await;
             }
         };
-        let _ = tokio::time::timeout(wait, all).await;
+        tokio::select! {
+            biased;
+            // Whoever waits at the end would wait for nothing.
+            () = self.scope.drained() => return Err(super::ending::refused()),
+            _ = tokio::time::timeout(wait, all) => {}
+        }
         Ok(())
     }
 
@@ -393,7 +467,7 @@ impl Daemon {
         })
     }
 
-    fn change_now(&self, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
+    fn change_now(self: &Arc<Self>, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
         let mut known = self.known();
         let read = self.source.read();
         // What is started and stopped is no change of the file.
@@ -402,12 +476,18 @@ impl Daemon {
         let mut desired = Desired::load(self.place.desired(), &self.config);
         wish(&mut desired);
         let (next, as_written) = overlaid(read, &desired);
+        let own = as_written.daemon.clone();
+        let token = self.remember(Doors::token(&own, &self.place.token()))?;
         let (change, snapshot) = {
             let mut running = lock(&self.running);
             running.renew(renew);
             (self.remember(running.apply(&next))?, running.snapshot())
         };
         self.view.exposed(&snapshot);
+        if own != known.file.daemon || token.is_some() {
+            self.end.set_times(own.shutdown);
+            self.doors.apply(self, &own, token);
+        }
         self.view.missing(&next.contexts.problems);
         self.watch.set_files(next.files());
         let diff = super::audit::diff(&known.file, &as_written);

@@ -1,0 +1,318 @@
+//! The daemon's own TCP ports, `daemon.listen` and `daemon.metrics`: opened, changed and closed as the file says.
+//!
+//! One that cannot be had stops nothing else: it is told, and tried again.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use adit_core::config::DaemonConfig;
+use adit_core::diagnose::Fault;
+use adit_core::token::Token;
+use runtime::listener::{BoundListener, ConnectionLimit};
+use runtime::scope::Scope;
+use serde_json::{Value, json};
+use tunnel::agent::TokenSource;
+
+use super::api::Api;
+use super::guarded::{Door, Key};
+use super::state::{Daemon, internal};
+use crate::report::{Failure, failure};
+
+/// Conversations at the same time at one port: some programs.
+const CONNECTIONS: usize = 256;
+/// How often a port that could not be had is tried.
+const AGAIN: Duration = Duration::from_secs(5);
+/// A shorter token could be guessed.
+const TOKEN_MIN: usize = 16;
+
+/// Which of the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Which {
+    Api,
+    Metrics,
+}
+
+impl Which {
+    const ALL: [Self; 2] = [Self::Api, Self::Metrics];
+
+    /// Its key in the file, which is its label in a handover, too.
+    const fn key(self) -> &'static str {
+        match self {
+            Self::Api => "daemon.listen",
+            Self::Metrics => "daemon.metrics",
+        }
+    }
+
+    const fn wanted(self, config: &DaemonConfig) -> Option<SocketAddr> {
+        match self {
+            Self::Api => config.listen,
+            Self::Metrics => config.metrics,
+        }
+    }
+}
+
+/// The ports of the daemon itself.
+#[derive(Default)]
+pub(super) struct Doors {
+    key: Key,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    open: Vec<Open>,
+    /// What is asked for and could not be had, with the reason.
+    failed: Vec<(Which, SocketAddr, Failure)>,
+    /// Sockets of a process before this one, by their labels.
+    inherited: Vec<(String, TcpListener)>,
+    token_file: Option<PathBuf>,
+}
+
+struct Open {
+    which: Which,
+    /// As the file has it; its port may be 0.
+    asked: SocketAddr,
+    address: SocketAddr,
+    socket: OwnedFd,
+    serving: Scope,
+}
+
+impl Doors {
+    /// Takes listening sockets of a process before this one.
+    pub(super) fn inherit(&self, sockets: Vec<(String, TcpListener)>) {
+        self.held().inherited.extend(sockets);
+    }
+
+    /// The token that a version of the file asks for, read before anything of it is put in force.
+    ///
+    /// # Errors
+    /// When there is none that can be used.
+    pub(super) fn token(config: &DaemonConfig, own: &Path) -> Result<Option<(PathBuf, String)>, Failure> {
+        if config.listen.is_none() {
+            return Ok(None);
+        }
+        let path = match &config.token_file {
+            Some(path) => path.clone(),
+            None => made(own)?,
+        };
+        let token = TokenSource::File(path.clone()).read().map_err(|error| failure(&error))?;
+        if token.expose().len() < TOKEN_MIN {
+            let text = format!("the token in {} is shorter than {TOKEN_MIN} characters", path.display());
+            let hint = "leave daemon.token_file out, and the daemon makes one that nobody guesses";
+            return Err(Failure::new(Fault::Config, text, hint));
+        }
+        Ok(Some((path, token.expose().clone())))
+    }
+
+    /// Opens what a version of the file asks for and closes what it does not. To be called within the runtime.
+    pub(super) fn apply(&self, daemon: &Arc<Daemon>, config: &DaemonConfig, token: Option<(PathBuf, String)>) {
+        let mut held = self.held();
+        if let Some((path, token)) = token {
+            self.key.set(&token);
+            held.token_file = Some(path);
+        }
+        held.failed.clear();
+        held.open.retain(|open| {
+            let stays = open.which.wanted(config) == Some(open.asked);
+            if !stays {
+                open.serving.drain();
+            }
+            stays
+        });
+        for which in Which::ALL {
+            let Some(asked) = which.wanted(config) else { continue };
+            if !held.open.iter().any(|open| open.which == which) {
+                self.open(&mut held, daemon, which, asked);
+            }
+        }
+        // What nobody asks for any more is closed.
+        held.inherited.clear();
+        for (which, asked, failure) in &held.failed {
+            let text = format!("{} {asked} is not open: {}", which.key(), failure.message());
+            daemon.journal.note("not-opened", &text, &json!({ "key": which.key(), "hint": failure.hint() }));
+        }
+    }
+
+    /// Tries once more what could not be had.
+    fn try_again(&self, daemon: &Arc<Daemon>) {
+        let mut held = self.held();
+        for (which, asked, _) in std::mem::take(&mut held.failed) {
+            self.open(&mut held, daemon, which, asked);
+            if let Some(open) = held.open.iter().find(|open| open.which == which) {
+                let text = format!("{} is open at last: {}", which.key(), open.address);
+                daemon.journal.note("opened", &text, &Value::Null);
+            }
+        }
+    }
+
+    fn open(&self, held: &mut Held, daemon: &Arc<Daemon>, which: Which, asked: SocketAddr) {
+        let listener = match inherited(&mut held.inherited, which, asked) {
+            Some(listener) => Ok(listener),
+            None => BoundListener::bind_loopback(asked).map_err(|error| failure(&error)),
+        };
+        let opened = listener.and_then(|listener| {
+            let socket = listener.share().map_err(|error| internal(&error))?;
+            let (address, serving) = (listener.local_addr(), daemon.answering());
+            let api = Api::new(daemon);
+            let door = match which {
+                Which::Api => Door::Api(api, address.ip(), self.key.clone()),
+                Which::Metrics => Door::Metrics(api, address.ip()),
+            };
+            serve(listener, door, &serving);
+            Ok(Open { which, asked, address, socket, serving })
+        });
+        match opened {
+            Ok(open) => held.open.push(open),
+            Err(failure) => held.failed.push((which, asked, failure)),
+        }
+    }
+
+    /// The listening sockets with their labels, for a successor.
+    pub(super) fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
+        let held = self.held();
+        held.open.iter().map(|open| Ok((open.which.key().to_owned(), open.socket.try_clone()?))).collect()
+    }
+
+    /// How they are.
+    pub(super) fn json(&self) -> Value {
+        let held = self.held();
+        let of = |which: Which| {
+            let open = held.open.iter().find(|open| open.which == which).map(|open| open.address);
+            let failed = held.failed.iter().find(|(failed, ..)| *failed == which);
+            let address = open.or(failed.map(|(_, asked, _)| *asked));
+            address.map_or(Value::Null, |address| {
+                json!({
+                    "address": address.to_string(),
+                    "open": open.is_some(),
+                    "error": failed.map(|(.., failure)| failure.message().to_owned()),
+                    "hint": failed.and_then(|(.., failure)| failure.hint().map(str::to_owned)),
+                })
+            })
+        };
+        let mut api = of(Which::Api);
+        if api.is_object() {
+            api["token_file"] = held.token_file.as_ref().map(|path| path.display().to_string()).into();
+        }
+        json!({ "api": api, "metrics": of(Which::Metrics) })
+    }
+
+    fn has_failed(&self) -> bool {
+        !self.held().failed.is_empty()
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tries what could not be had, until the end.
+pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
+    let (until, daemon) = (scope.clone(), Arc::downgrade(daemon));
+    scope.spawn("daemon's ports", async move {
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = until.drained() => return,
+                _ = tick.tick() => {}
+            }
+            let Some(daemon) = daemon.upgrade() else { return };
+            if daemon.doors.has_failed() {
+                daemon.doors.try_again(&daemon);
+            }
+        }
+    });
+}
+
+fn serve(listener: BoundListener, door: Door, serving: &Scope) {
+    let limit = ConnectionLimit::new(CONNECTIONS);
+    let (accepting, tasks) = (serving.clone(), serving.clone());
+    serving.spawn("daemon's port", async move {
+        let ending = tasks.clone();
+        let accepted = listener.accept_loop(accepting, move |stream, _| {
+            let Some(permit) = limit.try_acquire() else { return };
+            let (door, ending) = (door.clone(), ending.clone());
+            tasks.spawn("conversation at a port", async move {
+                let _permit = permit;
+                runtime::control::conversation(stream, door, ending).await;
+            });
+        });
+        if let Err(error) = accepted.await {
+            tracing::error!(%error, "the daemon's port cannot accept");
+        }
+    });
+}
+
+/// The socket that a process before this one had at this address. Port 0 is whatever it had.
+fn inherited(all: &mut Vec<(String, TcpListener)>, which: Which, asked: SocketAddr) -> Option<BoundListener> {
+    let fits = |listener: &TcpListener| {
+        listener.local_addr().is_ok_and(|local| local.ip() == asked.ip() && [0, local.port()].contains(&asked.port()))
+    };
+    let index = all.iter().position(|(label, listener)| label == which.key() && fits(listener))?;
+    BoundListener::from_std(all.swap_remove(index).1).ok()
+}
+
+/// The daemon's own token, made when it is not there yet.
+fn made(path: &Path) -> Result<PathBuf, Failure> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let at = |error: io::Error| Failure::new(Fault::Config, format!("{}: {error}", path.display()), "");
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(at)?;
+    }
+    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Ok(mut file) => {
+            let token = Token::from_random(rand::random());
+            writeln!(file, "{}", token.expose()).map_err(at)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        Err(error) => return Err(at(error)),
+    }
+    Ok(path.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn config(token_file: Option<PathBuf>) -> DaemonConfig {
+        DaemonConfig { listen: Some(([127, 0, 0, 1], 0).into()), token_file, ..DaemonConfig::default() }
+    }
+
+    #[test]
+    fn a_token_is_made_once_for_its_owner_alone() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("state/daemon.token");
+        let (path, token) = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        assert_eq!(path, own);
+        assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
+        let again = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        assert_eq!(again.1, token);
+        assert!(Token::parse(&token).is_ok());
+    }
+
+    #[test]
+    fn a_token_that_others_read_or_could_guess_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        std::fs::write(&path, "short\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+        let error = Doors::token(&config(Some(path.clone())), Path::new("/nowhere")).unwrap_err();
+        assert!(error.message().contains("shorter than 16"), "{}", error.text());
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        let error = Doors::token(&config(Some(path)), Path::new("/nowhere")).unwrap_err();
+        assert!(
+            error.message().contains("open to other users") && !error.text().contains("short\n"),
+            "{}",
+            error.text()
+        );
+        assert!(matches!(Doors::token(&DaemonConfig::default(), Path::new("/nowhere")), Ok(None)));
+    }
+}

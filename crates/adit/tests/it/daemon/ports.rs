@@ -1,0 +1,227 @@
+//! The daemon's own ports: its API with a token, and what reaches it while it ends.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt as _;
+
+use serde_json::Value;
+use testkit::raw;
+
+use super::support::{Place, get, is_alive};
+use crate::support::{DEADLINE, eventually};
+
+const AUTHORITY: &str = "localhost";
+
+/// Where the API is, with its token.
+fn api(place: &Place) -> (SocketAddr, String) {
+    let port = place.json(&["daemon", "status"])["daemon"]["ports"]["api"].clone();
+    assert_eq!(port["open"], true, "{port}");
+    let token = std::fs::read_to_string(port["token_file"].as_str().expect("a token file")).expect("it can be read");
+    (port["address"].as_str().and_then(|text| text.parse().ok()).expect("an address"), token.trim().to_owned())
+}
+
+async fn ask(to: SocketAddr, method: &str, host: &str, path: &str, headers: &[(&str, &str)]) -> (u16, Value) {
+    let head = raw::head(method, host, path, headers, (method == "POST").then_some(0));
+    let mut client = raw::Client::connect(to).await.expect("a connection");
+    client.send(&head).await.expect("it is sent");
+    let answer = client.response(false).await.expect("an answer");
+    (answer.status, serde_json::from_str(&answer.text()).unwrap_or(Value::Null))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_api_is_on_a_port_for_whoever_has_the_token() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let mode = std::fs::metadata(place.home.path().join("state/adit/daemon.token")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let bearer = format!("Bearer {token}");
+    let authorised = [("authorization", bearer.as_str())];
+    let (status, body) = ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await;
+    assert_eq!((status, &body["services"][0]["name"]), (200, &Value::from("web")), "{body}");
+    let (status, body) = ask(port, "POST", AUTHORITY, "/v1/forwards/web/start", &authorised).await;
+    assert_eq!((status, &body["services"][0]["status"]), (200, &Value::from("running")), "{body}");
+    for wrong in [&[][..], &[("authorization", "Bearer adit_wrong")], &[("authorization", token.as_str())]] {
+        let (status, body) = ask(port, "POST", AUTHORITY, "/v1/shutdown", wrong).await;
+        assert_eq!((status, &body["error"]["fault"]), (401, &Value::from("auth")), "{body}");
+        assert!(!body.to_string().contains(&token));
+    }
+    assert!(!place.log().contains(&token), "S6: it is in no log");
+    let text = place.ok(&["daemon", "status"]);
+    assert!(text.contains(&format!("api     http://{port}")) && !text.contains(&token), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s13_no_web_page_reaches_the_api_even_with_the_token() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0, metrics: 0 }}\n", place.forward("web", 0, "")));
+    let pid = place.start();
+    let (port, token) = api(&place);
+    let bearer = format!("Bearer {token}");
+    let with = |name, value| [("authorization", bearer.as_str()), (name, value)];
+    for (host, header) in [
+        ("evil.example", with("accept", "*/*")),
+        ("127.0.0.1.nip.io", with("accept", "*/*")),
+        (AUTHORITY, with("origin", "http://localhost:3000")),
+        (AUTHORITY, with("origin", "null")),
+        (AUTHORITY, with("sec-fetch-site", "cross-site")),
+        (AUTHORITY, with("sec-fetch-site", "same-site")),
+    ] {
+        let (status, body) = ask(port, "POST", host, "/v1/shutdown", &header).await;
+        assert_eq!((status, &body["error"]["fault"]), (403, &Value::from("not_permitted")), "{host} {header:?}");
+    }
+    let metrics = place.json(&["daemon", "status"])["daemon"]["ports"]["metrics"]["address"].clone();
+    let metrics: SocketAddr = metrics.as_str().unwrap().parse().unwrap();
+    assert_eq!(ask(metrics, "GET", "evil.example", "/metrics", &[]).await.0, 403);
+    assert_eq!(ask(metrics, "GET", AUTHORITY, "/v1/status", &[]).await.0, 404, "only the metrics are without a token");
+    assert_eq!(ask(metrics, "POST", AUTHORITY, "/metrics", &[]).await.0, 405);
+    assert_eq!(ask(metrics, "GET", AUTHORITY, "/metrics", &[]).await.0, 200);
+    assert!(is_alive(pid));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_moves_the_port_and_a_taken_one_stops_nothing_else() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}"));
+    place.start();
+    let entrance = place.entrance("web");
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["ports"]["api"], Value::Null);
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: 0 }}\n"));
+    assert!(place.ok(&["daemon", "reload"]).contains("daemon"));
+    let (first, token) = api(&place);
+    // Another one takes the port that is wanted next.
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let wanted = taken.local_addr().unwrap();
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: \"{wanted}\" }}\n"));
+    place.ok(&["daemon", "reload"]);
+    assert!(TcpStream::connect(first).is_err(), "the one before is closed");
+    let status = place.json(&["daemon", "status"]);
+    assert_eq!(status["daemon"]["ports"]["api"]["open"], false);
+    assert_eq!(status["daemon"]["mistake"], Value::Null, "the rest of the file is in force");
+    let text = place.ok(&["status"]);
+    assert!(text.contains(&format!("daemon.listen {wanted} is not open")), "{text}");
+    place.logged(&format!("daemon.listen {wanted} is not open")).await;
+    assert_eq!((get(entrance).await, place.entrance("web")), (Some(200), entrance));
+    drop(taken);
+    let opened = || async {
+        let port = place.json(&["daemon", "status"])["daemon"]["ports"]["api"].clone();
+        (port["open"] == true).then_some(())
+    };
+    eventually(DEADLINE, "it is open once it is free", opened).await;
+    assert_eq!(api(&place), (wanted, token.clone()), "with the same token");
+    // A token that cannot be used is a mistake: everything stays.
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: \"{wanted}\", token_file: nowhere }}\n"));
+    let (_, text) = place.fails(&["daemon", "reload"]);
+    assert!(text.contains("nowhere") && text.contains("everything stays as it is"), "{text}");
+    assert_eq!(
+        ask(wanted, "GET", AUTHORITY, "/v1/status", &[("authorization", &format!("Bearer {token}"))]).await.0,
+        200
+    );
+    // Another token holds at once, at the port that is open.
+    let own = place.home.path().join("own");
+    std::fs::write(&own, "a-token-of-my-own\n").unwrap();
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o600)).unwrap();
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: \"{wanted}\", token_file: own }}\n"));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(
+        ask(wanted, "GET", AUTHORITY, "/v1/status", &[("authorization", "Bearer a-token-of-my-own")]).await.0,
+        200
+    );
+    assert_eq!(
+        ask(wanted, "GET", AUTHORITY, "/v1/status", &[("authorization", &format!("Bearer {token}"))]).await.0,
+        401
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_process_has_the_same_port_and_token() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0, metrics: 0 }}\n", place.forward("web", 0, "")));
+    let first = place.start();
+    let before = api(&place);
+    place.ok(&["daemon", "restart"]);
+    let status = place.json(&["daemon", "status"]);
+    assert_ne!(status["daemon"]["pid"], first);
+    assert_eq!(api(&place), before, "port 0 is the one that it was");
+    let bearer = format!("Bearer {}", before.1);
+    let headers = [("authorization", bearer.as_str())];
+    let answered = || async {
+        let (code, body) = ask(before.0, "GET", AUTHORITY, "/v1/status", &headers).await;
+        (code == 200 && body["daemon"]["pid"] != first).then_some(())
+    };
+    eventually(DEADLINE, "the new one answers there", answered).await;
+}
+
+/// A connection through a forward that stays as long as this does.
+fn stays(port: SocketAddr) -> TcpStream {
+    let mut live = TcpStream::connect(port).unwrap();
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    assert!(live.read(&mut [0; 1]).unwrap() > 0);
+    live
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_it_ends_the_daemon_says_so_with_what_it_waits_for() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}daemon: {{ shutdown: {{ drain: 1m }} }}\n"));
+    let pid = place.start();
+    let live = stays(place.entrance("web"));
+    let mut stopping = place.command(&["daemon", "stop"]).spawn().unwrap();
+    let ends = || async {
+        let status = place.json(&["daemon", "status"]);
+        (status["daemon"]["ending"]["phase"] == "draining").then_some(status)
+    };
+    let status = eventually(DEADLINE, "it drains", ends).await;
+    assert_eq!(status["daemon"]["ending"]["live"][0], "web (1 live)", "{status}");
+    assert!(status["daemon"]["ending"]["phase_seconds_left"].as_u64().unwrap() > 40, "of the minute in the file");
+    let text = place.ok(&["status"]);
+    assert!(text.contains("the daemon is ending: what is live finishes") && text.contains("web (1 live)"), "{text}");
+    assert!(place.ok(&["daemon", "status"]).starts_with(&format!("ending, pid {pid}")));
+    let (code, text) = place.fails(&["start", "web"]);
+    assert!(code == 4 && text.contains(&format!("the daemon (pid {pid}) is ending")), "{text}");
+    let (_, text) = place.fails(&["daemon", "reload"]);
+    assert!(text.contains("is ending"), "{text}");
+    drop(live);
+    assert!(stopping.wait().unwrap().success());
+    let gone = || async { (!is_alive(pid)).then_some(()) };
+    eventually(DEADLINE, "it ends with the last of them", gone).await;
+    assert!(place.log().contains("ended in"), "{}", place.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_phases_are_as_long_as_the_file_says_also_after_a_reload() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}daemon: {{ shutdown: {{ drain: 1h }} }}\n"));
+    place.start();
+    place.write(&format!("forwards:\n{web}daemon: {{ shutdown: {{ drain: 100ms, cancel: 1s }} }}\n"));
+    place.ok(&["daemon", "reload"]);
+    let live = stays(place.entrance("web"));
+    let begun = std::time::Instant::now();
+    place.ok(&["daemon", "stop"]);
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(place.log().contains("cut off: web (1 live)"), "{}", place.log());
+    drop(live);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_has_every_key_of_the_status() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0, metrics: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let bearer = format!("Bearer {token}");
+    let headers = [("authorization", bearer.as_str())];
+    let (_, described) = ask(port, "GET", AUTHORITY, "/v1/openapi.json", &headers).await;
+    let (_, status) = ask(port, "GET", AUTHORITY, "/v1/status", &headers).await;
+    let schemas = &described["components"]["schemas"];
+    for (name, found) in [("Daemon", &status["daemon"]), ("Forward", &status["services"][0])] {
+        for key in found.as_object().expect("a map").keys() {
+            assert!(schemas[name]["properties"].get(key).is_some(), "{name}.{key} is not described");
+        }
+    }
+}
