@@ -7,6 +7,7 @@ use std::time::Duration;
 pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault};
 use runtime::connect::{ConnectError, MissingPart};
+use runtime::tls::in_words;
 
 use crate::k8s::api::ApiError;
 use crate::k8s::kubeconfig::KubeconfigError;
@@ -178,8 +179,16 @@ impl Diagnose for ForwardError {
     }
 }
 
-/// A system's error in words: without its number, which says nothing to the reader.
-pub(crate) fn words(error: &dyn Error) -> String {
+/// An error of the system or of TLS in words: without its number or name, which say nothing to the reader.
+pub(crate) fn words(error: &(dyn Error + 'static)) -> String {
+    let of_io = |error: &std::io::Error| error.get_ref()?.downcast_ref::<rustls::Error>().map(in_words);
+    let tls = match error.downcast_ref::<std::io::Error>() {
+        Some(error) => of_io(error),
+        None => error.downcast_ref::<rustls::Error>().map(in_words),
+    };
+    if let Some(text) = tls {
+        return text;
+    }
     let text = error.to_string();
     let text = text.split(" (os error ").next().unwrap_or_default();
     let mut letters = text.chars();
@@ -200,5 +209,8 @@ mod tests {
         let refused = std::io::Error::from_raw_os_error(111);
         assert_eq!(words(&refused), "connection refused");
         assert_eq!(words(&std::io::Error::other("TLS failed")), "TLS failed");
+        let tls = rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType);
+        assert_eq!(words(&tls), "its answer is not TLS");
+        assert_eq!(words(&std::io::Error::other(tls)), "its answer is not TLS");
     }
 }

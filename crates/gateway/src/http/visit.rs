@@ -22,7 +22,7 @@ use super::interim;
 use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
 use super::switch::switch;
-use super::{Connection, Problem, Scheme};
+use super::{Arrival, Connection, Problem, Scheme};
 use crate::pages::{self, Around};
 use crate::upstream::{Upstream, UpstreamScheme};
 
@@ -61,6 +61,10 @@ fn authorise(connection: &Connection, upstream: &Upstream, headers: &HeaderMap) 
     }
 }
 
+/// What proxies add.
+const PROXIES: [&str; 6] =
+    ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-forwarded-port"];
+
 /// What is needed of a request to answer it ourselves.
 struct Asked {
     accept: Option<HeaderValue>,
@@ -69,6 +73,8 @@ struct Asked {
     head: bool,
     upgrade: bool,
     h2: bool,
+    /// A proxy has passed it on, and says so.
+    proxied: bool,
 }
 
 impl Asked {
@@ -79,6 +85,7 @@ impl Asked {
             authority: request.uri().authority().cloned(),
             head: request.method() == Method::HEAD,
             h2: request.version() == Version::HTTP_2,
+            proxied: PROXIES.iter().any(|name| request.headers().contains_key(*name)),
             upgrade: request.version() == Version::HTTP_11 && upgrade_protocol(request.headers()).is_some(),
         }
     }
@@ -94,7 +101,14 @@ impl Asked {
     fn around(&self, connection: &Connection) -> Around {
         let mut headers = HeaderMap::new();
         headers.extend(self.accept.clone().map(|accept| (ACCEPT, accept)));
-        let port = port_of_links(self.host(), connection.arrival.scheme, connection.arrival.local.port());
+        let Arrival { scheme, local, peer, .. } = &connection.arrival;
+        let written = self.host().map(without_port).unwrap_or_default();
+        // A name of this machine, asked for from it without a port: the header was written by hand.
+        let by_hand = peer.ip().to_canonical().is_loopback()
+            && !self.proxied
+            && (is_local_name(&written.to_ascii_lowercase()) || is_loopback(written));
+        let host = self.host().filter(|host| !by_hand || written_port(host).is_some());
+        let port = port_of_links(host, *scheme, local.port());
         let https = connection.arrival.scheme == Scheme::Https;
         Around { form: runtime::page::Form::preferred(&headers), port, https }
     }

@@ -122,6 +122,20 @@ async fn an_unknown_host_is_answered_with_near_ones_and_the_index_below() {
 }
 
 #[tokio::test]
+async fn links_have_the_gateways_port_when_the_host_was_written_by_hand_without_one() {
+    let gate = gate().await;
+    let index = format!("all there is: http://localhost:{}/\n", gate.addr.port());
+    let text = get(&gate, "ap.localhost", "/", "*/*").await.text();
+    assert!(text.ends_with(&index), "{text}");
+    // A proxy has a port of its own, and a name of the web leads to the usual one.
+    let headers = [("X-Forwarded-For", "127.0.0.1")];
+    let proxied = raw::request(gate.addr, "GET", "ap.localhost", "/", &headers, b"").await.unwrap().text();
+    assert!(proxied.ends_with("all there is: http://localhost/\n"), "{proxied}");
+    let named = get(&gate, "ap.our.test", "/", "*/*").await.text();
+    assert!(named.ends_with("all there is: http://localhost/\n"), "{named}");
+}
+
+#[tokio::test]
 async fn below_an_error_are_not_hundreds_of_routes_but_where_they_are() {
     let gate = gate().await;
     {
