@@ -4,6 +4,7 @@ mod attack;
 mod cli;
 mod config;
 mod daemon;
+mod deploy;
 mod doctor;
 mod forward;
 mod http;

@@ -8,7 +8,9 @@ use adit_core::config::AgentFile;
 use forward::{Clusters, KubeSettings};
 use gateway::entrances::{EntranceError, Entrances};
 use runtime::scope::Scope;
+use testkit::cert::TestCa;
 use testkit::origin::{HttpOrigin, TcpOrigin};
+use testkit::raw::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -326,4 +328,73 @@ async fn at_a_start_a_taken_port_stops_no_other_one_and_is_tried_again_and_a_rel
     assert_eq!(site.entrances.try_again().len(), 1);
     opened(taken).await;
     assert_eq!(site.entrances.unopened().count(), 0);
+}
+
+/// The state of an entrance as the table of `adit up` has it, as the index has it, and whether it fails still.
+async fn states(site: &Site, list: &str, key: &str, name: &str) -> (String, String, bool) {
+    let row = site.entrances.rows().into_iter().find(|row| row.name == name).expect("a row");
+    let json = [("Accept", "application/json")];
+    let index = testkit::raw::request(site.address(None), "GET", "localhost", "/", &json, b"").await.unwrap();
+    let index: serde_json::Value = serde_json::from_slice(&index.body).unwrap();
+    let entry = index[list].as_array().expect("a list").iter().find(|entry| entry[key] == name).expect("an entry");
+    let shown = entry["state"].as_str().expect("a word").to_owned();
+    (row.state.as_str().to_owned(), shown, entry["last_error"]["since"].is_string())
+}
+
+/// Waits until both call it so.
+async fn until_state(site: &Site, list: &str, key: &str, name: &str, wanted: &str) {
+    let all = (wanted.to_owned(), wanted.to_owned(), wanted == "failing");
+    let change = async {
+        while states(site, list, key, name).await != all {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, change).await.unwrap_or_else(|_| panic!("{name} is not {wanted}"));
+}
+
+/// An address of this machine where nothing listens yet.
+fn nobody() -> SocketAddr {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
+
+#[tokio::test]
+async fn a_tcp_port_fails_until_a_stream_is_answered_and_fails_no_more_while_that_lives() {
+    let (mut site, service) = (Site::new(), nobody());
+    site.apply(&format!(
+        "gateway: {{ listen: '127.0.0.1:0' }}\nforwards:\n  db: {{ to: 'tcp://{service}', listen: '127.0.0.1:0' }}\n"
+    ))
+    .unwrap();
+    let mut refused = TcpStream::connect(site.address(Some("db"))).await.unwrap();
+    assert!(matches!(refused.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    until_state(&site, "forwards", "name", "db", "failing").await;
+    let _origin = TcpOrigin::start_on(service).await.unwrap();
+    let stream = opened(site.address(Some("db"))).await;
+    until_state(&site, "forwards", "name", "db", "ready").await;
+    drop(stream);
+    until_state(&site, "forwards", "name", "db", "ready").await;
+}
+
+#[tokio::test]
+async fn a_route_that_hands_tls_on_fails_until_a_stream_is_answered() {
+    let (mut site, service) = (Site::new(), nobody());
+    site.apply(&format!(
+        "gateway: {{ listen: '127.0.0.1:0', routes: {{ secure.localhost: {{ to: 'https://{service}' }} }} }}"
+    ))
+    .unwrap();
+    let ca = TestCa::new().unwrap();
+    let leaf = ca.leaf("secure", &["secure.localhost"]).unwrap();
+    let visit = || Client::connect_tls(site.address(None), "secure.localhost", ca.client(&["http/1.1"]).unwrap());
+    // What answers is the page that says why, and nobody vouches for it.
+    assert!(visit().await.is_err());
+    until_state(&site, "routes", "host", "secure.localhost", "failing").await;
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(leaf.server(&["http/1.1"]).unwrap()));
+    let listener = TcpListener::bind(service).await.unwrap();
+    let serving = async {
+        let (stream, _) = listener.accept().await.unwrap();
+        acceptor.accept(stream).await.unwrap()
+    };
+    let (stream, client) = tokio::join!(serving, visit());
+    let client = client.unwrap();
+    until_state(&site, "routes", "host", "secure.localhost", "ready").await;
+    drop((stream, client));
 }

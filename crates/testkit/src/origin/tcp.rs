@@ -23,7 +23,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::noise;
 use crate::task::{self, Task, reset_on_close};
@@ -59,7 +59,15 @@ struct Tally {
 impl TcpOrigin {
     /// Starts it on a free port.
     pub async fn start() -> io::Result<Self> {
-        let (listener, addr) = task::listen()?;
+        Ok(Self::launch(task::listen()?))
+    }
+
+    /// Starts it on this address (to come back where an earlier one was).
+    pub async fn start_on(addr: SocketAddr) -> io::Result<Self> {
+        Ok(Self::launch(task::listen_on(addr)?))
+    }
+
+    fn launch((listener, addr): (TcpListener, SocketAddr)) -> Self {
         let state = Arc::new(State::default());
         let shared = Arc::clone(&state);
         let task = task::spawn(task::serve(listener, move |stream, _| {
@@ -71,7 +79,7 @@ impl TcpOrigin {
                 let _ = converse(&state, stream).await;
             }
         }));
-        Ok(Self { addr, state, _task: task })
+        Self { addr, state, _task: task }
     }
 
     /// Where it listens.
