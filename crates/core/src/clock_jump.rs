@@ -88,6 +88,14 @@ mod tests {
         assert_eq!(run(&[(1000, -3_600_000), (1000, 1000)]), [None; 2]);
     }
 
+    #[test]
+    fn a_clock_that_is_set_by_eight_hours_is_one_wake_at_most() {
+        let hours = 8 * 3600 * 1000;
+        let eight = 8 * 3600 * 1000 + 1000;
+        assert_eq!(run(&[(1000, eight), (1000, 1000), (1000, 1000)]), [Some(hours), None, None], "forward");
+        assert_eq!(run(&[(1000, -eight), (1000, 1000), (1000, 1000)]), [None, None, None], "back");
+    }
+
     proptest! {
         #[test]
         fn whatever_the_clocks_do_it_is_no_panic(steps in proptest::collection::vec((0u64..1 << 40, -(1i64 << 39)..1 << 40), 0..20)) {

@@ -7,11 +7,12 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::BackoffSettings;
-use adit_core::config::forwards::HealthConfig;
+use adit_core::config::forwards::{HealthConfig, LimitsConfig};
 use adit_core::forward::{ForwardAction, ForwardInput, ForwardSettings, ForwardState, ForwardStatus, Start};
 use adit_core::target::Target;
 use runtime::Scope;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
+use runtime::listener::{ConnectionLimit, ConnectionPermit};
 use tokio::sync::{Notify, watch};
 
 use crate::clusters::Clusters;
@@ -23,9 +24,11 @@ use crate::session::{JumpOptions, Patience, Session, SessionOptions};
 mod counted;
 mod driver;
 mod health;
+mod limited;
 
 use counted::Counted;
 use driver::Driver;
+use limited::Rate;
 
 /// kubectl's `--pod-running-timeout`.
 const FIRST_TIMEOUT: Duration = Duration::from_secs(300);
@@ -51,6 +54,8 @@ pub struct ForwardOptions {
     pub jump: JumpOptions,
     /// How it is probed while it is ready, if at all.
     pub health: Option<HealthConfig>,
+    /// What it carries at most.
+    pub limits: LimitsConfig,
 }
 
 impl Default for ForwardOptions {
@@ -68,6 +73,7 @@ impl Default for ForwardOptions {
             unreached_timeout: LATER_TIMEOUT,
             jump: JumpOptions::default(),
             health: None,
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -101,6 +107,9 @@ pub(crate) struct Shared {
     error: Mutex<Option<ForwardError>>,
     /// What probes say, when it is probed.
     health: Mutex<Option<HealthReport>>,
+    /// Streams that there may be, and the rate of all of them.
+    places: Option<ConnectionLimit>,
+    rate: Option<Arc<Rate>>,
     /// No handle is left: nobody can ask for it any more.
     abandoned: AtomicBool,
     /// How often it was stopped: whoever waits for it from before that waits in vain.
@@ -154,6 +163,8 @@ impl Forward {
             name: name.to_owned(),
             target,
             health: Mutex::new(report.health.clone()),
+            places: options.limits.connections.map(|most| ConnectionLimit::new(most as usize)),
+            rate: options.limits.bytes_per_second.map(Rate::new),
             options,
             machine: Mutex::new(Machine { machine, actions: VecDeque::new() }),
             work: Notify::new(),
@@ -373,11 +384,25 @@ impl Shared {
     }
 
     async fn connect(self: &Arc<Self>) -> Result<Io, ConnectError> {
+        let place = self.place()?;
         // Counted from here on, so that it is not stopped while the stream is opened.
-        let count = Counted::begin(self);
+        let count = Counted::begin(self, place);
         let session = self.running().await?;
         let io = session.open().await?;
         Ok(count.carry(io))
+    }
+
+    /// A place for one more stream; they are not waited for.
+    fn place(&self) -> Result<Option<ConnectionPermit>, ConnectError> {
+        let Some(places) = &self.places else { return Ok(None) };
+        places.try_acquire().map(Some).ok_or_else(|| {
+            let noun = if places.max() == 1 { "connection" } else { "connections" };
+            ConnectError::Unavailable {
+                target: self.target.to_string(),
+                reason: format!("it carries {} {noun}, its limit", places.max()),
+                hint: Some("close one of them, or raise `limits.connections` of the forward".into()),
+            }
+        })
     }
 
     /// The session, once the machine is ready; waits for the later time-out at most.

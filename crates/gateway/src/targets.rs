@@ -115,6 +115,7 @@ fn named(file: &AgentFile, forward: &ForwardConfig) -> Option<ForwardSpec> {
     options.balance = forward.balance;
     options.jump = jump(forward.jump.as_ref());
     options.health.clone_from(&forward.health);
+    options.limits = forward.limits;
     let target = real_target(file, &forward.to)?;
     Some(ForwardSpec { name: forward.name.clone(), target, options })
 }

@@ -4,7 +4,9 @@ mod support;
 
 mod activation;
 mod bad_days;
+mod desktop;
 mod life;
+mod limits;
 mod metrics;
 mod ports;
 mod single;

@@ -11,12 +11,14 @@ use crate::forward::Start;
 use crate::target::Target;
 
 mod health;
+mod limits;
 mod restart;
 
 pub use health::{
     Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeTls,
     RedisProbe, SaslMechanism, SslMode, StatusRange,
 };
+pub use limits::LimitsConfig;
 pub use restart::RestartConfig;
 
 /// After how long without use a forward that was started on demand ends.
@@ -72,6 +74,8 @@ pub struct ForwardConfig {
     pub backoff: BackoffSettings,
     /// How it is probed, if at all.
     pub health: Option<HealthConfig>,
+    /// What it carries at most.
+    pub limits: LimitsConfig,
 }
 
 impl ForwardConfig {
@@ -93,6 +97,7 @@ impl ForwardConfig {
             backoff: restart.backoff(),
             restart,
             health: None,
+            limits: LimitsConfig::default(),
         }
     }
 }
@@ -129,6 +134,7 @@ fn forward(name: &str, section: Section<'_>, defaults: &Defaults) -> Option<Forw
     let hint = "say where it leads, such as k8s://CONTEXT/NAMESPACE/service/NAME:PORT";
     let to = destination::destination(&section, true, hint);
     let restart = restart::read(section.section("restart"), &defaults.restart);
+    let limits = limits::read(section.section("limits"));
     let listen = section.list("listen", |text| listen_address(text, IpAddr::V4(Ipv4Addr::LOCALHOST)));
     let start = section.word("start", &[("on-demand", Start::OnDemand), ("always", Start::Always)]);
     let found = to.map(|to| ForwardConfig {
@@ -145,6 +151,7 @@ fn forward(name: &str, section: Section<'_>, defaults: &Defaults) -> Option<Forw
         backoff: restart.backoff(),
         restart,
         health: health::read(&section, defaults.health.as_ref()),
+        limits,
     });
     if found.is_none() {
         // What else is wrong is reported all the same.

@@ -8,8 +8,8 @@ use serde_json::Value;
 use super::destination::{CreateSettings, JumpSettings};
 use super::document::Written;
 use super::forwards::{
-    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeTls,
-    RedisProbe, RestartConfig,
+    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, LimitsConfig, PostgresProbe,
+    ProbeTls, RedisProbe, RestartConfig,
 };
 use super::gateway::{BasicAuth, GatewayTls, PasswordSource, UpstreamScheme};
 use super::publish::{HeaderEdits, HealthCheck, Probe, PublicPlace, PublishedTunnel, TrustConfig};
@@ -100,7 +100,14 @@ pub(super) fn forward(forward: &ForwardConfig) -> Written {
         .with_some("tags", filled(Written::texts(&forward.tags)))
         .with("balance", Written::bare(&forward.balance))
         .with("restart", restart(&forward.restart))
+        .with_some("limits", filled(limits(forward.limits)))
         .with("health", forward.health.as_ref().map_or_else(|| Written::text("off"), health))
+}
+
+fn limits(limits: LimitsConfig) -> Written {
+    Written::map()
+        .with_some("connections", limits.connections.as_ref().map(Written::bare))
+        .with_some("bytes_per_second", limits.bytes_per_second.map(|bytes| Written::Text(format!("{bytes}B/s"))))
 }
 
 fn restart(restart: &RestartConfig) -> Written {

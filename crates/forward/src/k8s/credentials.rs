@@ -154,5 +154,24 @@ async fn token(
 
 fn fresh(last: &Mutex<Option<Credential>>) -> Option<Credential> {
     let last = last.lock().unwrap_or_else(PoisonError::into_inner);
-    last.clone().filter(|credential| credential.expires.is_none_or(|end| SystemTime::now() + RENEW_BEFORE < end))
+    last.clone().filter(|credential| is_fresh(credential.expires, SystemTime::now()))
+}
+
+/// The end is a time of the wall clock, which may be set: one that looks ended is asked for anew, and one that only looks
+/// good is refused by the server, and asked for anew then.
+fn is_fresh(expires: Option<SystemTime>, now: SystemTime) -> bool {
+    expires.is_none_or(|end| now + RENEW_BEFORE < end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_is_set_by_eight_hours_makes_a_token_old_or_young_and_nothing_else() {
+        let (now, eight) = (SystemTime::now(), Duration::from_secs(8 * 3600));
+        let end = Some(now + Duration::from_secs(3600));
+        assert!(is_fresh(end, now) && is_fresh(end, now - eight) && !is_fresh(end, now + eight));
+        assert!(is_fresh(None, now + eight));
+    }
 }

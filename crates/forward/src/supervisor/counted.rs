@@ -7,23 +7,33 @@ use std::task::{Context, Poll};
 
 use adit_core::forward::ForwardInput;
 use runtime::connect::Io;
+use runtime::listener::ConnectionPermit;
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
 use super::Shared;
+use super::limited::Limited;
 
 /// One live stream, told to the machine at its begin and end.
 pub(super) struct Counted {
     shared: Arc<Shared>,
+    /// Of those that there are, when it has a limit.
+    _place: Option<ConnectionPermit>,
 }
 
 impl Counted {
-    pub(super) fn begin(shared: &Arc<Shared>) -> Self {
+    pub(super) fn begin(shared: &Arc<Shared>, place: Option<ConnectionPermit>) -> Self {
         shared.tell(ForwardInput::StreamOpened);
-        Self { shared: Arc::clone(shared) }
+        Self { shared: Arc::clone(shared), _place: place }
     }
 
     /// The stream whose end is to be told.
     pub(super) fn carry(self, io: Io) -> Io {
+        if let Some(rate) = self.shared.rate.clone() {
+            return match io {
+                Io::Buffered(io) => Io::buffered(CountedIo { io: Limited::new(io, &rate), _count: self }),
+                io => Io::other(CountedIo { io: Limited::new(io, &rate), _count: self }),
+            };
+        }
         match io {
             Io::Buffered(io) => Io::buffered(CountedIo { io, _count: self }),
             io => Io::other(CountedIo { io, _count: self }),

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod client;
 mod desired;
+mod desktop;
 mod doors;
 mod ending;
 mod guarded;

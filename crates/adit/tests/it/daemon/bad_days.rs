@@ -237,3 +237,29 @@ async fn a_daemon_that_ends_names_what_it_cut() {
     signal(pid, Signal::TERM);
     place.logged("web (1 live)").await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_costs_lines_of_the_log_and_nothing_else() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let logs = place.home.path().join("state/adit/logs");
+    std::fs::create_dir_all(&logs).unwrap();
+    // Every write to it says that no space is left.
+    std::os::unix::fs::symlink("/dev/full", logs.join("daemon.log")).unwrap();
+    std::os::unix::fs::symlink("/dev/full", logs.join("audit.log")).unwrap();
+    place.start();
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    place.ok(&["restart", "web"]);
+    place.write(&format!("forwards:\n{}{}", place.forward("web", 0, ""), place.forward("more", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(get(place.entrance("more")).await, Some(200));
+    let lost = place.json(&["daemon", "status"])["daemon"]["lost_log_entries"].as_u64().unwrap();
+    assert!(lost >= 2, "{lost}");
+    assert!(place.ok(&["status", "--metrics"]).contains("adit_daemon_log_entries_lost_total "));
+    // There is space again.
+    std::fs::remove_file(logs.join("daemon.log")).unwrap();
+    std::fs::remove_file(logs.join("audit.log")).unwrap();
+    place.ok(&["restart", "web"]);
+    place.logged("entries of this log were lost").await;
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+}

@@ -104,6 +104,7 @@ pub(in crate::config) fn files() -> impl Strategy<Value = AgentFile> {
             "to: 'jump://a%2Fb//selector/app=x/h:1', listen: 0, health: off, description: 'it: is'",
             "to: 'tcp://h:1', enabled: no, health: { type: postgres, user: u, database: d }",
             "to: 1, health: { type: http, status: [200, 301], content: '# ok' }, restart: { initial_delay: 1s }",
+            "to: 1, limits: { connections: 3, bytes_per_second: 1MiB/s }",
         ],
     );
     let gateway = proptest::sample::select(

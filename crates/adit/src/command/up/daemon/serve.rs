@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::activation::{self, Activated};
 use super::desired::Desired;
+use super::desktop;
 use super::doors::{self, Doors};
 use super::ending::in_use;
 use super::handover::{self, Inherited};
@@ -195,6 +196,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     daemon.open_doors().await?;
     presence::keep(&scope, &daemon);
     doors::try_again(&scope, &daemon);
+    desktop::follow(&scope, &daemon);
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);

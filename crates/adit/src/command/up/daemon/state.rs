@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::forward::Forward;
 use adit_core::config::{AgentFile, ForwardConfig};
@@ -49,6 +49,8 @@ pub(super) struct Daemon {
     pub(super) config: PathBuf,
     pub(super) journal: Arc<Journal>,
     pub(super) started: SystemTime,
+    /// The same by the clock that nobody sets.
+    begun: Instant,
     pub(super) ending: watch::Sender<Option<Ending>>,
     /// A successor is being started.
     pub(super) hands_over: AtomicBool,
@@ -58,6 +60,8 @@ pub(super) struct Daemon {
     pub(super) doors: Doors,
     /// A service manager holds the control socket: it is there when the daemon is not.
     pub(super) is_activated: bool,
+    /// Whether what happens is shown on the desktop.
+    pub(super) notifies: AtomicBool,
     /// Requests at them that were not taken.
     pub(super) refused: AtomicU64,
     /// Where the end is, once it has begun.
@@ -129,12 +133,14 @@ impl Daemon {
             config,
             journal,
             started: SystemTime::now(),
+            begun: Instant::now(),
             ending: watch::Sender::new(None),
             hands_over: AtomicBool::new(false),
             running,
             notify,
             doors,
             is_activated,
+            notifies: AtomicBool::new(file.daemon.notify),
             refused: AtomicU64::new(0),
             end: End::new(file.daemon.shutdown),
             source,
@@ -285,6 +291,7 @@ impl Daemon {
         let logs = self.place.logs();
         let daemon = status::OfDaemon {
             started: self.started,
+            uptime: self.begun.elapsed(),
             config: &self.config,
             socket: &socket,
             logs: logs.directory(),
@@ -486,6 +493,7 @@ impl Daemon {
         self.view.exposed(&snapshot);
         if own != known.file.daemon || token.is_some() {
             self.end.set_times(own.shutdown);
+            self.notifies.store(own.notify, Ordering::Relaxed);
             self.doors.apply(self, &own, token);
         }
         self.view.missing(&next.contexts.problems);

@@ -245,6 +245,8 @@ pub(super) fn in_words(status: &Value) -> String {
 /// How the daemon itself is.
 pub(super) struct OfDaemon<'a> {
     pub(super) started: SystemTime,
+    /// By the clock that nobody sets.
+    pub(super) uptime: Duration,
     pub(super) config: &'a std::path::Path,
     pub(super) socket: &'a std::path::Path,
     pub(super) logs: &'a std::path::Path,
@@ -259,7 +261,7 @@ impl OfDaemon<'_> {
             "pid": std::process::id(),
             "version": env!("CARGO_PKG_VERSION"),
             "started": timestamp::format(self.started),
-            "uptime_seconds": self.started.elapsed().unwrap_or_default().as_secs(),
+            "uptime_seconds": self.uptime.as_secs(),
             "config": self.config.display().to_string(),
             "socket": self.socket.display().to_string(),
             "logs": self.logs.display().to_string(),
@@ -284,6 +286,19 @@ mod tests {
         assert_eq!(is_healthy(ForwardState::Ready, HealthState::Unknown), None);
         assert_eq!(is_healthy(ForwardState::Backoff, HealthState::Unknown), Some(false));
         assert_eq!(is_healthy(ForwardState::Idle, HealthState::Healthy), None);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_by_eight_hours_does_not_change_how_long_it_is_up() {
+        let path = std::path::Path::new("/x");
+        let eight = Duration::from_secs(8 * 3600);
+        for started in [SystemTime::now() - eight, SystemTime::now() + eight] {
+            let uptime = Duration::from_secs(5);
+            let (reloads, lost_entries, ends) = (0, 0, false);
+            let daemon =
+                OfDaemon { started, uptime, config: path, socket: path, logs: path, reloads, lost_entries, ends };
+            assert_eq!(daemon.json()["uptime_seconds"], 5);
+        }
     }
 
     #[test]
