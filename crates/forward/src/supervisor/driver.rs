@@ -344,10 +344,10 @@ impl Drop for Driver {
 
 /// Connects, when it is this forward's turn to.
 async fn ready(session: &Session, reach: Option<Arc<Reach>>) -> Result<(), ForwardError> {
-    let Some(reach) = reach else { return session.ready().await };
+    // In a box once: it is large, and the places in which it is waited for would each have room for it.
+    let mut connecting = Box::pin(session.ready());
+    let Some(reach) = reach else { return connecting.await };
     let turn = reach.turn().await;
-    let connecting = session.ready();
-    tokio::pin!(connecting);
     let connected = tokio::select! {
         biased;
         connected = &mut connecting => connected,
