@@ -227,8 +227,8 @@ impl ByForward {
         self.connections.get_or_create(&own).inc_by(row.map_or(0, |row| row.opened));
         self.bytes.get_or_create(&with("direction", "in")).inc_by(row.map_or(0, |row| row.bytes_in));
         self.bytes.get_or_create(&with("direction", "out")).inc_by(row.map_or(0, |row| row.bytes_out));
-        if let Some((at, _)) = row.and_then(|row| row.last_error.as_ref()) {
-            self.last_error.get_or_create(&own).set(unix(*at));
+        if let Some(last) = row.and_then(|row| row.last_error.as_ref()) {
+            self.last_error.get_or_create(&own).set(unix(last.at));
         }
         let Some(health) = report.and_then(|report| report.health.as_ref()) else { return };
         self.probe_failures.get_or_create(&own).set(i64::from(health.failures));
