@@ -454,7 +454,8 @@ impl Diagnose for ConnectError {
                     .into()
             }
             Self::Tls { why, .. } if speaks_no_tls(why) => {
-                "leave out `.https` in the host or `scheme: https` in the route, or name the port that speaks TLS"
+                "write http:// for https:// in the target, leave out `.https` in the host or `scheme: https` in the route, or \
+                 name the port that speaks TLS"
                     .into()
             }
             Self::Tls { .. } => "check that this port speaks TLS".into(),
