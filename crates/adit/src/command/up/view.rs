@@ -300,13 +300,13 @@ impl View {
                         let value =
                             || json!({ "name": name, "what": row.kind, "outage_ms": millis(outage), "pod": row.pod });
                         self.record(&text, "back", value);
-                        self.show_back(back, &text);
+                        self.show_back(&back, &text);
                     }
                     None => {
                         let took = row.took.map(|took| format!("  ready in {} ms", millis(took))).unwrap_or_default();
                         let text = format!("{} → {}{pod}{took}", named(row), row.target);
                         self.record(&text, "ready", || of_row(row));
-                        self.show_back(back, "");
+                        self.show_back(&back, "");
                         // What leads where is worth a line of its own.
                         self.show(&text);
                     }
@@ -353,8 +353,8 @@ impl View {
         }
     }
 
-    fn show_back(&self, back: Back, usual: &str) {
-        let lines = match &back {
+    fn show_back(&self, back: &Back, usual: &str) {
+        let lines = match back {
             Back::Usual => [usual, ""],
             Back::After(lost) => [lost, usual],
             Back::ForAll(line) => [line, ""],

@@ -55,19 +55,19 @@ async fn table_at(columns: u16, rows: u16) {
         "forwards:\n  shop: {{ to: \"{WEB}\", listen: 0 }}\n  dead: {{ to: \"k8s://fake/default/service/web:81\", listen: 0 }}\n{}",
         gateway(&[], &["dead.localhost: \"forward:dead\""])
     ));
-    let terminal = Terminal::open(columns, rows).unwrap();
-    let before = terminal.modes().unwrap();
-    let mut program = terminal.control(&[], &command(&bed)).unwrap();
+    let terminal = Terminal::open(columns, rows).expect("it works");
+    let before = terminal.modes().expect("it works");
+    let mut program = terminal.control(&[], &command(&bed)).expect("it works");
     let idle = |screen: &Screen| {
         ["shop", "dead"].iter().all(|name| row(screen, name).is_some_and(|row| row.starts_with("idle")))
     };
     let screen = shown(&terminal, "the rows", idle).await;
     let gateway = gateway_of(&screen).expect("an address");
     let shop: SocketAddr = after(&screen, "shop ").and_then(|at| at.parse().ok()).expect("its entrance");
-    let mut stream = TcpStream::connect(shop).await.unwrap();
-    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
-    stream.read_exact(&mut [0; 12]).await.unwrap();
-    assert_eq!(raw::get(gateway, "dead.localhost", "/").await.unwrap().status, 502);
+    let mut stream = TcpStream::connect(shop).await.expect("it works");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: x\r\n\r\n").await.expect("it works");
+    stream.read_exact(&mut [0; 12]).await.expect("it works");
+    assert_eq!(raw::get(gateway, "dead.localhost", "/").await.expect("it works").status, 502);
     let whole = |screen: &Screen| {
         let shop = row(screen, "shop").unwrap_or_default();
         let dead = row(screen, "dead.localhost").unwrap_or_default();
@@ -79,17 +79,18 @@ async fn table_at(columns: u16, rows: u16) {
     let screen = shown(&terminal, "a stream and an error", whole).await;
     let shop = row(&screen, "shop").expect("it is there");
     assert!(!shop.contains(" 0B 0B ") && shop.contains("27B ") && shop.contains("k8s://"), "{shop}");
-    let index = raw::request(gateway, "GET", "localhost", "/", &[("Accept", "application/json")], b"").await.unwrap();
-    let index: serde_json::Value = serde_json::from_slice(&index.body).unwrap();
+    let index =
+        raw::request(gateway, "GET", "localhost", "/", &[("Accept", "application/json")], b"").await.expect("it works");
+    let index: serde_json::Value = serde_json::from_slice(&index.body).expect("it works");
     assert_eq!(index["routes"][0]["state"], "failing", "the same word: {index}");
-    terminal.type_text("\x03").unwrap();
+    terminal.type_text("\x03").expect("it works");
     shown(&terminal, "the wait", |screen| screen.text().contains("waiting for 1 stream to end")).await;
     drop(stream);
     assert_eq!(ended(&mut program).await.code(), Some(130));
     let screen = terminal.screen();
     assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}\n{}", screen.unknown, screen.text());
     assert!(!screen.cursor_hidden && !screen.alternate && screen.column() == 0, "{}", screen.text());
-    assert_eq!(terminal.modes().unwrap(), before);
+    assert_eq!(terminal.modes().expect("it works"), before);
 }
 
 #[tokio::test]
