@@ -159,7 +159,8 @@ impl AsyncWrite for AckedTcp {
     }
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use std::time::{Duration, Instant};
 

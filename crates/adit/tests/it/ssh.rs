@@ -11,12 +11,12 @@ use crate::support::adit;
 
 /// A home whose `~/.ssh/config` calls the server `bastion`, by a file that it includes.
 fn home_for(sshd: &Sshd) -> tempfile::TempDir {
-    let home = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().expect("a directory");
     let own = home.path().join(".ssh");
-    std::fs::create_dir(&own).unwrap();
+    std::fs::create_dir(&own).expect("a directory");
     let write = |name: &str, text: &str| {
-        std::fs::write(own.join(name), text).unwrap();
-        std::fs::set_permissions(own.join(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+        std::fs::write(own.join(name), text).expect("it can be written");
+        std::fs::set_permissions(own.join(name), std::fs::Permissions::from_mode(0o600)).expect("it is ours");
     };
     let bastion = format!(
         "Host bast* !bastille\n  HostName {}\n  Port {}\n  User {}\n  IdentityFile {}\n  UserKnownHostsFile {}\n",
@@ -35,7 +35,7 @@ fn home_for(sshd: &Sshd) -> tempfile::TempDir {
 fn test_alone(home: &Path, arguments: &[&str]) -> Output {
     let mut command = adit(home);
     command.env("PATH", home).env_remove("SSH_AUTH_SOCK").args(["ssh", "test"]).args(arguments);
-    command.output().unwrap()
+    command.output().expect("adit runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -243,7 +243,7 @@ fn ssh(ssh: &Ssh, wanted: bool) -> Check {
         return Check::warn("ssh", message, "accept the servers' keys: adit ssh trust HOST");
     }
     if wanted && ssh.program.is_none() {
-        let fix = "install OpenSSH: without it ProxyCommand and keys in hardware do not work";
+        let fix = "install OpenSSH: without it keys in hardware and `Match exec` do not work";
         return Check::warn("ssh", message, fix);
     }
     Check::ok("ssh", message)
