@@ -344,10 +344,9 @@ impl Drop for Driver {
 
 /// Connects, when it is this forward's turn to.
 async fn ready(session: &Session, reach: Option<Arc<Reach>>) -> Result<(), ForwardError> {
-    let Some(reach) = reach else { return session.ready().await };
+    let Some(reach) = reach else { return Box::pin(session.ready()).await };
     let turn = reach.turn().await;
-    let connecting = session.ready();
-    tokio::pin!(connecting);
+    let mut connecting = Box::pin(session.ready());
     let connected = tokio::select! {
         biased;
         connected = &mut connecting => connected,
