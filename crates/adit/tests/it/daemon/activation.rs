@@ -22,16 +22,16 @@ struct Manager {
 impl Manager {
     fn new(place: &Place) -> Self {
         let path = place.socket();
-        let directory = path.parent().unwrap();
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).unwrap();
-        let control = UnixListener::bind(&path).unwrap();
+        let directory = path.parent().expect("a directory");
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).expect("it can be made");
+        let control = UnixListener::bind(&path).expect("a socket");
         // Wider than it may be: the daemon sees to it (S18).
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).unwrap();
-        Self { control, port: TcpListener::bind("127.0.0.1:0").unwrap() }
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o666)).expect("its mode");
+        Self { control, port: TcpListener::bind("127.0.0.1:0").expect("a port") }
     }
 
     fn port(&self) -> SocketAddr {
-        self.port.local_addr().unwrap()
+        self.port.local_addr().expect("its address")
     }
 
     /// Starts the daemon as a unit would.
@@ -43,8 +43,8 @@ impl Manager {
         command.envs(daemon.get_envs().filter_map(|(name, value)| Some((name, value?))));
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LISTEN_FDNAMES", names);
         let socket = |socket: OwnedFd| Stdio::from(socket);
-        command.stdin(socket(self.control.try_clone().unwrap().into()));
-        command.stdout(socket(self.port.try_clone().unwrap().into())).stderr(Stdio::null());
+        command.stdin(socket(self.control.try_clone().expect("a descriptor").into()));
+        command.stdout(socket(self.port.try_clone().expect("a descriptor").into())).stderr(Stdio::null());
         command.spawn().expect("it starts")
     }
 }

@@ -29,7 +29,7 @@ fn samples(text: &str) -> BTreeMap<String, f64> {
             continue;
         }
         let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("no sample: {line}"));
-        let name = series.split('{').next().unwrap();
+        let name = series.split('{').next().expect("a name");
         let suffix = match kind.as_str() {
             "counter" => "_total",
             "info" => "_info",

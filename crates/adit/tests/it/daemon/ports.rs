@@ -156,10 +156,10 @@ async fn a_new_process_has_the_same_port_and_token() {
 
 /// A connection through a forward that stays as long as this does.
 fn stays(port: SocketAddr) -> TcpStream {
-    let mut live = TcpStream::connect(port).unwrap();
-    live.set_read_timeout(Some(DEADLINE)).unwrap();
-    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-    assert!(live.read(&mut [0; 1]).unwrap() > 0);
+    let mut live = TcpStream::connect(port).expect("a connection");
+    live.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").expect("it is sent");
+    assert!(live.read(&mut [0; 1]).expect("an answer") > 0);
     live
 }
 

@@ -47,9 +47,8 @@ impl Troubles {
                 text.clone_into(&mut known.1);
             }
             "back" | "healthy" | "ready" => {
-                if self.by_name.remove(name).is_some_and(|(.., shown)| shown) {
-                    self.back.push(name.to_owned());
-                }
+                let shown = self.by_name.remove(name).is_some_and(|(.., shown)| shown);
+                self.back.extend(shown.then(|| name.to_owned()));
             }
             _ => {}
         }

@@ -265,14 +265,16 @@ fn made(path: &Path) -> Result<PathBuf, Failure> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(at)?;
     }
-    match std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
-        Ok(mut file) => {
-            let token = Token::from_random(rand::random());
-            writeln!(file, "{}", token.expose()).map_err(at)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(error) => return Err(at(error)),
+    if path.exists() {
+        return Ok(path.to_owned());
     }
+    // Whole or not at all: half a token would be in the way of every start.
+    let next = path.with_extension("token.next");
+    let token = Token::from_random(rand::random());
+    let mut options = std::fs::OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next).map_err(at)?;
+    writeln!(file, "{}", token.expose()).map_err(at)?;
+    std::fs::rename(&next, path).map_err(at)?;
     Ok(path.to_owned())
 }
 
