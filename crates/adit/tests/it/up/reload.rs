@@ -161,6 +161,17 @@ async fn a_context_that_is_not_there_is_a_mistake_at_a_reload_and_at_the_start_a
 }
 
 #[tokio::test]
+async fn a_disabled_forward_to_a_context_that_is_gone_stands_in_nobodys_way() {
+    let bed = Bed::start().await;
+    let old = "forwards:\n  old: { to: 'k8s://gone/default/service/db:5432', listen: 0, enabled: false }\n";
+    let up = bed.up(&format!("{old}{}", gateway(&[], &[&web()]))).await;
+    assert_eq!(up.status(HOST).await, Some(200));
+    let change = up.reload(&bed, &format!("{old}{}", gateway(&[], &[&web(), &route("new.localhost", WEB)]))).await;
+    assert_eq!(change["removed"], json!([]));
+    assert_eq!((up.status("new.localhost").await, up.count("missing")), (Some(200), 0));
+}
+
+#[tokio::test]
 async fn without_a_kubeconfig_contexts_are_only_not_known_yet() {
     let bed = Bed::start().await;
     let kubeconfig = bed.home.path().join("kubeconfig");
