@@ -76,7 +76,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
         }
     };
     let read = source.read()?;
-    read.check()?;
+    read.check_asks_for_something()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
@@ -178,8 +178,8 @@ fn reload_on_change(
                 let _inside = handle.enter();
                 let read = source.read()?;
                 let mut running = lock(&running);
-                if running.differs(&read) {
-                    read.check()?;
+                if running.file() != &read.file {
+                    read.check(running.file())?;
                 }
                 let change = running.apply(&read)?;
                 let snapshot = running.snapshot();

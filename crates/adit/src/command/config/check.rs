@@ -87,6 +87,13 @@ pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &Agent
     Contexts { problems: named.problems, are_mistakes }
 }
 
+/// The contexts that a file leads to, each with the key of what does; `None` is the current one.
+pub(in crate::command) fn wanted_contexts(file: &AgentFile) -> Vec<(String, Option<String>)> {
+    let unused = unused(file);
+    let targets = targets_in_contexts(file).into_iter().filter(|(keys, _)| !is_of(&unused, keys));
+    targets.map(|(keys, context)| (keys.join("."), context)).collect()
+}
+
 /// The files that a file names and that cannot be used.
 pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFile) -> Vec<Problem> {
     let mut named = Named::new(Places::read(&path.display().to_string(), text));
@@ -209,17 +216,10 @@ impl Named {
     /// Contexts are looked for only when the file leads to a cluster. Whether there was a kubeconfig to look in.
     fn contexts(&mut self, config: &AgentFile) -> bool {
         self.unused = unused(config);
-        let of_target = |target: &Target| match target {
-            Target::Kubernetes(target) => Some(target.context.clone()),
-            Target::Jump(target) => Some(target.context.clone()),
-            Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
-        };
-        let targets = config.targets();
-        let targets = targets.into_iter().filter_map(|(keys, target)| Some((keys, of_target(target)?)));
         let aliases = config.gateway.iter().flat_map(|gateway| &gateway.aliases);
         let aliases =
             aliases.map(|(label, context)| (vec!["gateway", "aliases", label.as_str()], Some(context.clone())));
-        let wanted: Vec<(Vec<&str>, Option<String>)> = targets.chain(aliases).collect();
+        let wanted: Vec<Wanted<'_>> = targets_in_contexts(config).into_iter().chain(aliases).collect();
         if wanted.is_empty() {
             return true;
         }
@@ -267,8 +267,26 @@ impl Named {
     }
 
     fn is_unused(&self, keys: &[&str]) -> bool {
-        matches!(keys, ["forwards", name, ..] if self.unused.iter().any(|unused| unused == name))
+        is_of(&self.unused, keys)
     }
+}
+
+/// The keys of what leads to a context, and that context.
+type Wanted<'a> = (Vec<&'a str>, Option<String>);
+
+/// The targets that are in a context.
+fn targets_in_contexts(config: &AgentFile) -> Vec<Wanted<'_>> {
+    let context_of = |target: &Target| match target {
+        Target::Kubernetes(target) => Some(target.context.clone()),
+        Target::Jump(target) => Some(target.context.clone()),
+        Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
+    };
+    config.targets().into_iter().filter_map(|(keys, target)| Some((keys, context_of(target)?))).collect()
+}
+
+/// Whether keys lead to one of these forwards.
+fn is_of(forwards: &[String], keys: &[&str]) -> bool {
+    matches!(keys, ["forwards", name, ..] if forwards.iter().any(|forward| forward == name))
 }
 
 /// The forwards that are disabled, and that no other leads through.

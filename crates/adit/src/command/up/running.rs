@@ -75,9 +75,9 @@ impl Running {
         }
     }
 
-    /// Whether the file says something else than what is in force.
-    pub(super) fn differs(&self, read: &Read) -> bool {
-        self.file != read.file
+    /// The version of the file that is in force.
+    pub(super) const fn file(&self) -> &AgentFile {
+        &self.file
     }
 
     /// Puts a version of the file in force, or leaves everything as it was.

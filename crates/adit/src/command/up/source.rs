@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
-use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem, Problems};
+use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problems};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
@@ -77,18 +77,25 @@ impl Source {
 }
 
 impl Read {
-    /// What the file alone does not show to be wrong: `adit config check` calls it a mistake, too.
+    /// Whether it may take the place of the version in force: what the file alone does not show to be wrong, and what
+    /// `adit config check` calls a mistake, too.
     ///
-    /// It is for what was written by somebody just now. A context that goes away under a file that has not changed is
-    /// no mistake of the file's, and does no harm to what leads elsewhere.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    /// It is for what somebody has written just now. What the version in force names already does no harm to what leads
+    /// elsewhere, and neither does what is missing at a start: a cluster that was deleted must not keep all else down.
+    pub(super) fn check(&self, in_force: &AgentFile) -> Result<(), Failure> {
         self.check_asks_for_something()?;
-        // An alias is another name for what may be there on another machine; nothing leads to it.
-        let leads_there = |problem: &&Problem| !problem.key.starts_with("gateway.aliases.");
-        let mistakes: Vec<Problem> = self.contexts.problems.iter().filter(leads_there).cloned().collect();
-        match self.contexts.are_mistakes && !mistakes.is_empty() {
-            true => Err(Problems::in_order(mistakes).into()),
-            false => Ok(()),
+        let mut mistakes = Vec::new();
+        if self.contexts.are_mistakes {
+            let before: Vec<Option<String>> = check::wanted_contexts(in_force).into_iter().map(|(_, context)| context).collect();
+            let wanted = check::wanted_contexts(&self.file).into_iter();
+            let new: Vec<String> =
+                wanted.filter(|(_, context)| !before.contains(context)).map(|(key, _)| key).collect();
+            // An alias is another name for what may be there on another machine; nothing leads to it.
+            mistakes.extend(self.contexts.problems.iter().filter(|problem| new.contains(&problem.key)).cloned());
+        }
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(Problems::in_order(mistakes).into()),
         }
     }
 

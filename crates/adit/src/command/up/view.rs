@@ -422,7 +422,7 @@ impl View {
             self.note(
                 problem.to_string().trim_end(),
                 "missing",
-                || json!({ "key": problem.key, "message": problem.message, "hint": problem.hint }),
+                || json!({ "key": problem.key, "line": problem.line, "message": problem.message, "hint": problem.hint }),
             );
         }
     }
