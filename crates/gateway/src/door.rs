@@ -210,6 +210,10 @@ impl Lookup for Fixed {
         self.routes.listing()
     }
 
+    fn mistyped(&self, host: &str) -> Option<Found> {
+        self.routes.mistyped(host)
+    }
+
     fn services(&self, context: &str) -> Option<ServicesAsked> {
         self.routes.services(context)
     }
