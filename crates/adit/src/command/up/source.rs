@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
-use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problems};
+use adit_core::config::{AgentFile, DEFAULT_FILE, ForwardConfig, Problem, Problems};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
@@ -32,6 +32,8 @@ pub(super) struct Read {
     pub(super) file: AgentFile,
     /// Contexts it names that cannot be used.
     pub(super) contexts: Contexts,
+    /// Files it names that cannot be used.
+    unreadable: Vec<Problem>,
 }
 
 /// What of a file is to run. Nothing named is everything.
@@ -72,7 +74,8 @@ impl Source {
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
         let contexts = check::missing_contexts(&self.path, &text, &file);
-        Ok(Read { path: self.path.clone(), file, contexts })
+        let unreadable = check::missing_files(&self.path, &text, &file);
+        Ok(Read { path: self.path.clone(), file, contexts, unreadable })
     }
 }
 
@@ -84,9 +87,12 @@ impl Read {
     /// elsewhere, and neither does what is missing at a start: a cluster that was deleted must not keep all else down.
     pub(super) fn check(&self, in_force: &AgentFile) -> Result<(), Failure> {
         self.check_asks_for_something()?;
-        let mut mistakes = Vec::new();
+        let before = check::missing_files(&self.path, "", in_force);
+        let was_so = |problem: &&Problem| before.iter().any(|before| before.message == problem.message);
+        let mut mistakes: Vec<Problem> = self.unreadable.iter().filter(|problem| !was_so(problem)).cloned().collect();
         if self.contexts.are_mistakes {
-            let before: Vec<Option<String>> = check::wanted_contexts(in_force).into_iter().map(|(_, context)| context).collect();
+            let before: Vec<Option<String>> =
+                check::wanted_contexts(in_force).into_iter().map(|(_, context)| context).collect();
             let wanted = check::wanted_contexts(&self.file).into_iter();
             let new: Vec<String> =
                 wanted.filter(|(_, context)| !before.contains(context)).map(|(key, _)| key).collect();

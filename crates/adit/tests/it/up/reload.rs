@@ -173,10 +173,32 @@ async fn a_context_that_is_gone_at_the_start_is_told_and_keeps_down_only_what_le
     assert_eq!(up.status("new.localhost").await, Some(200));
     // It stands in no later version's way either, but another one does.
     up.reload(&bed, &gateway(&[], &[&gone, &route("other.localhost", WEB)])).await;
-    let event = up.refused(&bed, &gateway(&[], &[&gone, &route("b.localhost", "k8s://no/default/service/web:80")])).await;
+    let event =
+        up.refused(&bed, &gateway(&[], &[&gone, &route("b.localhost", "k8s://no/default/service/web:80")])).await;
     let problems = event["problems"].as_array().unwrap();
     assert_eq!(problems.len(), 1, "{event}");
     assert_eq!(problems[0]["key"], "gateway.routes.b.localhost.to");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_a_mistake_of_a_reload_that_names_it_and_of_no_later_one() {
+    let bed = Bed::start().await;
+    let far = |key: &str| {
+        let server = format!("ssh: {{ server: 127.0.0.1, key: {key}, host: db, port: 5432 }}");
+        format!("forwards:\n  far: {{ to: {{ {server} }}, listen: 0, start: on-demand }}\n")
+    };
+    let routes = gateway(&[], &[&web()]);
+    let up = bed.up(&routes).await;
+    let event = up.refused(&bed, &format!("{}{routes}", far("none.such"))).await;
+    let problem = &event["problems"][0];
+    assert_eq!((&problem["key"], &problem["line"]), (&json!("forwards.far.to.ssh.key"), &json!(3)), "{event}");
+    let key = bed.home.path().join("none.such");
+    std::fs::write(&key, "").unwrap();
+    up.reload(&bed, &format!("{}{routes}", far("none.such"))).await;
+    std::fs::remove_file(&key).unwrap();
+    let more = gateway(&[], &[&web(), &route("new.localhost", WEB)]);
+    up.reload(&bed, &format!("{}{more}", far("none.such"))).await;
+    assert_eq!(up.status("new.localhost").await, Some(200));
 }
 
 #[tokio::test]
