@@ -30,13 +30,16 @@ pub(crate) struct Failure {
     problems: Option<Problems>,
     /// What failed by it.
     within: Option<String>,
+    /// A port that could be had in the place of one that is taken.
+    free_port: Option<u16>,
 }
 
 impl Failure {
     /// A failure that has no error type of its own.
     pub(crate) fn new(fault: Fault, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = hint.into();
-        Self { fault, message: message.into(), hint: (!hint.is_empty()).then_some(hint), problems: None, within: None }
+        let hint = (!hint.is_empty()).then_some(hint);
+        Self { fault, message: message.into(), hint, problems: None, within: None, free_port: None }
     }
 
     /// Whose fault it is, in one word.
@@ -67,6 +70,17 @@ impl Failure {
         self.message = format!("{what}: {}", self.message);
         self.within = Some(what.to_owned());
         self
+    }
+
+    /// The same, with a port that could be had in the place of one that is taken.
+    pub(crate) const fn with_free_port(mut self, port: Option<u16>) -> Self {
+        self.free_port = port;
+        self
+    }
+
+    /// A port that could be had in the place of one that is taken.
+    pub(crate) const fn free_port(&self) -> Option<u16> {
+        self.free_port
     }
 
     /// The same, with something more to know.
@@ -134,7 +148,7 @@ impl Failure {
 
 impl From<Problems> for Failure {
     fn from(problems: Problems) -> Self {
-        Self { fault: Fault::Config, message: PROBLEMS.into(), hint: None, problems: Some(problems), within: None }
+        Self { problems: Some(problems), ..Self::new(Fault::Config, PROBLEMS, "") }
     }
 }
 
@@ -154,7 +168,8 @@ fn problem(value: &serde_json::Value) -> Problem {
 
 /// A failure from any of our errors, with the texts of its causes.
 pub(crate) fn failure<E: Diagnose>(error: &E) -> Failure {
-    Failure { fault: error.fault(), message: chain(error), hint: error.hint(), problems: None, within: None }
+    let (message, hint) = (chain(error), error.hint());
+    Failure { hint, ..Failure::new(error.fault(), message, "") }
 }
 
 #[cfg(test)]

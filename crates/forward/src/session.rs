@@ -45,17 +45,9 @@ pub struct CreatePod {
 #[derive(Clone, Debug)]
 pub(crate) struct SessionOptions {
     pub(crate) balance: bool,
-    pub(crate) patience: Patience,
+    /// How long a connection waits for a pod that takes it.
+    pub(crate) patience: Duration,
     pub(crate) jump: JumpOptions,
-}
-
-/// How long a connection waits.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Patience {
-    /// For a pod that takes it.
-    pub(crate) of_a_pod: Duration,
-    /// For a way to the API server, once it is known that there is none.
-    pub(crate) of_the_server: Duration,
 }
 
 /// A running target.
@@ -95,11 +87,11 @@ impl Session {
             Target::Jump(target) => {
                 let cluster = clusters.cluster(target.context.as_deref()).await?;
                 let place = place(&cluster.api, target.namespace.as_ref());
-                let session = JumpSession::start(scope, cluster.api, target, options.jump, options.patience.of_a_pod);
+                let session = JumpSession::start(scope, cluster.api, target, options.jump, options.patience);
                 Ok((Self::Jump(session), place))
             }
             Target::Ssh(target) => {
-                let session = SshSession::start(scope, clusters.ssh(), target, options.patience.of_a_pod);
+                let session = SshSession::start(scope, clusters.ssh(), target, options.patience);
                 Ok((Self::Ssh(session), Place::default()))
             }
             Target::Local(target) => Ok((Self::direct(target), Place::default())),
@@ -154,10 +146,10 @@ impl Session {
         }
     }
 
-    /// Opens a stream.
-    pub(crate) async fn open(&self) -> Result<Io, ConnectError> {
+    /// Opens a stream, waiting so long for a way to the API server once it is known that there is none.
+    pub(crate) async fn open(&self, unreached: Duration) -> Result<Io, ConnectError> {
         match self {
-            Self::Kube(session) => session.open().await.map(Io::buffered),
+            Self::Kube(session) => session.open(unreached).await.map(Io::buffered),
             Self::Jump(session) => session.open().await,
             Self::Ssh(session) => session.open().await,
             Self::Direct { connect, .. } => connect.open().await.map(Io::Tcp),

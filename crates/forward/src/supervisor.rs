@@ -19,7 +19,7 @@ use crate::clusters::Clusters;
 use crate::error::ForwardError;
 use crate::k8s::target::KubeStatus;
 use crate::report::{ForwardReport, HealthReport};
-use crate::session::{JumpOptions, Patience, Session, SessionOptions};
+use crate::session::{JumpOptions, Session, SessionOptions};
 
 mod counted;
 mod driver;
@@ -48,8 +48,10 @@ pub struct ForwardOptions {
     pub first_timeout: Duration,
     /// How long a connection waits at most.
     pub later_timeout: Duration,
-    /// How long it waits once it is known that there is no way to the API server.
+    /// How long it waits once it is known that there is no way to the API server, while the forward has not worked.
     pub unreached_timeout: Duration,
+    /// The same once it has worked: then the API server is probably only started again.
+    pub unreached_again_timeout: Duration,
     /// For jumps.
     pub jump: JumpOptions,
     /// How it is probed while it is ready, if at all.
@@ -71,6 +73,7 @@ impl Default for ForwardOptions {
             first_timeout: FIRST_TIMEOUT,
             later_timeout: LATER_TIMEOUT,
             unreached_timeout: LATER_TIMEOUT,
+            unreached_again_timeout: LATER_TIMEOUT,
             jump: JumpOptions::default(),
             health: None,
             limits: LimitsConfig::default(),
@@ -84,6 +87,17 @@ impl Default for ForwardOptions {
 pub struct Forward {
     shared: Arc<Shared>,
     _handles: Arc<Handles>,
+    /// How long connections by this handle wait.
+    waiting: Waiting,
+}
+
+/// How long a connection waits once it is known that there is no way to the API server.
+#[derive(Clone, Copy)]
+enum Waiting {
+    /// As the options say.
+    AsSet,
+    /// As long as for anything else.
+    Long,
 }
 
 /// Told when the last handle is dropped.
@@ -182,7 +196,14 @@ impl Forward {
             scope.spawn("probes of a forward", health::run(Arc::clone(&shared), config, scope.clone()));
         }
         let handles = Arc::new(Handles { shared: Arc::clone(&shared) });
-        Self { shared, _handles: handles }
+        Self { shared, _handles: handles, waiting: Waiting::AsSet }
+    }
+
+    /// Another handle, whose connections wait for the API server as long as for anything else: for clients that give up
+    /// for good where a browser would be told to try again.
+    #[must_use]
+    pub fn patient(&self) -> Self {
+        Self { waiting: Waiting::Long, ..self.clone() }
     }
 
     /// Its name.
@@ -261,7 +282,7 @@ impl Forward {
 
 impl Connect for Forward {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
-        Box::pin(self.shared.connect())
+        Box::pin(self.shared.connect(self.waiting))
     }
 
     fn describe(&self) -> String {
@@ -314,7 +335,7 @@ impl Shared {
     pub(crate) fn session_options(&self) -> SessionOptions {
         SessionOptions {
             balance: self.options.balance,
-            patience: Patience { of_a_pod: self.options.later_timeout, of_the_server: self.options.unreached_timeout },
+            patience: self.options.later_timeout,
             jump: self.options.jump.clone(),
         }
     }
@@ -383,13 +404,22 @@ impl Shared {
         })
     }
 
-    async fn connect(self: &Arc<Self>) -> Result<Io, ConnectError> {
+    async fn connect(self: &Arc<Self>, waiting: Waiting) -> Result<Io, ConnectError> {
         let place = self.place()?;
         // Counted from here on, so that it is not stopped while the stream is opened.
         let count = Counted::begin(self, place);
-        let session = self.running().await?;
-        let io = session.open().await?;
+        let session = self.running(waiting).await?;
+        let io = session.open(self.unreached(waiting)).await?;
         Ok(count.carry(io))
+    }
+
+    /// How long a connection waits once it is known that there is no way to the API server.
+    fn unreached(&self, waiting: Waiting) -> Duration {
+        match waiting {
+            Waiting::Long => self.options.later_timeout,
+            Waiting::AsSet if self.report.borrow().carried => self.options.unreached_again_timeout,
+            Waiting::AsSet => self.options.unreached_timeout,
+        }
     }
 
     /// A place for one more stream; they are not waited for.
@@ -406,7 +436,7 @@ impl Shared {
     }
 
     /// The session, once the machine is ready; waits for the later time-out at most.
-    async fn running(&self) -> Result<Arc<Session>, ConnectError> {
+    async fn running(&self, waiting: Waiting) -> Result<Arc<Session>, ConnectError> {
         if let Some(session) = &*self.session.borrow() {
             return Ok(Arc::clone(session));
         }
@@ -427,7 +457,7 @@ impl Shared {
                 let unreached = target.as_mut().and_then(|status| status.borrow_and_update().unreached.clone());
                 let give_up = unreached
                     .as_ref()
-                    .map(|_| *unreached_since.get_or_insert_with(Instant::now) + self.options.unreached_timeout);
+                    .map(|_| *unreached_since.get_or_insert_with(Instant::now) + self.unreached(waiting));
                 if unreached.is_none() {
                     unreached_since = None;
                 }

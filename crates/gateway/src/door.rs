@@ -210,6 +210,10 @@ impl Lookup for Fixed {
         self.routes.listing()
     }
 
+    fn mistyped(&self, host: &str) -> Option<Found> {
+        self.routes.mistyped(host)
+    }
+
     fn services(&self, context: &str) -> Option<ServicesAsked> {
         self.routes.services(context)
     }
@@ -233,18 +237,40 @@ impl Lookup for Fixed {
 
 #[cfg(test)]
 mod tests {
+    use adit_core::config::AgentFile;
+    use forward::{Clusters, ForwardSet, KubeSettings};
     use runtime::tls::authority::{Authority, LeafResolver};
 
     use super::*;
+    use crate::table::{Table, TableParts};
     use crate::targets::Targets;
 
-    #[test]
-    fn what_is_remembered_of_clients_outlives_a_reload() {
+    fn door(routes: &Arc<Routes>) -> Arc<Door> {
         let authority = Authority::in_memory("test").unwrap();
         let config =
             runtime::tls::server_config(Arc::new(LeafResolver::new(Arc::new(authority)).unwrap()), &[]).unwrap();
         let certificates = Certificates { own: Arc::clone(&config), pages: config };
-        let door = Door::new(&Routes::new(&Arc::new(Targets::default())), certificates, ConnectionLimit::new(1));
+        Door::new(routes, certificates, ConnectionLimit::new(1))
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_no_legal_name_is_understood_where_all_requests_get_one_answer_too() {
+        let (targets, clusters, scope) = (Arc::default(), Clusters::new(KubeSettings::default()), Scope::root());
+        let forwards = ForwardSet::default();
+        let parts =
+            TableParts { targets: &targets, forwards: &forwards, clusters: &clusters, protect: &[], scope: &scope };
+        let file = AgentFile::parse("adit.yaml", "gateway: {}", &|_| None).unwrap();
+        let routes = Routes::new(&targets);
+        routes.replace(Arc::new(Table::empty().next(file.gateway.as_ref().unwrap(), parts).unwrap()));
+        let site = door(&routes).fixed(Found::Nameless);
+        let mistyped = site.lookup.mistyped("web_80.svc.default.ns.fake.cx.k8s.localhost");
+        assert!(matches!(mistyped, Some(Found::Unknown { .. })));
+        scope.cancel();
+    }
+
+    #[test]
+    fn what_is_remembered_of_clients_outlives_a_reload() {
+        let door = door(&Routes::new(&Arc::new(Targets::default())));
         let before = door.site.load_full();
         door.set_trusted_proxies(vec![Cidr::parse("10.0.0.0/8").unwrap()]);
         let (after, fixed) = (door.site.load_full(), door.fixed(Found::Nameless));

@@ -259,10 +259,15 @@ impl Dynamic {
         let kubeconfigs = self.clusters.kubeconfigs().ok();
         let current = kubeconfigs.as_ref().and_then(|kubeconfigs| kubeconfigs.current());
         let meant = self.hosts.meant(host, current)?;
-        let near = match self.context_is_there(&meant.target) {
+        let mut near = match self.context_is_there(&meant.target) {
             Err(DynamicFault::Context { near, .. }) if !near.is_empty() => near,
             _ => self.hosts.host(&meant.target).into_iter().collect(),
         };
+        // Of no use to whoever opens it, it would only be refused.
+        near.retain(|host| {
+            let target = self.hosts.parse(host).and_then(Result::ok);
+            target.is_some_and(|target| self.allowed(&target.context, &target.namespace).is_ok())
+        });
         Some((meant.wrong.join("; "), near))
     }
 
@@ -462,6 +467,21 @@ mod tests {
             settings.allow.contexts = pattern("prod");
         });
         assert!(named.find(&host("web", "prod")).unwrap().is_ok());
+        scope.cancel();
+    }
+
+    #[tokio::test]
+    async fn what_is_not_allowed_is_not_suggested_for_a_name_that_is_mistyped() {
+        let scope = Scope::root();
+        let pattern = |text: &str| vec![GlobPattern::parse(text).unwrap()];
+        let dynamic = dynamic(&scope, |settings| settings.allow.namespaces = pattern("shop-*"));
+        let near = |namespace: &str| {
+            let (wrong, near) = dynamic.meant(&format!("web-80.scv.{namespace}.ns.prod.cx.k8s.localhost")).unwrap();
+            assert_eq!(wrong, "`scv` is neither `svc` nor `pod`");
+            near
+        };
+        assert_eq!(near("shop-1"), ["web-80.svc.shop-1.ns.prod.cx.k8s.localhost"]);
+        assert_eq!(near("default"), [""; 0]);
         scope.cancel();
     }
 

@@ -166,6 +166,17 @@ pub enum EntranceError {
     },
 }
 
+impl EntranceError {
+    /// A port that could be had in the place of one that is taken.
+    #[must_use]
+    pub fn free_port(&self) -> Option<u16> {
+        match self {
+            Self::Bind { source: BindError::Taken { free, .. }, .. } => *free,
+            _ => None,
+        }
+    }
+}
+
 impl Diagnose for EntranceError {
     fn fault(&self) -> Fault {
         match self {
@@ -552,7 +563,7 @@ impl Entrances {
             Owner::Gateway => self.door.clone().map(Handler::Gateway),
             Owner::Forward(name) => {
                 let traffic = Arc::clone(self.ports.entry(name.clone()).or_default());
-                let connect = self.targets.connect(&Target::Forward(name.clone()));
+                let connect = self.targets.connect_port(&Target::Forward(name.clone()));
                 Some(Handler::Port(Arc::new(TcpPort {
                     name: name.clone(),
                     connect,

@@ -293,8 +293,12 @@ fn nowhere(table: &Table, host: &str, fault: &DynamicFault) -> Found {
 
 /// What a host was meant to be that is nearly a dynamic one.
 fn meant(table: &Table, host: &str) -> Option<Found> {
-    let (wrong, near) = table.dynamic()?.meant(host)?;
-    Some(Found::Unknown { near, reason: Some(wrong), hint: None })
+    let dynamic = table.dynamic()?;
+    let (wrong, near) = dynamic.meant(host)?;
+    let under = |suffix: &str| host.strip_suffix(suffix).is_some_and(|front| front.ends_with('.'));
+    // What is wrong says how it should end: a stranger's name that was made to point here must not learn that (S14).
+    let reason = (is_local_name(host) || under(dynamic.suffix().as_str())).then_some(wrong);
+    Some(Found::Unknown { near, reason, hint: None })
 }
 
 fn unknown(table: &Table, host: &str) -> Found {
@@ -443,6 +447,23 @@ mod tests {
         {
             assert_eq!(routes.is_served(host), is, "{host}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_strangers_name_is_not_told_how_ours_end() {
+        let routes = routes("  dynamic_host: k8s.corp.internal\n");
+        let reason = |found: Option<Found>| match found {
+            Some(Found::Unknown { reason, .. }) => reason,
+            _ => panic!("it is unknown"),
+        };
+        for host in ["x-80.svc.a.ns.b.cx.evil.com", "x-80.svc.a.ns.b.cx.k8s.corp.internal.evil.com"] {
+            assert_eq!(reason(Some(routes.find(host, "/"))), None, "{host}");
+        }
+        // A name that is not legal can be looked up, too.
+        assert_eq!(reason(routes.mistyped("x_80.svc.a.ns.b.cx.evil.com")), None);
+        let told = |host: &str| reason(Some(routes.find(host, "/"))).unwrap();
+        assert_eq!(told("x-80.svc.a.ns.b.cx.k8s.localhost"), "it ends in `k8s.localhost`, not in `k8s.corp.internal`");
+        assert_eq!(told("x-80.scv.a.ns.b.cx.k8s.corp.internal"), "`scv` is neither `svc` nor `pod`");
     }
 
     #[tokio::test]

@@ -19,8 +19,10 @@ const DIRECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A forward that starts on demand is waited for so long by the connection that asked for it.
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a request waits once it is known that there is no way to the cluster: whoever sits before it learns soon that
-/// the VPN is off, and a server that is started again is waited for by the client's next try.
+/// the VPN is off. Connections to TCP ports wait as long as for a start: their clients seldom try again.
 const UNREACHED_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same where the way has been there: an API server that is started again is back within seconds.
+const UNREACHED_AGAIN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The forwards in force. Entrances hold on to this, not to the forwards, so that a reload reaches them all at once.
 #[derive(Debug, Default)]
@@ -51,8 +53,21 @@ impl Targets {
     pub fn connect(self: &Arc<Self>, target: &Target) -> Arc<dyn Connect> {
         match target {
             Target::Local(local) => Arc::new(direct(local)),
-            _ => Arc::new(ByName { targets: Arc::clone(self), name: forward_name(target), target: target.to_string() }),
+            _ => Arc::new(self.by_name(target)),
         }
+    }
+
+    /// The same for a TCP port: its connections wait longer for an API server that is away.
+    pub(crate) fn connect_port(self: &Arc<Self>, target: &Target) -> Arc<dyn Connect> {
+        match target {
+            Target::Local(local) => Arc::new(direct(local)),
+            _ => Arc::new(ByName { is_port: true, ..self.by_name(target) }),
+        }
+    }
+
+    fn by_name(self: &Arc<Self>, target: &Target) -> ByName {
+        let (targets, name, target) = (Arc::clone(self), forward_name(target), target.to_string());
+        ByName { targets, name, target, is_port: false }
     }
 }
 
@@ -100,6 +115,7 @@ pub(crate) fn on_demand(idle_timeout: Option<Duration>) -> ForwardOptions {
     let mut options = ForwardOptions {
         later_timeout: START_TIMEOUT,
         unreached_timeout: UNREACHED_TIMEOUT,
+        unreached_again_timeout: UNREACHED_AGAIN_TIMEOUT,
         ..ForwardOptions::default()
     };
     options.settings.start = adit_core::forward::Start::OnDemand;
@@ -147,12 +163,15 @@ struct ByName {
     targets: Arc<Targets>,
     name: String,
     target: String,
+    is_port: bool,
 }
 
 impl ByName {
     fn forward(&self) -> Result<Forward, ConnectError> {
         let forwards = self.targets.forwards.load();
-        forwards.get(&self.name).cloned().ok_or_else(|| {
+        let forward = forwards.get(&self.name);
+        let forward = forward.map(|forward| if self.is_port { forward.patient() } else { forward.clone() });
+        forward.ok_or_else(|| {
             let near = near::nearest(&self.name, forwards.iter().map(|(spec, _)| spec.name.as_str()));
             let hint = near.map(|near| format!("did you mean `{near}`?"));
             let reason = "no forward of this name is configured any more".to_owned();

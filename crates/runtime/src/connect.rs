@@ -333,7 +333,7 @@ pub enum ConnectError {
         near: Vec<String>,
     },
     /// The target was started and waited for; for connectors that are not plain TCP.
-    #[error("{target} is not ready: {reason} (waited {after:?})")]
+    #[error("{target} is not ready: {}", with_wait(reason, *after))]
     NotReady {
         /// The target as a user would write it.
         target: String,
@@ -475,6 +475,40 @@ fn tls_failed(target: &str, why: &io::Error) -> String {
     }
 }
 
+/// Before the time that was waited, at the end of a text.
+const WAITED: &str = "waited ";
+
+/// A reason with the time that was waited for it to go.
+#[must_use]
+pub fn with_wait(reason: &str, after: Duration) -> String {
+    format!("{reason} ({WAITED}{})", rounded(after))
+}
+
+/// A text without the times that were waited: with them the same reason would be another one each time.
+#[must_use]
+pub fn without_waits(text: &str) -> String {
+    let opening = format!(" ({WAITED}");
+    let mut rest = text;
+    let mut plain = String::with_capacity(text.len());
+    while let Some((before, behind)) = rest.split_once(&opening) {
+        plain.push_str(before);
+        rest = behind.split_once(')').map_or("", |(_, behind)| behind);
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// A time as people say it: whole seconds, below ten of them tenths.
+fn rounded(time: Duration) -> String {
+    let step = match time.as_millis() {
+        10_000.. => 1_000,
+        100.. => 100,
+        _ => 1,
+    };
+    let steps = (time.as_micros() + step * 500) / (step * 1_000);
+    format!("{:?}", Duration::from_millis(u64::try_from(steps * step).unwrap_or(u64::MAX)))
+}
+
 /// Whether the answer to a ClientHello was nothing of TLS.
 #[must_use]
 pub fn speaks_no_tls(source: &io::Error) -> bool {
@@ -521,6 +555,26 @@ mod tests {
         let other = ConnectError::tls(TARGET.into(), io::Error::other("x"));
         assert_eq!(other.to_string(), "TLS with 127.0.0.1:1 failed: x");
         assert_eq!(adit_core::diagnose::chain(&error), error.to_string(), "the library's own word is not told");
+    }
+
+    #[test]
+    fn a_time_that_was_waited_is_rounded_and_is_no_part_of_the_reason() {
+        let error = |millis| ConnectError::NotReady {
+            target: TARGET.into(),
+            after: Duration::from_millis(millis) + Duration::from_nanos(214_672),
+            reason: "no answer".into(),
+            hint: None,
+        };
+        for (millis, told) in
+            [(20_013, "20s"), (3_049, "3s"), (3_050, "3.1s"), (9_999, "10s"), (250, "300ms"), (7, "7ms")]
+        {
+            let text = error(millis).to_string();
+            assert_eq!(text, format!("{TARGET} is not ready: no answer (waited {told})"));
+            assert_eq!(with_wait("no answer", Duration::from_millis(millis)), format!("no answer (waited {told})"));
+            assert_eq!(without_waits(&text), format!("{TARGET} is not ready: no answer"));
+        }
+        assert_eq!(without_waits("a (waited 1s), b (c) (waited 2s)."), "a, b (c).");
+        assert_eq!(without_waits("a (waited"), "a (waited");
     }
 
     #[tokio::test]

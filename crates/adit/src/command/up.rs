@@ -76,7 +76,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
         }
     };
     let read = source.read()?;
-    read.check()?;
+    read.check_asks_for_something()?;
     let runtime = build_runtime(None)?;
     runtime.block_on(serve(global, source, read))
 }
@@ -125,9 +125,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
 /// Why the gateway alone does not start, for those who have written no file.
 fn without_file(failure: &Failure) -> Failure {
     let Some(why) = failure.message().strip_prefix("gateway.listen: ") else { return failure.clone() };
-    let numbers = failure.hint().into_iter().flat_map(|hint| hint.split(|c: char| !c.is_ascii_digit()));
-    let free = numbers.filter_map(|number| number.parse::<u16>().ok()).next();
-    let other = free.map_or_else(|| "PORT".to_owned(), |port| port.to_string());
+    let other = failure.free_port().map_or_else(|| "PORT".to_owned(), |port| port.to_string());
     let hint = format!(
         "end that program, or take another port: `adit config init` writes {FILE}; `gateway: {{ listen: {other} }}` in it, \
          then `adit up` again"
@@ -178,8 +176,8 @@ fn reload_on_change(
                 let _inside = handle.enter();
                 let read = source.read()?;
                 let mut running = lock(&running);
-                if running.differs(&read) {
-                    read.check()?;
+                if running.file() != &read.file {
+                    read.check(running.file())?;
                 }
                 let change = running.apply(&read)?;
                 let snapshot = running.snapshot();
@@ -240,10 +238,13 @@ mod tests {
     #[test]
     fn a_taken_port_without_a_file_is_told_without_words_of_a_file_that_nobody_wrote() {
         let taken = "gateway.listen: port 8989 on 127.0.0.1 is taken by web (pid 7)";
-        let told = without_file(&Failure::new(Fault::Config, taken, "use 8990, which is free"));
+        // Numbers of the hint are not all ports.
+        let failure = Failure::new(Fault::Config, taken, "end pid 7, or use 8990, which is free");
+        let told = without_file(&failure.clone().with_free_port(Some(8990)));
         assert_eq!(told.message(), "the gateway cannot start: port 8989 on 127.0.0.1 is taken by web (pid 7)");
         let hint = told.hint().unwrap();
         assert!(hint.contains("adit config init") && hint.contains("`gateway: { listen: 8990 }`"), "{hint}");
+        assert!(without_file(&failure).hint().unwrap().contains("`gateway: { listen: PORT }`"), "none is free");
         let other = Failure::new(Fault::Config, "something else", "");
         assert_eq!(without_file(&other).text(), other.text());
     }

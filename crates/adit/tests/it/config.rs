@@ -69,6 +69,29 @@ fn a_context_that_is_not_there_is_named_with_the_nearest() {
 }
 
 #[test]
+fn what_a_disabled_forward_lacks_is_a_note_unless_another_leads_through_it() {
+    let home = home();
+    write(home.path(), ".kube/config", KUBECONFIG);
+    let old = "forwards:
+  old: { to: k8s://gone/default/service/db:5432, listen: 5432, enabled: false }
+  far: { to: { ssh: { server: host, key: missing, host: db, port: 5432 } }, listen: 5433, enabled: false }
+";
+    write(home.path(), "adit.yaml", &format!("{old}gateway:\n"));
+    let said = run(home.path(), &["config", "check"]);
+    for text in [
+        "exit code 0",
+        "adit.yaml: fine",
+        "note: adit.yaml:2:14: forwards.old.to: the context `gone`",
+        "forwards.far.to.ssh.key: missing cannot be read",
+    ] {
+        assert!(said.contains(text), "{text}: {said}");
+    }
+    write(home.path(), "adit.yaml", &format!("{old}  new: {{ to: 'forward:old', listen: 5434 }}\n"));
+    let said = run(home.path(), &["config", "check"]);
+    assert!(said.contains("exit code 2") && said.contains("\nadit.yaml:2:14: forwards.old.to"), "{said}");
+}
+
+#[test]
 fn files_that_a_file_names_are_opened() {
     let home = home();
     write(home.path(), "empty", "\n");

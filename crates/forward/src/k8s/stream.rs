@@ -30,6 +30,8 @@ pub(crate) struct KubeStream {
     stream: PortStream,
     pod: PodRef,
     target: Arc<KubeTargetShared>,
+    /// How long it waits for a way to the API server once it is known that there is none.
+    unreached: Duration,
     /// What was sent, until the first byte comes back: no application has seen it if the kubelet says that the pod
     /// is gone. `None`: too late.
     replay: Option<Vec<u8>>,
@@ -44,11 +46,12 @@ pub(crate) struct KubeStream {
 }
 
 impl KubeStream {
-    pub(crate) fn new(stream: PortStream, pod: PodRef, target: Arc<KubeTargetShared>) -> Self {
+    pub(crate) fn new(stream: PortStream, pod: PodRef, target: Arc<KubeTargetShared>, unreached: Duration) -> Self {
         Self {
             stream,
             pod,
             target,
+            unreached,
             replay: Some(Vec::new()),
             gone: None,
             finished: false,
@@ -95,12 +98,12 @@ impl KubeStream {
                     let (since, times) = self.gone.unwrap_or((Instant::now(), 0));
                     self.gone = Some((since, times + 1));
                     let wait = AGAIN_AFTER * 2_u32.pow(times.min(DOUBLINGS));
-                    let (target, pod) = (Arc::clone(&self.target), self.pod.clone());
+                    let (target, pod, unreached) = (Arc::clone(&self.target), self.pod.clone(), self.unreached);
                     self.redial = Some(if fault.is_pod_gone() {
                         self.target.suspect(&pod);
-                        Box::pin(async move { target.open_instead(&pod, wait).await })
+                        Box::pin(async move { target.open_instead(&pod, wait, unreached).await })
                     } else {
-                        Box::pin(async move { target.open().await })
+                        Box::pin(async move { target.open(unreached).await })
                     });
                 }
                 Err(fault) => {

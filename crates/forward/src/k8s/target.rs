@@ -19,7 +19,6 @@ use super::resolve::{Candidate, Choice, NoTarget, PodRef, Resolution, Resolver, 
 use super::stream::KubeStream;
 use super::unreached::Unreached;
 use crate::error::ForwardError;
-use crate::session::Patience;
 
 /// How long a pod to which a connection failed is passed over.
 const SUSPECT_FOR: Duration = Duration::from_secs(5);
@@ -89,7 +88,6 @@ pub(crate) struct KubeTargetShared {
     status: watch::Sender<KubeStatus>,
     text: String,
     patience: Duration,
-    unreached_patience: Duration,
 }
 
 impl KubeSession {
@@ -100,7 +98,7 @@ impl KubeSession {
         pools: Arc<PodPools>,
         target: &KubeTarget,
         balance: bool,
-        patience: Patience,
+        patience: Duration,
     ) -> Self {
         let own = scope.child();
         let flags = api.kubectl_flags().to_owned();
@@ -115,8 +113,7 @@ impl KubeSession {
             held: Mutex::default(),
             status: watch::Sender::new(KubeStatus::default()),
             text: target.to_string(),
-            patience: patience.of_a_pod,
-            unreached_patience: patience.of_the_server,
+            patience,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
         own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
@@ -162,9 +159,9 @@ impl KubeSession {
     }
 
     /// Opens one stream.
-    pub(crate) async fn open(&self) -> Result<KubeStream, ConnectError> {
-        let (stream, pod) = self.shared.open().await?;
-        Ok(KubeStream::new(stream, pod, Arc::clone(&self.shared)))
+    pub(crate) async fn open(&self, unreached: Duration) -> Result<KubeStream, ConnectError> {
+        let (stream, pod) = self.shared.open(unreached).await?;
+        Ok(KubeStream::new(stream, pod, Arc::clone(&self.shared), unreached))
     }
 
     /// Asks and dials anew: the machine slept, or its network changed.
@@ -351,10 +348,10 @@ impl KubeTargetShared {
     }
 
     /// Opens a stream to a ready pod, waiting for one within the patience.
-    pub(super) async fn open(&self) -> Result<(PortStream, PodRef), ConnectError> {
+    pub(super) async fn open(&self, unreached: Duration) -> Result<(PortStream, PodRef), ConnectError> {
         let deadline = tokio::time::Instant::now() + self.patience;
         let last = Mutex::new(None);
-        match tokio::time::timeout_at(deadline, self.open_somewhere(&last)).await {
+        match tokio::time::timeout_at(deadline, self.open_somewhere(&last, unreached)).await {
             Ok(result) => result,
             Err(_) => {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
@@ -371,13 +368,14 @@ impl KubeTargetShared {
         &self,
         gone: &PodRef,
         wait: Duration,
+        unreached: Duration,
     ) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
         let now = resolution.borrow_and_update().clone();
         if self.foresee(&now).is_some_and(|candidate| candidate.pod == *gone) {
             let _ = tokio::time::timeout(wait, resolution.changed()).await;
         }
-        self.open().await
+        self.open(unreached).await
     }
 
     /// How long a connection waits for a pod.
@@ -385,7 +383,11 @@ impl KubeTargetShared {
         self.patience
     }
 
-    async fn open_somewhere(&self, last: &Mutex<Option<String>>) -> Result<(PortStream, PodRef), ConnectError> {
+    async fn open_somewhere(
+        &self,
+        last: &Mutex<Option<String>>,
+        patience: Duration,
+    ) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
         let mut backoff = Backoff::new(BackoffSettings { cap: UNREACHED, ..BackoffSettings::default() });
         let unavailable = |reason: String, hint| ConnectError::Unavailable { target: self.text.clone(), reason, hint };
@@ -411,7 +413,7 @@ impl KubeTargetShared {
                     *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
                     if let Some(unreached) = Unreached::of(&self.api, &error) {
                         let since = *unreached_since.get_or_insert_with(Instant::now);
-                        if since.elapsed() >= self.unreached_patience {
+                        if since.elapsed() >= patience {
                             return Err(unreached.into_connect(self.text.clone(), since.elapsed()));
                         }
                     } else {

@@ -3,7 +3,7 @@
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::forwards::HealthConfig;
 use adit_core::forward::{Attempt, ForwardInput, ForwardState};
@@ -21,11 +21,13 @@ use crate::session::Session;
 struct Uncounted {
     session: Arc<Session>,
     name: String,
+    /// The probe's own time: it ends with that.
+    timeout: Duration,
 }
 
 impl Connect for Uncounted {
     fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
-        Box::pin(self.session.open())
+        Box::pin(self.session.open(self.timeout))
     }
 
     fn describe(&self) -> String {
@@ -119,7 +121,8 @@ impl Prober {
     }
 
     async fn probe(&mut self, session: &Arc<Session>) {
-        let connect = Uncounted { session: Arc::clone(session), name: self.shared.target.to_string() };
+        let (name, timeout) = (self.shared.target.to_string(), self.config.settings.timeout);
+        let connect = Uncounted { session: Arc::clone(session), name, timeout };
         let host = self.shared.target.host();
         let result = tokio::select! {
             biased;

@@ -291,7 +291,8 @@ fn find(connection: &Connection, request: &Request<Incoming>) -> Result<Destinat
     }
 }
 
-/// A host that is no legal name. Nobody can own it, so a person has mistyped one of ours, or a program is wrong.
+/// A host that is no legal name: a person has mistyped one of ours, or a program is wrong. It may be a stranger's all the
+/// same, as `a_b.example.com` can be looked up.
 fn mistyped(connection: &Connection, request: &Request<Incoming>) -> Problem {
     let mut all = request.headers().get_all(HOST).iter().filter_map(|host| host.to_str().ok());
     let host = all.next().or_else(|| request.uri().authority().map(Authority::as_str)).unwrap_or_default();

@@ -125,15 +125,36 @@ fn rows(listing: &ServiceListing) -> impl Iterator<Item = (&ServiceRow, &PortRow
 
 /// How a port is reached that no browser can open.
 fn by_port(port: &PortRow, speaks: &str) -> String {
-    let PortRow { number, target, .. } = port;
+    let (target, local) = (&port.target, unprivileged(port.number));
     format!(
-        "{speaks}, not HTTP: a forward with {{ to: \"{target}\", listen: {number} }}, or adit forward {target} {number}"
+        "{speaks}, not HTTP: a forward with {{ to: \"{target}\", listen: {local} }}, or adit forward {target} {local}"
     )
+}
+
+/// A local port for one of a service that anybody may listen on: those below 1024 are the system's.
+const fn unprivileged(number: u16) -> u16 {
+    if number < 1024 { number + 10_000 } else { number }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_of_the_system_is_not_proposed_to_listen_on() {
+        let of = |number: u16| {
+            let target = format!("k8s://c/n/service/x:{number}");
+            by_port(&PortRow { number, name: None, host: None, speaks: Some("SSH"), target }, "SSH")
+        };
+        let target = "k8s://c/n/service/x:22";
+        assert_eq!(
+            of(22),
+            format!(
+                "SSH, not HTTP: a forward with {{ to: \"{target}\", listen: 10022 }}, or adit forward {target} 10022"
+            )
+        );
+        assert!(of(5432).ends_with("k8s://c/n/service/x:5432 5432"));
+    }
 
     #[test]
     fn any_context_has_a_page_and_its_path_names_it_again() {

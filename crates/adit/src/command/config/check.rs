@@ -52,7 +52,7 @@ pub(super) fn is_agents(path: &Path, text: &str) -> bool {
 fn check(path: &Path) -> Result<(), Failure> {
     let text = files::read(path)?;
     let name = path.display().to_string();
-    let mut named = Named { places: Places::read(&name, &text), problems: Vec::new() };
+    let mut named = Named::new(Places::read(&name, &text));
     if is_agents(path, &text) {
         let file = AgentFile::parse(&name, &text, &files::environment)?;
         // One with other settings alone is of use to `adit forward`.
@@ -63,6 +63,9 @@ fn check(path: &Path) -> Result<(), Failure> {
         named.of_agent(&file);
     } else {
         named.of_server(&ServerConfig::parse(&name, &text, &files::environment)?);
+    }
+    for note in &named.notes {
+        terminal::say(&format!("note: {}", note.to_string().trim_end()));
     }
     match named.problems.is_empty() {
         true => Ok(()),
@@ -79,14 +82,21 @@ pub(in crate::command) struct Contexts {
 
 /// The contexts that a file names and the kubeconfig does not have.
 pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &AgentFile) -> Contexts {
-    let mut named = Named { places: Places::read(&path.display().to_string(), text), problems: Vec::new() };
+    let mut named = Named::new(Places::read(&path.display().to_string(), text));
     let are_mistakes = named.contexts(file);
     Contexts { problems: named.problems, are_mistakes }
 }
 
+/// The contexts that a file leads to, each with the key of what does; `None` is the current one.
+pub(in crate::command) fn wanted_contexts(file: &AgentFile) -> Vec<(String, Option<String>)> {
+    let unused = unused(file);
+    let targets = targets_in_contexts(file).into_iter().filter(|(keys, _)| !is_of(&unused, keys));
+    targets.map(|(keys, context)| (keys.join("."), context)).collect()
+}
+
 /// The files that a file names and that cannot be used.
 pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFile) -> Vec<Problem> {
-    let mut named = Named { places: Places::read(&path.display().to_string(), text), problems: Vec::new() };
+    let mut named = Named::new(Places::read(&path.display().to_string(), text));
     named.files(file);
     named.problems
 }
@@ -95,9 +105,16 @@ pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFil
 struct Named {
     places: Places,
     problems: Vec<Problem>,
+    /// What is wrong with forwards that are not used: it harms nobody until they are.
+    notes: Vec<Problem>,
+    unused: Vec<String>,
 }
 
 impl Named {
+    fn new(places: Places) -> Self {
+        Self { places, problems: Vec::new(), notes: Vec::new(), unused: Vec::new() }
+    }
+
     fn of_server(&mut self, config: &ServerConfig) {
         for (section, files) in [("public", &config.public.tls), ("agents", &config.agents.tls)] {
             if let Some(files) = files
@@ -114,6 +131,7 @@ impl Named {
     }
 
     fn files(&mut self, config: &AgentFile) {
+        self.unused = unused(config);
         self.of_probes(config);
         self.of_ssh(config);
         for route in config.gateway.iter().flat_map(|gateway| &gateway.routes) {
@@ -139,7 +157,7 @@ impl Named {
             && files::environment("ADIT_SERVER").is_none()
         {
             let hint = "add server: HOST:8443; only `adit expose` may take it from --server or $ADIT_SERVER";
-            self.problems.push(self.places.problem(&["publish"], "no server is named", Some(hint.into())));
+            self.problem(&["publish"], "no server is named".into(), Some(hint.into()));
         }
         if let TrustConfig::CaFile(path) = &publish.trust {
             self.authorities(&["publish", "ca_file"], path);
@@ -190,24 +208,18 @@ impl Named {
             if let Err(error) = std::fs::File::open(path) {
                 let message = format!("{} cannot be read: {error}", path.display());
                 let hint = "check that it is there, and that you may read it";
-                self.problems.push(self.places.problem(&at(key), message, Some(hint.into())));
+                self.problem(&at(key), message, Some(hint.into()));
             }
         }
     }
 
     /// Contexts are looked for only when the file leads to a cluster. Whether there was a kubeconfig to look in.
     fn contexts(&mut self, config: &AgentFile) -> bool {
-        let of_target = |target: &Target| match target {
-            Target::Kubernetes(target) => Some(target.context.clone()),
-            Target::Jump(target) => Some(target.context.clone()),
-            Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
-        };
-        let targets = config.targets();
-        let targets = targets.into_iter().filter_map(|(keys, target)| Some((keys, of_target(target)?)));
+        self.unused = unused(config);
         let aliases = config.gateway.iter().flat_map(|gateway| &gateway.aliases);
         let aliases =
             aliases.map(|(label, context)| (vec!["gateway", "aliases", label.as_str()], Some(context.clone())));
-        let wanted: Vec<(Vec<&str>, Option<String>)> = targets.chain(aliases).collect();
+        let wanted: Vec<Wanted<'_>> = targets_in_contexts(config).into_iter().chain(aliases).collect();
         if wanted.is_empty() {
             return true;
         }
@@ -216,7 +228,9 @@ impl Named {
             Err(error) => {
                 // Where the files are named, or else where they are needed first.
                 let of_file = ["kubernetes", "kubeconfig"];
-                let keys = if config.kubernetes.kubeconfig.is_empty() { wanted[0].0.as_slice() } else { &of_file };
+                let first = wanted.iter().map(|(keys, _)| keys.as_slice()).find(|keys| !self.is_unused(keys));
+                let first = first.unwrap_or_else(|| wanted[0].0.as_slice());
+                let keys = if config.kubernetes.kubeconfig.is_empty() { first } else { &of_file };
                 self.fault(keys, &error);
                 return false;
             }
@@ -239,11 +253,55 @@ impl Named {
         if let Err(reason) = runtime::password::read_password(path) {
             let message = format!("{} cannot be used: {reason}", path.display());
             let hint = format!("put the password into its first line, and chmod 600 {}", path.display());
-            self.problems.push(self.places.problem(keys, message, Some(hint)));
+            self.problem(keys, message, Some(hint));
         }
     }
 
     fn fault<E: Diagnose>(&mut self, keys: &[&str], error: &E) {
-        self.problems.push(self.places.problem(keys, chain(error), error.hint()));
+        self.problem(keys, chain(error), error.hint());
     }
+
+    fn problem(&mut self, keys: &[&str], message: String, hint: Option<String>) {
+        let problem = self.places.problem(keys, message, hint);
+        if self.is_unused(keys) { &mut self.notes } else { &mut self.problems }.push(problem);
+    }
+
+    fn is_unused(&self, keys: &[&str]) -> bool {
+        is_of(&self.unused, keys)
+    }
+}
+
+/// The keys of what leads to a context, and that context.
+type Wanted<'a> = (Vec<&'a str>, Option<String>);
+
+/// The targets that are in a context.
+fn targets_in_contexts(config: &AgentFile) -> Vec<Wanted<'_>> {
+    let context_of = |target: &Target| match target {
+        Target::Kubernetes(target) => Some(target.context.clone()),
+        Target::Jump(target) => Some(target.context.clone()),
+        Target::Ssh(_) | Target::Local(_) | Target::Forward(_) => None,
+    };
+    config.targets().into_iter().filter_map(|(keys, target)| Some((keys, context_of(target)?))).collect()
+}
+
+/// Whether keys lead to one of these forwards.
+fn is_of(forwards: &[String], keys: &[&str]) -> bool {
+    matches!(keys, ["forwards", name, ..] if forwards.iter().any(|forward| forward == name))
+}
+
+/// The forwards that are disabled, and that no other leads through.
+fn unused(config: &AgentFile) -> Vec<String> {
+    let mut used: Vec<&str> = Vec::new();
+    for forward in config.forwards.iter().filter(|forward| forward.enabled) {
+        used.push(&forward.name);
+        let mut next = &forward.to;
+        // The file was checked for circles.
+        while let Target::Forward(name) = next {
+            used.push(name);
+            let Some(forward) = config.forward(name) else { break };
+            next = &forward.to;
+        }
+    }
+    let names = config.forwards.iter().map(|forward| &forward.name);
+    names.filter(|name| !used.contains(&name.as_str())).cloned().collect()
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ::forward::{Clusters, Forward, ForwardOptions, ForwardReport, Lease};
 use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
-use runtime::connect::{Connect as _, ConnectError};
+use runtime::connect::{Connect as _, ConnectError, with_wait};
 use runtime::listener::BoundListener;
 use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
@@ -378,7 +378,7 @@ impl Drop for Live<'_> {
 fn reason(error: &ConnectError) -> String {
     match error {
         ConnectError::Unavailable { reason, .. } | ConnectError::Missing { reason, .. } => reason.clone(),
-        ConnectError::NotReady { reason, after, .. } => format!("{reason} (waited {after:?})"),
+        ConnectError::NotReady { reason, after, .. } => with_wait(reason, *after),
         error => chain(error),
     }
 }

@@ -6,7 +6,7 @@ use ::forward::{Clusters, KubeSettings};
 use adit_core::config::diff::{ListDiff, SectionDiff};
 use adit_core::config::{AgentFile, GatewayConfig};
 use adit_core::target::Target;
-use gateway::entrances::Entrances;
+use gateway::entrances::{EntranceError, Entrances};
 use gateway::rows::Row;
 use runtime::scope::Scope;
 
@@ -75,9 +75,9 @@ impl Running {
         }
     }
 
-    /// Whether the file says something else than what is in force.
-    pub(super) fn differs(&self, read: &Read) -> bool {
-        self.file != read.file
+    /// The version of the file that is in force.
+    pub(super) const fn file(&self) -> &AgentFile {
+        &self.file
     }
 
     /// Puts a version of the file in force, or leaves everything as it was.
@@ -89,7 +89,7 @@ impl Running {
         } else {
             Clusters::new(files::kube_settings(&file.kubernetes))
         };
-        let prepared = self.entrances.prepare(file, &clusters).map_err(|error| failure(&error))?;
+        let prepared = self.entrances.prepare(file, &clusters).map_err(|error| refused(&error))?;
         let agent = match publish::prepare(
             file,
             &self.file,
@@ -296,6 +296,10 @@ impl Change {
 }
 
 /// The keys of the gateway that say something else, beside its routes.
+fn refused(error: &EntranceError) -> Failure {
+    failure(error).with_free_port(error.free_port())
+}
+
 fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<&'static str> {
     let keys = [
         ("listen", old.listen == new.listen),

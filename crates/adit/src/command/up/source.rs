@@ -32,6 +32,8 @@ pub(super) struct Read {
     pub(super) file: AgentFile,
     /// Contexts it names that cannot be used.
     pub(super) contexts: Contexts,
+    /// Files it names that cannot be used.
+    unreadable: Vec<Problem>,
 }
 
 /// What of a file is to run. Nothing named is everything.
@@ -72,23 +74,34 @@ impl Source {
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;
         let file = self.selection.apply(file)?;
         let contexts = check::missing_contexts(&self.path, &text, &file);
-        Ok(Read { path: self.path.clone(), file, contexts })
+        let unreadable = check::missing_files(&self.path, &text, &file);
+        Ok(Read { path: self.path.clone(), file, contexts, unreadable })
     }
 }
 
 impl Read {
-    /// What the file alone does not show to be wrong: `adit config check` calls it a mistake, too.
+    /// Whether it may take the place of the version in force: what the file alone does not show to be wrong, and what
+    /// `adit config check` calls a mistake, too.
     ///
-    /// It is for what was written by somebody just now. A context that goes away under a file that has not changed is
-    /// no mistake of the file's, and does no harm to what leads elsewhere.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    /// It is for what somebody has written just now. What the version in force names already does no harm to what leads
+    /// elsewhere, and neither does what is missing at a start: a cluster that was deleted must not keep all else down.
+    pub(super) fn check(&self, in_force: &AgentFile) -> Result<(), Failure> {
         self.check_asks_for_something()?;
-        // An alias is another name for what may be there on another machine; nothing leads to it.
-        let leads_there = |problem: &&Problem| !problem.key.starts_with("gateway.aliases.");
-        let mistakes: Vec<Problem> = self.contexts.problems.iter().filter(leads_there).cloned().collect();
-        match self.contexts.are_mistakes && !mistakes.is_empty() {
-            true => Err(Problems::in_order(mistakes).into()),
-            false => Ok(()),
+        let before = check::missing_files(&self.path, "", in_force);
+        let was_so = |problem: &&Problem| before.iter().any(|before| before.message == problem.message);
+        let mut mistakes: Vec<Problem> = self.unreadable.iter().filter(|problem| !was_so(problem)).cloned().collect();
+        if self.contexts.are_mistakes {
+            let before: Vec<Option<String>> =
+                check::wanted_contexts(in_force).into_iter().map(|(_, context)| context).collect();
+            let wanted = check::wanted_contexts(&self.file).into_iter();
+            let new: Vec<String> =
+                wanted.filter(|(_, context)| !before.contains(context)).map(|(key, _)| key).collect();
+            // An alias is another name for what may be there on another machine; nothing leads to it.
+            mistakes.extend(self.contexts.problems.iter().filter(|problem| new.contains(&problem.key)).cloned());
+        }
+        match mistakes.is_empty() {
+            true => Ok(()),
+            false => Err(Problems::in_order(mistakes).into()),
         }
     }
 

@@ -12,6 +12,7 @@ use adit_core::health::HealthState;
 use gateway::failures::LastError;
 use gateway::http::State;
 use gateway::rows::Row;
+use runtime::connect::without_waits;
 use runtime::scope::Scope;
 use runtime::signals::StopSignal;
 use serde_json::{Value, json};
@@ -422,7 +423,7 @@ impl View {
             self.note(
                 problem.to_string().trim_end(),
                 "missing",
-                || json!({ "key": problem.key, "message": problem.message, "hint": problem.hint }),
+                || json!({ "key": problem.key, "line": problem.line, "message": problem.message, "hint": problem.hint }),
             );
         }
     }
@@ -672,9 +673,9 @@ fn last_lines(notes: &[String], width: usize, room: usize) -> Vec<String> {
     lines
 }
 
-/// A request's text is a sentence: its first letter and its end may differ.
+/// A request's text is a sentence: its first letter and its end may differ, and how long it was waited for.
 fn plain(text: &str) -> String {
-    text.to_lowercase().trim().trim_end_matches('.').to_owned()
+    without_waits(text).to_lowercase().trim().trim_end_matches('.').to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -735,6 +736,8 @@ mod tests {
         assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
         assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
         assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
+        reasons.add("tcp://c:1", "no answer (waited 3.1s)", now);
+        assert!(reasons.holds("tcp://c:1", "504: No answer (waited 20s).", now), "however long it was waited for");
     }
 
     #[test]

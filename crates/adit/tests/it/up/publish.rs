@@ -297,7 +297,9 @@ async fn a_token_file_that_is_not_there_changes_nothing() {
     published(&up, "one").await;
     let bad = file.replace("token_file: token", "token_file: nowhere");
     let refused = up.refused(&bed, &format!("forwards:\n  web: {{ to: \"{WEB}\" }}\n{bad}")).await;
-    assert!(refused["message"].as_str().is_some_and(|text| text.contains("nowhere")), "{refused}");
+    let problem = &refused["problems"][0];
+    assert_eq!(problem["key"], "publish.token_file", "{refused}");
+    assert!(problem["message"].as_str().is_some_and(|text| text.contains("nowhere")), "{refused}");
     assert_eq!(server.get("one", "/").await.status, 200);
     assert_eq!((up.count("failed"), up.count("draining")), (0, 0));
 }

@@ -126,7 +126,7 @@ async fn a_file_with_errors_changes_nothing_and_all_of_them_are_told() {
 }
 
 #[tokio::test]
-async fn a_context_that_is_not_there_is_a_mistake_at_a_reload_and_at_the_start_as_for_the_check() {
+async fn a_context_that_is_not_there_is_a_mistake_of_a_reload_that_brings_it_as_for_the_check() {
     let bed = Bed::start().await;
     let up = bed.up(&gateway(&[], &[&web()])).await;
     let wrong = gateway(&[], &[&route(HOST, "k8s://fak/default/service/web:80"), &route("new.localhost", WEB)]);
@@ -136,14 +136,11 @@ async fn a_context_that_is_not_there_is_a_mistake_at_a_reload_and_at_the_start_a
     let said = problem["message"].as_str().expect("a message");
     assert!(said.starts_with("the context `fak` is not in "), "{event}");
     assert_eq!((up.status(HOST).await, up.status("new.localhost").await), (Some(200), Some(404)));
-    // The others say the same, and neither of them runs anything.
     let mut check = adit(bed.home.path());
     check.args(["config", "check"]).env("KUBECONFIG", bed.home.path().join("kubeconfig"));
-    for mut command in [check, bed.command()] {
-        let (status, told) = testkit::process::run(&mut command, b"", DEADLINE).unwrap();
-        assert_eq!(status.code(), Some(2), "{}", told.output());
-        assert!(told.output().contains(said), "{}", told.output());
-    }
+    let (status, told) = testkit::process::run(&mut check, b"", DEADLINE).unwrap();
+    assert_eq!(status.code(), Some(2), "{}", told.output());
+    assert!(told.output().contains(said), "{}", told.output());
     // Once the context is there, the file takes effect by itself.
     let kubeconfig = bed.home.path().join("kubeconfig");
     let text = std::fs::read_to_string(&kubeconfig).unwrap();
@@ -158,6 +155,61 @@ async fn a_context_that_is_not_there_is_a_mistake_at_a_reload_and_at_the_start_a
     std::fs::write(&kubeconfig, &text).unwrap();
     up.event_from(from, "missing", |event| event["message"].as_str() == Some(said)).await;
     assert_eq!((up.status(HOST).await, up.status("new.localhost").await), (Some(502), Some(200)));
+}
+
+#[tokio::test]
+async fn a_context_that_is_gone_at_the_start_is_told_and_keeps_down_only_what_leads_there() {
+    let bed = Bed::start().await;
+    let gone = route(HOST, "k8s://fak/default/service/web:80");
+    let up = bed.up(&gateway(&[], &[&gone, &route("new.localhost", WEB)])).await;
+    let missing = up.event("missing").await;
+    assert_eq!((&missing["key"], &missing["line"]), (&json!("gateway.routes.web.localhost.to"), &json!(5)));
+    let said = missing["message"].as_str().expect("a message");
+    assert!(said.starts_with("the context `fak` is not in "), "{missing}");
+    assert_eq!(missing["hint"], "did you mean `fake`?");
+    let (status, page) = up.json(HOST, "/").await;
+    assert_eq!(status, 502, "{page}");
+    assert!(page.to_string().contains("the context `fak` is not in "), "{page}");
+    assert_eq!(up.status("new.localhost").await, Some(200));
+    // It stands in no later version's way either, but another one does.
+    up.reload(&bed, &gateway(&[], &[&gone, &route("other.localhost", WEB)])).await;
+    let event =
+        up.refused(&bed, &gateway(&[], &[&gone, &route("b.localhost", "k8s://no/default/service/web:80")])).await;
+    let problems = event["problems"].as_array().unwrap();
+    assert_eq!(problems.len(), 1, "{event}");
+    assert_eq!(problems[0]["key"], "gateway.routes.b.localhost.to");
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_a_mistake_of_a_reload_that_names_it_and_of_no_later_one() {
+    let bed = Bed::start().await;
+    let far = |key: &str| {
+        let server = format!("ssh: {{ server: 127.0.0.1, key: {key}, host: db, port: 5432 }}");
+        format!("forwards:\n  far: {{ to: {{ {server} }}, listen: 0, start: on-demand }}\n")
+    };
+    let routes = gateway(&[], &[&web()]);
+    let up = bed.up(&routes).await;
+    let event = up.refused(&bed, &format!("{}{routes}", far("none.such"))).await;
+    let problem = &event["problems"][0];
+    assert_eq!((&problem["key"], &problem["line"]), (&json!("forwards.far.to.ssh.key"), &json!(3)), "{event}");
+    let key = bed.home.path().join("none.such");
+    std::fs::write(&key, "").unwrap();
+    up.reload(&bed, &format!("{}{routes}", far("none.such"))).await;
+    std::fs::remove_file(&key).unwrap();
+    let more = gateway(&[], &[&web(), &route("new.localhost", WEB)]);
+    up.reload(&bed, &format!("{}{more}", far("none.such"))).await;
+    assert_eq!(up.status("new.localhost").await, Some(200));
+}
+
+#[tokio::test]
+async fn a_disabled_forward_to_a_context_that_is_gone_stands_in_nobodys_way() {
+    let bed = Bed::start().await;
+    let old = "forwards:\n  old: { to: 'k8s://gone/default/service/db:5432', listen: 0, enabled: false }\n";
+    let up = bed.up(&format!("{old}{}", gateway(&[], &[&web()]))).await;
+    assert_eq!(up.status(HOST).await, Some(200));
+    let change = up.reload(&bed, &format!("{old}{}", gateway(&[], &[&web(), &route("new.localhost", WEB)]))).await;
+    assert_eq!(change["removed"], json!([]));
+    assert_eq!((up.status("new.localhost").await, up.count("missing")), (Some(200), 0));
 }
 
 #[tokio::test]

@@ -1,9 +1,12 @@
 //! Bad days: pods that die, API servers that go and come back.
 
+use std::time::Duration;
+
+use testkit::origin::TcpOrigin;
 use testkit::raw::{self, Client};
 use testkit::ws::{Message, WebSocket};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Bed, Up, beside, gateway, streams, web};
 use crate::support::{DEADLINE, curl, eventually, within};
@@ -121,8 +124,13 @@ async fn an_api_server_that_is_gone_at_the_start_is_told_and_used_when_it_comes_
     bed.cluster.faults().stop().await;
     let up = bed.up(&gateway(&[], &[&web()])).await;
     let answer = curl(&["--header", &format!("Host: {HOST}"), &format!("http://{}/", up.gateway())]).await;
-    assert!(matches!(answer.status, 502 | 504), "{}", answer.text());
-    assert!(answer.text().contains("API server"), "{}", answer.text());
+    // Its port is closed: nobody is waited for who could be slow.
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let at = bed.cluster.address().to_string();
+    assert!(answer.text().contains("API server") && answer.text().contains(&at), "{}", answer.text());
+    let failed = up.event("error").await;
+    assert_eq!(failed["name"], HOST, "{failed}");
+    assert!(failed["message"].as_str().is_some_and(|message| message.contains(&at)), "{failed}");
     bed.cluster.faults().restart();
     eventually(DEADLINE, "an answer", || async { (up.status(HOST).await == Some(200)).then_some(()) }).await;
 }
@@ -138,6 +146,45 @@ async fn an_api_server_that_goes_and_comes_back_is_used_again() {
     bed.cluster.faults().restart();
     eventually(DEADLINE, "an answer", || async { (up.status(HOST).await == Some(200)).then_some(()) }).await;
     up.event("back").await;
+}
+
+/// Longer than a first request waits for an API server that refuses.
+const AWAY: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn a_connection_to_a_port_waits_for_an_api_server_that_is_started_again() {
+    let bed = Bed::start().await;
+    let origin = TcpOrigin::start().await.expect("a service");
+    bed.add_service("tcp", 7, origin.addr());
+    bed.cluster.faults().stop().await;
+    let up = bed.up("forwards:\n  tcp: { to: \"k8s://fake/default/service/tcp:7\", listen: 0 }\n").await;
+    let mut stream = TcpStream::connect(up.port("tcp")).await.expect("the port takes it");
+    stream.write_all(b"\x00hello").await.expect("it takes bytes");
+    let back = async {
+        tokio::time::sleep(AWAY).await;
+        bed.cluster.faults().restart();
+    };
+    let mut got = [0; 6];
+    let (read, ()) = tokio::join!(within("the echo", stream.read_exact(&mut got)), back);
+    read.expect("an echo");
+    assert_eq!(&got, b"\x00hello");
+}
+
+#[tokio::test]
+async fn a_request_where_it_has_worked_waits_for_an_api_server_that_is_started_again() {
+    let (bed, up) = start().await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    up.event("ready").await;
+    bed.cluster.faults().stop().await;
+    up.event("lost").await;
+    let back = async {
+        tokio::time::sleep(AWAY).await;
+        bed.cluster.faults().restart();
+    };
+    let host = up.host(HOST);
+    let (answer, ()) = tokio::join!(raw::get(up.gateway(), &host, "/"), back);
+    let answer = answer.expect("an answer");
+    assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
 #[tokio::test]
@@ -190,7 +237,7 @@ async fn no_way_to_an_api_server_is_a_502_within_seconds_that_names_it_its_conte
         text
     };
     let (closed, ..) = tokio::join!(ask(&cases[0]), ask(&cases[1]), ask(&cases[2]), ask(&cases[3]));
-    assert!(asked.elapsed() < std::time::Duration::from_secs(8), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     assert!(closed.contains("`kubectl --context closed cluster-info`"), "{closed}");
     assert_eq!(up.get(HOST, "/").await.status, 200, "the others work");
 }
@@ -241,7 +288,7 @@ async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lo
     bed.cluster.faults().stop_silently().await;
     let back = async {
         // The silence is what is tested.
-        tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
         bed.cluster.faults().restart();
         std::time::Instant::now()
     };
@@ -249,5 +296,5 @@ async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lo
     assert_eq!(early.status, 200, "{}", early.text());
     assert_eq!(up.get("web-http.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200, "a cold one");
     // Without a second attempt it would be 15 s and more.
-    assert!(back.elapsed() < std::time::Duration::from_secs(8), "{:?} after its return", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(8), "{:?} after its return", back.elapsed());
 }

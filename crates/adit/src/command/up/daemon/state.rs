@@ -478,7 +478,8 @@ impl Daemon {
         let mut known = self.known();
         let read = self.source.read();
         // What is started and stopped is no change of the file.
-        let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { read.check().map(|()| read) });
+        let checked = |read: Read| read.check(&known.file).map(|()| read);
+        let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
         let read = self.remember(read)?;
         let mut desired = Desired::load(self.place.desired(), &self.config);
         wish(&mut desired);

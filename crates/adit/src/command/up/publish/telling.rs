@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
+use runtime::connect::{BoxFuture, Connect, ConnectError, Io, without_waits};
 
 use super::lock;
 use crate::command::up::view::View;
@@ -47,13 +47,21 @@ impl Telling {
             }
             Err(error) => {
                 let failure = failure(error);
-                let reason = failure.message().to_owned();
-                let before = lock(&self.troubles).insert(self.tunnel.clone(), reason.clone());
-                if before.as_ref() != Some(&reason) {
+                if is_news(&self.troubles, &self.tunnel, failure.message()) {
                     self.view.unreachable(&self.tunnel, &self.inner.describe(), &failure);
                 }
             }
         }
+    }
+}
+
+/// Keeps why a tunnel's target cannot be reached; whether there was another reason before, or none.
+fn is_news(troubles: &Troubles, tunnel: &str, reason: &str) -> bool {
+    let reason = without_waits(reason);
+    let mut troubles = lock(troubles);
+    troubles.get(tunnel) != Some(&reason) && {
+        troubles.insert(tunnel.to_owned(), reason);
+        true
     }
 }
 
@@ -71,5 +79,19 @@ impl Connect for Telling {
 
     fn describe(&self) -> String {
         self.inner.describe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_told_once_however_long_was_waited_for_it_each_time() {
+        let troubles = Troubles::default();
+        assert!(is_news(&troubles, "shop", "the API server says nothing (waited 3.1s)"));
+        assert!(!is_news(&troubles, "shop", "the API server says nothing (waited 20s)"));
+        assert!(is_news(&troubles, "shop", "it is refused"));
+        assert!(is_news(&troubles, "other", "it is refused"));
     }
 }
