@@ -147,7 +147,7 @@ fn on_hangup(scope: &Scope, watch: &Arc<FileWatch>) -> std::io::Result<Arc<Notif
             tracing::info!("the terminal was closed");
             close.notify_one();
         } else if let Some(watch) = watch.upgrade() {
-            watch.trigger();
+            watch.trigger().pull();
         }
     });
     Ok(closed)
