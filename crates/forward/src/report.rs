@@ -51,7 +51,8 @@ pub struct ForwardReport {
 }
 
 /// How what is said of a whole cluster begins, in the words of `ApiError` and of the connection.
-const CLUSTER_TROUBLES: [&str; 3] = ["the API server", "no credentials", "the credentials"];
+const CLUSTER_TROUBLES: [&str; 4] =
+    ["the connection to the API server", "the API server", "no credentials", "the credentials"];
 /// How an answer begins. It is about the one thing that was asked for, but for these codes: too many requests, and the
 /// three of a proxy that finds no server.
 const ANSWER: &str = "the API server answered ";
@@ -161,5 +162,7 @@ mod tests {
         let server = "the API server h:1".to_owned();
         let silent = ApiError::Timeout { server, after: Duration::from_secs(5) }.to_string();
         assert_eq!(trouble(&silent).as_ref(), Some(&silent));
+        let ended = "the connection to the API server ended: connection reset by peer";
+        assert_eq!(trouble(ended).as_deref(), Some(ended), "all of it");
     }
 }
