@@ -51,7 +51,12 @@ pub struct ForwardReport {
 }
 
 /// How what is said of a whole cluster begins, in the words of `ApiError` and of the connection.
-const CLUSTER_TROUBLES: [&str; 3] = ["the API server", "no credentials", "the credentials"];
+const CLUSTER_TROUBLES: [&str; 4] =
+    ["the connection to the API server", "the API server", "no credentials", "the credentials"];
+/// How an answer begins. It is about the one thing that was asked for, but for these codes: too many requests, and the
+/// three of a proxy that finds no server.
+const ANSWER: &str = "the API server answered ";
+const ANSWERS_FOR_ALL: [&str; 4] = ["429", "502", "503", "504"];
 
 /// What probes of a forward say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -94,7 +99,7 @@ impl ForwardReport {
     #[must_use]
     pub fn cluster_trouble(&self) -> Option<&str> {
         let reason = self.waiting_for.as_deref().or(self.status.reason.as_deref()).filter(|_| !self.is_ready())?;
-        CLUSTER_TROUBLES.iter().find_map(|begin| reason.find(begin)).map(|at| &reason[at..])
+        trouble_in(reason)
     }
 
     /// The same to a reader who does not count streams.
@@ -128,5 +133,36 @@ impl ForwardReport {
     #[must_use]
     pub fn streams(&self) -> u64 {
         self.status.live
+    }
+}
+
+fn trouble_in(reason: &str) -> Option<&str> {
+    let trouble = CLUSTER_TROUBLES.iter().find_map(|begin| reason.find(begin)).map(|at| &reason[at..])?;
+    match trouble.strip_prefix(ANSWER) {
+        Some(answer) if !ANSWERS_FOR_ALL.iter().any(|code| answer.starts_with(code)) => None,
+        _ => Some(trouble),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::k8s::api::ApiError;
+
+    #[test]
+    fn an_answer_about_one_object_is_no_trouble_of_the_cluster() {
+        let answer = |code, message| ApiError::of_status(code, "", message).to_string();
+        let trouble = |text: &str| trouble_in(&format!("no connection to pod web-1: {text}")).map(str::to_owned);
+        for (code, message) in [(400, "bad"), (403, "no"), (404, "gone"), (500, "error dialing backend")] {
+            assert_eq!(trouble(&answer(code, message)), None, "{code}");
+        }
+        for code in [401, 429, 502, 503, 504] {
+            assert_eq!(trouble(&answer(code, "away")), Some(answer(code, "away")), "{code}");
+        }
+        let server = "the API server h:1".to_owned();
+        let silent = ApiError::Timeout { server, after: Duration::from_secs(5) }.to_string();
+        assert_eq!(trouble(&silent).as_ref(), Some(&silent));
+        let ended = "the connection to the API server ended: connection reset by peer";
+        assert_eq!(trouble(ended).as_deref(), Some(ended), "all of it");
     }
 }

@@ -53,6 +53,9 @@ fn listens(socket: impl AsFd) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::OwnedFd;
+    use std::process::Command;
+
     use super::*;
 
     #[test]
@@ -62,8 +65,34 @@ mod tests {
         assert!(listens(&listener) && !listens(&connected));
     }
 
+    /// A socket as input, handed over by a shell as a service manager does it: for itself unless it is told another.
+    const HAND_OVER: &str = "exec 3<&0 </dev/null; LISTEN_PID=${FOR-$$} LISTEN_FDS=1 exec \"$@\"";
+    /// For how many sockets [`takes_as_many_as_it_is_told`] looks.
+    const EXPECTED: &str = "EXPECTED_SOCKETS";
+
     #[test]
-    fn what_is_meant_for_nobody_is_not_taken() {
-        assert!(take().is_empty());
+    fn what_is_meant_for_another_process_is_not_taken() {
+        let itself = std::env::current_exe().unwrap();
+        for (meant_for, taken) in [(None, "1"), (Some("1"), "0"), (Some(""), "0"), (Some("nonsense"), "0")] {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut command = Command::new("sh");
+            command.args(["-c", HAND_OVER, "sh"]).arg(&itself).env(EXPECTED, taken);
+            command.args(["--exact", "activation::tests::takes_as_many_as_it_is_told", "--ignored"]);
+            command.stdin(OwnedFd::from(listener)).env_remove("LISTEN_FDNAMES").env_remove("FOR");
+            meant_for.map(|process| command.env("FOR", process));
+            let output = command.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{meant_for:?}: {said}");
+        }
+    }
+
+    #[test]
+    #[ignore = "run by what_is_meant_for_another_process_is_not_taken, in a process of its own"]
+    fn takes_as_many_as_it_is_told() {
+        let expected = std::env::var(EXPECTED).unwrap();
+        let taken = take();
+        assert_eq!(taken.len().to_string(), expected);
+        assert!(taken.iter().all(|passed| matches!(passed, Passed::Tcp(name, _) if name == UNNAMED)), "{taken:?}");
+        assert!(take().is_empty(), "a second call finds nothing");
     }
 }

@@ -9,7 +9,9 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use notify::{RecommendedWatcher, RecursiveMode, Watcher};
@@ -31,7 +33,25 @@ const REPORTS: usize = 16;
 #[derive(Debug)]
 pub struct FileWatch {
     ticks: watch::Receiver<u64>,
+    trigger: Trigger,
+}
+
+/// What counts as a change of watched files, whatever the files say.
+#[derive(Clone, Debug)]
+pub struct Trigger {
     commands: SyncSender<Command>,
+    /// There was no room for a command: the thread looks here after each that it takes.
+    missed: Arc<AtomicBool>,
+}
+
+impl Trigger {
+    /// Counts as a change. Never waits.
+    pub fn pull(&self) {
+        // The thread is gone only at the end or after a panic, which was reported.
+        if let Err(TrySendError::Full(_)) = self.commands.try_send(Command::Trigger) {
+            self.missed.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl FileWatch {
@@ -42,15 +62,16 @@ impl FileWatch {
     pub fn start(files: Vec<PathBuf>) -> io::Result<Self> {
         let (commands, inbox) = sync_channel(REPORTS);
         let (ticker, ticks) = watch::channel(0);
-        let reports = commands.clone();
+        let (reports, missed) = (commands.clone(), Arc::new(AtomicBool::new(false)));
+        let trigger = Trigger { commands, missed: Arc::clone(&missed) };
         // Before the thread starts: what changes after this call is noticed.
         let seen = signatures(&files);
         std::thread::Builder::new().name("file watch".into()).spawn(move || {
-            let mut watcher = WatchThread { files, seen, inbox, ticker, watcher: None };
+            let mut watcher = WatchThread { files, seen, inbox, missed, ticker, watcher: None };
             watcher.watch_directories(&reports);
             watcher.run(&reports);
         })?;
-        Ok(Self { ticks, commands })
+        Ok(Self { ticks, trigger })
     }
 
     /// A number that rises with each change (several changes at once count as one).
@@ -59,10 +80,10 @@ impl FileWatch {
         self.ticks.clone()
     }
 
-    /// Counts as a change, whatever the files say.
-    pub fn trigger(&self) {
-        // The thread empties the queue at once; it is gone only after a panic, which was reported.
-        let _ = self.commands.send(Command::Trigger);
+    /// What counts as a change, for those who outlive this or do not know it.
+    #[must_use]
+    pub fn trigger(&self) -> Trigger {
+        self.trigger.clone()
     }
 
     /// Each SIGHUP counts as a change, until the scope drains.
@@ -70,23 +91,20 @@ impl FileWatch {
     /// # Errors
     /// When the system refuses a signal handler.
     pub fn trigger_on_hangup(&self, scope: &Scope) -> io::Result<()> {
-        let commands = self.commands.clone();
-        Hangups::install()?.each(scope, move || {
-            // Full: a look is due anyway, and the next signal may be heard.
-            let _ = commands.try_send(Command::Trigger);
-        });
+        let trigger = self.trigger();
+        Hangups::install()?.each(scope, move || trigger.pull());
         Ok(())
     }
 
     /// Watches these files from now on.
     pub fn set_files(&self, files: Vec<PathBuf>) {
-        let _ = self.commands.send(Command::SetFiles(files));
+        let _ = self.trigger.commands.send(Command::SetFiles(files));
     }
 }
 
 impl Drop for FileWatch {
     fn drop(&mut self) {
-        let _ = self.commands.send(Command::Stop);
+        let _ = self.trigger.commands.send(Command::Stop);
     }
 }
 
@@ -103,6 +121,7 @@ struct WatchThread {
     files: Vec<PathBuf>,
     seen: Vec<Signature>,
     inbox: Receiver<Command>,
+    missed: Arc<AtomicBool>,
     ticker: watch::Sender<u64>,
     /// Keeps the system's watches alive.
     watcher: Option<RecommendedWatcher>,
@@ -120,6 +139,9 @@ impl WatchThread {
                 Ok(Command::Trigger) => self.tick(),
                 Ok(Command::SetFiles(files)) => self.set_files(files, reports),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            }
+            if self.missed.swap(false, Ordering::Acquire) {
+                self.tick();
             }
         }
     }
@@ -299,8 +321,25 @@ mod tests {
     async fn a_trigger_counts_without_a_change() {
         let watch = FileWatch::start(vec![]).unwrap();
         let mut changes = watch.changes();
-        watch.trigger();
+        watch.trigger().pull();
         assert_eq!(next(&mut changes).await, 1);
+    }
+
+    #[test]
+    fn a_trigger_that_finds_no_room_neither_waits_nor_is_lost() {
+        // Its thread has not started yet: nobody takes anything.
+        let (commands, inbox) = sync_channel(REPORTS);
+        let (ticker, ticks) = watch::channel(0);
+        let missed = Arc::new(AtomicBool::new(false));
+        let trigger = Trigger { commands: commands.clone(), missed: Arc::clone(&missed) };
+        for _ in 0..REPORTS - 1 {
+            commands.send(Command::Look).unwrap();
+        }
+        commands.send(Command::Stop).unwrap();
+        trigger.pull();
+        let thread = WatchThread { files: vec![], seen: vec![], inbox, missed, ticker, watcher: None };
+        thread.run(&commands);
+        assert_eq!(*ticks.borrow(), 1);
     }
 
     #[tokio::test]
@@ -311,7 +350,7 @@ mod tests {
         let path = right.path().join("b");
         watch.set_files(vec![path.clone()]);
         // Commands are taken in order: after this tick the new set is in force.
-        watch.trigger();
+        watch.trigger().pull();
         next(&mut changes).await;
         fs::write(&path, "x").unwrap();
         next(&mut changes).await;

@@ -19,9 +19,8 @@ use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
 use clap::Args;
 use runtime::scope::Scope;
-use runtime::signals::{Hangups, StopSignal, StopSignals};
+use runtime::signals::{StopSignal, StopSignals};
 use runtime::watch::FileWatch;
-use tokio::sync::Notify;
 
 use super::{Global, build_runtime, clock, files};
 use crate::report::Failure;
@@ -95,7 +94,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let listening = scope.child();
     // Its handler first: whoever reads that something is ready may send a SIGHUP.
     let watch = Arc::new(FileWatch::start(read.files()).map_err(internal)?);
-    let closed = on_hangup(&scope, &watch).map_err(internal)?;
+    let closed = hangup::listen(&scope, watch.trigger()).map_err(internal)?;
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
     running.apply(&read).map_err(|failure| if source.has_no_file() { without_file(&failure) } else { failure })?;
@@ -131,24 +130,6 @@ fn without_file(failure: &Failure) -> Failure {
          then `adit up` again"
     );
     Failure::new(failure.kind(), format!("the gateway cannot start: {why}"), hint)
-}
-
-/// SIGHUP reads the file again, unless it says that the terminal was closed: then the notification comes.
-fn on_hangup(scope: &Scope, watch: &Arc<FileWatch>) -> std::io::Result<Arc<Notify>> {
-    let (closed, watch) = (Arc::new(Notify::new()), Arc::downgrade(watch));
-    if hangup::is_ignored() {
-        return Ok(closed);
-    }
-    let (terminal, close) = (hangup::ControllingTerminal::now(), Arc::clone(&closed));
-    Hangups::install()?.each(scope, move || {
-        if terminal.is_gone() {
-            tracing::info!("the terminal was closed");
-            close.notify_one();
-        } else if let Some(watch) = watch.upgrade() {
-            watch.trigger();
-        }
-    });
-    Ok(closed)
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

@@ -20,6 +20,7 @@
 //! | `/reset` `/silent` `/garbage` | a reset, nothing, or nonsense instead of an answer |
 //! | `/reset-mid-body` `/close-mid-body` | 1000 of 1000000 bytes, then a reset or the end |
 //! | `/ws` | a WebSocket echo |
+//! | `/ws-page` | a page that says something there and shows what comes back |
 //! | `/upgrade` | `101` to whatever was asked for, then an echo of bytes |
 
 use std::collections::VecDeque;

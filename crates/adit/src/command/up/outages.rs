@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 const GATHER: Duration = Duration::from_secs(1);
 /// Of those that wait so many are named.
 const NAMED: usize = 5;
+/// So many reasons of one outage are known as told.
+const REASONS: usize = 8;
 
 /// Clusters that cannot be used, by context.
 #[derive(Debug, Default)]
@@ -23,8 +25,19 @@ struct Outage {
     over: bool,
     /// What was heard last.
     reason: String,
-    /// Those that wait, and what is said of each if it stays the only one.
-    waiting: Vec<(String, String)>,
+    /// What was told; each is worth one line.
+    told: Vec<String>,
+    waiting: Vec<Waiting>,
+}
+
+/// An entrance that waits.
+#[derive(Debug)]
+struct Waiting {
+    name: String,
+    /// What is said of it if it stays the only one.
+    line: String,
+    /// It was among those of whom it was told.
+    is_told: bool,
 }
 
 /// What is to be said of an entrance that works again.
@@ -43,40 +56,38 @@ pub(super) enum Back {
 impl Outages {
     /// An entrance waits for its cluster.
     pub(super) fn handle_lost(&mut self, now: Instant, context: &str, reason: &str, name: &str, line: String) {
-        let begun = || Outage {
-            since: now,
-            due: Some(now + GATHER),
-            told_of: 0,
-            over: false,
-            reason: String::new(),
-            waiting: Vec::new(),
-        };
-        let outage = self.0.entry(context.to_owned()).or_insert_with(begun);
-        reason.clone_into(&mut outage.reason);
-        match outage.waiting.iter_mut().find(|(waiting, _)| waiting == name) {
-            Some((_, told)) => *told = line,
+        // A reload may have led it to another cluster.
+        self.forget(name, |other| other != context);
+        let outage = self.0.entry(context.to_owned()).or_insert_with(|| Outage::begin(now));
+        match outage.waiting.iter_mut().find(|waiting| waiting.name == name) {
+            Some(waiting) => waiting.line = line,
             None => {
                 // What has worked in the meantime is lost anew.
                 if outage.over {
-                    *outage =
-                        Outage { waiting: std::mem::take(&mut outage.waiting), reason: reason.to_owned(), ..begun() };
+                    *outage = Outage { waiting: std::mem::take(&mut outage.waiting), ..Outage::begin(now) };
                 }
-                outage.waiting.push((name.to_owned(), line));
+                outage.waiting.push(Waiting { name: name.to_owned(), line, is_told: false });
+                // That it was one entrance only is no longer true.
+                if outage.told_of == 1 {
+                    outage.due.get_or_insert(now + GATHER);
+                }
             }
         }
+        if outage.told_of > 0 && !outage.told.iter().any(|told| told == reason) {
+            outage.due.get_or_insert(now + GATHER);
+        }
+        reason.clone_into(&mut outage.reason);
     }
 
     /// An entrance works again.
     pub(super) fn handle_back(&mut self, now: Instant, name: &str) -> Back {
-        let Some((context, outage)) = self.0.iter_mut().find(|(_, outage)| outage.is_waiting(name)) else {
-            return Back::Usual;
-        };
-        let line = outage.forget(name);
-        let back = match (outage.due, outage.told_of) {
-            (Some(_), _) => Back::After(line),
-            (None, 0 | 1) => Back::Usual,
-            (None, _) if outage.over => Back::Nothing,
-            (None, _) => {
+        let found = self.0.iter_mut().find_map(|(context, outage)| Some((context, outage.forget(name)?, outage)));
+        let Some((context, was, outage)) = found else { return Back::Usual };
+        let back = match outage.told_of {
+            0 | 1 if was.is_told => Back::Usual,
+            0 | 1 => Back::After(was.line),
+            _ if outage.over => Back::Nothing,
+            _ => {
                 let seconds = (now - outage.since).as_secs_f64();
                 Back::ForAll(format!("context {context}: back after {seconds:.1} s"))
             }
@@ -88,7 +99,11 @@ impl Outages {
 
     /// Nobody waits for an entrance any more.
     pub(super) fn handle_left(&mut self, name: &str) {
-        for outage in self.0.values_mut() {
+        self.forget(name, |_| true);
+    }
+
+    fn forget(&mut self, name: &str, of: impl Fn(&str) -> bool) {
+        for (_, outage) in self.0.iter_mut().filter(|(context, _)| of(context)) {
             outage.forget(name);
         }
         self.0.retain(|_, outage| !outage.waiting.is_empty());
@@ -103,8 +118,7 @@ impl Outages {
     pub(super) fn poll_lines(&mut self, now: Instant) -> Vec<String> {
         let due = self.0.iter_mut().filter(|(_, outage)| outage.due.is_some_and(|due| due <= now));
         due.map(|(context, outage)| {
-            outage.due = None;
-            outage.told_of = outage.waiting.len();
+            outage.set_told();
             outage.line(context)
         })
         .collect()
@@ -112,21 +126,39 @@ impl Outages {
 }
 
 impl Outage {
-    fn is_waiting(&self, name: &str) -> bool {
-        self.waiting.iter().any(|(waiting, _)| waiting == name)
+    fn begin(now: Instant) -> Self {
+        Self {
+            since: now,
+            due: Some(now + GATHER),
+            told_of: 0,
+            over: false,
+            reason: String::new(),
+            told: Vec::new(),
+            waiting: Vec::new(),
+        }
     }
 
-    /// What was to be said of it.
-    fn forget(&mut self, name: &str) -> String {
-        let at = self.waiting.iter().position(|(waiting, _)| waiting == name);
-        at.map(|at| self.waiting.remove(at).1).unwrap_or_default()
+    fn forget(&mut self, name: &str) -> Option<Waiting> {
+        let at = self.waiting.iter().position(|waiting| waiting.name == name)?;
+        Some(self.waiting.remove(at))
+    }
+
+    fn set_told(&mut self) {
+        (self.due, self.told_of) = (None, self.waiting.len());
+        // Some of it came back, and these did not.
+        self.over = false;
+        self.waiting.iter_mut().for_each(|waiting| waiting.is_told = true);
+        if self.told.len() == REASONS {
+            self.told.remove(0);
+        }
+        self.told.push(self.reason.clone());
     }
 
     fn line(&self, context: &str) -> String {
-        if let [(_, line)] = self.waiting.as_slice() {
-            return line.clone();
+        if let [only] = self.waiting.as_slice() {
+            return only.line.clone();
         }
-        let names: Vec<&str> = self.waiting.iter().take(NAMED).map(|(name, _)| name.as_str()).collect();
+        let names: Vec<&str> = self.waiting.iter().take(NAMED).map(|waiting| waiting.name.as_str()).collect();
         let (all, names, reason) = (self.waiting.len(), names.join(", "), &self.reason);
         let more = if all > NAMED { format!(" and {} more", all - NAMED) } else { String::new() };
         format!("context {context}: {all} entrances wait: {reason}\nthose are {names}{more}")
@@ -197,5 +229,60 @@ mod tests {
         lost(&mut outages, start, "a");
         outages.handle_left("a");
         assert!(outages.poll_lines(start + GATHER).is_empty());
+    }
+    #[test]
+    fn another_reason_is_told_once_and_so_is_the_return() {
+        let (mut outages, start) = (Outages::default(), Instant::now());
+        lost(&mut outages, start, "a");
+        lost(&mut outages, start, "b");
+        outages.poll_lines(start + GATHER);
+        for at in [2, 4, 6] {
+            for (reason, at) in [("the credentials are refused", at), (GONE, at + 1)] {
+                for name in ["a", "b"] {
+                    let line = format!("{name}: {reason}");
+                    outages.handle_lost(start + GATHER * at, "dev", reason, name, line);
+                }
+                let lines = outages.poll_lines(start + GATHER * (at + 1));
+                let told = "context dev: 2 entrances wait: the credentials are refused\nthose are a, b";
+                assert_eq!(lines, if at == 2 { vec![told] } else { vec![] });
+            }
+        }
+        let back = Back::ForAll("context dev: back after 9.0 s".into());
+        assert_eq!(outages.handle_back(start + GATHER * 9, "a"), back);
+        assert_eq!(outages.handle_back(start + GATHER * 9, "b"), Back::Nothing);
+    }
+
+    #[test]
+    fn another_reason_of_a_single_one_is_told() {
+        let (mut outages, start) = (Outages::default(), Instant::now());
+        lost(&mut outages, start, "a");
+        outages.poll_lines(start + GATHER);
+        outages.handle_lost(start + GATHER * 2, "dev", "other", "a", "a: other".into());
+        assert_eq!(outages.poll_lines(start + GATHER * 3), ["a: other"]);
+        assert_eq!(outages.handle_back(start + GATHER * 4, "a"), Back::Usual);
+    }
+
+    #[test]
+    fn one_that_joins_a_single_one_is_told() {
+        let (mut outages, start) = (Outages::default(), Instant::now());
+        lost(&mut outages, start, "a");
+        outages.poll_lines(start + GATHER);
+        lost(&mut outages, start + GATHER * 2, "b");
+        lost(&mut outages, start + GATHER * 2, "c");
+        // The one that was told is back as one that was told, the other one as one that was not.
+        assert_eq!(outages.handle_back(start + GATHER * 2, "c"), Back::After(format!("c: lost: {GONE}")));
+        let lines = outages.poll_lines(start + GATHER * 3);
+        assert_eq!(lines, [format!("context dev: 2 entrances wait: {GONE}\nthose are a, b")]);
+        assert_eq!(outages.handle_back(start + GATHER * 4, "b"), Back::ForAll("context dev: back after 4.0 s".into()));
+    }
+
+    #[test]
+    fn an_entrance_whose_context_has_changed_waits_for_the_new_one_only() {
+        let (mut outages, start) = (Outages::default(), Instant::now());
+        lost(&mut outages, start, "a");
+        outages.handle_lost(start, "prod", GONE, "a", "a: prod".into());
+        assert_eq!(outages.poll_lines(start + GATHER), ["a: prod"]);
+        assert_eq!(outages.handle_back(start + GATHER * 2, "a"), Back::Usual);
+        assert!(outages.0.is_empty());
     }
 }

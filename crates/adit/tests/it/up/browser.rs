@@ -1,4 +1,4 @@
-//! The green lock of a real browser: Chromium against TLS that ends here, by a certificate store in a home of its own.
+//! A real browser: Chromium, with a certificate store in a home of its own, against pages of the gateway and behind it.
 
 use std::path::Path;
 use std::process::Command;
@@ -17,12 +17,16 @@ const PAGE: &str = "Hello, world!";
 
 /// What the browser shows of a page: its text, or that of its own warning.
 fn shown(browser: &Path, home: &Path, url: &str) -> String {
+    shown_with(browser, home, &[], url)
+}
+
+fn shown_with(browser: &Path, home: &Path, more: &[&str], url: &str) -> String {
     let profile = tempfile::tempdir_in(home).expect("a directory");
     let mut command = Command::new(browser);
     command.env("HOME", home).env_remove("XDG_CONFIG_HOME").env_remove("XDG_CACHE_HOME").current_dir(home);
     command.args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]);
     command.args(["--disable-component-update", "--disable-dev-shm-usage", "--timeout=20000", "--dump-dom"]);
-    command.arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
+    command.args(more).arg(format!("--user-data-dir={}", profile.path().display())).arg(url);
     let (_, said) = process::run(&mut command, b"", PATIENCE).expect("the browser ends");
     said.stdout().to_string()
 }
@@ -57,4 +61,36 @@ async fn a_browser_shows_the_page_with_a_green_lock_after_adit_trust_and_no_more
     trust(home, &["--remove"]);
     let after = shown(&browser, home, &url);
     assert!(!after.contains(PAGE), "{after}");
+}
+
+/// A service with TLS that is in no cluster.
+const GONE: &str = "gone.localhost: { to: \"k8s://fake/default/service/gone:443\", scheme: https }";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_browser_shows_error_pages_over_http_and_over_tls() {
+    let browser = program("chromium");
+    let bed = Bed::start().await;
+    let home = bed.home.path();
+    let up = bed.up(&gateway(&[], &[&web(), GONE])).await;
+    for (scheme, more) in [("http", [].as_slice()), ("https", ["--ignore-certificate-errors"].as_slice())] {
+        let page = |host: &str| shown_with(&browser, home, more, &format!("{scheme}://{}/", up.host(host)));
+        let unknown = page("wbe.localhost");
+        assert!(unknown.contains("404") && unknown.contains("web.localhost"), "{scheme}: a near match: {unknown}");
+        let gone = page("gone.localhost");
+        assert!(gone.contains("502") && gone.contains("not found"), "{scheme}: the reason: {gone}");
+    }
+    let untrusted = shown(&browser, home, &format!("https://{}/", up.host("wbe.localhost")));
+    assert!(!untrusted.contains("web.localhost"), "its certificate is of nobody's trust: {untrusted}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_websocket_of_a_page_echoes_through_the_gateway() {
+    let browser = program("chromium");
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&["tls: local"], &[&web()])).await;
+    for (scheme, more) in [("http", [].as_slice()), ("https", ["--ignore-certificate-errors"].as_slice())] {
+        let url = format!("{scheme}://{}/ws-page", up.host("web.localhost"));
+        let page = shown_with(&browser, bed.home.path(), more, &url);
+        assert!(page.contains("echo: from the page"), "{scheme}: {page}");
+    }
 }

@@ -1,8 +1,11 @@
 //! Hosts that say themselves which service they mean.
 
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+
 use testkit::cert::TestCa;
 use testkit::cluster::{PodSpec, ServicePort};
 use testkit::origin::HttpOrigin;
+use testkit::process::free_port;
 use testkit::raw;
 
 use super::support::{Bed, TlsOrigin, Up, gateway};
@@ -313,6 +316,21 @@ async fn the_bare_dynamic_host_explains_the_names_and_links_the_contexts() {
     for text in ["{service}-{port}.svc.{namespace}.ns.{context}.cx.", "services of fake: http://localhost:"] {
         assert!(answer.text().contains(text), "{text}: {}", answer.text());
     }
+}
+
+#[tokio::test]
+async fn a_port_alone_as_by_default_answers_on_both_loopbacks() {
+    let bed = Bed::start().await;
+    let port = free_port().expect("a port");
+    let up = bed.up(&format!("gateway: {{ listen: {port} }}")).await;
+    let host = format!("web-80.svc.default.ns.fake.cx.k8s.localhost:{port}");
+    for address in [SocketAddr::from((Ipv4Addr::LOCALHOST, port)), SocketAddr::from((Ipv6Addr::LOCALHOST, port))] {
+        let answer = raw::get(address, &host, "/").await.expect("an answer");
+        assert_eq!((answer.status, answer.text().contains("Hello, world!")), (200, true), "{address}");
+        let index = raw::get(address, &address.to_string(), "/").await.expect("an answer");
+        assert!(index.text().contains("services of fake"), "{address}: {}", index.text());
+    }
+    assert_eq!(up.count("gateway"), 2);
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! `adit up` on a terminal.
 
 use std::net::SocketAddr;
+use std::path::Path;
 
+use rustix::process::{Pid, kill_process};
 use testkit::process::Signal;
 use testkit::raw;
 use testkit::terminal::{Screen, Seated, Terminal};
@@ -118,25 +120,83 @@ async fn a_terminal_that_is_closed_ends_it_and_frees_its_ports() {
     TcpListener::bind(address).await.expect("the port is free");
 }
 
+/// The gateway of one whose lines go into a file.
+async fn gateway_in(said: &Path) -> SocketAddr {
+    let find = || async {
+        let text = std::fs::read_to_string(said).ok()?;
+        let port = text.split_once("http://localhost:")?.1.split_whitespace().next()?.to_owned();
+        format!("127.0.0.1:{port}").parse::<SocketAddr>().ok()
+    };
+    eventually(DEADLINE, "the gateway", find).await
+}
+
+/// Waits until a file has so many lines with this text.
+async fn lines_with(said: &Path, text: &str, count: usize) {
+    let look = || async {
+        let said = std::fs::read_to_string(said).ok()?;
+        (said.lines().filter(|line| line.contains(text)).count() == count).then_some(())
+    };
+    eventually(DEADLINE, text, look).await;
+}
+
 #[tokio::test]
-async fn under_nohup_it_outlives_its_terminal() {
+async fn under_nohup_it_outlives_its_terminal_and_a_hangup_reads_the_file_again() {
     let bed = Bed::start().await;
     bed.write(&gateway(&[], &[]));
     let mut terminal = Terminal::open(80, 24).unwrap();
     let mut program = terminal.control(&["nohup"], &command(&bed)).unwrap();
     let said = bed.home.path().join("nohup.out");
-    let find = || async {
-        let text = std::fs::read_to_string(&said).ok()?;
-        let port = text.split_once("http://localhost:")?.1.split_whitespace().next()?.to_owned();
-        format!("127.0.0.1:{port}").parse::<SocketAddr>().ok()
-    };
-    let address = eventually(DEADLINE, "the gateway", find).await;
-    terminal.close();
+    let address = gateway_in(&said).await;
     program.signal(Signal::HUP).unwrap();
-    for _ in 0..50 {
-        assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
-    }
-    assert!(program.ended().unwrap().is_none());
+    lines_with(&said, "reloaded: nothing has changed", 1).await;
+    // The terminal sends one, too.
+    terminal.close();
+    lines_with(&said, "reloaded: nothing has changed", 2).await;
+    program.signal(Signal::HUP).unwrap();
+    lines_with(&said, "reloaded: nothing has changed", 3).await;
+    assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
     program.signal(Signal::TERM).unwrap();
     assert_eq!(ended(&mut program).await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_hangup_long_after_the_terminal_went_without_one_reads_the_file_again() {
+    let bed = Bed::start().await;
+    bed.write(&gateway(&[], &[]));
+    let mut terminal = Terminal::open(80, 24).unwrap();
+    // A shell that sends its jobs nothing when it is hung up, as after `disown`.
+    let shell = ["sh", "-c", "set -m; \"$0\" \"$@\" >said 2>&1 & echo $! >pid; read line"];
+    let mut shell = terminal.control(&shell, command(&bed).env("ADIT_LOG", "info")).unwrap();
+    let said = bed.home.path().join("said");
+    let address = gateway_in(&said).await;
+    let program = Orphan::of(&bed.home.path().join("pid"));
+    terminal.close();
+    ended(&mut shell).await;
+    lines_with(&said, "the terminal is gone, and no SIGHUP came", 1).await;
+    program.signal(Signal::HUP);
+    lines_with(&said, "reloaded: nothing has changed", 1).await;
+    assert_eq!(raw::get(address, "localhost", "/").await.unwrap().status, 200);
+    program.signal(Signal::TERM);
+    let free = || async { TcpListener::bind(address).await.ok() };
+    eventually(DEADLINE, "its end", free).await;
+}
+
+/// A program that a shell has left behind; killed when this is dropped.
+struct Orphan(Pid);
+
+impl Orphan {
+    fn of(file: &Path) -> Self {
+        let text = std::fs::read_to_string(file).expect("the shell wrote it");
+        Self(text.trim().parse().ok().and_then(Pid::from_raw).expect("a process id"))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(self.0, signal).expect("it runs");
+    }
+}
+
+impl Drop for Orphan {
+    fn drop(&mut self) {
+        let _ = kill_process(self.0, Signal::KILL);
+    }
 }

@@ -15,6 +15,14 @@ use crate::ws::{Message, WebSocket, accept_key};
 /// Bytes of one write of a long body.
 const CHUNK: usize = 64 << 10;
 
+/// A page with a WebSocket. It is not loaded before the echo is there, as its picture never comes.
+const WS_PAGE: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: 355\r\n\r\n\
+    <!doctype html><title>ws</title><p id=said>nothing</p><img id=hold src=/silent><script>\
+    const socket = new WebSocket(location.origin.replace('http', 'ws') + '/ws');\
+    socket.onopen = () => socket.send(['from', 'the', 'page'].join(' '));\
+    socket.onmessage = event => { said.textContent = 'echo: ' + event.data; hold.remove(); hold.src = 'data:,'; };\
+    </script>";
+
 /// Answers one request; an error means the client has left, or the connection is to be dropped.
 pub(super) async fn answer(request: &Request, wire: &mut Wire<TcpStream>) -> io::Result<After> {
     let bodiless = request.method == "HEAD";
@@ -81,6 +89,7 @@ async fn plain(request: &Request, wire: &mut Wire<TcpStream>, bodiless: bool) ->
         "/hop" => {
             b"HTTP/1.1 200 OK\r\nConnection: x-private\r\nX-Private: secret\r\nKeep-Alive: timeout=5\r\nX-Public: seen\r\nContent-Length: 13\r\n\r\nHello, world!"
         }
+        "/ws-page" => WS_PAGE,
         "/no-length" => {
             wire.io.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\nHello, world!").await?;
             return Ok(After::Close);
