@@ -211,6 +211,7 @@ impl Daemon {
     /// Takes no more questions: another process answers them.
     pub(super) fn stop_answering(&self) {
         self.answering.drain();
+        self.presence.let_go();
     }
 
     /// Whether it waits for its file to appear.
