@@ -99,7 +99,7 @@ impl SshServers {
 }
 
 /// A server without what makes no difference to who logs in where.
-fn login(server: &SshServer) -> SshServer {
+pub(crate) fn login(server: &SshServer) -> SshServer {
     let mut login = server.clone();
     login.options.keepalive = None;
     login.options.connect_timeout = None;
