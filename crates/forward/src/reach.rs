@@ -84,6 +84,11 @@ impl Reach {
         }
     }
 
+    /// The machine slept, or its network changed: what was known of it is no more, and nobody waits.
+    pub(crate) fn wake(&self) {
+        self.is_back();
+    }
+
     /// There is none. Those that dialled at the same time say so once.
     pub(crate) fn is_away(&self, random: u64) {
         let now = Instant::now();
@@ -106,9 +111,17 @@ mod tests {
     use std::collections::HashSet;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    use adit_core::forward::ForwardState;
+    use adit_core::target::Target;
     use runtime::Scope;
 
     use super::*;
+    use crate::clusters::Clusters;
+    use crate::k8s::kubeconfig::KubeSettings;
+    use crate::supervisor::{Forward, ForwardOptions};
+
+    /// Nothing of this takes long.
+    const DEADLINE: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
     async fn while_it_is_there_nobody_waits() {
@@ -151,6 +164,40 @@ mod tests {
         assert!(Instant::now() - back < Duration::from_secs(1), "all at once");
         let first: HashSet<_> = dials.iter().take(50).collect();
         assert_eq!(first.len(), 50, "each before any a second time: {dials:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_sleep_nobody_waits_for_what_was_away_before_it() {
+        let reach = Reach::new();
+        reach.is_away(u64::MAX);
+        let _dialing = reach.turn().await;
+        let waiting = reach.turn();
+        tokio::pin!(waiting);
+        assert!(tokio::time::timeout(Duration::from_secs(5), waiting.as_mut()).await.is_err());
+        let woken = Instant::now();
+        reach.wake();
+        assert!(waiting.await.only.is_none());
+        assert_eq!(Instant::now(), woken);
+    }
+
+    #[tokio::test]
+    async fn a_forward_that_wakes_dials_whoever_has_the_turn() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = format!("ssh://someone@{}/db:5432", listener.local_addr().unwrap());
+        let target = Target::parse(&target).unwrap();
+        let (scope, clusters) = (Scope::root(), Clusters::new(KubeSettings::default()));
+        let reach = clusters.reach(&target).unwrap();
+        reach.is_away(0);
+        let _held = reach.turn().await;
+        let forward = Forward::new(&scope, &clusters, "db", target, ForwardOptions::default());
+        let mut reports = forward.status();
+        let waits = reports.wait_for(|report| report.status.state == ForwardState::Connecting);
+        assert!(tokio::time::timeout(DEADLINE, waits).await.unwrap().is_ok());
+        forward.wake();
+        let dialled = tokio::time::timeout(DEADLINE, listener.accept()).await;
+        assert!(dialled.unwrap().is_ok());
+        scope.drain();
+        scope.abort();
     }
 
     #[tokio::test(start_paused = true)]

@@ -135,6 +135,7 @@ impl Driver {
             ForwardAction::Connect { attempt } => {
                 if let Some((session, _)) = &self.session {
                     let (session, reach) = (Arc::clone(session), self.clusters.reach(&self.shared.target));
+                    self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&reach);
                     self.work = Some(Box::pin(async move {
                         match ready(&session, reach).await {
                             Ok(()) => Outcome::Connected(attempt),
