@@ -225,3 +225,29 @@ async fn the_description_has_every_key_of_the_status() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_no_token_and_never_reads_keeps_nobody_away() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let many = "GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    // As many as there are places at the port.
+    let strangers: Vec<TcpStream> = (0..256)
+        .map(|_| {
+            let mut stranger = TcpStream::connect(port).expect("a connection");
+            stranger.write_all(many.as_bytes()).expect("it is sent");
+            stranger
+        })
+        .collect();
+    let bearer = format!("Bearer {token}");
+    let head = raw::head("GET", AUTHORITY, "/v1/forwards", &[("authorization", bearer.as_str())], None);
+    let answered = || async {
+        let mut client = raw::Client::connect(port).await.ok()?;
+        client.send(&head).await.ok()?;
+        (client.response(false).await.ok()?.status == 200).then_some(())
+    };
+    eventually(DEADLINE, "the owner is answered", answered).await;
+    drop(strangers);
+}

@@ -12,6 +12,7 @@ use std::time::Duration;
 use adit_core::config::DaemonConfig;
 use adit_core::diagnose::Fault;
 use adit_core::token::Token;
+use runtime::control::{Unread, conversation};
 use runtime::listener::{BoundListener, ConnectionLimit};
 use runtime::scope::Scope;
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ use crate::report::{Failure, failure};
 const CONNECTIONS: usize = 256;
 /// How often a port that could not be had is tried.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
 /// A shorter token could be guessed.
 const TOKEN_MIN: usize = 16;
 
@@ -239,7 +242,7 @@ fn serve(listener: BoundListener, door: Door, serving: &Scope) {
             let (door, ending) = (door.clone(), ending.clone());
             tasks.spawn("conversation at a port", async move {
                 let _permit = permit;
-                runtime::control::conversation(stream, door, ending).await;
+                conversation(Unread::new(stream, UNREAD), door, ending).await;
             });
         });
         if let Err(error) = accepted.await {
