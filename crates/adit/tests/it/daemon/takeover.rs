@@ -193,3 +193,22 @@ async fn while_a_predecessor_lingers_the_daemon_is_stopped_and_another_one_start
     eventually(DEADLINE, "the first process ends", gone).await;
     assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], third);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_the_daemon_that_is_taken_out_of_the_file_is_closed_though_a_predecessor_lingers() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: 0 }}\n"));
+    let first = place.start();
+    let live = TcpStream::connect(place.entrance("web")).unwrap();
+    place.ok(&["daemon", "restart"]);
+    let api = place.json(&["daemon", "status"])["daemon"]["ports"]["api"]["address"].clone();
+    let api: SocketAddr = api.as_str().unwrap().parse().unwrap();
+    assert!(TcpStream::connect(api).is_ok());
+    place.write(&format!("forwards:\n{web}"));
+    place.ok(&["daemon", "reload"]);
+    let closed = || async { TcpStream::connect(api).is_err().then_some(()) };
+    eventually(DEADLINE, "nobody listens there", closed).await;
+    assert!(is_alive(first), "it stays for what it carries");
+    drop(live);
+}

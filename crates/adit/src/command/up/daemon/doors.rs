@@ -180,6 +180,11 @@ impl Doors {
         held.open.iter().map(|open| Ok((open.which.key().to_owned(), open.socket.try_clone()?))).collect()
     }
 
+    /// Another process has them now: here they are closed, so that they end with that one.
+    pub(super) fn let_go(&self) {
+        *self.held() = Held::default();
+    }
+
     /// How they are.
     pub(super) fn json(&self) -> Value {
         let held = self.held();

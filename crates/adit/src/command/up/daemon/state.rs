@@ -212,6 +212,7 @@ impl Daemon {
     pub(super) fn stop_answering(&self) {
         self.answering.drain();
         self.presence.let_go();
+        self.doors.let_go();
     }
 
     /// Whether it waits for its file to appear.
