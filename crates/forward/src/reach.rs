@@ -38,6 +38,7 @@ struct Away {
 
 /// The permission to dial; while it is away, for one at a time.
 pub(crate) struct Turn {
+    #[cfg_attr(not(test), expect(dead_code, reason = "it is held, and given back when the turn is over"))]
     only: Option<OwnedSemaphorePermit>,
 }
 

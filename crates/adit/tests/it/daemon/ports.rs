@@ -251,3 +251,25 @@ async fn whoever_has_no_token_and_never_reads_keeps_nobody_away() {
     eventually(DEADLINE, "the owner is answered", answered).await;
     drop(strangers);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwards_are_started_and_stopped_though_the_token_has_gone_bad() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let file = place.home.path().join("state/adit/daemon.token");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    place.ok(&["start", "web"]);
+    place.ok(&["stop", "web"]);
+    let mistake = place.json(&["daemon", "status"])["daemon"]["mistake"].clone();
+    assert!(mistake["message"].as_str().unwrap_or_default().contains("open to other users"), "{mistake}");
+    let bearer = format!("Bearer {token}");
+    let authorised = [("authorization", bearer.as_str())];
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await.0, 200, "with the token it had");
+    let (_, text) = place.fails(&["daemon", "reload"]);
+    assert!(text.contains("open to other users"), "{text}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    place.ok(&["start", "web"]);
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["mistake"], Value::Null);
+}
