@@ -273,3 +273,18 @@ async fn forwards_are_started_and_stopped_though_the_token_has_gone_bad() {
     place.ok(&["start", "web"]);
     assert_eq!(place.json(&["daemon", "status"])["daemon"]["mistake"], Value::Null);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_cannot_be_had_is_told_once_whatever_is_started_and_stopped() {
+    let place = Place::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let wanted = taken.local_addr().unwrap();
+    place.write(&format!("forwards:\n{}daemon: {{ listen: \"{wanted}\" }}\n", place.forward("web", 0, "")));
+    place.start();
+    for verb in ["start", "stop", "start"] {
+        place.ok(&[verb, "web"]);
+    }
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["daemon", "stop"]);
+    assert_eq!(place.log().matches("\"event\":\"not-opened\"").count(), 1, "{}", place.log());
+}

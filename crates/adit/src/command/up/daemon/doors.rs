@@ -67,6 +67,8 @@ pub(super) struct Doors {
 
 #[derive(Default)]
 struct Held {
+    /// The addresses that were asked for last.
+    wanted: Option<[Option<SocketAddr>; Which::ALL.len()]>,
     open: Vec<Open>,
     /// What is asked for and could not be had, with the reason.
     failed: Vec<(Which, SocketAddr, Failure)>,
@@ -128,6 +130,12 @@ impl Doors {
             self.key.set(&token);
             held.token_file = Some(path);
         }
+        let wanted = Some(Which::ALL.map(|which| which.wanted(config)));
+        if held.wanted == wanted {
+            // What could not be had was told, and is tried again anyway.
+            return;
+        }
+        held.wanted = wanted;
         held.failed.clear();
         held.open.retain(|open| {
             let stays = open.which.wanted(config) == Some(open.asked);
