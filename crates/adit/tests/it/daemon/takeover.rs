@@ -205,6 +205,8 @@ async fn a_port_of_the_daemon_that_is_taken_out_of_the_file_is_closed_though_a_p
     let api = place.json(&["daemon", "status"])["daemon"]["ports"]["api"]["address"].clone();
     let api: SocketAddr = api.as_str().unwrap().parse().unwrap();
     assert!(TcpStream::connect(api).is_ok());
+    // It has connected whom it accepted last, and only carries from here on.
+    place.logged("another process has taken over").await;
     place.write(&format!("forwards:\n{web}"));
     place.ok(&["daemon", "reload"]);
     let closed = || async { TcpStream::connect(api).is_err().then_some(()) };
