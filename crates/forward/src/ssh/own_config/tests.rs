@@ -33,6 +33,11 @@ const CASES: &[(&str, &str)] = &[
     ("q", "User me # a comment\nHost q # another\n Port 3\n"),
     ("p", "PubkeyAuthentication no\nPasswordAuthentication no\nChallengeResponseAuthentication no\n"),
     ("p", "PreferredAuthentications publickey,password\nPKCS11Provider /lib/p.so\nKbdInteractiveAuthentication no\n"),
+    ("f", "IdentitiesOnly Yes\nPubkeyAuthentication NO\nHashKnownHosts True\nStrictHostKeyChecking Yes\n"),
+    ("f", "PasswordAuthentication Yes\nKbdInteractiveAuthentication FALSE\nStrictHostKeyChecking Accept-New\n"),
+    ("f", "ProxyCommand None\nUserKnownHostsFile None\nGlobalKnownHostsFile NONE\nRevokedHostKeys None\n"),
+    ("f", "PKCS11Provider None\nIdentityAgent None\nIdentityFile None\nCertificateFile None\nProxyJump None\n"),
+    ("f", "CanonicalizeHostname No\nPasswordAuthentication TRUE\nStrictHostKeyChecking OFF\n"),
     ("j", "User me\nPort 2200\nHostName h.example\nProxyJump ssh://gate:2200,last\n"),
 ];
 
