@@ -201,6 +201,22 @@ mod tests {
         scope.abort();
     }
 
+    #[tokio::test]
+    async fn a_dial_of_what_is_away_is_no_restart_of_the_forward() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let target = format!("ssh://someone@{}/db:5432", listener.local_addr().unwrap());
+        drop(listener);
+        let (scope, clusters) = (Scope::root(), Clusters::new(KubeSettings::default()));
+        let target = Target::parse(&target).unwrap();
+        let forward = Forward::new(&scope, &clusters, "db", target, ForwardOptions::default());
+        let mut reports = forward.status();
+        let tried = reports.wait_for(|report| report.status.attempt.number() >= 4);
+        let report = tokio::time::timeout(DEADLINE, tried).await.unwrap().unwrap().clone();
+        assert_eq!(report.restarts, 0, "{report:?}");
+        scope.drain();
+        scope.abort();
+    }
+
     #[tokio::test(start_paused = true)]
     async fn who_gives_up_its_turn_leaves_it_to_another() {
         let reach = Reach::new();
