@@ -223,7 +223,7 @@ impl Driver {
                 self.shared.tell(ForwardInput::Resolved { attempt });
             }
             Outcome::ResolveFailed(attempt, error) => {
-                let trouble = self.trouble(error);
+                let trouble = self.trouble(error, false);
                 self.shared.tell(ForwardInput::ResolveFailed { attempt, trouble });
             }
             Outcome::Connected(attempt) => {
@@ -243,7 +243,7 @@ impl Driver {
                 }
             }
             Outcome::ConnectFailed(attempt, error) => {
-                let trouble = self.trouble(error);
+                let trouble = self.trouble(error, true);
                 self.shared.tell(ForwardInput::ConnectFailed { attempt, trouble });
             }
             Outcome::Lost(attempt, reason) => self.shared.tell(ForwardInput::Lost { attempt, reason }),
@@ -262,9 +262,10 @@ impl Driver {
         }
     }
 
-    /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
-    fn trouble(&mut self, error: ForwardError) -> Trouble {
-        let (permanent, away) = (!error.is_transient() && !self.worked, error.is_away());
+    /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again. Only what is
+    /// tried in turns may be tried again at once.
+    fn trouble(&mut self, error: ForwardError, in_turns: bool) -> Trouble {
+        let (permanent, away) = (!error.is_transient() && !self.worked, in_turns && error.is_away());
         self.goes_on = away && !permanent;
         let reason = chain(&error);
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
