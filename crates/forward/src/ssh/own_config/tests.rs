@@ -142,3 +142,21 @@ fn s6_a_file_that_others_can_write_is_not_read() {
     let (reason, _) = reader.all(None, asked).unwrap_err();
     assert!(reason.contains(".ssh/config can be changed by others"), "{reason}");
 }
+
+#[test]
+fn what_is_no_file_is_not_waited_for_and_has_an_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = Reader { home: None, system: "/nonexistent".into() };
+    let asked = Asked { host: "a", user: None, port: None, local_user: "x" };
+    for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+        let (reason, _) = reader.all(Some(path), asked).unwrap_err();
+        assert_eq!(reason, format!("{}: it is no file", path.display()));
+    }
+    assert_eq!(reader.all(Some(Path::new("/dev/null")), asked).unwrap().user, "x");
+    let large = directory.path().join("large");
+    fs::File::create(&large).unwrap().set_len(SIZE_MAX + 1).unwrap();
+    let (reason, _) = reader.all(Some(&large), asked).unwrap_err();
+    assert!(reason.contains("too large"), "{reason}");
+}
