@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use adit_core::target::Target;
+use adit_core::target::{SshServer, Target};
 use tokio::sync::OnceCell;
 
 use crate::error::ForwardError;
@@ -11,7 +11,7 @@ use crate::k8s::api::Api;
 use crate::k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use crate::k8s::target::PodPools;
 use crate::reach::Reach;
-use crate::ssh::servers::SshServers;
+use crate::ssh::servers::{SshServers, login};
 
 /// The clusters of a kubeconfig, and the SSH servers: whatever forwards share.
 pub struct Clusters {
@@ -19,7 +19,16 @@ pub struct Clusters {
     ssh: Arc<SshServers>,
     kubeconfigs: Mutex<Option<Arc<Kubeconfigs>>>,
     known: Mutex<HashMap<String, Arc<OnceCell<Cluster>>>>,
-    reaches: Mutex<HashMap<String, Arc<Reach>>>,
+    reaches: Mutex<HashMap<Shared, Arc<Reach>>>,
+}
+
+/// What forwards share the way to.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Shared {
+    /// A cluster, by the name of its context.
+    Cluster(String),
+    /// A login at an SSH server: another key or another hop is another way.
+    Login(SshServer),
 }
 
 /// One context of it.
@@ -82,14 +91,21 @@ impl Clusters {
 
     /// Whether there is a way to what a target shares with others; nothing for what it shares with none.
     pub(crate) fn reach(&self, target: &Target) -> Option<Arc<Reach>> {
+        let context = |context: &Option<String>| Shared::Cluster(self.name_of(context.as_deref()));
         let shared = match target {
-            Target::Kubernetes(target) => format!("k8s://{}", target.context.as_deref().unwrap_or_default()),
-            Target::Jump(target) => format!("k8s://{}", target.context.as_deref().unwrap_or_default()),
-            Target::Ssh(target) => format!("ssh://{}", target.server),
+            Target::Kubernetes(target) => context(&target.context),
+            Target::Jump(target) => context(&target.context),
+            Target::Ssh(target) => Shared::Login(login(&target.server)),
             Target::Local(_) | Target::Forward(_) => return None,
         };
         let mut reaches = self.reaches.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Arc::clone(reaches.entry(shared).or_insert_with(Reach::new)))
+    }
+
+    /// The name of a context, of the current one too: whoever writes it shares it with whoever leaves it out.
+    fn name_of(&self, context: Option<&str>) -> String {
+        let named = self.kubeconfigs().ok().and_then(|known| known.context_name(context).ok());
+        named.unwrap_or_else(|| context.unwrap_or_default().to_owned())
     }
 
     /// What the credentials of a context come from, when that is a program.
@@ -114,5 +130,39 @@ impl Clusters {
 impl std::fmt::Debug for Clusters {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Clusters").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_logins_at_one_address_wait_for_each_other_in_nothing() {
+        let clusters = Clusters::new(KubeSettings::default());
+        let mut target = Target::parse("ssh://root@bastion/db:5432").unwrap();
+        let direct = clusters.reach(&target).unwrap();
+        assert!(Arc::ptr_eq(&direct, &clusters.reach(&target).unwrap()));
+        let Target::Ssh(ssh) = &mut target else { panic!("no SSH target") };
+        ssh.server.options.connect_timeout = Some(std::time::Duration::from_secs(3));
+        assert!(Arc::ptr_eq(&direct, &clusters.reach(&target).unwrap()), "how long is waited makes no other login");
+        let Target::Ssh(ssh) = &mut target else { panic!("no SSH target") };
+        ssh.server.options.jump = Some("dead.example".to_owned());
+        assert!(!Arc::ptr_eq(&direct, &clusters.reach(&target).unwrap()));
+    }
+
+    #[test]
+    fn the_current_context_is_one_cluster_with_and_without_its_name() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("config");
+        let text = "apiVersion: v1\nkind: Config\ncurrent-context: one\n\
+                    contexts:\n- { name: one, context: { cluster: c, user: u } }\n- { name: two, context: { cluster: c, user: u } }\n\
+                    clusters:\n- { name: c, cluster: { server: \"https://127.0.0.1:1\" } }\nusers:\n- { name: u, user: {} }\n";
+        std::fs::write(&path, text).unwrap();
+        let settings = KubeSettings { kubeconfig: Some(path.to_str().unwrap().to_owned()), ..KubeSettings::default() };
+        let clusters = Clusters::new(settings);
+        let reach = |text: &str| clusters.reach(&Target::parse(text).unwrap()).unwrap();
+        assert!(Arc::ptr_eq(&reach("k8s:///shop/service/api:80"), &reach("k8s://one/shop/service/web:80")));
+        assert!(!Arc::ptr_eq(&reach("k8s:///shop/service/api:80"), &reach("k8s://two/shop/service/web:80")));
     }
 }

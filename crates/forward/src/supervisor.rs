@@ -18,6 +18,7 @@ use tokio::sync::{Notify, watch};
 use crate::clusters::Clusters;
 use crate::error::ForwardError;
 use crate::k8s::target::KubeStatus;
+use crate::reach::Reach;
 use crate::report::{ForwardReport, HealthReport};
 use crate::session::{JumpOptions, Session, SessionOptions};
 
@@ -117,6 +118,8 @@ pub(crate) struct Shared {
     session: watch::Sender<Option<Arc<Session>>>,
     /// The session whatever the state: it follows its target while nothing can be opened, too.
     kept: Mutex<Weak<Session>>,
+    /// What it shares the way to its target with, as of its last dial.
+    reach: Mutex<Option<Arc<Reach>>>,
     /// Why it failed, in full; the machine keeps the text only.
     error: Mutex<Option<ForwardError>>,
     /// What probes say, when it is probed.
@@ -185,6 +188,7 @@ impl Forward {
             report: watch::Sender::new(Arc::new(report)),
             session: watch::Sender::new(None),
             kept: Mutex::default(),
+            reach: Mutex::default(),
             error: Mutex::default(),
             abandoned: AtomicBool::new(false),
             stops: AtomicU64::new(0),
@@ -267,6 +271,9 @@ impl Forward {
         let session = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
         if let Some(session) = session {
             session.wake();
+        }
+        if let Some(reach) = &*self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner) {
+            reach.wake();
         }
         self.shared.tell(ForwardInput::Wake);
     }

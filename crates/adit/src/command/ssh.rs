@@ -187,7 +187,7 @@ async fn trust(global: &Global, server: &SshServer, wanted: Option<&str>, yes: b
             return Err(Failure::new(Fault::NotPermitted, "the key was not accepted", ""));
         }
     }
-    let file = servers.trust(server, &shown).await.map_err(|error| failure(&error))?;
+    let file = servers.trust(&scope, server, &shown).await.map_err(|error| failure(&error))?;
     report(
         global,
         server,

@@ -174,7 +174,7 @@ impl<'a> ClientConfig<'a> {
             }
         }
         for (key, values) in &self.found {
-            let several = || values.iter().filter(|value| *value != NONE).cloned().collect();
+            let several = || values.iter().filter(|value| !value.eq_ignore_ascii_case(NONE)).cloned().collect();
             let value = values.first().map_or("", String::as_str);
             match *key {
                 "hostname" | "user" | "proxyjump" => {}
@@ -251,8 +251,9 @@ impl<'a> ClientConfig<'a> {
 
     fn take(&mut self, line: &Line) -> Result<(), ClientConfigError> {
         let keyword = line.keyword.as_str();
-        let wants_second_reading = keyword == "canonicalizehostname" && line.words.first().is_some_and(|on| on != "no");
-        if wants_second_reading || (keyword == "proxyusefdpass" && line.words.first().is_some_and(|on| on == "yes")) {
+        let flag = line.words.first().map(|flag| flag.to_ascii_lowercase()).unwrap_or_default();
+        let wants_second_reading = keyword == "canonicalizehostname" && !matches!(flag.as_str(), "" | "no" | "false");
+        if wants_second_reading || (keyword == "proxyusefdpass" && matches!(flag.as_str(), "yes" | "true")) {
             return Err(self.only_openssh(line));
         }
         let Some((_, name, kind)) = KEYWORDS.iter().find(|(written, ..)| *written == keyword) else { return Ok(()) };

@@ -138,12 +138,14 @@ impl SshSettings {
     }
 
     pub(super) fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
-        let some = || (value != NONE && !value.is_empty()).then(|| value.to_owned());
-        let several = || match value {
-            NONE => Vec::new(),
-            value => value.split_ascii_whitespace().map(str::to_owned).collect(),
+        let is_none = value.eq_ignore_ascii_case(NONE);
+        let some = || (!is_none && !value.is_empty()).then(|| value.to_owned());
+        let several = || match is_none {
+            true => Vec::new(),
+            false => value.split_ascii_whitespace().map(str::to_owned).collect(),
         };
-        let is_on = value == "yes" || value == "true";
+        let flag = value.to_ascii_lowercase();
+        let is_on = flag == "yes" || flag == "true";
         match key {
             "user" => value.clone_into(&mut self.user),
             "hostname" => value.clone_into(&mut self.host),
@@ -152,13 +154,13 @@ impl SshSettings {
             "identityfile" => self.identities.extend(some()),
             "certificatefile" => self.certificates.extend(some()),
             "identitiesonly" => self.identities_only = is_on,
-            "identityagent" => self.agent = Some(value.to_owned()),
+            "identityagent" => self.agent = Some(if is_none { NONE } else { value }.to_owned()),
             "pkcs11provider" => self.pkcs11 = some(),
             "proxycommand" => self.proxy_command = some(),
             "userknownhostsfile" => self.user_known_hosts = several(),
             "revokedhostkeys" => self.revoked.extend(several()),
             "globalknownhostsfile" => self.global_known_hosts = several(),
-            "stricthostkeychecking" => self.strict = strict(value)?,
+            "stricthostkeychecking" => self.strict = strict(&flag)?,
             "hashknownhosts" => self.hash_known_hosts = is_on,
             "serveraliveinterval" => {
                 let interval = seconds(value)?;
@@ -168,7 +170,7 @@ impl SshSettings {
                 self.alive_count = value.parse().map_err(|_| "it is no number".to_owned())?;
             }
             "connecttimeout" if value != NONE => self.connect_timeout = Some(seconds(value)?),
-            "pubkeyauthentication" => self.publickey = value != "no" && value != "false",
+            "pubkeyauthentication" => self.publickey = flag != "no" && flag != "false",
             "passwordauthentication" => self.password = is_on,
             "kbdinteractiveauthentication" => self.keyboard_interactive = is_on,
             "preferredauthentications" => self.preferred = value.split(',').map(str::to_owned).collect(),
@@ -284,7 +286,7 @@ fn fault(key: &str, value: &str, reason: String) -> SettingsError {
 }
 
 pub(super) fn jumps(value: &str) -> Result<Vec<SshServer>, SshTargetError> {
-    if value == NONE || value.is_empty() {
+    if value.eq_ignore_ascii_case(NONE) || value.is_empty() {
         return Ok(Vec::new());
     }
     value.split(',').map(|hop| SshServer::parse(hop.trim().strip_prefix("ssh://").unwrap_or(hop.trim()))).collect()

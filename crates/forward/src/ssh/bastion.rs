@@ -222,7 +222,7 @@ impl Bastion {
     }
 
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
-        let known = Known::of(&self.server).await?;
+        let known = Known::of(scope, &self.server).await?;
         if known.by_openssh() {
             openssh::check(&known).await?;
             return Ok(Way::OpenSsh(Arc::new(known)));
@@ -435,7 +435,7 @@ pub(crate) async fn test(
     destination: Option<(&str, u16)>,
     notes: Notes<'_>,
 ) -> Result<Result<(), ConnectError>, SshError> {
-    let known = Known::of(server).await?;
+    let known = Known::of(scope, server).await?;
     let settings = &known.settings;
     notes(match known.reader {
         Reader::OpenSsh => "the settings are those of `ssh -G`".to_owned(),

@@ -156,7 +156,7 @@ impl RemotePorts {
         loop {
             let table = Arc::new(RemoteTable::new(&self.events));
             let linking = async {
-                let known = Known::of(&self.server).await?;
+                let known = Known::of(&scope, &self.server).await?;
                 if known.by_openssh() {
                     return Err(by_openssh(&known));
                 }

@@ -69,7 +69,7 @@ impl SshServers {
     /// # Errors
     /// [`SshError`] when it shows none.
     pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
-        let known = Known::of(server).await?;
+        let known = Known::of(scope, server).await?;
         let secrets = self.secrets();
         let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {} };
         dial.shown_key(&known).await
@@ -79,8 +79,13 @@ impl SshServers {
     ///
     /// # Errors
     /// [`SshError`] when the file cannot be written.
-    pub async fn trust(self: &Arc<Self>, server: &SshServer, key: &ShownKey) -> Result<String, SshError> {
-        key.accept(&Known::of(server).await?)
+    pub async fn trust(
+        self: &Arc<Self>,
+        scope: &Scope,
+        server: &SshServer,
+        key: &ShownKey,
+    ) -> Result<String, SshError> {
+        key.accept(&Known::of(scope, server).await?)
     }
 
     /// Logs in once and says each step; with a host and a port it opens a stream there as well.
@@ -99,7 +104,7 @@ impl SshServers {
 }
 
 /// A server without what makes no difference to who logs in where.
-fn login(server: &SshServer) -> SshServer {
+pub(crate) fn login(server: &SshServer) -> SshServer {
     let mut login = server.clone();
     login.options.keepalive = None;
     login.options.connect_timeout = None;

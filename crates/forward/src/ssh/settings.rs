@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use adit_core::ssh::{SshSettings, expand};
 use adit_core::target::{SshBackend, SshServer};
+use runtime::Scope;
 use tokio::process::Command;
 
 use super::error::SshError;
@@ -49,13 +50,18 @@ pub(crate) enum Reader {
 
 impl Known {
     /// Asks `ssh -G`; without that program its files are read here.
-    pub(crate) async fn of(server: &SshServer) -> Result<Self, SshError> {
+    pub(crate) async fn of(scope: &Scope, server: &SshServer) -> Result<Self, SshError> {
         let fault = |reason: String| SshError::settings(&server.to_string(), reason);
         let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
         let local_user = local_user();
         let (mut settings, reader) = match printed(server).await.map_err(fault)? {
             Some(text) => (SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?, Reader::OpenSsh),
-            None => (own_config::settings(server, home.as_deref(), &local_user)?, Reader::Own),
+            None => {
+                let (server, home, local_user) = (server.clone(), home.clone(), local_user.clone());
+                let read = move || own_config::settings(&server, home.as_deref(), &local_user);
+                let read = scope.spawn_blocking("read ssh_config", read).await;
+                (read.map_err(|lost| fault(lost.to_string()))??, Reader::Own)
+            }
         };
         let options = &server.options;
         if let Some(jump) = &options.jump {

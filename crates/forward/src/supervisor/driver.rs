@@ -51,6 +51,8 @@ pub(super) struct Driver {
     carried: bool,
     /// Whether there was an attempt since it was last asked for, and how many more of them there were in all.
     tried: bool,
+    /// The last attempt failed because what it shares with others is away: the next one goes on with it.
+    goes_on: bool,
     restarts: u64,
     /// How often it was lost, for how long, and since when it is.
     outages: u64,
@@ -74,6 +76,7 @@ impl Driver {
             worked: false,
             carried: false,
             tried: false,
+            goes_on: false,
             restarts: 0,
             outages: 0,
             outage_time: Duration::ZERO,
@@ -127,14 +130,15 @@ impl Driver {
             ForwardAction::Resolve { attempt } => {
                 self.asked.get_or_insert_with(Instant::now);
                 self.ready_since = None;
-                self.restarts += u64::from(self.tried);
-                self.tried = true;
+                self.restarts += u64::from(self.tried && !self.goes_on);
+                (self.tried, self.goes_on) = (true, false);
                 self.shared.session.send_replace(None);
                 self.work = Some(self.resolve(attempt));
             }
             ForwardAction::Connect { attempt } => {
                 if let Some((session, _)) = &self.session {
                     let (session, reach) = (Arc::clone(session), self.clusters.reach(&self.shared.target));
+                    self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner).clone_from(&reach);
                     self.work = Some(Box::pin(async move {
                         match ready(&session, reach).await {
                             Ok(()) => Outcome::Connected(attempt),
@@ -168,7 +172,7 @@ impl Driver {
         self.status = None;
         self.asked = None;
         self.ready_since = None;
-        (self.carried, self.tried) = (false, false);
+        (self.carried, self.tried, self.goes_on) = (false, false, false);
     }
 
     fn resolve(&self, attempt: Attempt) -> BoxFuture<'static, Outcome> {
@@ -219,7 +223,7 @@ impl Driver {
                 self.shared.tell(ForwardInput::Resolved { attempt });
             }
             Outcome::ResolveFailed(attempt, error) => {
-                let trouble = self.trouble(error);
+                let trouble = self.trouble(error, false);
                 self.shared.tell(ForwardInput::ResolveFailed { attempt, trouble });
             }
             Outcome::Connected(attempt) => {
@@ -239,7 +243,7 @@ impl Driver {
                 }
             }
             Outcome::ConnectFailed(attempt, error) => {
-                let trouble = self.trouble(error);
+                let trouble = self.trouble(error, true);
                 self.shared.tell(ForwardInput::ConnectFailed { attempt, trouble });
             }
             Outcome::Lost(attempt, reason) => self.shared.tell(ForwardInput::Lost { attempt, reason }),
@@ -258,9 +262,11 @@ impl Driver {
         }
     }
 
-    /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again.
-    fn trouble(&self, error: ForwardError) -> Trouble {
-        let (permanent, away) = (!error.is_transient() && !self.worked, error.is_away());
+    /// What was permanent at the start may pass once it has worked: a deployment is deleted and made again. Only what is
+    /// tried in turns may be tried again at once.
+    fn trouble(&mut self, error: ForwardError, in_turns: bool) -> Trouble {
+        let (permanent, away) = (!error.is_transient() && !self.worked, in_turns && error.is_away());
+        self.goes_on = away && !permanent;
         let reason = chain(&error);
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         match (permanent, away) {

@@ -105,3 +105,32 @@ async fn requests_are_answered_and_the_end_waits_for_nobody_who_is_silent() {
     scope.drain();
     tokio::time::timeout(Duration::from_secs(5), scope.idle()).await.expect("nobody lingers");
 }
+
+/// A client that asks and asks and reads nothing; how long it is put up with.
+async fn put_up_with(requests: usize) -> Duration {
+    let (mut client, server) = tokio::io::duplex(256);
+    let scope = Scope::root();
+    let begun = tokio::time::Instant::now();
+    let serving = conversation(Unread::new(server, Duration::from_secs(30)), Echo, scope.clone());
+    let asking = async {
+        let text = "GET /a HTTP/1.1\r\nHost: adit\r\n\r\n".repeat(requests);
+        // It fails when the other end is gone.
+        let _ = client.write_all(text.as_bytes()).await;
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::time::timeout(Duration::from_secs(600), async {
+        tokio::select! {
+            () = serving => {}
+            () = asking => {}
+        }
+    });
+    assert!(ended.await.is_ok(), "it is put up with for ever");
+    begun.elapsed()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_nothing_or_asks_nothing_is_given_up() {
+    assert!((30..60).contains(&put_up_with(10_000).await.as_secs()));
+    assert!(put_up_with(0).await <= HEADER_TIMEOUT);
+    assert!(put_up_with(1).await <= HEADER_TIMEOUT * 2, "and after an answer that is not read");
+}

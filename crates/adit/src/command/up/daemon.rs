@@ -39,6 +39,7 @@ use crate::report::{Failure, Output};
 use crate::terminal;
 use client::Client;
 use logs::{Reader, Wanted};
+use others::Process;
 use place::Place;
 use state::{Chosen, Verb};
 
@@ -468,13 +469,10 @@ async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
     let begun = std::time::Instant::now();
     let answer = client.post("/v1/shutdown", None).await?;
     let patience = answer["at_most_ms"].as_u64().map_or(END, |most| Duration::from_millis(most) + LEEWAY);
-    // Whoever connects to a socket that systemd holds starts another daemon.
+    // Not the socket: it may take connections when this daemon has ended, such as one that a service manager holds.
     let pid = answer["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-    let stays = pid.filter(|_| answer["socket_stays"] == true);
-    while match stays {
-        Some(pid) => others::is_daemon(pid),
-        None => client.is_there().await,
-    } {
+    let process = pid.and_then(Process::of);
+    while process.as_ref().is_some_and(Process::is_alive) {
         if begun.elapsed() > patience {
             return Err(Failure::new(Fault::Internal, "the daemon has not ended", "see `adit logs`"));
         }

@@ -225,3 +225,66 @@ async fn the_description_has_every_key_of_the_status() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_has_no_token_and_never_reads_keeps_nobody_away() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let many = "GET /v1/status HTTP/1.1\r\nHost: localhost\r\n\r\n".repeat(200);
+    // As many as there are places at the port.
+    let strangers: Vec<TcpStream> = (0..256)
+        .map(|_| {
+            let mut stranger = TcpStream::connect(port).expect("a connection");
+            stranger.write_all(many.as_bytes()).expect("it is sent");
+            stranger
+        })
+        .collect();
+    let bearer = format!("Bearer {token}");
+    let head = raw::head("GET", AUTHORITY, "/v1/forwards", &[("authorization", bearer.as_str())], None);
+    let answered = || async {
+        let mut client = raw::Client::connect(port).await.ok()?;
+        client.send(&head).await.ok()?;
+        (client.response(false).await.ok()?.status == 200).then_some(())
+    };
+    eventually(DEADLINE, "the owner is answered", answered).await;
+    drop(strangers);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forwards_are_started_and_stopped_though_the_token_has_gone_bad() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let file = place.home.path().join("state/adit/daemon.token");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o644)).unwrap();
+    place.ok(&["start", "web"]);
+    place.ok(&["stop", "web"]);
+    let mistake = place.json(&["daemon", "status"])["daemon"]["mistake"].clone();
+    assert!(mistake["message"].as_str().unwrap_or_default().contains("open to other users"), "{mistake}");
+    let bearer = format!("Bearer {token}");
+    let authorised = [("authorization", bearer.as_str())];
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await.0, 200, "with the token it had");
+    let (_, text) = place.fails(&["daemon", "reload"]);
+    assert!(text.contains("open to other users"), "{text}");
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    place.ok(&["start", "web"]);
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["mistake"], Value::Null);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_cannot_be_had_is_told_once_whatever_is_started_and_stopped() {
+    let place = Place::new().await;
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let wanted = taken.local_addr().unwrap();
+    place.write(&format!("forwards:\n{}daemon: {{ listen: \"{wanted}\" }}\n", place.forward("web", 0, "")));
+    place.start();
+    for verb in ["start", "stop", "start"] {
+        place.ok(&[verb, "web"]);
+    }
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["daemon", "stop"]);
+    assert_eq!(place.log().matches("\"event\":\"not-opened\"").count(), 1, "{}", place.log());
+}

@@ -166,3 +166,51 @@ async fn a_restart_with_another_file_is_refused() {
     assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], pid);
     assert!(place.ok(&["daemon", "restart", "--config", "adit.yaml"]).contains("the environment of the one before"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_a_predecessor_lingers_the_daemon_is_stopped_and_another_one_started() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    let first = place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    live.set_read_timeout(Some(DEADLINE)).unwrap();
+    place.ok(&["daemon", "restart"]);
+    let begun = std::time::Instant::now();
+    let second = place.json(&["daemon", "stop"])["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok()).unwrap();
+    assert!(begun.elapsed() < std::time::Duration::from_secs(10), "{:?}", begun.elapsed());
+    assert!(second != first && !is_alive(second));
+    assert!(is_alive(first), "it stays for what it carries");
+    let (_, text) = place.fails(&["status"]);
+    assert!(text.contains("no daemon runs"), "{text}");
+    let third = place.start();
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    live.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    drop(live);
+    let gone = || async { (!is_alive(first)).then_some(()) };
+    eventually(DEADLINE, "the first process ends", gone).await;
+    assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], third);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_of_the_daemon_that_is_taken_out_of_the_file_is_closed_though_a_predecessor_lingers() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, ", start: always");
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: 0 }}\n"));
+    let first = place.start();
+    let live = TcpStream::connect(place.entrance("web")).unwrap();
+    place.ok(&["daemon", "restart"]);
+    let api = place.json(&["daemon", "status"])["daemon"]["ports"]["api"]["address"].clone();
+    let api: SocketAddr = api.as_str().unwrap().parse().unwrap();
+    assert!(TcpStream::connect(api).is_ok());
+    // It has connected whom it accepted last, and only carries from here on.
+    place.logged("another process has taken over").await;
+    place.write(&format!("forwards:\n{web}"));
+    place.ok(&["daemon", "reload"]);
+    let closed = || async { TcpStream::connect(api).is_err().then_some(()) };
+    eventually(DEADLINE, "nobody listens there", closed).await;
+    assert!(is_alive(first), "it stays for what it carries");
+    drop(live);
+}

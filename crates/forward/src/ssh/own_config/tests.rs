@@ -33,6 +33,11 @@ const CASES: &[(&str, &str)] = &[
     ("q", "User me # a comment\nHost q # another\n Port 3\n"),
     ("p", "PubkeyAuthentication no\nPasswordAuthentication no\nChallengeResponseAuthentication no\n"),
     ("p", "PreferredAuthentications publickey,password\nPKCS11Provider /lib/p.so\nKbdInteractiveAuthentication no\n"),
+    ("f", "IdentitiesOnly Yes\nPubkeyAuthentication NO\nHashKnownHosts True\nStrictHostKeyChecking Yes\n"),
+    ("f", "PasswordAuthentication Yes\nKbdInteractiveAuthentication FALSE\nStrictHostKeyChecking Accept-New\n"),
+    ("f", "ProxyCommand None\nUserKnownHostsFile None\nGlobalKnownHostsFile NONE\nRevokedHostKeys None\n"),
+    ("f", "PKCS11Provider None\nIdentityAgent None\nIdentityFile None\nCertificateFile None\nProxyJump None\n"),
+    ("f", "CanonicalizeHostname No\nPasswordAuthentication TRUE\nStrictHostKeyChecking OFF\n"),
     ("j", "User me\nPort 2200\nHostName h.example\nProxyJump ssh://gate:2200,last\n"),
 ];
 
@@ -136,4 +141,22 @@ fn s6_a_file_that_others_can_write_is_not_read() {
     let asked = Asked { host: "a", user: None, port: None, local_user: "x" };
     let (reason, _) = reader.all(None, asked).unwrap_err();
     assert!(reason.contains(".ssh/config can be changed by others"), "{reason}");
+}
+
+#[test]
+fn what_is_no_file_is_not_waited_for_and_has_an_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    let reader = Reader { home: None, system: "/nonexistent".into() };
+    let asked = Asked { host: "a", user: None, port: None, local_user: "x" };
+    for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+        let (reason, _) = reader.all(Some(path), asked).unwrap_err();
+        assert_eq!(reason, format!("{}: it is no file", path.display()));
+    }
+    assert_eq!(reader.all(Some(Path::new("/dev/null")), asked).unwrap().user, "x");
+    let large = directory.path().join("large");
+    fs::File::create(&large).unwrap().set_len(SIZE_MAX + 1).unwrap();
+    let (reason, _) = reader.all(Some(&large), asked).unwrap_err();
+    assert!(reason.contains("too large"), "{reason}");
 }

@@ -18,7 +18,7 @@ async fn an_unknown_key_is_refused_before_any_login_and_can_be_trusted() {
     let servers = bed.clusters.ssh();
     let shown = within("the key is shown", servers.shown_key(&bed.scope, &server)).await.unwrap();
     assert!(refused.text.contains(&shown.fingerprint) && shown.refused.is_some());
-    servers.trust(&server, &shown).await.unwrap();
+    servers.trust(&bed.scope, &server, &shown).await.unwrap();
     let shown = within("the key is shown", servers.shown_key(&bed.scope, &server)).await.unwrap();
     assert!(shown.refused.is_none());
     let forward = bed.forward_with(options);

@@ -12,6 +12,7 @@ use std::time::Duration;
 use adit_core::config::DaemonConfig;
 use adit_core::diagnose::Fault;
 use adit_core::token::Token;
+use runtime::control::{Unread, conversation};
 use runtime::listener::{BoundListener, ConnectionLimit};
 use runtime::scope::Scope;
 use serde_json::{Value, json};
@@ -26,6 +27,8 @@ use crate::report::{Failure, failure};
 const CONNECTIONS: usize = 256;
 /// How often a port that could not be had is tried.
 const AGAIN: Duration = Duration::from_secs(5);
+/// How long a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
 /// A shorter token could be guessed.
 const TOKEN_MIN: usize = 16;
 
@@ -64,6 +67,8 @@ pub(super) struct Doors {
 
 #[derive(Default)]
 struct Held {
+    /// The addresses that were asked for last.
+    wanted: Option<[Option<SocketAddr>; Which::ALL.len()]>,
     open: Vec<Open>,
     /// What is asked for and could not be had, with the reason.
     failed: Vec<(Which, SocketAddr, Failure)>,
@@ -99,12 +104,22 @@ impl Doors {
             Some(path) => path.clone(),
             None => made(own)?,
         };
-        let token = TokenSource::File(path.clone()).read().map_err(|error| failure(&error))?;
-        if token.expose().len() < TOKEN_MIN {
+        let token = TokenSource::File(path.clone()).read().map_err(|error| failure(&error));
+        let token = token.and_then(|token| {
+            if token.expose().len() >= TOKEN_MIN {
+                return Ok(token);
+            }
             let text = format!("the token in {} is shorter than {TOKEN_MIN} characters", path.display());
             let hint = "leave daemon.token_file out, and the daemon makes one that nobody guesses";
-            return Err(Failure::new(Fault::Config, text, hint));
-        }
+            Err(Failure::new(Fault::Config, text, hint))
+        });
+        let token = match (token, &config.token_file) {
+            (Err(failure), None) => {
+                let hint = format!("remove {}, and the daemon makes another one", path.display());
+                return Err(Failure::new(Fault::Config, failure.message(), hint));
+            }
+            (token, _) => token?,
+        };
         Ok(Some((path, token.expose().clone())))
     }
 
@@ -115,6 +130,12 @@ impl Doors {
             self.key.set(&token);
             held.token_file = Some(path);
         }
+        let wanted = Some(Which::ALL.map(|which| which.wanted(config)));
+        if held.wanted == wanted {
+            // What could not be had was told, and is tried again anyway.
+            return;
+        }
+        held.wanted = wanted;
         held.failed.clear();
         held.open.retain(|open| {
             let stays = open.which.wanted(config) == Some(open.asked);
@@ -175,6 +196,11 @@ impl Doors {
     pub(super) fn sockets(&self) -> io::Result<Vec<(String, OwnedFd)>> {
         let held = self.held();
         held.open.iter().map(|open| Ok((open.which.key().to_owned(), open.socket.try_clone()?))).collect()
+    }
+
+    /// Another process has them now: here they are closed, so that they end with that one.
+    pub(super) fn let_go(&self) {
+        *self.held() = Held::default();
     }
 
     /// How they are.
@@ -239,7 +265,7 @@ fn serve(listener: BoundListener, door: Door, serving: &Scope) {
             let (door, ending) = (door.clone(), ending.clone());
             tasks.spawn("conversation at a port", async move {
                 let _permit = permit;
-                runtime::control::conversation(stream, door, ending).await;
+                conversation(Unread::new(stream, UNREAD), door, ending).await;
             });
         });
         if let Err(error) = accepted.await {
@@ -265,7 +291,8 @@ fn made(path: &Path) -> Result<PathBuf, Failure> {
     if let Some(directory) = path.parent() {
         std::fs::create_dir_all(directory).map_err(at)?;
     }
-    if path.exists() {
+    // An empty one is what a full disk or the end of the machine has left: nobody has it.
+    if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() || found.len() > 0) {
         return Ok(path.to_owned());
     }
     // Whole or not at all: half a token would be in the way of every start.
@@ -273,7 +300,7 @@ fn made(path: &Path) -> Result<PathBuf, Failure> {
     let token = Token::from_random(rand::random());
     let mut options = std::fs::OpenOptions::new();
     let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&next).map_err(at)?;
-    writeln!(file, "{}", token.expose()).map_err(at)?;
+    writeln!(file, "{}", token.expose()).and_then(|()| file.sync_all()).map_err(at)?;
     std::fs::rename(&next, path).map_err(at)?;
     Ok(path.to_owned())
 }
@@ -298,6 +325,26 @@ mod tests {
         let again = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
         assert_eq!(again.1, token);
         assert!(Token::parse(&token).is_ok());
+    }
+
+    #[test]
+    fn an_empty_token_of_our_own_is_made_anew_and_a_spoiled_one_is_told_with_what_to_do() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = directory.path().join("daemon.token");
+        let write = |text: &str| {
+            std::fs::write(&own, text).unwrap();
+            std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o600)).unwrap();
+        };
+        write("");
+        let (_, token) = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        assert!(Token::parse(&token).is_ok());
+        for spoiled in ["\n", "adit_x\n"] {
+            write(spoiled);
+            let error = Doors::token(&config(None), &own).unwrap_err();
+            assert!(error.hint().unwrap().contains("and the daemon makes another one"), "{}", error.text());
+        }
+        write("");
+        assert!(Doors::token(&config(Some(own.clone())), &own).is_err(), "a file that the user names is the user's");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use adit_core::token::TokenHash;
-use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
+use http::header::{AUTHORIZATION, CONNECTION, HeaderMap, HeaderValue, ORIGIN, WWW_AUTHENTICATE};
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use runtime::admin::is_for_this_machine;
@@ -62,14 +62,14 @@ impl Handler for Door {
         };
         if let Err(why) = comes_from_here(&request, bound) {
             api.count_refused();
-            return api::problem(StatusCode::FORBIDDEN, Fault::NotPermitted.as_str(), why, None);
+            return last(api::problem(StatusCode::FORBIDDEN, Fault::NotPermitted.as_str(), why, None));
         }
         match self {
             Self::Api(_, _, key) => {
                 if !key.is_in(request.headers()) {
                     api.count_refused();
                     tokio::time::sleep(WRONG).await;
-                    return unauthorised();
+                    return last(unauthorised());
                 }
                 api.answer(request).await
             }
@@ -93,6 +93,12 @@ fn comes_from_here<B>(request: &Request<B>, bound: IpAddr) -> Result<(), &'stati
         return Err("no web page is answered here");
     }
     Ok(())
+}
+
+/// Whoever may not ask is answered once: with more requests on its way it would hold its place at the port.
+fn last(mut answer: Response<Lines>) -> Response<Lines> {
+    answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    answer
 }
 
 fn unauthorised() -> Response<Lines> {

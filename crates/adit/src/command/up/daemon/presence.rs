@@ -28,9 +28,8 @@ pub(super) struct Presence {
 }
 
 struct Held {
-    /// Nobody else is the daemon as long as this is open.
-    lock: ControlLock,
-    socket: OwnedFd,
+    /// Nothing once another process is the daemon: whatever of it stays open here would outlast that one.
+    kept: Option<Kept>,
     /// The socket's file, as it was when it was last known to be ours.
     file: Option<FileId>,
     /// Where this socket is answered.
@@ -39,23 +38,36 @@ struct Held {
     told: Option<String>,
 }
 
+struct Kept {
+    /// Nobody else is the daemon as long as this is open.
+    lock: ControlLock,
+    socket: OwnedFd,
+}
+
 impl Presence {
     /// Of a lock and a socket that are in their place.
     pub(super) fn new(answering: &Scope, place: &Place, lock: ControlLock, socket: &ControlSocket) -> io::Result<Self> {
         let (socket, file) = (socket.share()?, FileId::at(&place.socket()));
-        let held = Held { lock, socket, file, answering: answering.child(), told: None };
+        let kept = Some(Kept { lock, socket });
+        let held = Held { kept, file, answering: answering.child(), told: None };
         Ok(Self { answering: answering.clone(), held: Mutex::new(held) })
     }
 
     /// Both, for a successor.
     pub(super) fn descriptors(&self) -> io::Result<(OwnedFd, OwnedFd)> {
         let held = self.held();
-        Ok((held.lock.as_fd().try_clone_to_owned()?, held.socket.try_clone()?))
+        let Some(kept) = &held.kept else { return Err(io::Error::other("another process is the daemon")) };
+        Ok((kept.lock.as_fd().try_clone_to_owned()?, kept.socket.try_clone()?))
+    }
+
+    /// Another process has them now: here they are closed, so that they end with that one.
+    pub(super) fn let_go(&self) {
+        self.held().kept = None;
     }
 
     /// From now on the lock names this process.
     pub(super) fn sign(&self) -> io::Result<()> {
-        self.held().lock.sign()
+        self.held().kept.as_ref().map_or(Ok(()), |kept| kept.lock.sign())
     }
 
     /// Answers at the socket.
@@ -67,6 +79,9 @@ impl Presence {
     /// Puts back what is gone from its place, unless another daemon has the place. To be called within the runtime.
     pub(super) fn restore(&self, daemon: &Arc<Daemon>) {
         let mut held = self.held();
+        if held.kept.is_none() {
+            return;
+        }
         if held.is_found(&daemon.place) {
             held.told = None;
             return;
@@ -89,21 +104,23 @@ impl Presence {
     }
 
     fn again(&self, held: &mut Held, daemon: &Arc<Daemon>) -> Result<(), Failure> {
+        let Some(kept) = &mut held.kept else { return Ok(()) };
         let directory = daemon.place.open()?;
-        let lock = match held.lock.is_in(directory.path()) {
+        let lock = match kept.lock.is_in(directory.path()) {
             true => None,
             false => Some(ControlLock::take(&directory).map_err(|error| control(&error))?),
         };
-        let socket = ControlSocket::bind(&directory, lock.as_ref().unwrap_or(&held.lock));
+        let socket = ControlSocket::bind(&directory, lock.as_ref().unwrap_or(&kept.lock));
         let socket = socket.map_err(|error| control(&error))?;
         let share = socket.share().map_err(|error| super::state::internal(&error))?;
         let answering = self.answering.child();
         socket.serve(&answering, Api::new(daemon)).map_err(|error| super::state::internal(&error))?;
         std::mem::replace(&mut held.answering, answering).drain();
-        (held.socket, held.file) = (share, FileId::at(&directory.socket()));
+        kept.socket = share;
         if let Some(lock) = lock {
-            held.lock = lock;
+            kept.lock = lock;
         }
+        held.file = FileId::at(&directory.socket());
         Ok(())
     }
 
@@ -114,7 +131,8 @@ impl Presence {
 
 impl Held {
     fn is_found(&self, place: &Place) -> bool {
-        self.lock.is_in(&place.runtime) && self.file.is_some() && self.file == FileId::at(&place.socket())
+        let has_lock = self.kept.as_ref().is_some_and(|kept| kept.lock.is_in(&place.runtime));
+        has_lock && self.file.is_some() && self.file == FileId::at(&place.socket())
     }
 }
 

@@ -287,6 +287,10 @@ fn reload_on_change(scope: &Scope, daemon: &Arc<Daemon>, watch: &Arc<FileWatch>)
                 changed = changes.changed() => if changed.is_err() { return },
             }
             let Some(daemon) = daemon.upgrade() else { return };
+            // A successor reads it, though this one still connects whom it has accepted.
+            if daemon.ends() {
+                return;
+            }
             // It is told where it happens.
             let _ = daemon.reload().await;
         }
@@ -309,7 +313,7 @@ fn user_signals(scope: &Scope, daemon: &Arc<Daemon>) -> Result<(), Failure> {
                 daemon.be_found().await;
                 let Ok(report) = daemon.status(false).await else { continue };
                 daemon.journal.note("report", &status::in_words(&report), &json!({ "report": report }));
-            } else {
+            } else if !daemon.ends() {
                 let _ = daemon.reload().await;
             }
         }

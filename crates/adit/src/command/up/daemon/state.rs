@@ -211,6 +211,8 @@ impl Daemon {
     /// Takes no more questions: another process answers them.
     pub(super) fn stop_answering(&self) {
         self.answering.drain();
+        self.presence.let_go();
+        self.doors.let_go();
     }
 
     /// Whether it waits for its file to appear.
@@ -320,7 +322,7 @@ impl Daemon {
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
         self.notify.reloading();
         self.be_found().await;
-        let changed = self.change(|_| {}, Vec::new()).await;
+        let changed = self.change(None::<fn(&mut Desired)>, Vec::new()).await;
         self.notify.reloaded();
         match &changed {
             Ok(change) => {
@@ -352,7 +354,7 @@ impl Daemon {
             }
             desired.set(&list, if verb == Verb::Stop { Wish::Stopped } else { Wish::Started });
         };
-        self.change(wish, renew).await?;
+        self.change(Some(wish), renew).await?;
         for name in &names {
             let text = match forget {
                 true => format!("{name}: as the file says, by a user"),
@@ -431,10 +433,10 @@ impl Daemon {
         Ok(names)
     }
 
-    /// Changes wishes, reads the file again, and puts the result in force, or changes nothing.
+    /// Changes wishes, unless it is the file's turn alone, reads the file again, and puts the result in force, or changes nothing.
     async fn change(
         self: &Arc<Self>,
-        wish: impl FnOnce(&mut Desired) + Send + 'static,
+        wish: Option<impl FnOnce(&mut Desired) + Send + 'static>,
         renew: Vec<String>,
     ) -> Result<Change, Failure> {
         // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
@@ -474,7 +476,12 @@ impl Daemon {
         })
     }
 
-    fn change_now(self: &Arc<Self>, wish: impl FnOnce(&mut Desired), renew: &[String]) -> Result<Change, Failure> {
+    fn change_now(
+        self: &Arc<Self>,
+        wish: Option<impl FnOnce(&mut Desired)>,
+        renew: &[String],
+    ) -> Result<Change, Failure> {
+        let is_command = wish.is_some();
         let mut known = self.known();
         let read = self.source.read();
         // What is started and stopped is no change of the file.
@@ -482,15 +489,24 @@ impl Daemon {
         let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
         let read = self.remember(read)?;
         let mut desired = Desired::load(self.place.desired(), &self.config);
-        wish(&mut desired);
+        if let Some(wish) = wish {
+            wish(&mut desired);
+        }
         let (next, as_written) = overlaid(read, &desired);
         let own = as_written.daemon.clone();
-        let token = self.remember(Doors::token(&own, &self.place.token()))?;
+        let (token, spoiled) = match Doors::token(&own, &self.place.token()) {
+            // What is asked for of forwards has nothing to do with it: the port goes on with the token it has.
+            Err(failure) if is_command && own == known.file.daemon => (None, Some(failure)),
+            token => (self.remember(token)?, None),
+        };
         let (change, snapshot) = {
             let mut running = lock(&self.running);
             running.renew(renew);
             (self.remember(running.apply(&next))?, running.snapshot())
         };
+        if let Some(failure) = spoiled {
+            let _ = self.remember::<()>(Err(failure));
+        }
         self.view.exposed(&snapshot);
         if own != known.file.daemon || token.is_some() {
             self.end.set_times(own.shutdown);
