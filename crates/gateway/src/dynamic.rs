@@ -36,6 +36,8 @@ const LISTING_WAIT: Duration = Duration::from_secs(5);
 const CONTEXTS: usize = 200;
 /// Hosts that are told instead of one whose context is not there.
 const NEAR: usize = 3;
+/// The same when the context resembles none that is there.
+const INSTEAD: usize = 5;
 
 /// What dynamic hosts need to know; two that are equal find the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -330,7 +332,8 @@ impl Dynamic {
         })
     }
 
-    /// Whether there is this context; else those that could be meant. Without a kubeconfig it is not known.
+    /// Whether there is this context; else those that could be meant, or, when none resembles it, some that there are.
+    /// Without a kubeconfig it is not known.
     fn known_context(&self, context: &str) -> Result<(), Vec<String>> {
         let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Ok(()) };
         if kubeconfigs.context_name(Some(context)).is_ok() {
@@ -338,6 +341,9 @@ impl Dynamic {
         }
         let known = self.contexts();
         let near = near::near_matches(context, known.iter().map(String::as_str), NEAR);
+        if near.is_empty() {
+            return Err(known.into_iter().take(INSTEAD).collect());
+        }
         Err(near.into_iter().map(str::to_owned).collect())
     }
 
