@@ -250,7 +250,7 @@ impl Dynamic {
                 MissingPart::Port => target.port = PortRef::parse(instead).ok()?,
             }
             self.allowed(&target.context, &target.namespace).ok()?;
-            self.hosts.host(&target)
+            self.hosts.host_as_typed(&target, host)
         };
         instead.iter().filter_map(other).take(NEAR).collect()
     }

@@ -207,7 +207,11 @@ impl Problem {
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
             Self::UnknownHost { hint: Some(hint), .. } => sentence(hint),
-            Self::UnknownHost { near, .. } => match near.first() {
+            Self::UnknownHost { near, .. } => match near.iter().find(|near| !is_pattern(near)).or(near.first()) {
+                // It cannot be opened as it is written.
+                Some(pattern) if is_pattern(pattern) => {
+                    format!("The route {pattern} is for hosts with a name in place of the asterisk.")
+                }
                 Some(near) => format!("Did you mean {near}?"),
                 None => "Check the address, or add a route for it to gateway.routes.".into(),
             },
@@ -235,6 +239,11 @@ impl From<HeadFault> for Problem {
     fn from(fault: HeadFault) -> Self {
         Self::BadRequest { status: fault.status(), what: fault.to_string() }
     }
+}
+
+/// Whether a route's host stands for many.
+fn is_pattern(host: &str) -> bool {
+    host.contains('*')
 }
 
 /// What to write into a route whose service shows a certificate that is not trusted.
@@ -281,6 +290,17 @@ mod tests {
     fn a_reason_becomes_a_sentence_and_a_target_stays_as_it_is() {
         assert_eq!(sentence("no pod is ready"), "No pod is ready.");
         assert_eq!(sentence("k8s://dev/web refused"), "k8s://dev/web refused.");
+    }
+
+    #[test]
+    fn a_pattern_is_no_host_that_could_be_meant() {
+        let hint = |near: &[&str]| {
+            let near = near.iter().map(|near| (*near).to_owned()).collect();
+            Problem::UnknownHost { host: "apps.localhost".into(), near, reason: None, hint: None }.hint()
+        };
+        assert_eq!(hint(&["*.apps.localhost", "app.localhost"]), "Did you mean app.localhost?");
+        let told = hint(&["*.apps.localhost"]);
+        assert!(told.contains("*.apps.localhost") && !told.contains("Did you mean"), "{told}");
     }
 
     #[test]
