@@ -38,7 +38,12 @@ pub(crate) struct Around {
 impl Around {
     /// For a link to a route.
     fn to(self, route: &RouteEntry) -> Self {
-        Self { https: self.https || route.https, ..self }
+        self.for_https(route.https)
+    }
+
+    /// For links to hosts that are for `https`, if they are.
+    fn for_https(self, https: bool) -> Self {
+        Self { https: self.https || https, ..self }
     }
 }
 
@@ -217,11 +222,12 @@ fn forward_row(html: &mut String, forward: &ForwardEntry) {
 
 fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
     html.push_str("<h2>Without a route</h2><p>Any service and any pod has a host of its own:</p>");
+    let there = around.for_https(dynamic.tls);
     for form in &dynamic.forms {
-        let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, around)));
+        let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, there)));
     }
     if let Some(example) = &dynamic.example {
-        let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, around));
+        let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, there));
     }
     if !dynamic.contexts.is_empty() {
         html.push_str("<h2>Contexts</h2><p>Each leads to the list of its services:</p><ul>");
@@ -364,6 +370,7 @@ fn listing_text(listing: &Listing, around: Around) -> String {
 
 /// How hosts are written that need no route.
 fn forms_text(dynamic: &DynamicForm, around: Around) -> String {
+    let around = around.for_https(dynamic.tls);
     let line = |form: &String| format!("without a route: {}\n", origin(form, dynamic.tls, around));
     dynamic.forms.iter().map(line).collect()
 }

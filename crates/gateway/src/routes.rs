@@ -164,7 +164,7 @@ impl Lookup for Routes {
                     detail,
                     last_error,
                     tls: route.config.terminate || route.config.passes_tls(),
-                    https: route.config.is_for_https(),
+                    https: route.config.is_for_https() || route.config.terminate,
                 }
             })
             .collect();
@@ -183,7 +183,7 @@ impl Lookup for Routes {
                 detail,
                 last_error,
                 tls: local || route.target.scheme == DynamicScheme::Https,
-                https: false,
+                https: local,
             }
         }));
         Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic, local)) }
