@@ -270,6 +270,7 @@ fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<Upstr
     options.headers = config.headers.clone();
     options.response_headers = config.response_headers.clone();
     options.timeout = config.timeout;
+    options.terminates = config.terminate;
     // What waits in a pool is a live stream to its forward: it must not outlast the idle time that was asked for.
     let idle = match &config.to {
         Target::Local(_) => None,

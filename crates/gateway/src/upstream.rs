@@ -51,6 +51,8 @@ pub struct UpstreamOptions {
     pub keep: Duration,
     /// Requests that pages of other sites make are refused: nobody named this route, so any page could guess it.
     pub own_pages_only: bool,
+    /// TLS of clients ends here, so by `https` the route is the same as by `http`: hints must not send them there.
+    pub terminates: bool,
     /// Where the upstream's own tasks live: they end at its cancel.
     pub scope: Scope,
 }
@@ -71,6 +73,7 @@ impl UpstreamOptions {
             timeout: None,
             keep: IDLE,
             own_pages_only: false,
+            terminates: false,
             scope: scope.clone(),
         }
     }
@@ -159,6 +162,7 @@ pub struct Upstream {
     pub(crate) response_headers: HeaderEdits,
     pub(crate) timeout: Option<Duration>,
     pub(crate) own_pages_only: bool,
+    pub(crate) terminates: bool,
     pub(crate) h2: SharedConnection<RequestBody>,
     connect: Arc<dyn Connect>,
     connect_h2: Arc<dyn Connect>,
@@ -231,6 +235,7 @@ impl Upstream {
             response_headers: options.response_headers,
             timeout: options.timeout,
             own_pages_only: options.own_pages_only,
+            terminates: options.terminates,
             h2: SharedConnection::keeping(options.keep),
             connect,
             connect_h2,

@@ -189,7 +189,7 @@ pub(crate) async fn upgrade(
 }
 
 async fn connect(upstream: &Arc<Upstream>) -> Result<UpstreamConnection<RequestBody>, Problem> {
-    let io = upstream.connect().await.map_err(Problem::connect)?;
+    let io = upstream.connect().await.map_err(|error| Problem::of_connect(&error, upstream.terminates))?;
     UpstreamConnection::begin(io).await.map_err(|error| Fault::Hyper(error).problem(None, upstream))
 }
 
@@ -258,7 +258,7 @@ impl Fault {
 
 fn h2_problem(fault: &Arc<H2Fault>, upstream: &Upstream) -> Problem {
     match &**fault {
-        H2Fault::Connect(error) => Problem::of_connect(error),
+        H2Fault::Connect(error) => Problem::of_connect(error, upstream.terminates),
         H2Fault::NotSpoken => Problem::BadAnswer { target: upstream.target() },
         H2Fault::Hyper(error) if is_end(error) => Problem::NoAnswer { target: upstream.target() },
         H2Fault::Hyper(_) => Problem::BadAnswer { target: upstream.target() },

@@ -105,14 +105,10 @@ impl Problem {
         Self::BadRequest { status: 400, what: what.to_owned() }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub(crate) fn connect(error: ConnectError) -> Self {
-        Self::of_connect(&error)
-    }
-
-    pub(crate) fn of_connect(error: &ConnectError) -> Self {
+    /// Why there is no connection for an upstream; `terminates` as in its options.
+    pub(crate) fn of_connect(error: &ConnectError, terminates: bool) -> Self {
         let hint = match error {
-            ConnectError::Certificate { why, .. } => Some(of_certificate(why)),
+            ConnectError::Certificate { why, .. } => Some(of_certificate(why, terminates)),
             error => error.hint(),
         };
         let reason = chain(error);
@@ -247,20 +243,20 @@ fn is_pattern(host: &str) -> bool {
 }
 
 /// What to write into a route whose service shows a certificate that is not trusted.
-fn of_certificate(why: &rustls::Error) -> String {
+fn of_certificate(why: &rustls::Error, terminates: bool) -> String {
+    // Another map in place of the word would end what the word says.
+    let mode = if terminates { "mode: terminate, " } else { "" };
     let first = match Untrusted::of(why) {
-        Untrusted::Issuer | Untrusted::Other => "name its authority in the route, tls: { ca: FILE }",
-        Untrusted::Name => "name the host it is for in the route, tls: { server_name: HOST }",
-        Untrusted::Time => "renew it, or check the clocks",
-        Untrusted::Authority => {
+        Untrusted::Issuer | Untrusted::Other => format!("name its authority in the route, tls: {{ {mode}ca: FILE }}"),
+        Untrusted::Name => format!("name the host it is for in the route, tls: {{ {mode}server_name: HOST }}"),
+        Untrusted::Time => "renew it, or check the clocks".to_owned(),
+        Untrusted::Authority => format!(
             "give the service a certificate that the authority has signed, and name the authority in the route, \
-             tls: { ca: FILE }"
-        }
+             tls: {{ {mode}ca: FILE }}"
+        ),
     };
-    format!(
-        "{first}; or trust any certificate there: tls: {{ verify: false }}; or open it by https, which without \
-         tls: terminate goes through to the service"
-    )
+    let any = format!("{first}; or trust any certificate there: tls: {{ {mode}verify: false }}");
+    if terminates { any } else { format!("{any}; or open it by https, which goes through to the service") }
 }
 
 /// Whole seconds, at least one, after which a wait is over.
@@ -290,6 +286,16 @@ mod tests {
     fn a_reason_becomes_a_sentence_and_a_target_stays_as_it_is() {
         assert_eq!(sentence("no pod is ready"), "No pod is ready.");
         assert_eq!(sentence("k8s://dev/web refused"), "k8s://dev/web refused.");
+    }
+
+    #[test]
+    fn where_tls_ends_here_the_hint_keeps_that_and_sends_nobody_to_https() {
+        let why = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let told = of_certificate(&why, true);
+        assert!(told.contains("tls: { mode: terminate, verify: false }"), "{told}");
+        assert!(told.contains("tls: { mode: terminate, ca: FILE }") && !told.contains("https"), "{told}");
+        let told = of_certificate(&why, false);
+        assert!(told.contains("tls: { verify: false }; or open it by https"), "{told}");
     }
 
     #[test]
