@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::http::{Found, PortRow, ServiceListing, ServiceRow};
 use crate::routes::refused;
-use crate::speaks::other_than_http;
+use crate::speaks::{Instead, other_than_http};
 use crate::targets::{ByHost, Targets, on_demand};
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
@@ -380,6 +380,11 @@ impl Dynamic {
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
         options.own_pages_only = true;
+        options.instead = Instead::of(&target.to_target()).or_else(|| {
+            let tls = DynamicTarget { scheme: Scheme::Https, ..target.clone() };
+            let host = (target.scheme == Scheme::Http).then(|| self.hosts.host_as_typed(&tls, host)).flatten();
+            host.map(Instead::Tls)
+        });
         // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
         options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");

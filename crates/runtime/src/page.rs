@@ -114,7 +114,7 @@ impl Explanation<'_> {
         let title = format!("{} {}", self.status.as_u16(), self.status.canonical_reason().unwrap_or_default());
         let mut body = format!("<h1>{title}</h1><p>{}</p>", prose(self.message));
         if !self.hint.is_empty() {
-            let _ = write!(body, "<p class=\"hint\">{}</p>", prose(self.hint));
+            let _ = write!(body, "<p class=\"hint\">{}</p>", linked(self.hint));
         }
         let _ = write!(body, "{}<footer>{}</footer>", self.below, self.footer);
         document(&title, &body)
@@ -204,6 +204,28 @@ pub fn prose(text: &str) -> String {
     html
 }
 
+/// [`prose`], with its URLs to click: what to do is often to open something.
+fn linked(text: &str) -> String {
+    let mut html = String::new();
+    // Nothing within backticks is prose.
+    for (at, part) in text.split('`').enumerate() {
+        if at % 2 == 1 {
+            let _ = write!(html, "<code>{}</code>", escape(part));
+            continue;
+        }
+        let mut rest = part;
+        while let Some(start) = ["http://", "https://"].into_iter().filter_map(|scheme| rest.find(scheme)).min() {
+            let (before, url) = rest.split_at(start);
+            let end = url.find(|c: char| c.is_whitespace() || ",;()\"".contains(c)).unwrap_or(url.len());
+            let (url, after) = url.split_at(url[..end].trim_end_matches(['.', '?', '!']).len());
+            let _ = write!(html, "{}<a href=\"{}\">{}</a>", escape(before), escape(url), escape(url));
+            rest = after;
+        }
+        html.push_str(&escape(rest));
+    }
+    html
+}
+
 fn own(content_type: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     let headers = response.headers_mut();
@@ -257,6 +279,16 @@ mod tests {
     fn what_stands_in_backticks_is_code_and_a_single_one_is_itself() {
         assert_eq!(prose("did you mean `a<b`? `c"), "did you mean <code>a&lt;b</code>? `c");
         assert_eq!(prose("plain"), "plain");
+    }
+
+    #[test]
+    fn urls_in_a_hint_are_links() {
+        assert_eq!(
+            linked("Open http://a.localhost:8989 instead, or `http://b` <x>, or see https://c/d?e=1."),
+            "Open <a href=\"http://a.localhost:8989\">http://a.localhost:8989</a> instead, or <code>http://b</code> \
+             &lt;x&gt;, or see <a href=\"https://c/d?e=1\">https://c/d?e=1</a>."
+        );
+        assert_eq!(linked("plain"), "plain");
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub(crate) enum Problem {
     BadAnswer { target: String },
     /// The target closed the connection instead of answering.
     NoAnswer { target: String },
+    /// One of the two before, with what to do about it.
+    NotHttp { problem: Box<Self>, hint: String },
     /// No answer in the time the route allows.
     Timeout { target: String, after: Duration },
     /// The client sends its body too slowly.
@@ -118,8 +120,20 @@ impl Problem {
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
+    /// With what the upstream says to do about an answer that is none.
+    pub(crate) fn with_hint(self, hint: impl FnOnce() -> Option<String>) -> Self {
+        match self {
+            Self::BadAnswer { .. } | Self::NoAnswer { .. } => match hint() {
+                Some(hint) => Self::NotHttp { problem: Box::new(self), hint },
+                None => self,
+            },
+            problem => problem,
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::NotHttp { problem, .. } => problem.status(),
             Self::BadRequest { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -140,8 +154,9 @@ impl Problem {
     }
 
     /// The stable word for programs, logs and counters.
-    pub(crate) const fn word(&self) -> Word {
+    pub(crate) fn word(&self) -> Word {
         match self {
+            Self::NotHttp { problem, .. } => problem.word(),
             Self::BadRequest { .. } => Word::BadRequest,
             Self::Unauthorized { .. } => Word::Unauthorized,
             Self::TooManyGuesses { .. } => Word::TooManyGuesses,
@@ -163,6 +178,7 @@ impl Problem {
 
     pub(crate) fn message(&self) -> String {
         match self {
+            Self::NotHttp { problem, .. } => problem.message(),
             Self::BadRequest { what, .. } => format!("The request was refused: {what}."),
             Self::Unauthorized { .. } => "This route needs a user and a password.".into(),
             Self::TooManyGuesses { .. } => "Too many wrong passwords came from your address.".into(),
@@ -202,7 +218,7 @@ impl Problem {
             | Self::Missing { hint, .. }
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
-            Self::UnknownHost { hint: Some(hint), .. } => sentence(hint),
+            Self::UnknownHost { hint: Some(hint), .. } | Self::NotHttp { hint, .. } => sentence(hint),
             Self::UnknownHost { near, .. } => match near.iter().find(|near| !is_pattern(near)).or(near.first()) {
                 // It cannot be opened as it is written.
                 Some(pattern) if is_pattern(pattern) => {

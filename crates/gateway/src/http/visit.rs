@@ -171,6 +171,8 @@ async fn carry(
         if problem.status().is_server_error() {
             upstream.note_error(problem.message());
         }
+        let port = || asked.around(connection).port;
+        let problem = problem.with_hint(|| upstream.instead.as_ref().map(|instead| instead.hint(port())));
         match problem {
             // Nobody has written this host down: where it leads nowhere there is no such host.
             Problem::Missing { reason, hint, part, near } if upstream.own_pages_only => {
