@@ -73,7 +73,15 @@ impl Flight {
     /// An answer ended before its end.
     pub(crate) fn cut_short(&self, error: &hyper::Error) {
         self.connection.site.counters.error(Word::Truncated);
-        self.upstream.note_error(format!("an answer was cut short: {}", adit_core::diagnose::chain(error)));
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let is_end = io_cause(error).map_or(error.is_incomplete_message() || error.is_closed(), |io| {
+            matches!(io.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+        });
+        self.upstream.note_error(if is_end {
+            "the service ended the connection before its answer was whole".to_owned()
+        } else {
+            format!("an answer was cut short: {}", adit_core::diagnose::chain(error))
+        });
         tracing::debug!(route = %self.upstream.name(), error = %adit_core::diagnose::chain(error), "an answer was cut short");
     }
 }

@@ -234,6 +234,8 @@ async fn an_answer_cut_short_does_not_pass_for_a_whole_one() {
         };
         assert!(end.is_err(), "{target}");
         assert_eq!(got, 1000, "{target}");
+        let (_, why) = gate.app().counters().last_error().unwrap();
+        assert_eq!(why, "the service ended the connection before its answer was whole", "{target}");
     }
     assert_eq!(gate.errors("truncated"), 2);
 }
