@@ -71,7 +71,7 @@ fn html(listing: &ServiceListing, around: Around) -> String {
             };
             let _ = write!(
                 body,
-                "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{host}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td class=\"host\">{host}</td></tr>",
                 escape(&service.namespace),
                 escape(&service.name),
                 escape(&port.shown()),
