@@ -139,9 +139,26 @@ impl DynamicHosts {
     /// all), or the port's name has a hyphen: then an alias for the context or the port's number helps.
     #[must_use]
     pub fn host(&self, target: &DynamicTarget) -> Option<String> {
+        self.host_in(target, &self.context_labels(&target.context))
+    }
+
+    /// The same, with the context as `typed`, another host of it, has it: of several spellings people keep to theirs.
+    #[must_use]
+    pub fn host_as_typed(&self, target: &DynamicTarget, typed: &str) -> Option<String> {
+        let labels = self.labels_of(typed).filter(|labels| self.context(labels).as_ref() == Ok(&target.context));
+        labels.map_or_else(|| self.host(target), |labels| self.host_in(target, labels))
+    }
+
+    /// The labels of a host that name its context.
+    fn labels_of<'a>(&self, host: &'a str) -> Option<&'a str> {
+        let front = host.strip_suffix(self.suffix.as_str())?.strip_suffix('.')?;
+        let front = front.strip_suffix(CONTEXT)?.strip_suffix('.')?;
+        split_at_last_label(front, NAMESPACE).map(|(_, context)| context)
+    }
+
+    fn host_in(&self, target: &DynamicTarget, context: &str) -> Option<String> {
         let DynamicTarget { kind, name, port, namespace, .. } = target;
         let tls = if target.scheme == Scheme::Https { ".https" } else { "" };
-        let context = self.context_labels(&target.context);
         let kind = kind.label();
         let host = format!("{name}-{port}{tls}.{kind}.{namespace}.{NAMESPACE}.{context}.{CONTEXT}.{}", self.suffix);
         let legal = Hostname::parse(&host).is_ok_and(|legal| legal.as_str() == host);

@@ -123,10 +123,10 @@ impl Door {
         let found =
             name.as_ref().map_or(TlsFound::Answer(Found::Nameless), |name| self.routes.tls(name, ends.local.port()));
         let answer = match found {
-            TlsFound::Pass(connect, traffic) => {
+            TlsFound::Pass(connect, traffic, upstream) => {
                 let _live = traffic.begin();
                 match connect.connect().await {
-                    Ok(target) => return pass(client, bytes, target, &traffic).await,
+                    Ok(target) => return pass(client, bytes, target, &traffic, &upstream).await,
                     Err(error) => {
                         traffic.fail(chain(&error));
                         Some(self.failed(name.as_ref(), &error))

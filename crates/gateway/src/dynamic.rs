@@ -20,7 +20,7 @@ use tokio::sync::Semaphore;
 
 use crate::http::{Found, PortRow, ServiceListing, ServiceRow};
 use crate::routes::refused;
-use crate::speaks::other_than_http;
+use crate::speaks::{Instead, other_than_http};
 use crate::targets::{ByHost, Targets, on_demand};
 use crate::traffic::Traffic;
 use crate::upstream::{Upstream, UpstreamOptions, UpstreamScheme};
@@ -36,6 +36,8 @@ const LISTING_WAIT: Duration = Duration::from_secs(5);
 const CONTEXTS: usize = 200;
 /// Hosts that are told instead of one whose context is not there.
 const NEAR: usize = 3;
+/// The same when the context resembles none that is there.
+const INSTEAD: usize = 5;
 
 /// What dynamic hosts need to know; two that are equal find the same.
 #[derive(Clone, Debug, PartialEq)]
@@ -248,7 +250,7 @@ impl Dynamic {
                 MissingPart::Port => target.port = PortRef::parse(instead).ok()?,
             }
             self.allowed(&target.context, &target.namespace).ok()?;
-            self.hosts.host(&target)
+            self.hosts.host_as_typed(&target, host)
         };
         instead.iter().filter_map(other).take(NEAR).collect()
     }
@@ -335,7 +337,8 @@ impl Dynamic {
         })
     }
 
-    /// Whether there is this context; else those that could be meant. Without a kubeconfig it is not known.
+    /// Whether there is this context; else those that could be meant, or, when none resembles it, some that there are.
+    /// Without a kubeconfig it is not known.
     fn known_context(&self, context: &str) -> Result<(), Vec<String>> {
         let Ok(kubeconfigs) = self.clusters.kubeconfigs() else { return Ok(()) };
         if kubeconfigs.context_name(Some(context)).is_ok() {
@@ -343,6 +346,9 @@ impl Dynamic {
         }
         let known = self.contexts();
         let near = near::near_matches(context, known.iter().map(String::as_str), NEAR);
+        if near.is_empty() {
+            return Err(known.into_iter().take(INSTEAD).collect());
+        }
         Err(near.into_iter().map(str::to_owned).collect())
     }
 
@@ -379,6 +385,11 @@ impl Dynamic {
         options.tls.trust = crate::upstream::UpstreamTrust::Anything;
         options.tls.server_name = in_cluster_name(&target);
         options.own_pages_only = true;
+        options.instead = Instead::of(&target.to_target()).or_else(|| {
+            let tls = DynamicTarget { scheme: Scheme::Https, ..target.clone() };
+            let host = (target.scheme == Scheme::Http).then(|| self.hosts.host_as_typed(&tls, host)).flatten();
+            host.map(Instead::Tls)
+        });
         // What waits in the pool is a live stream: it must not outlast the idle time that was asked for.
         options.keep = options.keep.min(self.settings.idle_timeout.unwrap_or(options.keep));
         let upstream = Upstream::new(options).expect("a name of Kubernetes is a server name, and no header is set");

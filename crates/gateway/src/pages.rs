@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::SystemTime;
 
 use adit_core::timestamp;
 use bytes::Bytes;
@@ -38,7 +39,12 @@ pub(crate) struct Around {
 impl Around {
     /// For a link to a route.
     fn to(self, route: &RouteEntry) -> Self {
-        Self { https: self.https || route.https, ..self }
+        self.for_https(route.https)
+    }
+
+    /// For links to hosts that are for `https`, if they are.
+    fn for_https(self, https: bool) -> Self {
+        Self { https: self.https || https, ..self }
     }
 }
 
@@ -58,14 +64,20 @@ pub(crate) fn index(listing: &Listing, counters: &SiteCounters, around: Around) 
     }
 }
 
-/// An error; what there is below, if it may be seen.
-/// `context` is the one whose services may help.
-pub(crate) fn error(
-    problem: &Problem,
-    listing: Option<&Listing>,
-    context: Option<&str>,
-    around: Around,
-) -> Response<Bytes> {
+/// What a page may say beside an error.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Beside<'a> {
+    /// What there is.
+    pub(crate) listing: Option<&'a Listing>,
+    /// The context whose services may help.
+    pub(crate) context: Option<&'a str>,
+    /// Where the index is.
+    pub(crate) index: bool,
+}
+
+/// An error, and what may be seen beside it.
+pub(crate) fn error(problem: &Problem, beside: Beside<'_>, around: Around) -> Response<Bytes> {
+    let Beside { listing, context, index } = beside;
     let (message, hint) = (problem.message(), problem.hint());
     let Extras { mut members, mut below, mut lines } = Extras::near(problem, around);
     if let Some(context) = context {
@@ -74,13 +86,16 @@ pub(crate) fn error(
         let _ = writeln!(lines, "services of {context}: {url}");
         members.insert("services".into(), json!(url));
     }
-    if let Some(listing) = listing {
+    let index = (index || listing.is_some()).then(|| format!("{}/", origin("localhost", true, around)));
+    if let Some(index) = index.as_ref().filter(|_| listing.is_none()) {
+        let _ = write!(below, "<p><a href=\"{}\">Index</a></p>", escape(index));
+    }
+    if let (Some(listing), Some(index)) = (listing, &index) {
         let is_short = listing.routes.len() + listing.forwards.len() <= BELOW_AN_ERROR;
-        let index = format!("{}/", origin("localhost", true, around));
         match around.form {
             Form::Html if is_short => below.push_str(&listing_html(listing, around)),
             Form::Html => {
-                let _ = write!(below, "<p><a href=\"{}\">Index</a></p>", escape(&index));
+                let _ = write!(below, "<p><a href=\"{}\">Index</a></p>", escape(index));
             }
             Form::Json if is_short => {
                 members.insert("known".into(), listing_json(listing, around));
@@ -94,6 +109,8 @@ pub(crate) fn error(
                 let _ = writeln!(lines, "all there is: {index}");
             }
         }
+    }
+    if let Some(index) = index {
         members.insert("index".into(), json!(index));
     }
     let explanation = Explanation {
@@ -196,9 +213,9 @@ fn listing_html(listing: &Listing, around: Around) -> String {
 fn route_row(html: &mut String, route: &RouteEntry, around: Around) {
     let _ = write!(
         html,
-        "<tr><td>{}</td><td><code>{}</code></td>{}</tr>",
+        "<tr><td class=\"host\">{}</td><td class=\"target\">{}</td>{}</tr>",
         link(&route.host, route.path.as_deref(), route.tls, around.to(route)),
-        escape(&route.target),
+        target(&route.target),
         state_cell(route.state, route.detail.as_deref(), route.last_error.as_ref()),
     );
 }
@@ -207,9 +224,9 @@ fn forward_row(html: &mut String, forward: &ForwardEntry) {
     let listen: Vec<String> = forward.listen.iter().map(ToString::to_string).collect();
     let _ = write!(
         html,
-        "<tr><td>{}</td><td><code>{}</code></td><td><code>{}</code></td>{}</tr>",
+        "<tr><td>{}</td><td class=\"target\">{}</td><td class=\"host\"><code>{}</code></td>{}</tr>",
         escape(&forward.name),
-        escape(&forward.target),
+        target(&forward.target),
         escape(&listen.join(" ")),
         state_cell(forward.state, forward.detail.as_deref(), forward.last_error.as_ref()),
     );
@@ -217,11 +234,12 @@ fn forward_row(html: &mut String, forward: &ForwardEntry) {
 
 fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
     html.push_str("<h2>Without a route</h2><p>Any service and any pod has a host of its own:</p>");
+    let there = around.for_https(dynamic.tls);
     for form in &dynamic.forms {
-        let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, around)));
+        let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, there)));
     }
     if let Some(example) = &dynamic.example {
-        let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, around));
+        let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, there));
     }
     if !dynamic.contexts.is_empty() {
         html.push_str("<h2>Contexts</h2><p>Each leads to the list of its services:</p><ul>");
@@ -240,19 +258,37 @@ fn state_cell(state: State, detail: Option<&str>, last: Option<&LastError>) -> S
         State::Ready => "ready",
         State::Failing | State::Failed => "failed",
     };
+    let detail = detail.filter(|detail| !says(last, detail));
     let detail = detail.map(|detail| format!("<div class=\"note\">{}</div>", escape(detail))).unwrap_or_default();
     let last = last.map(|last| format!("<div class=\"note\">{}</div>", escape(&last_text(last)))).unwrap_or_default();
     format!("<td class=\"state\"><span class=\"{class}\">{}</span>{detail}{last}</td>", state.as_str())
+}
+
+/// Whether the last error says this, too.
+fn says(last: Option<&LastError>, detail: &str) -> bool {
+    let detail = detail.trim_end_matches('.').to_lowercase();
+    last.is_some_and(|last| last.text.to_lowercase().contains(&detail))
+}
+
+/// A target as code; where there is no room for it, it breaks behind a slash, and in no number.
+fn target(target: &str) -> String {
+    format!("<code>{}</code>", escape(target).replace('/', "/<wbr>").replace("/<wbr>/<wbr>", "//<wbr>"))
+}
+
+/// A time as people read it, in whole seconds.
+fn moment(time: SystemTime) -> String {
+    let text = timestamp::format(time);
+    text.split_once('.').map_or_else(|| text.clone(), |(seconds, _)| format!("{seconds}Z"))
 }
 
 /// The last error, when it was, and since when nothing has worked.
 fn last_text(last: &LastError) -> String {
     match last.since {
         Some(since) if since != last.at => {
-            format!("since {}, last at {}: {}", timestamp::format(since), timestamp::format(last.at), last.text)
+            format!("since {}, last at {}: {}", moment(since), moment(last.at), last.text)
         }
-        Some(since) => format!("since {}: {}", timestamp::format(since), last.text),
-        None => format!("last error at {}: {}", timestamp::format(last.at), last.text),
+        Some(since) => format!("since {}: {}", moment(since), last.text),
+        None => format!("last error at {}: {}", moment(last.at), last.text),
     }
 }
 
@@ -364,13 +400,14 @@ fn listing_text(listing: &Listing, around: Around) -> String {
 
 /// How hosts are written that need no route.
 fn forms_text(dynamic: &DynamicForm, around: Around) -> String {
+    let around = around.for_https(dynamic.tls);
     let line = |form: &String| format!("without a route: {}\n", origin(form, dynamic.tls, around));
     dynamic.forms.iter().map(line).collect()
 }
 
 /// A state, why it is so when it is no good one, and what went wrong last.
 fn told(state: State, detail: Option<&str>, last: Option<&LastError>) -> String {
-    let state = match detail {
+    let state = match detail.filter(|detail| !says(last, detail)) {
         Some(detail) if state != State::Ready => format!("{}: {detail}", state.as_str()),
         _ => state.as_str().to_owned(),
     };

@@ -11,13 +11,14 @@ use tokio::net::TcpStream;
 
 use crate::port::lost;
 use crate::traffic::Traffic;
+use crate::upstream::Upstream;
 
 /// A target that takes not even the hello in this time takes nothing.
 const HELLO: Duration = Duration::from_secs(10);
 
 /// Carries a TLS connection to its target: first what was read of it already, then all else, until both sides have
-/// ended.
-pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traffic: &Traffic) {
+/// ended. A target that answers is well, whatever became of requests to it by HTTP.
+pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traffic: &Traffic, upstream: &Upstream) {
     let said = match tokio::time::timeout(HELLO, target.write_all(&hello)).await {
         Ok(said) => said,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
@@ -29,9 +30,13 @@ pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traf
     traffic.meter().add(hello.len() as u64, 0);
     // The connection may live for days.
     drop(hello);
-    match splice_noting(client, target, Arc::clone(traffic.meter()), || traffic.worked()).await.cut {
+    let worked = || {
+        traffic.worked();
+        upstream.counters().failures().worked();
+    };
+    match splice_noting(client, target, Arc::clone(traffic.meter()), worked).await.cut {
         Some(Cut::Target(error)) => traffic.fail(lost(&error)),
         Some(Cut::Client(_)) => {}
-        None => traffic.worked(),
+        None => worked(),
     }
 }

@@ -44,8 +44,8 @@ pub struct Routes {
 
 /// What a TLS connection for a name is for.
 pub(crate) enum TlsFound {
-    /// It is handed on.
-    Pass(Arc<dyn Connect>, Arc<Traffic>),
+    /// It is handed on, and counted here; the last is for requests by HTTP to the same target.
+    Pass(Arc<dyn Connect>, Arc<Traffic>, Arc<Upstream>),
     /// It ends here, then its requests are looked up.
     Terminate,
     /// It ends here, too, and gets this answer, whatever it asks for.
@@ -98,12 +98,14 @@ impl Routes {
             if !route.config.passes_tls() {
                 return TlsFound::Answer(plain_only(host, port));
             }
-            return TlsFound::Pass(self.targets.connect(&route.config.to), Arc::clone(&route.traffic));
+            let connect = self.targets.connect(&route.config.to);
+            return TlsFound::Pass(connect, Arc::clone(&route.traffic), Arc::clone(&route.upstream));
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
             Some(Ok(route)) => {
-                TlsFound::Pass(Arc::clone(&route.connect) as Arc<dyn Connect>, Arc::clone(&route.traffic))
+                let connect = Arc::clone(&route.connect) as Arc<dyn Connect>;
+                TlsFound::Pass(connect, Arc::clone(&route.traffic), Arc::clone(&route.upstream))
             }
             Some(Err(fault)) => TlsFound::Answer(nowhere(&table, host, &fault)),
             None => TlsFound::Answer(unknown(&table, host)),
@@ -162,7 +164,7 @@ impl Lookup for Routes {
                     detail,
                     last_error,
                     tls: route.config.terminate || route.config.passes_tls(),
-                    https: route.config.is_for_https(),
+                    https: route.config.is_for_https() || route.config.terminate,
                 }
             })
             .collect();
@@ -181,7 +183,7 @@ impl Lookup for Routes {
                 detail,
                 last_error,
                 tls: local || route.target.scheme == DynamicScheme::Https,
-                https: false,
+                https: local,
             }
         }));
         Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic, local)) }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use adit_core::config::gateway::GatewayTls;
 use adit_core::target::Target;
 use forward::{ForwardReport, HealthReport};
 
@@ -90,8 +91,9 @@ impl Entrances {
         let table = self.routes().table();
         rows.extend(table.routes().iter().map(|route| route_row(route, gateway)));
         if let Some(dynamic) = table.dynamic() {
+            let scheme = if table.tls() == GatewayTls::Local { "https" } else { "http" };
             for (route, report) in dynamic.known() {
-                let entrance = url("http", &route.host, gateway);
+                let entrance = url(scheme, &route.host, gateway);
                 let mut row = Row::new(route.host.clone(), "host", entrance, report.target.clone());
                 row.set_report(&report);
                 row.add_upstream(&route.upstream);
@@ -105,7 +107,7 @@ impl Entrances {
 
 fn route_row(route: &Route, gateway: Option<u16>) -> Row {
     let config = &route.config;
-    let scheme = if config.is_for_https() { "https" } else { "http" };
+    let scheme = if config.is_for_https() || config.terminate { "https" } else { "http" };
     let mut row = Row::new(config.key.clone(), "route", url(scheme, &config.key, gateway), config.to.to_string());
     row.echoes = matches!(config.to, Target::Forward(_));
     if let Some(forward) = &route.forward {

@@ -1,5 +1,7 @@
 //! What a service's port speaks, as far as its number and its name tell: a link of a browser to a database leads nowhere.
 
+use adit_core::target::{KubeTarget, PortRef, Selection, Target};
+
 /// Ports that are always something else than HTTP, by what they speak.
 const NUMBERS: [(u16, &str); 27] = [
     (22, "SSH"),
@@ -86,9 +88,69 @@ pub(crate) fn other_than_http(service: &str, number: u16, name: Option<&str>) ->
     by_number.or_else(|| by_word(service).filter(|_| !matches!(number, 80 | 443 | 3000 | 8000..=8999 | 9090..=9999)))
 }
 
+/// What to do about a target that was asked by HTTP and has not answered so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Instead {
+    /// It speaks something else: how it is reached.
+    Port(String),
+    /// It may want TLS: the host that is for this.
+    Tls(String),
+}
+
+impl Instead {
+    /// For the target of a route or a dynamic host, when its port speaks something else by all that is known.
+    pub(crate) fn of(target: &KubeTarget) -> Option<Self> {
+        let Selection::Object { name, .. } = &target.selection else { return None };
+        let (number, word) = match &target.port {
+            PortRef::Number(number) => (number.get(), None),
+            PortRef::Name(word) => (0, Some(word.as_str())),
+        };
+        let speaks = other_than_http(name, number, word)?;
+        let usual = NUMBERS.iter().find(|(_, known)| *known == speaks).map(|(number, _)| *number);
+        let local = if number == 0 { usual? } else { number };
+        // Below 1024 they are the system's.
+        let local = if local < 1024 { local + 10_000 } else { local };
+        let to = Target::Kubernetes(target.clone());
+        Some(Self::Port(format!(
+            "this port speaks {speaks}, not HTTP: a forward leads to it, `{{ to: \"{to}\", listen: {local} }}` in the \
+             section forwards, or `adit forward {to} {local}`"
+        )))
+    }
+
+    /// As a sentence's words, with links to this port.
+    pub(crate) fn hint(&self, port: u16) -> String {
+        match self {
+            Self::Port(hint) => hint.clone(),
+            Self::Tls(host) => {
+                let port = if port == 80 { String::new() } else { format!(":{port}") };
+                format!("check that the port speaks HTTP; if it wants TLS, open http://{host}{port}/")
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_speaks_no_http_is_told_with_the_forward_that_leads_there() {
+        let of = |url: &str| match Target::parse(url).unwrap() {
+            Target::Kubernetes(target) => Instead::of(&target),
+            _ => panic!("{url} is in a cluster"),
+        };
+        let hint = of("k8s://fake/databases/service/postgresql:5432").unwrap().hint(8989);
+        let to = "k8s://fake/databases/service/postgresql:5432";
+        assert!(hint.starts_with("this port speaks PostgreSQL, not HTTP"), "{hint}");
+        assert!(hint.contains(&format!("`{{ to: \"{to}\", listen: 5432 }}`")), "{hint}");
+        assert!(hint.contains(&format!("`adit forward {to} 5432`")), "{hint}");
+        let named = of("k8s://fake/x/service/mariadb:mysql").unwrap().hint(8989);
+        assert!(named.contains("listen: 3306"), "{named}");
+        assert_eq!(of("k8s://fake/x/service/web:80"), None);
+        let tls = |port| Instead::Tls("web-443.https.svc.x".into()).hint(port);
+        assert!(tls(8989).ends_with("open http://web-443.https.svc.x:8989/"), "{}", tls(8989));
+        assert!(tls(80).ends_with("open http://web-443.https.svc.x/"), "{}", tls(80));
+    }
 
     #[test]
     fn databases_are_known_by_number_by_name_and_by_their_service() {

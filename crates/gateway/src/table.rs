@@ -20,7 +20,7 @@ use crate::dynamic::{Dynamic, DynamicSettings};
 use crate::targets::{Targets, forward_name};
 use crate::traffic::Traffic;
 use crate::upstream::{
-    BasicAuth, Upstream, UpstreamError, UpstreamOptions, UpstreamScheme, UpstreamTls, UpstreamTrust,
+    BasicAuth, Instead, Upstream, UpstreamError, UpstreamOptions, UpstreamScheme, UpstreamTls, UpstreamTrust,
 };
 
 /// What tables are made from, beside the configuration.
@@ -270,6 +270,10 @@ fn upstream_options(config: &RouteConfig, parts: TableParts<'_>) -> Result<Upstr
     options.headers = config.headers.clone();
     options.response_headers = config.response_headers.clone();
     options.timeout = config.timeout;
+    options.terminates = config.terminate;
+    if let Target::Kubernetes(target) = &config.to {
+        options.instead = Instead::of(target);
+    }
     // What waits in a pool is a live stream to its forward: it must not outlast the idle time that was asked for.
     let idle = match &config.to {
         Target::Local(_) => None,

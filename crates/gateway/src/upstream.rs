@@ -18,6 +18,7 @@ use subtle::ConstantTimeEq as _;
 
 use crate::failures::Failures;
 use crate::http::RequestBody;
+pub use crate::speaks::Instead;
 
 /// For TLS with the target, and for all of an HTTP/2 connection's making; a cold start may come before it.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -51,6 +52,10 @@ pub struct UpstreamOptions {
     pub keep: Duration,
     /// Requests that pages of other sites make are refused: nobody named this route, so any page could guess it.
     pub own_pages_only: bool,
+    /// What to say when it does not answer by HTTP.
+    pub instead: Option<Instead>,
+    /// TLS of clients ends here, so by `https` the route is the same as by `http`: hints must not send them there.
+    pub terminates: bool,
     /// Where the upstream's own tasks live: they end at its cancel.
     pub scope: Scope,
 }
@@ -71,6 +76,8 @@ impl UpstreamOptions {
             timeout: None,
             keep: IDLE,
             own_pages_only: false,
+            instead: None,
+            terminates: false,
             scope: scope.clone(),
         }
     }
@@ -159,6 +166,8 @@ pub struct Upstream {
     pub(crate) response_headers: HeaderEdits,
     pub(crate) timeout: Option<Duration>,
     pub(crate) own_pages_only: bool,
+    pub(crate) terminates: bool,
+    pub(crate) instead: Option<Instead>,
     pub(crate) h2: SharedConnection<RequestBody>,
     connect: Arc<dyn Connect>,
     connect_h2: Arc<dyn Connect>,
@@ -231,6 +240,8 @@ impl Upstream {
             response_headers: options.response_headers,
             timeout: options.timeout,
             own_pages_only: options.own_pages_only,
+            terminates: options.terminates,
+            instead: options.instead,
             h2: SharedConnection::keeping(options.keep),
             connect,
             connect_h2,

@@ -26,7 +26,7 @@ a{color:var(--accent)}code{font:.9em ui-monospace,monospace;overflow-wrap:anywhe
 .hint{padding:.8rem 1rem;border-left:3px solid var(--accent);background:var(--soft)}\
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}\
 th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line)}\
-th{font-weight:600;opacity:.7}td a,td code{overflow-wrap:anywhere}\
+th{font-weight:600;opacity:.7}td a,td code{overflow-wrap:break-word}td.host,td.target{min-width:11rem}\
 td.state{width:40%;overflow-wrap:anywhere}td.state span{white-space:nowrap}.note{opacity:.7}\
 .ready::before,.idle::before,.failed::before,.busy::before{content:\"\";display:inline-block;width:.55em;height:.55em;\
 border-radius:50%;margin-right:.45em;background:#9ca3af}\
@@ -115,7 +115,7 @@ impl Explanation<'_> {
         let title = format!("{} {}", self.status.as_u16(), self.status.canonical_reason().unwrap_or_default());
         let mut body = format!("<h1>{title}</h1><p>{}</p>", prose(self.message));
         if !self.hint.is_empty() {
-            let _ = write!(body, "<p class=\"hint\">{}</p>", prose(self.hint));
+            let _ = write!(body, "<p class=\"hint\">{}</p>", linked(self.hint));
         }
         let _ = write!(body, "{}<footer>{}</footer>", self.below, self.footer);
         document(&title, &body)
@@ -205,6 +205,28 @@ pub fn prose(text: &str) -> String {
     html
 }
 
+/// [`prose`], with its URLs to click: what to do is often to open something.
+fn linked(text: &str) -> String {
+    let mut html = String::new();
+    // Nothing within backticks is prose.
+    for (at, part) in text.split('`').enumerate() {
+        if at % 2 == 1 {
+            let _ = write!(html, "<code>{}</code>", escape(part));
+            continue;
+        }
+        let mut rest = part;
+        while let Some(start) = ["http://", "https://"].into_iter().filter_map(|scheme| rest.find(scheme)).min() {
+            let (before, url) = rest.split_at(start);
+            let end = url.find(|c: char| c.is_whitespace() || ",;()\"".contains(c)).unwrap_or(url.len());
+            let (url, after) = url.split_at(url[..end].trim_end_matches(['.', '?', '!']).len());
+            let _ = write!(html, "{}<a href=\"{}\">{}</a>", escape(before), escape(url), escape(url));
+            rest = after;
+        }
+        html.push_str(&escape(rest));
+    }
+    html
+}
+
 fn own(content_type: &'static str, body: String) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body));
     let headers = response.headers_mut();
@@ -258,6 +280,16 @@ mod tests {
     fn what_stands_in_backticks_is_code_and_a_single_one_is_itself() {
         assert_eq!(prose("did you mean `a<b`? `c"), "did you mean <code>a&lt;b</code>? `c");
         assert_eq!(prose("plain"), "plain");
+    }
+
+    #[test]
+    fn urls_in_a_hint_are_links() {
+        assert_eq!(
+            linked("Open http://a.localhost:8989 instead, or `http://b` <x>, or see https://c/d?e=1."),
+            "Open <a href=\"http://a.localhost:8989\">http://a.localhost:8989</a> instead, or <code>http://b</code> \
+             &lt;x&gt;, or see <a href=\"https://c/d?e=1\">https://c/d?e=1</a>."
+        );
+        assert_eq!(linked("plain"), "plain");
     }
 
     #[test]

@@ -128,6 +128,20 @@ fn a_context_longer_than_a_label_goes_on_in_the_next() {
 }
 
 #[test]
+fn a_host_beside_another_one_keeps_its_spelling_of_the_context() {
+    let other = DynamicTarget { name: "wbe".to_owned(), ..service("gke_acme_prod") };
+    for labels in ["prod", "gke--5facme--5fprod"] {
+        let typed = format!("web-80.svc.default.ns.{labels}.cx.k8s.localhost");
+        let wanted = format!("wbe-80.svc.default.ns.{labels}.cx.k8s.localhost");
+        assert_eq!(hosts().host_as_typed(&other, &typed).as_deref(), Some(wanted.as_str()));
+    }
+    // One that means another context, or none.
+    for typed in ["web-80.svc.default.ns.eks.cx.k8s.localhost", "web.localhost"] {
+        assert_eq!(hosts().host_as_typed(&other, typed), hosts().host(&other), "{typed}");
+    }
+}
+
+#[test]
 fn aliases_win_in_both_directions() {
     assert_eq!(read("web-80.svc.default.ns.eks.cx").unwrap().context, ARN);
     assert_eq!(

@@ -486,10 +486,12 @@ impl Session {
     }
 }
 
-/// Without them kubectl takes the current context of the files it finds by itself.
+/// Without them kubectl takes the current context of the files it finds by itself, which may be another one by the
+/// time that a hint is read.
 fn kubectl_flags(kubeconfigs: &Kubeconfigs, settings: &KubeSettings, context: &str) -> String {
     let mut flags = String::new();
-    if !kubeconfigs.context_name(None).is_ok_and(|current| current == context) {
+    // What a pod has by its service account has no context to name.
+    if kubeconfigs.contexts().any(|known| known == context) {
         flags.push_str(&format!(" --context {}", quoted(context)));
     }
     // kubectl takes a list of files from the environment only.

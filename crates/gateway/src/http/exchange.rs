@@ -73,7 +73,15 @@ impl Flight {
     /// An answer ended before its end.
     pub(crate) fn cut_short(&self, error: &hyper::Error) {
         self.connection.site.counters.error(Word::Truncated);
-        self.upstream.note_error(format!("an answer was cut short: {}", adit_core::diagnose::chain(error)));
+        use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+        let is_end = io_cause(error).map_or(error.is_incomplete_message() || error.is_closed(), |io| {
+            matches!(io.kind(), UnexpectedEof | ConnectionReset | BrokenPipe)
+        });
+        self.upstream.note_error(if is_end {
+            "the service ended the connection before its answer was whole".to_owned()
+        } else {
+            format!("an answer was cut short: {}", adit_core::diagnose::chain(error))
+        });
         tracing::debug!(route = %self.upstream.name(), error = %adit_core::diagnose::chain(error), "an answer was cut short");
     }
 }
@@ -189,7 +197,7 @@ pub(crate) async fn upgrade(
 }
 
 async fn connect(upstream: &Arc<Upstream>) -> Result<UpstreamConnection<RequestBody>, Problem> {
-    let io = upstream.connect().await.map_err(Problem::connect)?;
+    let io = upstream.connect().await.map_err(|error| Problem::of_connect(&error, upstream.terminates))?;
     UpstreamConnection::begin(io).await.map_err(|error| Fault::Hyper(error).problem(None, upstream))
 }
 
@@ -258,7 +266,7 @@ impl Fault {
 
 fn h2_problem(fault: &Arc<H2Fault>, upstream: &Upstream) -> Problem {
     match &**fault {
-        H2Fault::Connect(error) => Problem::of_connect(error),
+        H2Fault::Connect(error) => Problem::of_connect(error, upstream.terminates),
         H2Fault::NotSpoken => Problem::BadAnswer { target: upstream.target() },
         H2Fault::Hyper(error) if is_end(error) => Problem::NoAnswer { target: upstream.target() },
         H2Fault::Hyper(_) => Problem::BadAnswer { target: upstream.target() },

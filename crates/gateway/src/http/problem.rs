@@ -92,6 +92,8 @@ pub(crate) enum Problem {
     BadAnswer { target: String },
     /// The target closed the connection instead of answering.
     NoAnswer { target: String },
+    /// One of the two before, with what to do about it.
+    NotHttp { problem: Box<Self>, hint: String },
     /// No answer in the time the route allows.
     Timeout { target: String, after: Duration },
     /// The client sends its body too slowly.
@@ -105,14 +107,10 @@ impl Problem {
         Self::BadRequest { status: 400, what: what.to_owned() }
     }
 
-    #[expect(clippy::needless_pass_by_value, reason = "for map_err")]
-    pub(crate) fn connect(error: ConnectError) -> Self {
-        Self::of_connect(&error)
-    }
-
-    pub(crate) fn of_connect(error: &ConnectError) -> Self {
+    /// Why there is no connection for an upstream; `terminates` as in its options.
+    pub(crate) fn of_connect(error: &ConnectError, terminates: bool) -> Self {
         let hint = match error {
-            ConnectError::Certificate { why, .. } => Some(of_certificate(why)),
+            ConnectError::Certificate { why, .. } => Some(of_certificate(why, terminates)),
             error => error.hint(),
         };
         let reason = chain(error);
@@ -122,8 +120,20 @@ impl Problem {
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
+    /// With what the upstream says to do about an answer that is none.
+    pub(crate) fn with_hint(self, hint: impl FnOnce() -> Option<String>) -> Self {
+        match self {
+            Self::BadAnswer { .. } | Self::NoAnswer { .. } => match hint() {
+                Some(hint) => Self::NotHttp { problem: Box::new(self), hint },
+                None => self,
+            },
+            problem => problem,
+        }
+    }
+
     pub(crate) fn status(&self) -> StatusCode {
         match self {
+            Self::NotHttp { problem, .. } => problem.status(),
             Self::BadRequest { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
@@ -144,8 +154,9 @@ impl Problem {
     }
 
     /// The stable word for programs, logs and counters.
-    pub(crate) const fn word(&self) -> Word {
+    pub(crate) fn word(&self) -> Word {
         match self {
+            Self::NotHttp { problem, .. } => problem.word(),
             Self::BadRequest { .. } => Word::BadRequest,
             Self::Unauthorized { .. } => Word::Unauthorized,
             Self::TooManyGuesses { .. } => Word::TooManyGuesses,
@@ -167,6 +178,7 @@ impl Problem {
 
     pub(crate) fn message(&self) -> String {
         match self {
+            Self::NotHttp { problem, .. } => problem.message(),
             Self::BadRequest { what, .. } => format!("The request was refused: {what}."),
             Self::Unauthorized { .. } => "This route needs a user and a password.".into(),
             Self::TooManyGuesses { .. } => "Too many wrong passwords came from your address.".into(),
@@ -206,8 +218,12 @@ impl Problem {
             | Self::Missing { hint, .. }
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),
-            Self::UnknownHost { hint: Some(hint), .. } => sentence(hint),
-            Self::UnknownHost { near, .. } => match near.first() {
+            Self::UnknownHost { hint: Some(hint), .. } | Self::NotHttp { hint, .. } => sentence(hint),
+            Self::UnknownHost { near, .. } => match near.iter().find(|near| !is_pattern(near)).or(near.first()) {
+                // It cannot be opened as it is written.
+                Some(pattern) if is_pattern(pattern) => {
+                    format!("The route {pattern} is for hosts with a name in place of the asterisk.")
+                }
                 Some(near) => format!("Did you mean {near}?"),
                 None => "Check the address, or add a route for it to gateway.routes.".into(),
             },
@@ -237,21 +253,26 @@ impl From<HeadFault> for Problem {
     }
 }
 
+/// Whether a route's host stands for many.
+fn is_pattern(host: &str) -> bool {
+    host.contains('*')
+}
+
 /// What to write into a route whose service shows a certificate that is not trusted.
-fn of_certificate(why: &rustls::Error) -> String {
+fn of_certificate(why: &rustls::Error, terminates: bool) -> String {
+    // Another map in place of the word would end what the word says.
+    let mode = if terminates { "mode: terminate, " } else { "" };
     let first = match Untrusted::of(why) {
-        Untrusted::Issuer | Untrusted::Other => "name its authority in the route, tls: { ca: FILE }",
-        Untrusted::Name => "name the host it is for in the route, tls: { server_name: HOST }",
-        Untrusted::Time => "renew it, or check the clocks",
-        Untrusted::Authority => {
+        Untrusted::Issuer | Untrusted::Other => format!("name its authority in the route, tls: {{ {mode}ca: FILE }}"),
+        Untrusted::Name => format!("name the host it is for in the route, tls: {{ {mode}server_name: HOST }}"),
+        Untrusted::Time => "renew it, or check the clocks".to_owned(),
+        Untrusted::Authority => format!(
             "give the service a certificate that the authority has signed, and name the authority in the route, \
-             tls: { ca: FILE }"
-        }
+             tls: {{ {mode}ca: FILE }}"
+        ),
     };
-    format!(
-        "{first}; or trust any certificate there: tls: {{ verify: false }}; or open it by https, which without \
-         tls: terminate goes through to the service"
-    )
+    let any = format!("{first}; or trust any certificate there: tls: {{ {mode}verify: false }}");
+    if terminates { any } else { format!("{any}; or open it by https, which goes through to the service") }
 }
 
 /// Whole seconds, at least one, after which a wait is over.
@@ -281,6 +302,27 @@ mod tests {
     fn a_reason_becomes_a_sentence_and_a_target_stays_as_it_is() {
         assert_eq!(sentence("no pod is ready"), "No pod is ready.");
         assert_eq!(sentence("k8s://dev/web refused"), "k8s://dev/web refused.");
+    }
+
+    #[test]
+    fn where_tls_ends_here_the_hint_keeps_that_and_sends_nobody_to_https() {
+        let why = rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer);
+        let told = of_certificate(&why, true);
+        assert!(told.contains("tls: { mode: terminate, verify: false }"), "{told}");
+        assert!(told.contains("tls: { mode: terminate, ca: FILE }") && !told.contains("https"), "{told}");
+        let told = of_certificate(&why, false);
+        assert!(told.contains("tls: { verify: false }; or open it by https"), "{told}");
+    }
+
+    #[test]
+    fn a_pattern_is_no_host_that_could_be_meant() {
+        let hint = |near: &[&str]| {
+            let near = near.iter().map(|near| (*near).to_owned()).collect();
+            Problem::UnknownHost { host: "apps.localhost".into(), near, reason: None, hint: None }.hint()
+        };
+        assert_eq!(hint(&["*.apps.localhost", "app.localhost"]), "Did you mean app.localhost?");
+        let told = hint(&["*.apps.localhost"]);
+        assert!(told.contains("*.apps.localhost") && !told.contains("Did you mean"), "{told}");
     }
 
     #[test]

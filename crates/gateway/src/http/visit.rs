@@ -23,7 +23,7 @@ use super::lookup::{Found, Listing, ServiceListing};
 use super::request::{self, Carriage};
 use super::switch::switch;
 use super::{Arrival, Connection, Problem, Scheme};
-use crate::pages::{self, Around};
+use crate::pages::{self, Around, Beside};
 use crate::upstream::{Upstream, UpstreamScheme};
 
 /// Answers one request; never fails. `number` is the request's among those the guard counts.
@@ -171,6 +171,8 @@ async fn carry(
         if problem.status().is_server_error() {
             upstream.note_error(problem.message());
         }
+        let port = || asked.around(connection).port;
+        let problem = problem.with_hint(|| upstream.instead.as_ref().map(|instead| instead.hint(port())));
         match problem {
             // Nobody has written this host down: where it leads nowhere there is no such host.
             Problem::Missing { reason, hint, part, near } if upstream.own_pages_only => {
@@ -410,7 +412,10 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         }
         _ => None,
     };
-    let page = pages::error(&problem, listing.as_ref(), context.as_deref(), asked.around(connection));
+    let is_of_target = problem.status().is_server_error() || matches!(problem, Problem::UnknownHost { .. });
+    let beside =
+        Beside { listing: listing.as_ref(), context: context.as_deref(), index: visible && is_of_target };
+    let page = pages::error(&problem, beside, asked.around(connection));
     let mut response = own(page, asked);
     // Behind a request that is none nobody knows where the next one begins, or whose it is.
     if matches!(problem, Problem::SlowBody | Problem::BadRequest { status: 400, .. }) && !asked.h2 {

@@ -66,12 +66,12 @@ fn html(listing: &ServiceListing, around: Around) -> String {
         for (service, port) in rows(listing) {
             let host = match (&port.host, port.speaks) {
                 (_, Some(speaks)) => format!("<span class=\"note\">{}</span>", escape(&by_port(port, speaks))),
-                (Some(host), None) => link(host, None, listing.tls, around),
+                (Some(host), None) => link(host, None, listing.tls, around.for_https(listing.tls)),
                 (None, None) => format!("<span class=\"note\">{TOO_LONG}</span>"),
             };
             let _ = write!(
                 body,
-                "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td>{host}</td></tr>",
+                "<tr><td>{}</td><td>{}</td><td><code>{}</code></td><td class=\"host\">{host}</td></tr>",
                 escape(&service.namespace),
                 escape(&service.name),
                 escape(&port.shown()),
@@ -90,7 +90,7 @@ fn html(listing: &ServiceListing, around: Around) -> String {
 fn object(listing: &ServiceListing, around: Around) -> Value {
     let port = |port: &PortRow| {
         let host = port.host.as_ref().filter(|_| port.speaks.is_none());
-        let url = host.and_then(|host| address(host, None, listing.tls, around));
+        let url = host.and_then(|host| address(host, None, listing.tls, around.for_https(listing.tls)));
         let (shown, target) = (port.shown(), &port.target);
         json!({ "port": shown, "host": port.host, "url": url, "speaks": port.speaks, "target": target })
     };
@@ -105,7 +105,7 @@ fn object(listing: &ServiceListing, around: Around) -> Value {
 fn text(listing: &ServiceListing, around: Around) -> String {
     let mut text = format!("services of {}:\n", listing.context);
     for (service, port) in rows(listing) {
-        let url = port.host.as_ref().and_then(|host| address(host, None, listing.tls, around));
+        let url = port.host.as_ref().and_then(|host| address(host, None, listing.tls, around.for_https(listing.tls)));
         let way = match (url, port.speaks) {
             (_, Some(speaks)) => format!("({})", by_port(port, speaks)),
             (Some(url), None) => url,

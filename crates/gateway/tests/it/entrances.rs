@@ -398,3 +398,29 @@ async fn a_route_that_hands_tls_on_fails_until_a_stream_is_answered() {
     until_state(&site, "routes", "host", "secure.localhost", "ready").await;
     drop((stream, client));
 }
+
+#[tokio::test]
+async fn an_answer_by_https_ends_the_failure_of_a_request_by_http_to_the_same_route() {
+    let mut site = Site::new();
+    let (ca, listener) = (TestCa::new().unwrap(), TcpListener::bind(("127.0.0.1", 0)).await.unwrap());
+    let service = listener.local_addr().unwrap();
+    site.apply(&format!(
+        "gateway: {{ listen: '127.0.0.1:0', routes: {{ secure.localhost: {{ to: 'https://{service}' }} }} }}"
+    ))
+    .unwrap();
+    let leaf = ca.leaf("secure", &["secure.localhost"]).unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(leaf.server(&["http/1.1"]).unwrap()));
+    // The gateway trusts the certificate of nobody's authority as little as a client would.
+    let (_, status) = tokio::join!(
+        async { acceptor.accept(listener.accept().await.unwrap().0).await },
+        get(site.address(None), "secure.localhost")
+    );
+    assert_eq!(status, 502);
+    until_state(&site, "routes", "host", "secure.localhost", "failing").await;
+    let (_stream, client) = tokio::join!(
+        async { acceptor.accept(listener.accept().await.unwrap().0).await },
+        Client::connect_tls(site.address(None), "secure.localhost", ca.client(&["http/1.1"]).unwrap())
+    );
+    let _client = client.unwrap();
+    until_state(&site, "routes", "host", "secure.localhost", "ready").await;
+}

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gateway::http::{Arrival, Scheme, serve};
-use gateway::upstream::UpstreamOptions;
+use gateway::upstream::{Instead, UpstreamOptions};
 use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -26,6 +26,18 @@ async fn an_answer_that_is_none_is_told_apart_from_no_answer() {
     assert_eq!(status(&gate, "/").await.0, 200, "what came before does no harm");
     let (_, why) = gate.app().counters().last_error().unwrap();
     assert!(why.contains("closed the connection before it answered"), "{why}");
+}
+
+#[tokio::test]
+async fn what_speaks_something_else_is_told_with_how_it_is_reached() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let instead = Some(Instead::Port("a forward leads to it".into()));
+    let gate = Gate::with(|scope| UpstreamOptions { instead: instead.clone(), ..options(origin.addr(), scope) }).await;
+    for (target, word) in [("/garbage", "bad_answer"), ("/reset", "no_answer")] {
+        let answer = raw::get(gate.addr, "app.localhost", target).await.unwrap();
+        assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some(word)));
+        assert!(answer.text().contains("hint: A forward leads to it."), "{}", answer.text());
+    }
 }
 
 #[tokio::test]
@@ -222,6 +234,8 @@ async fn an_answer_cut_short_does_not_pass_for_a_whole_one() {
         };
         assert!(end.is_err(), "{target}");
         assert_eq!(got, 1000, "{target}");
+        let (_, why) = gate.app().counters().last_error().unwrap();
+        assert_eq!(why, "the service ended the connection before its answer was whole", "{target}");
     }
     assert_eq!(gate.errors("truncated"), 2);
 }

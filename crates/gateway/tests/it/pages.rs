@@ -65,7 +65,7 @@ async fn the_index_lists_what_there_is_with_links() {
         assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
         assert!(page.contains("<a href=\"http://tls.localhost:8989/\">"), "{page}");
         assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
-        assert!(page.contains("service/&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
+        assert!(page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
         assert!(
             page.contains("no pod is ready") && page.contains("127.0.0.1:5432") && page.contains("{service}-{port}")
         );
@@ -187,6 +187,10 @@ async fn what_the_lookup_refuses_is_told_with_its_reason() {
     assert_eq!(answer.text(), "403 The context prod is not in gateway.allow.\nhint: Add it there.\n");
     let answer = get(&gate, "off.localhost", "/", "*/*").await;
     assert_eq!((answer.status, answer.text().as_str()), (502, "502 No pod is ready.\n"));
+    let page = get(&gate, "off.localhost:8989", "/", BROWSER).await.text();
+    assert!(page.contains("<a href=\"http://localhost:8989/\">Index</a>"), "{page}");
+    let page = get(&gate, "no.localhost:8989", "/", BROWSER).await.text();
+    assert!(!page.contains("Index"), "{page}");
     let answer = get(&gate, "odd.localhost", "/", "*/*").await;
     assert!(
         answer.text().starts_with("404 The host odd.localhost leads nowhere: it has no context.\nhint: Write it.\n")
@@ -237,9 +241,10 @@ async fn what_went_wrong_last_stands_beside_the_state_in_every_form() {
         let routes = &mut listing.routes;
         routes[0].state = State::Failing;
         routes[0].last_error = Some(LastError { at, text: "<nobody> answers".into(), since: Some(since) });
+        routes[1].last_error = Some(LastError { at, text: "No pod is ready.".into(), since: Some(at) });
         routes[2].last_error = Some(LastError { at, text: "it was slow".into(), since: None });
     }
-    let (at, since) = ("2025-11-27T09:01:00.000Z", "2025-11-27T09:00:00.000Z");
+    let (at, since) = ("2025-11-27T09:01:00Z", "2025-11-27T09:00:00Z");
     let page = get(&gate, "localhost", "/", BROWSER).await.text();
     assert!(
         page.contains(&format!("failing</span><div class=\"note\">since {since}, last at {at}: &lt;nobody&gt;")),
@@ -252,7 +257,12 @@ async fn what_went_wrong_last_stands_beside_the_state_in_every_form() {
     assert_eq!(all["routes"][0]["state"], "failing");
     assert_eq!(
         all["routes"][0]["last_error"],
-        serde_json::json!({ "at": at, "since": since, "text": "<nobody> answers" })
+        serde_json::json!({
+            "at": "2025-11-27T09:01:00.000Z", "since": "2025-11-27T09:00:00.000Z", "text": "<nobody> answers"
+        })
     );
-    assert_eq!(all["routes"][1]["last_error"], serde_json::Value::Null);
+    assert_eq!(all["routes"][3]["last_error"], serde_json::Value::Null);
+    // The same thing is said once.
+    assert!(text.contains(&format!("(failed; since {at}: No pod is ready.)")), "{text}");
+    assert!(!page.contains("no pod is ready"), "{page}");
 }

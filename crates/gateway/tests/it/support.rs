@@ -144,6 +144,8 @@ pub(crate) fn options(target: SocketAddr, scope: &Scope) -> UpstreamOptions {
         timeout: None,
         keep: Duration::from_secs(30),
         own_pages_only: false,
+        instead: None,
+        terminates: false,
         scope: scope.clone(),
     }
 }

@@ -5,6 +5,7 @@
 
 mod remote;
 mod telling;
+mod untrusted;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};

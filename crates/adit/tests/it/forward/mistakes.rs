@@ -60,7 +60,7 @@ async fn a_command_in_a_hint_keeps_the_flags_that_were_given() {
     let bench = Bench::start().await;
     let file = bench.home.path().join("kubeconfig").display().to_string();
     let said = run(&bench, &["svc/postgres", ":80", "-n", "default", "--kubeconfig", &file]);
-    assert!(said.contains("`kubectl get services -n default --kubeconfig HOME/kubeconfig`"), "{said}");
+    assert!(said.contains("`kubectl get services -n default --context fake --kubeconfig HOME/kubeconfig`"), "{said}");
 }
 
 #[test]

@@ -340,6 +340,9 @@ async fn a_context_that_is_not_there_is_a_404_with_those_that_could_be_meant() {
     let (status, page) = up.json("web-80.svc.default.ns.fkae.cx.k8s.localhost", "/").await;
     assert_eq!(status, 404, "{page}");
     assert_eq!(page["error"]["near"][0], "web-80.svc.default.ns.fake.cx.k8s.localhost", "{page}");
+    // What resembles none is told some that there are; a stranger's page is told neither.
+    let (status, page) = up.json("web-80.svc.default.ns.prod-eu.cx.k8s.localhost", "/").await;
+    assert_eq!((status, &page["error"]["near"][0]), (404, &"web-80.svc.default.ns.fake.cx.k8s.localhost".into()));
     assert_eq!(bed.cluster.requests().len(), 0);
 }
 

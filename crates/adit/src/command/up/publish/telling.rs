@@ -7,8 +7,8 @@ use std::time::Duration;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io, without_waits};
 
 use super::lock;
+use super::untrusted::of_target;
 use crate::command::up::view::View;
-use crate::report::failure;
 
 /// Whoever opens a connection waits so much longer than the limit that is kept here: what takes too long must be told,
 /// and who is not waited for any more tells nothing.
@@ -46,7 +46,7 @@ impl Telling {
                 }
             }
             Err(error) => {
-                let failure = failure(error);
+                let failure = of_target(error);
                 if is_news(&self.troubles, &self.tunnel, failure.message()) {
                     self.view.unreachable(&self.tunnel, &self.inner.describe(), &failure);
                 }
