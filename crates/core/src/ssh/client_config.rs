@@ -299,16 +299,24 @@ impl<'a> ClientConfig<'a> {
         let mut applies = true;
         let mut words = words.iter();
         while let Some(word) = words.next() {
-            let (negated, criterion) = match word.strip_prefix('!') {
-                Some(rest) => (true, rest.to_ascii_lowercase()),
-                None => (false, word.to_ascii_lowercase()),
+            let (negated, word) = match word.strip_prefix('!') {
+                Some(rest) => (true, rest),
+                None => (false, word.as_str()),
             };
+            // `host=NAME` in one word, or with spaces somewhere in it.
+            let (criterion, beside) = word.split_once('=').unwrap_or((word, ""));
+            let criterion = criterion.to_ascii_lowercase();
             if matches!(criterion.as_str(), "canonical" | "final") {
                 return Err(self.only_openssh(line));
             }
-            let Some(wanted) = words.next() else {
-                return Err(self.fault(format!("`Match {criterion}` has no value, or stands beside others")));
-            };
+            let mut value = Some(beside).filter(|value| !value.is_empty());
+            while value.is_none() {
+                let Some(next) = words.next() else {
+                    return Err(self.fault(format!("`Match {criterion}` has no value, or stands beside others")));
+                };
+                value = Some(next.strip_prefix('=').unwrap_or(next)).filter(|value| !value.is_empty());
+            }
+            let wanted = value.unwrap_or_default();
             let fits = match criterion.as_str() {
                 "host" => host_fits(wanted, &self.host_name()),
                 "originalhost" => host_fits(wanted, self.asked.host),

@@ -78,6 +78,10 @@ impl Reader {
 
     /// The files that an `Include` means, by name. What is not there is not included.
     fn included(&self, pattern: &str, beside: Option<&Path>) -> Result<Vec<ConfigFile>, String> {
+        if pattern.contains('[') {
+            // Left out in silence, what it says would be missing.
+            return Err(format!("`{pattern}`: only `*` and `?` are understood without the program `ssh`"));
+        }
         let path = match (pattern.strip_prefix("~/"), &self.home) {
             (Some(rest), Some(home)) => home.join(rest),
             _ if Path::new(pattern).is_absolute() => PathBuf::from(pattern),

@@ -29,6 +29,7 @@ const CASES: &[(&str, &str)] = &[
     ("m", "Host m\n HostName real.example\nMatch host real.*,!x originalhost m\n Port 1\nMatch all\n User all\n"),
     ("m", "Match !host m\n Port 1\nMatch user ssh-user,LOCAL\n Port 2\nMatch localuser LOCAL\n User found\n"),
     ("m", "Match host other exec \"false\"\n Port 1\nMatch originalhost M\n Port 3\n"),
+    ("m", "Match host=real.*,m originalhost=m\n Port 4\nMatch user = nobody\n Port 5\nMatch localuser=LOCAL\n User b\n"),
     ("q", "User \"a b\"\nIdentityFile 'one two'\nHostKeyAlias a\\ b\n"),
     ("q", "User me # a comment\nHost q # another\n Port 3\n"),
     ("p", "PubkeyAuthentication no\nPasswordAuthentication no\nChallengeResponseAuthentication no\n"),
@@ -89,11 +90,8 @@ fn what_we_read_is_what_ssh_prints() {
     for (host, text) in CASES {
         let text = text.replace("DIR", &directory.path().display().to_string()).replace("LOCAL", &user);
         fs::write(&file, &text).unwrap();
-        let printed = match Command::new("ssh").arg("-G").arg("-F").arg(&file).args(["--", host]).output() {
-            Ok(printed) => printed,
-            // Nothing to compare with.
-            Err(_) => return,
-        };
+        let printed = Command::new("ssh").arg("-G").arg("-F").arg(&file).args(["--", host]).output();
+        let printed = printed.expect("the program `ssh`, to compare with");
         assert!(printed.status.success(), "{text}: {}", String::from_utf8_lossy(&printed.stderr));
         let theirs = SshSettings::parse(&String::from_utf8_lossy(&printed.stdout)).unwrap();
         let ours = reader.all(Some(&file), Asked { host, user: None, port: None, local_user: &user }).unwrap();
@@ -159,4 +157,15 @@ fn what_is_no_file_is_not_waited_for_and_has_an_end() {
     fs::File::create(&large).unwrap().set_len(SIZE_MAX + 1).unwrap();
     let (reason, _) = reader.all(Some(&large), asked).unwrap_err();
     assert!(reason.contains("too large"), "{reason}");
+}
+
+#[test]
+fn an_include_that_is_not_understood_is_not_left_out_in_silence() {
+    let directory = directory();
+    let file = directory.path().join("config");
+    fs::write(&file, format!("User me\nInclude {}/[s]ub\n", directory.path().display())).unwrap();
+    let reader = Reader { home: None, system: "/nonexistent".into() };
+    let asked = Asked { host: "in", user: None, port: None, local_user: "x" };
+    let (reason, _) = reader.all(Some(&file), asked).unwrap_err();
+    assert!(reason.contains("config:2: ") && reason.contains("[s]ub`: only `*` and `?`"), "{reason}");
 }

@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixListener;
 
-use adit_core::config::AgentFile;
+use adit_core::config::{AgentFile, DaemonConfig};
 use gateway::entrances::Entrances;
 use runtime::activation::Passed;
 use runtime::control::ControlSocket;
@@ -16,9 +16,8 @@ use super::place::Place;
 use super::state::internal;
 use crate::report::Failure;
 
-/// The names of sockets that are no forward's.
+/// The name of sockets that are no forward's.
 const GATEWAY: &str = "gateway";
-const DOORS: [&str; 2] = ["daemon.listen", "daemon.metrics"];
 
 /// What was handed over.
 #[derive(Default)]
@@ -76,8 +75,14 @@ impl Activated {
         let mut ports = Ports { strange: self.strange, ..Ports::default() };
         for (name, listener) in self.ports {
             let Ok(local) = listener.local_addr() else { continue };
-            if DOORS.contains(&name.as_str()) {
-                ports.doors.push((name, listener));
+            if let Some(wanted) = door(&file.daemon, &name) {
+                match wanted.filter(|wanted| fits(*wanted, local)) {
+                    Some(_) => ports.doors.push((name, listener)),
+                    None => {
+                        let why = format!("the file has {}", wanted.map_or("none".into(), |other| other.to_string()));
+                        ports.strange.push(format!("the socket `{name}` at {local} is not used: {why} in `{name}`"));
+                    }
+                }
                 continue;
             }
             match asked(file, &name, local) {
@@ -87,6 +92,20 @@ impl Activated {
         }
         ports
     }
+}
+
+/// What the file says of a port of the daemon itself, when the name is one's.
+fn door(config: &DaemonConfig, name: &str) -> Option<Option<SocketAddr>> {
+    match name {
+        "daemon.listen" => Some(config.listen),
+        "daemon.metrics" => Some(config.metrics),
+        _ => None,
+    }
+}
+
+/// Port 0 is whatever it has.
+fn fits(asked: SocketAddr, local: SocketAddr) -> bool {
+    asked.ip() == local.ip() && [0, local.port()].contains(&asked.port())
 }
 
 /// The address as the file has it, and whose it is.
@@ -101,8 +120,7 @@ fn asked<'a>(
         None if name == GATEWAY => (&file.gateway.as_ref().ok_or("there is no gateway in the file")?.listen, None),
         None => return Err("no forward has this name; set FileDescriptorName in its unit"),
     };
-    let fits = |address: &&SocketAddr| address.ip() == local.ip() && [0, local.port()].contains(&address.port());
-    let found = listen.iter().find(fits);
+    let found = listen.iter().find(|address| fits(**address, local));
     found.map(|address| (*address, owner)).ok_or("the file has another address in `listen`")
 }
 
@@ -122,5 +140,27 @@ mod tests {
         assert!(asked(&file, "web", at(82)).unwrap_err().contains("another address"));
         assert!(asked(&file, "off", at(81)).unwrap_err().contains("disabled"));
         assert!(asked(&file, "unknown", at(80)).unwrap_err().contains("FileDescriptorName"));
+    }
+
+    #[test]
+    fn a_port_of_the_daemon_that_the_file_does_not_have_is_told() {
+        let sorted = |text: &str| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let port = listener.local_addr().unwrap().port();
+            let file = AgentFile::parse("adit.yaml", &text.replace("PORT", &port.to_string()), &|_| None).unwrap();
+            let ports = vec![("daemon.metrics".to_owned(), listener)];
+            Activated { ports, ..Activated::default() }.sorted(&file)
+        };
+        for (text, said) in [
+            ("forwards: { web: { to: 1 } }", "the file has none in `daemon.metrics`"),
+            ("daemon: { metrics: 1 }", "the file has 127.0.0.1:1 in `daemon.metrics`"),
+        ] {
+            let ports = sorted(text);
+            assert!(ports.doors.is_empty() && ports.strange[0].contains(said), "{:?}", ports.strange);
+        }
+        for text in ["daemon: { metrics: PORT }", "daemon: { metrics: 0 }"] {
+            let ports = sorted(text);
+            assert!(ports.doors.len() == 1 && ports.strange.is_empty(), "{:?}", ports.strange);
+        }
     }
 }
