@@ -66,7 +66,10 @@ async fn the_index_lists_what_there_is_with_links() {
         assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
         assert!(page.contains("<a href=\"http://tls.localhost:8989/\">"), "{page}");
         assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
-        assert!(page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
+        assert!(
+            page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"),
+            "{page}"
+        );
         assert!(
             page.contains("no pod is ready") && page.contains("127.0.0.1:5432") && page.contains("{service}-{port}")
         );
