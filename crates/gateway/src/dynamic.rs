@@ -196,6 +196,12 @@ impl Dynamic {
         open.take(CONTEXTS).map(str::to_owned).collect()
     }
 
+    /// Why no context is known: there is no kubeconfig that can be used.
+    #[must_use]
+    pub fn missing(&self) -> Option<String> {
+        self.clusters.kubeconfigs().err().map(|error| chain(&error))
+    }
+
     /// The services of a context that may be reached, each port with its host.
     ///
     /// # Errors

@@ -238,6 +238,9 @@ fn dynamic_html(html: &mut String, dynamic: &DynamicForm, around: Around) {
     for form in &dynamic.forms {
         let _ = write!(html, "<p><code>{}</code></p>", escape(&origin(form, dynamic.tls, there)));
     }
+    if let Some(missing) = &dynamic.missing {
+        let _ = write!(html, "<p class=\"hint\">None can be reached: {}.</p>", escape(missing));
+    }
     if let Some(example) = &dynamic.example {
         let _ = write!(html, "<p>For example {}</p>", link(example, None, dynamic.tls, there));
     }
@@ -368,7 +371,7 @@ fn listing_json(listing: &Listing, around: Around) -> Value {
     let dynamic = listing.dynamic.as_ref().map(|dynamic| {
         let link = |context: &String| json!({ "name": context, "services": context_link(context, around) });
         let contexts: Vec<Value> = dynamic.contexts.iter().map(link).collect();
-        json!({ "forms": dynamic.forms, "example": dynamic.example, "contexts": contexts })
+        json!({ "forms": dynamic.forms, "example": dynamic.example, "contexts": contexts, "missing": dynamic.missing })
     });
     json!({ "routes": routes, "forwards": forwards, "dynamic": dynamic })
 }
@@ -402,7 +405,11 @@ fn listing_text(listing: &Listing, around: Around) -> String {
 fn forms_text(dynamic: &DynamicForm, around: Around) -> String {
     let around = around.for_https(dynamic.tls);
     let line = |form: &String| format!("without a route: {}\n", origin(form, dynamic.tls, around));
-    dynamic.forms.iter().map(line).collect()
+    let mut text: String = dynamic.forms.iter().map(line).collect();
+    if let Some(missing) = &dynamic.missing {
+        let _ = writeln!(text, "none of these can be reached: {missing}");
+    }
+    text
 }
 
 /// A state, why it is so when it is no good one, and what went wrong last.

@@ -365,6 +365,7 @@ fn form(dynamic: &Dynamic, tls: bool) -> DynamicForm {
         forms: vec![form("svc", "service"), form("pod", "pod")],
         example: dynamic.example(),
         contexts: dynamic.contexts(),
+        missing: dynamic.missing(),
         tls,
     }
 }

@@ -247,6 +247,15 @@ fn a_file_that_publishes_nothing_does_not_stop_one_target() {
 }
 
 #[test]
+fn a_kubeconfig_that_is_not_there_is_noted_though_nothing_leads_to_a_cluster() {
+    let home = home();
+    write(home.path(), "adit.yaml", "kubernetes: { kubeconfig: ./none }\ngateway: {}\n");
+    let said = run(home.path(), &["config", "check"]);
+    assert!(said.contains("note: adit.yaml: kubernetes.kubeconfig: there is no kubeconfig"), "{said}");
+    assert!(said.contains("adit.yaml: fine"), "{said}");
+}
+
+#[test]
 fn help_says_what_each_does() {
     let home = home();
     insta::assert_snapshot!("help_config", run(home.path(), &["config", "--help"]));

@@ -192,6 +192,8 @@ pub struct DynamicForm {
     pub example: Option<String>,
     /// The contexts that may be reached.
     pub contexts: Vec<String>,
+    /// Why none can be: there is no kubeconfig that can be used.
+    pub missing: Option<String>,
     /// Every dynamic host takes TLS, too.
     pub tls: bool,
 }

@@ -413,8 +413,7 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
         _ => None,
     };
     let is_of_target = problem.status().is_server_error() || matches!(problem, Problem::UnknownHost { .. });
-    let beside =
-        Beside { listing: listing.as_ref(), context: context.as_deref(), index: visible && is_of_target };
+    let beside = Beside { listing: listing.as_ref(), context: context.as_deref(), index: visible && is_of_target };
     let page = pages::error(&problem, beside, asked.around(connection));
     let mut response = own(page, asked);
     // Behind a request that is none nobody knows where the next one begins, or whose it is.

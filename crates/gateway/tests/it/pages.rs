@@ -38,6 +38,7 @@ fn listing() -> Listing {
         }],
         dynamic: Some(DynamicForm {
             contexts: vec!["fake".into()],
+            missing: None,
             tls: false,
             forms: vec!["{service}-{port}.svc.{namespace}.ns.{context}.cx.k8s.localhost".into()],
             example: Some("web-80.svc.shop.ns.dev.cx.k8s.localhost".into()),
@@ -65,7 +66,10 @@ async fn the_index_lists_what_there_is_with_links() {
         assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
         assert!(page.contains("<a href=\"http://tls.localhost:8989/\">"), "{page}");
         assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
-        assert!(page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"), "{page}");
+        assert!(
+            page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"),
+            "{page}"
+        );
         assert!(
             page.contains("no pod is ready") && page.contains("127.0.0.1:5432") && page.contains("{service}-{port}")
         );
@@ -98,6 +102,21 @@ async fn the_index_is_told_to_programs_as_json() {
     assert_eq!((posted.status, posted.header("allow")), (405, Some("GET, HEAD")));
     let head = raw::request(gate.addr, "HEAD", "localhost", "/", &[], b"").await.unwrap();
     assert_eq!((head.status, head.body.len()), (200, 0));
+}
+
+#[tokio::test]
+async fn without_a_kubeconfig_the_index_says_that_no_host_of_a_service_leads_anywhere() {
+    let gate = gate().await;
+    for accept in [BROWSER, "application/json", "*/*"] {
+        assert!(!get(&gate, "localhost", "/", accept).await.text().contains("no kubeconfig"), "{accept}");
+    }
+    if let Some(dynamic) = &mut gate.routes.listing.lock().unwrap().dynamic {
+        dynamic.missing = Some("there is no kubeconfig (looked at /none)".into());
+    }
+    for accept in [BROWSER, "application/json", "*/*"] {
+        let text = get(&gate, "localhost", "/", accept).await.text();
+        assert!(text.contains("there is no kubeconfig (looked at /none)"), "{text}");
+    }
 }
 
 #[tokio::test]

@@ -49,12 +49,24 @@ pub(super) fn is_agents(path: &Path, text: &str) -> bool {
     text.lines().any(has_section) || path.file_name().is_some_and(|file| file == "adit.yaml")
 }
 
+/// Where nothing leads to a cluster a kubeconfig that is not there harms nobody yet, but dynamic hosts.
+fn note_kubeconfig(name: &str, file: &AgentFile) {
+    let is_in_cluster = |target: &Target| matches!(target, Target::Kubernetes(_) | Target::Jump(_));
+    if file.kubernetes.kubeconfig.is_empty() || file.targets().iter().any(|(_, target)| is_in_cluster(target)) {
+        return;
+    }
+    if let Err(error) = Kubeconfigs::load(&files::kube_settings(&file.kubernetes)) {
+        terminal::say(&format!("note: {name}: kubernetes.kubeconfig: {}", chain(&error)));
+    }
+}
+
 fn check(path: &Path) -> Result<(), Failure> {
     let text = files::read(path)?;
     let name = path.display().to_string();
     let mut named = Named::new(Places::read(&name, &text));
     if is_agents(path, &text) {
         let file = AgentFile::parse(&name, &text, &files::environment)?;
+        note_kubeconfig(&name, &file);
         // One with other settings alone is of use to `adit forward`.
         if file == AgentFile::default() {
             let hint = "`adit config init` writes one with examples; `gateway: {}` is the gateway alone";
