@@ -467,7 +467,7 @@ impl Inner {
         let refused = all && state.is_refused_since(since);
         drop(state);
         if refused && since.elapsed() >= REFUSED_AFTER {
-            silent.cut(Cuts::Unanswered);
+            silent.cut(Cuts::Asked);
         }
     }
 
