@@ -189,6 +189,36 @@ pub fn redis_cli(port: u16, arguments: &[&str]) -> String {
     run(command.args(["-h", "127.0.0.1", "-p", &port.to_string()]).args(arguments))
 }
 
+/// librdkafka's own broker: a cluster of mocks, which its client `kcat` has inside.
+#[derive(Debug)]
+pub struct LibrdKafka {
+    _process: Process,
+    addr: SocketAddr,
+}
+
+impl LibrdKafka {
+    /// Starts so many brokers.
+    ///
+    /// # Panics
+    /// When `kcat` is not installed, see `./dev setup`, or does not start.
+    pub async fn start(brokers: u8) -> Self {
+        let mut command = Command::new(program("kcat"));
+        // The address it is told to use is never used. It reads a topic for as long as it runs.
+        command.args(["-b", "127.0.0.1:1", "-d", "mock", "-X", &format!("test.mock.num.brokers={brokers}")]);
+        command.args(["-C", "-t", "adit"]);
+        let process = Process::start(&mut command).expect("kcat starts");
+        let line = process.line(DEADLINE, |line| line.contains("bootstrap.servers=")).await.expect("a mock cluster");
+        let servers = line.rsplit("bootstrap.servers=").next().unwrap_or_default();
+        let addr = servers.split(',').next().and_then(|server| server.trim().parse().ok());
+        Self { _process: process, addr: addr.unwrap_or_else(|| panic!("no address in {line}")) }
+    }
+
+    /// Where its first broker listens.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+}
+
 /// A MariaDB server whose `root` needs no password.
 #[derive(Debug)]
 pub struct MariaDb {

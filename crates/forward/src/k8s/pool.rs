@@ -42,6 +42,9 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
 /// The same for streams that ask something meanwhile: a kept connection of HTTP has a request that is better sent again.
 const ASK_AGAIN_AFTER: Duration = Duration::from_secs(3);
 
+/// How long a server that says nothing here may refuse new connections until what it has not answered is taken for lost.
+const REFUSED_AFTER: Duration = Duration::from_secs(2);
+
 static NUMBER: AtomicU64 = AtomicU64::new(1);
 
 /// The connections to one pod; dropping it lets running streams end and closes the rest.
@@ -86,6 +89,12 @@ impl State {
         };
         self.replaced = Some((now, times + 1));
         true
+    }
+
+    /// Whether the server refused a new connection after this time.
+    fn is_refused_since(&self, time: Instant) -> bool {
+        let failed = self.failed.as_ref().filter(|(at, _)| *at >= time);
+        failed.is_some_and(|(_, error)| matches!(error, ApiError::Unreachable { .. }) && !error.is_silence())
     }
 
     /// Notes why no connection is left, when none is.
@@ -417,8 +426,8 @@ impl Inner {
         });
     }
 
-    /// Has a connection beside one whose server gives no sign of life. Once the server gives one elsewhere, streams
-    /// that wait for their first answer go there, those that ask again have [`ASK_AGAIN_AFTER`], the others [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
+    /// Has a connection beside one whose server gives no sign of life. Once the server gives one elsewhere, or refuses the
+    /// new one, streams that wait for their first answer go there, those that ask again have [`ASK_AGAIN_AFTER`], the others [`GIVE_UP_AFTER`]. A pod that pauses an upload looks
     /// the same, so such a connection is kept.
     fn replace(self: &Arc<Self>, silent: &Arc<Connection>, elsewhere: &mut Option<Instant>) {
         let Some(since) = silent.silent_since() else { return };
@@ -453,6 +462,12 @@ impl Inner {
         if all && state.may_replace(Instant::now()) {
             let port = state.port;
             self.dial(&mut state, port);
+        }
+        // Silence alone may be a gap in the network. A refusal beside it is a server that is gone.
+        let refused = all && state.is_refused_since(since);
+        drop(state);
+        if refused && since.elapsed() >= REFUSED_AFTER {
+            silent.cut(Cuts::Asked);
         }
     }
 

@@ -282,6 +282,23 @@ async fn a_route_all_of_whose_requests_fail_is_not_called_ready() {
 }
 
 #[tokio::test]
+async fn an_api_server_that_says_nothing_and_takes_nothing_new_is_told_within_seconds() {
+    let (bed, up) = start().await;
+    assert_eq!(up.get(HOST, "/").await.status, 200);
+    bed.cluster.faults().stop_silently().await;
+    let asked = std::time::Instant::now();
+    let answer = up.get(HOST, "/").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    // The connection that is there would be given up after 16 s and more.
+    assert!(asked.elapsed() < std::time::Duration::from_secs(15), "{:?}", asked.elapsed());
+    let (_, index) = up.json("localhost", "/").await;
+    let state = index["routes"][0]["state"].as_str().unwrap();
+    assert!(state != "ready", "{index}");
+    bed.cluster.faults().restart();
+    assert_eq!(up.get(HOST, "/").await.status, 200, "back");
+}
+
+#[tokio::test]
 async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lost() {
     let (bed, up) = start().await;
     assert_eq!(up.get(HOST, "/").await.status, 200);

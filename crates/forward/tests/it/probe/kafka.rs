@@ -4,8 +4,17 @@ use std::sync::Arc;
 
 use testkit::cert::TestCa;
 use testkit::kafka::{KafkaBroker, KafkaOptions};
+use testkit::servers::LibrdKafka;
 
 use super::{bad, good};
+
+#[tokio::test]
+async fn the_brokers_of_librdkafka_tell_their_cluster() {
+    let cluster = LibrdKafka::start(3).await;
+    assert_eq!(good("type: kafka", cluster.addr()).await, "3 brokers");
+    let said = bad("type: kafka, user: app, password: hunter2", cluster.addr()).await;
+    assert!(!said.contains("hunter2"), "{said}");
+}
 
 #[tokio::test]
 async fn an_open_broker_tells_its_cluster() {
