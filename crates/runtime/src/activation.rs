@@ -1,10 +1,11 @@
 //! Listening sockets that a service manager hands to this process (`sd_listen_fds(3)`).
 
 use std::net::TcpListener;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
+use rustix::net::{AddressFamily, SocketType};
 
 /// The name of a socket whose unit gives it none.
 const UNNAMED: &str = "unknown";
@@ -21,7 +22,8 @@ pub enum Passed {
 }
 
 /// What was handed to this process, in order. A second call finds nothing. To be called before there are threads: it
-/// takes the variables out of the environment, so that no child believes that they are meant for it.
+/// takes `LISTEN_PID` and `LISTEN_FDS` out of the environment, so that no child believes that they are meant for it;
+/// `LISTEN_FDNAMES` stays, and says nothing without them.
 #[must_use]
 pub fn take() -> Vec<Passed> {
     let variable = |name: &str| std::env::var(name).unwrap_or_default();
@@ -42,8 +44,22 @@ fn passed(all: &mut ListenFd, index: usize, name: String) -> Passed {
     }
     match all.take_tcp_listener(index) {
         Ok(Some(listener)) if listens(&listener) => Passed::Tcp(name, listener),
-        Ok(_) | Err(_) => Passed::Other(name),
+        Ok(Some(_)) => Passed::Other(name),
+        Ok(None) | Err(_) => {
+            close(all, index);
+            Passed::Other(name)
+        }
     }
+}
+
+/// Closes a socket of another kind, which every child would inherit. What is no socket at all stays open: a unit has to
+/// ask for that with `OpenFile=`.
+fn close(all: &mut ListenFd, index: usize) {
+    let family = i32::from(AddressFamily::UNIX.as_raw());
+    let kind = SocketType::SEQPACKET.as_raw().cast_signed();
+    drop(all.take_udp_socket(index));
+    drop(all.take_unix_datagram(index));
+    drop(all.take_custom::<OwnedFd>(index, family, kind, "seqpacket socket"));
 }
 
 /// Whether it takes connections: a unit with `Accept=yes` hands over one that is connected.

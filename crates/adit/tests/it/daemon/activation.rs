@@ -36,6 +36,11 @@ impl Manager {
 
     /// Starts the daemon as a unit would.
     fn start(&self, place: &Place, names: &str) -> Child {
+        self.start_with(place, names, self.port.try_clone().expect("a descriptor").into())
+    }
+
+    /// The same with another socket in place of the port.
+    fn start_with(&self, place: &Place, names: &str, second: OwnedFd) -> Child {
         let daemon = place.command(&["--config", "adit.yaml", "daemon", "start", "--foreground"]);
         let mut command = Command::new("sh");
         command.args(["-c", HAND_OVER, "sh"]).arg(daemon.get_program()).args(daemon.get_args());
@@ -44,7 +49,7 @@ impl Manager {
         command.env("PATH", std::env::var_os("PATH").unwrap_or_default()).env("LISTEN_FDNAMES", names);
         let socket = |socket: OwnedFd| Stdio::from(socket);
         command.stdin(socket(self.control.try_clone().expect("a descriptor").into()));
-        command.stdout(socket(self.port.try_clone().expect("a descriptor").into())).stderr(Stdio::null());
+        command.stdout(socket(second)).stderr(Stdio::null());
         command.spawn().expect("it starts")
     }
 }
@@ -109,4 +114,22 @@ async fn what_is_meant_for_another_process_is_not_taken() {
     let output = command.env("LISTEN_PID", "1").env("LISTEN_FDS", "2").output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(get(place.entrance("web")).await, Some(200));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_passed_socket_of_another_kind_is_told_and_closed() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let manager = Manager::new(&place);
+    let datagrams = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let passed = OwnedFd::from(datagrams.try_clone().unwrap());
+    let mut child = manager.start_with(&place, "control:odd", passed);
+    place.logged("the socket `odd` is not used").await;
+    let open = std::fs::read_dir(format!("/proc/{}/fd", child.id())).unwrap().flatten();
+    let mut open = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+    let own = std::fs::read_link(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&datagrams))).unwrap();
+    assert!(open.all(|socket| socket != own), "it is closed");
+    place.ok(&["daemon", "stop"]);
+    assert!(child.wait().unwrap().success());
+    std::fs::remove_file(place.socket()).unwrap();
 }

@@ -29,7 +29,10 @@ const CASES: &[(&str, &str)] = &[
     ("m", "Host m\n HostName real.example\nMatch host real.*,!x originalhost m\n Port 1\nMatch all\n User all\n"),
     ("m", "Match !host m\n Port 1\nMatch user ssh-user,LOCAL\n Port 2\nMatch localuser LOCAL\n User found\n"),
     ("m", "Match host other exec \"false\"\n Port 1\nMatch originalhost M\n Port 3\n"),
-    ("m", "Match host=real.*,m originalhost=m\n Port 4\nMatch user = nobody\n Port 5\nMatch localuser=LOCAL\n User b\n"),
+    (
+        "m",
+        "Match host=real.*,m originalhost=m\n Port 4\nMatch user = nobody\n Port 5\nMatch localuser=LOCAL\n User b\n",
+    ),
     ("q", "User \"a b\"\nIdentityFile 'one two'\nHostKeyAlias a\\ b\n"),
     ("q", "User me # a comment\nHost q # another\n Port 3\n"),
     ("p", "PubkeyAuthentication no\nPasswordAuthentication no\nChallengeResponseAuthentication no\n"),
