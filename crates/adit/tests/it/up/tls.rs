@@ -388,9 +388,8 @@ async fn with_a_local_authority_tls_ends_here_for_every_route_and_dynamic_host()
     }
     // So that is what an index that came by http links to.
     let (_, index) = secure.up.json("localhost", "/").await;
-    for (at, host) in ["web.localhost", "web-80.svc.default.ns.fake.cx.k8s.localhost"].into_iter().enumerate() {
-        let url = index["routes"][at]["url"].as_str().unwrap_or_default();
-        assert!(url.starts_with(&format!("https://{host}:")), "{index}");
+    for host in ["web.localhost", "web-80.svc.default.ns.fake.cx.k8s.localhost"] {
+        assert!(index.to_string().contains(&format!("\"url\":\"https://{host}:")), "{index}");
     }
     let unknown = secure.url("unknown.localhost");
     assert_eq!(secure.up.event("untrusted").await["hint"], "adit trust");
