@@ -27,7 +27,7 @@ a{color:var(--accent)}code{font:.9em ui-monospace,monospace;overflow-wrap:anywhe
 .wide{overflow-x:auto}table{border-collapse:collapse;width:100%;font-size:.9rem}\
 th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line)}\
 th{font-weight:600;opacity:.7}td a,td code{overflow-wrap:break-word}td.host,td.target{min-width:11rem}\
-td.state{width:40%;overflow-wrap:anywhere}td.state span{white-space:nowrap}.note{opacity:.7}\
+td.state{width:40%;min-width:14rem;overflow-wrap:break-word}td.state span{white-space:nowrap}.note{opacity:.7}\
 .ready::before,.idle::before,.failed::before,.busy::before{content:\"\";display:inline-block;width:.55em;height:.55em;\
 border-radius:50%;margin-right:.45em;background:#9ca3af}\
 .ready::before{background:#16a34a}.busy::before{background:#d97706}.failed::before{background:#dc2626}\
