@@ -93,7 +93,7 @@ mod tests {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let mut command = Command::new("sh");
             command.args(["-c", HAND_OVER, "sh"]).arg(&itself).env(EXPECTED, taken);
-            command.args(["--exact", "activation::tests::takes_as_many_as_it_is_told", "--ignored"]);
+            command.args(["--exact", "activation::tests::takes_as_many_as_it_is_told"]);
             command.stdin(OwnedFd::from(listener)).env_remove("LISTEN_FDNAMES").env_remove("FOR");
             meant_for.map(|process| command.env("FOR", process));
             let output = command.output().unwrap();
@@ -102,10 +102,10 @@ mod tests {
         }
     }
 
+    /// Also run by [`what_is_meant_for_another_process_is_not_taken`], in processes of their own.
     #[test]
-    #[ignore = "run by what_is_meant_for_another_process_is_not_taken, in a process of its own"]
     fn takes_as_many_as_it_is_told() {
-        let expected = std::env::var(EXPECTED).unwrap();
+        let expected = std::env::var(EXPECTED).unwrap_or_else(|_| "0".to_owned());
         let taken = take();
         assert_eq!(taken.len().to_string(), expected);
         assert!(taken.iter().all(|passed| matches!(passed, Passed::Tcp(name, _) if name == UNNAMED)), "{taken:?}");
