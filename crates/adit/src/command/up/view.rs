@@ -382,7 +382,8 @@ impl View {
         let width = terminal::width();
         let height = terminal::height();
         let notes = self.notes();
-        let notes = last_lines(&notes, width, height / 2);
+        let wished = table(snapshot, width, usize::MAX, SystemTime::now()).lines().count();
+        let notes = last_lines(&notes, width, room_for_notes(height, wished));
         // The last line stays free for the cursor.
         let room = height.saturating_sub(2 + notes.len());
         let mut text = table(snapshot, width, room, SystemTime::now());
@@ -659,6 +660,12 @@ impl Reasons {
     }
 }
 
+/// Lines for what has happened: what the table does not wish for, at most half of the height, but always some.
+fn room_for_notes(height: usize, wished: usize) -> usize {
+    let least = height / 4;
+    height.saturating_sub(2 + wished).clamp(least, (height / 2).max(least))
+}
+
 /// The notes as lines of the terminal: whole ones, the latest, as many as there is room for, and one at least.
 fn last_lines(notes: &[String], width: usize, room: usize) -> Vec<String> {
     let mut lines = Vec::new();
@@ -728,6 +735,14 @@ fn clock(at: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_table_leaves_a_quarter_of_the_height_to_what_has_happened() {
+        assert_eq!(
+            [(24, 40), (24, 15), (24, 3), (2, 9)].map(|(height, wished)| room_for_notes(height, wished)),
+            [6, 7, 12, 0]
+        );
+    }
 
     #[test]
     fn a_reason_is_told_once_of_each_target_for_a_while() {

@@ -178,7 +178,7 @@ async fn one_outage_of_a_cluster_is_one_line_for_all_that_wait_for_it_and_so_is_
     process.line(DEADLINE, |line| line.starts_with("http://web.localhost")).await.expect("the last start");
     let before = process.line_count();
     bed.cluster.faults().stop().await;
-    line("context fake: 3 entrances wait: the API server").await.expect("the outage");
+    line("context fake: 3 entrances wait: ").await.expect("the outage");
     line("those are a, b, web.localhost").await.expect("whom it concerns");
     bed.cluster.faults().restart();
     line("context fake: back after").await.expect("its end");
@@ -189,5 +189,8 @@ async fn one_outage_of_a_cluster_is_one_line_for_all_that_wait_for_it_and_so_is_
     }
     process.signal(Signal::TERM).unwrap();
     assert_eq!(process.exited(DEADLINE).await.unwrap().code(), Some(0));
-    assert_eq!(process.line_count(), before + 3, "{}", process.output());
+    // Two lines more when the end of the connections is known a second before the refusal of new ones.
+    let told = process.line_count() - before;
+    let refused = process.output().lines().filter(|line| line.contains("wait: the API server")).count();
+    assert!(told == 3 || (told == 5 && refused == 1), "{}", process.output());
 }
