@@ -8,17 +8,17 @@ use adit_core::backoff::{Backoff, BackoffSettings};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::Instant;
 
-/// The waits between two tries.
-const AGAIN: BackoffSettings = BackoffSettings {
+/// The waits between two tries to connect.
+pub(crate) const AGAIN: BackoffSettings = BackoffSettings {
     first: Duration::from_millis(50),
     base: Duration::from_millis(100),
     growth: 2.0,
     cap: Duration::from_secs(2),
 };
 /// What went away is back soon, most times: for a while no wait is longer than this.
-const RESTART: Duration = Duration::from_millis(400);
-/// See [`RESTART`].
-const RESTARTING: Duration = Duration::from_secs(60);
+pub(crate) const RESTART: Duration = Duration::from_millis(400);
+/// See [`RESTART`]. A try may cost a process, so not for ever.
+pub(crate) const RESTARTING: Duration = Duration::from_secs(60);
 
 /// Whether there is a way to something that forwards share.
 pub(crate) struct Reach {

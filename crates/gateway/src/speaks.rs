@@ -97,6 +97,11 @@ pub enum Instead {
     Tls(String),
 }
 
+/// A local port for one of a service that anybody may listen on: those below 1024 are the system's.
+pub(crate) const fn unprivileged(number: u16) -> u16 {
+    if number < 1024 { number + 10_000 } else { number }
+}
+
 impl Instead {
     /// For the target of a route or a dynamic host, when its port speaks something else by all that is known.
     pub(crate) fn of(target: &KubeTarget) -> Option<Self> {
@@ -108,8 +113,7 @@ impl Instead {
         let speaks = other_than_http(name, number, word)?;
         let usual = NUMBERS.iter().find(|(_, known)| *known == speaks).map(|(number, _)| *number);
         let local = if number == 0 { usual? } else { number };
-        // Below 1024 they are the system's.
-        let local = if local < 1024 { local + 10_000 } else { local };
+        let local = unprivileged(local);
         let to = Target::Kubernetes(target.clone());
         Some(Self::Port(format!(
             "this port speaks {speaks}, not HTTP: a forward leads to it, `{{ to: \"{to}\", listen: {local} }}` in the \

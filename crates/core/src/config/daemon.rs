@@ -31,7 +31,7 @@ pub(super) fn read(section: Section<'_>) -> DaemonConfig {
         listen: section.get("listen", api_address),
         token_file: section.path("token_file"),
         metrics: section.get("metrics", loopback_address),
-        shutdown: phases(section.section("shutdown")),
+        shutdown: phases(section.section("shutdown"), phase),
         notify: section.boolean("notify").unwrap_or(false),
     };
     // A token in the file itself would end in backups and repositories: rule S6.
@@ -58,7 +58,8 @@ fn api_address(text: &str) -> Result<SocketAddr, Complaint> {
     ))
 }
 
-fn phases(section: Section<'_>) -> PhaseTimes {
+/// The lengths of the phases of an end, each read by `phase`.
+pub(super) fn phases<E: Into<Complaint>>(section: Section<'_>, phase: fn(&str) -> Result<Duration, E>) -> PhaseTimes {
     let default = PhaseTimes::default();
     let time = |key, default| section.get(key, phase).unwrap_or(default);
     let times = PhaseTimes {

@@ -16,6 +16,7 @@ use super::link::{Link, OpenError};
 use super::openssh;
 use super::servers::SshServers;
 use super::settings::{Known, Reader};
+use crate::reach::{AGAIN, RESTART, RESTARTING};
 
 /// Connections to one server. Each is a login, and servers bound those; more than one is made only when streams of
 /// the others are not read.
@@ -34,17 +35,6 @@ const KEY: BackoffSettings = BackoffSettings {
     growth: 2.0,
     cap: Duration::from_secs(60),
 };
-/// After a connection that could not be made.
-const AGAIN: BackoffSettings = BackoffSettings {
-    first: Duration::from_millis(50),
-    base: Duration::from_millis(100),
-    growth: 2.0,
-    cap: Duration::from_secs(2),
-};
-/// A server that went away is back soon, most times: for a while no wait is longer than this.
-const RESTART: Duration = Duration::from_millis(400);
-/// See [`RESTART`]. Each try costs a process, so not for ever.
-const RESTARTING: Duration = Duration::from_secs(60);
 /// A stream whose connection is lost while it is opened is opened on another, so often.
 const OPENS: usize = 3;
 

@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::{Around, address, link, origin};
 use crate::http::{PortRow, ServiceListing, ServiceRow};
+use crate::speaks::unprivileged;
 
 /// Where the page of a context is, at the gateway's own names. No service's path begins so by accident.
 const PATH: &str = "/-/contexts/";
@@ -129,11 +130,6 @@ fn by_port(port: &PortRow, speaks: &str) -> String {
     format!(
         "{speaks}, not HTTP: a forward with {{ to: \"{target}\", listen: {local} }}, or adit forward {target} {local}"
     )
-}
-
-/// A local port for one of a service that anybody may listen on: those below 1024 are the system's.
-const fn unprivileged(number: u16) -> u16 {
-    if number < 1024 { number + 10_000 } else { number }
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{
 };
 use crate::accounts::check_account;
 use crate::cidr::Cidr;
+use crate::config::daemon::phases;
 use crate::config::reader::{
     Complaint, Reader, Section, listen_address, loopback_address, positive_duration, resolve_path,
 };
@@ -17,7 +18,6 @@ use crate::config::unit::{parse_duration, parse_rate, parse_size, show_duration}
 use crate::config::{Environment, Problems, tree};
 use crate::head;
 use crate::name::{Hostname, PortRange, TunnelName};
-use crate::shutdown::PhaseTimes;
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
@@ -44,7 +44,7 @@ pub(super) fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<Serv
             names: names(root.section("names")),
             admin: admin(root.section("admin")),
             log: log(root.section("log"), file, env),
-            shutdown: shutdown(root.section("shutdown")),
+            shutdown: phases(root.section("shutdown"), parse_duration),
             tunnel: tunnel(root.section("tunnel")),
         };
         root.finish();
@@ -266,19 +266,6 @@ fn log_target(text: &str, file: &str, env: Environment<'_>) -> Result<LogTarget,
         "stderr" => Ok(LogTarget::Stderr),
         path => resolve_path(path, file, env).map(LogTarget::File),
     }
-}
-
-fn shutdown(section: Section<'_>) -> PhaseTimes {
-    let default = PhaseTimes::default();
-    let time = |key, default| section.get(key, parse_duration).unwrap_or(default);
-    let times = PhaseTimes {
-        accept: time("accept", default.accept),
-        drain: time("drain", default.drain),
-        cancel: time("cancel", default.cancel),
-        abort: time("abort", default.abort),
-    };
-    section.finish();
-    times
 }
 
 fn tunnel(section: Section<'_>) -> TunnelConfig {
