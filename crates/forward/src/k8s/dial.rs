@@ -150,7 +150,8 @@ fn is_answer(error: &ConnectError) -> bool {
 }
 
 /// The first success of up to `most` attempts at once, each of which begins when the others have been silent for
-/// `after`. A failure counts when no other attempt is under way, or when it is the answer that all would get.
+/// `after`. A failure counts when no other attempt is under way, when it is the answer that all would get, or when the
+/// others stay silent for `after` beside it: they were begun before the server went away.
 pub(super) async fn hedged<T, E, F: Future<Output = Result<T, E>>>(
     after: Duration,
     most: usize,
@@ -159,14 +160,18 @@ pub(super) async fn hedged<T, E, F: Future<Output = Result<T, E>>>(
 ) -> Result<T, E> {
     let mut attempts = FuturesUnordered::new();
     attempts.push(attempt());
+    let mut failed = None;
     loop {
         tokio::select! {
             biased;
             Some(result) = attempts.next() => match result {
-                Err(error) if !attempts.is_empty() && !is_answer(&error) => {}
+                Err(error) if !attempts.is_empty() && !is_answer(&error) => failed = Some(error),
                 result => return result,
             },
-            () = tokio::time::sleep(after), if attempts.len() < most => attempts.push(attempt()),
+            () = tokio::time::sleep(after), if failed.is_some() || attempts.len() < most => match failed.take() {
+                Some(error) => return Err(error),
+                None => attempts.push(attempt()),
+            },
         }
     }
 }
@@ -225,5 +230,23 @@ mod tests {
         assert_eq!(hedged(Duration::from_secs(2), 4, |_| true, attempt).await, Err("refused"));
         count.set(1);
         assert_eq!(hedged(Duration::from_secs(2), 4, |_| false, attempt).await, Err("refused"), "none goes on");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_attempt_that_hangs_is_not_waited_for_when_the_next_one_fails() {
+        let begin = tokio::time::Instant::now();
+        let count = Cell::new(0);
+        let attempt = || {
+            count.set(count.get() + 1);
+            let number = count.get();
+            async move {
+                if number == 1 {
+                    std::future::pending::<()>().await;
+                }
+                Err::<(), _>("refused")
+            }
+        };
+        assert_eq!(hedged(Duration::from_secs(2), 4, |_| false, attempt).await, Err("refused"));
+        assert_eq!((begin.elapsed().as_secs(), count.get()), (4, 2));
     }
 }
