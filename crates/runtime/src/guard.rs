@@ -14,11 +14,11 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use adit_core::head::{HeadFault, HeadGuard};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use self::half_closed::HalfClosedPlace;
 pub use self::half_closed::{HalfClosedPlaces, HalfClosedSource};
@@ -212,7 +212,7 @@ pub struct Guarded<S> {
 /// A client that has ended its direction.
 struct HalfClosed {
     /// When it was last sent something; at first, when it ended its direction.
-    sent: tokio::time::Instant,
+    sent: Instant,
     timer: Pin<Box<Sleep>>,
     _place: Option<HalfClosedPlace>,
 }
@@ -270,7 +270,7 @@ impl<S> Guarded<S> {
             return;
         }
         let timer = Box::pin(tokio::time::sleep(self.times.half_closed));
-        let sent = tokio::time::Instant::now();
+        let sent = Instant::now();
         self.half_closed = Some(Box::new(HalfClosed { sent, timer, _place: place.flatten() }));
     }
 
@@ -294,7 +294,7 @@ impl<S> Guarded<S> {
         let Some(half) = &mut self.half_closed else { return Poll::Ready(()) };
         if self.unread.is_some() {
             // There is something to send. How long it may take the client to take it is held to elsewhere.
-            half.sent = tokio::time::Instant::now();
+            half.sent = Instant::now();
         }
         loop {
             ready!(half.timer.as_mut().poll(cx));
@@ -358,16 +358,16 @@ impl<S> Guarded<S> {
     fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         loop {
             let by = self.due();
-            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
+            let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
             // A head that began may be due before the idle time the timer was set for.
-            if timer.deadline() > by.into() {
-                timer.as_mut().reset(by.into());
+            if timer.deadline() > by {
+                timer.as_mut().reset(by);
             }
             ready!(timer.as_mut().poll(cx));
             if Instant::now() >= by {
                 return Poll::Ready(());
             }
-            timer.as_mut().reset(by.into());
+            timer.as_mut().reset(by);
         }
     }
 }
@@ -378,14 +378,14 @@ impl<S> Guarded<S> {
         if result.is_ready() {
             self.unread = None;
             if let Some(half) = &mut self.half_closed {
-                half.sent = tokio::time::Instant::now();
+                half.sent = Instant::now();
             }
             return result;
         }
         let by = *self.unread.get_or_insert_with(Instant::now) + self.times.unread;
-        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by.into())));
-        if timer.deadline() != by.into() {
-            timer.as_mut().reset(by.into());
+        let timer = self.write_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(by)));
+        if timer.deadline() != by {
+            timer.as_mut().reset(by);
         }
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
@@ -416,7 +416,7 @@ impl<S: AsyncRead + Unpin> Guarded<S> {
         while !self.closed && (self.refused || self.guard.mid_body()) {
             let timer = self.linger_timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(LINGER)));
             // By the clock: to a visitor who sends without a pause the timer would never come to its turn.
-            if timer.deadline().into_std() <= Instant::now() {
+            if timer.deadline() <= Instant::now() {
                 self.closed = true;
                 break;
             }
@@ -630,7 +630,7 @@ mod tests {
         let mut head = [0; REQUEST.len()];
         guarded.read_exact(&mut head).await.unwrap();
         findings.begun();
-        let begin = tokio::time::Instant::now();
+        let begin = Instant::now();
         let early = tokio::time::timeout(Duration::from_secs(20), guarded.read(&mut head)).await;
         assert!(early.is_err(), "its request is under way");
         guarded.write_all(b"a piece").await.unwrap();
@@ -643,7 +643,7 @@ mod tests {
         let (mut guarded, findings) = half_open(b"GET / HTTP/1.1\r\nhost: a\r\n\r\nGET / HTTP/1.1\r\nhost: a\r\n\r\n");
         let mut heads = [0; 2 * REQUEST.len()];
         guarded.read_exact(&mut heads).await.unwrap();
-        let begin = tokio::time::Instant::now();
+        let begin = Instant::now();
         let answering = async {
             for _ in 0..2 {
                 findings.begun();
@@ -666,7 +666,7 @@ mod tests {
         first.read_exact(&mut head).await.unwrap();
         let kept = tokio::time::timeout(Duration::from_secs(20), first.read(&mut head)).await;
         assert!(kept.is_err(), "its request is under way");
-        let begin = tokio::time::Instant::now();
+        let begin = Instant::now();
         second.read_exact(&mut head).await.unwrap();
         assert_eq!((second.read(&mut head).await.unwrap(), begin.elapsed()), (0, Duration::ZERO));
         drop(first);
@@ -679,7 +679,7 @@ mod tests {
     async fn an_end_in_the_middle_of_a_request_is_told_at_once() {
         for input in [&b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\n12"[..], b"GET / HTTP/1.1\r\nho"] {
             let (mut guarded, _) = half_open(input);
-            let begin = tokio::time::Instant::now();
+            let begin = Instant::now();
             let mut all = Vec::new();
             guarded.read_to_end(&mut all).await.unwrap();
             assert_eq!(begin.elapsed(), Duration::ZERO);

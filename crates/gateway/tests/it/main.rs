@@ -14,3 +14,4 @@ mod smuggling;
 mod support;
 mod upgrades;
 mod upstreams;
+mod waits;
