@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 /// So long is waited for others that the same outage concerns, before it is told.
 const GATHER: Duration = Duration::from_secs(1);
+/// So long another reason must stay before it is told: connections that end and new ones that are refused are one thing.
+const STAYS: Duration = Duration::from_secs(5);
 /// Of those that wait so many are named.
 const NAMED: usize = 5;
 /// So many reasons of one outage are known as told.
@@ -19,6 +21,8 @@ struct Outage {
     since: Instant,
     /// When it is told, until it was.
     due: Option<Instant>,
+    /// When a reason that was not told yet is told, if it stays.
+    changed: Option<Instant>,
     /// Of how many entrances it was told as of one thing; one is told as its own.
     told_of: usize,
     /// One of them works again.
@@ -73,8 +77,10 @@ impl Outages {
                 }
             }
         }
-        if outage.told_of > 0 && !outage.told.iter().any(|told| told == reason) {
-            outage.due.get_or_insert(now + GATHER);
+        if outage.told.iter().any(|told| told == reason) {
+            outage.changed = None;
+        } else if outage.told_of > 0 {
+            outage.changed.get_or_insert(now + STAYS);
         }
         reason.clone_into(&mut outage.reason);
     }
@@ -111,12 +117,12 @@ impl Outages {
 
     /// Whether anything is to be told soon.
     pub(super) fn is_due_soon(&self) -> bool {
-        self.0.values().any(|outage| outage.due.is_some())
+        self.0.values().any(|outage| outage.next().is_some())
     }
 
     /// What is to be told now.
     pub(super) fn poll_lines(&mut self, now: Instant) -> Vec<String> {
-        let due = self.0.iter_mut().filter(|(_, outage)| outage.due.is_some_and(|due| due <= now));
+        let due = self.0.iter_mut().filter(|(_, outage)| outage.next().is_some_and(|due| due <= now));
         due.map(|(context, outage)| {
             outage.set_told();
             outage.line(context)
@@ -130,6 +136,7 @@ impl Outage {
         Self {
             since: now,
             due: Some(now + GATHER),
+            changed: None,
             told_of: 0,
             over: false,
             reason: String::new(),
@@ -143,8 +150,13 @@ impl Outage {
         Some(self.waiting.remove(at))
     }
 
+    /// When something is to be told of it.
+    fn next(&self) -> Option<Instant> {
+        self.due.into_iter().chain(self.changed).min()
+    }
+
     fn set_told(&mut self) {
-        (self.due, self.told_of) = (None, self.waiting.len());
+        (self.due, self.changed, self.told_of) = (None, None, self.waiting.len());
         // Some of it came back, and these did not.
         self.over = false;
         self.waiting.iter_mut().for_each(|waiting| waiting.is_told = true);
@@ -230,26 +242,40 @@ mod tests {
         outages.handle_left("a");
         assert!(outages.poll_lines(start + GATHER).is_empty());
     }
+
     #[test]
-    fn another_reason_is_told_once_and_so_is_the_return() {
+    fn another_reason_that_stays_is_told_once_and_so_is_the_return() {
         let (mut outages, start) = (Outages::default(), Instant::now());
         lost(&mut outages, start, "a");
         lost(&mut outages, start, "b");
         outages.poll_lines(start + GATHER);
-        for at in [2, 4, 6] {
-            for (reason, at) in [("the credentials are refused", at), (GONE, at + 1)] {
+        for round in 1..=3 {
+            let mut at = start + STAYS * 2 * round;
+            for reason in ["the credentials are refused", GONE] {
                 for name in ["a", "b"] {
-                    let line = format!("{name}: {reason}");
-                    outages.handle_lost(start + GATHER * at, "dev", reason, name, line);
+                    outages.handle_lost(at, "dev", reason, name, format!("{name}: {reason}"));
                 }
-                let lines = outages.poll_lines(start + GATHER * (at + 1));
+                at += STAYS;
+                let lines = outages.poll_lines(at);
                 let told = "context dev: 2 entrances wait: the credentials are refused\nthose are a, b";
-                assert_eq!(lines, if at == 2 { vec![told] } else { vec![] });
+                let is_new = round == 1 && reason != GONE;
+                assert_eq!(lines, if is_new { vec![told] } else { vec![] });
             }
         }
-        let back = Back::ForAll("context dev: back after 9.0 s".into());
-        assert_eq!(outages.handle_back(start + GATHER * 9, "a"), back);
-        assert_eq!(outages.handle_back(start + GATHER * 9, "b"), Back::Nothing);
+        let back = Back::ForAll("context dev: back after 40.0 s".into());
+        assert_eq!(outages.handle_back(start + STAYS * 8, "a"), back);
+        assert_eq!(outages.handle_back(start + STAYS * 8, "b"), Back::Nothing);
+    }
+
+    #[test]
+    fn another_reason_that_does_not_stay_is_not_told() {
+        let (mut outages, start) = (Outages::default(), Instant::now());
+        lost(&mut outages, start, "a");
+        lost(&mut outages, start, "b");
+        outages.poll_lines(start + GATHER);
+        outages.handle_lost(start + GATHER * 2, "dev", "the connection was reset", "a", "a: reset".into());
+        lost(&mut outages, start + GATHER * 3, "b");
+        assert!(!outages.is_due_soon() && outages.poll_lines(start + STAYS * 9).is_empty());
     }
 
     #[test]
@@ -258,8 +284,9 @@ mod tests {
         lost(&mut outages, start, "a");
         outages.poll_lines(start + GATHER);
         outages.handle_lost(start + GATHER * 2, "dev", "other", "a", "a: other".into());
-        assert_eq!(outages.poll_lines(start + GATHER * 3), ["a: other"]);
-        assert_eq!(outages.handle_back(start + GATHER * 4, "a"), Back::Usual);
+        assert!(outages.poll_lines(start + GATHER * 3).is_empty());
+        assert_eq!(outages.poll_lines(start + GATHER * 2 + STAYS), ["a: other"]);
+        assert_eq!(outages.handle_back(start + GATHER * 9, "a"), Back::Usual);
     }
 
     #[test]

@@ -189,8 +189,5 @@ async fn one_outage_of_a_cluster_is_one_line_for_all_that_wait_for_it_and_so_is_
     }
     process.signal(Signal::TERM).unwrap();
     assert_eq!(process.exited(DEADLINE).await.unwrap().code(), Some(0));
-    // Two lines more when the end of the connections is known a second before the refusal of new ones.
-    let told = process.line_count() - before;
-    let refused = process.output().lines().filter(|line| line.contains("wait: the API server")).count();
-    assert!(told == 3 || (told == 5 && refused == 1), "{}", process.output());
+    assert_eq!(process.line_count() - before, 3, "{}", process.output());
 }
