@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use testkit::load::Idle;
+use testkit::process;
 
 use super::Figure;
 use super::stand::{Entrance, Peer, Stand};
@@ -11,8 +12,10 @@ use crate::asked::Options;
 use crate::peers::proxies::HAPROXY_STREAMS;
 use crate::runtimes;
 
-/// Connections that have each asked once.
+/// Connections that have each asked once, where the machine allows them.
 const HTTP: usize = 10_000;
+/// Descriptors that adit keeps beside two for each client.
+const RESERVE: usize = 800;
 /// TLS connections that have each echoed a byte; each takes two descriptors of the peer's.
 const TLS: usize = 5_000;
 /// Time after which memory is looked at.
@@ -34,7 +37,9 @@ pub(super) const FIGURES: &[Figure] = &[
 pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Vec<f64>, String> {
     let http = stand.http(peer)?;
     let request = format!("GET / HTTP/1.1\r\nHost: {}\r\nAccept: */*\r\n\r\n", http.host);
-    let count = if peer == Peer::Haproxy { HAPROXY_STREAMS } else { HTTP };
+    let limit = process::raise_descriptor_limit().map_err(|error| format!("the limit of descriptors: {error}"))?;
+    let room = usize::try_from(limit).unwrap_or(usize::MAX).saturating_sub(RESERVE) / 2;
+    let count = if peer == Peer::Haproxy { HAPROXY_STREAMS } else { HTTP.min(room) };
     let first = opened(&http, options.count(count), request.into(), ANSWER)?;
     drop(http);
     let second = if stand.has_tls(peer) {
