@@ -29,7 +29,7 @@ pub use daemon::DaemonConfig;
 pub use destination::{CreateSettings, JumpSettings};
 pub use diff::ConfigDiff;
 pub use forwards::{Defaults, ForwardConfig};
-pub use gateway::{GatewayConfig, RouteConfig};
+pub use gateway::{GatewayConfig, GatewayTls, RouteConfig};
 pub use kubernetes::KubernetesConfig;
 pub use places::Places;
 pub use problem::{Problem, Problems};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ::forward::{Clusters, KubeSettings};
 use adit_core::config::diff::{ListDiff, SectionDiff};
-use adit_core::config::{AgentFile, GatewayConfig};
+use adit_core::config::{AgentFile, GatewayConfig, GatewayTls};
 use adit_core::target::Target;
 use gateway::entrances::{EntranceError, Entrances};
 use gateway::rows::Row;
@@ -37,10 +37,19 @@ type KubeSeen = Vec<(std::path::PathBuf, Option<Vec<u8>>)>;
 pub(super) struct Snapshot {
     pub(super) rows: Vec<Row>,
     pub(super) gateway: Vec<std::net::SocketAddr>,
+    /// Whether it takes `https://` for all names.
+    pub(super) secure: bool,
     /// Those of all that other machines can reach.
     pub(super) exposed: Vec<(String, std::net::SocketAddr)>,
     pub(super) dynamic: Option<String>,
     pub(super) published: Vec<publish::TunnelRow>,
+}
+
+impl Snapshot {
+    /// What browsers are best given for names of the gateway.
+    pub(super) const fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
+    }
 }
 
 /// The kubeconfig, for whoever wonders which it is.
@@ -201,6 +210,7 @@ impl Running {
         Snapshot {
             rows: self.entrances.rows(),
             gateway: gateway.collect(),
+            secure: self.file.gateway.as_ref().is_some_and(|gateway| gateway.tls == GatewayTls::Local),
             exposed: exposed.collect(),
             dynamic: dynamic.map(|host| host.as_str().to_owned()),
             published: self.published.as_ref().map(Published::rows).unwrap_or_default(),

@@ -87,7 +87,8 @@ impl Form {
 /// Where the gateway is.
 fn head(snapshot: &Snapshot, width: usize) -> Vec<String> {
     let Some(address) = snapshot.gateway.first() else { return Vec::new() };
-    let mut text = format!("gateway  http://localhost:{}", address.port());
+    let scheme = snapshot.scheme();
+    let mut text = format!("gateway  {scheme}://localhost:{}", address.port());
     if let Some(suffix) = &snapshot.dynamic {
         let _ = write!(text, "   and *.cx.{suffix}:{}", address.port());
     }
@@ -283,6 +284,7 @@ mod tests {
         Snapshot {
             rows,
             gateway: vec!["127.0.0.1:8989".parse().unwrap()],
+            secure: false,
             exposed: Vec::new(),
             dynamic: Some("k8s.localhost".into()),
             published: Vec::new(),
@@ -317,6 +319,13 @@ mod tests {
             Row { state: State::Unchecked, ..row(&name, &format!("127.0.0.1:{}", 15_000 + n), &target) }
         };
         (0..count).map(row).collect()
+    }
+
+    #[test]
+    fn a_gateway_that_ends_tls_is_shown_by_the_address_that_browsers_are_given() {
+        let secure = Snapshot { secure: true, ..snapshot(Vec::new()) };
+        assert!(table(&secure, 80, 8, SystemTime::now()).contains("gateway  https://localhost:8989 "));
+        assert!(table(&snapshot(Vec::new()), 80, 8, SystemTime::now()).contains("gateway  http://localhost:8989 "));
     }
 
     #[test]

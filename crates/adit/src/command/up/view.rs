@@ -191,11 +191,11 @@ impl View {
             }
         }
         if let Some(address) = snapshot.gateway.first() {
-            let port = address.port();
+            let (scheme, port) = (snapshot.scheme(), address.port());
             let dynamic = snapshot.dynamic.as_ref().map_or_else(String::new, |suffix| {
-                format!("  and http://{{service}}-{{port}}.svc.{{namespace}}.ns.{{context}}.cx.{suffix}:{port}")
+                format!("  and {scheme}://{{service}}-{{port}}.svc.{{namespace}}.ns.{{context}}.cx.{suffix}:{port}")
             });
-            self.data(format!("gateway  http://localhost:{port}{dynamic}"));
+            self.data(format!("gateway  {scheme}://localhost:{port}{dynamic}"));
         }
         self.say(format!("started in {} ms", self.begun.elapsed().as_millis()));
     }
