@@ -128,6 +128,12 @@ impl DynamicHosts {
         &self.suffix
     }
 
+    /// The context that an alias stands for.
+    #[must_use]
+    pub fn aliased(&self, label: &str) -> Option<&str> {
+        self.aliases.iter().find(|(known, _)| known.eq_ignore_ascii_case(label)).map(|(_, context)| context.as_str())
+    }
+
     /// Reads a host, lower-case and without port and trailing dot. `None` when it does not lie under the suffix.
     #[must_use]
     pub fn parse(&self, host: &str) -> Option<Result<DynamicTarget, DynamicHostError>> {

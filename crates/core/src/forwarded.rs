@@ -124,8 +124,9 @@ impl Forwarding {
         NAMES.into_iter().zip(self.values.iter().map(String::as_str))
     }
 
-    /// Replaces whatever is there by these values.
+    /// Replaces whatever is there by these values, also what only looks like them.
     pub fn apply(self, headers: &mut HeaderMap) {
+        drop_lookalikes(headers);
         for (name, value) in NAMES.into_iter().zip(self.values) {
             match HeaderValue::try_from(value) {
                 Ok(value) => {
@@ -193,6 +194,30 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
     for name in HOP_BY_HOP {
         headers.remove(name);
     }
+}
+
+/// Takes out headers whose names differ from those above, or from those that frame a message, by `_` in the place of `-`:
+/// CGI (RFC 3875, 4.1.18), WSGI and PHP make one variable of both, and a visitor's word would stand beside ours.
+pub fn drop_lookalikes(headers: &mut HeaderMap) {
+    // Most heads have none.
+    if !headers.keys().any(|name| name.as_str().contains('_')) {
+        return;
+    }
+    let alike: Vec<HeaderName> = headers.keys().filter(|name| is_lookalike(name.as_str())).cloned().collect();
+    for name in alike {
+        headers.remove(name);
+    }
+}
+
+fn is_lookalike(name: &str) -> bool {
+    const FRAMING: [&str; 2] = ["content-length", "content-type"];
+    let mut known = NAMES.iter().chain(&HOP_BY_HOP).chain(&FRAMING);
+    let alike = |known: &str| known.len() == name.len() && known.bytes().eq(name.bytes().map(dashed));
+    name.contains('_') && known.any(|known| alike(known))
+}
+
+const fn dashed(byte: u8) -> u8 {
+    if byte == b'_' { b'-' } else { byte }
 }
 
 /// Headers that `Connection` cannot take out: without them a request changes its meaning or its owner.

@@ -113,10 +113,10 @@ impl Door {
         }
     }
 
-    /// A site that says the same to every request.
+    /// A site that says the same to every request, each on a connection of its own: what is wrong may be mended meanwhile.
     fn fixed(&self, found: Found) -> Site {
         let lookup = Arc::new(Fixed { routes: Arc::clone(&self.routes), found });
-        Site { lookup, ..Site::clone(&self.site.load()) }
+        Site { lookup, once: true, ..Site::clone(&self.site.load()) }
     }
 
     async fn tls(&self, client: TcpStream, name: Option<Hostname>, bytes: Vec<u8>, ends: Ends, scope: Scope) {

@@ -207,6 +207,8 @@ impl Dynamic {
     /// # Errors
     /// Why there is no list: it is not allowed, there is no such context, or the cluster does not tell.
     pub async fn services(&self, context: &str) -> Result<ServiceListing, Found> {
+        // The links of the page have it so.
+        let context = self.hosts.aliased(context).unwrap_or(context);
         self.context_allowed(context).map_err(|fault| refused(&fault))?;
         self.known_context(context).map_err(|near| Found::Unknown { near, reason: None, hint: None })?;
         let busy = |_| Found::Failed { reason: "too many lists of services are being read".into(), hint: None };

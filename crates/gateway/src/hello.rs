@@ -76,3 +76,33 @@ async fn read_hello(client: &TcpStream) -> Result<Opening, OpeningError> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// How a client that sends this, and then nothing, is taken, and after how many seconds of the halted clock.
+    async fn taken(sent: &[u8]) -> (Result<Opening, OpeningError>, u64) {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        client.write_all(sent).await.unwrap();
+        let begun = tokio::time::Instant::now();
+        (opening(&server).await, begun.elapsed().as_secs())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_never_sends_a_byte_or_stops_in_its_hello_is_let_go() {
+        let (never, after) = taken(b"").await;
+        assert!(matches!(never, Err(OpeningError::Silent)), "{never:?}");
+        assert_eq!(after, SILENCE.as_secs());
+        let (half, after) = taken(&[FIRST_BYTE, 3, 1, 2, 0, 1]).await;
+        assert!(matches!(half, Err(OpeningError::Silent)), "{half:?}");
+        assert_eq!(after, WHOLE_HELLO.as_secs());
+        let (plain, after) = taken(b"G").await;
+        assert!(matches!(plain, Ok(Opening::Plain)) && after == 0, "{plain:?}");
+    }
+}

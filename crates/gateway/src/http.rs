@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use adit_core::cidr::Cidr;
 use adit_core::head::{HeadGuard, HeadLimits};
+use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -98,6 +99,8 @@ pub struct Site {
     /// What has passed.
     pub counters: Arc<SiteCounters>,
     pub(crate) guesses: Arc<Guesses>,
+    /// A connection ends with its first answer: the next one may be answered otherwise.
+    pub(crate) once: bool,
 }
 
 impl Site {
@@ -111,6 +114,7 @@ impl Site {
             times: SiteTimes::default(),
             counters: Arc::default(),
             guesses: Arc::default(),
+            once: false,
         }
     }
 
@@ -270,6 +274,7 @@ where
         biased;
         _ = &mut serving => return,
         () = connection.resets.notified() => connection.site.counters.error(Word::ResetFlood),
+        () = connection.answered.notified() => {}
         () = connection.scope.drained() => {}
     }
     serving.as_mut().graceful_shutdown();
@@ -282,10 +287,16 @@ async fn answer(
     number: Option<u64>,
 ) -> hyper::Response<AnswerBody> {
     let mut busy = Busy::new(Arc::clone(&connection));
-    let response = visit::visit(&connection, request, number).await;
+    let mut response = visit::visit(&connection, request, number).await;
     busy.answered();
     if number.is_some() {
         connection.findings.end_interim();
+    }
+    if connection.site.once {
+        match number {
+            Some(_) => drop(response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"))),
+            None => connection.answered.notify_one(),
+        }
     }
     response.map(|body| body.keeping(busy))
 }
@@ -303,6 +314,8 @@ pub(crate) struct Connection {
     abandoned: AtomicU64,
     /// There were too many of them.
     resets: Notify,
+    /// It ends now; see [`Site::once`].
+    answered: Notify,
 }
 
 impl Connection {
@@ -317,6 +330,7 @@ impl Connection {
             requests: AtomicU64::new(0),
             abandoned: AtomicU64::new(0),
             resets: Notify::new(),
+            answered: Notify::new(),
         }
     }
 

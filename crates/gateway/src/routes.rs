@@ -9,6 +9,7 @@ use adit_core::diagnose::Diagnose as _;
 use adit_core::dynamic_host::Scheme as DynamicScheme;
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
+use adit_core::target::Target;
 use arc_swap::ArcSwap;
 use forward::ForwardReport;
 use runtime::connect::{Connect, MissingPart};
@@ -100,6 +101,10 @@ impl Routes {
             }
             let connect = self.targets.connect(&route.config.to);
             return TlsFound::Pass(connect, Arc::clone(&route.traffic), Arc::clone(&route.upstream));
+        }
+        // The index is there, too.
+        if table.dynamic().is_some_and(|dynamic| dynamic.hosts().suffix() == name) {
+            return TlsFound::Terminate;
         }
         match table.dynamic().and_then(|dynamic| dynamic.find(host)) {
             Some(Ok(_)) if table.tls() == GatewayTls::Local => TlsFound::Terminate,
@@ -203,7 +208,11 @@ impl Lookup for Routes {
     fn context_of(&self, host: &str) -> Option<String> {
         let table = self.table.load();
         let dynamic = table.dynamic()?;
-        let context = dynamic.hosts().parse(host)?.ok()?.context;
+        let context = match table.find(host, None).map(|route| &route.config.to) {
+            Some(Target::Kubernetes(target)) => target.context.clone()?,
+            Some(_) => return None,
+            None => dynamic.hosts().parse(host)?.ok()?.context,
+        };
         dynamic.contexts().contains(&context).then_some(context)
     }
 
@@ -423,6 +432,7 @@ mod tests {
             ("authpipe.localhost", "terminate"),
             ("unknown.localhost", "answer"),
             ("localhost", "terminate"),
+            ("k8s.localhost", "terminate"),
         ] {
             assert_eq!(tls(&routes, host), way, "{host}");
         }

@@ -28,6 +28,8 @@ a{color:var(--accent)}code{font:.9em ui-monospace,monospace;overflow-wrap:anywhe
 th,td{text-align:left;vertical-align:top;padding:.4rem .8rem .4rem 0;border-bottom:1px solid var(--line)}\
 th{font-weight:600;opacity:.7}td a,td code{overflow-wrap:break-word}td.host,td.target{min-width:11rem}\
 td.state{width:40%;min-width:14rem;overflow-wrap:break-word}td.state span{white-space:nowrap}.note{opacity:.7}\
+@media(max-width:44rem){table,tbody,tr,td{display:block}th{display:none}tr{padding:.5rem 0;border-bottom:1px solid var(--line)}\
+td,td.host,td.target,td.state{width:auto;min-width:0;padding:.1rem 0;border:0}}\
 .ready::before,.idle::before,.failed::before,.busy::before{content:\"\";display:inline-block;width:.55em;height:.55em;\
 border-radius:50%;margin-right:.45em;background:#9ca3af}\
 .ready::before{background:#16a34a}.busy::before{background:#d97706}.failed::before{background:#dc2626}\

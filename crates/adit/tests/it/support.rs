@@ -6,7 +6,7 @@ mod server;
 mod wait;
 
 pub(crate) use agent::{Agent, Publish};
-pub(crate) use curl::curl;
+pub(crate) use curl::{curl, curl_said};
 pub(crate) use server::{Server, Setup, no_errors, report, write_secret};
 pub(crate) use wait::{DEADLINE, SOON, eventually, within};
 

@@ -70,8 +70,9 @@ impl AgentFile {
 /// Reads the file; `publishes` says that nothing can be done without a section `publish`.
 pub(super) fn read(file: &str, text: &str, env: Environment<'_>, publishes: bool) -> Result<AgentFile, Problems> {
     let (mut node, problems) = tree::read(file, text).map_err(Problems::one)?;
-    // A route may be its target alone.
+    // A route or a forward may be its target alone.
     node.spread(&["gateway", "routes"], "to");
+    node.spread(&["forwards"], "to");
     let reader = Reader::new(file, env, problems);
     let found = {
         let root = reader.root(&node);

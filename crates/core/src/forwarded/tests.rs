@@ -195,3 +195,16 @@ proptest! {
         prop_assert_eq!(visitor_address(peer, Some(&list), &|_| false), peer);
     }
 }
+
+#[test]
+fn what_a_service_takes_for_our_headers_is_taken_out_and_other_underscores_stay() {
+    let mut headers = HeaderMap::new();
+    let alike = ["x_forwarded_for", "x-forwarded_for", "x_real_ip", "content_length", "transfer_encoding"];
+    for name in alike.into_iter().chain(["api_key", "x-forwarded-for"]) {
+        headers.insert(HeaderName::from_static(name), HeaderValue::from_static("1"));
+    }
+    drop_lookalikes(&mut headers);
+    let mut left: Vec<&str> = headers.keys().map(HeaderName::as_str).collect();
+    left.sort_unstable();
+    assert_eq!(left, ["api_key", "x-forwarded-for"]);
+}

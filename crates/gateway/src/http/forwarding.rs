@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use adit_core::forwarded::{Arrival, Claimed, Forwarding, NAMES, visitor_address};
+use adit_core::forwarded::{Arrival, Claimed, Forwarding, NAMES, drop_lookalikes, visitor_address};
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use super::{Connection, Scheme};
@@ -27,6 +27,7 @@ pub(crate) fn apply(connection: &Connection, host: &str, headers: &mut HeaderMap
         cache.values = forwarding.headers().filter_map(value).collect();
         host.clone_into(&mut cache.host);
     }
+    drop_lookalikes(headers);
     // They need room once, not twice.
     headers.reserve(cache.values.len());
     for (name, value) in &cache.values {

@@ -30,7 +30,7 @@ pub trait Lookup: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// The context that a dynamic host names, if there is such a context.
+    /// The context that a dynamic host names or a route leads to, if there is such a context.
     fn context_of(&self, host: &str) -> Option<String> {
         let _ = host;
         None

@@ -48,6 +48,9 @@ async fn what_a_client_says_of_its_way_counts_behind_a_trusted_proxy_only() {
         ("X-Forwarded-Proto", "https"),
         ("X-Real-IP", "203.0.113.9"),
         ("Forwarded", "for=203.0.113.9"),
+        // One variable with the first in CGI, WSGI and PHP.
+        ("X_Forwarded_For", "203.0.113.9"),
+        ("X_Real_IP", "203.0.113.9"),
     ];
     let gate = Gate::to(origin.addr()).await;
     let head = raw::request(gate.addr, "GET", "app.localhost", "/head", &claims, b"").await.unwrap().text();
@@ -60,6 +63,7 @@ async fn what_a_client_says_of_its_way_counts_behind_a_trusted_proxy_only() {
     assert!(has(&head, "x-forwarded-for: 203.0.113.9, 127.0.0.1"), "{head}");
     assert!(has(&head, "x-forwarded-proto: https"), "{head}");
     assert!(has(&head, "x-real-ip: 203.0.113.9"), "{head}");
+    assert!(!head.to_lowercase().contains("x_"), "{head}");
 }
 
 #[tokio::test]

@@ -12,6 +12,8 @@ const FAULTY: &[(&str, &str)] = &[
     ("an absolute target of another host", "GET http://b.localhost/ HTTP/1.1\r\nHost: app.localhost\r\n\r\n"),
     ("a host with user information", "GET / HTTP/1.1\r\nHost: a@app.localhost\r\n\r\n"),
     ("an address", "GET / HTTP/1.1\r\nHost: 192.0.2.1\r\n\r\n"),
+    ("an address of IPv6", "GET / HTTP/1.1\r\nHost: [2001:db8::1]\r\n\r\n"),
+    ("an address of IPv6 with a port", "GET / HTTP/1.1\r\nHost: [2001:db8::1]:80\r\n\r\n"),
     ("a host outside ASCII", "GET / HTTP/1.1\r\nHost: \u{e4}pp.localhost\r\n\r\n"),
     ("an impossible port", "GET / HTTP/1.1\r\nHost: app.localhost:99999\r\n\r\n"),
     ("a host that is no name", "GET / HTTP/1.1\r\nHost: app..localhost\r\n\r\n"),

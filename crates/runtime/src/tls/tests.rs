@@ -252,3 +252,27 @@ fn debug_output_shows_no_key() {
     let identity = Identity::ephemeral(&names(&["a.test"])).unwrap();
     assert_eq!(format!("{identity:?}"), format!("Identity({})", identity.fingerprint()));
 }
+
+#[tokio::test]
+async fn a_certificate_that_may_sign_others_is_a_servers_own_when_the_file_has_that_very_one() {
+    let authority = |name: &str| {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(names(&[name])).unwrap();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let certificate = params.self_signed(&key).unwrap();
+        (certificate.pem(), key.serialize_pem())
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let (file, other) = (dir.path().join("own.pem"), dir.path().join("other.pem"));
+    let (certificate, key) = authority("tunnel.test");
+    fs::write(&file, certificate + &key).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+    fs::write(&other, authority("tunnel.test").0).unwrap();
+    let identity = Identity::load(&file, &file).unwrap();
+    let address = echo_server(ReloadingResolver::fixed(identity), &[b"adit/1"]).await;
+    echoes(dial(address, "tunnel.test", &ServerTrust::CaFile(file.clone())).await.unwrap()).await;
+    for (name, trust) in [("other.test", file), ("tunnel.test", other)] {
+        let error = dial(address, name, &ServerTrust::CaFile(trust)).await.unwrap_err();
+        assert!(matches!(error, ConnectError::Certificate { .. }), "{name}: {error:?}");
+    }
+}

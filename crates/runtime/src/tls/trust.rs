@@ -4,13 +4,16 @@ use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{WebPkiServerVerifier, verify_server_name};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::server::ParsedCertificate;
 use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, Error, OtherError, RootCertStore, SignatureScheme,
 };
 
 use super::identity::read_certificates;
+use super::words::Untrusted;
 use super::{Fingerprint, TlsError, provider};
 
 /// What makes a server's certificate acceptable.
@@ -18,7 +21,7 @@ use super::{Fingerprint, TlsError, provider};
 pub enum ServerTrust {
     /// Issued, for the server's name, by an authority this system trusts.
     Roots,
-    /// Issued, for the server's name, by an authority in this PEM file.
+    /// Issued, for the server's name, by an authority in this PEM file, or in that file itself.
     CaFile(PathBuf),
     /// Exactly the certificate with this SHA-256, whatever name it has.
     Pinned([u8; 32]),
@@ -33,22 +36,24 @@ impl ServerTrust {
         match self {
             Self::Roots => trusting_roots(system_roots()?, alpn),
             Self::CaFile(path) => {
+                let named = read_certificates(path)?;
+                let unusable = || TlsError::Unusable { path: path.clone(), wanted: "certificate" };
                 let mut roots = RootCertStore::empty();
-                for certificate in read_certificates(path)? {
-                    roots
-                        .add(certificate)
-                        .map_err(|_| TlsError::Unusable { path: path.clone(), wanted: "certificate" })?;
+                for certificate in &named {
+                    roots.add(certificate.clone()).map_err(|_| unusable())?;
                 }
-                trusting_roots(Arc::new(roots), alpn)
+                let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider());
+                let chain = chain.build().map_err(|_| unusable())?;
+                trusting(NamedVerifier { chain, named }, alpn)
             }
-            Self::Pinned(digest) => trusting(Accept::Only(Fingerprint(*digest)), alpn),
+            Self::Pinned(digest) => trusting(LeafVerifier::of(Accept::Only(Fingerprint(*digest))), alpn),
         }
     }
 }
 
 /// A client's settings that accept any certificate. Only for services on this machine.
 pub(crate) fn unverified_client_config(alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-    trusting(Accept::Any, alpn)
+    trusting(LeafVerifier::of(Accept::Any), alpn)
 }
 
 /// The server showed another certificate than the pinned one.
@@ -69,8 +74,7 @@ fn trusting_roots(roots: Arc<RootCertStore>, alpn: &[&[u8]]) -> Result<Arc<Clien
     Ok(with_alpn(config, alpn))
 }
 
-fn trusting(accept: Accept, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
-    let verifier = LeafVerifier { accept, algorithms: provider().signature_verification_algorithms };
+fn trusting(verifier: impl ServerCertVerifier + 'static, alpn: &[&[u8]]) -> Result<Arc<ClientConfig>, TlsError> {
     let config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -116,6 +120,12 @@ struct LeafVerifier {
     algorithms: WebPkiSupportedAlgorithms,
 }
 
+impl LeafVerifier {
+    fn of(accept: Accept) -> Self {
+        Self { accept, algorithms: provider().signature_verification_algorithms }
+    }
+}
+
 impl ServerCertVerifier for LeafVerifier {
     fn verify_server_cert(
         &self,
@@ -155,5 +165,55 @@ impl ServerCertVerifier for LeafVerifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms.supported_schemes()
+    }
+}
+
+/// The usual checks, but that a server may show the very certificate that is trusted. One made by `openssl req -x509` may
+/// sign others, and the library takes no such certificate for a server's (RFC 5280, 4.2.1.9, does not ask for that).
+#[derive(Debug)]
+struct NamedVerifier {
+    chain: Arc<WebPkiServerVerifier>,
+    named: Vec<CertificateDer<'static>>,
+}
+
+impl ServerCertVerifier for NamedVerifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        match self.chain.verify_server_cert(leaf, intermediates, server_name, ocsp_response, now) {
+            // The library has looked at its time before.
+            Err(error) if Untrusted::of(&error) == Untrusted::Authority && self.named.contains(leaf) => {
+                verify_server_name(&ParsedCertificate::try_from(leaf)?, server_name)?;
+                Ok(ServerCertVerified::assertion())
+            }
+            result => result,
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls12_signature(message, leaf, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.chain.verify_tls13_signature(message, leaf, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.chain.supported_verify_schemes()
     }
 }

@@ -126,6 +126,7 @@ fn harmless(mut trailers: HeaderMap) -> HeaderMap {
     for name in adit_core::forwarded::NAMES {
         trailers.remove(name);
     }
+    adit_core::forwarded::drop_lookalikes(&mut trailers);
     for name in [HOST, CONTENT_LENGTH, CONTENT_TYPE, CONTENT_ENCODING, CONTENT_RANGE, AUTHORIZATION, COOKIE] {
         trailers.remove(name);
     }

@@ -30,6 +30,15 @@ impl Curl {
     }
 }
 
+/// What curl prints on standard output with these arguments, among them what becomes of its answers.
+pub(crate) async fn curl_said(arguments: &[&str]) -> String {
+    let mut command = Command::new("curl");
+    command.args(["--silent", "--ipv4", "--max-time", "50", "--output", "/dev/null"]).args(arguments);
+    let process = process::Process::start(&mut command).expect("curl starts; ./dev setup installs it");
+    process.exited(PATIENCE).await.unwrap_or_else(|error| panic!("curl {arguments:?}: {error}"));
+    process.stdout().trim_end().to_owned()
+}
+
 /// Runs curl with these arguments; names under localhost are this machine.
 pub(crate) async fn curl(arguments: &[&str]) -> Curl {
     let dir = tempfile::tempdir().expect("a directory for curl");

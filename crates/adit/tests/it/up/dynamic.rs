@@ -48,6 +48,12 @@ async fn a_context_no_label_can_hold_is_reached_by_its_escape_and_by_its_alias()
         let answer = up.get(&host, "/").await;
         assert_eq!(answer.status, 200, "{host}: {}", answer.text());
     }
+    // The page of the context has both names, too.
+    for label in ["0--54eam", "prod"] {
+        let (status, list) = up.json("localhost", &format!("/-/contexts/{label}")).await;
+        let is_known = label == "prod";
+        assert_eq!((status == 200, list["context"] == AWKWARD), (is_known, is_known), "{label}: {list}");
+    }
 }
 
 #[tokio::test]

@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::support::{Bed, Running, TlsOrigin, Up, beside, gateway};
-use crate::support::{DEADLINE, curl, within};
+use crate::support::{DEADLINE, curl, curl_said, within};
 
 const HOST: &str = "secure.localhost";
 /// The alert `decode_error`, and nothing else.
@@ -275,7 +275,7 @@ async fn what_is_like_tls_and_is_none_is_answered_with_an_alert_and_closed() {
     }
     let alert = told(secure.up.gateway(), &record(&[0; 100])).await;
     assert_eq!(alert, ALERT, "a client that reads is told");
-    assert_eq!(secure.bed.origin.connections(), 0);
+    assert!(secure.bed.cluster.requests().is_empty(), "nothing of it was handed on");
     assert_eq!(curl(&["--insecure", &secure.url(HOST)]).await.status, 200, "and all is well");
 }
 
@@ -291,6 +291,7 @@ async fn a_length_that_lies_inside_an_extension_is_never_followed() {
         let answer = told(secure.up.gateway(), &bytes).await;
         assert!(answer == ALERT || answer.is_empty(), "{back}: {answer:?}");
     }
+    assert!(secure.bed.cluster.requests().is_empty(), "nothing of it was handed on");
 }
 
 #[tokio::test]
@@ -346,6 +347,31 @@ async fn tls_to_a_service_that_does_not_start_gets_a_502_page_with_the_reason() 
     let answer = curl(&["--insecure", &secure.url("gone.localhost")]).await;
     assert_eq!((answer.exit, answer.status), (0, 502), "{}", answer.text());
     assert!(answer.text().contains("not found"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn an_error_over_tls_ends_with_its_connection_so_that_the_next_request_sees_what_was_mended() {
+    let late = "late.localhost: { to: \"k8s://fake/default/service/late:443\", scheme: https }";
+    let secure = Secure::start_with(&[], &[late]).await;
+    for (host, status, option, version) in [
+        ("late.localhost", "502", "--http1.1", "1.1"),
+        ("late.localhost", "502", "--http2", "2"),
+        ("nobody.localhost", "404", "--http1.1", "1.1"),
+        ("nobody.localhost", "404", "--http2", "2"),
+    ] {
+        let url = secure.url(host);
+        // A fifth of a second between them: the end of a connection of HTTP/2 is told behind the answer.
+        let out = "%{http_code} %{http_version} %{num_connects};";
+        let args = ["--insecure", option, "--rate", "5/s", "--write-out", out, "--output", "/dev/null", &url, &url];
+        let stdout = curl_said(&args).await;
+        let each = format!("{status} {version} 1;");
+        assert_eq!(stdout, each.repeat(2), "{host} {option}");
+    }
+    let leaf = secure.ca.leaf("late", &["late.default.svc"]).unwrap();
+    let origin = TlsOrigin::start(&leaf, &["http/1.1"], secure.bed.origin.addr()).await;
+    secure.bed.add_service("late", 443, origin.address);
+    let answer = curl(&["--insecure", &secure.url("late.localhost")]).await;
+    assert_eq!((answer.exit, answer.status), (0, 200), "{}", answer.text());
 }
 
 #[tokio::test]

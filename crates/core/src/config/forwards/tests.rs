@@ -31,6 +31,13 @@ fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
+#[test]
+fn a_forward_may_be_its_target_alone() {
+    let short = good("forwards: { f: 5432 }").forwards.remove(0);
+    assert_eq!(short, forward(""));
+    assert_eq!(keys("forwards: { f: 'x://' }"), ["forwards.f.to"]);
+}
+
 const EXAMPLE: &str = r#"
 version: 1
 kubernetes:

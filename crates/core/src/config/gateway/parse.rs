@@ -42,7 +42,8 @@ fn listen(text: &str) -> Result<Vec<SocketAddr>, Complaint> {
 }
 
 fn dynamic_host(text: &str) -> Result<Option<Hostname>, Complaint> {
-    if text.is_empty() || text.eq_ignore_ascii_case("off") {
+    // YAML's words for it.
+    if ["", "off", "no", "none", "false"].iter().any(|word| text.eq_ignore_ascii_case(word)) {
         return Ok(None);
     }
     Hostname::parse(text).map(Some).map_err(|error| Complaint {

@@ -50,7 +50,7 @@ fn a_port_alone_is_on_both_loopback_addresses() {
 
 #[test]
 fn dynamic_hosts_can_be_switched_off() {
-    for value in ["off", "''", "OFF"] {
+    for value in ["off", "''", "OFF", "false", "No", "none"] {
         assert_eq!(gateway(&format!("dynamic_host: {value}")).dynamic_host, None, "{value}");
     }
     assert_eq!(gateway("dynamic_host: K8s.Example.").dynamic_host.unwrap().as_str(), "k8s.example");
