@@ -163,6 +163,31 @@ async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_n
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_request_that_is_described_is_answered() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("db", 0, "")));
+    place.start();
+    let described = asked(&place, "GET /v1/openapi.json");
+    let described: serde_json::Value = serde_json::from_str(described.split_once("\r\n\r\n").unwrap().1).unwrap();
+    for (path, verbs) in described["paths"].as_object().unwrap() {
+        for verb in verbs.as_object().unwrap().keys() {
+            // These two end the process that is asked; other tests have them. The events go on.
+            if ["/v1/shutdown", "/v1/handover", "/v1/events"].contains(&path.as_str()) {
+                continue;
+            }
+            let request = format!("{} {}", verb.to_uppercase(), path.replace("{name}", "db"));
+            let answer = asked(&place, &request);
+            let several = ["/v1/start", "/v1/stop", "/v1/restart"].contains(&path.as_str());
+            // Without a body nothing is chosen, which is a mistake that they describe.
+            let expected = if several { "HTTP/1.1 400" } else { "HTTP/1.1 200" };
+            assert!(answer.starts_with(expected), "{request}: {answer}");
+            let status = &verbs[verb]["responses"][&expected[9..]];
+            assert!(status.is_object(), "{request}: {expected} is not described");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mistyped_name_is_answered_with_the_one_that_is_meant() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("database", 0, "")));

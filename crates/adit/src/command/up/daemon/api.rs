@@ -39,8 +39,8 @@ use crate::report::Failure;
 const BODY_MAX: usize = 256 * 1024;
 /// How long it may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The description for programs.
-const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
+/// The description for programs, and what the reference page is made of.
+pub(in crate::command) const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
 
 /// Answers requests for a daemon.
 #[derive(Clone)]
