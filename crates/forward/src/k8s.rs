@@ -7,6 +7,7 @@ mod credentials;
 mod dial;
 mod exec;
 pub(crate) mod jump;
+mod keepalive;
 pub(crate) mod kubeconfig;
 pub(crate) mod objects;
 pub(crate) mod plugin;

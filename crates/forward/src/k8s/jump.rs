@@ -107,6 +107,7 @@ impl JumpSession {
             status: watch::Sender::new(KubeStatus::default()),
             patience,
         });
+        own.spawn("keep a cluster alive", shared.api.clone().keep_alive());
         own.spawn("follow a jump's pod", Arc::clone(&shared).follow());
         Self { shared, scope: own }
     }

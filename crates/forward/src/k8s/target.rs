@@ -116,6 +116,7 @@ impl KubeSession {
             patience,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
+        own.spawn("keep a cluster alive", shared.api.clone().keep_alive());
         own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
         Self { shared, scope: own }
     }
