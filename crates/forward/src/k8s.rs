@@ -15,6 +15,7 @@ mod pool;
 mod port_forward;
 pub(crate) mod proxy;
 pub(crate) mod resolve;
+mod shared_trouble;
 mod stream;
 pub(crate) mod target;
 mod unreached;

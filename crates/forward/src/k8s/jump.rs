@@ -263,9 +263,9 @@ impl JumpShared {
         let chosen = self.foresee(now);
         let waiting = match (&self.maker, &now.none) {
             (Making::Yes(maker), Some(NoTarget::NotFound { .. })) => {
-                Some(format!("making pod {} with the image {}", maker.name(), maker.image()))
+                Some(format!("making pod {} with the image {}", maker.name(), maker.image()).into())
             }
-            _ => now.detail(),
+            _ => now.waiting(),
         };
         let waits = chosen.is_none();
         let status = KubeStatus {
