@@ -240,10 +240,12 @@ async fn a_reader_of_logs_that_has_paused_does_not_hold_up_the_end() {
 
 /// What the control socket answers to a request without a body.
 fn asked(place: &Place, request: &str) -> String {
-    let mut stream = UnixStream::connect(place.socket()).unwrap();
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
-    stream.write_all(format!("{request} HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
+    let mut stream = UnixStream::connect(place.socket()).expect("the socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    stream
+        .write_all(format!("{request} HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").as_bytes())
+        .expect("it is sent");
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
+    stream.read_to_string(&mut answer).expect("an answer");
     answer
 }
