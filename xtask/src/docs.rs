@@ -7,7 +7,7 @@ use std::process::Command;
 use crate::Outcome;
 
 /// Pages of `docs/reference` that `adit reference NAME` prints.
-const PAGES: [&str; 2] = ["metrics", "cli"];
+const PAGES: [&str; 3] = ["metrics", "cli", "api"];
 
 /// Writes every generated page.
 pub(crate) fn write(root: &Path) -> Outcome {

@@ -16,7 +16,7 @@ use crate::backoff::{Backoff, BackoffSettings};
 mod input;
 mod status;
 
-pub use input::{Attempt, ForwardAction, ForwardInput, Trouble};
+pub use input::{Attempt, ForwardAction, ForwardInput, Reason, Trouble};
 pub use status::{ForwardState, ForwardStatus};
 
 /// No wait is shorter, so that a deadline always lies in the future.
@@ -76,7 +76,7 @@ pub struct Forward {
     state: State,
     since: Instant,
     /// Why it is not ready: the last trouble since it last was.
-    reason: Option<Arc<str>>,
+    reason: Option<Reason>,
     attempt: Attempt,
     backoff: Backoff,
     leases: u64,
@@ -212,7 +212,8 @@ impl Forward {
         ForwardStatus {
             state: self.state(),
             since: self.since,
-            reason: self.reason.clone(),
+            reason: self.reason.as_ref().map(|reason| Arc::clone(&reason.text)),
+            shared: self.reason.as_ref().and_then(|reason| reason.shared.clone()),
             attempt: self.attempt,
             failures: if self.state == State::Ready { 0 } else { self.backoff.attempts() },
             retry_at: self.retry_at(),
@@ -273,7 +274,7 @@ impl Forward {
     }
 
     fn fail(&mut self, now: Instant, trouble: Trouble, random: u64) {
-        self.reason = Some(trouble.reason.into());
+        self.reason = Some(trouble.reason);
         if trouble.permanent {
             let until = (self.settings.start == Start::Always).then(|| now + self.settings.retry_failed.max(WAIT_MIN));
             return self.enter(now, State::Failed { until });
@@ -286,14 +287,15 @@ impl Forward {
         let tries = self.backoff.attempts();
         if self.settings.max_attempts.is_some_and(|most| tries >= most) {
             let noun = if tries == 1 { "try" } else { "tries" };
-            let reason = self.reason.as_deref().unwrap_or_default();
-            self.reason = Some(format!("given up after {tries} {noun}: {reason}").into());
+            if let Some(reason) = &mut self.reason {
+                reason.text = format!("given up after {tries} {noun}: {}", reason.text).into();
+            }
             return self.enter(now, State::Failed { until: None });
         }
         self.enter(now, State::Backoff { until: now + wait });
     }
 
-    fn lost(&mut self, now: Instant, attempt: Attempt, reason: String, random: u64) {
+    fn lost(&mut self, now: Instant, attempt: Attempt, reason: Reason, random: u64) {
         if !self.awaits(attempt, State::Ready) {
             return;
         }
@@ -301,21 +303,21 @@ impl Forward {
         if !self.settle(now) {
             return self.fail(now, Trouble::transient(reason), random);
         }
-        self.reason = Some(reason.into());
+        self.reason = Some(reason);
         self.resolve(now);
     }
 
     /// The resolver sees no pod that is ready. It goes on watching, and so does the attempt.
-    fn no_target(&mut self, now: Instant, attempt: Attempt, reason: String) {
+    fn no_target(&mut self, now: Instant, attempt: Attempt, reason: Reason) {
         if attempt != self.attempt {
             return;
         }
         match self.state {
-            State::Resolving => self.reason = Some(reason.into()),
+            State::Resolving => self.reason = Some(reason),
             State::Connecting | State::Ready => {
                 self.settle(now);
                 self.undo();
-                self.reason = Some(reason.into());
+                self.reason = Some(reason);
                 self.resolve(now);
             }
             State::Idle | State::Backoff { .. } | State::Failed { .. } | State::Draining { .. } => {}

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::forward::Reason;
 use runtime::connect::{ConnectError, MissingPart};
 use runtime::tls::in_words;
 
@@ -34,6 +35,8 @@ pub enum ForwardError {
         hint: Option<String>,
         /// What is not there at all.
         missing: Option<Missing>,
+        /// The part of why that is about the cluster.
+        shared: Option<Arc<str>>,
     },
     /// There is a pod, and no connection to it.
     #[error("no connection to pod {pod}")]
@@ -117,6 +120,16 @@ impl ForwardError {
         }
     }
 
+    /// As the reason of a forward.
+    pub(crate) fn reason(&self) -> Reason {
+        let text = chain(self);
+        match self {
+            Self::Api(error) | Self::Connect { source: error, .. } => error.reason(text),
+            Self::NoTarget { shared, .. } => Reason { text: text.into(), shared: shared.clone() },
+            _ => text.into(),
+        }
+    }
+
     /// Whether there is no way to what it shares with other forwards, its cluster or its SSH server: that is no failure of
     /// its own.
     pub(crate) fn is_away(&self) -> bool {
@@ -130,7 +143,11 @@ impl ForwardError {
     }
 
     pub(crate) fn no_target(none: &NoTarget) -> Self {
-        Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint(), missing: none.missing() }
+        let shared = match none {
+            NoTarget::Api { error, .. } => error.reason("").shared,
+            _ => None,
+        };
+        Self::NoTarget { message: chain(none), fault: none.fault(), hint: none.hint(), missing: none.missing(), shared }
     }
 }
 

@@ -1,5 +1,6 @@
 //! What others see of a forward.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::forward::{ForwardState, ForwardStatus};
@@ -32,6 +33,8 @@ pub struct ForwardReport {
     pub transport: Option<&'static str>,
     /// What is waited for, in words.
     pub waiting_for: Option<String>,
+    /// The part of that which is about the cluster.
+    pub(crate) shared_trouble: Option<Arc<str>>,
     /// Since when it is ready, while it is.
     pub ready_since: Option<Instant>,
     /// Whether it was ready since it was last asked for.
@@ -49,14 +52,6 @@ pub struct ForwardReport {
     /// What probes say, when it is probed.
     pub health: Option<HealthReport>,
 }
-
-/// How what is said of a whole cluster begins, in the words of `ApiError` and of the connection.
-const CLUSTER_TROUBLES: [&str; 4] =
-    ["the connection to the API server", "the API server", "no credentials", "the credentials"];
-/// How an answer begins. It is about the one thing that was asked for, but for these codes: too many requests, and the
-/// three of a proxy that finds no server.
-const ANSWER: &str = "the API server answered ";
-const ANSWERS_FOR_ALL: [&str; 4] = ["429", "502", "503", "504"];
 
 /// What probes of a forward say.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,8 +93,8 @@ impl ForwardReport {
     /// about the API server.
     #[must_use]
     pub fn cluster_trouble(&self) -> Option<&str> {
-        let reason = self.waiting_for.as_deref().or(self.status.reason.as_deref()).filter(|_| !self.is_ready())?;
-        trouble_in(reason)
+        let of_machine = self.status.shared.as_deref().filter(|_| self.waiting_for.is_none());
+        self.shared_trouble.as_deref().or(of_machine).filter(|_| !self.is_ready())
     }
 
     /// The same to a reader who does not count streams.
@@ -119,7 +114,8 @@ impl ForwardReport {
             && (self.pods, &self.declared) == (other.pods, &other.declared)
             && (self.carried, self.restarts) == (other.carried, other.restarts)
             && (self.outages, self.lost_since) == (other.outages, other.lost_since)
-            && (&self.waiting_for, self.ready_since, self.took) == (&other.waiting_for, other.ready_since, other.took)
+            && (&self.waiting_for, &self.shared_trouble) == (&other.waiting_for, &other.shared_trouble)
+            && (self.ready_since, self.took) == (other.ready_since, other.took)
     }
 
     /// How often it was lost, and for how long in all, the one that lasts included.
@@ -133,36 +129,5 @@ impl ForwardReport {
     #[must_use]
     pub fn streams(&self) -> u64 {
         self.status.live
-    }
-}
-
-fn trouble_in(reason: &str) -> Option<&str> {
-    let trouble = CLUSTER_TROUBLES.iter().find_map(|begin| reason.find(begin)).map(|at| &reason[at..])?;
-    match trouble.strip_prefix(ANSWER) {
-        Some(answer) if !ANSWERS_FOR_ALL.iter().any(|code| answer.starts_with(code)) => None,
-        _ => Some(trouble),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::k8s::api::ApiError;
-
-    #[test]
-    fn an_answer_about_one_object_is_no_trouble_of_the_cluster() {
-        let answer = |code, message| ApiError::of_status(code, "", message).to_string();
-        let trouble = |text: &str| trouble_in(&format!("no connection to pod web-1: {text}")).map(str::to_owned);
-        for (code, message) in [(400, "bad"), (403, "no"), (404, "gone"), (500, "error dialing backend")] {
-            assert_eq!(trouble(&answer(code, message)), None, "{code}");
-        }
-        for code in [401, 429, 502, 503, 504] {
-            assert_eq!(trouble(&answer(code, "away")), Some(answer(code, "away")), "{code}");
-        }
-        let server = "the API server h:1".to_owned();
-        let silent = ApiError::Timeout { server, after: Duration::from_secs(5) }.to_string();
-        assert_eq!(trouble(&silent).as_ref(), Some(&silent));
-        let ended = "the connection to the API server ended: connection reset by peer";
-        assert_eq!(trouble(ended).as_deref(), Some(ended), "all of it");
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use adit_core::forward::Reason;
 use adit_core::target::{LocalTarget, Target};
 use runtime::Scope;
 use runtime::connect::{ConnectError, Io, TcpConnect};
@@ -138,10 +139,10 @@ impl Session {
     }
 
     /// Waits until no stream can be opened any more; why.
-    pub(crate) async fn lost(&self) -> String {
+    pub(crate) async fn lost(&self) -> Reason {
         match self {
             Self::Kube(session) => session.lost().await,
-            Self::Ssh(session) => session.lost().await,
+            Self::Ssh(session) => session.lost().await.into(),
             Self::Jump(_) | Self::Direct { .. } => std::future::pending().await,
         }
     }

@@ -167,6 +167,7 @@ impl Forward {
             declared: Vec::new(),
             transport: None,
             waiting_for: None,
+            shared_trouble: None,
             ready_since: None,
             carried: false,
             restarts: 0,
@@ -408,6 +409,7 @@ impl Shared {
             fault: adit_core::diagnose::Fault::Upstream,
             hint: None,
             missing: None,
+            shared: report.status.shared.clone(),
         })
     }
 

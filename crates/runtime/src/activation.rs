@@ -17,8 +17,10 @@ pub enum Passed {
     Tcp(String, TcpListener),
     /// A Unix socket with its name.
     Unix(String, UnixListener),
-    /// Something that nobody can accept from.
+    /// A socket that nobody can accept from; closed.
     Other(String),
+    /// No socket at all, or one of an unknown kind; closed.
+    NoSocket(String),
 }
 
 /// What was handed to this process, in order. A second call finds nothing. To be called before there are threads: it
@@ -45,21 +47,31 @@ fn passed(all: &mut ListenFd, index: usize, name: String) -> Passed {
     match all.take_tcp_listener(index) {
         Ok(Some(listener)) if listens(&listener) => Passed::Tcp(name, listener),
         Ok(Some(_)) => Passed::Other(name),
+        Ok(None) | Err(_) if close_socket(all, index) => Passed::Other(name),
         Ok(None) | Err(_) => {
             close(all, index);
-            Passed::Other(name)
+            Passed::NoSocket(name)
         }
     }
 }
 
-/// Closes a socket of another kind, which every child would inherit. What is no socket at all stays open: a unit has to
-/// ask for that with `OpenFile=`.
-fn close(all: &mut ListenFd, index: usize) {
+/// Closes a socket of another kind, which every child would inherit; whether it was one.
+fn close_socket(all: &mut ListenFd, index: usize) -> bool {
     let family = i32::from(AddressFamily::UNIX.as_raw());
     let kind = SocketType::SEQPACKET.as_raw().cast_signed();
-    drop(all.take_udp_socket(index));
-    drop(all.take_unix_datagram(index));
-    drop(all.take_custom::<OwnedFd>(index, family, kind, "seqpacket socket"));
+    matches!(all.take_udp_socket(index), Ok(Some(_)))
+        || matches!(all.take_unix_datagram(index), Ok(Some(_)))
+        || matches!(all.take_custom::<OwnedFd>(index, family, kind, "seqpacket socket"), Ok(Some(_)))
+}
+
+/// Closes whatever it is, such as a file of a unit with `OpenFile=`: it would stay open in every child, and what it is on
+/// could not be unmounted.
+fn close(all: &mut ListenFd, index: usize) {
+    if let Ok(Some(descriptor)) = all.take_raw_fd(index)
+        && let Err(error) = nix::unistd::close(descriptor)
+    {
+        tracing::debug!(descriptor, %error, "what was handed over cannot be closed");
+    }
 }
 
 /// Whether it takes connections: a unit with `Accept=yes` hands over one that is connected.
@@ -100,6 +112,38 @@ mod tests {
             let said = String::from_utf8_lossy(&output.stdout);
             assert!(output.status.success() && said.contains("1 passed"), "{meant_for:?}: {said}");
         }
+    }
+
+    /// The file that [`a_file_is_closed_when_it_is_told`] is handed.
+    const HANDED: &str = "HANDED_FILE";
+
+    #[test]
+    fn what_is_no_socket_is_closed() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", HAND_OVER, "sh"]).arg(std::env::current_exe().unwrap()).env(HANDED, file.path());
+        command.args(["--exact", "activation::tests::a_file_is_closed_when_it_is_told"]);
+        command.stdin(file.reopen().unwrap()).env("LISTEN_FDNAMES", "odd").env_remove("FOR");
+        let output = command.output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    }
+
+    /// Also run by [`what_is_no_socket_is_closed`], in a process of its own.
+    #[test]
+    fn a_file_is_closed_when_it_is_told() {
+        let Some(path) = std::env::var_os(HANDED) else { return };
+        let open = || {
+            let all = std::fs::read_dir("/proc/self/fd").unwrap();
+            all.filter(|entry| {
+                entry.as_ref().is_ok_and(|entry| std::fs::read_link(entry.path()).is_ok_and(|to| to == path))
+            })
+            .count()
+        };
+        assert_eq!(open(), 1);
+        let taken = take();
+        assert!(matches!(taken.as_slice(), [Passed::NoSocket(name)] if name == "odd"), "{taken:?}");
+        assert_eq!(open(), 0);
     }
 
     /// Also run by [`what_is_meant_for_another_process_is_not_taken`], in processes of their own.

@@ -55,7 +55,7 @@ pub(crate) fn runtime_dir() -> Option<PathBuf> {
 pub(crate) fn kube_settings(config: &KubernetesConfig) -> KubeSettings {
     let paths: Vec<String> = config.kubeconfig.iter().map(|path| path.display().to_string()).collect();
     let kubeconfig = (!paths.is_empty()).then(|| paths.join(":"));
-    KubeSettings { kubeconfig, exec_path: config.exec_path.clone(), has_flags: false }
+    KubeSettings { kubeconfig, exec_path: config.exec_path.clone(), keepalive: config.keepalive, has_flags: false }
 }
 
 fn home() -> Option<PathBuf> {

@@ -1,5 +1,7 @@
 //! Completions, manual page, and the reference pages that are made from the program itself.
 
+mod api;
+
 use std::process::ExitCode;
 
 use adit_core::diagnose::Fault;
@@ -16,6 +18,8 @@ pub(crate) enum Page {
     Metrics,
     /// Every command and option.
     Cli,
+    /// Every request of the daemon's API.
+    Api,
 }
 
 /// Prints a completion script.
@@ -49,6 +53,7 @@ pub(crate) fn print(page: Page) -> Result<ExitCode, Failure> {
     terminal::data(&match page {
         Page::Metrics => metrics(),
         Page::Cli => cli(),
+        Page::Api => api::page(super::up::daemon::OPENAPI),
     });
     Ok(ExitCode::SUCCESS)
 }

@@ -311,7 +311,7 @@ fn completions_and_the_manual_are_printed() {
     }
     let said = run(home.path(), &["man"]);
     assert!(said.starts_with("exit code 0") && said.contains(".TH adit"), "{said}");
-    for page in ["metrics", "cli"] {
+    for page in ["metrics", "cli", "api"] {
         assert!(run(home.path(), &["reference", page]).starts_with("exit code 0"));
     }
 }

@@ -8,7 +8,7 @@ use super::reader::{Complaint, Section, listen_address, loopback_address};
 use super::unit::parse_duration;
 use crate::shutdown::PhaseTimes;
 
-/// The longest that a phase of the end may be: a service manager would kill the daemon long before.
+/// The longest that a phase of the end may be: a service manager would kill the process long before.
 const PHASE_MAX: Duration = Duration::from_secs(60 * 60);
 
 /// What holds for the daemon itself.
@@ -31,7 +31,7 @@ pub(super) fn read(section: Section<'_>) -> DaemonConfig {
         listen: section.get("listen", api_address),
         token_file: section.path("token_file"),
         metrics: section.get("metrics", loopback_address),
-        shutdown: phases(section.section("shutdown"), phase),
+        shutdown: phases(section.section("shutdown")),
         notify: section.boolean("notify").unwrap_or(false),
     };
     // A token in the file itself would end in backups and repositories: rule S6.
@@ -58,8 +58,8 @@ fn api_address(text: &str) -> Result<SocketAddr, Complaint> {
     ))
 }
 
-/// The lengths of the phases of an end, each read by `phase`.
-pub(super) fn phases<E: Into<Complaint>>(section: Section<'_>, phase: fn(&str) -> Result<Duration, E>) -> PhaseTimes {
+/// The lengths of the phases of an end: of the daemon's, and of a tunnel server's.
+pub(super) fn phases(section: Section<'_>) -> PhaseTimes {
     let default = PhaseTimes::default();
     let time = |key, default| section.get(key, phase).unwrap_or(default);
     let times = PhaseTimes {
@@ -143,6 +143,16 @@ mod tests {
         assert!(problem("shutdown: { drain: 2h }").contains("write at most 1h"));
         assert!(problem("shutdown: { drian: 2s }").contains("did you mean `drain`?"));
         assert!(problem("listn: 1").contains("did you mean `listen`?"));
+    }
+
+    #[test]
+    fn the_phases_of_a_tunnel_server_have_the_same_bound() {
+        let parse = |text: &str| crate::config::ServerConfig::parse("server.yaml", text, &|_| None);
+        for phase in ["accept", "drain", "cancel", "abort"] {
+            let told = parse(&format!("shutdown: {{ {phase}: 61m }}")).unwrap_err().to_string();
+            assert!(told.contains(&format!("shutdown.{phase}")) && told.contains("write at most 1h"), "{told}");
+        }
+        assert_eq!(parse("shutdown: { drain: 1h }").unwrap().shutdown.drain, PHASE_MAX);
     }
 
     #[test]

@@ -36,11 +36,18 @@ pub struct Defaults {
     pub health: Option<HealthConfig>,
     /// How trouble is answered.
     pub restart: RestartConfig,
+    /// What each forward carries at most.
+    pub limits: LimitsConfig,
 }
 
 impl Default for Defaults {
     fn default() -> Self {
-        Self { idle_timeout: Some(IDLE_TIMEOUT), health: None, restart: RestartConfig::default() }
+        Self {
+            idle_timeout: Some(IDLE_TIMEOUT),
+            health: None,
+            restart: RestartConfig::default(),
+            limits: LimitsConfig::default(),
+        }
     }
 }
 
@@ -108,6 +115,7 @@ pub(super) fn defaults(section: Section<'_>) -> Defaults {
         idle_timeout: section.get("idle_timeout", idle_timeout).unwrap_or(base.idle_timeout),
         health: health::read(&section, None),
         restart: restart::read(section.section("restart"), &base.restart),
+        limits: limits::read(section.section("limits"), base.limits),
     };
     section.finish();
     found
@@ -134,7 +142,7 @@ fn forward(name: &str, section: Section<'_>, defaults: &Defaults) -> Option<Forw
     let hint = "say where it leads, such as k8s://CONTEXT/NAMESPACE/service/NAME:PORT";
     let to = destination::destination(&section, true, hint);
     let restart = restart::read(section.section("restart"), &defaults.restart);
-    let limits = limits::read(section.section("limits"));
+    let limits = limits::read(section.section("limits"), defaults.limits);
     let listen = section.list("listen", |text| listen_address(text, IpAddr::V4(Ipv4Addr::LOCALHOST)));
     let start = section.word("start", &[("on-demand", Start::OnDemand), ("always", Start::Always)]);
     let found = to.map(|to| ForwardConfig {

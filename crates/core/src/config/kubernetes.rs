@@ -1,5 +1,6 @@
 //! The section `kubernetes` of `adit.yaml`: how clusters are reached, and which are touched only after a question.
 
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,6 +12,8 @@ use super::{AgentFile, Environment, Problem, Problems};
 
 /// The wait between two light calls to a cluster in use.
 pub const KEEPALIVE: Duration = Duration::from_secs(240);
+/// More often it would be a burden to the cluster, less often of no use.
+const KEEPALIVES: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(24 * 60 * 60);
 
 /// How clusters are reached.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +101,9 @@ fn keepalive(text: &str) -> Result<Option<Duration>, Complaint> {
         return Ok(None);
     }
     let wait = parse_duration(text)?;
+    if !wait.is_zero() && !KEEPALIVES.contains(&wait) {
+        return Err(Complaint::new(format!("{text} is no time between two calls"), "write 1s to 24h, or off"));
+    }
     Ok((!wait.is_zero()).then_some(wait))
 }
 
@@ -163,6 +169,14 @@ mod tests {
     fn keepalive_can_be_switched_off() {
         for value in ["0", "off", "0s"] {
             assert_eq!(section(&format!("keepalive: {value}")).unwrap().keepalive, None, "{value}");
+        }
+    }
+
+    #[test]
+    fn a_keepalive_that_is_a_burden_or_of_no_use_is_refused() {
+        for value in ["10ms", "25h"] {
+            let told = section(&format!("keepalive: {value}")).unwrap_err().to_string();
+            assert!(told.contains("write 1s to 24h, or off"), "{told}");
         }
     }
 

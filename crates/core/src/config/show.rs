@@ -83,6 +83,7 @@ fn defaults(defaults: &Defaults) -> Written {
         .with("idle_timeout", duration_or_off(defaults.idle_timeout))
         .with_some("health", defaults.health.as_ref().map(health))
         .with("restart", restart(&defaults.restart))
+        .with("limits", limits(defaults.limits))
 }
 
 pub(super) fn forward(forward: &ForwardConfig) -> Written {
@@ -100,14 +101,16 @@ pub(super) fn forward(forward: &ForwardConfig) -> Written {
         .with_some("tags", filled(Written::texts(&forward.tags)))
         .with("balance", Written::bare(&forward.balance))
         .with("restart", restart(&forward.restart))
-        .with_some("limits", filled(limits(forward.limits)))
+        .with("limits", limits(forward.limits))
         .with("health", forward.health.as_ref().map_or_else(|| Written::text("off"), health))
 }
 
 fn limits(limits: LimitsConfig) -> Written {
+    let unlimited = || Written::text("unlimited");
+    let rate = limits.bytes_per_second.map(|bytes| Written::Text(format!("{bytes}B/s")));
     Written::map()
-        .with_some("connections", limits.connections.as_ref().map(Written::bare))
-        .with_some("bytes_per_second", limits.bytes_per_second.map(|bytes| Written::Text(format!("{bytes}B/s"))))
+        .with("connections", limits.connections.as_ref().map_or_else(unlimited, Written::bare))
+        .with("bytes_per_second", rate.unwrap_or_else(unlimited))
 }
 
 fn restart(restart: &RestartConfig) -> Written {

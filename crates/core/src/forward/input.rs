@@ -1,5 +1,7 @@
 //! What happens to a forward, and what its driver does.
 
+use std::sync::Arc;
+
 /// One try to find the target and to reach it. Numbers rise and are never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Attempt(u64);
@@ -16,11 +18,32 @@ impl Attempt {
     }
 }
 
+/// Why a forward does not work, for the user, without its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// All of it.
+    pub text: Arc<str>,
+    /// The part of it that is about what it shares with others, such as its cluster: those have the same trouble.
+    pub shared: Option<Arc<str>>,
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { text: text.into(), shared: None }
+    }
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self { text: text.into(), shared: None }
+    }
+}
+
 /// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trouble {
-    /// For the user, without the name of the forward.
-    pub reason: String,
+    /// For the user.
+    pub reason: Reason,
     /// Trying again would not help: no such context, forbidden, no such port.
     pub permanent: bool,
     /// What it shares with others cannot be reached: no try of its own has failed.
@@ -30,19 +53,19 @@ pub struct Trouble {
 impl Trouble {
     /// Trouble that may pass.
     #[must_use]
-    pub fn transient(reason: impl Into<String>) -> Self {
+    pub fn transient(reason: impl Into<Reason>) -> Self {
         Self { reason: reason.into(), permanent: false, away: false }
     }
 
     /// There is no way to what it shares with others.
     #[must_use]
-    pub fn away(reason: impl Into<String>) -> Self {
+    pub fn away(reason: impl Into<Reason>) -> Self {
         Self { reason: reason.into(), permanent: false, away: true }
     }
 
     /// Trouble that somebody has to act on.
     #[must_use]
-    pub fn permanent(reason: impl Into<String>) -> Self {
+    pub fn permanent(reason: impl Into<Reason>) -> Self {
         Self { reason: reason.into(), permanent: true, away: false }
     }
 }
@@ -85,21 +108,21 @@ pub enum ForwardInput {
         /// Whose connection.
         attempt: Attempt,
         /// Why.
-        reason: String,
+        reason: Reason,
     },
     /// The connection holds, but probes of the target fail: another target or another connection may do better.
     Unhealthy {
         /// Whose target.
         attempt: Attempt,
         /// What the last probe said.
-        reason: String,
+        reason: Reason,
     },
     /// The target has gone and there is no other yet. While resolving it is news of what is waited for.
     NoTarget {
         /// Whose target.
         attempt: Attempt,
         /// What is waited for.
-        reason: String,
+        reason: Reason,
     },
     /// A stream through it began.
     StreamOpened,

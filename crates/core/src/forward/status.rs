@@ -54,6 +54,8 @@ pub struct ForwardStatus {
     pub since: Instant,
     /// Why it is not ready: the last trouble since it last was, or what it waits for.
     pub reason: Option<Arc<str>>,
+    /// The part of it that is about what it shares with others, such as its cluster.
+    pub shared: Option<Arc<str>>,
     /// The current attempt, or the last one.
     pub attempt: Attempt,
     /// Failures in a row.

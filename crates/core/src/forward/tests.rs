@@ -177,6 +177,26 @@ fn transient_trouble_is_tried_again_for_ever_with_growing_waits() {
 }
 
 #[test]
+fn what_is_shared_with_others_stays_beside_its_reason_until_that_is_over() {
+    let settings = ForwardSettings { start: Start::Always, max_attempts: Some(2), ..ForwardSettings::default() };
+    let mut story = Story::new(settings);
+    let shared = |story: &Story| story.forward.status().shared.map(|part| part.to_string());
+    let reason = || Reason { text: "no connection to pod a: the server is away".into(), shared: Some("away".into()) };
+    story.fail(Trouble::transient(reason()));
+    assert_eq!(shared(&story).as_deref(), Some("away"));
+    story.wait(10 * SECOND);
+    story.fail(Trouble::transient(reason()));
+    assert_eq!((story.state(), shared(&story).as_deref()), (ForwardState::Failed, Some("away")), "given up");
+    story.say(ForwardInput::Demand);
+    let attempt = story.attempt();
+    story.say(ForwardInput::NoTarget { attempt, reason: "no pod is ready".into() });
+    assert_eq!(shared(&story), None, "another reason");
+    story.say(ForwardInput::NoTarget { attempt, reason: reason() });
+    story.connect();
+    assert_eq!((story.reason(), shared(&story)), (None, None));
+}
+
+#[test]
 fn traffic_does_not_shorten_a_wait_but_the_users_word_does() {
     let mut story = Story::ready();
     story.lose();

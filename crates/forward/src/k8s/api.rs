@@ -22,6 +22,7 @@ use tower::{Layer as _, ServiceExt as _};
 use self::connector::ApiConnector;
 use super::credentials::Signer;
 use super::dial::Dialer;
+use super::keepalive::KeepAlive;
 use super::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs};
 use super::plugin::PluginError;
 use crate::error::words;
@@ -52,6 +53,7 @@ struct Inner {
     settings: KubeSettings,
     context: String,
     flags: String,
+    keepalive: KeepAlive,
     session: Mutex<Arc<Session>>,
     /// One renewal at a time: a plugin may ask a person.
     renewing: tokio::sync::Semaphore,
@@ -112,6 +114,7 @@ impl Api {
                 settings: settings.clone(),
                 flags: kubectl_flags(kubeconfigs, settings, &name),
                 context: name,
+                keepalive: KeepAlive::new(settings.keepalive),
                 session: Mutex::new(Arc::new(session)),
                 renewing: tokio::sync::Semaphore::new(1),
                 transport: AtomicU8::new(0),
@@ -146,6 +149,11 @@ impl Api {
 
     pub(crate) fn session(&self) -> Arc<Session> {
         Arc::clone(&self.inner.session.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks the server for a sign of life now and then; see [`KeepAlive`].
+    pub(crate) async fn keep_alive(self) {
+        self.inner.keepalive.run(&self).await;
     }
 
     /// Makes the connection for the first upgrade while it is still being looked up which pod it goes to; it is

@@ -107,6 +107,7 @@ impl JumpSession {
             status: watch::Sender::new(KubeStatus::default()),
             patience,
         });
+        own.spawn("keep a cluster alive", shared.api.clone().keep_alive());
         own.spawn("follow a jump's pod", Arc::clone(&shared).follow());
         Self { shared, scope: own }
     }
@@ -262,9 +263,9 @@ impl JumpShared {
         let chosen = self.foresee(now);
         let waiting = match (&self.maker, &now.none) {
             (Making::Yes(maker), Some(NoTarget::NotFound { .. })) => {
-                Some(format!("making pod {} with the image {}", maker.name(), maker.image()))
+                Some(format!("making pod {} with the image {}", maker.name(), maker.image()).into())
             }
-            _ => now.detail(),
+            _ => now.waiting(),
         };
         let waits = chosen.is_none();
         let status = KubeStatus {

@@ -5,6 +5,7 @@
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::near;
@@ -20,6 +21,8 @@ pub struct KubeSettings {
     pub kubeconfig: Option<String>,
     /// Directories searched for credential plugins after `PATH` and the usual places.
     pub exec_path: Vec<PathBuf>,
+    /// How often a cluster in use is asked for a sign of life; `None` is never.
+    pub keepalive: Option<Duration>,
     /// Whoever runs this can say `--kubeconfig` and `--context`; for hints.
     pub has_flags: bool,
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
+use adit_core::forward::Reason;
 use runtime::Scope;
 use tokio::sync::watch;
 
@@ -69,7 +70,7 @@ struct State {
     port: u16,
     failed: Option<(Instant, ApiError)>,
     /// Why no connection is left. All forwards that share the pool look at it, and the next connection clears it.
-    lost: Option<String>,
+    lost: Option<Reason>,
     transport: Option<Transport>,
     /// When a connection was last dialled to replace a silent one, and how many have been since the server was heard.
     replaced: Option<(Instant, u32)>,
@@ -98,7 +99,7 @@ impl State {
     }
 
     /// Notes why no connection is left, when none is.
-    fn note_loss(&mut self, why: impl FnOnce() -> String) {
+    fn note_loss(&mut self, why: impl FnOnce() -> Reason) {
         let alone = self.transport == Some(Transport::Channels);
         if self.connections.is_empty() && self.dialing == 0 && !alone {
             self.lost.get_or_insert_with(why);
@@ -180,14 +181,14 @@ impl PodPool {
     }
 
     /// Waits until there was a connection and none is left; why.
-    pub(crate) async fn lost(&self, port: u16) -> String {
+    pub(crate) async fn lost(&self, port: u16) -> Reason {
         let mut changed = self.inner.changed.subscribe();
         // What was lost while nobody looked is made anew before it counts.
         let before = self.inner.lock().lost.take();
         if let Some(reason) = before {
             match tokio::time::timeout(AGAIN, self.warm(port)).await {
                 Ok(Ok(())) => {}
-                Ok(Err(error)) => return crate::error::chain(&error),
+                Ok(Err(error)) => return error.reason(crate::error::chain(&error)),
                 Err(_) => return reason,
             }
         }
@@ -391,7 +392,7 @@ impl Inner {
                     }
                 }
                 Err(error) => {
-                    state.note_loss(|| error.to_string());
+                    state.note_loss(|| error.reason(error.to_string()));
                     state.failed = Some((Instant::now(), error));
                 }
             }
@@ -419,7 +420,7 @@ impl Inner {
             if let Some(inner) = inner.upgrade() {
                 let mut state = inner.lock();
                 state.connections.retain(|known| !Arc::ptr_eq(known, &connection));
-                state.note_loss(|| connection.ended().unwrap_or_default());
+                state.note_loss(|| connection.ended().unwrap_or_else(|| "".into()));
                 drop(state);
                 inner.changed.send_modify(|count| *count += 1);
             }

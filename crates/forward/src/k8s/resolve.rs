@@ -15,6 +15,8 @@ pub(crate) use pod::plain;
 
 use std::fmt;
 
+use adit_core::forward::Reason;
+
 use super::api::ApiError;
 use super::objects::{EndpointSlice, Pod, Service, Workload, is_tcp};
 use super::watch::Trouble;
@@ -152,6 +154,15 @@ impl Resolution {
     /// What a user who waits wants to read; `None` when there is nothing to wait for.
     pub(crate) fn detail(&self) -> Option<String> {
         self.none.as_ref().map(NoTarget::detail)
+    }
+
+    /// The same, and whether it is the API server that is waited for.
+    pub(crate) fn waiting(&self) -> Option<Reason> {
+        let text = self.detail()?;
+        Some(match &self.none {
+            Some(NoTarget::Api { error, .. }) => error.reason(text),
+            _ => text.into(),
+        })
     }
 
     /// What to do about that.

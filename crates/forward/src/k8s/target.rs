@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::diagnose::Diagnose as _;
+use adit_core::forward::Reason;
 use adit_core::target::KubeTarget;
 use runtime::Scope;
 use runtime::connect::ConnectError;
@@ -63,7 +64,7 @@ pub(crate) struct KubeStatus {
     /// The ports that the pods declare, when the one that was asked for is none of them.
     pub(crate) declared: Vec<String>,
     /// What is waited for.
-    pub(crate) waiting: Option<String>,
+    pub(crate) waiting: Option<Reason>,
     pub(crate) transport: Option<&'static str>,
     /// What to do about what is waited for.
     pub(crate) hint: Option<String>,
@@ -116,6 +117,7 @@ impl KubeSession {
             patience,
         });
         own.spawn("dial ahead", shared.api.clone().dial_ahead());
+        own.spawn("keep a cluster alive", shared.api.clone().keep_alive());
         own.spawn("follow a target", Arc::clone(&shared).follow(own.clone()));
         Self { shared, scope: own }
     }
@@ -146,7 +148,7 @@ impl KubeSession {
     }
 
     /// Waits until no connection to the chosen pod is left; why.
-    pub(crate) async fn lost(&self) -> String {
+    pub(crate) async fn lost(&self) -> Reason {
         loop {
             let pool = self.shared.current().map(|candidate| (self.shared.pool(&candidate.pod), candidate.port));
             let mut status = self.shared.status.subscribe();
@@ -195,7 +197,7 @@ impl Drop for KubeSession {
     }
 }
 
-async fn lost(pool: Option<(Arc<PodPool>, u16)>) -> String {
+async fn lost(pool: Option<(Arc<PodPool>, u16)>) -> Reason {
     match pool {
         Some((pool, port)) => pool.lost(port).await,
         None => std::future::pending().await,
@@ -274,7 +276,7 @@ impl KubeTargetShared {
             service_port: now.service_port,
             pods: now.ready_pods(),
             declared: now.declared.clone(),
-            waiting: now.detail().filter(|_| chosen.is_none()),
+            waiting: now.waiting().filter(|_| chosen.is_none()),
             transport: chosen.as_ref().and_then(|chosen| self.transport_to(chosen)),
             hint: now.hint().filter(|_| chosen.is_none()),
             unreached: now.api_trouble().and_then(|error| Unreached::of(&self.api, error)),

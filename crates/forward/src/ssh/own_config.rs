@@ -6,8 +6,7 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _}
 use std::path::{Component, Path, PathBuf};
 
 use adit_core::diagnose::Diagnose as _;
-use adit_core::glob::GlobPattern;
-use adit_core::ssh::{Asked, ClientConfig, ClientConfigError, ConfigFile, SshSettings};
+use adit_core::ssh::{Asked, ClientConfig, ClientConfigError, ConfigFile, FilePattern, SshSettings};
 use adit_core::target::SshServer;
 
 use super::error::SshError;
@@ -78,10 +77,6 @@ impl Reader {
 
     /// The files that an `Include` means, by name. What is not there is not included.
     fn included(&self, pattern: &str, beside: Option<&Path>) -> Result<Vec<ConfigFile>, String> {
-        if pattern.contains('[') {
-            // Left out in silence, what it says would be missing.
-            return Err(format!("`{pattern}`: only `*` and `?` are understood without the program `ssh`"));
-        }
         let path = match (pattern.strip_prefix("~/"), &self.home) {
             (Some(rest), Some(home)) => home.join(rest),
             _ if Path::new(pattern).is_absolute() => PathBuf::from(pattern),
@@ -144,31 +139,28 @@ fn checked(path: &Path) -> Result<Option<ConfigFile>, String> {
     optional(path)
 }
 
-/// The paths that fit, sorted. A star does not stand for the begin of a hidden name.
+/// The paths that fit, sorted.
 fn matching(pattern: &Path) -> Vec<PathBuf> {
     let mut found = vec![PathBuf::new()];
     for part in pattern.components() {
         let wild = match part {
-            Component::Normal(name) => name.to_str().filter(|name| name.contains(['*', '?'])),
+            Component::Normal(name) => name.to_str().and_then(FilePattern::parse),
             _ => None,
         };
-        let Some(wild) = wild.and_then(|name| GlobPattern::parse(name).ok().map(|glob| (name, glob))) else {
+        let Some(wild) = wild else {
             found.iter_mut().for_each(|path| path.push(part));
             continue;
         };
-        found = found.iter().flat_map(|directory| fitting(directory, wild.0, &wild.1)).collect();
+        found = found.iter().flat_map(|directory| fitting(directory, &wild)).collect();
     }
     found.retain(|path| path.exists());
     found
 }
 
-fn fitting(directory: &Path, written: &str, glob: &GlobPattern) -> Vec<PathBuf> {
+fn fitting(directory: &Path, wild: &FilePattern) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut names: Vec<String> = names
-        .filter(|name| glob.matches(name) && (written.starts_with('.') || !name.starts_with('.')))
-        .take(FILES_MAX + 1)
-        .collect();
+    let mut names: Vec<String> = names.filter(|name| wild.matches(name)).take(FILES_MAX + 1).collect();
     names.sort();
     names.into_iter().map(|name| directory.join(name)).collect()
 }

@@ -54,7 +54,7 @@ impl SshSession {
             if !(error.is_away() && self.worked.load(Ordering::Relaxed)) {
                 return Err(ForwardError::Ssh(error));
             }
-            self.status.send_modify(|status| status.waiting = Some(chain(&error)));
+            self.status.send_modify(|status| status.waiting = Some(chain(&error).into()));
         }
         self.worked.store(true, Ordering::Relaxed);
         let transport = self.bastion.transport();

@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use adit_core::forward::{Attempt, ForwardAction, ForwardInput, ForwardState, Trouble};
+use adit_core::forward::{Attempt, ForwardAction, ForwardInput, ForwardState, Reason, Trouble};
 use adit_core::target::Target;
 use runtime::Scope;
 use runtime::connect::BoxFuture;
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 
 use super::{Shared, changed, until};
 use crate::clusters::Clusters;
-use crate::error::{ForwardError, chain};
+use crate::error::ForwardError;
 use crate::k8s::target::KubeStatus;
 use crate::reach::Reach;
 use crate::report::ForwardReport;
@@ -31,7 +31,7 @@ enum Outcome {
     ResolveFailed(Attempt, ForwardError),
     Connected(Attempt),
     ConnectFailed(Attempt, ForwardError),
-    Lost(Attempt, String),
+    Lost(Attempt, Reason),
 }
 
 pub(super) struct Driver {
@@ -267,7 +267,7 @@ impl Driver {
     fn trouble(&mut self, error: ForwardError, in_turns: bool) -> Trouble {
         let (permanent, away) = (!error.is_transient() && !self.worked, in_turns && error.is_away());
         self.goes_on = away && !permanent;
-        let reason = chain(&error);
+        let reason = error.reason();
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         match (permanent, away) {
             (true, _) => Trouble::permanent(reason),
@@ -305,8 +305,10 @@ impl Driver {
         self.count_outage(status.state);
         let target = self.status.as_ref().map(|status| status.borrow().clone()).unwrap_or_default();
         let place = self.session.as_ref().map(|(_, place)| place.clone()).unwrap_or_default();
-        let waiting = target.waiting.or_else(|| status.reason.as_deref().map(str::to_owned));
-        let waiting_for = waiting.filter(|_| !matches!(status.state, ForwardState::Ready | ForwardState::Idle));
+        let of_machine = || Some(Reason { text: status.reason.clone()?, shared: status.shared.clone() });
+        let waiting = target.waiting.or_else(of_machine);
+        let waiting = waiting.filter(|_| !matches!(status.state, ForwardState::Ready | ForwardState::Idle));
+        let (waiting_for, shared) = waiting.map(|reason| (reason.text.to_string(), reason.shared)).unzip();
         let report = ForwardReport {
             name: self.shared.name.clone(),
             target: self.shared.target.to_string(),
@@ -319,6 +321,7 @@ impl Driver {
             declared: target.declared,
             transport: target.transport,
             waiting_for,
+            shared_trouble: shared.flatten(),
             ready_since: self.ready_since,
             carried: self.carried,
             restarts: self.restarts,
@@ -391,7 +394,7 @@ async fn start(
     };
     if let Some(plugin) = clusters.plugin(context) {
         let reason = format!("waiting for the credential plugin `{plugin}`");
-        shared.tell(ForwardInput::NoTarget { attempt, reason });
+        shared.tell(ForwardInput::NoTarget { attempt, reason: reason.into() });
         shared.work.notify_one();
     }
     starting.await

@@ -175,7 +175,7 @@ impl Prober {
         }
         session.renew();
         let attempt: Attempt = status.attempt;
-        self.shared.tell(ForwardInput::Unhealthy { attempt, reason: format!("its probes fail: {error}") });
+        self.shared.tell(ForwardInput::Unhealthy { attempt, reason: format!("its probes fail: {error}").into() });
         // Whether it helped is seen at once.
         self.health.probe_soon(Instant::now());
     }

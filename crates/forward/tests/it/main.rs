@@ -5,6 +5,7 @@
 mod api_server;
 mod crowds;
 mod dead_peers;
+mod keepalive;
 mod kubeconfig;
 mod leases;
 mod plugins;

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::future::Future;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -110,7 +109,7 @@ impl Drop for Bed {
 
 /// Settings with this kubeconfig.
 pub(crate) fn settings(path: &std::path::Path) -> KubeSettings {
-    KubeSettings { kubeconfig: Some(path.display().to_string()), exec_path: Vec::<PathBuf>::new(), has_flags: false }
+    KubeSettings { kubeconfig: Some(path.display().to_string()), ..KubeSettings::default() }
 }
 
 /// Options of a forward that waits for `patience` and no longer.

@@ -37,6 +37,7 @@ use serde_json::{Value, json};
 use crate::command::{Global, build_runtime};
 use crate::report::{Failure, Output};
 use crate::terminal;
+pub(in crate::command) use api::OPENAPI;
 use client::Client;
 use logs::{Reader, Wanted};
 use others::Process;

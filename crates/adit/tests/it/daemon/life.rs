@@ -152,14 +152,7 @@ async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_n
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
     place.start();
-    let ask = |request: &str| {
-        let mut stream = UnixStream::connect(place.socket()).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(format!("{request} HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").as_bytes()).unwrap();
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
-        answer
-    };
+    let ask = |request: &str| asked(&place, request);
     assert!(ask("GET /v1/forwards").contains("\"summary\""));
     assert!(ask("GET /v1/forwards/web").contains("\"name\":\"web\""));
     assert!(ask("GET /v1/openapi.json").contains("/v1/forwards/{name}/restart"));
@@ -167,6 +160,47 @@ async fn the_socket_answers_json_with_its_description_and_refuses_what_it_does_n
     assert!(ask("GET /").starts_with("HTTP/1.1 404"));
     assert!(ask("DELETE /v1/forwards/web").starts_with("HTTP/1.1 405"));
     assert!(ask("POST /v1/forwards/web/jump").starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_request_that_is_described_is_answered() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("db", 0, "")));
+    place.start();
+    let described = asked(&place, "GET /v1/openapi.json");
+    let described: serde_json::Value = serde_json::from_str(described.split_once("\r\n\r\n").unwrap().1).unwrap();
+    for (path, verbs) in described["paths"].as_object().unwrap() {
+        for verb in verbs.as_object().unwrap().keys() {
+            // These two end the process that is asked; other tests have them. The events go on.
+            if ["/v1/shutdown", "/v1/handover", "/v1/events"].contains(&path.as_str()) {
+                continue;
+            }
+            let request = format!("{} {}", verb.to_uppercase(), path.replace("{name}", "db"));
+            let answer = asked(&place, &request);
+            let several = ["/v1/start", "/v1/stop", "/v1/restart"].contains(&path.as_str());
+            // Without a body nothing is chosen, which is a mistake that they describe.
+            let expected = if several { "HTTP/1.1 400" } else { "HTTP/1.1 200" };
+            assert!(answer.starts_with(expected), "{request}: {answer}");
+            let status = &verbs[verb]["responses"][&expected[9..]];
+            assert!(status.is_object(), "{request}: {expected} is not described");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistyped_name_is_answered_with_the_one_that_is_meant() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("database", 0, "")));
+    place.start();
+    let requests = ["GET /v1/forwards/databse", "POST /v1/forwards/databse/start", "POST /v1/forwards/databse/stop"];
+    for request in requests {
+        let answer = asked(&place, request);
+        assert!(answer.starts_with("HTTP/1.1 404"), "{request}: {answer}");
+        assert!(answer.contains("there is no forward `databse`"), "{request}: {answer}");
+        assert!(answer.contains("did you mean `database`?"), "{request}: {answer}");
+    }
+    let answer = asked(&place, "POST /v1/forwards/quite-another/restart");
+    assert!(answer.starts_with("HTTP/1.1 404") && answer.contains("there are: database"), "{answer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -202,4 +236,16 @@ async fn a_reader_of_logs_that_has_paused_does_not_hold_up_the_end() {
     paused.read_exact(&mut [0; 64]).unwrap();
     let ended = place.json(&["daemon", "stop"]);
     assert!(ended["took_ms"].as_u64() < Some(5000), "{ended}");
+}
+
+/// What the control socket answers to a request without a body.
+fn asked(place: &Place, request: &str) -> String {
+    let mut stream = UnixStream::connect(place.socket()).expect("the socket");
+    stream.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    stream
+        .write_all(format!("{request} HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").as_bytes())
+        .expect("it is sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    answer
 }

@@ -219,7 +219,13 @@ async fn the_description_has_every_key_of_the_status() {
     let (_, described) = ask(port, "GET", AUTHORITY, "/v1/openapi.json", &headers).await;
     let (_, status) = ask(port, "GET", AUTHORITY, "/v1/status", &headers).await;
     let schemas = &described["components"]["schemas"];
-    for (name, found) in [("Daemon", &status["daemon"]), ("Forward", &status["services"][0])] {
+    let found = [
+        ("Status", &status),
+        ("Summary", &status["summary"]),
+        ("Daemon", &status["daemon"]),
+        ("Forward", &status["services"][0]),
+    ];
+    for (name, found) in found {
         for key in found.as_object().expect("a map").keys() {
             assert!(schemas[name]["properties"].get(key).is_some(), "{name}.{key} is not described");
         }

@@ -92,8 +92,13 @@ fn entries(names: &'static [&'static str], bodies: &'static [&'static str]) -> i
 pub(in crate::config) fn files() -> impl Strategy<Value = AgentFile> {
     let kubernetes = proptest::sample::select(&["", "keepalive: off", "protect: [prod]", "kubeconfig: [/a, /b]"][..]);
     let defaults = proptest::sample::select(
-        &["", "idle_timeout: 5m", "health: { type: https, path: /x }", "restart: { max_attempts: 3, multiplier: 1.5 }"]
-            [..],
+        &[
+            "",
+            "idle_timeout: 5m",
+            "health: { type: https, path: /x }",
+            "restart: { max_attempts: 3, multiplier: 1.5 }",
+            "limits: { connections: 7, bytes_per_second: 2KiB }",
+        ][..],
     );
     let forwards = entries(
         &["a", "b", "c", "d.e", "f_1"],
@@ -105,6 +110,7 @@ pub(in crate::config) fn files() -> impl Strategy<Value = AgentFile> {
             "to: 'tcp://h:1', enabled: no, health: { type: postgres, user: u, database: d }",
             "to: 1, health: { type: http, status: [200, 301], content: '# ok' }, restart: { initial_delay: 1s }",
             "to: 1, limits: { connections: 3, bytes_per_second: 1MiB/s }",
+            "to: 1, limits: { connections: unlimited }",
         ],
     );
     let gateway = proptest::sample::select(

@@ -15,10 +15,11 @@ pub struct LimitsConfig {
     pub bytes_per_second: Option<u64>,
 }
 
-pub(super) fn read(section: Section<'_>) -> LimitsConfig {
+/// What is left out is as in `base`.
+pub(super) fn read(section: Section<'_>, base: LimitsConfig) -> LimitsConfig {
     let found = LimitsConfig {
-        connections: section.get("connections", connections).unwrap_or_default(),
-        bytes_per_second: section.get("bytes_per_second", rate).unwrap_or_default(),
+        connections: section.get("connections", connections).unwrap_or(base.connections),
+        bytes_per_second: section.get("bytes_per_second", rate).unwrap_or(base.bytes_per_second),
     };
     section.finish();
     found

@@ -128,6 +128,17 @@ fn what_a_forward_leaves_out_comes_from_the_defaults() {
 }
 
 #[test]
+fn limits_that_a_forward_leaves_out_come_from_the_defaults() {
+    let defaults = "defaults: { limits: { connections: 20, bytes_per_second: 1MiB/s } }";
+    let read =
+        |body: &str| good(&format!("{defaults}\nforwards: {{ f: {{ to: 1{body} }} }}")).forwards.remove(0).limits;
+    let limits = |connections, bytes_per_second| LimitsConfig { connections, bytes_per_second };
+    assert_eq!(read(""), limits(Some(20), Some(1 << 20)));
+    assert_eq!(read(", limits: { connections: 5 }"), limits(Some(5), Some(1 << 20)));
+    assert_eq!(read(", limits: { connections: unlimited, bytes_per_second: unlimited }"), limits(None, None));
+}
+
+#[test]
 fn a_probe_is_of_the_kind_its_keys_speak_of() {
     let probe = |body: &str| forward(&format!(", health: {{ {body} }}")).health.unwrap().probe;
     assert_eq!(probe(""), HealthProbe::Tcp);

@@ -210,12 +210,6 @@ fn cluster_health(defaults: &Section<'_>, work: &mut Work) -> (Option<Written>, 
             without.join(", ")
         ));
     }
-    if enabled && interval.is_some() {
-        work.notes.push(
-            "cluster_health.interval becomes kubernetes.keepalive, which has no effect: a silent connection is asked for a sign of life after 20 s"
-                .to_owned(),
-        );
-    }
     work.unknown(&section);
     let keepalive = if enabled { interval.map(|wait| wait.time()) } else { Some(Written::text("off")) };
     (keepalive, comments)

@@ -44,7 +44,7 @@ pub(super) fn parse(file: &str, text: &str, env: Environment<'_>) -> Result<Serv
             names: names(root.section("names")),
             admin: admin(root.section("admin")),
             log: log(root.section("log"), file, env),
-            shutdown: phases(root.section("shutdown"), parse_duration),
+            shutdown: phases(root.section("shutdown")),
             tunnel: tunnel(root.section("tunnel")),
         };
         root.finish();

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use adit_core::forward::Reason;
 use spdy::{OpenError, ReadState, ResetStatus};
 use tokio::sync::Notify;
 
@@ -32,6 +33,17 @@ pub(crate) enum ConnectionEnd {
     /// This side ended it.
     #[error("closed here")]
     Here,
+}
+
+impl ConnectionEnd {
+    /// As the reason of a forward: but for an end of our own, all that leads to the cluster has the same trouble.
+    fn reason(&self) -> Reason {
+        let text: Arc<str> = self.to_string().into();
+        match self {
+            Self::Lost(_) | Self::Silent(_) | Self::Violation(_) => Reason { shared: Some(Arc::clone(&text)), text },
+            Self::Here => Reason { text, shared: None },
+        }
+    }
 }
 
 /// The tasks that wait on a stream.
@@ -277,8 +289,8 @@ impl Connection {
     }
 
     /// How it ended, once it did.
-    pub(crate) fn ended(&self) -> Option<String> {
-        self.lock().over.as_ref().map(ToString::to_string)
+    pub(crate) fn ended(&self) -> Option<Reason> {
+        self.lock().over.as_ref().map(ConnectionEnd::reason)
     }
 
     /// Whether new pairs can be opened on it.

@@ -30,10 +30,10 @@ struct Named {
 
 /// The error for an object that is not there, with the name that was probably meant: its own, or its namespace's.
 pub(super) async fn explain(api: &Api, wanted: &Wanted, name: &str, error: ForwardError) -> ForwardError {
-    let ForwardError::NoTarget { message, fault, hint, missing } = error else { return error };
+    let ForwardError::NoTarget { message, fault, hint, missing, shared } = error else { return error };
     let known = list(api, &wanted.all_of_the_kind()).await.map(|list| list.items).unwrap_or_default();
     if known.is_empty() {
-        let error = ForwardError::NoTarget { message, fault, hint, missing };
+        let error = ForwardError::NoTarget { message, fault, hint, missing, shared };
         return namespace(api, wanted).await.unwrap_or(error);
     }
     let near = near::near_matches(name, known.iter().map(|named| named.metadata.name.as_str()), PROPOSED);
@@ -43,7 +43,7 @@ pub(super) async fn explain(api: &Api, wanted: &Wanted, name: &str, error: Forwa
     };
     let near = near.into_iter().map(str::to_owned).collect();
     let missing = Some(Missing { part: MissingPart::Name, near });
-    ForwardError::NoTarget { message, fault, hint, missing }
+    ForwardError::NoTarget { message, fault, hint, missing, shared }
 }
 
 /// Why labels may lead to no pod, as a part of a sentence.
@@ -80,6 +80,7 @@ async fn namespace(api: &Api, wanted: &Wanted) -> Option<ForwardError> {
         fault: Fault::Usage,
         hint: Some(hint),
         missing: Some(Missing { part: MissingPart::Namespace, near: nearest.into_iter().collect() }),
+        shared: None,
     })
 }
 

@@ -26,6 +26,11 @@ const CASES: &[(&str, &str)] = &[
     ("no", "Host in\n Include DIR/sub\nHost *\n User outer\n"),
     ("in", "Host *\n Include DIR/d/*.conf\n Port 9\n"),
     ("in", "Include DIR/missing DIR/none*\nPort 9\n"),
+    ("in", "Include DIR/d/[b-z]*.conf\nPort 9\n"),
+    ("in", "Include DIR/d/[!a]*\nInclude DIR/d/[[:alpha:]].conf\n"),
+    ("in", "Include DIR/[de]/[^b].*\nInclude DIR/d/[.]hidden.conf\nPort 9\n"),
+    ("in", "Include DIR/d/[a.conf DIR/d/[x]y\nPort 9\n"),
+    ("in", "Include DIR/d/[[:nosuch:]].conf DIR/d/[\\a].conf\nPort 9\n"),
     ("m", "Host m\n HostName real.example\nMatch host real.*,!x originalhost m\n Port 1\nMatch all\n User all\n"),
     ("m", "Match !host m\n Port 1\nMatch user ssh-user,LOCAL\n Port 2\nMatch localuser LOCAL\n User found\n"),
     ("m", "Match host other exec \"false\"\n Port 1\nMatch originalhost M\n Port 3\n"),
@@ -160,15 +165,4 @@ fn what_is_no_file_is_not_waited_for_and_has_an_end() {
     fs::File::create(&large).unwrap().set_len(SIZE_MAX + 1).unwrap();
     let (reason, _) = reader.all(Some(&large), asked).unwrap_err();
     assert!(reason.contains("too large"), "{reason}");
-}
-
-#[test]
-fn an_include_that_is_not_understood_is_not_left_out_in_silence() {
-    let directory = directory();
-    let file = directory.path().join("config");
-    fs::write(&file, format!("User me\nInclude {}/[s]ub\n", directory.path().display())).unwrap();
-    let reader = Reader { home: None, system: "/nonexistent".into() };
-    let asked = Asked { host: "in", user: None, port: None, local_user: "x" };
-    let (reason, _) = reader.all(Some(&file), asked).unwrap_err();
-    assert!(reason.contains("config:2: ") && reason.contains("[s]ub`: only `*` and `?`"), "{reason}");
 }

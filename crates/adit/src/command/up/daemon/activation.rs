@@ -57,6 +57,9 @@ pub(super) fn take(place: &Place) -> Result<Activated, Failure> {
             Passed::Other(name) => {
                 activated.strange.push(format!("the socket `{name}` is not used: nothing can be accepted from it"));
             }
+            Passed::NoSocket(name) => {
+                activated.strange.push(format!("what is handed over as `{name}` is closed: it is no socket"));
+            }
         }
     }
     Ok(activated)

@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use adit_core::diagnose::http_status;
+use adit_core::diagnose::{Fault, http_status};
 use bytes::Bytes;
 use http::header::{ALLOW, CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
@@ -39,8 +39,8 @@ use crate::report::Failure;
 const BODY_MAX: usize = 256 * 1024;
 /// How long it may take to come.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
-/// The description for programs.
-const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
+/// The description for programs, and what the reference page is made of.
+pub(in crate::command) const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
 
 /// Answers requests for a daemon.
 #[derive(Clone)]
@@ -62,10 +62,12 @@ impl Api {
         match path {
             ["status"] => self.status(query, |status| status).await,
             ["forwards"] => self.status(query, |status| only_forwards(&status)).await,
-            ["forwards", name] => match self.daemon.forward(name).await {
-                Ok(Some(one)) => ok(&one),
-                Ok(None) => not_found(&format!("there is no forward `{name}`")),
-                Err(failure) => failed(&failure),
+            ["forwards", name] => match (self.missing(name).await, self.daemon.forward(name).await) {
+                (Some(answer), _) => answer,
+                (None, Ok(Some(one))) => ok(&one),
+                // A reload has just taken it away.
+                (None, Ok(None)) => not_found(&format!("there is no forward `{name}`")),
+                (None, Err(failure)) => failed(&failure),
             },
             ["events"] => self.events(),
             ["logs"] => self.logs(query),
@@ -94,6 +96,9 @@ impl Api {
         match path {
             ["forwards", name, verb] => match verb_of(verb) {
                 Some(verb) => {
+                    if let Some(answer) = self.missing(name).await {
+                        return answer;
+                    }
                     let chosen = Chosen { names: vec![(*name).to_owned()], ..Chosen::default() };
                     self.command(verb, &chosen).await
                 }
@@ -125,9 +130,18 @@ impl Api {
         }
     }
 
+    /// The answer about a name that no forward has.
+    async fn missing(&self, name: &str) -> Option<Response<Lines>> {
+        match self.daemon.missing(name).await {
+            Ok(missing) => missing.map(|failure| with_failure(StatusCode::NOT_FOUND, &failure)),
+            Err(failure) => Some(failed(&failure)),
+        }
+    }
+
     async fn command(&self, verb: Verb, chosen: &Chosen) -> Response<Lines> {
         match self.daemon.command(verb, chosen).await {
             Ok(value) => ok(&value),
+            Err(failure) if self.daemon.ends() && failure.kind() == Fault::Upstream => unavailable(&failure),
             Err(failure) => failed(&failure),
         }
     }
@@ -214,7 +228,7 @@ impl Handler for Api {
         }
         let path: Vec<&str> = path.split('/').collect();
         if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
-            return failed(&ending::refused());
+            return unavailable(&ending::refused());
         }
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
@@ -265,6 +279,15 @@ pub(super) fn not_found(text: &str) -> Response<Lines> {
 
 fn failed(failure: &Failure) -> Response<Lines> {
     let status = StatusCode::from_u16(http_status(failure.kind())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    with_failure(status, failure)
+}
+
+/// The daemon is ending.
+fn unavailable(failure: &Failure) -> Response<Lines> {
+    with_failure(StatusCode::SERVICE_UNAVAILABLE, failure)
+}
+
+fn with_failure(status: StatusCode, failure: &Failure) -> Response<Lines> {
     with(status, Lines::whole(format!("{}\n", failure.json())), "application/json")
 }
 

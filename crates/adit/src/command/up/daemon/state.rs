@@ -318,6 +318,17 @@ impl Daemon {
         Ok(services.iter().find(|one| one["name"] == name).cloned())
     }
 
+    /// That no forward has this name, with the one that may be meant; `None` when one has it.
+    pub(super) async fn missing(self: &Arc<Self>, name: &str) -> Result<Option<Failure>, Failure> {
+        let name = name.to_owned();
+        self.look(move |daemon| {
+            let known = daemon.known();
+            let names: Vec<&str> = known.file.forwards.iter().map(|forward| forward.name.as_str()).collect();
+            (!names.contains(&name.as_str())).then(|| unknown("forward", &name, &names))
+        })
+        .await
+    }
+
     /// Reads the file again and puts it in force.
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
         self.notify.reloading();
@@ -394,23 +405,17 @@ impl Daemon {
     fn choose(&self, chosen: &Chosen) -> Result<Vec<String>, Failure> {
         let known = self.known();
         let all: Vec<&ForwardConfig> = known.file.forwards.iter().collect();
-        let unknown = |what: &str, name: &str, known: Vec<&str>| {
-            let near = near::nearest(name, known.iter().copied());
-            let hint = near
-                .map_or_else(|| format!("there are: {}", known.join(", ")), |near| format!("did you mean `{near}`?"));
-            Failure::new(Fault::Usage, format!("there is no {what} `{name}`"), hint)
-        };
         for name in &chosen.names {
             if !all.iter().any(|forward| forward.name == *name) {
-                return Err(unknown("forward", name, all.iter().map(|forward| forward.name.as_str()).collect()));
+                let names: Vec<&str> = all.iter().map(|forward| forward.name.as_str()).collect();
+                return Err(unknown("forward", name, &names));
             }
         }
         for tag in &chosen.tags {
             if !all.iter().any(|forward| forward.tags.contains(tag)) {
                 let tags: std::collections::BTreeSet<&str> =
                     all.iter().flat_map(|forward| forward.tags.iter().map(String::as_str)).collect();
-                let tags = tags.into_iter().collect();
-                return Err(unknown("tag", tag, tags));
+                return Err(unknown("tag", tag, &Vec::from_iter(tags)));
             }
         }
         // What the file switches off is chosen by its name, or when a wish for it is to be forgotten.
@@ -564,6 +569,16 @@ impl Verb {
             Self::Restart => "restarted",
         }
     }
+}
+
+/// What is not there, with what may be meant.
+fn unknown(what: &str, name: &str, known: &[&str]) -> Failure {
+    let hint = match near::nearest(name, known.iter().copied()) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None if known.is_empty() => String::new(),
+        None => format!("there are: {}", known.join(", ")),
+    };
+    Failure::new(Fault::Usage, format!("there is no {what} `{name}`"), hint)
 }
 
 fn row(row: &gateway::rows::Row) -> Value {

@@ -177,6 +177,7 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "took_ms": report.and_then(|report| report.took).map(millis),
         "reason": known.reason().or_else(|| report.and_then(|report| report.waiting_for.clone()
             .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
+        "cluster_trouble": report.and_then(ForwardReport::cluster_trouble),
         "hint": known.hint,
         "retry_in_ms": report.and_then(|report| report.status.retry_at)
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),

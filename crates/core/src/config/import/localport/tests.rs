@@ -71,7 +71,6 @@ fn what_has_no_equivalent_is_listed() {
     let notes = import(KUBECTL).notes;
     let expected = [
         "no equivalent for timeout, retry_attempts, failure_threshold, commands of cluster_health",
-        "cluster_health.interval becomes kubernetes.keepalive, which has no effect",
         "cluster_contexts (production, development) has no equivalent",
         "cluster_aware: false has no equivalent",
         "services[4].health_check.config.url: the probe goes through the forward, with api.example.com as",
