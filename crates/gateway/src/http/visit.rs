@@ -404,7 +404,12 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     let context = match &problem {
         // For its user to follow: from this page the link is no stranger's.
         Problem::ForeignList { context } => Some(context.clone()),
-        Problem::Failed { .. } | Problem::Unreachable { .. } | Problem::UnknownHost { .. } if visible => {
+        Problem::Failed { .. }
+        | Problem::Unreachable { .. }
+        | Problem::Missing { .. }
+        | Problem::UnknownHost { .. }
+            if visible =>
+        {
             asked.host().and_then(|host| {
                 let host = without_port(host).to_ascii_lowercase();
                 connection.site.lookup.context_of(host.strip_suffix('.').unwrap_or(&host))

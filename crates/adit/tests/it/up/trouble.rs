@@ -243,6 +243,16 @@ async fn no_way_to_an_api_server_is_a_502_within_seconds_that_names_it_its_conte
 }
 
 #[tokio::test]
+async fn a_route_to_a_service_that_is_not_there_links_what_is_there() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &["gone.localhost: \"k8s://fake/default/service/gone:80\""])).await;
+    let answer = up.get("gone.localhost", "/").await;
+    assert_eq!(answer.status, 502, "{}", answer.text());
+    let link = format!("services of fake: http://localhost:{}/-/contexts/fake", up.gateway().port());
+    assert!(answer.text().contains(&link), "{}", answer.text());
+}
+
+#[tokio::test]
 async fn a_service_that_resets_or_talks_nonsense_is_a_502() {
     let (_bed, up) = start().await;
     for target in ["/reset", "/garbage"] {
