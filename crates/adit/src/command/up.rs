@@ -22,7 +22,7 @@ use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
 use runtime::watch::FileWatch;
 
-use super::{Global, build_runtime, clock, files};
+use super::{Global, clock, files, on_runtime};
 use crate::report::Failure;
 use crate::terminal;
 use running::Running;
@@ -76,8 +76,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
     };
     let read = source.read()?;
     read.check_asks_for_something()?;
-    let runtime = build_runtime(None)?;
-    runtime.block_on(serve(global, source, read))
+    on_runtime(None, serve(global, source, read))?
 }
 
 /// The file that is named, or the one in the usual places.

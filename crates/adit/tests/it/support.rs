@@ -3,6 +3,9 @@
 mod agent;
 mod curl;
 mod server;
+// Other systems have other ways to names.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) mod silent;
 mod wait;
 
 pub(crate) use agent::{Agent, Publish};
