@@ -159,7 +159,7 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<AgentFile, F
         .or_else(|| files::find("adit.yaml").filter(|_| arguments.target.is_none() || arguments.server.is_none()));
     let mut file = match &path {
         Some(path) => {
-            let (name, text) = (path.display().to_string(), files::read(path)?);
+            let (name, text) = (path.display().to_string(), files::read_once(path)?);
             if arguments.target.is_none() {
                 // Without a target on the command line the file has to name some.
                 PublishConfig::parse(&name, &text, &files::environment)?;

@@ -225,7 +225,7 @@ fn reload(running: &Running, path: Option<PathBuf>, arguments: &RunArguments) ->
 }
 
 fn reload_config(running: &Running, path: &Path, arguments: &RunArguments) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = runtime::regular_file::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = ServerConfig::parse(&path.display().to_string(), &text, &files::environment)
         .map_err(|problems| problems.to_string())?;
     let mut files = ServerFiles { path: None, data_dir: config.data_dir.clone().unwrap_or_default(), config };

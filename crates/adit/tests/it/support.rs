@@ -26,6 +26,11 @@ pub(crate) async fn narrow(address: SocketAddr) -> TcpStream {
     socket.connect(address).await.expect("a connection")
 }
 
+/// A named pipe, into which nobody writes.
+pub(crate) fn pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
+}
+
 /// The binary under test.
 const BINARY: &str = env!("CARGO_BIN_EXE_adit");
 

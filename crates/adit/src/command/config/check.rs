@@ -61,7 +61,7 @@ fn note_kubeconfig(name: &str, file: &AgentFile) {
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
-    let text = files::read(path)?;
+    let text = files::read_once(path)?;
     let name = path.display().to_string();
     let mut named = Named::new(Places::read(&name, &text));
     if is_agents(path, &text) {
@@ -217,7 +217,7 @@ impl Named {
         let others = [("key", &options.key), ("config", &options.config), ("known_hosts", &options.known_hosts)];
         for (key, path) in others {
             let Some(path) = path else { continue };
-            if let Err(error) = std::fs::File::open(path) {
+            if let Err(error) = runtime::regular_file::open(path) {
                 let message = format!("{} cannot be read: {error}", path.display());
                 let hint = "check that it is there, and that you may read it";
                 self.problem(&at(key), message, Some(hint.into()));
