@@ -98,7 +98,9 @@ impl FileWatch {
 
     /// Watches these files from now on.
     pub fn set_files(&self, files: Vec<PathBuf>) {
-        let _ = self.trigger.commands.send(Command::SetFiles(files));
+        // As they are now: what changes after this call is noticed.
+        let seen = signatures(&files);
+        let _ = self.trigger.commands.send(Command::SetFiles(files, seen));
     }
 }
 
@@ -113,7 +115,8 @@ enum Command {
     /// Something happened in one of the directories.
     Look,
     Trigger,
-    SetFiles(Vec<PathBuf>),
+    /// The files, and how they were seen by whoever wants them watched.
+    SetFiles(Vec<PathBuf>, Vec<Signature>),
     Stop,
 }
 
@@ -132,12 +135,12 @@ impl WatchThread {
         loop {
             match self.inbox.recv_timeout(POLL) {
                 Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {
-                    if signatures(&self.files) != self.seen && !self.settle() {
+                    if signatures(&self.files) != self.seen && !self.settle(reports) {
                         return;
                     }
                 }
                 Ok(Command::Trigger) => self.tick(),
-                Ok(Command::SetFiles(files)) => self.set_files(files, reports),
+                Ok(Command::SetFiles(files, seen)) => self.set_files(files, seen, reports),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
             }
             if self.missed.swap(false, Ordering::Acquire) {
@@ -147,7 +150,7 @@ impl WatchThread {
     }
 
     /// Waits until the files are left alone, then ticks. `false`: it is time to stop.
-    fn settle(&mut self) -> bool {
+    fn settle(&mut self, reports: &SyncSender<Command>) -> bool {
         let patience = Instant::now() + QUIET_MAX;
         let mut latest = signatures(&self.files);
         let mut quiet_at = Instant::now() + QUIET;
@@ -156,7 +159,7 @@ impl WatchThread {
             match self.inbox.recv_timeout(wait) {
                 Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Trigger) => break,
-                Ok(Command::SetFiles(files)) => self.files = files,
+                Ok(Command::SetFiles(files, seen)) => self.set_files(files, seen, reports),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
             }
             let now = signatures(&self.files);
@@ -174,12 +177,18 @@ impl WatchThread {
         self.ticker.send_modify(|ticks| *ticks += 1);
     }
 
-    fn set_files(&mut self, files: Vec<PathBuf>, reports: &SyncSender<Command>) {
-        if files != self.files {
-            self.files = files;
-            self.seen = signatures(&self.files);
-            self.watch_directories(reports);
+    fn set_files(&mut self, files: Vec<PathBuf>, mut seen: Vec<Signature>, reports: &SyncSender<Command>) {
+        if files == self.files {
+            return;
         }
+        // What has changed of those that were watched all the time was not told yet.
+        for (file, seen) in files.iter().zip(&mut seen) {
+            if let Some(at) = self.files.iter().position(|known| known == file) {
+                *seen = self.seen[at];
+            }
+        }
+        (self.files, self.seen) = (files, seen);
+        self.watch_directories(reports);
     }
 
     fn watch_directories(&mut self, reports: &SyncSender<Command>) {
@@ -354,6 +363,39 @@ mod tests {
         next(&mut changes).await;
         fs::write(&path, "x").unwrap();
         next(&mut changes).await;
+    }
+
+    /// A thread that has not started, and the way to it.
+    fn not_started(files: &[&Path]) -> (WatchThread, SyncSender<Command>) {
+        let (commands, inbox) = sync_channel(REPORTS);
+        let files: Vec<PathBuf> = files.iter().map(|file| file.to_path_buf()).collect();
+        let (missed, ticker, seen) = (Arc::default(), watch::Sender::new(0), signatures(&files));
+        (WatchThread { files, seen, inbox, missed, ticker, watcher: None }, commands)
+    }
+
+    #[test]
+    fn files_that_are_exchanged_while_others_settle_are_watched_by_the_system_too() {
+        let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut thread, commands) = not_started(&[&left.path().join("a")]);
+        let files = vec![left.path().join("a"), right.path().join("b")];
+        commands.send(Command::SetFiles(files.clone(), signatures(&files))).unwrap();
+        assert!(thread.settle(&commands));
+        assert!(thread.watcher.is_some());
+        assert_eq!(thread.files, files);
+    }
+
+    #[test]
+    fn a_change_that_was_not_told_yet_is_not_lost_when_the_files_are_exchanged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        let (mut thread, commands) = not_started(&[&a]);
+        fs::write(&a, "changed").unwrap();
+        let files = vec![b, a];
+        let seen = signatures(&files);
+        fs::write(&files[0], "changed").unwrap();
+        thread.set_files(files.clone(), seen, &commands);
+        assert_eq!(thread.seen, [None, None]);
+        assert!(signatures(&files).iter().all(Option::is_some));
     }
 
     #[tokio::test]
