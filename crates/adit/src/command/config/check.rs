@@ -113,6 +113,33 @@ pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFil
     named.problems
 }
 
+/// The files that are looked at for that, beside those whose every change counts.
+pub(in crate::command) fn named_files(file: &AgentFile) -> Vec<PathBuf> {
+    let password = |password: &PasswordSource| match password {
+        PasswordSource::File(path) => Some(path.clone()),
+        PasswordSource::Value(_) => None,
+    };
+    let mut files = Vec::new();
+    for probe in file.forwards.iter().filter_map(|forward| Some(&forward.health.as_ref()?.probe)) {
+        files.extend(probe.login().and_then(|login| password(login.password.as_ref()?)));
+        files.extend(probe.tls().and_then(|tls| tls.ca.clone()));
+    }
+    let targets = file.targets();
+    let servers = targets.iter().filter_map(|(_, target)| match target {
+        Target::Ssh(target) => Some(&target.server),
+        _ => None,
+    });
+    let publish = file.publish.as_ref();
+    for server in servers.chain(publish.and_then(|publish| publish.via.as_ref())) {
+        let SshOptions { password_file, passphrase_file, key, config, known_hosts, .. } = &*server.options;
+        files.extend([password_file, passphrase_file, key, config, known_hosts].into_iter().flatten().cloned());
+    }
+    if let Some(TrustConfig::CaFile(path)) = publish.map(|publish| &publish.trust) {
+        files.push(path.clone());
+    }
+    files
+}
+
 /// What a file names, and what is wrong with it.
 struct Named {
     places: Places,

@@ -202,6 +202,28 @@ async fn a_file_that_cannot_be_read_is_a_mistake_of_a_reload_that_names_it_and_o
 }
 
 #[tokio::test]
+async fn what_a_refused_file_lacks_is_watched_for() {
+    let bed = Bed::start().await;
+    let routes = gateway(&[], &[&web()]);
+    let up = bed.up(&routes).await;
+    let password = bed.home.path().join("passwords/of-route");
+    let secret =
+        "new.localhost: { to: \"tcp://127.0.0.1:1\", basic_auth: { user: a, password_file: passwords/of-route } }";
+    let key = "forwards:\n  far: { to: { ssh: { server: 127.0.0.1, key: far.key, host: db, port: 1 } }, listen: 0, start: on-demand }\n";
+    let event = up.refused(&bed, &format!("{key}{}", gateway(&[], &[&web(), secret]))).await;
+    assert_eq!(event["problems"].as_array().map(Vec::len), Some(2), "{event}");
+    // One after the other; adit.yaml stays as it is.
+    let from = up.process.line_count();
+    std::fs::create_dir(password.parent().unwrap()).unwrap();
+    crate::support::write_secret(&password, "secret").unwrap();
+    let one = |event: &serde_json::Value| event["problems"].as_array().map(Vec::len) == Some(1);
+    up.event_from(from, "reload-failed", one).await;
+    std::fs::write(bed.home.path().join("far.key"), "").unwrap();
+    up.event_from(from, "reloaded", |_| true).await;
+    assert_eq!(up.status("new.localhost").await, Some(401));
+}
+
+#[tokio::test]
 async fn a_pipe_among_the_files_is_a_mistake_and_is_not_waited_for() {
     let bed = Bed::start().await;
     let up = bed.up(&gateway(&[], &[&web()])).await;
