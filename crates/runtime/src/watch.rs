@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(200);
 /// A file that is written to all the time counts as changed after this long.
 const QUIET_MAX: Duration = Duration::from_secs(2);
+/// Between two looks, however much happens in a directory: somebody else may write there all the time.
+const BETWEEN: Duration = Duration::from_millis(100);
 /// Reports not yet looked at. One is enough to look, so more are dropped.
 const REPORTS: usize = 16;
 
@@ -67,7 +69,8 @@ impl FileWatch {
         // Before the thread starts: what changes after this call is noticed.
         let seen = signatures(&files);
         std::thread::Builder::new().name("file watch".into()).spawn(move || {
-            let mut watcher = WatchThread { files, seen, inbox, missed, ticker, watcher: None };
+            let reported = Arc::default();
+            let mut watcher = WatchThread { files, seen, inbox, missed, reported, ticker, watcher: None };
             watcher.watch_directories(&reports);
             watcher.run(&reports);
         })?;
@@ -125,28 +128,44 @@ struct WatchThread {
     seen: Vec<Signature>,
     inbox: Receiver<Command>,
     missed: Arc<AtomicBool>,
+    /// Something was reported since the last look: no more is heard until the next one.
+    reported: Arc<AtomicBool>,
     ticker: watch::Sender<u64>,
     /// Keeps the system's watches alive.
     watcher: Option<RecommendedWatcher>,
 }
 
 impl WatchThread {
-    fn run(mut self, reports: &SyncSender<Command>) {
+    /// Until it is told to stop; how often it has looked.
+    fn run(mut self, reports: &SyncSender<Command>) -> u64 {
+        let (mut looks, mut looked) = (0, None);
+        let mut next = Instant::now() + POLL;
         loop {
-            match self.inbox.recv_timeout(POLL) {
-                Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {
-                    if signatures(&self.files) != self.seen && !self.settle(reports) {
-                        return;
-                    }
-                }
+            match self.inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Look) => next = looked.map_or_else(Instant::now, |looked| next.min(looked + BETWEEN)),
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Trigger) => self.tick(),
                 Ok(Command::SetFiles(files, seen)) => self.set_files(files, seen, reports),
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return looks,
+            }
+            if Instant::now() >= next {
+                looks += 1;
+                if self.look() != self.seen && !self.settle(reports) {
+                    return looks;
+                }
+                let now = Instant::now();
+                (looked, next) = (Some(now), now + POLL);
             }
             if self.missed.swap(false, Ordering::Acquire) {
                 self.tick();
             }
         }
+    }
+
+    /// How the files are. What happens from now on is reported again.
+    fn look(&self) -> Vec<Signature> {
+        self.reported.store(false, Ordering::Release);
+        signatures(&self.files)
     }
 
     /// Waits until the files are left alone, then ticks. `false`: it is time to stop.
@@ -173,7 +192,7 @@ impl WatchThread {
     }
 
     fn tick(&mut self) {
-        self.seen = signatures(&self.files);
+        self.seen = self.look();
         self.ticker.send_modify(|ticks| *ticks += 1);
     }
 
@@ -192,10 +211,12 @@ impl WatchThread {
     }
 
     fn watch_directories(&mut self, reports: &SyncSender<Command>) {
-        let reporter = reports.clone();
+        let (reporter, reported) = (reports.clone(), Arc::clone(&self.reported));
         let report = move |_| {
-            // Full: a look is due anyway.
-            let _ = reporter.try_send(Command::Look);
+            if !reported.swap(true, Ordering::AcqRel) && reporter.try_send(Command::Look).is_err() {
+                // Full: those who come later may have more luck.
+                reported.store(false, Ordering::Release);
+            }
         };
         self.watcher = None;
         let mut watcher = match notify::recommended_watcher(report) {
@@ -346,7 +367,8 @@ mod tests {
         }
         commands.send(Command::Stop).unwrap();
         trigger.pull();
-        let thread = WatchThread { files: vec![], seen: vec![], inbox, missed, ticker, watcher: None };
+        let reported = Arc::default();
+        let thread = WatchThread { files: vec![], seen: vec![], inbox, missed, reported, ticker, watcher: None };
         thread.run(&commands);
         assert_eq!(*ticks.borrow(), 1);
     }
@@ -370,7 +392,8 @@ mod tests {
         let (commands, inbox) = sync_channel(REPORTS);
         let files: Vec<PathBuf> = files.iter().map(|file| file.to_path_buf()).collect();
         let (missed, ticker, seen) = (Arc::default(), watch::Sender::new(0), signatures(&files));
-        (WatchThread { files, seen, inbox, missed, ticker, watcher: None }, commands)
+        let reported = Arc::default();
+        (WatchThread { files, seen, inbox, missed, reported, ticker, watcher: None }, commands)
     }
 
     #[test]
@@ -396,6 +419,26 @@ mod tests {
         thread.set_files(files.clone(), seen, &commands);
         assert_eq!(thread.seen, [None, None]);
         assert!(signatures(&files).iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn a_busy_directory_is_looked_at_ten_times_a_second_at_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut thread, commands) = not_started(&[&directory.path().join("a")]);
+        thread.watch_directories(&commands);
+        let reports = commands.clone();
+        let begun = Instant::now();
+        let thread = std::thread::spawn(move || thread.run(&reports));
+        let mut log = fs::File::create(directory.path().join("log")).unwrap();
+        while begun.elapsed() < BETWEEN * 5 {
+            io::Write::write_all(&mut log, b"line\n").unwrap();
+            // By whatever way it is heard of.
+            let _ = commands.try_send(Command::Look);
+        }
+        commands.send(Command::Stop).unwrap();
+        let looks = thread.join().unwrap();
+        let most = begun.elapsed().as_millis() / BETWEEN.as_millis() + 1;
+        assert!(looks > 1 && u128::from(looks) <= most, "{looks} looks, {most} at most");
     }
 
     #[tokio::test]
