@@ -20,6 +20,7 @@ mod up;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use clap::{Args, Parser, Subcommand};
@@ -188,12 +189,25 @@ impl Global {
 
 /// Turns of tasks between two looks at the sockets.
 const EVENT_INTERVAL: u32 = 7;
+/// For so long the threads of a runtime may put away what they hold once its work is done.
+const LEAVING: Duration = Duration::from_millis(100);
+
+/// Does `work` on a runtime of its own, of `workers` threads.
+///
+/// When the work is done, so is the runtime: what hangs on a disk or on the answer to a name is not waited for.
+pub(crate) fn on_runtime<T>(workers: Option<usize>, work: impl Future<Output = T>) -> Result<T, Failure> {
+    let runtime = build_runtime(workers)?;
+    let done = runtime.block_on(work);
+    // Dropped, it would wait for every thread. There is no end to that, nor a signal that would bring it about.
+    runtime.shutdown_timeout(LEAVING);
+    Ok(done)
+}
 
 /// A runtime of `workers` threads; by default half the processors, as the other half belongs to whoever we serve.
 ///
 /// One thread does the work of a busy session without handing data between processors; more than half of them
 /// only adds wake-ups (measured; see docs/design).
-pub(crate) fn build_runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
+fn build_runtime(workers: Option<usize>) -> Result<tokio::runtime::Runtime, Failure> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     let workers = workers.unwrap_or(processors.div_ceil(2)).max(1);
     tokio::runtime::Builder::new_multi_thread()
@@ -206,4 +220,27 @@ pub(crate) fn build_runtime(workers: Option<usize>) -> Result<tokio::runtime::Ru
         .enable_all()
         .build()
         .map_err(|error| Failure::new(Fault::Internal, format!("no runtime: {error}"), ""))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
+    use super::*;
+
+    const DEADLINE: Duration = Duration::from_secs(10);
+
+    #[test]
+    fn what_hangs_in_a_thread_when_the_work_is_done_is_not_waited_for() {
+        let (_never, never) = mpsc::sync_channel::<()>(1);
+        let scope = runtime::scope::Scope::root();
+        let begun = Instant::now();
+        let hangs = on_runtime(Some(1), async {
+            let hangs = scope.spawn_blocking("hangs", move || never.recv_timeout(DEADLINE));
+            tokio::time::timeout(Duration::from_millis(1), hangs).await.is_err()
+        });
+        assert!(hangs.is_ok_and(|hangs| hangs));
+        assert!(begun.elapsed() < DEADLINE, "{:?}", begun.elapsed());
+    }
 }

@@ -12,6 +12,7 @@ use adit_core::route::{PathPrefix, RouteConflict, RouteTable};
 use adit_core::target::Target;
 use forward::{Clusters, Forward, ForwardSet};
 use runtime::password::read_password;
+use runtime::regular_file;
 use runtime::scope::Scope;
 use runtime::tls::ServerTrust;
 use sha2::{Digest as _, Sha256};
@@ -312,5 +313,6 @@ fn files_seen(config: &RouteConfig) -> FilesSeen {
         Some(BasicAuthConfig { password: PasswordSource::File(path), .. }) => Some(path),
         _ => None,
     };
-    [config.tls.ca.as_ref(), password].map(|path| std::fs::read(path?).ok().map(|bytes| Sha256::digest(bytes).into()))
+    [config.tls.ca.as_ref(), password]
+        .map(|path| regular_file::read(path?).ok().map(|bytes| Sha256::digest(bytes).into()))
 }

@@ -16,6 +16,7 @@ pub mod password;
 pub mod peer;
 pub mod pipe;
 pub mod readiness;
+pub mod regular_file;
 pub mod scope;
 pub mod shutdown;
 pub mod signals;

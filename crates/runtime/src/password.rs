@@ -14,7 +14,7 @@ const FILE_MAX: u64 = 64 * 1024;
 /// # Errors
 /// Why it cannot be used, in words that follow the file's name.
 pub fn read_password(path: &Path) -> Result<Secret<String>, String> {
-    let file = std::fs::File::open(path).map_err(|error| error.to_string())?;
+    let file = crate::regular_file::open(path).map_err(|error| error.to_string())?;
     // Of the open file: the name may lead to another one in the next moment.
     let mode = file.metadata().map_err(|error| error.to_string())?.mode();
     if mode & 0o077 != 0 {

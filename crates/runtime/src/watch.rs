@@ -26,6 +26,8 @@ const POLL: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_millis(200);
 /// A file that is written to all the time counts as changed after this long.
 const QUIET_MAX: Duration = Duration::from_secs(2);
+/// Between two looks, however much happens in a directory: somebody else may write there all the time.
+const BETWEEN: Duration = Duration::from_millis(100);
 /// Reports not yet looked at. One is enough to look, so more are dropped.
 const REPORTS: usize = 16;
 
@@ -67,7 +69,8 @@ impl FileWatch {
         // Before the thread starts: what changes after this call is noticed.
         let seen = signatures(&files);
         std::thread::Builder::new().name("file watch".into()).spawn(move || {
-            let mut watcher = WatchThread { files, seen, inbox, missed, ticker, watcher: None };
+            let reported = Arc::default();
+            let mut watcher = WatchThread { files, seen, inbox, missed, reported, ticker, watcher: None };
             watcher.watch_directories(&reports);
             watcher.run(&reports);
         })?;
@@ -98,7 +101,9 @@ impl FileWatch {
 
     /// Watches these files from now on.
     pub fn set_files(&self, files: Vec<PathBuf>) {
-        let _ = self.trigger.commands.send(Command::SetFiles(files));
+        // As they are now: what changes after this call is noticed.
+        let seen = signatures(&files);
+        let _ = self.trigger.commands.send(Command::SetFiles(files, seen));
     }
 }
 
@@ -113,7 +118,8 @@ enum Command {
     /// Something happened in one of the directories.
     Look,
     Trigger,
-    SetFiles(Vec<PathBuf>),
+    /// The files, and how they were seen by whoever wants them watched.
+    SetFiles(Vec<PathBuf>, Vec<Signature>),
     Stop,
 }
 
@@ -122,23 +128,33 @@ struct WatchThread {
     seen: Vec<Signature>,
     inbox: Receiver<Command>,
     missed: Arc<AtomicBool>,
+    /// Something was reported since the last look: no more is heard until the next one.
+    reported: Arc<AtomicBool>,
     ticker: watch::Sender<u64>,
     /// Keeps the system's watches alive.
     watcher: Option<RecommendedWatcher>,
 }
 
 impl WatchThread {
-    fn run(mut self, reports: &SyncSender<Command>) {
+    /// Until it is told to stop; how often it has looked.
+    fn run(mut self, reports: &SyncSender<Command>) -> u64 {
+        let (mut looks, mut looked) = (0, None);
+        let mut next = Instant::now() + POLL;
         loop {
-            match self.inbox.recv_timeout(POLL) {
-                Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {
-                    if signatures(&self.files) != self.seen && !self.settle() {
-                        return;
-                    }
-                }
+            match self.inbox.recv_timeout(next.saturating_duration_since(Instant::now())) {
+                Ok(Command::Look) => next = looked.map_or_else(Instant::now, |looked| next.min(looked + BETWEEN)),
+                Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Trigger) => self.tick(),
-                Ok(Command::SetFiles(files)) => self.set_files(files, reports),
-                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(Command::SetFiles(files, seen)) => self.set_files(files, seen, reports),
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return looks,
+            }
+            if Instant::now() >= next {
+                looks += 1;
+                if self.look() != self.seen && !self.settle(reports) {
+                    return looks;
+                }
+                let now = Instant::now();
+                (looked, next) = (Some(now), now + POLL);
             }
             if self.missed.swap(false, Ordering::Acquire) {
                 self.tick();
@@ -146,8 +162,14 @@ impl WatchThread {
         }
     }
 
+    /// How the files are. What happens from now on is reported again.
+    fn look(&self) -> Vec<Signature> {
+        self.reported.store(false, Ordering::Release);
+        signatures(&self.files)
+    }
+
     /// Waits until the files are left alone, then ticks. `false`: it is time to stop.
-    fn settle(&mut self) -> bool {
+    fn settle(&mut self, reports: &SyncSender<Command>) -> bool {
         let patience = Instant::now() + QUIET_MAX;
         let mut latest = signatures(&self.files);
         let mut quiet_at = Instant::now() + QUIET;
@@ -156,7 +178,7 @@ impl WatchThread {
             match self.inbox.recv_timeout(wait) {
                 Ok(Command::Look) | Err(RecvTimeoutError::Timeout) => {}
                 Ok(Command::Trigger) => break,
-                Ok(Command::SetFiles(files)) => self.files = files,
+                Ok(Command::SetFiles(files, seen)) => self.set_files(files, seen, reports),
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return false,
             }
             let now = signatures(&self.files);
@@ -170,23 +192,31 @@ impl WatchThread {
     }
 
     fn tick(&mut self) {
-        self.seen = signatures(&self.files);
+        self.seen = self.look();
         self.ticker.send_modify(|ticks| *ticks += 1);
     }
 
-    fn set_files(&mut self, files: Vec<PathBuf>, reports: &SyncSender<Command>) {
-        if files != self.files {
-            self.files = files;
-            self.seen = signatures(&self.files);
-            self.watch_directories(reports);
+    fn set_files(&mut self, files: Vec<PathBuf>, mut seen: Vec<Signature>, reports: &SyncSender<Command>) {
+        if files == self.files {
+            return;
         }
+        // What has changed of those that were watched all the time was not told yet.
+        for (file, seen) in files.iter().zip(&mut seen) {
+            if let Some(at) = self.files.iter().position(|known| known == file) {
+                *seen = self.seen[at];
+            }
+        }
+        (self.files, self.seen) = (files, seen);
+        self.watch_directories(reports);
     }
 
     fn watch_directories(&mut self, reports: &SyncSender<Command>) {
-        let reporter = reports.clone();
+        let (reporter, reported) = (reports.clone(), Arc::clone(&self.reported));
         let report = move |_| {
-            // Full: a look is due anyway.
-            let _ = reporter.try_send(Command::Look);
+            if !reported.swap(true, Ordering::AcqRel) && reporter.try_send(Command::Look).is_err() {
+                // Full: those who come later may have more luck.
+                reported.store(false, Ordering::Release);
+            }
         };
         self.watcher = None;
         let mut watcher = match notify::recommended_watcher(report) {
@@ -337,7 +367,8 @@ mod tests {
         }
         commands.send(Command::Stop).unwrap();
         trigger.pull();
-        let thread = WatchThread { files: vec![], seen: vec![], inbox, missed, ticker, watcher: None };
+        let reported = Arc::default();
+        let thread = WatchThread { files: vec![], seen: vec![], inbox, missed, reported, ticker, watcher: None };
         thread.run(&commands);
         assert_eq!(*ticks.borrow(), 1);
     }
@@ -354,6 +385,60 @@ mod tests {
         next(&mut changes).await;
         fs::write(&path, "x").unwrap();
         next(&mut changes).await;
+    }
+
+    /// A thread that has not started, and the way to it.
+    fn not_started(files: &[&Path]) -> (WatchThread, SyncSender<Command>) {
+        let (commands, inbox) = sync_channel(REPORTS);
+        let files: Vec<PathBuf> = files.iter().map(|file| file.to_path_buf()).collect();
+        let (missed, ticker, seen) = (Arc::default(), watch::Sender::new(0), signatures(&files));
+        let reported = Arc::default();
+        (WatchThread { files, seen, inbox, missed, reported, ticker, watcher: None }, commands)
+    }
+
+    #[test]
+    fn files_that_are_exchanged_while_others_settle_are_watched_by_the_system_too() {
+        let (left, right) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let (mut thread, commands) = not_started(&[&left.path().join("a")]);
+        let files = vec![left.path().join("a"), right.path().join("b")];
+        commands.send(Command::SetFiles(files.clone(), signatures(&files))).unwrap();
+        assert!(thread.settle(&commands));
+        assert!(thread.watcher.is_some());
+        assert_eq!(thread.files, files);
+    }
+
+    #[test]
+    fn a_change_that_was_not_told_yet_is_not_lost_when_the_files_are_exchanged() {
+        let directory = tempfile::tempdir().unwrap();
+        let (a, b) = (directory.path().join("a"), directory.path().join("b"));
+        let (mut thread, commands) = not_started(&[&a]);
+        fs::write(&a, "changed").unwrap();
+        let files = vec![b, a];
+        let seen = signatures(&files);
+        fs::write(&files[0], "changed").unwrap();
+        thread.set_files(files.clone(), seen, &commands);
+        assert_eq!(thread.seen, [None, None]);
+        assert!(signatures(&files).iter().all(Option::is_some));
+    }
+
+    #[test]
+    fn a_busy_directory_is_looked_at_ten_times_a_second_at_most() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut thread, commands) = not_started(&[&directory.path().join("a")]);
+        thread.watch_directories(&commands);
+        let reports = commands.clone();
+        let begun = Instant::now();
+        let thread = std::thread::spawn(move || thread.run(&reports));
+        let mut log = fs::File::create(directory.path().join("log")).unwrap();
+        while begun.elapsed() < BETWEEN * 5 {
+            io::Write::write_all(&mut log, b"line\n").unwrap();
+            // By whatever way it is heard of.
+            let _ = commands.try_send(Command::Look);
+        }
+        commands.send(Command::Stop).unwrap();
+        let looks = thread.join().unwrap();
+        let most = begun.elapsed().as_millis() / BETWEEN.as_millis() + 1;
+        assert!(looks > 1 && u128::from(looks) <= most, "{looks} looks, {most} at most");
     }
 
     #[tokio::test]

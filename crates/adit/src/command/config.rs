@@ -128,7 +128,7 @@ fn agents_file(global: &Global, file: Option<&Path>, verb: &str) -> Result<Agent
             let hint = format!("make one: adit config init, or name it: adit config {verb} FILE");
             Failure::new(Fault::Config, "there is no adit.yaml here", hint)
         })?;
-    let text = files::read(&path)?;
+    let text = files::read_once(&path)?;
     if !check::is_agents(&path, &text) {
         return Err(Failure::new(
             Fault::Usage,
@@ -172,7 +172,7 @@ fn export(global: &Global, arguments: &ExportArguments) -> Result<(), Failure> {
 }
 
 fn import(global: &Global, arguments: &ImportArguments) -> Result<(), Failure> {
-    let text = files::read(&arguments.file)?;
+    let text = files::read_once(&arguments.file)?;
     let name = arguments.file.display().to_string();
     let imported = match arguments.tool {
         Tool::Autotunnel => import::autotunnel(&text, &name)?,

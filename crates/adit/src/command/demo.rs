@@ -25,7 +25,7 @@ use runtime::tls::ServerTrust;
 use tunnel::agent::{Agent, AgentConfig, AgentEvent, AgentMetrics, AgentTunnel, TokenSource, Wanted};
 use tunnel::server::{Server, ServerOptions};
 
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::{Failure, failure};
 use crate::terminal;
 
@@ -49,14 +49,12 @@ pub(crate) struct DemoArguments {
 
 pub(crate) fn run(global: &Global, arguments: &DemoArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let runtime = build_runtime(None)?;
     let directory =
         std::env::temp_dir().join(format!("adit-demo-{}-{:016x}", std::process::id(), rand::random::<u64>()));
-    let result = runtime.block_on(serve(arguments.port, &directory));
+    let result = on_runtime(None, serve(arguments.port, &directory));
     // The demo's certificate and logs are of no use to anybody once it is over.
     let _ = std::fs::remove_dir_all(&directory);
-    runtime.shutdown_timeout(Duration::from_millis(50));
-    result
+    result?
 }
 
 async fn serve(port: u16, directory: &std::path::Path) -> Result<ExitCode, Failure> {

@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use serde_json::{Value, json};
 
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::{Failure, Output};
 use crate::terminal;
 
@@ -83,10 +83,7 @@ impl Check {
 
 pub(super) fn run(global: &Global) -> Result<ExitCode, Failure> {
     global.start_logs(Some("error"), false)?;
-    let runtime = build_runtime(Some(1))?;
-    let checks = judge::all(&runtime.block_on(facts::gather(global)));
-    // A resolver that hangs is waited for by nobody.
-    runtime.shutdown_background();
+    let checks = judge::all(&on_runtime(Some(1), facts::gather(global))?);
     terminal::data(&match global.output {
         Output::Text => text(&checks),
         Output::Json => format!("{}\n", report(&checks)),

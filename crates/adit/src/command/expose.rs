@@ -26,7 +26,7 @@ use tunnel::agent::{Agent, AgentConfig, AgentError, AgentMetrics};
 use super::agent::{agent_config, server, token_source, watch_token};
 use super::live::Live;
 use super::protection::Protection;
-use super::{Global, build_runtime, files};
+use super::{Global, files, on_runtime};
 use crate::report::{Failure, failure};
 
 /// Publish services of this machine, or any other target, at a tunnel server.
@@ -99,14 +99,13 @@ pub(crate) fn run(global: &Global, arguments: &ExposeArguments) -> Result<ExitCo
     let publish = file.publish.clone().unwrap_or_default();
     server(&publish)?;
     let token = token_source(&publish, arguments.token_stdin)?;
-    let runtime = build_runtime(None)?;
-    runtime.block_on(async {
+    on_runtime(None, async {
         let scope = Scope::root();
         let targets: Arc<Targets> = Arc::default();
         let agent_config = agent_config(&publish, token, &|target| targets.connect(target))?;
         targets.replace(Arc::new(ForwardSet::default().next(&scope, &clusters, specs(&file))));
         serve(global, agent_config, publish.metrics, scope).await
-    })
+    })?
 }
 
 /// A context that is not there is better told now than to the first visitor, and one that is protected is published
@@ -160,7 +159,7 @@ fn settings(global: &Global, arguments: &ExposeArguments) -> Result<AgentFile, F
         .or_else(|| files::find("adit.yaml").filter(|_| arguments.target.is_none() || arguments.server.is_none()));
     let mut file = match &path {
         Some(path) => {
-            let (name, text) = (path.display().to_string(), files::read(path)?);
+            let (name, text) = (path.display().to_string(), files::read_once(path)?);
             if arguments.target.is_none() {
                 // Without a target on the command line the file has to name some.
                 PublishConfig::parse(&name, &text, &files::environment)?;

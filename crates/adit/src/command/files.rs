@@ -1,11 +1,13 @@
 //! Where files are: configuration, tokens, state.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use ::forward::KubeSettings;
 use adit_core::config::KubernetesConfig;
 use adit_core::config::server::ServerConfig;
 use adit_core::diagnose::Fault;
+use runtime::regular_file;
 
 use crate::report::Failure;
 
@@ -14,15 +16,22 @@ pub(crate) fn environment(name: &str) -> Option<String> {
     std::env::var(name).ok()
 }
 
-/// Reads a text file.
+/// Reads a text file that will be read again.
 pub(crate) fn read(path: &Path) -> Result<String, Failure> {
-    std::fs::read_to_string(path).map_err(|error| {
-        Failure::new(
-            Fault::Config,
-            format!("{}: {error}", path.display()),
-            "check that it is there, and that you may read it",
-        )
-    })
+    regular_file::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+/// Reads a text file by those who want it this once: it may be a pipe, too.
+pub(crate) fn read_once(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(|error| unreadable(path, &error))
+}
+
+fn unreadable(path: &Path, error: &io::Error) -> Failure {
+    let hint = match error.kind() {
+        io::ErrorKind::InvalidInput => "name a file: it is read again when it has changed",
+        _ => "check that it is there, and that you may read it",
+    };
+    Failure::new(Fault::Config, format!("{}: {error}", path.display()), hint)
 }
 
 /// The first of the usual places that has `name`: this directory, then the user's configuration directory.

@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use clap::Args;
 
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::Failure;
 
 /// Forward local ports to pods, services, and whatever else can be reached from there.
@@ -86,8 +86,7 @@ pub(super) fn run(global: &Global, arguments: ForwardArguments) -> Result<ExitCo
     let mut asked = asked::Asked::parse(&arguments)?;
     let clusters = cluster::open(global, &arguments, &mut asked)?;
     let held = bind::Plan::of(&arguments).hold_known(&asked)?;
-    let runtime = build_runtime(None)?;
-    runtime.block_on(serve::serve(global, arguments, asked, &clusters, held, started))
+    on_runtime(None, serve::serve(global, arguments, asked, &clusters, held, started))?
 }
 
 /// Reads a command line, for tests.

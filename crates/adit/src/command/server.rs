@@ -16,7 +16,7 @@ use runtime::watch::FileWatch;
 use tunnel::server::{Bound, Running, Server, ServerOptions};
 
 use super::files::{self, ServerFiles};
-use super::{Global, build_runtime, token};
+use super::{Global, on_runtime, token};
 use crate::report::{Failure, chain, failure};
 use crate::terminal;
 
@@ -99,8 +99,7 @@ pub(crate) fn run(global: &Global, arguments: ServerArguments) -> Result<ExitCod
     arguments.run.apply(&mut files)?;
     let level = files.config.log.level.map(|level| level.as_str());
     global.start_logs(level, files.config.log.format == LogFormat::Json)?;
-    let runtime = build_runtime(files.config.workers)?;
-    runtime.block_on(serve(files, arguments.run))
+    on_runtime(files.config.workers, serve(files, arguments.run))?
 }
 
 async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, Failure> {
@@ -226,7 +225,7 @@ fn reload(running: &Running, path: Option<PathBuf>, arguments: &RunArguments) ->
 }
 
 fn reload_config(running: &Running, path: &Path, arguments: &RunArguments) -> Result<(), String> {
-    let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let text = runtime::regular_file::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let config = ServerConfig::parse(&path.display().to_string(), &text, &files::environment)
         .map_err(|problems| problems.to_string())?;
     let mut files = ServerFiles { path: None, data_dir: config.data_dir.clone().unwrap_or_default(), config };

@@ -13,7 +13,7 @@ use clap::{Args, Subcommand};
 use runtime::Scope;
 use serde_json::json;
 
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::{Failure, Output, failure};
 use crate::terminal;
 
@@ -89,17 +89,16 @@ impl SshArguments {
 
 pub(crate) fn run(global: &Global, command: &SshCommand) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
-    let runtime = build_runtime(Some(1))?;
     match command {
         SshCommand::Test { target, how } => {
             let (server, destination) = parse(target)?;
             let server = server.with(how.options()?);
-            runtime.block_on(test(global, &server, destination))
+            on_runtime(Some(1), test(global, &server, destination))?
         }
         SshCommand::Trust { host, fingerprint, yes, how } => {
             let (server, _) = parse(host)?;
             let server = server.with(how.options()?);
-            runtime.block_on(trust(global, &server, fingerprint.as_deref(), *yes))
+            on_runtime(Some(1), trust(global, &server, fingerprint.as_deref(), *yes))?
         }
     }
 }

@@ -22,7 +22,7 @@ use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
 use runtime::watch::FileWatch;
 
-use super::{Global, build_runtime, clock, files};
+use super::{Global, clock, files, on_runtime};
 use crate::report::Failure;
 use crate::terminal;
 use running::Running;
@@ -76,8 +76,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
     };
     let read = source.read()?;
     read.check_asks_for_something()?;
-    let runtime = build_runtime(None)?;
-    runtime.block_on(serve(global, source, read))
+    on_runtime(None, serve(global, source, read))?
 }
 
 /// The file that is named, or the one in the usual places.
@@ -152,15 +151,19 @@ fn reload_on_change(
             }
             // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
             let handle = tokio::runtime::Handle::current();
-            let (source, running) = (Arc::clone(&source), Arc::clone(&running));
+            let (source, running, watch) = (Arc::clone(&source), Arc::clone(&running), watch.clone());
             let reloaded = task_scope.spawn_blocking("reload", move || {
                 let _inside = handle.enter();
                 let read = source.read()?;
+                let watch = |files| watch.upgrade().map(|watch| watch.set_files(files));
                 let mut running = lock(&running);
+                // Should it be refused for one of them, that one is mended without a change of the file.
+                watch(read.files_until_taken(running.file()));
                 if running.file() != &read.file {
                     read.check(running.file())?;
                 }
                 let change = running.apply(&read)?;
+                watch(read.files());
                 let snapshot = running.snapshot();
                 Ok::<_, Failure>((change, snapshot, read))
             });
@@ -169,9 +172,6 @@ fn reload_on_change(
                     view.reloaded(&change);
                     view.exposed(&snapshot);
                     view.missing(&read.contexts.problems);
-                    if let Some(watch) = watch.upgrade() {
-                        watch.set_files(read.files());
-                    }
                 }
                 Ok(Err(failure)) => view.not_reloaded(&failure),
                 Err(lost) => tracing::error!(%lost, "the reload was lost"),

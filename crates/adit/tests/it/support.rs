@@ -3,6 +3,9 @@
 mod agent;
 mod curl;
 mod server;
+// Other systems have other ways to names.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub(crate) mod silent;
 mod wait;
 
 pub(crate) use agent::{Agent, Publish};
@@ -21,6 +24,11 @@ pub(crate) async fn narrow(address: SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(64 * 1024).expect("a small buffer");
     socket.connect(address).await.expect("a connection")
+}
+
+/// A named pipe, into which nobody writes.
+pub(crate) fn pipe(path: &Path) {
+    assert!(Command::new("mkfifo").arg(path).status().expect("mkfifo").success());
 }
 
 /// The binary under test.

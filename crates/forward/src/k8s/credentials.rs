@@ -116,7 +116,7 @@ fn authorize(mut request: Request<Body>, token: &Secret<String>) -> Signed {
 }
 
 fn read_token(path: &Path) -> std::io::Result<Secret<String>> {
-    std::fs::read_to_string(path).map(|text| Secret::new(text.trim().to_owned()))
+    runtime::regular_file::read_to_string(path).map(|text| Secret::new(text.trim().to_owned()))
 }
 
 /// The token of a file, read anew now and then. A file that is gone leaves the last one, as with kubectl.

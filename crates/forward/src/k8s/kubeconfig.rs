@@ -10,6 +10,7 @@ use std::time::Duration;
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::near;
 use kube::config::{Config, KubeConfigOptions, Kubeconfig};
+use runtime::regular_file;
 
 use super::plugin::{ExecPlugin, PluginError};
 use super::proxy::{NoProxy, ProxyError};
@@ -176,6 +177,7 @@ impl Kubeconfigs {
         self.check_parts(&name)?;
         let options = KubeConfigOptions { context: Some(name.clone()), ..KubeConfigOptions::default() };
         let mut kubeconfig = self.merged.clone();
+        self.check_files(&name)?;
         // Ours, below: kube-rs looks up NO_PROXY by the proxy's own name.
         let proxy = take_proxy(&mut kubeconfig, &name);
         let loaded = futures_util::FutureExt::now_or_never(Config::from_custom_kubeconfig(kubeconfig, &options));
@@ -244,6 +246,32 @@ impl Kubeconfigs {
             }
             _ => Ok(()),
         }
+    }
+
+    /// What kube-rs would wait for, or read without an end.
+    fn check_files(&self, name: &str) -> Result<(), KubeconfigError> {
+        let context = self.merged.contexts.iter().find(|named| named.name == name);
+        let Some(context) = context.and_then(|named| named.context.as_ref()) else { return Ok(()) };
+        let cluster = self.merged.clusters.iter().find(|named| named.name == context.cluster);
+        let cluster = cluster.and_then(|named| named.cluster.as_ref());
+        let user = self.merged.auth_infos.iter().find(|named| Some(&named.name) == context.user.as_ref());
+        let user = user.and_then(|named| named.auth_info.as_ref());
+        let files = [
+            ("certificate authority", cluster.and_then(|cluster| cluster.certificate_authority.as_ref())),
+            ("client certificate", user.and_then(|user| user.client_certificate.as_ref())),
+            ("client key", user.and_then(|user| user.client_key.as_ref())),
+        ];
+        for (what, path) in files {
+            // What else is wrong with it is told by whoever reads it, if anybody does.
+            if let Some(path) = path
+                && let Err(error) = regular_file::open(Path::new(path))
+                && error.kind() == std::io::ErrorKind::InvalidInput
+            {
+                let reason = format!("{path}: {error}");
+                return Err(KubeconfigError::Certificate { context: name.to_owned(), what, reason });
+            }
+        }
+        Ok(())
     }
 
     /// What kube-rs would find out with the first connection only, or never.
@@ -322,6 +350,7 @@ pub(crate) fn home() -> Option<OsString> {
 
 fn read_one(path: &Path) -> Result<Kubeconfig, KubeconfigError> {
     use kube::config::KubeconfigError as Theirs;
+    regular_file::open(path).map_err(|source| KubeconfigError::Read { path: path.to_owned(), source })?;
     Kubeconfig::read_from(path).map_err(|source| match source {
         Theirs::ReadConfig(source, _) => KubeconfigError::Read { path: path.to_owned(), source },
         other => unusable(path, &other),
@@ -472,6 +501,9 @@ impl Diagnose for KubeconfigError {
             }
             Self::NoFile { has_flags: false, .. } => {
                 Some("name one in kubernetes.kubeconfig of adit.yaml, or in $KUBECONFIG".into())
+            }
+            Self::Read { source, .. } if source.kind() == std::io::ErrorKind::InvalidInput => {
+                Some("name a file: it is read again when credentials are refused, or it has changed".into())
             }
             Self::Read { .. } => Some("check the path, and that this user may read the file".into()),
             Self::Unusable { .. } => Some("`kubectl config view` shows what kubectl makes of it".into()),

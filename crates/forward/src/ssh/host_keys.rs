@@ -9,6 +9,7 @@ use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict, key_list};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use runtime::regular_file;
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
 
@@ -47,7 +48,7 @@ impl HostKeys {
         let mut hosts = KnownHosts::default();
         for path in known.user_known_hosts.iter().chain(&known.global_known_hosts) {
             // Most of them do not exist.
-            if let Ok(text) = fs::read(path) {
+            if let Ok(text) = regular_file::read(path) {
                 hosts.read(&path.display().to_string(), &String::from_utf8_lossy(&text));
             }
         }
@@ -202,7 +203,7 @@ pub(crate) fn fingerprint(key: &PublicKey) -> String {
 pub(crate) fn is_binary_list(path: &Path) -> bool {
     use std::io::Read as _;
     let mut head = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(BINARY_LIST.len() as u64).read_to_end(&mut head));
+    let read = regular_file::open(path).and_then(|file| file.take(BINARY_LIST.len() as u64).read_to_end(&mut head));
     read.is_ok() && head == BINARY_LIST
 }
 
@@ -210,7 +211,7 @@ fn revoked(paths: &[std::path::PathBuf]) -> Result<Vec<HostKey>, String> {
     let mut keys = Vec::new();
     for path in paths {
         let fault = |reason: String| format!("{}: {reason}", path.display());
-        let text = fs::read(path).map_err(|error| fault(crate::error::words(&error)))?;
+        let text = regular_file::read(path).map_err(|error| fault(crate::error::words(&error)))?;
         if text.starts_with(BINARY_LIST) {
             return Err(fault("only `backend: openssh` can read this list".to_owned()));
         }
@@ -242,7 +243,7 @@ fn append(path: &Path, line: &str) -> std::io::Result<()> {
     if let Some(parent) = path.parent().filter(|parent| !parent.exists()) {
         fs::DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
     }
-    let ends_open = fs::read(path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
+    let ends_open = regular_file::read(path).is_ok_and(|text| !text.is_empty() && !text.ends_with(b"\n"));
     let line = if ends_open { format!("\n{line}") } else { line.to_owned() };
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
 }

@@ -1,8 +1,8 @@
 //! Private keys and certificates of files.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
+use runtime::regular_file;
 use russh::keys::{Algorithm, Certificate, PrivateKey, PublicKey, decode_secret_key};
 
 /// A private key's file, read.
@@ -16,7 +16,7 @@ pub(crate) enum FileKey {
 
 /// Reads a key; `None` when there is no such file.
 pub(crate) fn read(path: &Path) -> Option<FileKey> {
-    let text = match fs::read_to_string(path) {
+    let text = match regular_file::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => return Some(FileKey::Unusable(crate::error::words(&error))),
@@ -44,10 +44,10 @@ pub(crate) fn unlock(text: &str, passphrase: &str) -> Option<PrivateKey> {
 pub(crate) fn public(path: &Path) -> Option<PublicKey> {
     let mut beside = path.as_os_str().to_owned();
     beside.push(".pub");
-    if let Some(key) = fs::read_to_string(PathBuf::from(beside)).ok().and_then(|text| public_of(&text)) {
+    if let Some(key) = regular_file::read_to_string(&PathBuf::from(beside)).ok().and_then(|text| public_of(&text)) {
         return Some(key);
     }
-    let text = fs::read_to_string(path).ok()?;
+    let text = regular_file::read_to_string(path).ok()?;
     public_of(&text).or_else(|| Some(PrivateKey::from_openssh(&text).ok()?.public_key().clone()))
 }
 
@@ -64,7 +64,9 @@ pub(crate) fn certificates(identities: &[PathBuf], configured: &[PathBuf]) -> Ve
     });
     let files = configured.iter().cloned().chain(beside);
     let mut found: Vec<Certificate> = Vec::new();
-    for certificate in files.filter_map(|path| Certificate::from_openssh(fs::read_to_string(path).ok()?.trim()).ok()) {
+    for certificate in
+        files.filter_map(|path| Certificate::from_openssh(regular_file::read_to_string(&path).ok()?.trim()).ok())
+    {
         if !found.contains(&certificate) {
             found.push(certificate);
         }
@@ -84,6 +86,8 @@ fn is_hardware(algorithm: &Algorithm) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

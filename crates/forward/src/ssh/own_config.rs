@@ -1,13 +1,14 @@
 //! `~/.ssh/config` and `/etc/ssh/ssh_config`, read by ourselves: for machines without an `ssh` program.
 
 use std::fs;
-use std::io::{self, Read as _};
-use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use adit_core::diagnose::Diagnose as _;
 use adit_core::ssh::{Asked, ClientConfig, ClientConfigError, ConfigFile, FilePattern, SshSettings};
 use adit_core::target::SshServer;
+use runtime::regular_file;
 
 use super::error::SshError;
 
@@ -17,11 +18,6 @@ const SYSTEM: &str = "/etc/ssh/ssh_config";
 const NO_FILE: &str = "none";
 /// Files that one pattern may mean.
 const FILES_MAX: usize = 1024;
-/// The largest file that is read.
-const SIZE_MAX: u64 = 4 * 1024 * 1024;
-
-/// A pipe without a writer is opened without waiting for one.
-const NO_WAIT: i32 = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
 
 /// What `ssh -G` would say of a server.
 pub(crate) fn settings(server: &SshServer, home: Option<&str>, local_user: &str) -> Result<SshSettings, SshError> {
@@ -96,28 +92,10 @@ fn trouble(reason: String) -> Trouble {
 }
 
 fn text_of(path: &Path) -> io::Result<ConfigFile> {
-    let of_no_use = |reason: &'static str| io::Error::new(io::ErrorKind::InvalidData, reason);
-    // What is no file may have no end, or wait for somebody to write: it is neither opened for long nor read.
-    let file = fs::OpenOptions::new().read(true).custom_flags(NO_WAIT).open(path)?;
-    let found = file.metadata()?;
-    let mut bytes = Vec::new();
-    if found.is_file() {
-        file.take(SIZE_MAX + 1).read_to_end(&mut bytes)?;
-    } else if !is_null(&found) {
-        return Err(of_no_use("it is no file"));
-    }
-    if bytes.len() as u64 > SIZE_MAX {
-        return Err(of_no_use("it is too large for a configuration"));
-    }
+    let bytes = regular_file::read(path)?;
     // As OpenSSH does: what is no text is found in the line that has it.
     let text = String::from_utf8_lossy(&bytes).into_owned();
     Ok(ConfigFile { path: path.display().to_string(), text })
-}
-
-/// `/dev/null` says in many places that there is no file.
-fn is_null(found: &fs::Metadata) -> bool {
-    let null = || fs::metadata("/dev/null").is_ok_and(|null| null.rdev() == found.rdev());
-    found.file_type().is_char_device() && null()
 }
 
 fn optional(path: &Path) -> Result<Option<ConfigFile>, String> {

@@ -16,6 +16,7 @@ use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
 use super::{Fingerprint, TlsError, provider};
+use crate::regular_file;
 
 /// Certificate and key of a self-signed identity, in one file so that no half of it can be missing.
 const SELF_SIGNED_FILE: &str = "self-signed.pem";
@@ -186,7 +187,7 @@ pub(super) fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'stati
 }
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+    regular_file::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
 }
 
 fn mode(path: &Path) -> io::Result<u32> {

@@ -92,7 +92,7 @@ fn read_file(path: &Path) -> Result<String, TokenError> {
     if found.len() > LONGEST {
         return Err(TokenError::Unusable { path: Some(path.to_owned()) });
     }
-    std::fs::read_to_string(path).map_err(read)
+    runtime::regular_file::read_to_string(path).map_err(read)
 }
 
 /// A token, or a JWT, is one run of visible characters.

@@ -219,7 +219,7 @@ pub fn tokens_path(auth: &AuthConfig, data_dir: &Path) -> PathBuf {
 /// # Errors
 /// It cannot be read, others may read it, or it is not a token file.
 pub fn read_tokens(path: &Path) -> Result<TokenStore, AuthFilesError> {
-    let text = match std::fs::read_to_string(path) {
+    let text = match runtime::regular_file::read_to_string(path) {
         Ok(text) => text,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(TokenStore::new()),
         Err(source) => return Err(AuthFilesError::Read { path: path.to_owned(), source }),

@@ -61,7 +61,7 @@ fn note_kubeconfig(name: &str, file: &AgentFile) {
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
-    let text = files::read(path)?;
+    let text = files::read_once(path)?;
     let name = path.display().to_string();
     let mut named = Named::new(Places::read(&name, &text));
     if is_agents(path, &text) {
@@ -111,6 +111,33 @@ pub(in crate::command) fn missing_files(path: &Path, text: &str, file: &AgentFil
     let mut named = Named::new(Places::read(&path.display().to_string(), text));
     named.files(file);
     named.problems
+}
+
+/// The files that are looked at for that, beside those whose every change counts.
+pub(in crate::command) fn named_files(file: &AgentFile) -> Vec<PathBuf> {
+    let password = |password: &PasswordSource| match password {
+        PasswordSource::File(path) => Some(path.clone()),
+        PasswordSource::Value(_) => None,
+    };
+    let mut files = Vec::new();
+    for probe in file.forwards.iter().filter_map(|forward| Some(&forward.health.as_ref()?.probe)) {
+        files.extend(probe.login().and_then(|login| password(login.password.as_ref()?)));
+        files.extend(probe.tls().and_then(|tls| tls.ca.clone()));
+    }
+    let targets = file.targets();
+    let servers = targets.iter().filter_map(|(_, target)| match target {
+        Target::Ssh(target) => Some(&target.server),
+        _ => None,
+    });
+    let publish = file.publish.as_ref();
+    for server in servers.chain(publish.and_then(|publish| publish.via.as_ref())) {
+        let SshOptions { password_file, passphrase_file, key, config, known_hosts, .. } = &*server.options;
+        files.extend([password_file, passphrase_file, key, config, known_hosts].into_iter().flatten().cloned());
+    }
+    if let Some(TrustConfig::CaFile(path)) = publish.map(|publish| &publish.trust) {
+        files.push(path.clone());
+    }
+    files
 }
 
 /// What a file names, and what is wrong with it.
@@ -217,7 +244,7 @@ impl Named {
         let others = [("key", &options.key), ("config", &options.config), ("known_hosts", &options.known_hosts)];
         for (key, path) in others {
             let Some(path) = path else { continue };
-            if let Err(error) = std::fs::File::open(path) {
+            if let Err(error) = runtime::regular_file::open(path) {
                 let message = format!("{} cannot be read: {error}", path.display());
                 let hint = "check that it is there, and that you may read it";
                 self.problem(&at(key), message, Some(hint.into()));

@@ -269,7 +269,7 @@ pub(super) async fn gather(global: &Global) -> Facts {
 fn config(global: &Global) -> (Config, Option<(PathBuf, String, AgentFile)>) {
     let given = global.config.clone().or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from));
     let Some(path) = given.or_else(|| files::find("adit.yaml")) else { return (Config::None, None) };
-    let text = match files::read(&path) {
+    let text = match files::read_once(&path) {
         Ok(text) => text,
         Err(failure) => return (Config::Unreadable(Trouble::of_failure(&failure)), None),
     };

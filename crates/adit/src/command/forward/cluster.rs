@@ -45,7 +45,7 @@ fn config(global: &Global) -> Result<KubernetesConfig, Failure> {
         .or_else(|| files::find("adit.yaml"));
     match path {
         Some(path) => {
-            let file = AgentFile::parse(&path.display().to_string(), &files::read(&path)?, &files::environment)?;
+            let file = AgentFile::parse(&path.display().to_string(), &files::read_once(&path)?, &files::environment)?;
             Ok(file.kubernetes)
         }
         None => Ok(KubernetesConfig::default()),

@@ -34,7 +34,7 @@ use adit_core::diagnose::Fault;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::command::{Global, build_runtime};
+use crate::command::{Global, on_runtime};
 use crate::report::{Failure, Output};
 use crate::terminal;
 pub(in crate::command) use api::OPENAPI;
@@ -191,7 +191,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             let path = super::path(global);
             let pid = launch::start(path.as_deref())?;
             let client = Client::new(&Place::find()?);
-            let status = build_runtime(Some(1))?.block_on(client.get("/v1/status"));
+            let status = on_runtime(Some(1), client.get("/v1/status"))?;
             // It runs, whatever it says of itself.
             let failed = status.map_or(0, |status| failed_entrances(&status));
             let text = match failed {
@@ -423,7 +423,7 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         return Err(Failure::new(Fault::Usage, format!("there is no log of `{name}`"), hint));
     }
     let mut reader = Reader::new(&files, wanted);
-    build_runtime(Some(1))?.block_on(async {
+    on_runtime(Some(1), async {
         loop {
             for line in reader.next_lines() {
                 let text = if global.output == Output::Json { line } else { logs::for_people(&line) };
@@ -437,7 +437,7 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
                 return Ok(ExitCode::SUCCESS);
             }
         }
-    })
+    })?
 }
 
 /// Keeps what was asked for.
@@ -515,7 +515,7 @@ fn with_client(
 ) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
     let client = Client::new(&Place::find()?);
-    build_runtime(Some(1))?.block_on(work(global, &client))
+    on_runtime(Some(1), work(global, &client))?
 }
 
 #[cfg(test)]

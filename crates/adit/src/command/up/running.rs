@@ -325,5 +325,5 @@ fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<&'static str> {
 
 fn seen(read: &Read) -> KubeSeen {
     let kubeconfigs = read.kubeconfigs();
-    kubeconfigs.into_iter().map(|path| (path.clone(), std::fs::read(&path).ok())).collect()
+    kubeconfigs.into_iter().map(|path| (path.clone(), runtime::regular_file::read(&path).ok())).collect()
 }

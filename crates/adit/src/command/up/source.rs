@@ -117,31 +117,24 @@ impl Read {
     /// The files whose change is a change of the configuration.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
-        files.extend(self.kubeconfigs());
-        // An agent that had given up for want of a good token starts again with another one.
-        files.extend(self.file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
-        files.extend(self.file.daemon.token_file.clone());
-        if let Some(gateway) = &self.file.gateway {
-            files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
-            let passwords = gateway.routes.iter().filter_map(|route| match &route.basic_auth.as_ref()?.password {
-                PasswordSource::File(path) => Some(path.clone()),
-                PasswordSource::Value(_) => None,
-            });
-            files.extend(passwords);
+        files.extend(files_of(&self.file));
+        files
+    }
+
+    /// The files that decide whether it may take the place of the version in force, and those of that one.
+    pub(super) fn files_until_taken(&self, in_force: &AgentFile) -> Vec<PathBuf> {
+        let mut files = self.files();
+        for file in files_of(in_force).into_iter().chain(check::named_files(&self.file)) {
+            if !files.contains(&file) {
+                files.push(file);
+            }
         }
         files
     }
 
     /// The kubeconfig files that are read, whether they are there or not.
     pub(super) fn kubeconfigs(&self) -> Vec<PathBuf> {
-        let of_file = &self.file.kubernetes.kubeconfig;
-        if !of_file.is_empty() {
-            return of_file.clone();
-        }
-        match std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty()) {
-            Some(paths) => std::env::split_paths(&paths).collect(),
-            None => std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
-        }
+        kubeconfigs_of(&self.file)
     }
 }
 
@@ -215,6 +208,34 @@ impl Selection {
             Some(tag) => Err(unknown("tag", tag, &tags)),
             None => Ok(()),
         }
+    }
+}
+
+/// The files whose change is a change of what this one says.
+fn files_of(file: &AgentFile) -> Vec<PathBuf> {
+    let mut files = kubeconfigs_of(file);
+    // An agent that had given up for want of a good token starts again with another one.
+    files.extend(file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
+    files.extend(file.daemon.token_file.clone());
+    if let Some(gateway) = &file.gateway {
+        files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));
+        let passwords = gateway.routes.iter().filter_map(|route| match &route.basic_auth.as_ref()?.password {
+            PasswordSource::File(path) => Some(path.clone()),
+            PasswordSource::Value(_) => None,
+        });
+        files.extend(passwords);
+    }
+    files
+}
+
+fn kubeconfigs_of(file: &AgentFile) -> Vec<PathBuf> {
+    let of_file = &file.kubernetes.kubeconfig;
+    if !of_file.is_empty() {
+        return of_file.clone();
+    }
+    match std::env::var_os("KUBECONFIG").filter(|paths| !paths.is_empty()) {
+        Some(paths) => std::env::split_paths(&paths).collect(),
+        None => std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".kube/config")).into_iter().collect(),
     }
 }
 

@@ -269,7 +269,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     #[test]
@@ -280,7 +280,7 @@ mod tests {
         assert_eq!(bytes(u64::MAX), "16777215T");
     }
 
-    fn snapshot(rows: Vec<Row>) -> Snapshot {
+    pub(in super::super) fn snapshot(rows: Vec<Row>) -> Snapshot {
         Snapshot {
             rows,
             gateway: vec!["127.0.0.1:8989".parse().unwrap()],
@@ -291,7 +291,7 @@ mod tests {
         }
     }
 
-    fn row(name: &str, entrance: &str, target: &str) -> Row {
+    pub(in super::super) fn row(name: &str, entrance: &str, target: &str) -> Row {
         Row {
             name: name.into(),
             kind: "port",

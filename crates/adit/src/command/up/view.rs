@@ -230,15 +230,17 @@ impl View {
         let now = Instant::now();
         let mut changed = false;
         let mut rest = std::mem::take(told);
-        for row in &snapshot.rows {
-            let key = (row.kind, row.name.clone());
-            let before = rest.remove(&key);
+        let key = |row: &Row| (row.kind, row.name.clone());
+        let known = |row| (row, rest.remove(&key(row)));
+        let rows: Vec<(&Row, Option<Told>)> = snapshot.rows.iter().map(known).collect();
+        // First, as outages know names only: one of them may be that of a row of another kind now.
+        rest.keys().for_each(|(_, name)| lock(&self.outages).handle_left(name));
+        for (row, before) in rows {
             let after = self.compare(row, before.clone(), now);
             changed |= before.as_ref() != Some(&after);
-            told.insert(key, after);
+            told.insert(key(row), after);
         }
         let mut outages = lock(&self.outages);
-        rest.keys().for_each(|(_, name)| outages.handle_left(name));
         outages.poll_lines(now).iter().for_each(|line| self.show(line));
         // What is told soon must be looked for.
         changed || outages.is_due_soon()
@@ -734,7 +736,10 @@ fn clock(at: SystemTime) -> String {
 
 #[cfg(test)]
 mod tests {
+    use gateway::rows::Outage;
+
     use super::*;
+    use crate::command::up::table;
 
     #[test]
     fn a_long_table_leaves_a_quarter_of_the_height_to_what_has_happened() {
@@ -769,6 +774,20 @@ mod tests {
         );
         assert_eq!(lines.concat().matches("word").count(), 10);
         assert_eq!(last_lines(&notes, 32, 2), ["12:00:02  last"]);
+    }
+
+    #[test]
+    fn an_entrance_of_another_kind_after_a_reload_still_waits_for_its_cluster() {
+        let view = View::start_with(Form::None, true, None).unwrap();
+        let away = |kind| {
+            let outage = Some(Outage { context: "dev".into(), reason: "away".into() });
+            Row { kind, state: State::Failed, outage, ..table::tests::row("db", "", "k8s://dev/a/service/b:1") }
+        };
+        let mut told = HashMap::new();
+        view.look(&mut told, &table::tests::snapshot(vec![away("forward")]));
+        // It was given a port.
+        view.look(&mut told, &table::tests::snapshot(vec![away("port")]));
+        assert!(matches!(lock(&view.outages).handle_back(Instant::now(), "db"), Back::After(_)));
     }
 
     #[test]

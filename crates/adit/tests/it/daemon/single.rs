@@ -281,3 +281,19 @@ async fn who_watches_is_told_that_the_daemon_has_ended_and_sees_the_next_one() {
     eventually(DEADLINE, "it ends with its reader", ended).await;
     assert!(watching.wait().unwrap().success());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_refused_file_lacks_is_watched_for() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let gateway = "gateway:\n  listen: 127.0.0.1:0\n  routes:\n    \
+                   a.localhost: { to: forward:web, basic_auth: { user: a, password_file: secret } }\n";
+    place.write(&format!("forwards:\n{}{gateway}", place.forward("web", 0, "")));
+    let refused = || async { place.json(&["status"])["daemon"]["mistake"].is_object().then_some(()) };
+    eventually(DEADLINE, "the refusal", refused).await;
+    crate::support::write_secret(&place.home.path().join("secret"), "secret").unwrap();
+    let taken = || async { place.json(&["status"])["daemon"]["mistake"].is_null().then_some(()) };
+    eventually(DEADLINE, "the file is in force", taken).await;
+    assert_eq!(place.json(&["status"])["entrances"][0]["name"], "a.localhost");
+}

@@ -1,10 +1,13 @@
 //! What happens when the target does not stay as it was.
 
+use testkit::process::{Process, Signal};
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
 use super::{Bench, address, ready, status};
-use crate::support::{DEADLINE, eventually};
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use crate::support::silent::SilentNames;
+use crate::support::{DEADLINE, SOON, eventually};
 
 #[tokio::test]
 async fn a_deleted_pod_is_followed_by_the_next_one() {
@@ -103,4 +106,22 @@ async fn an_api_server_that_restarts_is_survived() {
     eventually(DEADLINE, "a request after the restart", || async { status(address).await.filter(|code| *code == 200) })
         .await;
     assert!(process.is_running(), "{}", process.output());
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[tokio::test]
+async fn a_resolver_that_does_not_answer_does_not_hold_up_the_end() {
+    let bench = Bench::start().await;
+    let mut command = bench.command(&["tcp://silent:80", "0"]);
+    let names = SilentNames::new(bench.home.path(), &mut command);
+    let process = Process::start(&mut command).expect("adit forward starts");
+    ready(&process).await;
+    let _client = TcpStream::connect(address(&process)).await.expect("the port");
+    let _hangs = names.asked().await;
+    process.signal(Signal::INT).expect("a signal");
+    process.line(DEADLINE, |line| line.starts_with("finishing 1 connection")).await.expect("what is waited for");
+    let begun = std::time::Instant::now();
+    process.signal(Signal::INT).expect("another one");
+    assert_eq!(process.exited(DEADLINE).await.expect("it ends").code(), Some(130));
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }

@@ -15,7 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use super::support::{Bed, Up, WEB, beside, gateway, streams, web};
-use crate::support::{DEADLINE, adit, eventually, within};
+use crate::support::{DEADLINE, adit, eventually, pipe, within};
 
 const HOST: &str = "web.localhost";
 /// What a debug build on a busy machine may take for a thousand routes; a release build is measured elsewhere.
@@ -199,6 +199,73 @@ async fn a_file_that_cannot_be_read_is_a_mistake_of_a_reload_that_names_it_and_o
     let more = gateway(&[], &[&web(), &route("new.localhost", WEB)]);
     up.reload(&bed, &format!("{}{more}", far("none.such"))).await;
     assert_eq!(up.status("new.localhost").await, Some(200));
+}
+
+#[tokio::test]
+async fn what_a_refused_file_lacks_is_watched_for() {
+    let bed = Bed::start().await;
+    let routes = gateway(&[], &[&web()]);
+    let up = bed.up(&routes).await;
+    let password = bed.home.path().join("passwords/of-route");
+    let secret =
+        "new.localhost: { to: \"tcp://127.0.0.1:1\", basic_auth: { user: a, password_file: passwords/of-route } }";
+    let key = "forwards:\n  far: { to: { ssh: { server: 127.0.0.1, key: far.key, host: db, port: 1 } }, listen: 0, start: on-demand }\n";
+    let event = up.refused(&bed, &format!("{key}{}", gateway(&[], &[&web(), secret]))).await;
+    assert_eq!(event["problems"].as_array().map(Vec::len), Some(2), "{event}");
+    // One after the other; adit.yaml stays as it is.
+    let from = up.process.line_count();
+    std::fs::create_dir(password.parent().unwrap()).unwrap();
+    crate::support::write_secret(&password, "secret").unwrap();
+    let one = |event: &serde_json::Value| event["problems"].as_array().map(Vec::len) == Some(1);
+    up.event_from(from, "reload-failed", one).await;
+    std::fs::write(bed.home.path().join("far.key"), "").unwrap();
+    up.event_from(from, "reloaded", |_| true).await;
+    assert_eq!(up.status("new.localhost").await, Some(401));
+}
+
+#[tokio::test]
+async fn a_pipe_among_the_files_is_a_mistake_and_is_not_waited_for() {
+    let bed = Bed::start().await;
+    let up = bed.up(&gateway(&[], &[&web()])).await;
+    pipe(&bed.home.path().join("pipe"));
+    let mistake = "pipe: it is a pipe, which can be read only once";
+    let secure = |tls: &str| format!("new.localhost: {{ to: \"tcp://127.0.0.1:1\", {tls} }}");
+    for (key, route) in [
+        ("gateway.routes.new.localhost.tls.ca", secure("scheme: https, tls: { ca: pipe }")),
+        (
+            "gateway.routes.new.localhost.basic_auth.password_file",
+            secure("basic_auth: { user: a, password_file: pipe }"),
+        ),
+    ] {
+        let event = up.refused(&bed, &gateway(&[], &[&web(), &route])).await;
+        let problem = &event["problems"][0];
+        assert_eq!(problem["key"], json!(key), "{event}");
+        assert!(problem["message"].as_str().unwrap().contains("it is a pipe, which can be read only once"), "{event}");
+    }
+    // The kubeconfig and the file itself, which were none at the start.
+    std::fs::remove_file(bed.home.path().join("kubeconfig")).unwrap();
+    pipe(&bed.home.path().join("kubeconfig"));
+    let from = up.process.line_count();
+    std::fs::rename(bed.home.path().join("pipe"), bed.file()).unwrap();
+    let event = up.event_from(from, "reload-failed", |event| event["message"].to_string().contains("adit.yaml")).await;
+    assert!(event["message"].as_str().unwrap().ends_with(&mistake["pipe".len()..]), "{event}");
+    std::fs::remove_file(bed.file()).unwrap();
+    up.reload(&bed, &gateway(&[], &[&route("new.localhost", "tcp://127.0.0.1:1"), &web()])).await;
+    assert_eq!(up.end(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test]
+async fn a_pipe_in_the_place_of_a_kubeconfig_is_told_at_the_start() {
+    let bed = Bed::start().await;
+    let kubeconfig = bed.home.path().join("kubeconfig");
+    std::fs::remove_file(&kubeconfig).unwrap();
+    pipe(&kubeconfig);
+    let up = bed.up(&gateway(&["dynamic_host: k8s.localhost"], &[])).await;
+    let problem = up.event("kubeconfig").await["problem"].as_str().unwrap_or_default().to_owned();
+    assert!(problem.contains("it is a pipe, which can be read only once"), "{problem}");
+    let (_, answer) = up.json("web-80.svc.default.ns.fake.cx.k8s.localhost", "/").await;
+    assert!(answer.to_string().contains("it is a pipe"), "{answer}");
+    assert_eq!(up.end(Signal::TERM).await, Some(0));
 }
 
 #[tokio::test]

@@ -3,13 +3,16 @@
 use std::time::Duration;
 
 use testkit::origin::TcpOrigin;
+use testkit::process::{Process, Signal};
 use testkit::raw::{self, Client};
 use testkit::ws::{Message, WebSocket};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Bed, Up, beside, gateway, streams, web};
-use crate::support::{DEADLINE, curl, eventually, within};
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use crate::support::silent::SilentNames;
+use crate::support::{DEADLINE, SOON, adit, curl, eventually, within};
 
 const HOST: &str = "web.localhost";
 
@@ -327,4 +330,23 @@ async fn requests_work_soon_after_an_api_server_that_hung_is_back_and_none_is_lo
     assert_eq!(up.get("web-http.svc.default.ns.fake.cx.k8s.localhost", "/").await.status, 200, "a cold one");
     // Without a second attempt it would be 15 s and more.
     assert!(back.elapsed() < Duration::from_secs(8), "{:?} after its return", back.elapsed());
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[tokio::test]
+async fn a_resolver_that_does_not_answer_does_not_hold_up_the_end() {
+    let bed = Bed::start().await;
+    bed.write("forwards: { away: { to: \"tcp://silent:80\", listen: 0 } }\n");
+    let mut command = adit(bed.home.path());
+    let names = SilentNames::new(bed.home.path(), command.arg("up"));
+    let process = Process::start(&mut command).unwrap();
+    let port = process.line(DEADLINE, |line| line.starts_with("away  127.0.0.1:")).await.unwrap();
+    let _client = TcpStream::connect(port.split_whitespace().nth(1).unwrap()).await.unwrap();
+    let _hangs = names.asked().await;
+    process.signal(Signal::INT).unwrap();
+    process.line(DEADLINE, |line| line.starts_with("waiting for 1 stream")).await.unwrap();
+    let begun = std::time::Instant::now();
+    process.signal(Signal::INT).unwrap();
+    assert_eq!(process.exited(DEADLINE).await.unwrap().code(), Some(130), "{}", process.output());
+    assert!(begun.elapsed() < SOON, "{:?}", begun.elapsed());
 }

@@ -156,13 +156,17 @@ fn what_is_no_file_is_not_waited_for_and_has_an_end() {
     assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
     let reader = Reader { home: None, system: "/nonexistent".into() };
     let asked = Asked { host: "a", user: None, port: None, local_user: "x" };
-    for path in [pipe.as_path(), Path::new("/dev/zero"), directory.path()] {
+    for (path, why) in [
+        (pipe.as_path(), "it is a pipe, which can be read only once"),
+        (Path::new("/dev/zero"), "it is no file"),
+        (directory.path(), "it is a directory"),
+    ] {
         let (reason, _) = reader.all(Some(path), asked).unwrap_err();
-        assert_eq!(reason, format!("{}: it is no file", path.display()));
+        assert_eq!(reason, format!("{}: {why}", path.display()));
     }
     assert_eq!(reader.all(Some(Path::new("/dev/null")), asked).unwrap().user, "x");
     let large = directory.path().join("large");
-    fs::File::create(&large).unwrap().set_len(SIZE_MAX + 1).unwrap();
+    fs::File::create(&large).unwrap().set_len(regular_file::SIZE_MAX + 1).unwrap();
     let (reason, _) = reader.all(Some(&large), asked).unwrap_err();
-    assert!(reason.contains("too large"), "{reason}");
+    assert!(reason.contains("larger than"), "{reason}");
 }

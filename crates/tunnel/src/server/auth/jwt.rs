@@ -48,7 +48,8 @@ impl JwtVerifier {
             .iter()
             .map(|name| Algorithm::from_str(name.as_str()).map_err(|_| content("an algorithm is not supported")))
             .collect::<Result<_, _>>()?;
-        let bytes = std::fs::read(&path).map_err(|source| AuthFilesError::Read { path: path.clone(), source })?;
+        let bytes =
+            runtime::regular_file::read(&path).map_err(|source| AuthFilesError::Read { path: path.clone(), source })?;
         let keys = if matches!(config.keys, JwtKeys::KeyFile(_)) {
             one_key(&path, &bytes, &algorithms)?
         } else {

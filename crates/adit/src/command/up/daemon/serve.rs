@@ -28,11 +28,11 @@ use super::place::Place;
 use super::presence::{self, Presence};
 use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
 use super::status;
-use crate::command::Global;
 use crate::command::up::running::Running;
 use crate::command::up::source::{Selection, Source};
 use crate::command::up::view::View;
 use crate::command::up::{FILE, path, watch_clock};
+use crate::command::{Global, on_runtime};
 use crate::report::Failure;
 use crate::terminal;
 
@@ -98,11 +98,7 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     let (config, source) = source(global, mode)?;
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
     heard.tell(&journal);
-    let runtime = crate::command::build_runtime(None)?;
-    let ended = runtime.block_on(serve(global, mode, Start { place, config, source, journal, sockets, activated }));
-    // What hangs on a disk or a name is not waited for.
-    runtime.shutdown_background();
-    ended
+    on_runtime(None, serve(global, mode, Start { place, config, source, journal, sockets, activated }))?
 }
 
 struct Start {

@@ -489,6 +489,10 @@ impl Daemon {
         let is_command = wish.is_some();
         let mut known = self.known();
         let read = self.source.read();
+        if let Ok(read) = &read {
+            // Should it be refused for one of them, that one is mended without a change of the file.
+            self.watch.set_files(read.files_until_taken(&known.file));
+        }
         // What is started and stopped is no change of the file.
         let checked = |read: Read| read.check(&known.file).map(|()| read);
         let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
