@@ -22,6 +22,8 @@ use crate::http::{DynamicForm, ForwardEntry, Listing, Problem, RouteEntry, SiteC
 /// A host that is longer may have to break.
 const LONG: usize = 32;
 
+const REFUSED: &str = "A later version of the configuration is not in force";
+
 /// Of more routes and forwards an error names the index alone.
 const BELOW_AN_ERROR: usize = 50;
 
@@ -190,6 +192,10 @@ fn add_headers(headers: &mut HeaderMap, problem: &Problem) {
 
 fn listing_html(listing: &Listing, around: Around) -> String {
     let mut html = String::new();
+    if let Some(refused) = &listing.refused {
+        let lines = escape(refused).replace('\n', "<br>");
+        let _ = write!(html, "<div class=\"hint\">{REFUSED}:<br>{lines}</div>");
+    }
     html.push_str("<h2>Routes</h2>");
     if listing.routes.is_empty() {
         html.push_str("<p class=\"note\">None yet: they are in gateway.routes.</p>");
@@ -373,11 +379,13 @@ fn listing_json(listing: &Listing, around: Around) -> Value {
         let contexts: Vec<Value> = dynamic.contexts.iter().map(link).collect();
         json!({ "forms": dynamic.forms, "example": dynamic.example, "contexts": contexts, "missing": dynamic.missing })
     });
-    json!({ "routes": routes, "forwards": forwards, "dynamic": dynamic })
+    json!({ "routes": routes, "forwards": forwards, "dynamic": dynamic, "refused": listing.refused })
 }
 
 fn listing_text(listing: &Listing, around: Around) -> String {
-    let mut text = String::from("routes:\n");
+    let refused = |lines: &String| format!("{REFUSED}:\n{lines}\n");
+    let mut text = listing.refused.as_ref().map(refused).unwrap_or_default();
+    text.push_str("routes:\n");
     for route in &listing.routes {
         let path = route.path.as_deref();
         let shown = address(&route.host, path, route.tls, around.to(route))

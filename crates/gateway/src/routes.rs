@@ -10,7 +10,7 @@ use adit_core::dynamic_host::Scheme as DynamicScheme;
 use adit_core::forward::ForwardState;
 use adit_core::name::Hostname;
 use adit_core::target::Target;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use forward::ForwardReport;
 use runtime::connect::{Connect, MissingPart};
 
@@ -41,6 +41,8 @@ pub struct Routes {
     /// What these have carried.
     traffic: ArcSwap<Vec<(String, Arc<Traffic>)>>,
     lists: Arc<Lists>,
+    /// Why a later version of the configuration is not in force.
+    refused: ArcSwapOption<String>,
 }
 
 /// What a TLS connection for a name is for.
@@ -63,7 +65,13 @@ impl Routes {
             ports: ArcSwap::default(),
             traffic: ArcSwap::default(),
             lists: Arc::default(),
+            refused: ArcSwapOption::empty(),
         })
+    }
+
+    /// Why a later version of the configuration is not in force, for the index; `None` once one is.
+    pub fn set_refused(&self, reason: Option<String>) {
+        self.refused.store(reason.map(Arc::new));
     }
 
     /// The table in force.
@@ -191,7 +199,8 @@ impl Lookup for Routes {
                 https: local,
             }
         }));
-        Listing { routes, forwards: self.forwards(), dynamic: table.dynamic().map(|dynamic| form(dynamic, local)) }
+        let dynamic = table.dynamic().map(|dynamic| form(dynamic, local));
+        Listing { routes, forwards: self.forwards(), dynamic, refused: self.refused.load().as_deref().cloned() }
     }
 
     fn services(&self, context: &str) -> Option<ServicesAsked> {

@@ -103,6 +103,8 @@ pub struct Listing {
     pub forwards: Vec<ForwardEntry>,
     /// How to write a host that needs no route, when there are such.
     pub dynamic: Option<DynamicForm>,
+    /// Why a later version of the configuration is not in force, in lines.
+    pub refused: Option<String>,
 }
 
 /// A route as the index shows it.

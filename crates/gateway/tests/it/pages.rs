@@ -36,6 +36,7 @@ fn listing() -> Listing {
             last_error: None,
             listen: vec!["127.0.0.1:5432".parse().unwrap()],
         }],
+        refused: Some("adit.yaml:3:9: gateway.x: there is no <such> key\nerror: 1 problem".into()),
         dynamic: Some(DynamicForm {
             contexts: vec!["fake".into()],
             missing: None,
@@ -66,6 +67,8 @@ async fn the_index_lists_what_there_is_with_links() {
         assert!(page.contains("<a href=\"http://app.localhost:8989/api\">app.localhost/api</a>"), "{page}");
         assert!(page.contains("<a href=\"http://tls.localhost:8989/\">"), "{page}");
         assert!(page.contains("<code>*.apps.localhost</code>"), "{page}");
+        let refused = "is not in force:<br>adit.yaml:3:9: gateway.x: there is no &lt;such&gt; key<br>error";
+        assert!(page.contains(refused), "{page}");
         assert!(
             page.contains("k8s://<wbr>dev/<wbr>shop/<wbr>service/<wbr>&lt;web&gt;:80") && !page.contains("<web>"),
             "{page}"
@@ -89,6 +92,7 @@ async fn the_index_is_told_to_programs_as_json() {
         assert_eq!(value["routes"][1]["state"], "failed");
         assert_eq!(value["routes"][2]["url"], serde_json::Value::Null);
         assert_eq!(value["forwards"][0]["listen"][0], "127.0.0.1:5432");
+        assert!(value["refused"].as_str().unwrap().starts_with("adit.yaml:3:9: "), "{value}");
         assert_eq!(value["dynamic"]["example"], "web-80.svc.shop.ns.dev.cx.k8s.localhost");
     }
     get(&gate, "nobody.localhost", "/", "*/*").await;

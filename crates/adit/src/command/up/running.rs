@@ -72,12 +72,14 @@ pub(super) struct Change {
 impl Running {
     pub(super) fn new(scope: &Scope, listening: &Scope, view: Arc<View>) -> Self {
         let authority = files::state_dir().map(|directory| directory.join("ca"));
+        let entrances = Entrances::new(listening, scope, authority);
+        view.tell_in(entrances.routes());
         Self {
             scope: scope.clone(),
             file: AgentFile::default(),
             clusters: Clusters::new(KubeSettings::default()),
             kubeconfigs: Vec::new(),
-            entrances: Entrances::new(listening, scope, authority),
+            entrances,
             published: None,
             vouched: None,
             view,

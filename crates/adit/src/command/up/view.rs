@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::config::Problem;
 use adit_core::health::HealthState;
 use gateway::failures::LastError;
 use gateway::http::State;
+use gateway::routes::Routes;
 use gateway::rows::Row;
 use runtime::connect::without_waits;
 use runtime::scope::Scope;
@@ -58,6 +59,8 @@ pub(super) struct View {
     reasons: Mutex<Reasons>,
     /// Addresses that other machines can reach, as was told.
     exposed: Mutex<Vec<(String, SocketAddr)>>,
+    /// Whose index says so when a version of the file was refused.
+    routes: OnceLock<Arc<Routes>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -133,7 +136,13 @@ impl View {
             outages: Mutex::default(),
             reasons: Mutex::default(),
             exposed: Mutex::default(),
+            routes: OnceLock::new(),
         }))
+    }
+
+    /// A version of the file that is refused is told in the index of these, too: whoever misses a route looks there.
+    pub(super) fn tell_in(&self, routes: &Arc<Routes>) {
+        let _ = self.routes.set(Arc::clone(routes));
     }
 
     /// Which contexts there are.
@@ -413,6 +422,9 @@ impl View {
 
     /// The file was read again and is in force.
     pub(super) fn reloaded(&self, change: &Change) {
+        if let Some(routes) = self.routes.get() {
+            routes.set_refused(None);
+        }
         self.note(
             &format!("reloaded: {}", in_words(change)),
             "reloaded",
@@ -440,6 +452,9 @@ impl View {
     /// The file was read again and is not in force.
     pub(super) fn not_reloaded(&self, failure: &Failure) {
         let text = failure.text();
+        if let Some(routes) = self.routes.get() {
+            routes.set_refused(Some(text.trim_end().to_owned()));
+        }
         self.note(&format!("not reloaded, everything stays as it is:\n{}", text.trim_end()), "reload-failed", || {
             failure.json()["error"].clone()
         });

@@ -117,12 +117,19 @@ async fn a_file_with_errors_changes_nothing_and_all_of_them_are_told() {
     assert_eq!(socket.receive().await.unwrap(), Some(Message::Text("still there".into())));
     assert_eq!(up.get(HOST, "/").await.status, 200);
     assert_eq!(up.get("other.localhost", "/").await.status, 404);
+    // Whoever misses a route looks at the index.
+    let refused = async || up.json("localhost", "/").await.1["refused"].as_str().map(str::to_owned);
+    let told = refused().await.expect("why it is not in force");
+    assert!(told.contains(":4:") && told.contains("idle_timeout"), "{told}");
     // No YAML at all.
     up.refused(&bed, "gateway: [").await;
     // And a forward that is not there.
     let event = up.refused(&bed, &gateway(&[], &["x.localhost: { to: \"forward:nowhere\" }"])).await;
     assert!(event.to_string().contains("nowhere"), "{event}");
     assert_eq!(up.get(HOST, "/").await.status, 200);
+    assert!(refused().await.expect("why it is not in force").contains("nowhere"));
+    up.reload(&bed, &gateway(&[], &[&web(), "new.localhost: 1"])).await;
+    assert_eq!(refused().await, None);
 }
 
 #[tokio::test]
