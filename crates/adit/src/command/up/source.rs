@@ -9,6 +9,7 @@ use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
 
+use crate::command::agent;
 use crate::command::config::check::{self, Contexts};
 use crate::command::files;
 use crate::report::Failure;
@@ -119,7 +120,7 @@ impl Read {
         let mut files = vec![self.path.clone()];
         files.extend(self.kubeconfigs());
         // An agent that had given up for want of a good token starts again with another one.
-        files.extend(self.file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
+        files.extend(self.file.publish.as_ref().filter(|publish| publish.via.is_none()).and_then(agent::token_file));
         files.extend(self.file.daemon.token_file.clone());
         if let Some(gateway) = &self.file.gateway {
             files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));

@@ -216,19 +216,14 @@ impl Line {
     }
 
     fn of_tunnel(row: &TunnelRow) -> Self {
-        let online = row.note.is_empty();
         Self {
             name: row.name.clone(),
             entrance: row.url.clone(),
             target: row.target.clone(),
-            state: match (online, row.trouble.is_empty()) {
-                (false, _) => "offline",
-                (true, false) => State::Failing.as_str(),
-                (true, true) => "online",
-            },
+            state: row.state(),
             streams: row.requests.to_string(),
             bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
-            note: if online { row.trouble.clone() } else { row.note.clone() },
+            note: row.reason().unwrap_or_default(),
         }
     }
 
@@ -399,7 +394,7 @@ mod tests {
         let line = |note: &str, trouble: &str| {
             let mut row = TunnelRow::default();
             (row.note, row.trouble) = (note.into(), trouble.into());
-            Line::of_tunnel(&row).state
+            row.state()
         };
         assert_eq!([line("", ""), line("", "refused"), line("waiting", "refused")], ["online", "failing", "offline"]);
     }

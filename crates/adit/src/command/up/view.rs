@@ -487,6 +487,15 @@ impl View {
         self.note(&text, "opened", || json!({ "name": name, "address": address.to_string() }));
     }
 
+    /// What is to be published is refused; it is asked for again.
+    pub(super) fn refused(&self, reason: &str, hint: Option<&str>, wait: Duration) {
+        let then = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let when = wait.as_secs().div_ceil(60).max(1);
+        let text = format!("publish: {reason}; asking again in {when} min, and whenever the file is read again{then}");
+        let value = || json!({ "name": "publish", "reason": reason, "hint": hint, "retry_in_ms": millis(wait) });
+        self.note(&text, "failed", value);
+    }
+
     /// A part of it has failed for good.
     pub(super) fn failed(&self, name: &str, failure: &Failure) {
         let text = failure.text();

@@ -7,7 +7,7 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, Server, eventually, write_secret};
 
 pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
@@ -30,6 +30,35 @@ async fn it_starts_in_the_background_forwards_and_ends_when_asked() {
     assert!(get(port).await.is_none(), "its port is closed");
     let gone = || async { (!is_alive(pid)).then_some(()) };
     eventually(DEADLINE, "the process ends", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_refuses_to_publish_is_in_the_status_until_it_is_granted() {
+    let place = Place::new().await;
+    let server = Server::start().await;
+    let token = place.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let (agents, fingerprint, origin) = (server.agents, &server.fingerprint, place.origin.addr());
+    place.write(&format!(
+        "publish:\n  server: \"{agents}\"\n  fingerprint: \"{fingerprint}\"\n  token_file: token\n  tunnels:\n    \
+         shop: {{ to: \"http://{origin}\" }}\n"
+    ));
+    place.start();
+    let published = |state: &'static str| {
+        let place = &place;
+        move || async move {
+            let tunnel = place.json(&["status"])["published"][0].clone();
+            (tunnel["state"] == state).then_some(tunnel)
+        }
+    };
+    let tunnel = eventually(DEADLINE, "that it is refused", published("refused")).await;
+    assert!(tunnel["reason"].as_str().is_some_and(|reason| reason.contains("invalid_token")), "{tunnel}");
+    let table = place.ok(&["status"]);
+    assert!(table.contains("published shop  refused") && table.contains("invalid_token"), "{table}");
+    assert_eq!(place.log().matches("\"event\":\"failed\"").count(), 1, "{}", place.log());
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    eventually(DEADLINE, "that it is published", published("online")).await;
+    place.ok(&["daemon", "stop"]);
 }
 
 #[tokio::test]

@@ -88,9 +88,9 @@ fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
         RemoteEvent::Connected => state.enter(Phase::Connected),
         RemoteEvent::Listening { name, bind, port } => state.set(name, |row| {
             row.url = place(server, bind, *port);
-            row.note.clear();
+            row.open();
         }),
-        RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.note = refused(server, *port)),
+        RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.hold(true, &refused(server, *port))),
         RemoteEvent::Closed { name, received, sent } => state.set(name, |row| {
             row.requests += 1;
             row.bytes_in += received;
@@ -98,7 +98,7 @@ fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
         }),
         RemoteEvent::Lost { reason, .. } => {
             state.enter(Phase::Connecting);
-            state.note(&format!("offline: {reason}"));
+            state.note(false, &format!("offline: {reason}"));
         }
         _ => {}
     }
