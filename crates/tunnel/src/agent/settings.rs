@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use adit_core::backoff::BackoffSettings;
@@ -101,6 +102,8 @@ pub struct AgentTunnel {
     pub connect: Arc<dyn Connect>,
     /// Opens one that speaks HTTP/2, when that takes another way (ALPN); `None`: by `connect`.
     pub connect_h2: Option<Arc<dyn Connect>>,
+    /// Streams of visitors that are open now: counted by the agent, for whoever shows it.
+    pub streams: Arc<AtomicU64>,
     /// The local service as the user wrote it.
     pub local: String,
     /// What the local service speaks; of no meaning for a TCP tunnel.
@@ -130,6 +133,7 @@ impl AgentTunnel {
             local: connect.describe(),
             connect,
             connect_h2: None,
+            streams: Arc::default(),
             protocol: LocalProtocol::Http,
             host_header: None,
             request_headers: HeaderRules::default(),

@@ -8,7 +8,7 @@ mod telling;
 mod untrusted;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -122,6 +122,8 @@ pub(super) struct TunnelRow {
     unhealthy: String,
     /// Why its target could not be reached; visitors are not told.
     pub(super) trouble: String,
+    /// Streams of visitors that are open now; the next version of the section goes on with it.
+    live: Arc<AtomicU64>,
     pub(super) requests: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
@@ -149,8 +151,13 @@ impl TunnelRow {
     pub(super) fn json(&self) -> Value {
         json!({
             "name": self.name, "url": self.url, "target": self.target, "state": self.state(), "reason": self.reason(),
-            "requests": self.requests, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+            "streams": self.streams(), "requests": self.requests, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
         })
+    }
+
+    /// Streams of visitors that are open now.
+    pub(super) fn streams(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
     }
 
     /// Nobody is served, and why.
@@ -204,6 +211,10 @@ pub(super) fn prepare(
         tunnel.connect = telling(name, limit, Arc::clone(&tunnel.connect));
         tunnel.connect_h2 = tunnel.connect_h2.take().map(|connect| telling(name, limit, connect));
         tunnel.connect_timeout = limit + telling::GRACE;
+        // Streams of the agent before go on.
+        if let Some(live) = running.and_then(|running| running.streams_of(&tunnel.name)) {
+            tunnel.streams = live;
+        }
     }
     config.trust.client_config(&[]).map_err(|error| failure(&error))?;
     config.patience = Some(PATIENCE);
@@ -211,6 +222,7 @@ pub(super) fn prepare(
     let tunnels = config.tunnels.iter().map(|tunnel| TunnelRow {
         name: tunnel.name.clone(),
         target: tunnel.local.clone(),
+        live: Arc::clone(&tunnel.streams),
         note: "waiting".into(),
         ..TunnelRow::default()
     });
@@ -260,6 +272,11 @@ impl Published {
 
     fn is_alive(&self) -> bool {
         !matches!(*self.now.state.phase.borrow(), Phase::Refused | Phase::Ended)
+    }
+
+    /// The counter of a tunnel's open streams.
+    fn streams_of(&self, name: &str) -> Option<Arc<AtomicU64>> {
+        self.now.state.tunnels().iter().find(|row| row.name == name).map(|row| Arc::clone(&row.live))
     }
 
     /// Those that serve visitors, or are about to.

@@ -221,7 +221,7 @@ impl Line {
             entrance: row.url.clone(),
             target: row.target.clone(),
             state: row.state(),
-            streams: row.requests.to_string(),
+            streams: row.streams().to_string(),
             bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
             note: row.reason().unwrap_or_default(),
         }

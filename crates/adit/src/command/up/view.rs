@@ -21,6 +21,7 @@ use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
 use super::outages::{Back, Outages};
+use super::publish::TunnelRow;
 use super::pulse::{self, News, Pulse};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
@@ -541,7 +542,8 @@ impl View {
 
     /// The end has begun.
     pub(super) fn finishing(&self, snapshot: &Snapshot) {
-        let live: u64 = snapshot.rows.iter().map(|row| row.streams).sum();
+        let published = snapshot.published.iter().map(TunnelRow::streams);
+        let live: u64 = snapshot.rows.iter().map(|row| row.streams).chain(published).sum();
         if live > 0 && self.form != Form::Json {
             let noun = if live == 1 { "stream" } else { "streams" };
             // What the terminal shows of Ctrl-C stands where the cursor is.

@@ -6,6 +6,8 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use testkit::ws::WebSocket;
+
 use super::support::{Place, get, is_alive};
 use crate::support::{DEADLINE, Server, eventually, write_secret};
 
@@ -58,6 +60,20 @@ async fn what_a_server_refuses_to_publish_is_in_the_status_until_it_is_granted()
     assert_eq!(place.log().matches("\"event\":\"failed\"").count(), 1, "{}", place.log());
     write_secret(&token, &server.token("acme")).expect("the token file");
     eventually(DEADLINE, "that it is published", published("online")).await;
+    // Streams are those that are open, whatever was asked before.
+    for _ in 0..2 {
+        assert_eq!(server.get("shop", "/").await.status, 200);
+    }
+    let streams = |count: u64| {
+        let place = &place;
+        move || async move { (place.json(&["status"])["published"][0]["streams"] == count).then_some(()) }
+    };
+    eventually(DEADLINE, "that none is open", streams(0)).await;
+    let socket = WebSocket::connect(server.public, &server.host("shop"), "/ws").await.expect("it works");
+    eventually(DEADLINE, "an open stream", streams(1)).await;
+    drop(socket);
+    eventually(DEADLINE, "its end", streams(0)).await;
+    assert_eq!(place.json(&["status"])["published"][0]["requests"], 3);
     place.ok(&["daemon", "stop"]);
 }
 

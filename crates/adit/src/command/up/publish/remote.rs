@@ -1,6 +1,7 @@
 //! What is published at the ports of an SSH server, in the place of a tunnel server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ::forward::{RemoteEvent, RemotePort, RemotePorts, SshServers};
@@ -91,7 +92,13 @@ fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
             row.open();
         }),
         RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.hold(true, &refused(server, *port))),
+        RemoteEvent::Opened { name } => state.set(name, |row| {
+            row.live.fetch_add(1, Ordering::Relaxed);
+        }),
         RemoteEvent::Closed { name, received, sent } => state.set(name, |row| {
+            // A visitor that came before the row did is not counted.
+            let less = |live: u64| Some(live.saturating_sub(1));
+            let _ = row.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             row.requests += 1;
             row.bytes_in += received;
             row.bytes_out += sent;
