@@ -35,7 +35,8 @@ const ARROW: &str = "    → ";
 /// What is said of a row begins below the number of its streams.
 const NOTE_INDENT: usize = 9;
 
-/// Draws it: `height` lines at most; of what has no room the number is told, and what has failed comes first.
+/// Draws it: `height` lines at most; of what has no room the number is told. What has failed stays
+/// longest, then what is in use, then what was lately.
 pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: SystemTime) -> String {
     let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| Line::of_row(row, now)).collect();
     lines.extend(snapshot.published.iter().map(Line::of_tunnel));
@@ -106,7 +107,7 @@ fn leave_out(lines: &mut Vec<Line>, form: Form, width: usize, room: usize) -> us
     if long(lines, form, width) <= room {
         return 0;
     }
-    lines.sort_by_key(|line| line.note.is_empty());
+    lines.sort_by_key(Line::rank);
     // Their number is a line, too.
     let fits = lines.iter().scan(0, |sum, line| {
         *sum += line.height(form, width);
@@ -224,6 +225,17 @@ impl Line {
             streams: row.streams().to_string(),
             bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
             note: row.reason().unwrap_or_default(),
+        }
+    }
+
+    /// Where there is no room for all, the lowest stay: what something is said of, what is in use, what was lately.
+    fn rank(&self) -> u8 {
+        match self.state {
+            _ if !self.note.is_empty() => 0,
+            _ if self.streams != "0" => 1,
+            "idle" | "unchecked" => 3,
+            // What nobody uses becomes idle after a while.
+            _ => 2,
         }
     }
 
@@ -373,6 +385,22 @@ mod tests {
         let text = table(&snapshot(rows), 120, 12, SystemTime::now());
         assert!(text.contains("failed") && text.contains("refused the connection"), "{text}");
         assert!(text.lines().count() <= 12 && text.lines().last().unwrap().starts_with("and "), "{text}");
+    }
+
+    #[test]
+    fn what_is_in_use_stays_before_what_is_not() {
+        let mut rows = long_rows(30);
+        rows.iter_mut().for_each(|row| row.streams = 0);
+        rows[0].state = State::Idle;
+        rows[27].state = State::Ready;
+        rows[28].state = State::Ready;
+        rows[28].streams = 1;
+        rows[29].state = State::Failed;
+        rows[29].reason = Some("it is away".into());
+        let text = table(&snapshot(rows), 120, 8, SystemTime::now());
+        let states = text.lines().skip(3).filter_map(|line| line.split_whitespace().next());
+        assert_eq!(states.collect::<Vec<_>>(), ["failed", "it", "ready", "ready", "and"], "{text}");
+        assert!(text.lines().any(|line| line.starts_with("ready") && line.contains("ready      1 ")), "{text}");
     }
 
     #[test]
