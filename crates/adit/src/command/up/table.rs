@@ -400,7 +400,7 @@ mod tests {
         let text = table(&snapshot(rows), 120, 8, SystemTime::now());
         let states = text.lines().skip(3).filter_map(|line| line.split_whitespace().next());
         assert_eq!(states.collect::<Vec<_>>(), ["failed", "it", "ready", "ready", "and"], "{text}");
-        assert!(text.lines().any(|line| line.starts_with("ready") && line.contains("ready      1 ")), "{text}");
+        assert!(text.lines().any(|line| line.starts_with("ready") && line.contains("ready   1 ")), "{text}");
     }
 
     #[test]
