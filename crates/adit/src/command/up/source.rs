@@ -1,6 +1,6 @@
 //! The file, read whole, and the part of it that was asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
@@ -113,6 +113,11 @@ impl Read {
         }
         let hint = "write `gateway: {}` into it to have the gateway alone; forwards, routes and tunnels are more";
         Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint))
+    }
+
+    /// Where it was read.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The files whose change is a change of the configuration.

@@ -77,6 +77,22 @@ async fn what_a_server_refuses_to_publish_is_in_the_status_until_it_is_granted()
     place.ok(&["daemon", "stop"]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn up_beside_the_daemon_of_the_same_file_says_that_it_is_that_one() {
+    let place = Place::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it has one").port();
+    place.write(&format!("forwards:\n{}", place.forward("web", free, "")));
+    place.start();
+    let (_, said) = place.fails(&["up"]);
+    assert!(said.contains("the daemon, which runs this very file"), "{said}");
+    assert!(said.contains("`adit daemon stop`") && !said.contains("which is free"), "{said}");
+    let other = place.home.path().join("other.yaml");
+    std::fs::copy(place.home.path().join("adit.yaml"), &other).expect("a copy");
+    let (_, said) = place.fails(&["up", "-f", &other.display().to_string()]);
+    assert!(said.contains("is taken by adit") && said.contains("which is free"), "{said}");
+    place.ok(&["daemon", "stop"]);
+}
+
 #[tokio::test]
 async fn without_a_daemon_every_command_says_how_to_start_one() {
     let place = Place::new().await;
