@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::diagnose::{Diagnose, Fault};
 use crate::name::{Hostname, NamePattern, PortRange, TunnelName};
 use crate::timestamp;
-use crate::token::{Token, TokenHash};
+use crate::token::{CREATE_EXAMPLE, Token, TokenHash};
 
 mod file;
 
@@ -263,7 +263,9 @@ impl Diagnose for Refusal {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Unknown => Some("check that it is the token of this server".to_owned()),
-            Self::Revoked | Self::Expired => Some("ask for a new one: adit server token create".to_owned()),
+            Self::Revoked | Self::Expired => {
+                Some(format!("ask whoever runs the server for a new one: {CREATE_EXAMPLE}"))
+            }
         }
     }
 }

@@ -12,6 +12,9 @@ use crate::diagnose::{Diagnose, Fault};
 /// What every token starts with, so that scanners find leaked ones.
 pub const PREFIX: &str = "adit_";
 
+/// Makes a token as it stands: for hints.
+pub const CREATE_EXAMPLE: &str = "adit server token create --account NAME --allow '*'";
+
 /// Characters after the prefix: 32 bytes in base64url without padding.
 const BODY: usize = 43;
 
@@ -184,7 +187,7 @@ impl Diagnose for TokenError {
             Self::Empty | Self::Prefix | Self::Length { .. } | Self::Characters => {
                 Some("copy the whole line that `adit server token create` printed".to_owned())
             }
-            Self::Hash => Some("make the token again: adit server token create".to_owned()),
+            Self::Hash => Some(format!("make the token again: {CREATE_EXAMPLE}")),
         }
     }
 }

@@ -47,7 +47,9 @@ pub use event::{AgentEvent, RequestEvent};
 pub use metrics::AgentMetrics;
 pub use mux::message::Fault as ServerFault;
 pub use rules::{HeaderRuleError, HeaderRules};
-pub use settings::{AgentConfig, AgentTunnel, CONNECT_TIMEOUT, LANES, LocalProtocol, MEMORY, TokenSource, Wanted};
+pub use settings::{
+    AgentConfig, AgentTunnel, CONNECT_TIMEOUT, LANES, LocalProtocol, MEMORY, PATIENCE, TokenSource, Wanted,
+};
 pub use token::TokenError;
 
 use crate::handshake::hex;

@@ -1,6 +1,7 @@
 //! What an agent is told, out of the section `publish` and the command line.
 
 use std::ffi::{OsStr, OsString};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,20 +127,26 @@ pub(super) fn token_source(publish: &PublishConfig, stdin: bool) -> Result<Token
             .map_err(|error| Failure::new(Fault::Usage, format!("standard input: {error}"), ""))?;
         return Ok(TokenSource::Fixed(Secret::new(line.trim().to_owned())));
     }
-    if let Some(file) = &publish.token_file {
-        return Ok(TokenSource::File(file.clone()));
+    match std::env::var("ADIT_TOKEN") {
+        Ok(token) if publish.token_file.is_none() => {
+            return Ok(TokenSource::Fixed(Secret::new(token.trim().to_owned())));
+        }
+        _ => {}
     }
-    if let Ok(token) = std::env::var("ADIT_TOKEN") {
-        return Ok(TokenSource::Fixed(Secret::new(token.trim().to_owned())));
-    }
-    let usual = files::config_dir().map(|dir| dir.join("adit/token")).filter(|path| path.is_file());
-    usual.map(TokenSource::File).ok_or_else(|| {
+    token_file(publish).map(TokenSource::File).ok_or_else(|| {
         Failure::new(
             Fault::Auth,
             "no token is given",
             "put it into a file (chmod 600) and say --token-file FILE (~/.config/adit/token is found by itself), or set $ADIT_TOKEN, or use --token-stdin",
         )
     })
+}
+
+/// The file of the token: the one that is named, else the usual one, if the token is not in the environment.
+pub(super) fn token_file(publish: &PublishConfig) -> Option<PathBuf> {
+    let usual = || files::config_dir().map(|dir| dir.join("adit/token")).filter(|path| path.is_file());
+    let in_environment = std::env::var_os("ADIT_TOKEN").is_some();
+    publish.token_file.clone().or_else(|| usual().filter(|_| !in_environment))
 }
 
 /// This machine's agent id: made once and kept.

@@ -9,6 +9,7 @@ use std::time::Duration;
 use adit_core::config::server::{LogFormat, ServerConfig};
 use adit_core::diagnose::Fault;
 use adit_core::name::Hostname;
+use adit_core::token::CREATE_EXAMPLE;
 use clap::{Args, Subcommand};
 use runtime::scope::Scope;
 use runtime::signals::StopSignals;
@@ -96,13 +97,14 @@ pub(crate) fn run(global: &Global, arguments: ServerArguments) -> Result<ExitCod
         return token::run(global, command);
     }
     let mut files = files::server_config(global.config.as_deref())?;
+    let create = create_command(global.config.as_deref(), arguments.run.data_dir.as_deref());
     arguments.run.apply(&mut files)?;
     let level = files.config.log.level.map(|level| level.as_str());
     global.start_logs(level, files.config.log.format == LogFormat::Json)?;
-    on_runtime(files.config.workers, serve(files, arguments.run))?
+    on_runtime(files.config.workers, serve(files, arguments.run, create))?
 }
 
-async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, Failure> {
+async fn serve(files: ServerFiles, arguments: RunArguments, create: String) -> Result<ExitCode, Failure> {
     runtime::socket::raise_descriptor_limit();
     let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let scope = Scope::root();
@@ -114,7 +116,7 @@ async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, 
     let running = Arc::new(server.start().map_err(|error| failure(&error))?);
     // First what a SIGHUP needs: whoever reads that the server is there may send one.
     let watch = watch_files(&scope, &running, path, arguments)?;
-    announce(&bound, &domain);
+    announce(&bound, &domain, &create);
     let outcome = runtime::shutdown::run(&scope, &listeners, times, &mut signals, std::future::pending(), |phase| {
         tracing::info!(?phase, "shutdown");
         running.on_phase(phase);
@@ -125,7 +127,7 @@ async fn serve(files: ServerFiles, arguments: RunArguments) -> Result<ExitCode, 
     Ok(if outcome.clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn announce(bound: &Bound, domain: &Hostname) {
+fn announce(bound: &Bound, domain: &Hostname, create: &str) {
     let list = |addresses: &[SocketAddr]| addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
     terminal::say(&format!("visitors     {}  →  *.{}", list(&bound.public), domain.as_str()));
     if let Some((address, ports)) = bound.tcp {
@@ -139,8 +141,22 @@ fn announce(bound: &Bound, domain: &Hostname) {
     }
     terminal::say(&format!("metrics      http://{}/metrics", bound.admin));
     if !bound.has_tokens {
-        terminal::say("no agent can connect yet: adit server token create --account NAME --allow '*'");
+        terminal::say(&format!("no agent can connect yet: {create}"));
     }
+}
+
+/// What makes a token of this server, told the same files.
+fn create_command(config: Option<&Path>, data_dir: Option<&Path>) -> String {
+    let given = [("-f", config), ("--data-dir", data_dir)];
+    given.into_iter().filter_map(|(option, path)| Some((option, path?))).fold(
+        CREATE_EXAMPLE.to_owned(),
+        |command, (option, path)| {
+            let path = path.display().to_string();
+            let plain = path.chars().all(|c| c.is_alphanumeric() || "/._-+@:".contains(c));
+            let path = if plain { path } else { format!("'{}'", path.replace('\'', r"'\''")) };
+            format!("{command} {option} {path}")
+        },
+    )
 }
 
 /// Watches configuration, certificates and tokens; SIGHUP looks at once.
@@ -231,4 +247,34 @@ fn reload_config(running: &Running, path: &Path, arguments: &RunArguments) -> Re
     let mut files = ServerFiles { path: None, data_dir: config.data_dir.clone().unwrap_or_default(), config };
     arguments.apply(&mut files).map_err(|_| "the command line and the configuration do not fit".to_owned())?;
     running.reload(files.config).map_err(|error| chain(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_that_makes_a_token_can_be_typed_as_it_is_told() {
+        for config in [None, Some(Path::new("srv/server.yaml"))] {
+            let told = create_command(config, None).replace('\'', "");
+            let parsed = crate::command::Arguments::try_parse_from(told.split(' '));
+            assert!(parsed.is_ok(), "{told}: {:?}", parsed.err());
+        }
+    }
+
+    #[test]
+    fn the_command_that_makes_a_token_is_told_the_files_of_this_server() {
+        let of = |config: Option<&str>, data: Option<&str>| create_command(config.map(Path::new), data.map(Path::new));
+        assert_eq!(of(None, None), "adit server token create --account NAME --allow '*'");
+        assert_eq!(
+            of(Some("srv/server.yaml"), None),
+            "adit server token create --account NAME --allow '*' -f srv/server.yaml"
+        );
+        assert_eq!(
+            of(Some("my file"), Some("/it's")),
+            "adit server token create --account NAME --allow '*' -f 'my file' --data-dir '/it'\\''s'"
+        );
+    }
 }

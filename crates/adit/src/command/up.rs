@@ -96,7 +96,11 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     let closed = hangup::listen(&scope, watch.trigger()).map_err(internal)?;
     let view = View::start(global).map_err(internal)?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
-    running.apply(&read).map_err(|failure| if source.has_no_file() { without_file(&failure) } else { failure })?;
+    match running.apply(&read) {
+        Ok(_) => {}
+        Err(failure) if source.has_no_file() => return Err(without_file(&failure)),
+        Err(failure) => return Err(daemon::beside::explained(failure, read.path()).await),
+    }
     if let Some(found) = running.kubeconfig() {
         view.kubeconfig(&found);
     }

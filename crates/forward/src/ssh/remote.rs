@@ -93,7 +93,12 @@ pub enum RemoteEvent {
         /// The number that was asked for.
         port: u16,
     },
-    /// A visitor is done.
+    /// A visitor's stream is open.
+    Opened {
+        /// The port by its name.
+        name: String,
+    },
+    /// It is done.
     Closed {
         /// The port by its name.
         name: String,
@@ -412,6 +417,7 @@ impl RemoteTable {
                 return;
             };
             reply.accept().await;
+            events(RemoteEvent::Opened { name: port.name.clone() });
             let stream = SshStream::new(channel, flow, shared);
             let carried = scope.until_cancelled(carry(stream, target, place)).await;
             let (received, sent) = carried.unwrap_or_default();

@@ -94,6 +94,28 @@ impl AgentError {
         }
     }
 
+    /// Whether somebody has to change something, here or at the server, before an attempt can succeed.
+    pub(super) fn is_refusal(&self) -> bool {
+        match self {
+            Self::Refused { fault } => fault.retry_after_ms == 0,
+            Self::Token(_)
+            | Self::Tls(_)
+            | Self::Untrusted { .. }
+            | Self::Dismissed { .. }
+            | Self::NothingPublished { .. } => true,
+            Self::Address { .. } | Self::Unreachable { .. } | Self::Conversation { .. } => false,
+        }
+    }
+
+    /// Whether a patient agent asks again after this. One whose place another has taken would take it back.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { fault } => fault.code != "replaced",
+            Self::Dismissed { reason } => reason.starts_with("token_"),
+            _ => self.is_refusal(),
+        }
+    }
+
     /// The word for metrics.
     pub(super) fn kind(&self) -> &'static str {
         match self {
@@ -184,6 +206,16 @@ mod tests {
         assert!(error.is_final_at_start(true));
         assert!(!error.is_final(), "later it goes on trying: the token may come back");
         assert_eq!(exit_code(error.fault()), 3);
+    }
+
+    #[test]
+    fn a_patient_agent_asks_again_whatever_can_be_mended_and_takes_nothing_back_from_a_successor() {
+        let dismissed = |reason: &str| AgentError::Dismissed { reason: reason.into() };
+        assert!(refused("invalid_token", 0).may_pass() && dismissed("token_revoked").may_pass());
+        assert!(AgentError::NothingPublished { faults: Vec::new() }.may_pass());
+        assert!(!refused("replaced", 0).may_pass());
+        assert!(!dismissed("another agent with this agent id connected").may_pass());
+        assert!(!refused("too_many_agents", 1000).is_refusal(), "that passes by itself");
     }
 
     #[test]

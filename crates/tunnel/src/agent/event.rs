@@ -25,6 +25,8 @@ pub enum AgentEvent {
         hint: Option<String>,
         /// When the next attempt is made.
         wait: Duration,
+        /// The server can be reached, and things stay so until somebody changes something.
+        refused: bool,
     },
     /// A session is there.
     Connected {

@@ -462,18 +462,20 @@ impl LaneHandler for Handler {
 }
 
 /// Counts a stream for as long as it is served.
-struct Active(prometheus_client::metrics::gauge::Gauge);
+struct Active(Arc<Local>);
 
 impl Active {
-    fn new(local: &Local) -> Self {
+    fn new(local: &Arc<Local>) -> Self {
         local.metrics.streams_active.inc();
-        Self(local.metrics.streams_active.clone())
+        local.tunnel.streams.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(local))
     }
 }
 
 impl Drop for Active {
     fn drop(&mut self) {
-        self.0.dec();
+        self.0.metrics.streams_active.dec();
+        self.0.tunnel.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

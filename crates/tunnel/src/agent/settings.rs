@@ -3,8 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use adit_core::backoff::BackoffSettings;
 use adit_core::config::publish::HealthCheck;
 use adit_core::secret::Secret;
 use adit_core::target::{LocalTarget, TargetKind};
@@ -21,6 +23,14 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const MEMORY: u64 = 128 << 20;
 /// Lanes of a session, unless said otherwise.
 pub const LANES: u8 = 2;
+/// The waits of an agent that is not to give up. What a server refuses somebody has to mend, and thousands of agents that
+/// wait for that must not be a burden.
+pub const PATIENCE: BackoffSettings = BackoffSettings {
+    first: Duration::from_secs(60),
+    base: Duration::from_secs(60),
+    growth: 2.0,
+    cap: Duration::from_secs(600),
+};
 
 /// Everything an agent is told.
 #[derive(Debug)]
@@ -45,6 +55,9 @@ pub struct AgentConfig {
     pub memory: u64,
     /// Whether to go on trying when the server cannot be reached at the start.
     pub wait_for_server: bool,
+    /// With which waits, less up to a quarter, a server is asked again that has refused this agent or cannot be trusted;
+    /// `None`: the agent ends. Such as [`PATIENCE`].
+    pub patience: Option<BackoffSettings>,
     /// What to publish. An agent without tunnels is connected and serves nothing.
     pub tunnels: Vec<AgentTunnel>,
 }
@@ -64,6 +77,7 @@ impl AgentConfig {
             lanes: LANES,
             memory: MEMORY,
             wait_for_server: true,
+            patience: None,
             tunnels: Vec::new(),
         }
     }
@@ -88,6 +102,8 @@ pub struct AgentTunnel {
     pub connect: Arc<dyn Connect>,
     /// Opens one that speaks HTTP/2, when that takes another way (ALPN); `None`: by `connect`.
     pub connect_h2: Option<Arc<dyn Connect>>,
+    /// Streams of visitors that are open now: counted by the agent, for whoever shows it.
+    pub streams: Arc<AtomicU64>,
     /// The local service as the user wrote it.
     pub local: String,
     /// What the local service speaks; of no meaning for a TCP tunnel.
@@ -117,6 +133,7 @@ impl AgentTunnel {
             local: connect.describe(),
             connect,
             connect_h2: None,
+            streams: Arc::default(),
             protocol: LocalProtocol::Http,
             host_header: None,
             request_headers: HeaderRules::default(),

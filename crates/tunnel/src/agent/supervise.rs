@@ -40,6 +40,8 @@ const RETRY: BackoffSettings = BackoffSettings {
     growth: 2.0,
     cap: Duration::from_secs(30),
 };
+/// So many attempts are made in the usual time by an agent that was connected before: a restart may be all of it.
+const QUICK: u32 = 6;
 /// A time that does not come.
 const NEVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
@@ -61,6 +63,8 @@ pub(super) struct Supervisor {
     /// Tasks of the agent.
     work: Scope,
     backoff: Backoff,
+    /// The same for what a patient agent is refused.
+    refusals: Backoff,
     /// Wait before the next attempt.
     patience: Duration,
     /// Where to connect next, in turn with the configured address.
@@ -78,6 +82,7 @@ pub(super) struct Supervisor {
 impl Supervisor {
     pub(super) fn new(shared: Arc<Shared>, scope: Scope, work: Scope) -> Self {
         Self {
+            refusals: Backoff::new(shared.config.patience.unwrap_or_default()),
             shared,
             scope,
             work,
@@ -93,6 +98,16 @@ impl Supervisor {
     }
 
     pub(super) async fn run(mut self) -> Result<(), AgentError> {
+        loop {
+            match self.serve().await {
+                Err(error) if self.is_patient() && error.may_pass() => self.be_patient(&error),
+                end => return end,
+            }
+        }
+    }
+
+    /// Serves until the end, or until there is no use in going on.
+    async fn serve(&mut self) -> Result<(), AgentError> {
         loop {
             let Some((session, results)) = self.connect().await? else {
                 self.end(None).await;
@@ -173,10 +188,36 @@ impl Supervisor {
                 return Err(error);
             }
             self.patience = self.backoff.next_wait(rand::random()).max(asked_patience(&error));
-            tracing::debug!(%address, %error, wait = ?self.patience, "connection attempt failed");
-            let reason = super::local::chain(&error);
-            self.shared.tell(AgentEvent::Retrying { server: address, reason, hint: error.hint(), wait: self.patience });
+            if self.is_patient() && error.is_refusal() && self.backoff.attempts() > QUICK {
+                self.patience = self.next_refusal();
+            }
+            self.tell_retrying(address, &error);
         }
+    }
+
+    /// After a refusal: the next attempt is made much later.
+    fn be_patient(&mut self, error: &AgentError) {
+        if !self.published.is_empty() {
+            self.lost_at.get_or_insert_with(Instant::now);
+        }
+        self.shared.metrics.connection_status.set(0);
+        self.patience = self.next_refusal();
+        self.tell_retrying(self.shared.config.server.clone(), error);
+    }
+
+    fn is_patient(&self) -> bool {
+        self.shared.config.patience.is_some()
+    }
+
+    fn next_refusal(&mut self) -> Duration {
+        less_a_part(&mut self.refusals)
+    }
+
+    fn tell_retrying(&self, server: String, error: &AgentError) {
+        let (reason, wait) = (super::local::chain(error), self.patience);
+        tracing::debug!(address = %server, %reason, ?wait, "connection attempt failed");
+        let refused = error.is_refusal();
+        self.shared.tell(AgentEvent::Retrying { server, reason, hint: error.hint(), wait, refused });
     }
 
     async fn attempt(&self, address: &str) -> Result<(Arc<Session>, Vec<TunnelResult>, Duration), AgentError> {
@@ -239,7 +280,7 @@ impl Supervisor {
     /// Stays with a session until something has to be done about it.
     async fn watch(&mut self, session: &Arc<Session>, results: Vec<TunnelResult>) -> Result<Step, AgentError> {
         let scope = self.scope.clone();
-        let mut retries = Retries::default();
+        let mut retries = Retries::new(self.shared.config.patience);
         self.note(&mut retries, results)?;
         let mut renewal = Renewal::new(&self.shared, session);
         loop {
@@ -250,7 +291,7 @@ impl Supervisor {
                         renewal.renew(&self.shared, session, &self.work).await;
                         Vec::new()
                     }
-                    () = sleep_until(retries.at.into()) => retries.ask(&self.shared, session).await,
+                    () = sleep_until(retries.at().into()) => retries.ask(&self.shared, session).await,
                 }
             };
             // Work that is cut short by the end of the agent or of the session is of no more use.
@@ -274,6 +315,7 @@ impl Supervisor {
             match result.error {
                 None => {
                     self.published.insert(local.id);
+                    self.refusals.reset();
                     self.shared.tell(AgentEvent::Published {
                         tunnel: local.name.to_string(),
                         url: result.url,
@@ -291,8 +333,8 @@ impl Supervisor {
             return Err(AgentError::NothingPublished { faults });
         }
         for (local, fault) in refused {
-            let again = fault.retry_after_ms > 0 || self.published.contains(&local.id);
-            let retry = again.then(|| retries.add(local.id, &fault));
+            let soon = fault.retry_after_ms > 0 || self.published.contains(&local.id);
+            let retry = (soon || self.is_patient()).then(|| retries.add(local.id, &fault, soon));
             self.shared.metrics.error("register");
             self.shared.tell(AgentEvent::Refused { tunnel: local.name.to_string(), fault, retry });
         }
@@ -395,6 +437,12 @@ impl Drop for CloseOnDrop<'_> {
     }
 }
 
+/// The next wait, less up to a quarter of it.
+fn less_a_part(backoff: &mut Backoff) -> Duration {
+    let most = backoff.longest();
+    most - backoff.next_wait(rand::random()).min(most) / 4
+}
+
 /// How long the server asked to be left alone.
 fn asked_patience(error: &AgentError) -> Duration {
     match error {
@@ -403,28 +451,52 @@ fn asked_patience(error: &AgentError) -> Duration {
     }
 }
 
-/// Tunnels to be asked for again.
+/// Tunnels to be asked for again: what passes by itself soon, what somebody has to change much later.
 struct Retries {
+    soon: Again,
+    late: Again,
+}
+
+impl Retries {
+    fn new(patience: Option<BackoffSettings>) -> Self {
+        Self { soon: Again::new(RETRY), late: Again::new(patience.unwrap_or_default()) }
+    }
+
+    /// Remembers a tunnel; says how long it waits.
+    fn add(&mut self, id: u32, fault: &Fault, soon: bool) -> Duration {
+        let again = if soon { &mut self.soon } else { &mut self.late };
+        if again.ids.is_empty() {
+            let asked = Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED)));
+            let wait =
+                if soon { again.backoff.next_wait(rand::random()).max(asked) } else { less_a_part(&mut again.backoff) };
+            again.at = Instant::now() + wait;
+        }
+        again.ids.push(id);
+        again.at.saturating_duration_since(Instant::now())
+    }
+
+    /// When it is time to ask.
+    fn at(&self) -> Instant {
+        self.soon.at.min(self.late.at)
+    }
+
+    /// Asks for those whose time has come.
+    async fn ask(&mut self, shared: &Shared, session: &Session) -> Vec<TunnelResult> {
+        let first = if self.soon.at <= self.late.at { &mut self.soon } else { &mut self.late };
+        first.ask(shared, session).await
+    }
+}
+
+/// Tunnels that are asked for at the same time.
+struct Again {
     ids: Vec<u32>,
     at: Instant,
     backoff: Backoff,
 }
 
-impl Default for Retries {
-    fn default() -> Self {
-        Self { ids: Vec::new(), at: Instant::now() + NEVER, backoff: Backoff::new(RETRY) }
-    }
-}
-
-impl Retries {
-    /// Remembers a tunnel; says how long it waits.
-    fn add(&mut self, id: u32, fault: &Fault) -> Duration {
-        if self.ids.is_empty() {
-            let asked = Duration::from_millis(u64::from(fault.retry_after_ms.min(LONGEST_ASKED)));
-            self.at = Instant::now() + self.backoff.next_wait(rand::random()).max(asked);
-        }
-        self.ids.push(id);
-        self.at.saturating_duration_since(Instant::now())
+impl Again {
+    fn new(waits: BackoffSettings) -> Self {
+        Self { ids: Vec::new(), at: Instant::now() + NEVER, backoff: Backoff::new(waits) }
     }
 
     /// Asks for the tunnels again. Without an answer they stay to be asked for.

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::secret::Secret;
+use adit_core::token::CREATE_EXAMPLE;
 
 use super::settings::TokenSource;
 
@@ -73,7 +74,7 @@ impl Diagnose for TokenError {
                 format!("put the token into {}, readable by this user alone", path.display())
             }
             Self::Exposed { path, .. } => format!("chmod 600 {}", path.display()),
-            Self::Unusable { .. } => "a token is one line; make one on the server: adit server token create".into(),
+            Self::Unusable { .. } => format!("a token is one line; make one on the server: {CREATE_EXAMPLE}"),
         })
     }
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use adit_core::token::CREATE_EXAMPLE;
 use mux::frame::{CONTROL_CAP, DATA_CAP, DATA_DEFAULT, FrameType, Limits, flags};
 use mux::lane::LaneConfig;
 use mux::message::{self, AuthRequest, AuthResponse, Fault, Join, JoinResponse};
@@ -218,7 +219,8 @@ impl AgentEntrance {
             return Err(fault("invalid_agent_id", "the agent id must be 1 to 128 letters, digits, - _ . or @", ""));
         }
         let grant = state.credentials.authenticate(request.token.expose(), SystemTime::now()).map_err(|error| {
-            fault(error.code(), error.to_string(), "create one on the server: adit server token create")
+            let hint = format!("whoever runs the server makes one: {CREATE_EXAMPLE}");
+            fault(error.code(), error.to_string(), hint)
         })?;
         let account = state.accounts.get(&grant.account, config.quotas_of(&grant.account));
         let previous = state.session_of(account.name(), &request.agent_id);

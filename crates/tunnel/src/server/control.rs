@@ -222,11 +222,7 @@ impl State {
                     .map_err(|error| fault("invalid_name", format!("`{}`: {error}", printable(&spec.name)), ""))?
             };
             if config.is_reserved(name.as_str()) {
-                return Err(fault(
-                    "name_reserved",
-                    format!("`{}` is a name nobody gets", name.as_str()),
-                    "choose another",
-                ));
+                return Err(fault("name_reserved", format!("`{}` is a name nobody gets", name.as_str()), ANOTHER_NAME));
             }
             if !grant.may_take_name(&name) {
                 return Err(not_allowed(name.as_str(), "ask for a token with --allow"));
@@ -356,8 +352,21 @@ fn session_over() -> Fault {
     Fault { retry_after_ms: 1000, ..fault("unavailable", "the session ends or was replaced", "it is tried again") }
 }
 
+/// What to do about a name that cannot be had.
+const ANOTHER_NAME: &str = "ask for another name (--as NAME, or publish.tunnels.NAME.as in adit.yaml)";
+
 fn name_taken(key: &RouteKey) -> Fault {
-    fault("name_taken", format!("{key} belongs to another account"), "choose another")
+    let (place, grant) = match key {
+        RouteKey::Host(_) => (ANOTHER_NAME, "--allow NAME"),
+        RouteKey::Port(_) => {
+            ("ask for another port (--port PORT, or publish.tunnels.NAME.port in adit.yaml)", "--ports PORT-PORT")
+        }
+    };
+    let hint = format!(
+        "{place}, or use a token of that account, which whoever runs the server makes: adit server token create \
+         --account ACCOUNT {grant}; it is given back when its agent has been away for names.cooldown of server.yaml"
+    );
+    fault("name_taken", format!("{key} belongs to another account"), hint)
 }
 
 fn not_allowed(name: &str, otherwise: &str) -> Fault {

@@ -3,6 +3,7 @@
 mod activation;
 mod api;
 mod audit;
+pub(in crate::command::up) mod beside;
 mod client;
 mod desired;
 mod desktop;

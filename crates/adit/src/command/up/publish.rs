@@ -8,7 +8,7 @@ mod telling;
 mod untrusted;
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -20,8 +20,9 @@ use prometheus_client::registry::Registry;
 use runtime::connect::Connect;
 use runtime::scope::Scope;
 use runtime::watch::FileWatch;
+use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
-use tunnel::agent::{Agent, AgentEvent, AgentMetrics};
+use tunnel::agent::{Agent, AgentEvent, AgentMetrics, PATIENCE};
 
 use self::telling::{Telling, Troubles};
 use super::view::View;
@@ -34,6 +35,9 @@ const HANDOVER: Duration = Duration::from_secs(30);
 
 /// So long the successor of an agent that is just connecting waits for it.
 const PENDING: Duration = Duration::from_secs(5);
+
+/// What is said of all tunnels together; no tunnel has an empty name.
+const REFUSAL: &str = "";
 
 /// What a version of the file means for the agent.
 pub(super) enum Next {
@@ -96,6 +100,8 @@ enum Phase {
     Connecting,
     /// There is a session, and the server has answered for every tunnel.
     Connected,
+    /// The server can be reached and wants none of it. It is asked again, much later.
+    Refused,
     /// It will never connect again.
     Ended,
 }
@@ -110,11 +116,61 @@ pub(super) struct TunnelRow {
     pub(super) target: String,
     /// What keeps it from being served, if anything does.
     pub(super) note: String,
+    /// That is so until somebody changes something, here or at the server.
+    refused: bool,
+    /// What the last failed probe of its target saw.
+    unhealthy: String,
     /// Why its target could not be reached; visitors are not told.
     pub(super) trouble: String,
+    /// Streams of visitors that are open now; the next version of the section goes on with it.
+    live: Arc<AtomicU64>,
     pub(super) requests: u64,
     pub(super) bytes_in: u64,
     pub(super) bytes_out: u64,
+}
+
+impl TunnelRow {
+    /// How it is, in a word.
+    pub(super) fn state(&self) -> &'static str {
+        match () {
+            () if self.refused => "refused",
+            () if !self.note.is_empty() => "offline",
+            () if !self.unhealthy.is_empty() || !self.trouble.is_empty() => "failing",
+            () => "online",
+        }
+    }
+
+    /// Why it is not online.
+    pub(super) fn reason(&self) -> Option<String> {
+        let unhealthy = (!self.unhealthy.is_empty()).then(|| format!("unhealthy: {}", self.unhealthy));
+        let said = |text: &String| (!text.is_empty()).then(|| text.clone());
+        said(&self.note).or(unhealthy).or_else(|| said(&self.trouble))
+    }
+
+    /// As programs read it.
+    pub(super) fn json(&self) -> Value {
+        json!({
+            "name": self.name, "url": self.url, "target": self.target, "state": self.state(), "reason": self.reason(),
+            "streams": self.streams(), "requests": self.requests, "bytes_in": self.bytes_in, "bytes_out": self.bytes_out,
+        })
+    }
+
+    /// Streams of visitors that are open now.
+    pub(super) fn streams(&self) -> u64 {
+        self.live.load(Ordering::Relaxed)
+    }
+
+    /// Nobody is served, and why.
+    fn hold(&mut self, refused: bool, note: &str) {
+        self.refused = refused;
+        note.clone_into(&mut self.note);
+    }
+
+    /// Visitors are served.
+    fn open(&mut self) {
+        self.refused = false;
+        self.note.clear();
+    }
 }
 
 /// Makes ready what `new` publishes. Nothing is connected yet, but whatever can be known to be wrong is told here, while
@@ -132,7 +188,8 @@ pub(super) fn prepare(
     let Some(publish) = new.publish.as_ref().filter(|publish| !publish.tunnels.is_empty()) else {
         return Ok(Next::None);
     };
-    // An agent that has given up is started again, though nothing has changed in the file.
+    // One that waits to ask again asks at once, and one that has given up is started again, though nothing has changed in
+    // the file.
     if old.publish.as_ref() == Some(publish) && running.is_some_and(Published::is_alive) {
         return Ok(Next::Same);
     }
@@ -154,12 +211,18 @@ pub(super) fn prepare(
         tunnel.connect = telling(name, limit, Arc::clone(&tunnel.connect));
         tunnel.connect_h2 = tunnel.connect_h2.take().map(|connect| telling(name, limit, connect));
         tunnel.connect_timeout = limit + telling::GRACE;
+        // Streams of the agent before go on.
+        if let Some(live) = running.and_then(|running| running.streams_of(&tunnel.name)) {
+            tunnel.streams = live;
+        }
     }
     config.trust.client_config(&[]).map_err(|error| failure(&error))?;
+    config.patience = Some(PATIENCE);
     let token = agent::watch_token(&mut config);
     let tunnels = config.tunnels.iter().map(|tunnel| TunnelRow {
         name: tunnel.name.clone(),
         target: tunnel.local.clone(),
+        live: Arc::clone(&tunnel.streams),
         note: "waiting".into(),
         ..TunnelRow::default()
     });
@@ -208,14 +271,19 @@ impl Published {
     }
 
     fn is_alive(&self) -> bool {
-        *self.now.state.phase.borrow() != Phase::Ended
+        !matches!(*self.now.state.phase.borrow(), Phase::Refused | Phase::Ended)
+    }
+
+    /// The counter of a tunnel's open streams.
+    fn streams_of(&self, name: &str) -> Option<Arc<AtomicU64>> {
+        self.now.state.tunnels().iter().find(|row| row.name == name).map(|row| Arc::clone(&row.live))
     }
 
     /// Those that serve visitors, or are about to.
     fn into_olds(self) -> Vec<Serving> {
         self.now.state.superseded.store(true, Ordering::Relaxed);
         let mut olds = std::mem::take(&mut *lock(&self.before));
-        if !self.now.state.is(Phase::Waiting) {
+        if !matches!(*self.now.state.phase.borrow(), Phase::Waiting | Phase::Refused) {
             olds.push(self.now);
         }
         olds
@@ -232,7 +300,7 @@ async fn hand_over(
 ) {
     // One that has connected and lost it serves nobody, and were it to connect again, it would take the names back.
     let useless = async {
-        let _ = phase.wait_for(|phase| matches!(phase, Phase::Connected | Phase::Ended)).await;
+        let _ = phase.wait_for(|phase| matches!(phase, Phase::Connected | Phase::Refused | Phase::Ended)).await;
         let _ = phase.wait_for(|phase| *phase != Phase::Connected).await;
     };
     let over = async {
@@ -311,7 +379,9 @@ fn start_agent(agent: Agent, scope: &Scope, state: &Arc<State>, view: &Arc<View>
         if let Err(error) = result
             && !agent_state.superseded.load(Ordering::Relaxed)
         {
-            view.failed("publish", &failure(&error));
+            let failure = failure(&error);
+            agent_state.note(true, failure.message());
+            view.failed("publish", &failure);
         }
     });
 }
@@ -324,11 +394,32 @@ impl Drop for Serving {
 }
 
 async fn follow(mut events: broadcast::Receiver<AgentEvent>, state: Arc<State>, view: Arc<View>) {
+    // A session that is refused all its tunnels is no news.
+    let mut held = None;
     loop {
         match events.recv().await {
             Ok(event) => {
+                let refused = state.is(Phase::Refused);
                 state.take(&event);
-                view.agent(&event);
+                match &event {
+                    AgentEvent::Connected { .. } if state.was_refused() => held = Some(event),
+                    AgentEvent::Retrying { refused: true, reason, hint, wait, .. } => {
+                        held = None;
+                        if state.is_news(REFUSAL, reason) {
+                            view.refused(reason, hint.as_deref(), *wait);
+                        }
+                    }
+                    AgentEvent::Refused { tunnel, fault, .. } if !state.is_news(tunnel, &fault.message) => {}
+                    AgentEvent::Draining if refused => {}
+                    _ => {
+                        if let AgentEvent::Published { tunnel, .. } = &event {
+                            state.forget_news(REFUSAL);
+                            state.forget_news(tunnel);
+                            held.take().iter().for_each(|connected| view.agent(connected));
+                        }
+                        view.agent(&event);
+                    }
+                }
             }
             Err(broadcast::error::RecvError::Lagged(_)) => {}
             Err(broadcast::error::RecvError::Closed) => return,
@@ -339,27 +430,29 @@ async fn follow(mut events: broadcast::Receiver<AgentEvent>, state: Arc<State>, 
 impl State {
     fn take(&self, event: &AgentEvent) {
         match event {
+            // What it is asked now may be granted.
+            AgentEvent::Connecting { .. } if self.is(Phase::Refused) => self.enter(Phase::Connecting),
             AgentEvent::Connected { .. } => self.enter(Phase::Connected),
             AgentEvent::Published { tunnel, url, .. } => {
                 self.enter(Phase::Connected);
                 self.set(tunnel, |row| {
                     row.url.clone_from(url);
-                    row.note.clear();
+                    row.open();
                 });
             }
-            AgentEvent::Refused { tunnel, fault, .. } => {
-                self.set(tunnel, |row| row.note = format!("refused: {}", fault.message));
-            }
+            AgentEvent::Refused { tunnel, fault, .. } => self.set(tunnel, |row| row.hold(true, &fault.message)),
             AgentEvent::Health { tunnel, healthy, reason } => {
-                self.set(tunnel, |row| {
-                    row.note = if *healthy { String::new() } else { format!("unhealthy: {reason}") }
-                });
+                self.set(tunnel, |row| row.unhealthy = if *healthy { String::new() } else { reason.clone() });
             }
             AgentEvent::Lost { reason } => {
                 self.enter(Phase::Connecting);
-                self.note(&format!("offline: {reason}"));
+                self.note(false, &format!("offline: {reason}"));
             }
-            AgentEvent::Retrying { reason, .. } => self.note(&format!("reconnecting: {reason}")),
+            AgentEvent::Retrying { reason, refused: true, .. } => {
+                self.enter(Phase::Refused);
+                self.note(true, reason);
+            }
+            AgentEvent::Retrying { reason, .. } => self.note(false, &format!("reconnecting: {reason}")),
             AgentEvent::Request(request) => self.set(&request.tunnel, |row| {
                 row.requests += 1;
                 row.bytes_in += request.received;
@@ -367,6 +460,11 @@ impl State {
             }),
             _ => {}
         }
+    }
+
+    /// Whether the last that was said of all tunnels is that they are refused.
+    fn was_refused(&self) -> bool {
+        lock(&self.said).contains_key(REFUSAL)
     }
 
     fn is(&self, phase: Phase) -> bool {
@@ -384,10 +482,8 @@ impl State {
         });
     }
 
-    fn note(&self, text: &str) {
-        for row in self.tunnels().iter_mut() {
-            text.clone_into(&mut row.note);
-        }
+    fn note(&self, refused: bool, text: &str) {
+        self.tunnels().iter_mut().for_each(|row| row.hold(refused, text));
     }
 
     fn set(&self, name: &str, change: impl FnOnce(&mut TunnelRow)) {

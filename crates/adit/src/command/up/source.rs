@@ -1,6 +1,6 @@
 //! The file, read whole, and the part of it that was asked for.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use adit_core::config::gateway::PasswordSource;
@@ -9,6 +9,7 @@ use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::target::Target;
 
+use crate::command::agent;
 use crate::command::config::check::{self, Contexts};
 use crate::command::files;
 use crate::report::Failure;
@@ -114,6 +115,11 @@ impl Read {
         Err(Failure::new(Fault::Config, format!("{} asks for nothing", self.path.display()), hint))
     }
 
+    /// Where it was read.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// The files whose change is a change of the configuration.
     pub(super) fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.path.clone()];
@@ -215,7 +221,7 @@ impl Selection {
 fn files_of(file: &AgentFile) -> Vec<PathBuf> {
     let mut files = kubeconfigs_of(file);
     // An agent that had given up for want of a good token starts again with another one.
-    files.extend(file.publish.as_ref().and_then(|publish| publish.token_file.clone()));
+    files.extend(file.publish.as_ref().filter(|publish| publish.via.is_none()).and_then(agent::token_file));
     files.extend(file.daemon.token_file.clone());
     if let Some(gateway) = &file.gateway {
         files.extend(gateway.routes.iter().filter_map(|route| route.tls.ca.clone()));

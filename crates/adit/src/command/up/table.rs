@@ -35,7 +35,8 @@ const ARROW: &str = "    → ";
 /// What is said of a row begins below the number of its streams.
 const NOTE_INDENT: usize = 9;
 
-/// Draws it: `height` lines at most; of what has no room the number is told, and what has failed comes first.
+/// Draws it: `height` lines at most; of what has no room the number is told. What has failed stays
+/// longest, then what is in use, then what was lately.
 pub(super) fn table(snapshot: &Snapshot, width: usize, height: usize, now: SystemTime) -> String {
     let mut lines: Vec<Line> = snapshot.rows.iter().map(|row| Line::of_row(row, now)).collect();
     lines.extend(snapshot.published.iter().map(Line::of_tunnel));
@@ -106,7 +107,7 @@ fn leave_out(lines: &mut Vec<Line>, form: Form, width: usize, room: usize) -> us
     if long(lines, form, width) <= room {
         return 0;
     }
-    lines.sort_by_key(|line| line.note.is_empty());
+    lines.sort_by_key(Line::rank);
     // Their number is a line, too.
     let fits = lines.iter().scan(0, |sum, line| {
         *sum += line.height(form, width);
@@ -216,19 +217,25 @@ impl Line {
     }
 
     fn of_tunnel(row: &TunnelRow) -> Self {
-        let online = row.note.is_empty();
         Self {
             name: row.name.clone(),
             entrance: row.url.clone(),
             target: row.target.clone(),
-            state: match (online, row.trouble.is_empty()) {
-                (false, _) => "offline",
-                (true, false) => State::Failing.as_str(),
-                (true, true) => "online",
-            },
-            streams: row.requests.to_string(),
+            state: row.state(),
+            streams: row.streams().to_string(),
             bytes: format!("{} {}", bytes(row.bytes_in), bytes(row.bytes_out)),
-            note: if online { row.trouble.clone() } else { row.note.clone() },
+            note: row.reason().unwrap_or_default(),
+        }
+    }
+
+    /// Where there is no room for all, the lowest stay: what something is said of, what is in use, what was lately.
+    fn rank(&self) -> u8 {
+        match self.state {
+            _ if !self.note.is_empty() => 0,
+            _ if self.streams != "0" => 1,
+            "idle" | "unchecked" => 3,
+            // What nobody uses becomes idle after a while.
+            _ => 2,
         }
     }
 
@@ -381,6 +388,22 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn what_is_in_use_stays_before_what_is_not() {
+        let mut rows = long_rows(30);
+        rows.iter_mut().for_each(|row| row.streams = 0);
+        rows[0].state = State::Idle;
+        rows[27].state = State::Ready;
+        rows[28].state = State::Ready;
+        rows[28].streams = 1;
+        rows[29].state = State::Failed;
+        rows[29].reason = Some("it is away".into());
+        let text = table(&snapshot(rows), 120, 8, SystemTime::now());
+        let states = text.lines().skip(3).filter_map(|line| line.split_whitespace().next());
+        assert_eq!(states.collect::<Vec<_>>(), ["failed", "it", "ready", "ready", "and"], "{text}");
+        assert!(text.lines().any(|line| line.starts_with("ready") && line.contains("ready   1 ")), "{text}");
+    }
+
+    #[test]
     fn thousands_that_have_failed_are_drawn_in_no_time() {
         let mut rows = long_rows(3_000);
         for row in &mut rows {
@@ -399,7 +422,7 @@ pub(super) mod tests {
         let line = |note: &str, trouble: &str| {
             let mut row = TunnelRow::default();
             (row.note, row.trouble) = (note.into(), trouble.into());
-            Line::of_tunnel(&row).state
+            row.state()
         };
         assert_eq!([line("", ""), line("", "refused"), line("waiting", "refused")], ["online", "failing", "offline"]);
     }

@@ -22,6 +22,7 @@ use tunnel::agent::AgentEvent;
 
 use super::daemon::journal::Journal;
 use super::outages::{Back, Outages};
+use super::publish::TunnelRow;
 use super::pulse::{self, News, Pulse};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
@@ -504,6 +505,15 @@ impl View {
         self.note(&text, "opened", || json!({ "name": name, "address": address.to_string() }));
     }
 
+    /// What is to be published is refused; it is asked for again.
+    pub(super) fn refused(&self, reason: &str, hint: Option<&str>, wait: Duration) {
+        let then = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+        let when = wait.as_secs().div_ceil(60).max(1);
+        let text = format!("publish: {reason}; asking again in {when} min, and whenever the file is read again{then}");
+        let value = || json!({ "name": "publish", "reason": reason, "hint": hint, "retry_in_ms": millis(wait) });
+        self.note(&text, "failed", value);
+    }
+
     /// A part of it has failed for good.
     pub(super) fn failed(&self, name: &str, failure: &Failure) {
         let text = failure.text();
@@ -549,7 +559,8 @@ impl View {
 
     /// The end has begun.
     pub(super) fn finishing(&self, snapshot: &Snapshot) {
-        let live: u64 = snapshot.rows.iter().map(|row| row.streams).sum();
+        let published = snapshot.published.iter().map(TunnelRow::streams);
+        let live: u64 = snapshot.rows.iter().map(|row| row.streams).chain(published).sum();
         if live > 0 && self.form != Form::Json {
             let noun = if live == 1 { "stream" } else { "streams" };
             // What the terminal shows of Ctrl-C stands where the cursor is.

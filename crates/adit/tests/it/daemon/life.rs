@@ -6,8 +6,10 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal, kill_process};
 
+use testkit::ws::WebSocket;
+
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, Server, eventually, write_secret};
 
 pub(crate) fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a pid");
@@ -30,6 +32,65 @@ async fn it_starts_in_the_background_forwards_and_ends_when_asked() {
     assert!(get(port).await.is_none(), "its port is closed");
     let gone = || async { (!is_alive(pid)).then_some(()) };
     eventually(DEADLINE, "the process ends", gone).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_server_refuses_to_publish_is_in_the_status_until_it_is_granted() {
+    let place = Place::new().await;
+    let server = Server::start().await;
+    let token = place.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let (agents, fingerprint, origin) = (server.agents, &server.fingerprint, place.origin.addr());
+    place.write(&format!(
+        "publish:\n  server: \"{agents}\"\n  fingerprint: \"{fingerprint}\"\n  token_file: token\n  tunnels:\n    \
+         shop: {{ to: \"http://{origin}\" }}\n"
+    ));
+    place.start();
+    let published = |state: &'static str| {
+        let place = &place;
+        move || async move {
+            let tunnel = place.json(&["status"])["published"][0].clone();
+            (tunnel["state"] == state).then_some(tunnel)
+        }
+    };
+    let tunnel = eventually(DEADLINE, "that it is refused", published("refused")).await;
+    assert!(tunnel["reason"].as_str().is_some_and(|reason| reason.contains("invalid_token")), "{tunnel}");
+    let table = place.ok(&["status"]);
+    assert!(table.contains("published shop  refused") && table.contains("invalid_token"), "{table}");
+    assert_eq!(place.log().matches("\"event\":\"failed\"").count(), 1, "{}", place.log());
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    eventually(DEADLINE, "that it is published", published("online")).await;
+    // Streams are those that are open, whatever was asked before.
+    for _ in 0..2 {
+        assert_eq!(server.get("shop", "/").await.status, 200);
+    }
+    let streams = |count: u64| {
+        let place = &place;
+        move || async move { (place.json(&["status"])["published"][0]["streams"] == count).then_some(()) }
+    };
+    eventually(DEADLINE, "that none is open", streams(0)).await;
+    let socket = WebSocket::connect(server.public, &server.host("shop"), "/ws").await.expect("it works");
+    eventually(DEADLINE, "an open stream", streams(1)).await;
+    drop(socket);
+    eventually(DEADLINE, "its end", streams(0)).await;
+    assert_eq!(place.json(&["status"])["published"][0]["requests"], 3);
+    place.ok(&["daemon", "stop"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn up_beside_the_daemon_of_the_same_file_says_that_it_is_that_one() {
+    let place = Place::new().await;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("it has one").port();
+    place.write(&format!("forwards:\n{}", place.forward("web", free, "")));
+    place.start();
+    let (_, said) = place.fails(&["up"]);
+    assert!(said.contains("the daemon, which runs this very file"), "{said}");
+    assert!(said.contains("`adit daemon stop`") && !said.contains("which is free"), "{said}");
+    let other = place.home.path().join("other.yaml");
+    std::fs::copy(place.home.path().join("adit.yaml"), &other).expect("a copy");
+    let (_, said) = place.fails(&["up", "-f", &other.display().to_string()]);
+    assert!(said.contains("is taken by adit") && said.contains("which is free"), "{said}");
+    place.ok(&["daemon", "stop"]);
 }
 
 #[tokio::test]

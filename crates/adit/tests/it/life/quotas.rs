@@ -142,7 +142,9 @@ async fn s7_a_name_stays_with_its_account_while_that_is_offline() {
         .await;
     let thief = Publish::with_token(&server, &server.token("other")).http("app1", origin.addr()).spawn();
     assert_ne!(thief.exit_code(DEADLINE).await, Some(0));
-    assert!(thief.process().stderr().contains("belongs to another account"), "{}", thief.process().stderr());
+    let said = thief.process().stderr();
+    assert!(said.contains("belongs to another account") && said.contains("publish.tunnels.NAME.as"), "{said}");
+    assert!(said.contains("names.cooldown") && said.contains("--allow NAME"), "who can change it, and how: {said}");
     owner.start_again().await;
     assert_eq!(server.get("app1", "/").await.status, 200);
 }

@@ -305,13 +305,16 @@ async fn a_token_file_that_is_not_there_changes_nothing() {
 }
 
 #[tokio::test]
-async fn an_agent_that_has_given_up_is_started_again_by_the_next_reload() {
+async fn an_agent_that_is_refused_asks_at_once_when_the_file_is_read_again() {
     let bed = Bed::start().await;
     let server = Server::start().await;
     let token = bed.home.path().join("token");
     write_secret(&token, "adit_nobody").expect("the token file");
     let up = bed.up(&publish(&bed, &server, &[&format!("one: {{ to: \"{WEB}\" }}")])).await;
-    assert_eq!(up.event("failed").await["name"], "publish");
+    let failed = up.event("failed").await;
+    assert_eq!(failed["name"], "publish");
+    // It is tried again by itself, though not soon.
+    assert!(failed["retry_in_ms"].as_u64().is_some_and(|wait| (40_000..=60_000).contains(&wait)), "{failed}");
     write_secret(&token, &server.token("acme")).expect("the token file");
     up.process.signal(Signal::HUP).expect("a signal");
     published(&up, "one").await;
@@ -320,7 +323,7 @@ async fn an_agent_that_has_given_up_is_started_again_by_the_next_reload() {
 }
 
 #[tokio::test]
-async fn a_new_token_file_alone_starts_an_agent_that_has_given_up() {
+async fn a_new_token_file_alone_makes_an_agent_that_is_refused_ask_at_once() {
     let bed = Bed::start().await;
     let server = Server::start().await;
     let token = bed.home.path().join("token");

@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Bed, WEB, gateway};
-use crate::support::{DEADLINE, adit, eventually};
+use crate::support::{DEADLINE, Server, adit, eventually, write_secret};
 
 /// `adit up` as a person runs it.
 fn command(bed: &Bed) -> std::process::Command {
@@ -49,6 +49,30 @@ fn row(screen: &Screen, name: &str) -> Option<String> {
     let lines = screen.lines();
     let at = lines.iter().position(|line| line.split_whitespace().nth(4) == Some(name))?;
     Some(lines[at..].iter().take(3).map(|line| line.trim_start()).collect::<Vec<_>>().join(" "))
+}
+
+#[tokio::test]
+async fn what_a_server_refuses_to_publish_says_so_in_the_table_until_it_is_granted() {
+    let bed = Bed::start().await;
+    let server = Server::start().await;
+    let token = bed.home.path().join("token");
+    write_secret(&token, "adit_nobody").expect("the token file");
+    let (agents, fingerprint) = (server.agents, &server.fingerprint);
+    bed.write(&format!(
+        "publish:\n  server: \"{agents}\"\n  fingerprint: \"{fingerprint}\"\n  token_file: token\n  tunnels:\n    \
+         shop: {{ to: \"{WEB}\" }}\n"
+    ));
+    let terminal = Terminal::open(120, 24).expect("it works");
+    let mut program = terminal.control(&[], &command(&bed)).expect("it works");
+    let refused = |screen: &Screen| row(screen, "shop").is_some_and(|row| row.starts_with("refused"));
+    let screen = shown(&terminal, "the refusal", refused).await;
+    assert!(row(&screen, "shop").unwrap().contains("invalid_token"), "{}", screen.text());
+    assert!(screen.text().contains("asking again in 1 min"), "{}", screen.text());
+    write_secret(&token, &server.token("acme")).expect("the token file");
+    shown(&terminal, "that it is published", |screen| row(screen, "shop").is_some_and(|row| row.starts_with("online")))
+        .await;
+    program.signal(Signal::INT).expect("it works");
+    ended(&mut program).await;
 }
 
 async fn table_at(columns: u16, rows: u16) {

@@ -105,6 +105,8 @@ async fn visitors_reach_a_service_and_each_direction_ends_on_its_own() {
         eventually(SOON, "what came after it is counted", || bed.origin.tally("1") >= 1000).await;
         let closed = |event: &RemoteEvent| matches!(event, RemoteEvent::Closed { name: known, sent, .. } if known == name && *sent == bytes.len() as u64);
         published.until("its bytes are told", closed).await;
+        let opened = |event: &RemoteEvent| matches!(event, RemoteEvent::Opened { name: known } if known == name);
+        assert_eq!(published.said(opened), 2, "each visitor's stream is told while it is open");
     }
 }
 

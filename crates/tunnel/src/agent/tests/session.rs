@@ -1,6 +1,7 @@
 //! Tests of the agent: session.
 use std::os::unix::fs::PermissionsExt as _;
 
+use adit_core::backoff::BackoffSettings;
 use adit_core::diagnose::{Diagnose as _, Fault, exit_code};
 use adit_core::health::HealthSettings;
 use mux::message::{self, GoAway};
@@ -192,6 +193,81 @@ async fn tunnels_refused_for_good_end_the_agent_unless_others_are_published() {
         })
         .await;
     assert_eq!((tunnel.as_str(), retry), ("web", None));
+}
+
+/// Waits that a test has the time for.
+const PATIENCE: BackoffSettings = BackoffSettings {
+    first: Duration::from_millis(20),
+    base: Duration::from_millis(20),
+    growth: 2.0,
+    cap: Duration::from_millis(200),
+};
+
+/// An attempt was refused.
+async fn turned_away(running: &mut Running) -> (String, Duration) {
+    running
+        .event(|event| match event {
+            AgentEvent::Retrying { reason, wait, refused: true, .. } => Some((reason, wait)),
+            _ => None,
+        })
+        .await
+}
+
+#[tokio::test]
+async fn a_patient_agent_asks_again_whose_token_is_refused_ever_more_seldom() {
+    let server = FakeServer::start().await;
+    server.set(|policy| policy.auth_error = Some(refused("invalid_token")));
+    let mut running = start(AgentConfig { patience: Some(PATIENCE), ..config(&server, vec![web(closed())]) });
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let (reason, wait) = turned_away(&mut running).await;
+        assert!(reason.contains("invalid_token"), "{reason}");
+        waits.push(wait.as_millis());
+    }
+    for (wait, most) in waits.iter().zip([20, 40, 80, 160]) {
+        assert!((most * 3 / 4..=most).contains(wait), "{waits:?}");
+    }
+    server.set(|policy| policy.auth_error = None);
+    assert_eq!(running.published().await, "http://app1.test");
+    running.scope.drain();
+    running.end().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_patient_agent_asks_again_when_nothing_was_published_or_its_token_was_revoked() {
+    let server = FakeServer::start().await;
+    server.set(|policy| {
+        policy.refuse.insert("app1".into(), refused("name_taken"));
+    });
+    let mut running = start(AgentConfig { patience: Some(PATIENCE), ..config(&server, vec![web(closed())]) });
+    assert!(turned_away(&mut running).await.0.contains("name_taken"));
+    server.set(|policy| policy.refuse.clear());
+    running.published().await;
+    let message = GoAway { reason: "token_revoked".into(), permanent: true, ..GoAway::default() };
+    server.heard(|heard| heard.lanes.last().cloned()).await.go_away(message);
+    assert!(turned_away(&mut running).await.0.contains("token_revoked"));
+    running.published().await;
+    let message = GoAway { reason: "another agent".into(), permanent: true, ..GoAway::default() };
+    server.heard(|heard| heard.lanes.last().cloned()).await.go_away(message);
+    assert!(matches!(running.end().await, Err(AgentError::Dismissed { .. })), "its successor keeps the names");
+}
+
+#[tokio::test]
+async fn a_patient_agent_asks_again_for_a_tunnel_that_was_refused_beside_others() {
+    let server = FakeServer::start().await;
+    server.set(|policy| {
+        policy.refuse.insert("app1".into(), refused("name_taken"));
+    });
+    let other = tunnel("other", Wanted::Name("app2".into()), closed());
+    let mut running = start(AgentConfig { patience: Some(PATIENCE), ..config(&server, vec![web(closed()), other]) });
+    let refused = |event| match event {
+        AgentEvent::Refused { tunnel, retry: Some(_), .. } => Some(tunnel),
+        _ => None,
+    };
+    assert_eq!(running.event(refused).await, "web");
+    server.set(|policy| policy.refuse.clear());
+    let web = |event| matches!(event, AgentEvent::Published { tunnel, .. } if tunnel == "web").then_some(());
+    running.event(web).await;
 }
 
 #[tokio::test]

@@ -64,8 +64,11 @@ impl End {
 
 /// What carries something, with how much.
 pub(super) fn in_use(running: &Running) -> Vec<String> {
-    let rows = running.snapshot().rows.into_iter().filter(|row| row.streams > 0);
-    rows.map(|row| format!("{} ({} live)", row.name, row.streams)).collect()
+    let snapshot = running.snapshot();
+    let rows = snapshot.rows.iter().map(|row| (&row.name, row.streams));
+    let published = snapshot.published.iter().map(|row| (&row.name, row.streams()));
+    let used = rows.chain(published).filter(|(_, streams)| *streams > 0);
+    used.map(|(name, streams)| format!("{name} ({streams} live)")).collect()
 }
 
 /// What is said to whoever wants something of a daemon that ends.

@@ -42,6 +42,7 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
             details(&mut text, service, verbose);
         }
     }
+    published(&mut text, &status["published"]);
     if let Some(summary) = status.get("summary").filter(|summary| summary["total"] != 0) {
         let count = |key: &str| summary[key].as_u64().unwrap_or(0);
         let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
@@ -102,6 +103,18 @@ fn gateway(text: &mut String, gateway: &Value) {
     }
     for reason in list("failed") {
         let _ = writeln!(text, "gateway failed: {reason}");
+    }
+}
+
+/// What the world can reach, each on a line, and why it cannot below that.
+fn published(text: &mut String, published: &Value) {
+    for tunnel in published.as_array().into_iter().flatten() {
+        let of = |key: &str| tunnel[key].as_str().unwrap_or_default();
+        let url = if of("url").is_empty() { "" } else { "  " };
+        let _ = writeln!(text, "published {}  {}{url}{} → {}", of("name"), of("state"), of("url"), of("target"));
+        if let Some(reason) = tunnel["reason"].as_str() {
+            let _ = writeln!(text, "    {reason}");
+        }
     }
 }
 
@@ -203,6 +216,17 @@ mod tests {
             text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn a_published_tunnel_that_is_refused_says_why() {
+        let status = json!({ "published": [
+            { "name": "shop", "state": "refused", "url": "", "target": "localhost:80", "reason": "the token is unknown" },
+            { "name": "api", "state": "online", "url": "https://api.test", "target": "localhost:81", "reason": null },
+        ] });
+        let text = table(&status, false);
+        assert!(text.contains("published shop  refused → localhost:80\n    the token is unknown\n"), "{text}");
+        assert!(text.contains("published api  online  https://api.test → localhost:81\n"), "{text}");
     }
 
     #[test]

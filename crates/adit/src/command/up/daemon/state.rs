@@ -26,6 +26,7 @@ use super::notify::Notify;
 use super::place::Place;
 use super::presence::Presence;
 use super::status;
+use crate::command::up::publish::TunnelRow;
 use crate::command::up::running::{Change, Running};
 use crate::command::up::source::{Read, Source};
 use crate::command::up::view::View;
@@ -307,6 +308,7 @@ impl Daemon {
         value["daemon"]["ending"] = self.end.json(&running);
         let snapshot = running.snapshot();
         value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
+        value["published"] = snapshot.published.iter().map(TunnelRow::json).collect();
         value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
         value
     }

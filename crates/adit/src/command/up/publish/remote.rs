@@ -1,6 +1,7 @@
 //! What is published at the ports of an SSH server, in the place of a tunnel server.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use ::forward::{RemoteEvent, RemotePort, RemotePorts, SshServers};
@@ -88,17 +89,23 @@ fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
         RemoteEvent::Connected => state.enter(Phase::Connected),
         RemoteEvent::Listening { name, bind, port } => state.set(name, |row| {
             row.url = place(server, bind, *port);
-            row.note.clear();
+            row.open();
         }),
-        RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.note = refused(server, *port)),
+        RemoteEvent::Refused { name, port, .. } => state.set(name, |row| row.hold(true, &refused(server, *port))),
+        RemoteEvent::Opened { name } => state.set(name, |row| {
+            row.live.fetch_add(1, Ordering::Relaxed);
+        }),
         RemoteEvent::Closed { name, received, sent } => state.set(name, |row| {
+            // A visitor that came before the row did is not counted.
+            let less = |live: u64| Some(live.saturating_sub(1));
+            let _ = row.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
             row.requests += 1;
             row.bytes_in += received;
             row.bytes_out += sent;
         }),
         RemoteEvent::Lost { reason, .. } => {
             state.enter(Phase::Connecting);
-            state.note(&format!("offline: {reason}"));
+            state.note(false, &format!("offline: {reason}"));
         }
         _ => {}
     }
