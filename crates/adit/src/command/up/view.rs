@@ -426,8 +426,12 @@ impl View {
     /// Contexts that the file names are not there.
     pub(super) fn missing(&self, problems: &[Problem]) {
         for problem in problems {
+            let text = format!(
+                "{}\nnote: everything else runs; this is looked for again when the kubeconfig changes",
+                problem.to_string().trim_end()
+            );
             self.note(
-                problem.to_string().trim_end(),
+                &text,
                 "missing",
                 || json!({ "key": problem.key, "line": problem.line, "message": problem.message, "hint": problem.hint }),
             );
@@ -843,6 +847,21 @@ mod tests {
         let hint = Some("it has 80".to_owned());
         let told = noted(&[Row { hint, ..row(State::Failed, Some("it does not have a service port 81")) }]);
         assert!(told.contains("port 81") && told.contains("hint: it has 80"), "{told}");
+    }
+
+    #[test]
+    fn a_context_that_is_missing_is_told_with_what_becomes_of_the_rest() {
+        let view = View::start_with(Form::Table, false, None).unwrap();
+        view.missing(&[Problem {
+            file: "adit.yaml".into(),
+            line: 3,
+            column: 1,
+            key: "forwards.web.to".into(),
+            message: "the context `fak` is not in kubeconfig".into(),
+            hint: None,
+        }]);
+        let told = view.notes().join("\n");
+        assert!(told.contains("everything else runs") && told.contains("when the kubeconfig changes"), "{told}");
     }
 
     #[test]
