@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use adit_core::config::gateway::GatewayTls;
 use adit_core::target::Target;
-use forward::{ForwardReport, HealthReport};
+use forward::{Forward, ForwardReport, HealthReport};
 
 use crate::entrances::Entrances;
 use crate::failures::{LastError, later};
@@ -37,6 +37,8 @@ pub struct Row {
     pub took: Option<Duration>,
     /// Why it is not ready, or what is waited for.
     pub reason: Option<String>,
+    /// What to do about that, when it has failed.
+    pub hint: Option<String>,
     /// The cluster that keeps it waiting, when that keeps waiting all that leads there.
     pub outage: Option<Outage>,
     /// What probes of its target say, when it is probed.
@@ -81,6 +83,7 @@ impl Entrances {
             let kind = if entrance.is_empty() { "forward" } else { "port" };
             let mut row = Row::new(spec.name.clone(), kind, entrance, report.target.clone());
             row.set_report(&report);
+            row.set_hint(forward);
             if let Some(traffic) = traffic {
                 row.add_traffic(&traffic);
             } else {
@@ -112,6 +115,7 @@ fn route_row(route: &Route, gateway: Option<u16>) -> Row {
     row.echoes = matches!(config.to, Target::Forward(_));
     if let Some(forward) = &route.forward {
         row.set_report(&forward.report());
+        row.set_hint(forward);
     } else {
         row.state = state_of_plain(route);
     }
@@ -141,6 +145,7 @@ impl Row {
             state: State::Ready,
             took: None,
             reason: None,
+            hint: None,
             outage: None,
             health: None,
             streams: 0,
@@ -160,6 +165,10 @@ impl Row {
         self.reason = detail.filter(|_| state != State::Ready);
         let trouble = report.cluster_trouble().filter(|_| self.reason.is_some()).map(str::to_owned);
         self.outage = trouble.zip(report.context.clone()).map(|(reason, context)| Outage { context, reason });
+    }
+
+    fn set_hint(&mut self, forward: &Forward) {
+        self.hint = (self.state == State::Failed).then(|| forward.hint()).flatten();
     }
 
     fn add_traffic(&mut self, traffic: &Traffic) {

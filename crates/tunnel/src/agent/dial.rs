@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use adit_core::diagnose::chain;
 use mux::frame::{DATA_DEFAULT, FrameType, Limits, flags};
 use mux::message::{self, AuthRequest, AuthResponse, Fault, Join, JoinResponse};
 use runtime::TcpConnect;
@@ -11,7 +12,6 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use super::error::AgentError;
-use super::local::chain;
 use super::settings::AgentConfig;
 use crate::handshake::{self, FrameReader, HandshakeFault};
 use crate::lane::{TlsFault, TlsPipe};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use adit_core::diagnose::chain;
 use http::{Response, StatusCode};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
@@ -14,7 +15,7 @@ use mux::{ErrorCode, Open, StreamKind};
 use runtime::upstream::{H2Fault, UpstreamConnection};
 
 use super::body::{Begin, Progress, RequestBody, discard};
-use super::local::{Local, Served, chain, connect_code};
+use super::local::{Local, Served, connect_code};
 use super::request::{self, is_grpc, is_idempotent};
 use super::tcp;
 use crate::Stream;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use adit_core::diagnose::chain;
 use mux::ErrorCode;
 use mux::message::TunnelKind;
 use runtime::upstream::{Dial, Pool, SharedConnection};
@@ -166,21 +167,6 @@ pub(super) struct Served<'a> {
 /// What a stream is reset with when the local service cannot be reached.
 pub(super) fn connect_code(error: &ConnectError) -> ErrorCode {
     if error.is_timeout() { ErrorCode::Timeout } else { ErrorCode::Connect }
-}
-
-/// An error with all its causes, in one line.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// The agent's table: the only place local targets come from.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_core::config::publish::{HealthCheck, Probe};
+use adit_core::diagnose::chain;
 use adit_core::health::{Health, HealthState};
 use http::header::HOST;
 use runtime::Scope;
@@ -11,7 +12,7 @@ use runtime::upstream::UpstreamConnection;
 
 use super::Shared;
 use super::body::RequestBody;
-use super::local::{Local, chain};
+use super::local::Local;
 use super::settings::LocalProtocol;
 
 /// However many visitors find the service down, it is not probed more often than this for it.

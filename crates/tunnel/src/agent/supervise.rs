@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
-use adit_core::diagnose::Diagnose as _;
+use adit_core::diagnose::{Diagnose as _, chain};
 use mux::ErrorCode;
 use mux::message::{Fault, GoAway, TunnelResult};
 use runtime::Scope;
@@ -214,7 +214,7 @@ impl Supervisor {
     }
 
     fn tell_retrying(&self, server: String, error: &AgentError) {
-        let (reason, wait) = (super::local::chain(error), self.patience);
+        let (reason, wait) = (chain(error), self.patience);
         tracing::debug!(address = %server, %reason, ?wait, "connection attempt failed");
         let refused = error.is_refusal();
         self.shared.tell(AgentEvent::Retrying { server, reason, hint: error.hint(), wait, refused });
@@ -570,7 +570,7 @@ impl Renewal {
                 self.at = Instant::now() + RENEW_PAUSE;
                 return;
             }
-            Err(error) => Some(super::local::chain(&error)),
+            Err(error) => Some(chain(&error)),
         };
         // Nothing new yet: half of what is left, then half of that.
         self.at = renew_at(shared, session, 0.5);

@@ -69,7 +69,8 @@ impl Source {
         };
         // A program that writes a file anew empties it first.
         if text.trim().is_empty() {
-            let hint = "write forwards, a gateway or tunnels, or remove them one by one";
+            let hint = "write what is to run, such as `forwards: { web: { to: \"tcp://127.0.0.1:3000\", listen: 8080 } }`; \
+                        `adit config init` writes a file with examples";
             return Err(Failure::new(Fault::Config, format!("{} is empty", self.path.display()), hint));
         }
         let file = AgentFile::parse(&self.path.display().to_string(), &text, &files::environment)?;

@@ -309,6 +309,7 @@ pub(super) mod tests {
             state: State::Ready,
             took: None,
             reason: None,
+            hint: None,
             outage: None,
             health: None,
             streams: 3,

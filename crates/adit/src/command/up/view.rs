@@ -329,7 +329,8 @@ impl View {
                 after.lost = Some(now);
                 let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
                 self.told_of(row, &why);
-                let text = format!("{name}: lost: {why}");
+                // What is lost is waited for.
+                let text = format!("{name}: lost: {}", why.strip_prefix("waiting: ").unwrap_or(&why));
                 self.record(&text, "lost", || json!({ "name": name, "what": row.kind, "reason": why }));
                 self.show_lost(row, text, now);
                 after.said = Some(why);
@@ -340,15 +341,18 @@ impl View {
             (old, State::Failed) if old != State::Failed || before.reason != row.reason => {
                 let why = row.reason.clone().unwrap_or_else(|| "it cannot be reached".into());
                 self.told_of(row, &why);
-                let text = format!("{name}: {why}");
-                self.record(&text, "failed", || json!({ "name": name, "reason": why }));
+                let hint = row.hint.as_ref().filter(|_| row.outage.is_none());
+                let then = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                let text = format!("{name}: {why}{then}");
+                self.record(&text, "failed", || json!({ "name": name, "reason": why, "hint": hint }));
                 if after.said.as_ref() != Some(&why) {
                     self.show_lost(row, text, now);
                 }
                 after.said = Some(why);
             }
             (_, State::Idle) => {
-                after.said = None;
+                // It was not looked for from here on: nobody knows since when it could have been reached again.
+                (after.said, after.lost) = (None, None);
                 lock(&self.outages).handle_left(name);
             }
             _ => {}
@@ -436,8 +440,12 @@ impl View {
     /// Contexts that the file names are not there.
     pub(super) fn missing(&self, problems: &[Problem]) {
         for problem in problems {
+            let text = format!(
+                "{}\nnote: everything else runs; this is looked for again when the kubeconfig changes",
+                problem.to_string().trim_end()
+            );
             self.note(
-                problem.to_string().trim_end(),
+                &text,
                 "missing",
                 || json!({ "key": problem.key, "line": problem.line, "message": problem.message, "hint": problem.hint }),
             );
@@ -825,6 +833,69 @@ mod tests {
             "changed route r1, route r2, route r3, route r4, route r5 and 2 more; removed route r1"
         );
         assert_eq!(in_words(&Change::default()), "nothing has changed");
+    }
+
+    fn row(state: State, reason: Option<&str>) -> Row {
+        Row {
+            name: "web".into(),
+            kind: "host",
+            echoes: false,
+            entrance: String::new(),
+            target: "k8s://dev/default/service/web:80".into(),
+            pod: Some("web-1".into()),
+            state,
+            took: None,
+            reason: reason.map(str::to_owned),
+            hint: None,
+            outage: None,
+            health: None,
+            streams: 0,
+            opened: 0,
+            bytes_in: 0,
+            bytes_out: 0,
+            last_error: None,
+        }
+    }
+
+    /// What is on a terminal after a row was so, one after the other.
+    fn noted(rows: &[Row]) -> String {
+        let view = View::start_with(Form::Table, false, None).unwrap();
+        let now = Instant::now();
+        rows.iter().fold(None, |told, row| Some(view.compare(row, told, now)));
+        view.notes().join("\n")
+    }
+
+    #[test]
+    fn what_was_not_looked_for_is_back_without_a_time() {
+        let (ready, lost) = (row(State::Ready, None), row(State::Failed, Some("it is away")));
+        let told = noted(&[ready.clone(), lost.clone(), ready.clone()]);
+        assert!(told.contains("web: back after 0.0 s"), "{told}");
+        let told = noted(&[ready.clone(), lost, row(State::Idle, None), ready]);
+        assert!(!told.contains("back after"), "{told}");
+    }
+
+    #[test]
+    fn what_is_lost_is_told_in_one_word_and_what_fails_with_what_to_do() {
+        let told = noted(&[row(State::Ready, None), row(State::Starting, Some("waiting: no pod belongs to it"))]);
+        assert!(told.contains("web: lost: no pod belongs to it"), "{told}");
+        let hint = Some("it has 80".to_owned());
+        let told = noted(&[Row { hint, ..row(State::Failed, Some("it does not have a service port 81")) }]);
+        assert!(told.contains("port 81") && told.contains("hint: it has 80"), "{told}");
+    }
+
+    #[test]
+    fn a_context_that_is_missing_is_told_with_what_becomes_of_the_rest() {
+        let view = View::start_with(Form::Table, false, None).unwrap();
+        view.missing(&[Problem {
+            file: "adit.yaml".into(),
+            line: 3,
+            column: 1,
+            key: "forwards.web.to".into(),
+            message: "the context `fak` is not in kubeconfig".into(),
+            hint: None,
+        }]);
+        let told = view.notes().join("\n");
+        assert!(told.contains("everything else runs") && told.contains("when the kubeconfig changes"), "{told}");
     }
 
     #[test]

@@ -120,6 +120,18 @@ async fn an_agent_that_is_not_to_wait_ends_with_exit_code_4() {
 }
 
 #[tokio::test]
+async fn a_refused_connection_is_told_in_our_words_and_once() {
+    let server = FakeServer::start().await;
+    let mut running = start(AgentConfig { server: closed().to_string(), ..config(&server, vec![]) });
+    let reason = |event| match event {
+        AgentEvent::Retrying { reason, .. } => Some(reason),
+        _ => None,
+    };
+    let reason = running.event(reason).await;
+    assert!(reason.ends_with("refused the connection"), "{reason}");
+}
+
+#[tokio::test]
 async fn another_certificate_than_the_pinned_one_is_refused_with_both_fingerprints() {
     let server = FakeServer::start().await;
     let mut config = config(&server, vec![]);
