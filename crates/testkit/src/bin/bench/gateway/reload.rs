@@ -22,7 +22,7 @@ use crate::runtimes;
 
 /// The route that is another after each change.
 const CHANGED: &str = "changed.localhost";
-/// Routes of the file that stay as they are.
+/// Routes of the file that stay as they are, nearly all of them to a service of a cluster each.
 const ROUTES: usize = 1_000;
 /// Event streams, TLS connections and connections to a port: fifty together.
 const STREAMS: [usize; 3] = [20, 15, 15];
@@ -32,6 +32,14 @@ const CHANGES: usize = 5;
 const QUIET: Duration = Duration::from_millis(200);
 /// How often it is asked whether the change is in force.
 const ASK: Duration = Duration::from_millis(1);
+/// A cluster that nobody asks.
+const KUBECONFIG: &str = "apiVersion: v1
+kind: Config
+current-context: bench
+contexts: [{ name: bench, context: { cluster: bench, user: bench } }]
+clusters: [{ name: bench, cluster: { server: 'http://127.0.0.1:9' } }]
+users: [{ name: bench, user: {} }]
+";
 /// How long anything may take.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -54,7 +62,9 @@ pub(super) fn measure(stand: &Stand, _: Peer, options: &Options) -> Result<Vec<f
     fs::write(&file, at.yaml(stand, 0)).map_err(told)?;
     let mut command = stand.adit(&["up", "-o", "json", "--config"]);
     let start = Instant::now();
-    let process = Process::start(command.arg(&file)).map_err(told)?;
+    let kubeconfig = dir.path().join("kubeconfig");
+    fs::write(&kubeconfig, KUBECONFIG).map_err(told)?;
+    let process = Process::start(command.arg(&file).env("KUBECONFIG", &kubeconfig)).map_err(told)?;
     process.wait_line(DEADLINE, |line| line.contains("\"started\"")).map_err(|error| error.to_string())?;
     let started = start.elapsed();
     let runtime = runtimes::single()?;
@@ -113,7 +123,13 @@ impl At {
             self.port, self.gateway
         );
         for route in 0..ROUTES {
-            let _ = writeln!(text, "    route-{route}.localhost: {{ to: \"http://{http}\" }}");
+            // Those that are used lead to the service; each of the others to a forward of its own, which is never started.
+            let _ = match route < STREAMS[0] {
+                true => writeln!(text, "    route-{route}.localhost: {{ to: \"http://{http}\" }}"),
+                false => {
+                    writeln!(text, "    route-{route}.localhost: {{ to: \"k8s:///default/service/s{route}:80\" }}")
+                }
+            };
         }
         text
     }
