@@ -128,6 +128,7 @@ fn named(file: &AgentFile, forward: &ForwardConfig) -> Option<ForwardSpec> {
     options.settings.start = forward.start;
     options.settings.backoff = forward.backoff;
     options.settings.max_attempts = forward.restart.max_attempts;
+    options.settings.stable_after = forward.restart.window;
     options.balance = forward.balance;
     options.jump = jump(forward.jump.as_ref());
     options.health.clone_from(&forward.health);

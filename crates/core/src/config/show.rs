@@ -120,6 +120,7 @@ fn restart(restart: &RestartConfig) -> Written {
         .with("initial_delay", duration(restart.initial_delay))
         .with("multiplier", Written::bare(&restart.multiplier))
         .with("max_delay", duration(restart.max_delay))
+        .with("window", duration(restart.window))
 }
 
 fn health(health: &HealthConfig) -> Written {

@@ -449,3 +449,23 @@ fn tries_are_counted_from_the_last_connection_that_held() {
     story.lose();
     assert_eq!(story.state(), ForwardState::Failed, "one that did not hold is no success");
 }
+
+#[test]
+fn one_that_is_lost_again_and_again_within_its_window_is_given_up() {
+    let tries = |window: u32| {
+        let settings =
+            ForwardSettings { max_attempts: Some(3), stable_after: window * SECOND, ..ForwardSettings::default() };
+        let mut story = Story::new(ForwardSettings { start: Start::Always, ..settings });
+        for lost in 0..20 {
+            if story.state() == ForwardState::Failed {
+                return lost;
+            }
+            story.wait(15 * SECOND);
+            story.connect();
+            story.wait(60 * SECOND);
+            story.lose();
+        }
+        20
+    };
+    assert_eq!((tries(300), tries(10)), (3, 20));
+}

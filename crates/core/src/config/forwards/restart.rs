@@ -19,6 +19,8 @@ pub struct RestartConfig {
     pub multiplier: f64,
     /// The longest wait of all.
     pub max_delay: Duration,
+    /// What must have held for so long that its tries, and the waits between them, begin anew.
+    pub window: Duration,
 }
 
 impl Default for RestartConfig {
@@ -28,6 +30,7 @@ impl Default for RestartConfig {
             initial_delay: Duration::from_millis(200),
             multiplier: 2.0,
             max_delay: Duration::from_secs(10),
+            window: Duration::from_secs(10),
         }
     }
 }
@@ -51,6 +54,7 @@ pub(super) fn read(section: Section<'_>, base: &RestartConfig) -> RestartConfig 
         initial_delay: section.get("initial_delay", positive_duration).unwrap_or(base.initial_delay),
         multiplier: section.get("multiplier", multiplier).unwrap_or(base.multiplier),
         max_delay: section.get("max_delay", positive_duration).unwrap_or(base.max_delay),
+        window: section.get("window", positive_duration).unwrap_or(base.window),
     };
     if found.max_delay < found.initial_delay && (section.holds("max_delay") || section.holds("initial_delay")) {
         let key = if section.holds("max_delay") { "max_delay" } else { "initial_delay" };

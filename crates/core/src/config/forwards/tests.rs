@@ -38,6 +38,15 @@ fn a_forward_may_be_its_target_alone() {
     assert_eq!(keys("forwards: { f: 'x://' }"), ["forwards.f.to"]);
 }
 
+#[test]
+fn what_must_hold_until_tries_begin_anew_is_ten_seconds_or_as_it_is_written() {
+    assert_eq!(forward("").restart.window, seconds(10));
+    assert_eq!(forward(", restart: { window: 5m }").restart.window, seconds(300));
+    let inherited = good("defaults: { restart: { window: 1m } }\nforwards: { f: 5432 }").forwards.remove(0);
+    assert_eq!(inherited.restart.window, seconds(60));
+    assert_eq!(keys("forwards: { f: { to: 1, restart: { window: 0 } } }"), ["forwards.f.restart.window"]);
+}
+
 const EXAMPLE: &str = r#"
 version: 1
 kubernetes:
