@@ -1,0 +1,202 @@
+//! Drives a source: takes its records into the table, looks through everything now and then, and says when it fails.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::decode::{ConnectionId, Record};
+use crate::names::{self, Names};
+use crate::source::{Counts, Source, SourceError, Way};
+use crate::table::{Limits, Table};
+
+/// How often events are taken when nobody wakes us.
+const TAKE: Duration = Duration::from_millis(100);
+/// How often dead processes are looked for.
+const EXPIRE: Duration = Duration::from_secs(10);
+/// Looking for owners takes at most this part of the time.
+const OWNERS_PART: u32 = 50;
+/// Owners are looked for at least so often, for what hooks have missed.
+const OWNERS_AT_LEAST: Duration = Duration::from_secs(30);
+
+/// What others may read while the agent runs.
+#[derive(Debug)]
+pub struct Shared {
+    table: Mutex<Table>,
+    counts: Mutex<Counts>,
+    way: Way,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    /// What is known of connections.
+    pub fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the source has counted.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How it is found out.
+    #[must_use]
+    pub const fn way(&self) -> &Way {
+        &self.way
+    }
+
+    /// The agent ends within a tenth of a second.
+    pub fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whoever wants to hear of every record; with where its owner runs.
+pub type Listener = Box<dyn FnMut(&Record, Option<&str>) + Send>;
+
+/// Runs on a thread of its own until it is stopped.
+pub struct Agent {
+    source: Box<dyn Source>,
+    shared: Arc<Shared>,
+    names: Names,
+    every: Duration,
+    listener: Option<Listener>,
+    /// Connections whose socket was not there at the last survey.
+    gone: HashSet<ConnectionId>,
+}
+
+impl Agent {
+    /// An agent that surveys connections `every` so often.
+    #[must_use]
+    pub fn new(source: Box<dyn Source>, limits: Limits, every: Duration) -> Self {
+        let way = source.way().clone();
+        let stop = AtomicBool::new(false);
+        let shared = Shared { table: Mutex::new(Table::new(limits)), counts: Mutex::default(), way, stop };
+        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, gone: HashSet::new() }
+    }
+
+    /// The same, with somebody who hears of every record that is no survey's.
+    #[must_use]
+    pub fn with_listener(mut self, listener: Listener) -> Self {
+        self.listener = Some(listener);
+        self
+    }
+
+    /// What others may read.
+    #[must_use]
+    pub fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+
+    /// Works until it is stopped; then everything is detached.
+    ///
+    /// # Errors
+    /// When the source fails.
+    pub fn run(mut self) -> Result<(), SourceError> {
+        let (mut surveyed, mut expired, mut reconciled) = (None::<Duration>, now(), now());
+        let mut owners_every = self.every;
+        while !self.shared.stop.load(Ordering::Relaxed) {
+            let at = now();
+            let is_due = |last: Duration, every: Duration| at.saturating_sub(last) >= every;
+            let unowned = self.shared.table().has_unowned();
+            if is_due(reconciled, if unowned { owners_every } else { OWNERS_AT_LEAST }) {
+                self.source.reconcile()?;
+                reconciled = now();
+                owners_every = self.every.max(reconciled.saturating_sub(at) * OWNERS_PART);
+            }
+            if surveyed.is_none_or(|last| is_due(last, self.every)) {
+                self.survey()?;
+                surveyed = Some(at);
+            } else {
+                self.take()?;
+            }
+            if is_due(expired, EXPIRE) {
+                self.shared.table().expire(at, names::is_alive);
+                expired = at;
+            }
+            self.source.wait(TAKE.min(self.every));
+        }
+        self.take()
+    }
+
+    /// Takes what has happened, once.
+    ///
+    /// # Errors
+    /// When the source fails.
+    pub fn take(&mut self) -> Result<(), SourceError> {
+        let at = now();
+        let Self { source, shared, names, listener, .. } = self;
+        let mut table = shared.table();
+        source.events(&mut |record| note(&mut table, names, listener.as_mut(), at, &record))?;
+        drop(table);
+        let counts = source.counts()?;
+        *shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+        Ok(())
+    }
+
+    /// Looks through everything, once.
+    ///
+    /// # Errors
+    /// When the source fails.
+    pub fn survey(&mut self) -> Result<(), SourceError> {
+        let at = now();
+        let mut gone = HashSet::new();
+        {
+            let Self { source, shared, names, .. } = self;
+            let mut table = shared.table();
+            table.begin_survey();
+            source.survey(&mut |record| {
+                if record.gone {
+                    gone.insert(record.id);
+                } else {
+                    note(&mut table, names, None, at, &record);
+                }
+            })?;
+        }
+        // What ended since is in here; only then is it known whose end was missed.
+        self.take()?;
+        let lost = {
+            let mut table = self.shared.table();
+            let lost = table.end_survey(at);
+            table.handle_tick(at);
+            lost
+        };
+        // Twice: its end may be on its way, or its place taken by a connection that began in between.
+        let twice = gone.intersection(&self.gone).copied();
+        for id in twice.chain(lost) {
+            self.source.forget(id);
+        }
+        self.gone = gone;
+        Ok(())
+    }
+
+    /// The source's own part: for tests, and for whoever drives it in another way.
+    pub fn source(&mut self) -> &mut dyn Source {
+        &mut *self.source
+    }
+}
+
+fn note(table: &mut Table, names: &mut Names, listener: Option<&mut Listener>, at: Duration, record: &Record) {
+    let place = record.owner.and_then(|owner| names.place(&owner));
+    table.handle_record(at, record, place.as_ref());
+    if let Some(listener) = listener {
+        listener(record, place.as_deref());
+    }
+}
+
+/// Since the system started, as the kernel's programs have it.
+#[cfg(target_os = "linux")]
+#[must_use]
+pub fn now() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(time).unwrap_or_default()
+}
+
+/// Since the program started.
+#[cfg(not(target_os = "linux"))]
+#[must_use]
+pub fn now() -> Duration {
+    static BEGUN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    BEGUN.get_or_init(std::time::Instant::now).elapsed()
+}

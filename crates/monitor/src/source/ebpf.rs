@@ -1,0 +1,223 @@
+//! Programs in the kernel: loaded from the object in this program, attached in the best way the kernel permits.
+//!
+//! Nothing is pinned, so everything is gone with the process, however it ends.
+
+mod attach;
+mod iterator;
+
+use std::fs::File;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::{Btf, EbpfLoader};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use self::attach::Attached;
+use super::{Counts, Options, Source, SourceError, Way, rights};
+use crate::decode::{self, ConnectionId, RECORD, Record};
+
+/// Connections kept at the same time, unless asked otherwise: about 12 MB of the kernel's memory.
+pub const CAPACITY: u32 = 65_536;
+/// Bytes of the ring: a third of a second of 20,000 connections a second.
+pub const RING: u32 = 2 * 1024 * 1024;
+/// Whoever waits is woken when this part of the ring is unread.
+const WAKE_PART: u32 = 8;
+
+/// The order is that of `enum count` in `bpf/tcp.bpf.c`.
+const COUNTS: u32 = 9;
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
+
+/// The source.
+pub struct Ebpf {
+    way: Way,
+    connections: HashMap<MapData, u64, [u8; RECORD]>,
+    connections_fd: OwnedFd,
+    events: RingBuf<MapData>,
+    counts: PerCpuArray<MapData, u64>,
+    attached: Attached,
+    undecoded: u64,
+    // Last: links go before programs and maps.
+    _programs: aya::Ebpf,
+}
+
+impl Ebpf {
+    /// Loads and attaches.
+    ///
+    /// # Errors
+    /// [`SourceError`] with what is missing here and what to do about it.
+    pub fn open(options: &Options) -> Result<Self, SourceError> {
+        Self::open_object(OBJECT, options)
+    }
+
+    fn open_object(object: &[u8], options: &Options) -> Result<Self, SourceError> {
+        raise_memory_limit();
+        let facts = rights::Facts::here();
+        let obstacle = |error: &dyn std::error::Error| SourceError::NotPermitted(rights::judge(&facts, &chain(error)));
+        let btf = Btf::from_sys_fs().map_err(|error| obstacle(&error))?;
+        let ring = options.ring.unwrap_or(RING);
+        let capacity = options.capacity.unwrap_or(CAPACITY);
+        let (every_step, wake_at) = (u32::from(options.every_step), u64::from(ring / WAKE_PART));
+        let mut programs = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("every_step", &every_step, true)
+            .override_global("wake_at", &wake_at, true)
+            .map_max_entries("connections", capacity)
+            .map_max_entries("events", ring)
+            .load(object)
+            .map_err(|error| obstacle(&error))?;
+        let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
+        let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
+        if way.chosen("state").is_none() {
+            let said = way.parts.iter().find_map(|part| part.refused.clone()).unwrap_or_default();
+            return Err(SourceError::NotPermitted(rights::judge(&facts, &said)));
+        }
+        way.missing = attach::missing(&way);
+        let mut map = |name: &'static str| {
+            programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
+        };
+        let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
+        let connections = map("connections")?;
+        let connections_fd = match &connections {
+            Map::HashMap(data) => data.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?,
+            _ => return Err(broken(&"it is of another kind")),
+        };
+        let connections = HashMap::try_from(connections).map_err(|error| broken(&error))?;
+        let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
+        let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
+        let mut source =
+            Self { way, connections, connections_fd, events, counts, attached, undecoded: 0, _programs: programs };
+        source.reconcile()?;
+        Ok(source)
+    }
+}
+
+impl Source for Ebpf {
+    fn way(&self) -> &Way {
+        &self.way
+    }
+
+    fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        while let Some(bytes) = self.events.next() {
+            match decode::record(&bytes) {
+                Ok(record) => each(record),
+                Err(error) => {
+                    self.undecoded += 1;
+                    tracing::debug!(%error, "a record could not be read");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        if let Some(program) = self.attached.survey.as_ref() {
+            let link = iterator::over_map(program.as_fd(), self.connections_fd.as_fd());
+            let file = link.map_err(|error| SourceError::broken("the survey of connections", &error))?;
+            return records(file, each, &mut self.undecoded)
+                .map_err(|error| SourceError::broken("the survey of connections", &error));
+        }
+        for entry in self.connections.iter() {
+            // One that went while it was looked for is no failure.
+            let Ok((_, bytes)) = entry else { continue };
+            let mut bytes = bytes;
+            attach::mark_live(&mut bytes);
+            match decode::record(&bytes) {
+                Ok(record) => each(record),
+                Err(_) => self.undecoded += 1,
+            }
+        }
+        Ok(())
+    }
+
+    fn reconcile(&mut self) -> Result<(), SourceError> {
+        let Some(program) = self.attached.files.as_ref() else { return Ok(()) };
+        let run = iterator::over_all(program.as_fd()).and_then(iterator::run);
+        run.map_err(|error| SourceError::broken("the survey of open files", &error))
+    }
+
+    fn counts(&mut self) -> Result<Counts, SourceError> {
+        let mut sums = [0_u64; COUNTS as usize];
+        for (index, sum) in (0..COUNTS).zip(&mut sums) {
+            let values =
+                self.counts.get(&index, 0).map_err(|error| SourceError::broken("the kernel's counts", &error))?;
+            *sum = values.iter().sum();
+        }
+        let [opened, incoming, established, failed, closed, map_full, events_lost, unowned, seen_late] = sums;
+        let undecoded = self.undecoded;
+        Ok(Counts {
+            opened,
+            incoming,
+            established,
+            failed,
+            closed,
+            map_full,
+            events_lost,
+            unowned,
+            seen_late,
+            undecoded,
+        })
+    }
+
+    fn forget(&mut self, id: ConnectionId) {
+        // Its end may have taken it away in between.
+        let _ = self.connections.remove(&id.socket);
+    }
+
+    fn wait(&self, up_to: Duration) {
+        let mut look = [PollFd::new(&self.events, PollFlags::IN)];
+        let up_to = Timespec::try_from(up_to).ok();
+        // A signal ends the wait early, which does no harm.
+        let _ = poll(&mut look, up_to.as_ref());
+    }
+}
+
+/// Reads records from an iterator, as many as fit at a time.
+fn records(mut file: File, each: &mut dyn FnMut(Record), undecoded: &mut u64) -> std::io::Result<()> {
+    use std::io::Read as _;
+    let mut buffer = vec![0; RECORD * 128];
+    let mut have = 0;
+    loop {
+        match file.read(&mut buffer[have..]) {
+            Ok(0) => return Ok(()),
+            Ok(more) => have += more,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(error),
+        }
+        let whole = have - have % RECORD;
+        for bytes in buffer[..whole].chunks_exact(RECORD) {
+            match decode::record(bytes) {
+                Ok(record) => each(record),
+                Err(_) => *undecoded += 1,
+            }
+        }
+        buffer.copy_within(whole..have, 0);
+        have -= whole;
+    }
+}
+
+/// Before 5.11 maps are counted as locked memory. Where that is not so, or not permitted, nothing is lost.
+fn raise_memory_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Memlock);
+    let all = Rlimit { current: None, maximum: None };
+    if setrlimit(Resource::Memlock, all).is_err() {
+        let most = Rlimit { current: limit.maximum, maximum: limit.maximum };
+        let _ = setrlimit(Resource::Memlock, most);
+    }
+}
+
+/// An error with its causes; what the verifier says is for the log.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = cause.source();
+    }
+    text
+}
