@@ -221,7 +221,7 @@ static __inline void read_traffic(struct record *record, struct sock *sk, struct
 	READ(direct, sent, tcp->bytes_sent);
 	READ(direct, again, tcp->bytes_retrans);
 	READ(direct, received, tcp->bytes_received);
-	READ(direct, flags, sk->sk_flags);
+	READ(direct, flags, sk->__sk_common.skc_flags);
 	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
 	if (received && (flags & (1UL << SOCK_DONE)))
 		received--;

@@ -70,7 +70,10 @@ impl Ebpf {
         let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
         if way.chosen("state").is_none() {
-            let said = way.parts.iter().find_map(|part| part.refused.clone()).unwrap_or_default();
+            let state = way.parts.iter().filter(|part| part.purpose == "state");
+            let said: Vec<String> =
+                state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
+            let said = said.join("; ");
             return Err(SourceError::NotPermitted(rights::judge(&facts, &said)));
         }
         way.missing = attach::missing(&way);
