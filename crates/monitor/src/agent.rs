@@ -46,6 +46,12 @@ impl Shared {
         &self.way
     }
 
+    /// Whether it was told to end.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
     /// The agent ends within a tenth of a second.
     pub fn stop(&self) {
         self.stop.store(true, Ordering::Relaxed);
@@ -69,8 +75,10 @@ pub struct Agent {
 impl Agent {
     /// An agent that surveys connections `every` so often.
     #[must_use]
-    pub fn new(source: Box<dyn Source>, limits: Limits, every: Duration) -> Self {
+    pub fn new(source: Box<dyn Source>, mut limits: Limits, every: Duration) -> Self {
         let way = source.way().clone();
+        // What the kernel has room for has room here.
+        limits.connections = limits.connections.max(way.capacity);
         let stop = AtomicBool::new(false);
         let shared = Shared { table: Mutex::new(Table::new(limits)), counts: Mutex::default(), way, stop };
         Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, gone: HashSet::new() }
@@ -96,7 +104,7 @@ impl Agent {
     pub fn run(mut self) -> Result<(), SourceError> {
         let (mut surveyed, mut expired, mut reconciled) = (None::<Duration>, now(), now());
         let mut owners_every = self.every;
-        while !self.shared.stop.load(Ordering::Relaxed) {
+        while !self.shared.is_stopped() {
             let at = now();
             let is_due = |last: Duration, every: Duration| at.saturating_sub(last) >= every;
             let unowned = self.shared.table().has_unowned();

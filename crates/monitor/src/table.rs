@@ -69,7 +69,7 @@ pub struct Times {
 /// What had no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflow {
-    /// Connections.
+    /// Records of open connections.
     pub connections: u64,
     /// Processes.
     pub processes: u64,
@@ -197,6 +197,11 @@ impl Table {
     pub fn handle_record(&mut self, now: Duration, record: &Record, place: Option<&Arc<str>>) {
         let mut connection = match self.connections.remove(&record.id) {
             Some(known) => known,
+            None if record.ended.is_none() && self.connections.len() >= self.limits.connections => {
+                // It is counted when it ends.
+                self.overflow.connections += 1;
+                return;
+            }
             None => self.begin(now, record),
         };
         connection.survey = self.survey;
@@ -211,12 +216,8 @@ impl Table {
         self.carry(now, &mut connection);
         match record.ended {
             Some((_, end)) => self.end(now, &connection, end),
-            None if self.connections.len() < self.limits.connections => {
-                self.connections.insert(record.id, connection);
-            }
             None => {
-                self.overflow.connections += 1;
-                self.leave(now, &connection);
+                self.connections.insert(record.id, connection);
             }
         }
     }
@@ -550,4 +551,4 @@ pub const fn service(port: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -27,7 +27,8 @@ pub struct SockDiag {
     known: HashMap<u64, Known>,
     owners: HashMap<u64, Option<Owner>>,
     listening: HashSet<u16>,
-    ended: Vec<Record>,
+    /// What has happened since it was taken: beginnings and ends.
+    events: Vec<Record>,
     counts: Counts,
     first: bool,
     buffer: Vec<u8>,
@@ -36,6 +37,7 @@ pub struct SockDiag {
 struct Known {
     record: Record,
     seen: bool,
+    told: bool,
 }
 
 impl SockDiag {
@@ -62,7 +64,7 @@ impl SockDiag {
             known: HashMap::new(),
             owners: HashMap::new(),
             listening: HashSet::new(),
-            ended: Vec::new(),
+            events: Vec::new(),
             counts: Counts::default(),
             first: true,
             buffer: vec![0; BUFFER],
@@ -129,7 +131,7 @@ impl SockDiag {
                 counts.opened += 1;
             }
             let opened = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
-            Known { record: record(socket, opened, incoming, first), seen: true }
+            Known { record: record(socket, opened, incoming, first), seen: true, told: first }
         });
         known.seen = true;
         let before = known.record;
@@ -137,6 +139,9 @@ impl SockDiag {
             owner: owner.or(before.owner),
             ..record(socket, before.id.opened, before.incoming, before.seen_late)
         };
+        if !first && !std::mem::replace(&mut known.told, true) {
+            self.events.push(Record { step: Step::Established, ..known.record });
+        }
         known.record
     }
 }
@@ -147,7 +152,7 @@ impl Source for SockDiag {
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        self.ended.drain(..).for_each(each);
+        self.events.drain(..).for_each(each);
         Ok(())
     }
 
@@ -166,12 +171,12 @@ impl Source for SockDiag {
             each(self.note(socket, at));
         }
         self.first = false;
-        let ended = &mut self.ended;
+        let events = &mut self.events;
         let counts = &mut self.counts;
         self.known.retain(|_, known| {
             if !std::mem::take(&mut known.seen) {
                 counts.closed += 1;
-                ended.push(Record {
+                events.push(Record {
                     step: Step::Ended,
                     state: State::Closed,
                     ended: Some((at, End::Unseen)),
