@@ -96,6 +96,10 @@ struct sock {
 	__u16 sk_protocol;
 };
 
+struct inet_sock {
+	__be16 inet_sport;
+};
+
 struct minmax_sample {
 	__u32 t;
 	__u32 v;

@@ -319,9 +319,13 @@ static __inline void ended(struct sock *sk, int last, const int direct)
 	known->last_state = last;
 	read_tcp(known, sk, direct);
 	if (last == SYN_SENT) {
-		READ(direct, known->local_port, sk->__sk_common.skc_num);
+		__be16 port = 0;
+
+		/* Its number is given back already; here it still stands. */
+		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
+		known->local_port = (__u16)((port << 8) | (port >> 8));
 		/* connect found no free port: it says so to the process, and leaves nothing at the socket. */
-		if (!error && !known->local_port)
+		if (!error && !port)
 			error = EADDRNOTAVAIL;
 	} else if (!error && (last == ESTABLISHED || last == CLOSE_WAIT)) {
 		/* Closed with data unread or without lingering: in the context of the process that closed. */
