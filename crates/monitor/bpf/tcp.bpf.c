@@ -78,7 +78,30 @@ struct record {
 	__u8 last_state;
 	__u8 kind;
 	__u8 flags;
-	__u8 spare[5];
+	/* Whether userspace has heard of it. */
+	__u8 told;
+	__u8 spare[4];
+	char comm[16];
+};
+
+/* A process, and what was added up for it. The layout is known to src/decode.rs. */
+struct process {
+	__u64 start;
+	__u32 pid;
+	__u32 spare;
+};
+
+struct sums {
+	__u64 opened;
+	__u64 incoming;
+	__u64 failed;
+	__u64 closed;
+	__u64 sent;
+	__u64 received;
+	__u64 retransmits;
+	__u64 cgroup;
+	__u32 uid;
+	__u32 spare;
 	char comm[16];
 };
 
@@ -92,8 +115,7 @@ enum count {
 	COUNT_RING_FULL,
 	COUNT_UNOWNED,
 	COUNT_SEEN_LATE,
-	COUNT_WAITING_IN,
-	COUNT_WAITING_OUT,
+	COUNT_FOLDED,
 	COUNTS,
 };
 
@@ -108,6 +130,13 @@ struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 2097152);
 } events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct process);
+	__type(value, struct sums);
+} folded SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -150,17 +179,64 @@ static __inline void submit(struct record *slot)
 	bpf_ringbuf_submit(slot, flags);
 }
 
-static __inline void tell(const struct record *record, enum kind kind)
+static __inline int tell(const struct record *record, enum kind kind)
 {
 	struct record *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
 
-	if (!slot) {
-		count(COUNT_RING_FULL);
-		return;
-	}
+	if (!slot)
+		return 0;
 	*slot = *record;
 	slot->kind = kind;
 	submit(slot);
+	return 1;
+}
+
+/* A step before the end: when it finds no room, the end tells all of it once more. */
+static __inline void tell_step(struct record *record, enum kind kind)
+{
+	if (!every_step)
+		return;
+	if (tell(record, kind))
+		record->told = 1;
+	else
+		count(COUNT_RING_FULL);
+}
+
+/*
+ * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
+ * done; else only how it ended is lost, as the next survey does not find it.
+ */
+static __inline void fold(const struct record *record)
+{
+	struct process process = {};
+	struct sums zero = {}, *sums;
+
+	process.start = record->process_start;
+	process.pid = record->pid;
+	if (record->told || !record->pid) {
+		count(COUNT_RING_FULL);
+		return;
+	}
+	sums = bpf_map_lookup_elem(&folded, &process);
+	if (!sums) {
+		zero.uid = record->uid;
+		zero.cgroup = record->cgroup;
+		__builtin_memcpy(zero.comm, record->comm, sizeof(zero.comm));
+		/* Another processor may have been quicker. */
+		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
+		sums = bpf_map_lookup_elem(&folded, &process);
+		if (!sums) {
+			count(COUNT_RING_FULL);
+			return;
+		}
+	}
+	count(COUNT_FOLDED);
+	if (!(record->flags & SEEN_LATE))
+		__sync_fetch_and_add(record->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
+	__sync_fetch_and_add(record->last_state == SYN_SENT ? &sums->failed : &sums->closed, 1);
+	__sync_fetch_and_add(&sums->sent, record->sent);
+	__sync_fetch_and_add(&sums->received, record->received);
+	__sync_fetch_and_add(&sums->retransmits, record->retransmits);
 }
 
 /* The process that runs now, by the leader of its threads. */
@@ -255,10 +331,9 @@ static __inline void opened(struct sock *sk, const int direct)
 	read_netns(&record, sk, direct);
 	own_current(&record);
 	count(COUNT_OPENED);
+	tell_step(&record, OPENED);
 	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
 		count(COUNT_MAP_FULL);
-	if (every_step)
-		tell(&record, OPENED);
 }
 
 static __inline void established(struct sock *sk, const int direct)
@@ -273,8 +348,7 @@ static __inline void established(struct sock *sk, const int direct)
 		known->state = ESTABLISHED;
 		/* Its own address and port may have been chosen after it was seen first. */
 		read_ends(known, sk, direct);
-		if (every_step)
-			tell(known, OPEN_DONE);
+		tell_step(known, OPEN_DONE);
 		return;
 	}
 	struct record record = {};
@@ -286,10 +360,9 @@ static __inline void established(struct sock *sk, const int direct)
 	read_ends(&record, sk, direct);
 	read_netns(&record, sk, direct);
 	count(COUNT_INCOMING);
+	tell_step(&record, OPEN_DONE);
 	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
 		count(COUNT_MAP_FULL);
-	if (every_step)
-		tell(&record, OPEN_DONE);
 }
 
 /* The last of a connection: one record with everything, whatever way it was seen. */
@@ -297,7 +370,8 @@ static __inline void forget(struct record *known, __u64 key)
 {
 	if (!known->pid)
 		count(COUNT_UNOWNED);
-	tell(known, ENDED);
+	if (!tell(known, ENDED))
+		fold(known);
 	bpf_map_delete_elem(&connections, &key);
 }
 
@@ -337,10 +411,8 @@ static __inline void ended(struct sock *sk, int last, const int direct)
 	}
 	known->error = error;
 	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket. */
-	if (!known->pid && last != SYN_SENT) {
-		count(COUNT_WAITING_IN);
+	if (!known->pid && last != SYN_SENT)
 		return;
-	}
 	forget(known, key);
 }
 
@@ -356,8 +428,7 @@ static __inline void halved(struct sock *sk, int state)
 	if (!known->pid && (state == FIN_WAIT1 || state == LAST_ACK)) {
 		known->flags |= BY_CLOSE;
 		own_current(known);
-		if (every_step)
-			tell(known, CLAIMED);
+		tell_step(known, CLAIMED);
 	}
 }
 
@@ -401,8 +472,8 @@ static __inline int accepted(struct sock *sk)
 	own_current(known);
 	if (known->ended)
 		forget(known, key);
-	else if (every_step)
-		tell(known, CLAIMED);
+	else
+		tell_step(known, CLAIMED);
 	return 0;
 }
 
@@ -507,7 +578,6 @@ static __inline int destroyed(__u64 key)
 
 	if (!known || !known->ended)
 		return 0;
-	count(COUNT_WAITING_OUT);
 	if (!known->pid) {
 		known->flags |= BY_CLOSE;
 		own_current(known);
@@ -585,16 +655,14 @@ int files(struct task_file_context *ctx)
 	groups = task->cgroups;
 	READ(0, record.cgroup, groups->dfl_cgrp->kn->id);
 	if (known && record.ended) {
-		count(COUNT_WAITING_OUT);
 		forget(&record, key);
 		return 0;
 	}
 	if (!known)
 		count(COUNT_SEEN_LATE);
+	tell_step(&record, CLAIMED);
 	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
 		count(COUNT_MAP_FULL);
-	else if (every_step)
-		tell(&record, CLAIMED);
 	return 0;
 }
 
@@ -609,6 +677,7 @@ int live(struct map_elem_context *ctx)
 
 	if (!known)
 		return 0;
+	known->told = 1;
 	record = *known;
 	record.kind = LIVE;
 	sk = (struct sock *)record.socket;

@@ -19,6 +19,10 @@ const OWNERS_PART: u32 = 50;
 /// Owners are looked for at least so often, for what hooks have missed.
 const OWNERS_AT_LEAST: Duration = Duration::from_secs(30);
 
+/// The agent's own priority: before ordinary work, as it does little.
+#[cfg(target_os = "linux")]
+const PRIORITY: i32 = -10;
+
 /// What others may read while the agent runs.
 #[derive(Debug)]
 pub struct Shared {
@@ -102,6 +106,7 @@ impl Agent {
     /// # Errors
     /// When the source fails.
     pub fn run(mut self) -> Result<(), SourceError> {
+        come_first();
         let (mut surveyed, mut expired, mut reconciled) = (None::<Duration>, now(), now());
         let mut owners_every = self.every;
         while !self.shared.is_stopped() {
@@ -125,7 +130,8 @@ impl Agent {
             }
             self.source.wait(TAKE.min(self.every));
         }
-        self.take()
+        self.take()?;
+        self.take_folded(now())
     }
 
     /// Takes what has happened, once.
@@ -176,7 +182,18 @@ impl Agent {
             self.source.forget(id);
         }
         self.gone = gone;
+        self.take_folded(at)?;
         Ok(())
+    }
+
+    /// What there were too many of to be told singly.
+    fn take_folded(&mut self, at: Duration) -> Result<(), SourceError> {
+        let Self { source, shared, names, .. } = self;
+        let mut table = shared.table();
+        source.folded(&mut |folded| {
+            let place = names.place(&folded.owner);
+            table.handle_folded(at, &folded, place.as_ref());
+        })
     }
 
     /// The source's own part: for tests, and for whoever drives it in another way.
@@ -192,6 +209,17 @@ fn note(table: &mut Table, names: &mut Names, listener: Option<&mut Listener>, a
         listener(record, place.as_deref());
     }
 }
+
+/// On a busy system this thread must get its turn, or events find no room. Where that is not permitted it goes as it
+/// goes, and what is lost is counted.
+#[cfg(target_os = "linux")]
+fn come_first() {
+    // Of this thread alone: that is what Linux means by no process.
+    let _ = rustix::process::setpriority_process(None, PRIORITY);
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn come_first() {}
 
 /// Since the system started, as the kernel's programs have it.
 #[cfg(target_os = "linux")]

@@ -8,6 +8,9 @@ use std::time::Duration;
 /// Bytes of a record.
 pub const RECORD: usize = 152;
 
+/// Nanoseconds in a hundredth of a second, the unit of /proc.
+const TICK: u64 = 10_000_000;
+
 const AF_INET: u8 = 2;
 const AF_INET6: u8 = 10;
 
@@ -296,6 +299,73 @@ impl Record {
     }
 }
 
+/// What was added up for a process in the kernel, as single records found no room.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Folded {
+    /// Whose connections they were.
+    pub owner: Owner,
+    /// Connections that it asked for.
+    pub opened: u64,
+    /// Connections that others asked for.
+    pub incoming: u64,
+    /// Connections that never came to be.
+    pub failed: u64,
+    /// Connections that were there and are over.
+    pub closed: u64,
+    /// Bytes of data sent.
+    pub sent: u64,
+    /// Bytes of data received.
+    pub received: u64,
+    /// Packets sent again.
+    pub retransmits: u64,
+}
+
+impl Folded {
+    /// What is more than before.
+    #[must_use]
+    pub const fn since(&self, before: &Self) -> Self {
+        Self {
+            owner: self.owner,
+            opened: self.opened.saturating_sub(before.opened),
+            incoming: self.incoming.saturating_sub(before.incoming),
+            failed: self.failed.saturating_sub(before.failed),
+            closed: self.closed.saturating_sub(before.closed),
+            sent: self.sent.saturating_sub(before.sent),
+            received: self.received.saturating_sub(before.received),
+            retransmits: self.retransmits.saturating_sub(before.retransmits),
+        }
+    }
+}
+
+/// Bytes of a process and of what was added up for it: `struct process` and `struct sums` of `bpf/tcp.bpf.c`.
+pub const PROCESS: usize = 16;
+/// See [`PROCESS`].
+pub const SUMS: usize = 88;
+
+/// Reads what was added up for a process.
+#[must_use]
+pub fn folded(process: &[u8; PROCESS], sums: &[u8; SUMS]) -> Folded {
+    let number = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| sums[at + i]));
+    let pid = u32::from_ne_bytes([process[8], process[9], process[10], process[11]]);
+    let start = u64::from_ne_bytes(std::array::from_fn(|i| process[i])) / TICK;
+    Folded {
+        owner: Owner {
+            process: ProcessId { pid, start },
+            command: Command(std::array::from_fn(|i| sums[72 + i])),
+            user: Some(u32::from_ne_bytes([sums[64], sums[65], sums[66], sums[67]])),
+            cgroup: number(56),
+            by: OwnedBy::Connect,
+        },
+        opened: number(0),
+        incoming: number(8),
+        failed: number(16),
+        closed: number(24),
+        sent: number(32),
+        received: number(40),
+        retransmits: number(48),
+    }
+}
+
 /// Bytes that are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DecodeError {
@@ -373,8 +443,6 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
 }
 
 fn owner(pid: u32, start: u64, user: u32, cgroup: u64, flags: u8, bytes: &[u8; RECORD]) -> Option<Owner> {
-    /// Hundredths of a second, the unit of /proc.
-    const TICK: u64 = 10_000_000;
     let by = match flags {
         flags if flags & BY_ACCEPT != 0 => OwnedBy::Accept,
         flags if flags & BY_CLOSE != 0 => OwnedBy::Close,

@@ -216,6 +216,11 @@ fn of_monitor(registry: &mut Registry, table: &Table, counts: &Counts, way: &Way
     }
     registry.register("adit_monitor_lost", "What was not seen, or found no room", lost);
     registry.register(
+        "adit_monitor_folded",
+        "Ends of connections that were added up by process because there were too many",
+        counter(counts.folded),
+    );
+    registry.register(
         "adit_monitor_seen_late",
         "Connections that are older than the monitor",
         counter(counts.seen_late),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use adit_core::diagnose::{Diagnose, Fault};
 
-use crate::decode::{ConnectionId, Record};
+use crate::decode::{ConnectionId, Folded, Record};
 
 #[cfg(all(has_object, feature = "ebpf"))]
 pub mod ebpf;
@@ -36,6 +36,14 @@ pub trait Source: Send {
     /// # Errors
     /// When the system does not tell any more.
     fn reconcile(&mut self) -> Result<(), SourceError> {
+        Ok(())
+    }
+
+    /// What was added up in the place of single records since the last time, because there were too many.
+    ///
+    /// # Errors
+    /// When the system does not tell any more.
+    fn folded(&mut self, _each: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
         Ok(())
     }
 
@@ -116,6 +124,8 @@ pub struct Counts {
     pub unowned: u64,
     /// Connections that are older than the monitor.
     pub seen_late: u64,
+    /// Records that were added up instead.
+    pub folded: u64,
     /// Records that could not be read.
     pub undecoded: u64,
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 pub use self::histogram::Histogram;
 pub use self::sums::{Rate, Sums};
-use crate::decode::{Command, ConnectionId, End, Owner, ProcessId, Record, Step};
+use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, Step};
 
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
 /// seconds has seen the last of it.
@@ -219,6 +219,24 @@ impl Table {
             None => {
                 self.connections.insert(record.id, connection);
             }
+        }
+    }
+
+    /// Takes what was added up in the place of single records; it has no remotes, no times and no ends of its own.
+    pub fn handle_folded(&mut self, now: Duration, folded: &Folded, place: Option<&Arc<str>>) {
+        let add = |sums: &mut Sums| sums.add(folded);
+        add(&mut self.totals);
+        add(label(&mut self.commands, self.limits.labels, &folded.owner.command.text()));
+        if let Some(place) = place {
+            add(label(&mut self.places, self.limits.labels, place));
+        }
+        add(self.ports.entry(OTHER).or_default());
+        match self.process(now, &folded.owner, place.cloned()) {
+            Some(process) => {
+                process.sums.add(folded);
+                process.last_seen = now;
+            }
+            None => self.overflow.processes += 1,
         }
     }
 

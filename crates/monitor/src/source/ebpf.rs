@@ -15,7 +15,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::attach::Attached;
 use super::{Counts, Options, Source, SourceError, Way, rights};
-use crate::decode::{self, ConnectionId, RECORD, Record};
+use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
+use crate::names;
 
 /// Connections kept at the same time, unless asked otherwise: about 12 MB of the kernel's memory.
 pub const CAPACITY: u32 = 65_536;
@@ -25,7 +26,7 @@ pub const RING: u32 = 2 * 1024 * 1024;
 const WAKE_PART: u32 = 8;
 
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
-const COUNTS: u32 = 9;
+const COUNTS: u32 = 10;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
 
@@ -36,6 +37,10 @@ pub struct Ebpf {
     connections_fd: OwnedFd,
     events: RingBuf<MapData>,
     counts: PerCpuArray<MapData, u64>,
+    folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
+    /// What was taken of that already, and the count of all then.
+    taken: std::collections::HashMap<ProcessId, Folded>,
+    folded_count: u64,
     attached: Attached,
     undecoded: u64,
     // Last: links go before programs and maps.
@@ -89,8 +94,20 @@ impl Ebpf {
         let connections = HashMap::try_from(connections).map_err(|error| broken(&error))?;
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
-        let mut source =
-            Self { way, connections, connections_fd, events, counts, attached, undecoded: 0, _programs: programs };
+        let folded = HashMap::try_from(map("folded")?).map_err(|error| broken(&error))?;
+        let mut source = Self {
+            way,
+            connections,
+            connections_fd,
+            events,
+            counts,
+            folded,
+            taken: std::collections::HashMap::new(),
+            folded_count: 0,
+            attached,
+            undecoded: 0,
+            _programs: programs,
+        };
         source.reconcile()?;
         Ok(source)
     }
@@ -140,6 +157,32 @@ impl Source for Ebpf {
         run.map_err(|error| SourceError::broken("the survey of open files", &error))
     }
 
+    fn folded(&mut self, each: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
+        let count = self.counts()?.folded;
+        if count == self.folded_count {
+            return Ok(());
+        }
+        self.folded_count = count;
+        let mut dead = Vec::new();
+        for entry in self.folded.iter() {
+            // One that went while it was looked for is no failure.
+            let Ok((process, sums)) = entry else { continue };
+            let all = decode::folded(&process, &sums);
+            let more = self.taken.insert(all.owner.process, all).map_or(all, |before| all.since(&before));
+            if more.opened + more.incoming + more.failed + more.closed > 0 {
+                each(more);
+            } else if !names::is_alive(all.owner.process) {
+                dead.push((process, all.owner.process));
+            }
+        }
+        for (process, id) in dead {
+            // Nothing can be added any more: there is room again.
+            let _ = self.folded.remove(&process);
+            self.taken.remove(&id);
+        }
+        Ok(())
+    }
+
     fn counts(&mut self) -> Result<Counts, SourceError> {
         let mut sums = [0_u64; COUNTS as usize];
         for (index, sum) in (0..COUNTS).zip(&mut sums) {
@@ -147,7 +190,7 @@ impl Source for Ebpf {
                 self.counts.get(&index, 0).map_err(|error| SourceError::broken("the kernel's counts", &error))?;
             *sum = values.iter().sum();
         }
-        let [opened, incoming, established, failed, closed, map_full, events_lost, unowned, seen_late] = sums;
+        let [opened, incoming, established, failed, closed, map_full, events_lost, unowned, seen_late, folded] = sums;
         let undecoded = self.undecoded;
         Ok(Counts {
             opened,
@@ -159,6 +202,7 @@ impl Source for Ebpf {
             events_lost,
             unowned,
             seen_late,
+            folded,
             undecoded,
         })
     }

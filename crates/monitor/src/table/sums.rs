@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decode::{End, Record};
+use crate::decode::{End, Folded, Record};
 
 /// Sums that only grow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +44,14 @@ impl Sums {
         self.sent = self.sent.wrapping_add(sent);
         self.received = self.received.wrapping_add(received);
         self.retransmits = self.retransmits.wrapping_add(retransmits);
+    }
+
+    pub(super) const fn add(&mut self, more: &Folded) {
+        self.opened += more.opened;
+        self.incoming += more.incoming;
+        self.failed += more.failed;
+        self.closed += more.closed;
+        self.carry(more.sent, more.received, more.retransmits);
     }
 
     pub(super) const fn end(&mut self, end: End) {

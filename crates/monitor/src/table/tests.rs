@@ -181,6 +181,27 @@ fn rates_are_of_the_time_between_two_looks() {
 }
 
 #[test]
+fn what_was_added_up_in_the_kernel_is_in_the_sums() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &live(1, 7), None);
+    let folded = Folded {
+        owner: owner(7, 1),
+        opened: 5,
+        incoming: 0,
+        failed: 2,
+        closed: 3,
+        sent: 10,
+        received: 20,
+        retransmits: 1,
+    };
+    table.handle_folded(SECOND, &folded, Some(&"host".into()));
+    let sums = Sums { opened: 6, failed: 2, closed: 3, sent: 10, received: 20, retransmits: 1, ..Sums::default() };
+    assert_eq!((only(&table).sums, *table.totals(), only(&table).open), (sums, sums, 1));
+    assert_eq!(folded.since(&folded).opened, 0);
+    assert_eq!(table.places().map(|(place, sums)| (place, sums.opened)).collect::<Vec<_>>(), [("host", 5)]);
+}
+
+#[test]
 fn a_remote_is_an_address_with_the_port_of_the_service() {
     let mut table = Table::default();
     let incoming = Record {
