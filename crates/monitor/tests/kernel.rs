@@ -2,6 +2,7 @@
 //! test says loudly that it was skipped.
 
 #![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "all of it is test code")]
 
 #[path = "kernel/bad_days.rs"]
 mod bad_days;
