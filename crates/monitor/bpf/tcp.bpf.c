@@ -2,10 +2,14 @@
 /*
  * TCP connections as the kernel sees them.
  *
- * A connection is kept in `connections` by the address of its socket, from its first state to its last. Its owner is
- * the process that called connect or accept; a change of state that a packet causes runs in the context of whichever
+ * What must be known of a connection before its end is kept beside its socket: when it was opened and established, and
+ * whose it is. The rest is read from the socket when it is told, at the end or when userspace asks. The owner is the
+ * process that called connect or accept; a change of state that a packet causes runs in the context of whichever
  * process was interrupted, so it never says who owns what. Every way to attach ends in `on_state` and `claim`, so that
  * each gives the same.
+ *
+ * Where the kernel knows the type of the socket (`typed`) its fields are plain loads and what is kept hangs on the socket
+ * itself: quicker, and it goes with it. Elsewhere fields are copied out, and what is kept is in a map of stated size.
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
@@ -52,7 +56,31 @@ enum flag {
 	ABORTED = 64,
 };
 
-/* The layout is known to src/record.rs. No holes. */
+/* The process that has a connection. */
+struct owner {
+	__u64 start;
+	__u64 cgroup;
+	__u32 pid;
+	__u32 uid;
+	char comm[16];
+};
+
+/* What is kept of a connection while it lives. */
+struct kept {
+	__u64 opened;
+	__u64 established;
+	__u64 ended;
+	struct owner owner;
+	__u16 local_port;
+	__u16 error;
+	__u8 state;
+	__u8 last_state;
+	__u8 flags;
+	/* Whether userspace has heard of it. */
+	__u8 told;
+};
+
+/* What userspace reads. The layout is known to src/decode.rs. No holes. */
 struct record {
 	__u64 socket;
 	__u64 opened;
@@ -60,10 +88,7 @@ struct record {
 	__u64 ended;
 	__u64 sent;
 	__u64 received;
-	__u64 process_start;
-	__u64 cgroup;
-	__u32 pid;
-	__u32 uid;
+	struct owner owner;
 	__u32 netns;
 	__u32 srtt;
 	__u32 min_rtt;
@@ -78,10 +103,7 @@ struct record {
 	__u8 last_state;
 	__u8 kind;
 	__u8 flags;
-	/* Whether userspace has heard of it. */
-	__u8 told;
-	__u8 spare[4];
-	char comm[16];
+	__u8 spare[5];
 };
 
 /* A process, and what was added up for it. The layout is known to src/decode.rs. */
@@ -99,10 +121,7 @@ struct sums {
 	__u64 sent;
 	__u64 received;
 	__u64 retransmits;
-	__u64 cgroup;
-	__u32 uid;
-	__u32 spare;
-	char comm[16];
+	struct owner owner;
 };
 
 enum count {
@@ -119,11 +138,20 @@ enum count {
 	COUNTS,
 };
 
+/* What hangs on sockets whose type the kernel knows; there is room for as many as there are sockets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, int);
+	__type(value, struct kept);
+} sockets SEC(".maps");
+
+/* The same for others, by the address of the socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
 	__type(key, __u64);
-	__type(value, struct record);
+	__type(value, struct kept);
 } connections SEC(".maps");
 
 struct {
@@ -140,64 +168,224 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTS);
+	__uint(max_entries, 1);
 	__type(key, __u32);
-	__type(value, __u64);
+	__type(value, __u64[COUNTS]);
 } counts SEC(".maps");
 
 /* Set before loading: whether every step is an event, or the end of a connection alone. */
 const volatile __u32 every_step = 0;
-/* Whoever waits for events is woken when so many bytes are unread. */
-const volatile __u64 wake_at = 262144;
 
-static __inline void count(__u32 which)
+static __inline void count(const enum count which)
 {
-	__u64 *value = bpf_map_lookup_elem(&counts, &which);
+	__u32 first = 0;
+	__u64 *all = bpf_map_lookup_elem(&counts, &first);
 
-	if (value)
-		*value += 1;
+	if (all)
+		all[which] += 1;
 }
 
-/*
- * Reads a field. Where the kernel knows the type of the pointer (`direct`) it is a plain load: quicker, and permitted
- * where reading kernel memory is not.
- */
-#define READ(direct, to, field)                                                                          \
+/* Reads a field: a plain load where the type is known, permitted even where reading kernel memory is not. */
+#define READ(typed, to, field)                                                                           \
 	do {                                                                                             \
-		if (direct)                                                                              \
+		if (typed)                                                                               \
 			(to) = (field);                                                                  \
 		else                                                                                     \
 			bpf_probe_read_kernel(&(to), sizeof(to), __builtin_preserve_access_index(&(field))); \
 	} while (0)
 
-static __inline void submit(struct record *slot)
+static __inline __u16 swapped(__be16 port)
 {
-	__u64 flags = BPF_RB_NO_WAKEUP;
-
-	if (every_step || bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) >= wake_at)
-		flags = BPF_RB_FORCE_WAKEUP;
-	bpf_ringbuf_submit(slot, flags);
+	return (__u16)((port << 8) | (port >> 8));
 }
 
-static __inline int tell(const struct record *record, enum kind kind)
-{
-	struct record *slot = bpf_ringbuf_reserve(&events, sizeof(*slot), 0);
+/* ---- what is kept ---- */
 
-	if (!slot)
+static __inline struct kept *known(struct sock *sk, const int typed)
+{
+	__u64 key = (__u64)sk;
+
+	if (typed)
+		return bpf_sk_storage_get(&sockets, sk, NULL, 0);
+	return bpf_map_lookup_elem(&connections, &key);
+}
+
+/* What is kept of a connection from now on; whatever was there before was of one that is over. */
+static __inline struct kept *begun(struct sock *sk, const struct kept *kept, const int typed)
+{
+	__u64 key = (__u64)sk;
+	struct kept *place;
+
+	if (typed) {
+		place = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
+		if (place)
+			*place = *kept;
+		else
+			count(COUNT_MAP_FULL);
+		return place;
+	}
+	if (bpf_map_update_elem(&connections, &key, kept, BPF_ANY)) {
+		count(COUNT_MAP_FULL);
+		return NULL;
+	}
+	return NULL;
+}
+
+/* The connection is over. What hangs on the socket goes with it, or is used anew. */
+static __inline void forget(struct sock *sk, struct kept *kept, const int typed)
+{
+	__u64 key = (__u64)sk;
+
+	kept->state = 0;
+	if (!typed)
+		bpf_map_delete_elem(&connections, &key);
+}
+
+/* The process that runs now, by the leader of its threads. */
+static __inline int read_owner(struct owner *owner, const int typed)
+{
+	struct task_struct *task, *leader = NULL;
+
+	owner->pid = bpf_get_current_pid_tgid() >> 32;
+	owner->uid = (__u32)bpf_get_current_uid_gid();
+	owner->cgroup = bpf_get_current_cgroup_id();
+	if (typed)
+		task = bpf_get_current_task_btf();
+	else
+		task = (struct task_struct *)bpf_get_current_task();
+	READ(typed, leader, task->group_leader);
+	READ(typed, owner->start, leader->start_boottime);
+	bpf_probe_read_kernel(owner->comm, sizeof(owner->comm), __builtin_preserve_access_index(&leader->comm));
+	return 0;
+}
+
+static __noinline int own_typed(struct owner *owner)
+{
+	return read_owner(owner, 1);
+}
+
+static __noinline int own_copied(struct owner *owner)
+{
+	return read_owner(owner, 0);
+}
+
+static __inline void own(struct owner *owner, const int typed)
+{
+	if (typed)
+		own_typed(owner);
+	else
+		own_copied(owner);
+}
+
+/* ---- what is told ---- */
+
+static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
+{
+	__be16 port = 0;
+	__u16 family = 0;
+	struct net *net = NULL;
+
+	READ(typed, family, sk->__sk_common.skc_family);
+	record->family = family;
+	READ(typed, port, sk->__sk_common.skc_dport);
+	record->remote_port = swapped(port);
+	READ(typed, net, sk->__sk_common.skc_net.net);
+	READ(typed, record->netns, net->ns.inum);
+	if (family == AF_INET) {
+		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
+		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		READ(typed, record->local[i], sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
+		READ(typed, record->remote[i], sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
+	}
+}
+
+static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	__u64 sent = 0, again = 0, received = 0;
+	unsigned long flags = 0;
+	__u32 srtt = 0, min = 0;
+
+	READ(typed, sent, tcp->bytes_sent);
+	READ(typed, again, tcp->bytes_retrans);
+	READ(typed, received, tcp->bytes_received);
+	READ(typed, flags, sk->__sk_common.skc_flags);
+	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
+	if (received && (flags & (1UL << SOCK_DONE)))
+		received--;
+	record->sent = sent - again;
+	record->received = received;
+	READ(typed, srtt, tcp->srtt_us);
+	record->srtt = srtt >> 3;
+	READ(typed, min, tcp->rtt_min.s[0].v);
+	record->min_rtt = min == ~0U ? 0 : min;
+	READ(typed, record->retransmits, tcp->total_retrans);
+}
+
+/* The whole record, into memory that may hold anything. */
+static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, const enum kind kind,
+			  const int typed)
+{
+	struct tcp_sock *tcp;
+
+	__builtin_memset(record, 0, sizeof(*record));
+	record->socket = (__u64)sk;
+	record->opened = kept->opened;
+	record->established = kept->established;
+	record->ended = kept->ended;
+	record->owner = kept->owner;
+	record->local_port = kept->local_port;
+	record->error = kept->error;
+	record->state = kept->state;
+	record->last_state = kept->last_state;
+	record->kind = kind;
+	record->flags = kept->flags;
+	read_ends(record, sk, typed);
+	if (typed)
+		tcp = bpf_skc_to_tcp_sock(sk);
+	else
+		tcp = (struct tcp_sock *)sk;
+	if (tcp)
+		read_traffic(record, sk, tcp, typed);
+}
+
+static __inline int write(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
+{
+	struct record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+
+	if (!record)
 		return 0;
-	*slot = *record;
-	slot->kind = kind;
-	submit(slot);
+	fill(record, kept, sk, kind, typed);
+	/* Userspace looks often enough; only who wants every step wants it at once. */
+	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 1;
 }
 
+static __noinline int tell_typed(const struct kept *kept, struct sock *sk, enum kind kind)
+{
+	return write(kept, sk, kind, 1);
+}
+
+static __noinline int tell_copied(const struct kept *kept, struct sock *sk, enum kind kind)
+{
+	return write(kept, sk, kind, 0);
+}
+
+static __inline int tell(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
+{
+	return typed ? tell_typed(kept, sk, kind) : tell_copied(kept, sk, kind);
+}
+
 /* A step before the end: when it finds no room, the end tells all of it once more. */
-static __inline void tell_step(struct record *record, enum kind kind)
+static __inline void tell_step(struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
 {
 	if (!every_step)
 		return;
-	if (tell(record, kind))
-		record->told = 1;
+	if (tell(kept, sk, kind, typed))
+		kept->told = 1;
 	else
 		count(COUNT_RING_FULL);
 }
@@ -206,233 +394,147 @@ static __inline void tell_step(struct record *record, enum kind kind)
  * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
  * done; else only how it ended is lost, as the next survey does not find it.
  */
-static __inline void fold(const struct record *record)
+static __noinline int fold(const struct kept *kept, __u64 sk)
 {
 	struct process process = {};
+	struct record record = {};
 	struct sums zero = {}, *sums;
 
-	process.start = record->process_start;
-	process.pid = record->pid;
-	if (record->told || !record->pid) {
+	if (!kept)
+		return 0;
+	if (kept->told || !kept->owner.pid) {
 		count(COUNT_RING_FULL);
-		return;
+		return 0;
 	}
+	process.start = kept->owner.start;
+	process.pid = kept->owner.pid;
 	sums = bpf_map_lookup_elem(&folded, &process);
 	if (!sums) {
-		zero.uid = record->uid;
-		zero.cgroup = record->cgroup;
-		__builtin_memcpy(zero.comm, record->comm, sizeof(zero.comm));
+		zero.owner = kept->owner;
 		/* Another processor may have been quicker. */
 		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
 		sums = bpf_map_lookup_elem(&folded, &process);
 		if (!sums) {
 			count(COUNT_RING_FULL);
-			return;
+			return 0;
 		}
 	}
 	count(COUNT_FOLDED);
-	if (!(record->flags & SEEN_LATE))
-		__sync_fetch_and_add(record->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
-	__sync_fetch_and_add(record->last_state == SYN_SENT ? &sums->failed : &sums->closed, 1);
-	__sync_fetch_and_add(&sums->sent, record->sent);
-	__sync_fetch_and_add(&sums->received, record->received);
-	__sync_fetch_and_add(&sums->retransmits, record->retransmits);
+	read_traffic(&record, (struct sock *)sk, (struct tcp_sock *)sk, 0);
+	if (!(kept->flags & SEEN_LATE))
+		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
+	__sync_fetch_and_add(kept->last_state == SYN_SENT ? &sums->failed : &sums->closed, 1);
+	__sync_fetch_and_add(&sums->sent, record.sent);
+	__sync_fetch_and_add(&sums->received, record.received);
+	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
+	return 0;
 }
 
-/* The process that runs now, by the leader of its threads. */
-static __inline void own(struct record *record, struct task_struct *task)
+/* The last of a connection. */
+static __inline void tell_end(struct kept *kept, struct sock *sk, const int typed)
 {
-	struct task_struct *leader = NULL;
-	__u64 both = bpf_get_current_pid_tgid();
+	if (!kept->owner.pid)
+		count(COUNT_UNOWNED);
+	if (!tell(kept, sk, ENDED, typed)) {
+		/* A copy: what is kept may be in either place. */
+		struct kept copy = *kept;
 
-	record->pid = both >> 32;
-	record->uid = (__u32)bpf_get_current_uid_gid();
-	record->cgroup = bpf_get_current_cgroup_id();
-	READ(0, leader, task->group_leader);
-	READ(0, record->process_start, leader->start_boottime);
-	bpf_probe_read_kernel_str(record->comm, sizeof(record->comm), __builtin_preserve_access_index(&leader->comm));
-}
-
-static __inline void own_current(struct record *record)
-{
-	own(record, (struct task_struct *)bpf_get_current_task());
-}
-
-static __inline void read_ends(struct record *record, struct sock *sk, const int direct)
-{
-	__be16 port = 0;
-	__u16 family = 0;
-
-	READ(direct, family, sk->__sk_common.skc_family);
-	record->family = family;
-	READ(direct, record->local_port, sk->__sk_common.skc_num);
-	READ(direct, port, sk->__sk_common.skc_dport);
-	record->remote_port = (__u16)((port << 8) | (port >> 8));
-	if (family == AF_INET) {
-		READ(direct, record->local[0], sk->__sk_common.skc_rcv_saddr);
-		READ(direct, record->remote[0], sk->__sk_common.skc_daddr);
-		return;
+		fold(&copy, (__u64)sk);
 	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		READ(direct, record->local[i], sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
-		READ(direct, record->remote[i], sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
-	}
+	forget(sk, kept, typed);
 }
 
-static __inline void read_netns(struct record *record, struct sock *sk, const int direct)
-{
-	struct net *net = NULL;
-
-	READ(direct, net, sk->__sk_common.skc_net.net);
-	READ(direct, record->netns, net->ns.inum);
-}
-
-static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int direct)
-{
-	__u64 sent = 0, again = 0, received = 0;
-	unsigned long flags = 0;
-	__u32 srtt = 0, min = 0;
-
-	READ(direct, sent, tcp->bytes_sent);
-	READ(direct, again, tcp->bytes_retrans);
-	READ(direct, received, tcp->bytes_received);
-	READ(direct, flags, sk->__sk_common.skc_flags);
-	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
-	if (received && (flags & (1UL << SOCK_DONE)))
-		received--;
-	record->sent = sent - again;
-	record->received = received;
-	READ(direct, srtt, tcp->srtt_us);
-	record->srtt = srtt >> 3;
-	READ(direct, min, tcp->rtt_min.s[0].v);
-	record->min_rtt = min == ~0U ? 0 : min;
-	READ(direct, record->retransmits, tcp->total_retrans);
-}
-
-static __inline void read_tcp(struct record *record, struct sock *sk, const int direct)
-{
-	struct tcp_sock *tcp = direct ? bpf_skc_to_tcp_sock(sk) : (struct tcp_sock *)sk;
-
-	if (tcp)
-		read_traffic(record, sk, tcp, direct);
-}
+/* ---- changes of state ---- */
 
 /* An outgoing connection begins: in the context of the process that called connect. */
-static __inline void opened(struct sock *sk, const int direct)
+static __inline void opened(struct sock *sk, const int typed)
 {
-	struct record record = {};
-	__u64 key = (__u64)sk;
+	struct kept kept = {};
 
-	record.socket = key;
-	record.opened = bpf_ktime_get_ns();
-	record.state = SYN_SENT;
-	read_ends(&record, sk, direct);
-	read_netns(&record, sk, direct);
-	own_current(&record);
+	kept.opened = bpf_ktime_get_ns();
+	kept.state = SYN_SENT;
+	own(&kept.owner, typed);
 	count(COUNT_OPENED);
-	tell_step(&record, OPENED);
-	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
-		count(COUNT_MAP_FULL);
+	tell_step(&kept, sk, OPENED, typed);
+	begun(sk, &kept, typed);
 }
 
-static __inline void established(struct sock *sk, const int direct)
+static __inline void established(struct sock *sk, const int typed)
 {
-	__u64 key = (__u64)sk;
-	struct record *known = bpf_map_lookup_elem(&connections, &key);
+	struct kept *outgoing = known(sk, typed);
+	__u64 now = bpf_ktime_get_ns();
 
 	count(COUNT_ESTABLISHED);
 	/* What stands there with a later state was left by a socket that is gone. */
-	if (known && known->state == SYN_SENT) {
-		known->established = bpf_ktime_get_ns();
-		known->state = ESTABLISHED;
-		/* Its own address and port may have been chosen after it was seen first. */
-		read_ends(known, sk, direct);
-		tell_step(known, OPEN_DONE);
+	if (outgoing && outgoing->state == SYN_SENT) {
+		outgoing->established = now;
+		outgoing->state = ESTABLISHED;
+		READ(typed, outgoing->local_port, sk->__sk_common.skc_num);
+		tell_step(outgoing, sk, OPEN_DONE, typed);
 		return;
 	}
-	struct record record = {};
+	struct kept kept = {};
 
-	record.socket = key;
-	record.opened = record.established = bpf_ktime_get_ns();
-	record.state = ESTABLISHED;
-	record.flags = INCOMING;
-	read_ends(&record, sk, direct);
-	read_netns(&record, sk, direct);
+	kept.opened = kept.established = now;
+	kept.state = ESTABLISHED;
+	kept.flags = INCOMING;
+	READ(typed, kept.local_port, sk->__sk_common.skc_num);
 	count(COUNT_INCOMING);
-	tell_step(&record, OPEN_DONE);
-	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
-		count(COUNT_MAP_FULL);
+	tell_step(&kept, sk, OPEN_DONE, typed);
+	begun(sk, &kept, typed);
 }
 
-/* The last of a connection: one record with everything, whatever way it was seen. */
-static __inline void forget(struct record *known, __u64 key)
+static __inline void ended(struct sock *sk, int last, const int typed)
 {
-	if (!known->pid)
-		count(COUNT_UNOWNED);
-	if (!tell(known, ENDED))
-		fold(known);
-	bpf_map_delete_elem(&connections, &key);
-}
-
-static __inline void ended(struct sock *sk, int last, const int direct)
-{
-	__u64 key = (__u64)sk;
-	struct record *known = bpf_map_lookup_elem(&connections, &key);
+	struct kept *kept = known(sk, typed);
 	int error = 0;
 
 	if (last == SYN_SENT)
 		count(COUNT_FAILED);
 	else if (last != LISTEN && last != CLOSE && last != SYN_RECV)
 		count(COUNT_CLOSED);
-	if (!known || known->ended)
+	if (!kept || !kept->state || kept->ended)
 		return;
-	READ(direct, error, sk->sk_err);
-	known->ended = bpf_ktime_get_ns();
-	known->state = CLOSE;
-	known->last_state = last;
-	read_tcp(known, sk, direct);
+	READ(typed, error, sk->sk_err);
+	kept->ended = bpf_ktime_get_ns();
+	kept->state = CLOSE;
+	kept->last_state = last;
 	if (last == SYN_SENT) {
 		__be16 port = 0;
 
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
-		known->local_port = (__u16)((port << 8) | (port >> 8));
+		kept->local_port = swapped(port);
 		/* connect found no free port: it says so to the process, and leaves nothing at the socket. */
 		if (!error && !port)
 			error = EADDRNOTAVAIL;
 	} else if (!error && (last == ESTABLISHED || last == CLOSE_WAIT)) {
 		/* Closed with data unread or without lingering: in the context of the process that closed. */
-		known->flags |= ABORTED;
-		if (!known->pid) {
-			known->flags |= BY_CLOSE;
-			own_current(known);
+		kept->flags |= ABORTED;
+		if (!kept->owner.pid) {
+			kept->flags |= BY_CLOSE;
+			own(&kept->owner, typed);
 		}
 	}
-	known->error = error;
+	kept->error = error;
 	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket. */
-	if (!known->pid && last != SYN_SENT)
-		return;
-	forget(known, key);
+	if (kept->owner.pid || last == SYN_SENT)
+		tell_end(kept, sk, typed);
 }
 
-static __inline void halved(struct sock *sk, int state)
+/* Only close and shutdown lead to these, so the process that runs is the one that has the socket. */
+static __inline void closing(struct sock *sk, int state, const int typed)
 {
-	__u64 key = (__u64)sk;
-	struct record *known = bpf_map_lookup_elem(&connections, &key);
+	struct kept *kept = known(sk, typed);
 
-	if (!known)
+	if (!kept || !kept->state || kept->owner.pid)
 		return;
-	known->state = state;
-	/* Only close and shutdown lead to these, so the process that runs is the one that has the socket. */
-	if (!known->pid && (state == FIN_WAIT1 || state == LAST_ACK)) {
-		known->flags |= BY_CLOSE;
-		own_current(known);
-		tell_step(known, CLAIMED);
-	}
+	kept->flags |= BY_CLOSE;
+	own(&kept->owner, typed);
+	tell_step(kept, sk, CLAIMED, typed);
 }
 
-static __inline int on_state(struct sock *sk, int last, int state, const int direct)
+static __inline int on_state(struct sock *sk, int last, int state, const int typed)
 {
 	__u16 protocol = 0;
 
@@ -446,38 +548,19 @@ static __inline int on_state(struct sock *sk, int last, int state, const int dir
 	default:
 		return 0;
 	}
-	READ(direct, protocol, sk->sk_protocol);
+	READ(typed, protocol, sk->sk_protocol);
 	if (protocol != IPPROTO_TCP)
 		return 0;
 	if (state == SYN_SENT)
-		opened(sk, direct);
+		opened(sk, typed);
 	else if (state == ESTABLISHED)
-		established(sk, direct);
+		established(sk, typed);
 	else if (state == CLOSE)
-		ended(sk, last, direct);
+		ended(sk, last, typed);
 	else
-		halved(sk, state);
+		closing(sk, state, typed);
 	return 0;
 }
-
-/* The process that runs has accepted the connection. */
-static __inline int accepted(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-	struct record *known = sk ? bpf_map_lookup_elem(&connections, &key) : NULL;
-
-	if (!known || known->pid)
-		return 0;
-	known->flags |= BY_ACCEPT;
-	own_current(known);
-	if (known->ended)
-		forget(known, key);
-	else
-		tell_step(known, CLAIMED);
-	return 0;
-}
-
-/* ---- changes of state ---- */
 
 SEC("tp_btf/inet_sock_set_state")
 int state_typed(__u64 *ctx)
@@ -517,19 +600,42 @@ int connect_probe(struct pt_regs *ctx)
 
 /* ---- who has accepted ---- */
 
+/* The process that runs has it. */
+static __inline int claim(struct sock *sk, const enum flag by, const int typed)
+{
+	struct kept *kept;
+
+	if (!sk)
+		return 0;
+	kept = known(sk, typed);
+	if (!kept || !kept->state || kept->owner.pid)
+		return 0;
+	kept->flags |= by;
+	own(&kept->owner, typed);
+	if (kept->ended)
+		tell_end(kept, sk, typed);
+	else
+		tell_step(kept, sk, CLAIMED, typed);
+	return 0;
+}
+
+/* What the function returns stands behind its arguments, and there are fewer of them since 6.10. */
 SEC("fexit/inet_csk_accept")
 int accept_exit(__u64 *ctx)
 {
-	__u64 sk = 0;
+	return claim((struct sock *)ctx[2], BY_ACCEPT, 1);
+}
 
-	bpf_get_func_ret(ctx, &sk);
-	return accepted((struct sock *)sk);
+SEC("fexit/inet_csk_accept")
+int accept_exit_old(__u64 *ctx)
+{
+	return claim((struct sock *)ctx[4], BY_ACCEPT, 1);
 }
 
 SEC("kretprobe/inet_csk_accept")
 int accept_probe(struct pt_regs *ctx)
 {
-	return accepted((struct sock *)RESULT(ctx));
+	return claim((struct sock *)RESULT(ctx), BY_ACCEPT, 0);
 }
 
 static __inline int accept_returned(long fd)
@@ -553,7 +659,7 @@ static __inline int accept_returned(long fd)
 	bpf_probe_read_kernel(&file, sizeof(file), all + fd);
 	READ(0, socket, file->private_data);
 	READ(0, sk, socket->sk);
-	return accepted(sk);
+	return claim(sk, BY_ACCEPT, 0);
 }
 
 SEC("tracepoint/syscalls/sys_exit_accept")
@@ -572,49 +678,83 @@ int accept4_call(struct sys_exit_context *ctx)
  * A socket is destroyed. If its connection was ended by a packet and nobody was seen to own it, this is the process
  * that closes it.
  */
-static __inline int destroyed(__u64 key)
+static __inline int destroyed(struct sock *sk, const int typed)
 {
-	struct record *known = bpf_map_lookup_elem(&connections, &key);
+	struct kept *kept = known(sk, typed);
 
-	if (!known || !known->ended)
+	if (!kept || !kept->state || !kept->ended || kept->owner.pid)
 		return 0;
-	if (!known->pid) {
-		known->flags |= BY_CLOSE;
-		own_current(known);
-	}
-	forget(known, key);
+	kept->flags |= BY_CLOSE;
+	own(&kept->owner, typed);
+	tell_end(kept, sk, typed);
 	return 0;
 }
 
 SEC("tp_btf/tcp_destroy_sock")
 int destroy_typed(__u64 *ctx)
 {
-	return destroyed(ctx[0]);
+	return destroyed((struct sock *)ctx[0], 1);
 }
 
 SEC("raw_tp/tcp_destroy_sock")
 int destroy_raw(__u64 *ctx)
 {
-	return destroyed(ctx[0]);
+	return destroyed((struct sock *)ctx[0], 0);
 }
 
 /* ---- looking through everything, when userspace asks ---- */
+
+static __inline int owned_by_file(struct sock *sk, struct task_struct *task, const int typed)
+{
+	struct kept *kept = known(sk, typed), fresh = {};
+	struct task_struct *leader = task->group_leader;
+	struct css_set *groups = task->cgroups;
+	__u8 state = sk->__sk_common.skc_state;
+	int is_new = !kept || !kept->state;
+
+	if (!is_new && kept->owner.pid)
+		return 0;
+	if (is_new && (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV))
+		return 0;
+	if (is_new) {
+		fresh.opened = bpf_ktime_get_ns();
+		fresh.state = state;
+		fresh.flags = SEEN_LATE;
+		fresh.local_port = sk->__sk_common.skc_num;
+	} else {
+		fresh = *kept;
+	}
+	fresh.flags |= BY_FILE;
+	fresh.owner.pid = task->tgid;
+	fresh.owner.start = leader->start_boottime;
+	bpf_probe_read_kernel(fresh.owner.comm, sizeof(fresh.owner.comm),
+			      __builtin_preserve_access_index(&leader->comm));
+	READ(0, fresh.owner.cgroup, groups->dfl_cgrp->kn->id);
+	if (is_new) {
+		count(COUNT_SEEN_LATE);
+		tell_step(&fresh, sk, CLAIMED, typed);
+		begun(sk, &fresh, typed);
+		return 0;
+	}
+	kept->owner = fresh.owner;
+	kept->flags |= BY_FILE;
+	if (kept->ended)
+		tell_end(kept, sk, typed);
+	else
+		tell_step(kept, sk, CLAIMED, typed);
+	return 0;
+}
 
 /*
  * Every open file: who has which socket. It finds the owners that no hook has told, and the connections that are older
  * than the monitor.
  */
-SEC("iter/task_file")
-int files(struct task_file_context *ctx)
+static __inline int over_files(struct task_file_context *ctx, const int typed)
 {
-	struct task_struct *task = ctx->task, *leader;
+	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
 	struct socket *socket;
 	struct sock *sk;
-	struct css_set *groups;
-	struct record *known;
-	__u64 key;
-	__u8 state;
 
 	if (!task || !file)
 		return 0;
@@ -624,75 +764,63 @@ int files(struct task_file_context *ctx)
 	sk = socket->sk;
 	if (!sk || sk->sk_protocol != IPPROTO_TCP)
 		return 0;
-	state = sk->__sk_common.skc_state;
 	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
 		return 0;
-	key = (__u64)sk;
-	known = bpf_map_lookup_elem(&connections, &key);
-	if (known && known->pid)
-		return 0;
-	if (!known && (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV))
-		return 0;
+	return owned_by_file(sk, task, typed);
+}
 
-	struct record record = {};
+SEC("iter/task_file")
+int files_typed(struct task_file_context *ctx)
+{
+	return over_files(ctx, 1);
+}
 
-	if (known) {
-		record = *known;
-	} else {
-		record.socket = key;
-		record.opened = bpf_ktime_get_ns();
-		record.state = state;
-		record.flags = SEEN_LATE;
-		read_ends(&record, sk, 0);
-		read_netns(&record, sk, 0);
-		read_traffic(&record, sk, (struct tcp_sock *)sk, 0);
-	}
-	record.flags |= BY_FILE;
-	leader = task->group_leader;
-	record.pid = task->tgid;
-	record.process_start = leader->start_boottime;
-	bpf_probe_read_kernel_str(record.comm, sizeof(record.comm), __builtin_preserve_access_index(&leader->comm));
-	groups = task->cgroups;
-	READ(0, record.cgroup, groups->dfl_cgrp->kn->id);
-	if (known && record.ended) {
-		forget(&record, key);
-		return 0;
-	}
-	if (!known)
-		count(COUNT_SEEN_LATE);
-	tell_step(&record, CLAIMED);
-	if (bpf_map_update_elem(&connections, &key, &record, BPF_ANY))
-		count(COUNT_MAP_FULL);
-	return 0;
+SEC("iter/task_file")
+int files(struct task_file_context *ctx)
+{
+	return over_files(ctx, 0);
 }
 
 /* Every connection that is known, with what it has carried until now. */
+SEC("iter/bpf_sk_storage_map")
+int live_typed(struct socket_context *ctx)
+{
+	struct kept *kept = ctx->value;
+	struct sock *sk = ctx->sk;
+	struct record record;
+
+	if (!sk || !kept || !kept->state)
+		return 0;
+	kept->told = 1;
+	fill(&record, kept, sk, LIVE, 0);
+	if (!kept->ended)
+		record.state = sk->__sk_common.skc_state;
+	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	return 0;
+}
+
 SEC("iter/bpf_map_elem")
 int live(struct map_elem_context *ctx)
 {
-	struct record *known = ctx->value, record;
+	struct kept *kept = ctx->value;
+	struct record record;
 	struct sock *sk;
 	unsigned char state = 0;
-	__u16 port = 0, family = 0;
+	__u16 port = 0;
 
-	if (!known)
+	if (!kept || !ctx->key)
 		return 0;
-	known->told = 1;
-	record = *known;
-	record.kind = LIVE;
-	sk = (struct sock *)record.socket;
+	sk = (struct sock *)*(__u64 *)ctx->key;
+	kept->told = 1;
+	fill(&record, kept, sk, LIVE, 0);
 	READ(0, state, sk->__sk_common.skc_state);
-	READ(0, family, sk->__sk_common.skc_family);
 	READ(0, port, sk->__sk_common.skc_num);
 	if (!record.ended) {
+		record.state = state;
 		/* The socket may be gone, and its place another's: then the entry is left from what was missed. */
-		if (family != record.family || state == CLOSE || state == LISTEN ||
-		    (record.local_port && port != record.local_port)) {
+		if ((record.family != AF_INET && record.family != AF_INET6) || state == CLOSE || state == LISTEN ||
+		    (record.local_port && port != record.local_port))
 			record.flags |= GONE;
-		} else {
-			record.state = state;
-			read_traffic(&record, sk, (struct tcp_sock *)sk, 0);
-		}
 	}
 	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
 	return 0;

@@ -340,7 +340,7 @@ impl Folded {
 /// Bytes of a process and of what was added up for it: `struct process` and `struct sums` of `bpf/tcp.bpf.c`.
 pub const PROCESS: usize = 16;
 /// See [`PROCESS`].
-pub const SUMS: usize = 88;
+pub const SUMS: usize = 96;
 
 /// Reads what was added up for a process.
 #[must_use]
@@ -351,9 +351,9 @@ pub fn folded(process: &[u8; PROCESS], sums: &[u8; SUMS]) -> Folded {
     Folded {
         owner: Owner {
             process: ProcessId { pid, start },
-            command: Command(std::array::from_fn(|i| sums[72 + i])),
-            user: Some(u32::from_ne_bytes([sums[64], sums[65], sums[66], sums[67]])),
-            cgroup: number(56),
+            command: Command(std::array::from_fn(|i| sums[80 + i])),
+            user: Some(u32::from_ne_bytes([sums[76], sums[77], sums[78], sums[79]])),
+            cgroup: number(64),
             by: OwnedBy::Connect,
         },
         opened: number(0),
@@ -392,7 +392,7 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
     let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
     let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let family = bytes[126];
+    let family = bytes[142];
     let address = |at: usize, port: u16| -> Result<SocketAddr, DecodeError> {
         let ip = match family {
             AF_INET => IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])),
@@ -402,7 +402,7 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
         Ok(SocketAddr::new(ip, port))
     };
     let state = |number: u8| State::from_number(number).ok_or(DecodeError::State(number));
-    let step = match bytes[129] {
+    let step = match bytes[145] {
         1 => Step::Opened,
         2 => Step::Established,
         3 => Step::Claimed,
@@ -410,11 +410,11 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
         5 => Step::Live,
         other => return Err(DecodeError::Kind(other)),
     };
-    let flags = bytes[130];
+    let flags = bytes[146];
     let ended = long(24);
     let ended = match (step, ended) {
         (Step::Ended, at) => {
-            let end = end(state(bytes[128])?, half(124), flags);
+            let end = end(state(bytes[144])?, half(140), flags);
             Some((Duration::from_nanos(at), end))
         }
         _ => None,
@@ -424,21 +424,21 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
     Ok(Record {
         id: ConnectionId { socket: long(0), opened: long(8) },
         step,
-        local: address(88, half(120))?,
-        remote: address(104, half(122))?,
+        local: address(104, half(136))?,
+        remote: address(120, half(138))?,
         incoming: flags & INCOMING != 0,
         seen_late: flags & SEEN_LATE != 0,
         gone: flags & GONE != 0,
         owner: owner(word(64), long(48), word(68), long(56), flags, bytes),
-        netns: word(72),
-        state: state(bytes[127])?,
+        netns: word(88),
+        state: state(bytes[143])?,
         established: moment(long(16)),
         ended,
         sent: long(32),
         received: long(40),
-        rtt: micros(word(76)),
-        min_rtt: micros(word(80)),
-        retransmits: word(84),
+        rtt: micros(word(92)),
+        min_rtt: micros(word(96)),
+        retransmits: word(100),
     })
 }
 
@@ -451,7 +451,7 @@ fn owner(pid: u32, start: u64, user: u32, cgroup: u64, flags: u8, bytes: &[u8; R
     };
     (pid > 0).then(|| Owner {
         process: ProcessId { pid, start: start / TICK },
-        command: Command(std::array::from_fn(|i| bytes[136 + i])),
+        command: Command(std::array::from_fn(|i| bytes[72 + i])),
         user: (by != OwnedBy::File).then_some(user),
         cgroup,
         by,

@@ -8,10 +8,10 @@ pub(crate) struct Written(pub(crate) [u8; RECORD]);
 impl Written {
     pub(crate) fn new(step: u8, family: u8) -> Self {
         let mut bytes = [0; RECORD];
-        bytes[126] = family;
-        bytes[127] = 1;
-        bytes[128] = 1;
-        bytes[129] = step;
+        bytes[142] = family;
+        bytes[143] = 1;
+        bytes[144] = 1;
+        bytes[145] = step;
         Self(bytes)
     }
 
@@ -34,14 +34,14 @@ fn a_record_of_an_outgoing_connection_is_read() {
         .put(56, &5_u64.to_ne_bytes())
         .put(64, &42_u32.to_ne_bytes())
         .put(68, &1000_u32.to_ne_bytes())
-        .put(76, &250_u32.to_ne_bytes())
-        .put(84, &3_u32.to_ne_bytes())
-        .put(88, &[127, 0, 0, 1])
-        .put(104, &[10, 0, 0, 9])
-        .put(120, &40_000_u16.to_ne_bytes())
-        .put(122, &443_u16.to_ne_bytes())
-        .put(128, &[9])
-        .put(136, b"curl\0");
+        .put(92, &250_u32.to_ne_bytes())
+        .put(100, &3_u32.to_ne_bytes())
+        .put(104, &[127, 0, 0, 1])
+        .put(120, &[10, 0, 0, 9])
+        .put(136, &40_000_u16.to_ne_bytes())
+        .put(138, &443_u16.to_ne_bytes())
+        .put(144, &[9])
+        .put(72, b"curl\0");
     let record = record(&written.0).unwrap();
     assert_eq!(record.local.to_string(), "127.0.0.1:40000");
     assert_eq!(record.remote.to_string(), "10.0.0.9:443");
@@ -60,7 +60,7 @@ fn a_record_of_an_outgoing_connection_is_read() {
 fn an_ipv4_address_in_ipv6_clothes_is_shown_as_what_it_is() {
     let mut mapped = [0; 16];
     mapped[10..].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
-    let written = Written::new(5, AF_INET6).put(104, &mapped).put(88, &Ipv6Addr::LOCALHOST.octets());
+    let written = Written::new(5, AF_INET6).put(120, &mapped).put(104, &Ipv6Addr::LOCALHOST.octets());
     let record = record(&written.0).unwrap();
     assert_eq!(record.remote.ip().to_string(), "192.0.2.1");
     assert_eq!(record.local.ip().to_string(), "::1");
@@ -81,7 +81,7 @@ fn the_end_says_whose_doing_it_was() {
 fn a_name_that_would_upset_a_terminal_is_made_harmless() {
     assert_eq!(Command::new("a\u{1b}[31mb").text(), "a\u{fffd}[31mb");
     assert_eq!(Command::new("a name that is much too long").text(), "a name that is ");
-    let written = Written::new(5, AF_INET).put(64, &1_u32.to_ne_bytes()).put(136, &[0xff, b'x', 0]);
+    let written = Written::new(5, AF_INET).put(64, &1_u32.to_ne_bytes()).put(72, &[0xff, b'x', 0]);
     assert_eq!(record(&written.0).unwrap().owner.unwrap().command.text(), "\u{fffd}x");
 }
 
@@ -90,7 +90,7 @@ fn what_is_not_known_is_refused() {
     assert_eq!(record(&[0; 3]), Err(DecodeError::Length(3)));
     assert_eq!(record(&[0; RECORD]), Err(DecodeError::Kind(0)));
     assert_eq!(record(&Written::new(5, 3).0), Err(DecodeError::Family(3)));
-    assert_eq!(record(&Written::new(5, AF_INET).put(127, &[99]).0), Err(DecodeError::State(99)));
+    assert_eq!(record(&Written::new(5, AF_INET).put(143, &[99]).0), Err(DecodeError::State(99)));
 }
 
 proptest! {
@@ -106,4 +106,24 @@ proptest! {
             let _ = (record.handshake(), record.duration(Duration::ZERO), record.owner.map(|owner| owner.command.text()));
         }
     }
+}
+
+#[test]
+fn sums_of_a_process_are_read() {
+    let mut process = [0; PROCESS];
+    process[..8].copy_from_slice(&50_000_000_u64.to_ne_bytes());
+    process[8..12].copy_from_slice(&7_u32.to_ne_bytes());
+    let mut sums = [0; SUMS];
+    for (at, number) in (1..=7_u64).enumerate() {
+        sums[at * 8..at * 8 + 8].copy_from_slice(&number.to_ne_bytes());
+    }
+    sums[64..72].copy_from_slice(&9_u64.to_ne_bytes());
+    sums[76..80].copy_from_slice(&1000_u32.to_ne_bytes());
+    sums[80..83].copy_from_slice(b"web");
+    let folded = folded(&process, &sums);
+    assert_eq!(folded.owner.process, ProcessId { pid: 7, start: 5 });
+    assert_eq!((folded.owner.cgroup, folded.owner.user), (9, Some(1000)));
+    assert_eq!(folded.owner.command.text(), "web");
+    assert_eq!((folded.opened, folded.incoming, folded.failed, folded.closed), (1, 2, 3, 4));
+    assert_eq!((folded.sent, folded.received, folded.retransmits), (5, 6, 7));
 }

@@ -18,25 +18,26 @@ use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
 use crate::names;
 
-/// Connections kept at the same time, unless asked otherwise: about 12 MB of the kernel's memory.
+/// Connections kept at the same time, unless asked otherwise: about 8 MB of the kernel's memory, where types are
+/// not known.
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
-/// Whoever waits is woken when this part of the ring is unread.
-const WAKE_PART: u32 = 8;
-
+/// Bytes of `struct kept` in `bpf/tcp.bpf.c`.
+const KEPT: usize = 72;
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
-const COUNTS: u32 = 10;
+const COUNTS: usize = 10;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
 
 /// The source.
 pub struct Ebpf {
     way: Way,
-    connections: HashMap<MapData, u64, [u8; RECORD]>,
-    connections_fd: OwnedFd,
+    /// The map of what is kept, or the one that hangs on sockets.
+    kept: OwnedFd,
+    connections: HashMap<MapData, u64, [u8; KEPT]>,
     events: RingBuf<MapData>,
-    counts: PerCpuArray<MapData, u64>,
+    counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
     /// What was taken of that already, and the count of all then.
     taken: std::collections::HashMap<ProcessId, Folded>,
@@ -63,42 +64,63 @@ impl Ebpf {
         let btf = Btf::from_sys_fs().map_err(|error| obstacle(&error))?;
         let ring = options.ring.unwrap_or(RING);
         let capacity = options.capacity.unwrap_or(CAPACITY);
-        let (every_step, wake_at) = (u32::from(options.every_step), u64::from(ring / WAKE_PART));
-        let mut programs = EbpfLoader::new()
-            .btf(Some(&btf))
-            .override_global("every_step", &every_step, true)
-            .override_global("wake_at", &wake_at, true)
-            .map_max_entries("connections", capacity)
-            .map_max_entries("events", ring)
-            .load(object)
-            .map_err(|error| obstacle(&error))?;
-        let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
-        let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
-        if way.chosen("state").is_none() {
-            let state = way.parts.iter().filter(|part| part.purpose == "state");
-            let said: Vec<String> =
-                state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
-            let said = said.join("; ");
-            return Err(SourceError::NotPermitted(rights::judge(&facts, &said)));
+        let every_step = u32::from(options.every_step);
+        let load = |connections: u32| {
+            EbpfLoader::new()
+                .btf(Some(&btf))
+                .override_global("every_step", &every_step, true)
+                .map_max_entries("connections", connections)
+                .map_max_entries("events", ring)
+                .load(object)
+                .map_err(|error| obstacle(&error))
+        };
+        let mut way = Way { source: "ebpf", ..Way::default() };
+        let mut found = None;
+        if attach::may_be_typed(options) {
+            // The map is not used then.
+            let mut programs = load(1)?;
+            let attached = attach::attach(&mut programs, &btf, options, true, &mut way.parts);
+            found = attached.map(|attached| (programs, attached));
         }
+        let (mut programs, attached) = match found {
+            Some(found) => found,
+            None => {
+                // What was attached is gone with its programs.
+                way.parts.retain(|part| part.refused.is_some());
+                way.capacity = capacity as usize;
+                let mut programs = load(capacity)?;
+                let attached = attach::attach(&mut programs, &btf, options, false, &mut way.parts);
+                let attached = attached.filter(|_| way.chosen("state").is_some());
+                let attached = attached.ok_or_else(|| {
+                    let state = way.parts.iter().filter(|part| part.purpose == "state");
+                    let said: Vec<String> =
+                        state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
+                    SourceError::NotPermitted(rights::judge(&facts, &said.join("; ")))
+                })?;
+                (programs, attached)
+            }
+        };
         way.missing = attach::missing(&way);
         let mut map = |name: &'static str| {
             programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
         };
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
         let connections = map("connections")?;
-        let connections_fd = match &connections {
-            Map::HashMap(data) => data.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?,
+        let sockets = map("sockets")?;
+        let kept = match (&connections, &sockets) {
+            (_, Map::SkStorage(data)) if attached.typed => data,
+            (Map::HashMap(data), _) => data,
             _ => return Err(broken(&"it is of another kind")),
         };
+        let kept = kept.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
         let connections = HashMap::try_from(connections).map_err(|error| broken(&error))?;
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
         let folded = HashMap::try_from(map("folded")?).map_err(|error| broken(&error))?;
         let mut source = Self {
             way,
+            kept,
             connections,
-            connections_fd,
             events,
             counts,
             folded,
@@ -132,23 +154,10 @@ impl Source for Ebpf {
     }
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        if let Some(program) = self.attached.survey.as_ref() {
-            let link = iterator::over_map(program.as_fd(), self.connections_fd.as_fd());
-            let file = link.map_err(|error| SourceError::broken("the survey of connections", &error))?;
-            return records(file, each, &mut self.undecoded)
-                .map_err(|error| SourceError::broken("the survey of connections", &error));
-        }
-        for entry in self.connections.iter() {
-            // One that went while it was looked for is no failure.
-            let Ok((_, bytes)) = entry else { continue };
-            let mut bytes = bytes;
-            attach::mark_live(&mut bytes);
-            match decode::record(&bytes) {
-                Ok(record) => each(record),
-                Err(_) => self.undecoded += 1,
-            }
-        }
-        Ok(())
+        let Some(program) = self.attached.survey.as_ref() else { return Ok(()) };
+        let run = iterator::over_map(program.as_fd(), self.kept.as_fd());
+        run.and_then(|file| records(file, each, &mut self.undecoded))
+            .map_err(|error| SourceError::broken("the survey of connections", &error))
     }
 
     fn reconcile(&mut self) -> Result<(), SourceError> {
@@ -184,11 +193,10 @@ impl Source for Ebpf {
     }
 
     fn counts(&mut self) -> Result<Counts, SourceError> {
-        let mut sums = [0_u64; COUNTS as usize];
-        for (index, sum) in (0..COUNTS).zip(&mut sums) {
-            let values =
-                self.counts.get(&index, 0).map_err(|error| SourceError::broken("the kernel's counts", &error))?;
-            *sum = values.iter().sum();
+        let by_cpu = self.counts.get(&0, 0).map_err(|error| SourceError::broken("the kernel's counts", &error))?;
+        let mut sums = [0; COUNTS];
+        for counts in by_cpu.iter() {
+            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
         let [opened, incoming, established, failed, closed, map_full, events_lost, unowned, seen_late, folded] = sums;
         let undecoded = self.undecoded;
@@ -208,8 +216,10 @@ impl Source for Ebpf {
     }
 
     fn forget(&mut self, id: ConnectionId) {
-        // Its end may have taken it away in between.
-        let _ = self.connections.remove(&id.socket);
+        // What hangs on a socket goes with it; in the map its end may have taken it away in between.
+        if !self.attached.typed {
+            let _ = self.connections.remove(&id.socket);
+        }
     }
 
     fn wait(&self, up_to: Duration) {

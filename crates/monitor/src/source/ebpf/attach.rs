@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 
-use crate::decode::RECORD;
 use crate::source::{Options, Part, Way};
 
 /// What is attached but kept by aya itself.
 pub(super) struct Attached {
-    /// Runs over the map of connections.
+    /// Whether what is kept hangs on sockets, and not in the map.
+    pub(super) typed: bool,
+    /// Runs over what is kept.
     pub(super) survey: Option<OwnedFd>,
     /// Runs over open files.
     pub(super) files: Option<OwnedFd>,
@@ -60,25 +61,33 @@ const STATE: [Try; 5] = [
     },
 ];
 
-/// The last of these needs nothing but what the changes of state need; the system calls cost every process something
-/// at each of its calls, so they are used only when asked for.
-const ACCEPT: [Try; 2] = [
+/// Nothing of these is needed to know who closes. The system calls cost every process something at each of its calls, so
+/// they are used only when asked for.
+const ACCEPT_TYPED: [Try; 2] = [
     Try { name: "fexit", way: "fexit inet_csk_accept", programs: &[("accept_exit", Kind::Exit("inet_csk_accept"))] },
+    Try {
+        name: "fexit",
+        way: "fexit inet_csk_accept (before 6.10)",
+        programs: &[("accept_exit_old", Kind::Exit("inet_csk_accept"))],
+    },
+];
+
+/// These see a socket without its type, so they need the map.
+const ACCEPT_COPIED: [Try; 2] = [
     Try {
         name: "kretprobe",
         way: "kretprobe inet_csk_accept",
         programs: &[("accept_probe", Kind::Probe("inet_csk_accept"))],
     },
+    Try {
+        name: "sys_exit",
+        way: "tracepoint syscalls/sys_exit_accept and sys_exit_accept4",
+        programs: &[
+            ("accept_call", Kind::Trace("syscalls", "sys_exit_accept")),
+            ("accept4_call", Kind::Trace("syscalls", "sys_exit_accept4")),
+        ],
+    },
 ];
-
-const ACCEPT_CALLS: Try = Try {
-    name: "sys_exit",
-    way: "tracepoint syscalls/sys_exit_accept and sys_exit_accept4",
-    programs: &[
-        ("accept_call", Kind::Trace("syscalls", "sys_exit_accept")),
-        ("accept4_call", Kind::Trace("syscalls", "sys_exit_accept4")),
-    ],
-};
 
 const CLOSE: [Try; 2] = [
     Try {
@@ -93,19 +102,42 @@ const CLOSE: [Try; 2] = [
     },
 ];
 
-/// Attaches all that can be, and notes what was tried.
-pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &mut Vec<Part>) -> Attached {
-    // The end first: from the first change of state on, none must be missed.
-    first_of(programs, btf, "close", &CLOSE.iter().collect::<Vec<_>>(), None, parts);
-    let state: Vec<&Try> = STATE.iter().collect();
-    let accept: Vec<&Try> = match options.accept.as_deref() {
-        Some("sys_exit") => vec![&ACCEPT_CALLS],
-        _ => ACCEPT.iter().collect(),
+/// Whether the programs with types can be tried. They are quicker, and the only ones that keep what they know on the
+/// socket itself; some ways that may be asked for have no types.
+pub(super) fn may_be_typed(options: &Options) -> bool {
+    let untyped_accept = matches!(options.accept.as_deref(), Some("kretprobe" | "sys_exit"));
+    options.state.as_deref().is_none_or(|state| state == STATE[0].name) && !untyped_accept
+}
+
+/// Attaches all that can be, and notes what was tried. `None` when the kernel has no programs with types, if those are
+/// wanted: all must agree on where things are kept.
+pub(super) fn attach(
+    programs: &mut Ebpf,
+    btf: &Btf,
+    options: &Options,
+    typed: bool,
+    parts: &mut Vec<Part>,
+) -> Option<Attached> {
+    let accept = options.accept.as_deref();
+    let (close, states, accepts) = if typed {
+        (&CLOSE[..1], &STATE[..1], &ACCEPT_TYPED[..])
+    } else {
+        (&CLOSE[1..], &STATE[1..], &ACCEPT_COPIED[..])
     };
-    if options.accept.as_deref() != Some("close") {
-        first_of(programs, btf, "accept", &accept, options.accept.as_deref(), parts);
+    // The end first: from the first change of state on, none must be missed.
+    let close = first_of(programs, btf, "close", close, None, parts);
+    if typed && !close {
+        return None;
     }
-    first_of(programs, btf, "state", &state, options.state.as_deref(), parts);
+    // The system calls only for who asks for them.
+    let accepts = if accept.is_none() && !typed { &accepts[..1] } else { accepts };
+    if accept != Some("close") {
+        first_of(programs, btf, "accept", accepts, accept, parts);
+    }
+    let state = first_of(programs, btf, "state", states, options.state.as_deref(), parts);
+    if typed && !state {
+        return None;
+    }
     let mut iterator = |purpose, program: &str, over: &'static str, way| {
         let loaded = load_iterator(programs, btf, program, over);
         let (fd, refused) = match loaded {
@@ -115,9 +147,14 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
         parts.push(Part { purpose, way, refused });
         fd
     };
-    let files = iterator("owners", "files", "task_file", "iter task_file");
-    let survey = iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem");
-    Attached { survey, files }
+    let files = if typed { "files_typed" } else { "files" };
+    let files = iterator("owners", files, "task_file", "iter task_file");
+    let survey = if typed {
+        iterator("survey", "live_typed", "bpf_sk_storage_map", "iter bpf_sk_storage_map")
+    } else {
+        iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem")
+    };
+    Some(Attached { typed, survey, files })
 }
 
 /// What cannot be told with what was attached.
@@ -138,27 +175,24 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
     missing
 }
 
-/// Makes a record of the map one of a survey.
-pub(super) const fn mark_live(bytes: &mut [u8; RECORD]) {
-    bytes[129] = 5;
-}
-
+/// Attaches the first that the kernel permits; whether there was one.
 fn first_of(
     programs: &mut Ebpf,
     btf: &Btf,
     purpose: &'static str,
-    tries: &[&Try],
+    tries: &[Try],
     only: Option<&str>,
     parts: &mut Vec<Part>,
-) {
+) -> bool {
     for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
         let refused = one.programs.iter().find_map(|(program, kind)| load(programs, btf, program, *kind).err());
         let works = refused.is_none();
         parts.push(Part { purpose, way: one.way, refused });
         if works {
-            return;
+            return true;
         }
     }
+    false
 }
 
 fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<(), String> {
