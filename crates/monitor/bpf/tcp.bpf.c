@@ -2,14 +2,14 @@
 /*
  * TCP connections as the kernel sees them.
  *
- * What must be known of a connection before its end is kept beside its socket: when it was opened and established, and
- * whose it is. The rest is read from the socket when it is told, at the end or when userspace asks. The owner is the
+ * What must be known of a connection before its end is kept by the address of its socket: when it was opened and
+ * established, and whose it is. The rest is read from the socket when it is told, at the end or when userspace asks. The owner is the
  * process that called connect or accept; a change of state that a packet causes runs in the context of whichever
  * process was interrupted, so it never says who owns what. Every way to attach ends in `on_state` and `claim`, so that
  * each gives the same.
  *
- * Where the kernel knows the type of the socket (`typed`) its fields are plain loads and what is kept hangs on the socket
- * itself: quicker, and it goes with it. Elsewhere fields are copied out, and what is kept is in a map of stated size.
+ * Where the kernel knows the type of the socket (`typed`) its fields are plain loads, elsewhere they are copied out. (What
+ * is kept could hang on the socket itself then; measured, that costs twice as much as the map.)
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
@@ -138,15 +138,6 @@ enum count {
 	COUNTS,
 };
 
-/* What hangs on sockets whose type the kernel knows; there is room for as many as there are sockets. */
-struct {
-	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__type(key, int);
-	__type(value, struct kept);
-} sockets SEC(".maps");
-
-/* The same for others, by the address of the socket. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 65536);
@@ -176,6 +167,9 @@ struct {
 /* Set before loading: whether every step is an event, or the end of a connection alone. */
 const volatile __u32 every_step = 0;
 
+/* Connections that a packet has ended before anybody was seen to own them. Mostly there are none, and nothing to look for. */
+__u64 waiting = 0;
+
 static __inline void count(const enum count which)
 {
 	__u32 first = 0;
@@ -201,44 +195,27 @@ static __inline __u16 swapped(__be16 port)
 
 /* ---- what is kept ---- */
 
-static __inline struct kept *known(struct sock *sk, const int typed)
+static __inline struct kept *known(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 
-	if (typed)
-		return bpf_sk_storage_get(&sockets, sk, NULL, 0);
 	return bpf_map_lookup_elem(&connections, &key);
 }
 
-/* What is kept of a connection from now on; whatever was there before was of one that is over. */
-static __inline struct kept *begun(struct sock *sk, const struct kept *kept, const int typed)
+/* Keeps it from now on; whatever was there before was of a connection that is over. */
+static __inline void keep(struct sock *sk, const struct kept *kept)
 {
 	__u64 key = (__u64)sk;
-	struct kept *place;
 
-	if (typed) {
-		place = bpf_sk_storage_get(&sockets, sk, NULL, BPF_SK_STORAGE_GET_F_CREATE);
-		if (place)
-			*place = *kept;
-		else
-			count(COUNT_MAP_FULL);
-		return place;
-	}
-	if (bpf_map_update_elem(&connections, &key, kept, BPF_ANY)) {
+	if (bpf_map_update_elem(&connections, &key, kept, BPF_ANY))
 		count(COUNT_MAP_FULL);
-		return NULL;
-	}
-	return NULL;
 }
 
-/* The connection is over. What hangs on the socket goes with it, or is used anew. */
-static __inline void forget(struct sock *sk, struct kept *kept, const int typed)
+static __inline void forget(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 
-	kept->state = 0;
-	if (!typed)
-		bpf_map_delete_elem(&connections, &key);
+	bpf_map_delete_elem(&connections, &key);
 }
 
 /* The process that runs now, by the leader of its threads. */
@@ -435,13 +412,16 @@ static __inline void tell_end(struct kept *kept, struct sock *sk, const int type
 {
 	if (!kept->owner.pid)
 		count(COUNT_UNOWNED);
-	if (!tell(kept, sk, ENDED, typed)) {
-		/* A copy: what is kept may be in either place. */
-		struct kept copy = *kept;
+	if (!tell(kept, sk, ENDED, typed))
+		fold(kept, (__u64)sk);
+	forget(sk);
+}
 
-		fold(&copy, (__u64)sk);
-	}
-	forget(sk, kept, typed);
+/* The same of one that has waited for its owner. */
+static __inline void tell_late(struct kept *kept, struct sock *sk, const int typed)
+{
+	__sync_fetch_and_add(&waiting, -1);
+	tell_end(kept, sk, typed);
 }
 
 /* ---- changes of state ---- */
@@ -456,12 +436,12 @@ static __inline void opened(struct sock *sk, const int typed)
 	own(&kept.owner, typed);
 	count(COUNT_OPENED);
 	tell_step(&kept, sk, OPENED, typed);
-	begun(sk, &kept, typed);
+	keep(sk, &kept);
 }
 
 static __inline void established(struct sock *sk, const int typed)
 {
-	struct kept *outgoing = known(sk, typed);
+	struct kept *outgoing = known(sk);
 	__u64 now = bpf_ktime_get_ns();
 
 	count(COUNT_ESTABLISHED);
@@ -481,19 +461,19 @@ static __inline void established(struct sock *sk, const int typed)
 	READ(typed, kept.local_port, sk->__sk_common.skc_num);
 	count(COUNT_INCOMING);
 	tell_step(&kept, sk, OPEN_DONE, typed);
-	begun(sk, &kept, typed);
+	keep(sk, &kept);
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
 {
-	struct kept *kept = known(sk, typed);
+	struct kept *kept = known(sk);
 	int error = 0;
 
 	if (last == SYN_SENT)
 		count(COUNT_FAILED);
 	else if (last != LISTEN && last != CLOSE && last != SYN_RECV)
 		count(COUNT_CLOSED);
-	if (!kept || !kept->state || kept->ended)
+	if (!kept || kept->ended)
 		return;
 	READ(typed, error, sk->sk_err);
 	kept->ended = bpf_ktime_get_ns();
@@ -520,14 +500,16 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket. */
 	if (kept->owner.pid || last == SYN_SENT)
 		tell_end(kept, sk, typed);
+	else
+		__sync_fetch_and_add(&waiting, 1);
 }
 
 /* Only close and shutdown lead to these, so the process that runs is the one that has the socket. */
-static __inline void closing(struct sock *sk, int state, const int typed)
+static __inline void closing(struct sock *sk, const int typed)
 {
-	struct kept *kept = known(sk, typed);
+	struct kept *kept = known(sk);
 
-	if (!kept || !kept->state || kept->owner.pid)
+	if (!kept || kept->owner.pid)
 		return;
 	kept->flags |= BY_CLOSE;
 	own(&kept->owner, typed);
@@ -558,7 +540,7 @@ static __inline int on_state(struct sock *sk, int last, int state, const int typ
 	else if (state == CLOSE)
 		ended(sk, last, typed);
 	else
-		closing(sk, state, typed);
+		closing(sk, typed);
 	return 0;
 }
 
@@ -607,29 +589,26 @@ static __inline int claim(struct sock *sk, const enum flag by, const int typed)
 
 	if (!sk)
 		return 0;
-	kept = known(sk, typed);
-	if (!kept || !kept->state || kept->owner.pid)
+	kept = known(sk);
+	if (!kept || kept->owner.pid)
 		return 0;
 	kept->flags |= by;
 	own(&kept->owner, typed);
 	if (kept->ended)
-		tell_end(kept, sk, typed);
+		tell_late(kept, sk, typed);
 	else
 		tell_step(kept, sk, CLAIMED, typed);
 	return 0;
 }
 
-/* What the function returns stands behind its arguments, and there are fewer of them since 6.10. */
 SEC("fexit/inet_csk_accept")
 int accept_exit(__u64 *ctx)
 {
-	return claim((struct sock *)ctx[2], BY_ACCEPT, 1);
-}
+	__u64 sk = 0;
 
-SEC("fexit/inet_csk_accept")
-int accept_exit_old(__u64 *ctx)
-{
-	return claim((struct sock *)ctx[4], BY_ACCEPT, 1);
+	/* Not by its place behind the arguments: there are fewer of them since 6.10. */
+	bpf_get_func_ret(ctx, &sk);
+	return claim((struct sock *)sk, BY_ACCEPT, 0);
 }
 
 SEC("kretprobe/inet_csk_accept")
@@ -680,13 +659,16 @@ int accept4_call(struct sys_exit_context *ctx)
  */
 static __inline int destroyed(struct sock *sk, const int typed)
 {
-	struct kept *kept = known(sk, typed);
+	struct kept *kept;
 
-	if (!kept || !kept->state || !kept->ended || kept->owner.pid)
+	if (!waiting)
+		return 0;
+	kept = known(sk);
+	if (!kept || !kept->ended || kept->owner.pid)
 		return 0;
 	kept->flags |= BY_CLOSE;
 	own(&kept->owner, typed);
-	tell_end(kept, sk, typed);
+	tell_late(kept, sk, typed);
 	return 0;
 }
 
@@ -704,13 +686,13 @@ int destroy_raw(__u64 *ctx)
 
 /* ---- looking through everything, when userspace asks ---- */
 
-static __inline int owned_by_file(struct sock *sk, struct task_struct *task, const int typed)
+static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 {
-	struct kept *kept = known(sk, typed), fresh = {};
+	struct kept *kept = known(sk), fresh = {};
 	struct task_struct *leader = task->group_leader;
 	struct css_set *groups = task->cgroups;
 	__u8 state = sk->__sk_common.skc_state;
-	int is_new = !kept || !kept->state;
+	int is_new = !kept;
 
 	if (!is_new && kept->owner.pid)
 		return 0;
@@ -732,16 +714,16 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task, con
 	READ(0, fresh.owner.cgroup, groups->dfl_cgrp->kn->id);
 	if (is_new) {
 		count(COUNT_SEEN_LATE);
-		tell_step(&fresh, sk, CLAIMED, typed);
-		begun(sk, &fresh, typed);
+		tell_step(&fresh, sk, CLAIMED, 1);
+		keep(sk, &fresh);
 		return 0;
 	}
 	kept->owner = fresh.owner;
 	kept->flags |= BY_FILE;
 	if (kept->ended)
-		tell_end(kept, sk, typed);
+		tell_late(kept, sk, 1);
 	else
-		tell_step(kept, sk, CLAIMED, typed);
+		tell_step(kept, sk, CLAIMED, 1);
 	return 0;
 }
 
@@ -749,7 +731,8 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task, con
  * Every open file: who has which socket. It finds the owners that no hook has told, and the connections that are older
  * than the monitor.
  */
-static __inline int over_files(struct task_file_context *ctx, const int typed)
+SEC("iter/task_file")
+int files(struct task_file_context *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
@@ -766,39 +749,10 @@ static __inline int over_files(struct task_file_context *ctx, const int typed)
 		return 0;
 	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
 		return 0;
-	return owned_by_file(sk, task, typed);
-}
-
-SEC("iter/task_file")
-int files_typed(struct task_file_context *ctx)
-{
-	return over_files(ctx, 1);
-}
-
-SEC("iter/task_file")
-int files(struct task_file_context *ctx)
-{
-	return over_files(ctx, 0);
+	return owned_by_file(sk, task);
 }
 
 /* Every connection that is known, with what it has carried until now. */
-SEC("iter/bpf_sk_storage_map")
-int live_typed(struct socket_context *ctx)
-{
-	struct kept *kept = ctx->value;
-	struct sock *sk = ctx->sk;
-	struct record record;
-
-	if (!sk || !kept || !kept->state)
-		return 0;
-	kept->told = 1;
-	fill(&record, kept, sk, LIVE, 0);
-	if (!kept->ended)
-		record.state = sk->__sk_common.skc_state;
-	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
-	return 0;
-}
-
 SEC("iter/bpf_map_elem")
 int live(struct map_elem_context *ctx)
 {
@@ -809,6 +763,9 @@ int live(struct map_elem_context *ctx)
 	__u16 port = 0;
 
 	if (!kept || !ctx->key)
+		return 0;
+	/* Its end is told, or about to be: it must not come to life after that. */
+	if (kept->ended && kept->owner.pid)
 		return 0;
 	sk = (struct sock *)*(__u64 *)ctx->key;
 	kept->told = 1;

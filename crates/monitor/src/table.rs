@@ -15,6 +15,8 @@ use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
 /// seconds has seen the last of it.
 const KEPT: Duration = Duration::from_secs(90);
+/// A connection that so many surveys do not find is gone. While others come and go the kernel may leave one out.
+const MISSED: u64 = 4;
 /// Where those go that have no place of their own.
 pub const OTHER: &str = "other";
 
@@ -240,7 +242,7 @@ impl Table {
         }
     }
 
-    /// A survey begins: what it does not find, nor the one after it, is gone.
+    /// A survey begins: what several in a row do not find is gone.
     pub fn begin_survey(&mut self) {
         self.survey += 1;
     }
@@ -249,7 +251,7 @@ impl Table {
     pub fn end_survey(&mut self, now: Duration) -> Vec<ConnectionId> {
         let survey = self.survey;
         let lost: Vec<ConnectionId> =
-            self.connections.iter().filter(|(_, one)| one.survey + 1 < survey).map(|(id, _)| *id).collect();
+            self.connections.iter().filter(|(_, one)| one.survey + MISSED <= survey).map(|(id, _)| *id).collect();
         for id in &lost {
             if let Some(connection) = self.connections.remove(id) {
                 self.overflow.unseen += 1;

@@ -18,8 +18,7 @@ use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
 use crate::names;
 
-/// Connections kept at the same time, unless asked otherwise: about 8 MB of the kernel's memory, where types are
-/// not known.
+/// Connections kept at the same time, unless asked otherwise: about 8 MB of the kernel's memory.
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
@@ -33,9 +32,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc
 /// The source.
 pub struct Ebpf {
     way: Way,
-    /// The map of what is kept, or the one that hangs on sockets.
-    kept: OwnedFd,
     connections: HashMap<MapData, u64, [u8; KEPT]>,
+    /// The same map, for surveys.
+    kept: OwnedFd,
     events: RingBuf<MapData>,
     counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
@@ -65,54 +64,29 @@ impl Ebpf {
         let ring = options.ring.unwrap_or(RING);
         let capacity = options.capacity.unwrap_or(CAPACITY);
         let every_step = u32::from(options.every_step);
-        let load = |connections: u32| {
-            EbpfLoader::new()
-                .btf(Some(&btf))
-                .override_global("every_step", &every_step, true)
-                .map_max_entries("connections", connections)
-                .map_max_entries("events", ring)
-                .load(object)
-                .map_err(|error| obstacle(&error))
-        };
-        let mut way = Way { source: "ebpf", ..Way::default() };
-        let mut found = None;
-        if attach::may_be_typed(options) {
-            // The map is not used then.
-            let mut programs = load(1)?;
-            let attached = attach::attach(&mut programs, &btf, options, true, &mut way.parts);
-            found = attached.map(|attached| (programs, attached));
+        let mut programs = EbpfLoader::new()
+            .btf(Some(&btf))
+            .override_global("every_step", &every_step, true)
+            .map_max_entries("connections", capacity)
+            .map_max_entries("events", ring)
+            .load(object)
+            .map_err(|error| obstacle(&error))?;
+        let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
+        let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
+        if way.chosen("state").is_none() {
+            let state = way.parts.iter().filter(|part| part.purpose == "state");
+            let said: Vec<String> =
+                state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
+            return Err(SourceError::NotPermitted(rights::judge(&facts, &said.join("; "))));
         }
-        let (mut programs, attached) = match found {
-            Some(found) => found,
-            None => {
-                // What was attached is gone with its programs.
-                way.parts.retain(|part| part.refused.is_some());
-                way.capacity = capacity as usize;
-                let mut programs = load(capacity)?;
-                let attached = attach::attach(&mut programs, &btf, options, false, &mut way.parts);
-                let attached = attached.filter(|_| way.chosen("state").is_some());
-                let attached = attached.ok_or_else(|| {
-                    let state = way.parts.iter().filter(|part| part.purpose == "state");
-                    let said: Vec<String> =
-                        state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
-                    SourceError::NotPermitted(rights::judge(&facts, &said.join("; ")))
-                })?;
-                (programs, attached)
-            }
-        };
         way.missing = attach::missing(&way);
         let mut map = |name: &'static str| {
             programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
         };
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
         let connections = map("connections")?;
-        let sockets = map("sockets")?;
-        let kept = match (&connections, &sockets) {
-            (_, Map::SkStorage(data)) if attached.typed => data,
-            (Map::HashMap(data), _) => data,
-            _ => return Err(broken(&"it is of another kind")),
-        };
-        let kept = kept.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
+        let Map::HashMap(data) = &connections else { return Err(broken(&"it is of another kind")) };
+        let kept = data.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
         let connections = HashMap::try_from(connections).map_err(|error| broken(&error))?;
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
@@ -216,10 +190,8 @@ impl Source for Ebpf {
     }
 
     fn forget(&mut self, id: ConnectionId) {
-        // What hangs on a socket goes with it; in the map its end may have taken it away in between.
-        if !self.attached.typed {
-            let _ = self.connections.remove(&id.socket);
-        }
+        // Its end may have taken it away in between.
+        let _ = self.connections.remove(&id.socket);
     }
 
     fn wait(&self, up_to: Duration) {

@@ -75,6 +75,6 @@ mod tests {
         let counts: Vec<u64> = histogram.buckets().iter().map(|(_, count)| *count).collect();
         assert_eq!((counts[0], counts[1], counts[16]), (1, 1, 1));
         assert_eq!(histogram.count(), 3);
-        assert!((histogram.sum() - 7200.000_101).abs() < 1e-9);
+        assert!((histogram.sum() - 7_200.000_101).abs() < 1e-9);
     }
 }

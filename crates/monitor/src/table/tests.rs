@@ -122,13 +122,15 @@ fn a_dead_process_is_kept_for_a_while_and_then_dropped_and_sums_by_name_stay() {
 }
 
 #[test]
-fn a_connection_that_two_surveys_do_not_find_is_gone() {
+fn a_connection_that_several_surveys_do_not_find_is_gone() {
     let mut table = Table::default();
     table.begin_survey();
     table.handle_record(SECOND, &live(1, 7), None);
     assert!(table.end_survey(SECOND).is_empty());
-    table.begin_survey();
-    assert!(table.end_survey(SECOND).is_empty(), "it may have begun while the survey ran");
+    for _ in 1..MISSED {
+        table.begin_survey();
+        assert!(table.end_survey(SECOND).is_empty(), "it may have been left out");
+    }
     table.begin_survey();
     assert_eq!(table.end_survey(SECOND), [live(1, 7).id]);
     assert_eq!((table.overflow().unseen, only(&table).open), (1, 0));

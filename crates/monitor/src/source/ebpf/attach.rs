@@ -9,9 +9,7 @@ use crate::source::{Options, Part, Way};
 
 /// What is attached but kept by aya itself.
 pub(super) struct Attached {
-    /// Whether what is kept hangs on sockets, and not in the map.
-    pub(super) typed: bool,
-    /// Runs over what is kept.
+    /// Runs over the map of connections.
     pub(super) survey: Option<OwnedFd>,
     /// Runs over open files.
     pub(super) files: Option<OwnedFd>,
@@ -61,33 +59,25 @@ const STATE: [Try; 5] = [
     },
 ];
 
-/// Nothing of these is needed to know who closes. The system calls cost every process something at each of its calls, so
+/// None of these is needed to know who closes. The system calls cost every process something at each of its calls, so
 /// they are used only when asked for.
-const ACCEPT_TYPED: [Try; 2] = [
+const ACCEPT: [Try; 2] = [
     Try { name: "fexit", way: "fexit inet_csk_accept", programs: &[("accept_exit", Kind::Exit("inet_csk_accept"))] },
-    Try {
-        name: "fexit",
-        way: "fexit inet_csk_accept (before 6.10)",
-        programs: &[("accept_exit_old", Kind::Exit("inet_csk_accept"))],
-    },
-];
-
-/// These see a socket without its type, so they need the map.
-const ACCEPT_COPIED: [Try; 2] = [
     Try {
         name: "kretprobe",
         way: "kretprobe inet_csk_accept",
         programs: &[("accept_probe", Kind::Probe("inet_csk_accept"))],
     },
-    Try {
-        name: "sys_exit",
-        way: "tracepoint syscalls/sys_exit_accept and sys_exit_accept4",
-        programs: &[
-            ("accept_call", Kind::Trace("syscalls", "sys_exit_accept")),
-            ("accept4_call", Kind::Trace("syscalls", "sys_exit_accept4")),
-        ],
-    },
 ];
+
+const ACCEPT_CALLS: [Try; 1] = [Try {
+    name: "sys_exit",
+    way: "tracepoint syscalls/sys_exit_accept and sys_exit_accept4",
+    programs: &[
+        ("accept_call", Kind::Trace("syscalls", "sys_exit_accept")),
+        ("accept4_call", Kind::Trace("syscalls", "sys_exit_accept4")),
+    ],
+}];
 
 const CLOSE: [Try; 2] = [
     Try {
@@ -102,42 +92,16 @@ const CLOSE: [Try; 2] = [
     },
 ];
 
-/// Whether the programs with types can be tried. They are quicker, and the only ones that keep what they know on the
-/// socket itself; some ways that may be asked for have no types.
-pub(super) fn may_be_typed(options: &Options) -> bool {
-    let untyped_accept = matches!(options.accept.as_deref(), Some("kretprobe" | "sys_exit"));
-    options.state.as_deref().is_none_or(|state| state == STATE[0].name) && !untyped_accept
-}
-
-/// Attaches all that can be, and notes what was tried. `None` when the kernel has no programs with types, if those are
-/// wanted: all must agree on where things are kept.
-pub(super) fn attach(
-    programs: &mut Ebpf,
-    btf: &Btf,
-    options: &Options,
-    typed: bool,
-    parts: &mut Vec<Part>,
-) -> Option<Attached> {
-    let accept = options.accept.as_deref();
-    let (close, states, accepts) = if typed {
-        (&CLOSE[..1], &STATE[..1], &ACCEPT_TYPED[..])
-    } else {
-        (&CLOSE[1..], &STATE[1..], &ACCEPT_COPIED[..])
-    };
+/// Attaches all that can be, and notes what was tried.
+pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &mut Vec<Part>) -> Attached {
     // The end first: from the first change of state on, none must be missed.
-    let close = first_of(programs, btf, "close", close, None, parts);
-    if typed && !close {
-        return None;
+    first_of(programs, btf, "close", &CLOSE, None, parts);
+    match options.accept.as_deref() {
+        Some("close") => {}
+        Some("sys_exit") => first_of(programs, btf, "accept", &ACCEPT_CALLS, None, parts),
+        only => first_of(programs, btf, "accept", &ACCEPT, only, parts),
     }
-    // The system calls only for who asks for them.
-    let accepts = if accept.is_none() && !typed { &accepts[..1] } else { accepts };
-    if accept != Some("close") {
-        first_of(programs, btf, "accept", accepts, accept, parts);
-    }
-    let state = first_of(programs, btf, "state", states, options.state.as_deref(), parts);
-    if typed && !state {
-        return None;
-    }
+    first_of(programs, btf, "state", &STATE, options.state.as_deref(), parts);
     let mut iterator = |purpose, program: &str, over: &'static str, way| {
         let loaded = load_iterator(programs, btf, program, over);
         let (fd, refused) = match loaded {
@@ -147,14 +111,9 @@ pub(super) fn attach(
         parts.push(Part { purpose, way, refused });
         fd
     };
-    let files = if typed { "files_typed" } else { "files" };
-    let files = iterator("owners", files, "task_file", "iter task_file");
-    let survey = if typed {
-        iterator("survey", "live_typed", "bpf_sk_storage_map", "iter bpf_sk_storage_map")
-    } else {
-        iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem")
-    };
-    Some(Attached { typed, survey, files })
+    let files = iterator("owners", "files", "task_file", "iter task_file");
+    let survey = iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem");
+    Attached { survey, files }
 }
 
 /// What cannot be told with what was attached.
@@ -175,7 +134,7 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
     missing
 }
 
-/// Attaches the first that the kernel permits; whether there was one.
+/// Attaches the first that the kernel permits.
 fn first_of(
     programs: &mut Ebpf,
     btf: &Btf,
@@ -183,16 +142,15 @@ fn first_of(
     tries: &[Try],
     only: Option<&str>,
     parts: &mut Vec<Part>,
-) -> bool {
+) {
     for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
         let refused = one.programs.iter().find_map(|(program, kind)| load(programs, btf, program, *kind).err());
         let works = refused.is_none();
         parts.push(Part { purpose, way: one.way, refused });
         if works {
-            return true;
+            return;
         }
     }
-    false
 }
 
 fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<(), String> {
