@@ -112,10 +112,10 @@ impl Screen {
             if at > 0 {
                 text.push_str("\r\n");
             }
+            // What was there goes first: behind a line as wide as the terminal its last character would go.
+            text.push_str("\x1b[K");
             text.push_str(line);
-            text.push_str("\x1b[0m\x1b[K");
         }
-        text.push_str("\x1b[J");
         data(&text);
     }
 
