@@ -1,4 +1,4 @@
-//! What monitoring reads, as OpenMetrics text: made anew from the table for each question.
+//! What monitoring reads, in the text format of Prometheus: made anew from the table for each question.
 //!
 //! All labels but those of `tcp_connects_by_pid` have a bound: names beyond it share the value `other`.
 
@@ -16,7 +16,7 @@ use crate::source::{Counts, Way};
 use crate::table::{Histogram, Sums, Table};
 
 /// The form of the text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// Labels as pairs of names and values.
 #[derive(Clone, Debug, Hash, PartialEq, Eq)]
@@ -62,10 +62,34 @@ pub fn text(table: &Table, counts: &Counts, way: &Way) -> String {
         text.clear();
         let _ = writeln!(text, "# EOF");
     }
-    text
+    plain(&text)
 }
 
-/// The names of all metrics, for the reference page.
+/// The older format from the newer one: it is what the tool before had, and what `promtool check metrics` reads. A
+/// counter is described by the name that its samples have, an info is a gauge, and there are no units.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let meaning = help.take().map_or("", |(_, meaning)| meaning);
+            let _ = write!(plain, "# HELP {name}{suffix} {meaning}\n# TYPE {name}{suffix} {kind}\n");
+        } else if !line.starts_with('#') {
+            plain.push_str(line);
+            plain.push('\n');
+        }
+    }
+    plain
+}
+
+/// The names of all metrics in the newer format, for the reference page.
 #[must_use]
 pub fn names() -> String {
     let mut registry = Registry::default();

@@ -178,7 +178,7 @@ fn metrics_routes(told: &Arc<Told>) -> Routes {
             let text = metrics::text(&shared.table(), &shared.counts(), shared.way());
             AdminAnswer::new(metrics::CONTENT_TYPE, text)
         }
-        ("/metrics", None) => AdminAnswer::new(metrics::CONTENT_TYPE, "# EOF\n"),
+        ("/metrics", None) => AdminAnswer::new(metrics::CONTENT_TYPE, ""),
         _ => AdminAnswer::not_found(),
     })
 }

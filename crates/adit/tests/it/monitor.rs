@@ -111,7 +111,7 @@ async fn twenty_scrapers_at_once_all_get_the_whole_text() {
                     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
                     let mut text = String::new();
                     stream.read_to_string(&mut text).unwrap();
-                    text.starts_with("HTTP/1.1 200 ") && text.ends_with("# EOF\n")
+                    text.starts_with("HTTP/1.1 200 ") && text.contains("\nadit_monitor_capacity ")
                 })
             })
         })

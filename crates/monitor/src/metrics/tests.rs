@@ -36,7 +36,20 @@ fn errors_times_and_losses_are_told() {
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
     }
-    assert!(text.ends_with("# EOF\n"));
+}
+
+#[test]
+fn the_text_is_what_promtool_reads() {
+    let text = text(&filled(), &Counts::default(), &Way::default());
+    assert!(text.contains("# TYPE adit_tcp_connections_total counter\n"), "{text}");
+    assert!(text.contains("# TYPE adit_monitor_info gauge\nadit_monitor_info{"), "{text}");
+    assert!(!text.contains("# UNIT") && !text.contains("# EOF") && !text.contains(" info\n"), "{text}");
+    let typed =
+        |line: &str| line.strip_prefix("# TYPE ").map(|rest| rest.split(' ').next().unwrap_or_default().to_owned());
+    let names: Vec<String> = text.lines().filter_map(typed).collect();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(names.iter().any(|name| line.starts_with(name.as_str())), "{line} is described");
+    }
 }
 
 #[test]
