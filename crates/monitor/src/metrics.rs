@@ -139,6 +139,8 @@ fn of_connections(registry: &mut Registry, table: &Table, counts: &Counts) {
     open.get_or_create(&labels("direction", "incoming")).set(incoming);
     registry.register("adit_tcp_connections_open", "Connections that are there now", open);
     let ends = Counters::default();
+    // There before the first one, so that its rate is one.
+    drop(ends.get_or_create(&Labels(vec![("end", "closed".to_owned()), ("error", String::new())])));
     for (end, error, count) in table.ends() {
         let labels = Labels(vec![("end", end.to_owned()), ("error", error.to_owned())]);
         ends.get_or_create(&labels).inc_by(count);

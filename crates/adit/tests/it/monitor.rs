@@ -203,7 +203,8 @@ async fn the_live_view_shows_this_process_takes_keys_and_leaves_the_terminal_as_
     let terminal = Terminal::open(120, 30).expect("a terminal");
     let before = terminal.modes().expect("its modes");
     let mut command = adit(home.path());
-    command.args(["top", "--interval", "200ms"]);
+    // Others have connections, too, and there are 30 lines.
+    command.args(["top", "--interval", "200ms", "--filter", &std::process::id().to_string()]);
     let mut program = terminal.control(&[], &command).expect("it runs");
     let pid = format!(" {} ", std::process::id());
     let shows = |what: &str| {

@@ -73,8 +73,11 @@ pub fn judge(facts: &Facts, said: &str) -> Obstacle {
     if !missing.is_empty() {
         let verb = if missing.len() == 1 { "is" } else { "are" };
         let names = missing.join(" and ");
+        let has_bpf = !missing.contains(&"CAP_BPF") && !missing.contains(&"CAP_SYS_ADMIN");
         let unprivileged = match facts.unprivileged_disabled {
             Some(0) => "",
+            // With CAP_BPF that is no matter.
+            _ if has_bpf => "",
             _ => ", and kernel.unprivileged_bpf_disabled keeps everybody else from loading programs",
         };
         let program = if facts.program.is_empty() { "adit" } else { &facts.program };
@@ -157,7 +160,9 @@ mod tests {
         let obstacle = judge(&facts, "EPERM");
         assert_eq!(obstacle.message, "CAP_PERFMON is missing");
         assert!(obstacle.hint.starts_with("sudo setcap cap_bpf,cap_perfmon+ep /bin/adit;"), "{}", obstacle.hint);
-        let facts = Facts { capabilities: 0, unprivileged_disabled: Some(2), ..root() };
+        let facts = Facts { unprivileged_disabled: Some(2), ..facts };
+        assert_eq!(judge(&facts, "EPERM").message, "CAP_PERFMON is missing");
+        let facts = Facts { capabilities: 0, ..facts };
         let message = judge(&facts, "EPERM").message;
         assert!(
             message.starts_with("CAP_BPF and CAP_PERFMON are missing, and kernel.unprivileged_bpf_disabled"),
