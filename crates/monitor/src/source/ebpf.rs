@@ -250,3 +250,36 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What opening an object that is none of ours says.
+    fn refused(object: &[u8]) -> String {
+        match Ebpf::open_object(object, &Options::default()) {
+            Ok(_) => panic!("it was taken"),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn an_object_that_is_missing_or_broken_is_refused_with_words() {
+        // Without the rights these are what is said, and that is right as well.
+        for object in [&[][..], b"no object", &OBJECT[..OBJECT.len() / 2]] {
+            let said = refused(object);
+            assert!(said.contains("does not take the programs") || said.contains("missing"), "{said}");
+        }
+    }
+
+    #[test]
+    fn an_object_for_another_kernel_loses_the_ways_that_need_what_is_not_there() {
+        // A field that no kernel has: offsets cannot be filled in, and the programs that use it are not loaded.
+        let mut object = OBJECT.to_vec();
+        let name = b"\0bytes_sent\0";
+        let at = object.windows(name.len()).position(|window| window == name).expect("a name in the types");
+        object[at + 1] = b'X';
+        let said = refused(&object);
+        assert!(said.contains("does not take the programs") || said.contains("missing"), "{said}");
+    }
+}
