@@ -145,6 +145,14 @@ struct {
 	__type(value, struct kept);
 } connections SEC(".maps");
 
+/* Where processes listen: a network namespace and a port. It tells which side opened a connection that is older. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u64);
+	__type(value, __u8);
+} listeners SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, 2097152);
@@ -686,6 +694,8 @@ int destroy_raw(__u64 *ctx)
 
 /* ---- looking through everything, when userspace asks ---- */
 
+static __inline __u64 place_of(struct sock *sk);
+
 static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 {
 	struct kept *kept = known(sk), fresh = {};
@@ -693,6 +703,7 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	struct css_set *groups = task->cgroups;
 	__u8 state = sk->__sk_common.skc_state;
 	int is_new = !kept;
+	__u64 place;
 
 	if (!is_new && kept->owner.pid)
 		return 0;
@@ -703,6 +714,9 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 		fresh.state = state;
 		fresh.flags = SEEN_LATE;
 		fresh.local_port = sk->__sk_common.skc_num;
+		place = place_of(sk);
+		if (bpf_map_lookup_elem(&listeners, &place))
+			fresh.flags |= INCOMING;
 	} else {
 		fresh = *kept;
 	}
@@ -727,6 +741,27 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	return 0;
 }
 
+/* The TCP socket of an open file, if it is one. */
+static __inline struct sock *tcp_of(struct file *file)
+{
+	struct socket *socket = bpf_sock_from_file(file);
+	struct sock *sk;
+
+	if (!socket)
+		return NULL;
+	sk = socket->sk;
+	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+		return NULL;
+	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
+		return NULL;
+	return sk;
+}
+
+static __inline __u64 place_of(struct sock *sk)
+{
+	return (__u64)sk->__sk_common.skc_net.net->ns.inum << 16 | sk->__sk_common.skc_num;
+}
+
 /*
  * Every open file: who has which socket. It finds the owners that no hook has told, and the connections that are older
  * than the monitor.
@@ -736,20 +771,31 @@ int files(struct task_file_context *ctx)
 {
 	struct task_struct *task = ctx->task;
 	struct file *file = ctx->file;
-	struct socket *socket;
 	struct sock *sk;
 
 	if (!task || !file)
 		return 0;
-	socket = bpf_sock_from_file(file);
-	if (!socket)
+	sk = tcp_of(file);
+	return sk ? owned_by_file(sk, task) : 0;
+}
+
+/* Every open file once before that: who listens where. */
+SEC("iter/task_file")
+int listening(struct task_file_context *ctx)
+{
+	struct file *file = ctx->file;
+	struct sock *sk;
+	__u8 one = 1;
+	__u64 key;
+
+	if (!ctx->task || !file)
 		return 0;
-	sk = socket->sk;
-	if (!sk || sk->sk_protocol != IPPROTO_TCP)
+	sk = tcp_of(file);
+	if (!sk || sk->__sk_common.skc_state != LISTEN)
 		return 0;
-	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
-		return 0;
-	return owned_by_file(sk, task);
+	key = place_of(sk);
+	bpf_map_update_elem(&listeners, &key, &one, BPF_ANY);
+	return 0;
 }
 
 /* Every connection that is known, with what it has carried until now. */

@@ -104,6 +104,11 @@ impl Ebpf {
             undecoded: 0,
             _programs: programs,
         };
+        if let Some(program) = source.attached.listening.take() {
+            // Once: later beginnings are seen as they happen. Without it the direction of older connections is not known.
+            let run = iterator::over_all(program.as_fd()).and_then(iterator::run);
+            run.map_err(|error| SourceError::broken("the survey of open files", &error))?;
+        }
         source.reconcile()?;
         Ok(source)
     }

@@ -169,6 +169,7 @@ fn a_connection_that_is_older_than_the_monitor_is_found_with_its_process() {
     let found = survey(&mut *source, port);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found.iter().all(|record| record.seen_late && record.owner.unwrap().process.pid == std::process::id()));
+    assert!(found.iter().all(|record| record.incoming == (record.local.port() == port)), "{found:#?}");
     drop(client);
     drop(served);
     assert_eq!(ends(&mut *source, port, 2).len(), 2);

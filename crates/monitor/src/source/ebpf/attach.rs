@@ -13,6 +13,8 @@ pub(super) struct Attached {
     pub(super) survey: Option<OwnedFd>,
     /// Runs over open files.
     pub(super) files: Option<OwnedFd>,
+    /// The same for those that listen.
+    pub(super) listening: Option<OwnedFd>,
 }
 
 /// One way to do something.
@@ -113,7 +115,8 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
     };
     let files = iterator("owners", "files", "task_file", "iter task_file");
     let survey = iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem");
-    Attached { survey, files }
+    let listening = load_iterator(programs, btf, "listening", "task_file").ok();
+    Attached { survey, files, listening }
 }
 
 /// What cannot be told with what was attached.
