@@ -236,3 +236,89 @@ pub fn now() -> Duration {
     static BEGUN: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     BEGUN.get_or_init(std::time::Instant::now).elapsed()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::{End, Step};
+    use crate::table::tests::{ended, live};
+
+    /// A source that tells what it is given, and fails at the survey of this number.
+    struct Script {
+        way: Way,
+        events: Vec<Record>,
+        found: Vec<Record>,
+        forgotten: Arc<Mutex<Vec<ConnectionId>>>,
+        fails: bool,
+    }
+
+    impl Source for Script {
+        fn way(&self) -> &Way {
+            &self.way
+        }
+
+        fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+            self.events.drain(..).for_each(each);
+            Ok(())
+        }
+
+        fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+            if self.fails {
+                return Err(SourceError::broken("the survey", &"no more"));
+            }
+            self.found.iter().copied().for_each(each);
+            Ok(())
+        }
+
+        fn counts(&mut self) -> Result<Counts, SourceError> {
+            Ok(Counts { opened: 3, ..Counts::default() })
+        }
+
+        fn forget(&mut self, id: ConnectionId) {
+            self.forgotten.lock().unwrap().push(id);
+        }
+
+        fn wait(&self, _: Duration) {}
+    }
+
+    fn script() -> Script {
+        Script { way: Way::default(), events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
+    }
+
+    fn agent(script: Script) -> Agent {
+        Agent::new(Box::new(script), Limits::default(), Duration::from_secs(1))
+    }
+
+    #[test]
+    fn a_source_that_fails_ends_the_agent_with_its_error() {
+        let failed = agent(Script { fails: true, ..script() }).run().unwrap_err();
+        assert_eq!(failed.to_string(), "the survey: no more");
+    }
+
+    #[test]
+    fn an_agent_that_was_stopped_takes_what_is_left() {
+        let agent = agent(Script { events: vec![ended(live(1, 7), End::Closed)], ..script() });
+        let shared = agent.shared();
+        shared.stop();
+        agent.run().unwrap();
+        assert_eq!((shared.table().totals().closed, shared.counts().opened), (1, 3));
+    }
+
+    #[test]
+    fn a_socket_that_is_gone_at_two_surveys_is_forgotten_and_a_listener_hears_of_events_alone() {
+        let gone = Record { gone: true, ..live(9, 7) };
+        let script = Script { events: vec![live(1, 7)], found: vec![gone, live(2, 7)], ..script() };
+        let forgotten = Arc::clone(&script.forgotten);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener =
+            Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push((record.id, record.step)));
+        let mut agent = agent(script).with_listener(listener);
+        agent.survey().unwrap();
+        assert!(forgotten.lock().unwrap().is_empty(), "its end may be on its way");
+        agent.survey().unwrap();
+        assert_eq!(*forgotten.lock().unwrap(), [gone.id]);
+        assert_eq!(*heard.lock().unwrap(), [(live(1, 7).id, Step::Live)]);
+        assert_eq!(agent.shared().table().connections().len(), 2);
+    }
+}

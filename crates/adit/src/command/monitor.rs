@@ -268,3 +268,45 @@ fn open(address: SocketAddr, option: &str, routes: Routes) -> Result<AdminServer
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answers(readiness: &Readiness) -> [(u16, String); 3] {
+        let routes = health_routes(readiness, &Arc::default());
+        ["/liveness", "/readiness", "/health"].map(|path| {
+            let answer = routes(path);
+            (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
+        })
+    }
+
+    #[test]
+    fn probes_say_what_the_tool_before_said_in_each_state() {
+        let readiness = Readiness::new();
+        let component = readiness.component("source");
+        let [alive, ready, health] = answers(&readiness);
+        assert_eq!((alive, ready), ((200, "OK".into()), (503, "Not ready".into())), "before it is attached");
+        assert!(health.0 == 503 && health.1.contains("\"ready\": false") && health.1.contains("\"timestamp\": "));
+        component.ready();
+        let [alive, ready, health] = answers(&readiness);
+        assert_eq!((alive, ready, health.0), ((200, "OK".into()), (200, "Ready".into()), 200));
+        readiness.drain();
+        let [alive, ready, _] = answers(&readiness);
+        assert_eq!((alive, ready), ((200, "OK".into()), (503, "Not ready".into())), "from the moment it stops");
+        let readiness = Readiness::new();
+        readiness.component("source").ready();
+        readiness.fail("the survey: no more");
+        let [alive, ready, health] = answers(&readiness);
+        assert_eq!((alive, ready), ((503, "Not alive".into()), (503, "Not ready".into())), "after an error");
+        assert!(health.0 == 503 && health.1.contains("no more"), "{}", health.1);
+    }
+
+    #[test]
+    fn an_interval_that_would_keep_the_machine_busy_is_refused() {
+        assert_eq!(interval("250ms").unwrap(), Duration::from_millis(250));
+        for text in ["1ms", "0s", "soon"] {
+            assert!(interval(text).unwrap_err().message().starts_with("--interval"), "{text}");
+        }
+    }
+}
