@@ -11,15 +11,15 @@ if ! compgen -G "$work/kernel/boot/vmlinuz-*" >/dev/null; then
     package=$(apt-cache depends linux-image-amd64 | grep -o 'linux-image-[0-9][^ ]*' | head -n 1)
     (cd "$work" && apt-get download -qq "$package" && dpkg-deb -x linux-image-*.deb kernel && rm linux-image-*.deb)
 fi
-rm -rf "$work/root"
-mkdir -p "$work"/root/{bin,proc,sys,dev,tmp}
-cp "$(command -v busybox)" "$work/root/bin/busybox"
-cp "$program" "$work/root/bin/tests"
+rm -rf "$work/tree"
+mkdir -p "$work"/tree/{bin,proc,sys,dev,tmp}
+cp "$(command -v busybox)" "$work/tree/bin/busybox"
+cp "$program" "$work/tree/bin/tests"
 ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
-    mkdir -p "$work/root$(dirname "$library")"
-    cp -L "$library" "$work/root$library"
+    mkdir -p "$work/tree$(dirname "$library")"
+    cp -L "$library" "$work/tree$library"
 done
-cat >"$work/root/init" <<INIT
+cat >"$work/tree/init" <<INIT
 #!/bin/busybox sh
 /bin/busybox --install -s /bin
 export PATH=/bin
@@ -31,8 +31,8 @@ uname -r
 /bin/tests --test-threads=1 --nocapture $* 2>&1 && echo "all well on this kernel"
 poweroff -f
 INIT
-chmod +x "$work/root/init"
-(cd "$work/root" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
+chmod +x "$work/tree/init"
+(cd "$work/tree" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
 timeout 300 qemu-system-x86_64 -accel tcg,thread=multi -cpu max -smp 2 -m 1536 -nographic -no-reboot \
     -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/initrd.gz" -append "console=ttyS0 quiet panic=-1" </dev/null |
     tee "$work/log"
