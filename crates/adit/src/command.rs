@@ -9,12 +9,14 @@ mod expose;
 mod files;
 mod forward;
 mod live;
+mod monitor;
 mod output;
 mod protection;
 mod reference;
 mod server;
 mod ssh;
 mod token;
+mod top;
 mod trust;
 mod up;
 
@@ -97,6 +99,10 @@ enum Command {
     Logs(up::daemon::LogsArguments),
     /// Run a tunnel server, or manage its tokens
     Server(Box<server::ServerArguments>),
+    /// Watch the TCP connections of this machine: metrics and health, as an agent
+    Monitor(monitor::MonitorArguments),
+    /// Show which process uses which TCP connections, live
+    Top(top::TopArguments),
     /// Look at SSH servers: whether they can be used, and which of their keys is believed
     #[command(subcommand)]
     Ssh(Box<ssh::SshCommand>),
@@ -144,6 +150,8 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Status(arguments) => up::daemon::status(&global, arguments),
         Command::Logs(arguments) => up::daemon::logs(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
+        Command::Monitor(arguments) => monitor::run(&global, &arguments),
+        Command::Top(arguments) => top::run(&global, arguments),
         Command::Ssh(command) => ssh::run(&global, &command),
         Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Doctor => doctor::run(&global),

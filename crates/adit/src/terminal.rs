@@ -83,6 +83,64 @@ pub(crate) fn ask_secret(question: &str) -> Option<String> {
     answer
 }
 
+/// The whole terminal, for a view with keys; it is given back when this is dropped.
+pub(crate) struct Screen {
+    before: rustix::termios::Termios,
+}
+
+impl Screen {
+    /// Takes it. `None` when there is no terminal at both ends.
+    pub(crate) fn take() -> Option<Self> {
+        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+        if !std::io::stdin().is_terminal() || !is_interactive() {
+            return None;
+        }
+        let before = tcgetattr(std::io::stdin()).ok()?;
+        let mut raw = before.clone();
+        raw.make_raw();
+        tcsetattr(std::io::stdin(), OptionalActions::Flush, &raw).ok()?;
+        // Another page than that of the shell, without a cursor.
+        data("\x1b[?1049h\x1b[?25l\x1b[2J");
+        Some(Self { before })
+    }
+
+    /// Draws it anew, line by line over what was there, so that nothing flickers.
+    #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
+    pub(crate) fn draw(&self, lines: &[String]) {
+        let mut text = String::from("\x1b[H");
+        for (at, line) in lines.iter().enumerate() {
+            if at > 0 {
+                text.push_str("\r\n");
+            }
+            // What was there goes first: behind a line as wide as the terminal its last character would go.
+            text.push_str("\x1b[K");
+            text.push_str(line);
+        }
+        data(&text);
+    }
+
+    /// Keys that were pressed, as bytes, after `up_to` at most.
+    #[expect(clippy::unused_self, reason = "only who has the screen gets keys one by one")]
+    pub(crate) fn keys(&self, up_to: std::time::Duration) -> Vec<u8> {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        let stdin = std::io::stdin();
+        let mut look = [PollFd::new(&stdin, PollFlags::IN)];
+        let ready = poll(&mut look, Timespec::try_from(up_to).ok().as_ref()).is_ok_and(|found| found > 0);
+        let mut keys = [0; 64];
+        let read = if ready { rustix::io::read(&stdin, &mut keys[..]).unwrap_or_default() } else { 0 };
+        // At its end the terminal is gone: as if somebody had asked to stop.
+        if ready && read == 0 { vec![3] } else { keys[..read].to_vec() }
+    }
+}
+
+impl Drop for Screen {
+    fn drop(&mut self) {
+        use rustix::termios::{OptionalActions, tcsetattr};
+        data("\x1b[?25h\x1b[?1049l");
+        let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
+    }
+}
+
 /// A terminal that does not say has the usual width.
 fn columns(size: rustix::io::Result<rustix::termios::Winsize>) -> usize {
     let columns = size.map_or(0, |size| usize::from(size.ws_col));

@@ -48,16 +48,30 @@ impl AdminServer {
     /// # Errors
     /// [`BindError`]; [`BindError::NotLoopback`] for an address that other machines could reach.
     pub fn start(address: SocketAddr, routes: Routes) -> Result<Self, BindError> {
-        Self::start_with(address, routes, HEADER_TIMEOUT)
+        Self::start_with(BoundListener::bind_loopback(address)?, routes, HEADER_TIMEOUT, false)
     }
 
-    fn start_with(address: SocketAddr, routes: Routes, header_timeout: Duration) -> Result<Self, BindError> {
-        let listener = BoundListener::bind_loopback(address)?;
+    /// The same where other machines may read, because somebody asked for such an address: nothing that is told there
+    /// may be a secret. Only on loopback is it asked whether a request names this machine.
+    ///
+    /// # Errors
+    /// [`BindError`].
+    pub fn start_open(address: SocketAddr, routes: Routes) -> Result<Self, BindError> {
+        let is_open = !address.ip().to_canonical().is_loopback();
+        Self::start_with(BoundListener::bind(address)?, routes, HEADER_TIMEOUT, is_open)
+    }
+
+    fn start_with(
+        listener: BoundListener,
+        routes: Routes,
+        header_timeout: Duration,
+        is_open: bool,
+    ) -> Result<Self, BindError> {
         let address = listener.local_addr();
         let system = |source: io::Error| BindError::System { address, source };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(system)?;
         let scope = Scope::root();
-        let service = Service { routes, bound: address.ip(), header_timeout };
+        let service = Service { routes, bound: address.ip(), header_timeout, is_open };
         let serving = scope.clone();
         let thread = std::thread::Builder::new()
             .name("admin".into())
@@ -159,11 +173,13 @@ struct Service {
     routes: Routes,
     bound: IpAddr,
     header_timeout: Duration,
+    /// Whether other machines may ask.
+    is_open: bool,
 }
 
 impl Service {
     fn answer(&self, request: &Request<Incoming>) -> AdminAnswer {
-        if !is_for_this_machine(request, self.bound) {
+        if !self.is_open && !is_for_this_machine(request, self.bound) {
             let text = "this address answers to this machine's own names only, such as localhost\n";
             return AdminAnswer::text(text).with_status(StatusCode::FORBIDDEN);
         }
@@ -243,7 +259,8 @@ mod tests {
             "/panic" => panic!("on purpose"),
             _ => AdminAnswer::not_found(),
         });
-        AdminServer::start_with("127.0.0.1:0".parse().unwrap(), routes, Duration::from_millis(200)).unwrap()
+        let listener = BoundListener::bind_loopback("127.0.0.1:0".parse().unwrap()).unwrap();
+        AdminServer::start_with(listener, routes, Duration::from_millis(200), false).unwrap()
     }
 
     fn exchange(server: &AdminServer, request: &str) -> String {
@@ -308,6 +325,23 @@ mod tests {
         let routes: Routes = Arc::new(|_| AdminAnswer::not_found());
         let error = AdminServer::start("0.0.0.0:0".parse().unwrap(), routes).unwrap_err();
         assert!(matches!(error, BindError::NotLoopback { .. }), "{error:?}");
+    }
+
+    #[test]
+    fn where_others_may_read_any_host_name_is_good_and_on_loopback_it_is_not() {
+        let routes: Routes = Arc::new(|_| AdminAnswer::text("up 1\n"));
+        let server = AdminServer::start_open("0.0.0.0:0".parse().unwrap(), Arc::clone(&routes)).unwrap();
+        let address = SocketAddr::from(([127, 0, 0, 1], server.local_addr().port()));
+        let ask = |address: SocketAddr| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: node-7:9090\r\nConnection: close\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        };
+        assert!(ask(address).starts_with("HTTP/1.1 200 "));
+        let server = AdminServer::start_open("127.0.0.1:0".parse().unwrap(), routes).unwrap();
+        assert!(ask(server.local_addr()).starts_with("HTTP/1.1 403 "));
     }
 
     #[test]

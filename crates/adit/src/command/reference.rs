@@ -61,12 +61,17 @@ pub(crate) fn print(page: Page) -> Result<ExitCode, Failure> {
 fn metrics() -> String {
     let mut text = String::from(
         "# Metrics\n\nMade by `./dev docs` from the program; do not edit.\n\nOpenMetrics text at `/metrics` of the admin address, and for \
-         the daemon at `daemon.metrics`, at its API and by `adit status --metrics`. Counters end in `_total` there, and \
+         the daemon at `daemon.metrics`, at its API and by `adit status --metrics`; `adit monitor` has the older text format. Counters end in `_total` there, and \
          infos in `_info`.\n",
     );
     let daemon = tunnel::described(&super::up::daemon::metrics::names());
-    let all =
-        [("Server", tunnel::server::metric_names()), ("Agent", tunnel::agent::metric_names()), ("Daemon", daemon)];
+    let monitor = tunnel::described(&::monitor::metrics::names());
+    let all = [
+        ("Server", tunnel::server::metric_names()),
+        ("Agent", tunnel::agent::metric_names()),
+        ("Daemon", daemon),
+        ("Monitor", monitor),
+    ];
     for (title, list) in all {
         text.push_str(&format!("\n## {title}\n\n| name | type | meaning |\n|---|---|---|\n"));
         for (name, kind, help) in list {

@@ -7,7 +7,7 @@ mod publish;
 mod pulse;
 mod running;
 mod source;
-mod table;
+pub(super) mod table;
 mod view;
 
 use std::path::PathBuf;

@@ -174,3 +174,63 @@ fn the_launchd_agent_is_well_formed_and_has_what_launchd_needs() {
         assert!(agent.get(log).text.starts_with('/'), "launchd knows no ~");
     }
 }
+
+/// Words that begin so, such as names of metrics.
+fn words<'a>(text: &'a str, start: &str) -> impl Iterator<Item = &'a str> {
+    let is_part = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let start = start.to_owned();
+    text.split(move |c: char| !is_part(c)).filter(move |word| word.starts_with(&start))
+}
+
+#[test]
+fn the_monitors_manifest_has_arguments_of_this_program_and_the_probes_of_the_tool_before() {
+    let home = tempfile::tempdir().expect("a directory");
+    let text = read("monitor/base/daemonset.yaml");
+    let line = text.lines().find_map(|line| line.trim().strip_prefix("args: [")).expect("arguments");
+    let arguments: Vec<&str> =
+        line.trim_end_matches(']').split(',').map(|word| word.trim().trim_matches('"')).collect();
+    accepts(home.path(), &arguments);
+    for probe in ["/liveness", "/readiness"] {
+        assert!(text.contains(&format!("path: {probe}, port: health")), "{probe}");
+    }
+    assert!(text.contains("drop: [ALL], add: [BPF, PERFMON]") && text.contains("hostPID: true"), "{text}");
+    assert!(!text.contains("privileged: true"), "{text}");
+}
+
+#[test]
+fn the_monitors_board_and_alerts_ask_for_metrics_that_there_are() {
+    let home = tempfile::tempdir().expect("a directory");
+    let (_, said) = process::run(adit(home.path()).args(["reference", "metrics"]), b"", DEADLINE).expect("adit ends");
+    let known: Vec<String> = words(&said.stdout(), "adit_").map(str::to_owned).collect();
+    let board = read("monitor/grafana/adit-monitor.json");
+    serde_json::from_str::<serde_json::Value>(&board).expect("JSON");
+    let alerts = read("monitor/alerts.yaml");
+    let mut asked = 0;
+    for word in words(&board, "adit_").chain(words(&alerts, "adit_")) {
+        let name = ["_total", "_info", "_bucket"].iter().find_map(|end| word.strip_suffix(end)).unwrap_or(word);
+        let is_known = known.iter().any(|known| known == name || known == word);
+        assert!(is_known, "{word} is no metric of this program");
+        asked += 1;
+    }
+    assert!(asked > 20, "{asked}");
+    // The operator's form has the same rules.
+    let rules = read("monitor/overlays/prometheus-operator/prometheus-rule.yaml");
+    let inner: Vec<&str> = rules.lines().skip_while(|line| *line != "spec:").skip(1).collect();
+    assert_eq!(inner.len(), alerts.lines().count());
+    let same = |(inner, outer): (&&str, &str)| inner.strip_prefix("  ").unwrap_or_default() == outer;
+    assert!(inner.iter().zip(alerts.lines()).all(same), "deploy/monitor/alerts.yaml and its copy differ");
+}
+
+#[test]
+fn the_monitors_kustomizations_are_whole() {
+    let Ok((status, _)) = process::run(Command::new("kubectl").args(["version", "--client"]), b"", DEADLINE) else {
+        return;
+    };
+    assert!(status.success());
+    for overlay in ["monitor/base", "monitor/overlays/prometheus-operator"] {
+        let mut command = Command::new("kubectl");
+        let (status, said) =
+            process::run(command.arg("kustomize").arg(path(overlay)), b"", DEADLINE).expect("kubectl ends");
+        assert!(status.success() && said.stdout().contains("kind: DaemonSet"), "{overlay}: {}", said.output());
+    }
+}

@@ -9,6 +9,7 @@ mod doctor;
 mod forward;
 mod http;
 mod life;
+mod monitor;
 mod ssh;
 mod support;
 mod tcp;

@@ -115,6 +115,8 @@ impl Screen {
                 self.rows[self.row].truncate(self.column);
                 self.rows[self.row + 1..].iter_mut().for_each(Vec::clear);
             }
+            ('J', "2") => self.rows.iter_mut().for_each(Vec::clear),
+            ('H', "") => (self.row, self.column) = (0, 0),
             ('m', _) => {}
             ('h' | 'l', "?25") => self.cursor_hidden = last == 'l',
             ('h' | 'l', "?1049") => self.alternate = last == 'h',
@@ -136,7 +138,10 @@ mod tests {
         }
         assert_eq!(screen.lines(), ["ABCDE", "", ""]);
         assert_eq!((screen.broken, screen.column()), (0, 0));
-        screen.write(b"123456\r\n7\r\n\x1b[7q");
+        screen.write(b"\x1b[Hx\x1b[K");
+        assert_eq!(screen.lines(), ["x", "", ""]);
+        screen.write(b"\x1b[2J\x1b[H");
+        screen.write(b"\r\n\r\n123456\r\n7\r\n\x1b[7q");
         assert_eq!(screen.lines(), ["6", "7", ""]);
         assert_eq!((screen.broken, screen.unknown.as_slice()), (1, &["\x1b[7q".to_owned()][..]));
     }

@@ -258,7 +258,7 @@ impl Line {
 }
 
 /// A number of bytes as a person reads it, in powers of 1024.
-pub(super) fn bytes(count: u64) -> String {
+pub(in crate::command) fn bytes(count: u64) -> String {
     const UNITS: [&str; 5] = ["B", "K", "M", "G", "T"];
     let mut unit = 0;
     let mut whole = count;

@@ -1,0 +1,272 @@
+//! Lines of the table, from what is known.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use ::monitor::decode::Record;
+use ::monitor::table::{Connection, Process, Remote, Table};
+use serde_json::{Value, json};
+
+use super::event;
+use crate::command::up::table::bytes;
+
+/// What a line is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum By {
+    /// A process.
+    #[default]
+    Process,
+    /// A connection.
+    Connection,
+    /// A remote address with the port of a service.
+    Remote,
+}
+
+impl By {
+    /// In the order of the keys 1, 2, 3.
+    pub(super) const ALL: [Self; 3] = [Self::Process, Self::Connection, Self::Remote];
+
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Process => "processes",
+            Self::Connection => "connections",
+            Self::Remote => "remotes",
+        }
+    }
+
+    /// The titles of its columns.
+    pub(super) const fn columns(self) -> &'static [&'static str] {
+        match self {
+            Self::Process => &[
+                "PID", "COMMAND", "OPEN", "OPENED", "INCOMING", "FAILED", "RATE", "SENT", "RECEIVED", "RETRANS",
+                "FORWARD", "PLACE",
+            ],
+            Self::Connection => &[
+                "PID", "COMMAND", "LOCAL", "REMOTE", "WAY", "STATE", "AGE", "RATE", "SENT", "RECEIVED", "RTT",
+                "RETRANS", "FORWARD",
+            ],
+            Self::Remote => &[
+                "REMOTE", "PORT", "WAY", "OPEN", "OPENED", "FAILED", "RATE", "SENT", "RECEIVED", "RTT", "RETRANS",
+                "FORWARD",
+            ],
+        }
+    }
+}
+
+/// A cell: what is shown, and what it is sorted by when that is a number.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Cell {
+    pub(super) text: String,
+    pub(super) number: Option<u64>,
+}
+
+impl Cell {
+    fn text(text: impl Into<String>) -> Self {
+        Self { text: text.into(), number: None }
+    }
+
+    fn count(number: u64) -> Self {
+        Self { text: number.to_string(), number: Some(number) }
+    }
+
+    fn bytes(number: u64) -> Self {
+        Self { text: if number == 0 { "0".into() } else { bytes(number) }, number: Some(number) }
+    }
+
+    fn rate(number: u64) -> Self {
+        let text = if number == 0 { "0".into() } else { format!("{}/s", bytes(number)) };
+        Self { text, number: Some(number) }
+    }
+
+    fn time(time: Option<Duration>) -> Self {
+        let number = time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
+        Self { text: time.map_or_else(|| "-".to_owned(), short), number: Some(number) }
+    }
+}
+
+/// One line.
+pub(super) type Row = Vec<Cell>;
+
+/// All lines of a kind, in no order.
+pub(super) fn rows(by: By, table: &Table, forwards: &HashMap<SocketAddr, String>) -> Vec<Row> {
+    let now = ::monitor::agent::now();
+    match by {
+        By::Process => {
+            let used = used(table, forwards);
+            table.processes().map(|process| of_process(process, used.get(&process.id.pid))).collect()
+        }
+        By::Connection => table.connections().map(|one| of_connection(one, now, forwards)).collect(),
+        By::Remote => table.remotes().map(|remote| of_remote(remote, forwards)).collect(),
+    }
+}
+
+/// The forward that a connection uses, or that it came in by.
+pub(super) fn forward<'a>(forwards: &'a HashMap<SocketAddr, String>, record: &Record) -> Option<&'a String> {
+    let entrance = if record.incoming { record.local } else { record.remote };
+    at(forwards, entrance)
+}
+
+/// An entrance at all addresses is at each.
+fn at(forwards: &HashMap<SocketAddr, String>, entrance: SocketAddr) -> Option<&String> {
+    forwards.get(&entrance).or_else(|| {
+        let is_here = entrance.ip().is_loopback();
+        let mut open = forwards.iter().filter(|(address, _)| address.ip().is_unspecified() && is_here);
+        open.find(|(address, _)| address.port() == entrance.port()).map(|(_, name)| name)
+    })
+}
+
+/// The forwards that each process uses now.
+fn used(table: &Table, forwards: &HashMap<SocketAddr, String>) -> HashMap<u32, Vec<String>> {
+    let mut used: HashMap<u32, Vec<String>> = HashMap::new();
+    if forwards.is_empty() {
+        return used;
+    }
+    for one in table.connections() {
+        let (Some(owner), Some(name)) = (one.record.owner, forward(forwards, &one.record)) else { continue };
+        let names = used.entry(owner.process.pid).or_default();
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    used
+}
+
+fn of_process(process: &Process, forwards: Option<&Vec<String>>) -> Row {
+    let sums = &process.sums;
+    let mut forwards = forwards.cloned().unwrap_or_default();
+    forwards.sort_unstable();
+    vec![
+        Cell::count(process.id.pid.into()),
+        Cell::text(process.command.text()),
+        Cell::count(process.open as u64),
+        Cell::count(sums.opened),
+        Cell::count(sums.incoming),
+        Cell::count(sums.failed),
+        Cell::rate(process.rate.both()),
+        Cell::bytes(sums.sent),
+        Cell::bytes(sums.received),
+        Cell::count(sums.retransmits),
+        Cell::text(forwards.join(",")),
+        Cell::text(process.place.as_deref().unwrap_or_default()),
+    ]
+}
+
+fn of_connection(one: &Connection, now: Duration, forwards: &HashMap<SocketAddr, String>) -> Row {
+    let record = &one.record;
+    let (pid, command) = record.owner.map_or_else(
+        || (Cell { text: "-".into(), number: Some(0) }, "-".to_owned()),
+        |owner| (Cell::count(owner.process.pid.into()), owner.command.text()),
+    );
+    let age = Cell::time((!record.seen_late).then(|| record.duration(now)));
+    vec![
+        pid,
+        Cell::text(command),
+        Cell::text(record.local.to_string()),
+        Cell::text(record.remote.to_string()),
+        Cell::text(if record.incoming { "in" } else { "out" }),
+        Cell::text(record.state.as_str()),
+        age,
+        Cell::rate(one.rate.both()),
+        Cell::bytes(record.sent),
+        Cell::bytes(record.received),
+        Cell::time(record.rtt),
+        Cell::count(record.retransmits.into()),
+        Cell::text(forward(forwards, record).cloned().unwrap_or_default()),
+    ]
+}
+
+fn of_remote(remote: &Remote, forwards: &HashMap<SocketAddr, String>) -> Row {
+    let (id, sums) = (remote.id, &remote.sums);
+    let entrance = (!id.incoming).then(|| at(forwards, SocketAddr::new(id.address, id.port))).flatten();
+    vec![
+        Cell::text(id.address.to_string()),
+        Cell::count(id.port.into()),
+        Cell::text(if id.incoming { "in" } else { "out" }),
+        Cell::count(remote.open as u64),
+        Cell::count(sums.opened + sums.incoming),
+        Cell::count(sums.failed),
+        Cell::rate(remote.rate.both()),
+        Cell::bytes(sums.sent),
+        Cell::bytes(sums.received),
+        Cell::time(remote.rtt),
+        Cell::count(sums.retransmits),
+        Cell::text(entrance.cloned().unwrap_or_default()),
+    ]
+}
+
+/// All tables as one object, with stable names.
+pub(super) fn json(table: &Table, forwards: &HashMap<SocketAddr, String>, filter: &str, lines: Option<usize>) -> Value {
+    let filter = filter.to_lowercase();
+    let fits = |value: &Value| filter.is_empty() || value.to_string().to_lowercase().contains(&filter);
+    let most = lines.unwrap_or(usize::MAX);
+    let list = |all: &mut dyn Iterator<Item = Value>| all.filter(fits).take(most).collect::<Vec<_>>();
+    let used = used(table, forwards);
+    let mut processes: Vec<&Process> = table.processes().collect();
+    processes.sort_by_key(|process| std::cmp::Reverse((process.rate.both(), process.open, process.sums.opened)));
+    json!({
+        "processes": list(&mut processes.iter().map(|one| process_json(one, used.get(&one.id.pid)))),
+        "connections": list(&mut table.connections().map(|one| {
+            let place = one.place.as_deref();
+            event::connection(&one.record, place, forward(forwards, &one.record).map(String::as_str))
+        })),
+        "remotes": list(&mut table.remotes().map(remote_json)),
+    })
+}
+
+fn process_json(process: &Process, forwards: Option<&Vec<String>>) -> Value {
+    let sums = &process.sums;
+    json!({
+        "pid": process.id.pid, "command": process.command.text(), "user": process.user,
+        "place": process.place.as_deref(), "open": process.open, "opened": sums.opened, "incoming": sums.incoming,
+        "failed": sums.failed, "closed": sums.closed, "sent": sums.sent, "received": sums.received,
+        "sent_per_second": process.rate.sent, "received_per_second": process.rate.received,
+        "retransmits": sums.retransmits, "forwards": forwards.cloned().unwrap_or_default(),
+    })
+}
+
+fn remote_json(remote: &Remote) -> Value {
+    let (id, sums) = (remote.id, &remote.sums);
+    json!({
+        "address": id.address.to_string(), "port": id.port, "direction": event::direction(id.incoming),
+        "open": remote.open, "connections": sums.opened + sums.incoming, "failed": sums.failed,
+        "sent": sums.sent, "received": sums.received, "retransmits": sums.retransmits,
+        "rtt_us": remote.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+    })
+}
+
+/// A time in a few characters.
+fn short(time: Duration) -> String {
+    let micros = time.as_micros();
+    match micros {
+        0..1_000 => format!("{micros}us"),
+        1_000..1_000_000 => format!("{:.1}ms", time.as_secs_f64() * 1e3),
+        1_000_000..60_000_000 => format!("{:.0}s", time.as_secs_f64().floor()),
+        60_000_000..3_600_000_000 => format!("{}m{:02}s", time.as_secs() / 60, time.as_secs() % 60),
+        _ => format!("{}h{:02}m", time.as_secs() / 3600, time.as_secs() / 60 % 60),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_short() {
+        let times =
+            [(80, "80us"), (1_500, "1.5ms"), (59_900_000, "59s"), (61_000_000, "1m01s"), (7_260_000_000, "2h01m")];
+        for (micros, text) in times {
+            assert_eq!(short(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn an_entrance_at_all_addresses_is_found_by_those_who_use_it_here() {
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let forwards =
+            HashMap::from([(address("127.0.0.1:5432"), "db".to_owned()), (address("0.0.0.0:80"), "web".to_owned())]);
+        assert_eq!(at(&forwards, address("127.0.0.1:5432")).map(String::as_str), Some("db"));
+        assert_eq!(at(&forwards, address("127.0.0.1:80")).map(String::as_str), Some("web"));
+        assert_eq!(at(&forwards, address("192.0.2.1:80")), None, "another machine's");
+    }
+}

@@ -1,0 +1,244 @@
+//! `adit monitor` and `adit top`, as their users run them. Where programs in the kernel are not permitted both poll, and
+//! all of this holds as well.
+
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::Path;
+
+use serde_json::Value;
+use testkit::process::{self, Process, Signal};
+use testkit::raw;
+use testkit::terminal::Terminal;
+
+use crate::cli::home;
+use crate::support::{DEADLINE, adit, eventually};
+
+/// A monitor that is ready, with its two addresses.
+struct Monitor {
+    process: Process,
+    metrics: SocketAddr,
+    health: SocketAddr,
+}
+
+impl Monitor {
+    fn start(home: &Path, more: &[&str]) -> Self {
+        let mut command = adit(home);
+        command.args(["monitor", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0", "--interval", "200ms"]);
+        let process = Process::start(command.args(more)).expect("it starts");
+        let address = |word: &str| {
+            let line = process.wait_line(DEADLINE, |line| line.starts_with(word)).expect("it says where it is");
+            let url = line.split("http://").nth(1).and_then(|rest| rest.split('/').next());
+            url.and_then(|address| address.parse().ok()).unwrap_or_else(|| panic!("{line}"))
+        };
+        let (metrics, health) = (address("metrics"), address("health"));
+        Self { process, metrics, health }
+    }
+
+    async fn get(&self, path: &str) -> (u16, String) {
+        let address = if path == "/metrics" { self.metrics } else { self.health };
+        let answer = raw::get(address, "localhost", path).await.expect("an answer");
+        (answer.status, String::from_utf8_lossy(&answer.body).into_owned())
+    }
+
+    async fn metrics(&self) -> String {
+        self.get("/metrics").await.1
+    }
+
+    /// Whether it has programs in the kernel.
+    async fn sees_all(&self) -> bool {
+        let health: Value = serde_json::from_str(&self.get("/health").await.1).expect("JSON");
+        health["source"]["kind"] == "ebpf"
+    }
+}
+
+/// A value of the metrics.
+fn value(metrics: &str, series: &str) -> Option<u64> {
+    metrics.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok())
+}
+
+#[tokio::test]
+async fn the_probes_answer_as_those_of_the_tool_before() {
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    let ready = || async { Some(monitor.get("/readiness").await).filter(|(status, _)| *status == 200) };
+    assert_eq!(eventually(DEADLINE, "ready", ready).await.1, "Ready");
+    assert_eq!(monitor.get("/liveness").await, (200, "OK".into()));
+    assert_eq!(monitor.get("/other").await.0, 404);
+    let (status, health) = monitor.get("/health").await;
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!((status, &health["ready"], &health["alive"]), (200, &true.into(), &true.into()));
+    assert!(health["timestamp"].as_u64().is_some_and(|at| at > 1_700_000_000), "{health}");
+    assert!(health["source"]["parts"].as_array().is_some_and(|parts| !parts.is_empty()), "{health}");
+    monitor.process.terminate().unwrap();
+    assert!(monitor.process.wait(DEADLINE).expect("it ends").success());
+    assert!(TcpListener::bind(monitor.metrics).is_ok(), "its ports are free");
+}
+
+#[tokio::test]
+async fn connects_are_told_by_process_with_their_errors() {
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    if !monitor.sees_all().await {
+        eprintln!("SKIPPED: failed connections are seen by programs in the kernel only");
+        return;
+    }
+    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    (0..7).for_each(|_| assert!(TcpStream::connect(closed).is_err()));
+    let pid = std::process::id();
+    let told = || async {
+        let metrics = monitor.metrics().await;
+        let line = metrics.lines().find(|line| line.starts_with(&format!("tcp_connects_by_pid{{pid=\"{pid}\"")))?;
+        let count: u64 = line.rsplit(' ').next()?.parse().ok()?;
+        (count >= 7).then_some(metrics)
+    };
+    let metrics = eventually(DEADLINE, "the connects", told).await;
+    let refused = value(&metrics, "adit_tcp_ends_total{end=\"failed\",error=\"ECONNREFUSED\"}");
+    assert!(refused.is_some_and(|count| count >= 7), "{metrics}");
+    assert!(metrics.contains("# TYPE tcp_connects_by_pid gauge"), "{metrics}");
+    assert_eq!(value(&metrics, "adit_monitor_lost_total{what=\"event_no_room\"}"), Some(0));
+}
+
+#[tokio::test]
+async fn twenty_scrapers_at_once_all_get_the_whole_text() {
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    let address = monitor.metrics;
+    let scrapers: Vec<_> = (0..20)
+        .map(|_| {
+            std::thread::spawn(move || {
+                (0..20).all(|_| {
+                    let mut stream = TcpStream::connect(address).unwrap();
+                    stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+                    let mut text = String::new();
+                    stream.read_to_string(&mut text).unwrap();
+                    text.starts_with("HTTP/1.1 200 ") && text.contains("\nadit_monitor_capacity ")
+                })
+            })
+        })
+        .collect();
+    assert!(scrapers.into_iter().all(|scraper| scraper.join().unwrap()));
+}
+
+#[test]
+fn a_port_that_is_taken_is_explained() {
+    let home = home();
+    let holder = TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
+    let mut command = adit(home.path());
+    command.args(["monitor", "--metrics", "127.0.0.1:0", "--health", &taken]);
+    let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it ends");
+    let text = said.stderr();
+    assert_eq!(status.code(), Some(2), "{text}");
+    assert!(text.contains("--health: port") && text.contains("give another one with --health"), "{text}");
+    assert!(text.contains(&format!("{}", std::process::id())), "who has it: {text}");
+}
+
+#[tokio::test]
+async fn addresses_of_others_may_be_asked_for_and_then_others_may_read() {
+    let home = home();
+    let mut command = adit(home.path());
+    command.args(["monitor", "--metrics", "0.0.0.0:0", "--health", "127.0.0.1:0"]);
+    let process = Process::start(&mut command).expect("it starts");
+    let line = process.wait_line(DEADLINE, |line| line.starts_with("metrics")).expect("it says where it is");
+    let port: u16 = line.trim_end_matches("/metrics").rsplit(':').next().unwrap().parse().unwrap();
+    let answer = raw::get(SocketAddr::from(([127, 0, 0, 1], port)), "node-7", "/metrics").await.expect("an answer");
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn a_process_is_shown_once_as_a_table_and_as_json() {
+    let home = home();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let top = |arguments: &[&str]| {
+        let mut command = adit(home.path());
+        let (status, said) = process::run(command.arg("top").args(arguments), b"", DEADLINE).expect("it ends");
+        assert!(status.success(), "{}", said.stderr());
+        said.stdout()
+    };
+    let table = top(&["--once", "--by", "connection", "--interval", "200ms", "--filter", &address.to_string()]);
+    let lines: Vec<&str> = table.lines().collect();
+    assert_eq!(lines.len(), 3, "{table}");
+    assert!(lines[1..].iter().all(|line| line.trim_start().starts_with(&std::process::id().to_string())), "{table}");
+    let json = top(&["--once", "-o", "json", "--interval", "200ms"]);
+    let json: Value = serde_json::from_str(&json).expect("JSON");
+    let ours = |list: &str, key: &str, value: Value| {
+        json[list].as_array().is_some_and(|list| list.iter().any(|one| one[key] == value))
+    };
+    assert!(ours("processes", "pid", std::process::id().into()), "{json}");
+    assert!(ours("connections", "remote", address.to_string().into()), "{json}");
+    assert!(ours("remotes", "port", address.port().into()), "{json}");
+    drop((client, served));
+}
+
+#[tokio::test]
+async fn events_are_lines_of_json_as_they_happen() {
+    let home = home();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut command = adit(home.path());
+    command.args(["top", "-o", "json", "--interval", "200ms", "--filter", &address.to_string()]);
+    let process = Process::start(&mut command).expect("it starts");
+    process.wait_line(DEADLINE, |line| line.contains("\"started\"")).expect("it says how it sees");
+    let client = TcpStream::connect(address).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let established = |line: &str| line.contains("\"established\"") && line.contains("\"outgoing\"");
+    let line = process.wait_line(DEADLINE, established).expect("an event");
+    let event: Value = serde_json::from_str(&line).expect("JSON");
+    assert_eq!(event["remote"], address.to_string());
+    drop((client, served));
+    process.wait_line(DEADLINE, |line| line.contains("\"event\":\"ended\"")).expect("its end");
+    process.signal(Signal::INT).unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success());
+}
+
+#[tokio::test]
+async fn the_live_view_shows_this_process_takes_keys_and_leaves_the_terminal_as_it_was() {
+    let home = home();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let terminal = Terminal::open(120, 30).expect("a terminal");
+    let before = terminal.modes().expect("its modes");
+    let mut command = adit(home.path());
+    // Others have connections, too, and there are 30 lines.
+    command.args(["top", "--interval", "200ms", "--filter", &std::process::id().to_string()]);
+    let mut program = terminal.control(&[], &command).expect("it runs");
+    let pid = format!(" {} ", std::process::id());
+    let shows = |what: &str| {
+        let what = what.to_owned();
+        let terminal = &terminal;
+        async move {
+            let look = || async { Some(()).filter(|()| terminal.screen().text().contains(&what)) };
+            let seen = tokio::time::timeout(DEADLINE, eventually(DEADLINE * 2, "the screen", look)).await;
+            seen.unwrap_or_else(|_| panic!("{what} is not on the screen:\n{}", terminal.screen().text()));
+        }
+    };
+    shows("COMMAND").await;
+    shows(pid.trim_end()).await;
+    terminal.type_text("2").unwrap();
+    shows("LOCAL").await;
+    terminal.type_text("/no such thing\r").unwrap();
+    shows("nothing fits the filter").await;
+    terminal.type_text("q").unwrap();
+    let program = std::sync::Mutex::new(&mut program);
+    let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+    assert!(eventually(DEADLINE, "its end", end).await.success());
+    let screen = terminal.screen();
+    assert!(!screen.cursor_hidden && !screen.alternate, "{}", screen.text());
+    assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}", screen.unknown);
+    assert_eq!(terminal.modes().expect("its modes"), before);
+    drop((client, served));
+}
+
+#[test]
+fn a_column_that_does_not_exist_is_named_with_those_that_do() {
+    let home = home();
+    let mut command = adit(home.path());
+    command.args(["top", "--once", "--sort", "colour"]);
+    let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it ends");
+    assert_eq!(status.code(), Some(2));
+    assert!(said.stderr().contains("it is one of pid, command, open"), "{}", said.stderr());
+}

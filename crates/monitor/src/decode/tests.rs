@@ -1,0 +1,129 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A record as the kernel would write it.
+pub(crate) struct Written(pub(crate) [u8; RECORD]);
+
+impl Written {
+    pub(crate) fn new(step: u8, family: u8) -> Self {
+        let mut bytes = [0; RECORD];
+        bytes[142] = family;
+        bytes[143] = 1;
+        bytes[144] = 1;
+        bytes[145] = step;
+        Self(bytes)
+    }
+
+    fn put(mut self, at: usize, bytes: &[u8]) -> Self {
+        self.0[at..at + bytes.len()].copy_from_slice(bytes);
+        self
+    }
+}
+
+#[test]
+fn a_record_of_an_outgoing_connection_is_read() {
+    let written = Written::new(4, AF_INET)
+        .put(0, &7_u64.to_ne_bytes())
+        .put(8, &1_000_u64.to_ne_bytes())
+        .put(16, &3_000_u64.to_ne_bytes())
+        .put(24, &9_000_u64.to_ne_bytes())
+        .put(32, &11_u64.to_ne_bytes())
+        .put(40, &12_u64.to_ne_bytes())
+        .put(48, &20_000_001_u64.to_ne_bytes())
+        .put(56, &5_u64.to_ne_bytes())
+        .put(64, &42_u32.to_ne_bytes())
+        .put(68, &1000_u32.to_ne_bytes())
+        .put(92, &250_u32.to_ne_bytes())
+        .put(100, &3_u32.to_ne_bytes())
+        .put(104, &[127, 0, 0, 1])
+        .put(120, &[10, 0, 0, 9])
+        .put(136, &40_000_u16.to_ne_bytes())
+        .put(138, &443_u16.to_ne_bytes())
+        .put(144, &[9])
+        .put(72, b"curl\0");
+    let record = record(&written.0).unwrap();
+    assert_eq!(record.local.to_string(), "127.0.0.1:40000");
+    assert_eq!(record.remote.to_string(), "10.0.0.9:443");
+    assert_eq!(record.handshake(), Some(Duration::from_nanos(2_000)));
+    assert_eq!(record.duration(Duration::ZERO), Duration::from_nanos(8_000));
+    assert_eq!((record.sent, record.received, record.retransmits), (11, 12, 3));
+    assert_eq!(record.rtt, Some(Duration::from_micros(250)));
+    assert_eq!(record.min_rtt, None, "zero says that it is not known");
+    assert_eq!(record.ended.unwrap().1, End::Closed);
+    let owner = record.owner.unwrap();
+    assert_eq!((owner.process, owner.user), (ProcessId { pid: 42, start: 2 }, Some(1000)));
+    assert_eq!((owner.command.text().as_str(), owner.cgroup, owner.by), ("curl", 5, OwnedBy::Connect));
+}
+
+#[test]
+fn an_ipv4_address_in_ipv6_clothes_is_shown_as_what_it_is() {
+    let mut mapped = [0; 16];
+    mapped[10..].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
+    let written = Written::new(5, AF_INET6).put(120, &mapped).put(104, &Ipv6Addr::LOCALHOST.octets());
+    let record = record(&written.0).unwrap();
+    assert_eq!(record.remote.ip().to_string(), "192.0.2.1");
+    assert_eq!(record.local.ip().to_string(), "::1");
+}
+
+#[test]
+fn the_end_says_whose_doing_it_was() {
+    assert_eq!(end(State::SynSent, 111, 0), End::Failed(111));
+    assert_eq!(end(State::SynSent, 111, 0).error(), Some("ECONNREFUSED"));
+    assert_eq!(end(State::Established, 104, 0), End::Reset);
+    assert_eq!(end(State::Established, 0, ABORTED), End::Aborted);
+    assert_eq!(end(State::Established, 110, 0), End::Broken(110));
+    assert_eq!(end(State::LastAck, 0, 0), End::Closed);
+    assert_eq!(end(State::FinWait2, 0, 0), End::Closed);
+}
+
+#[test]
+fn a_name_that_would_upset_a_terminal_is_made_harmless() {
+    assert_eq!(Command::new("a\u{1b}[31mb").text(), "a\u{fffd}[31mb");
+    assert_eq!(Command::new("a name that is much too long").text(), "a name that is ");
+    let written = Written::new(5, AF_INET).put(64, &1_u32.to_ne_bytes()).put(72, &[0xff, b'x', 0]);
+    assert_eq!(record(&written.0).unwrap().owner.unwrap().command.text(), "\u{fffd}x");
+}
+
+#[test]
+fn what_is_not_known_is_refused() {
+    assert_eq!(record(&[0; 3]), Err(DecodeError::Length(3)));
+    assert_eq!(record(&[0; RECORD]), Err(DecodeError::Kind(0)));
+    assert_eq!(record(&Written::new(5, 3).0), Err(DecodeError::Family(3)));
+    assert_eq!(record(&Written::new(5, AF_INET).put(143, &[99]).0), Err(DecodeError::State(99)));
+}
+
+proptest! {
+    #[test]
+    fn nothing_panics_on_any_bytes(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+        let _ = record(&bytes);
+    }
+
+    #[test]
+    fn nothing_panics_on_any_record(bytes in any::<[u8; 32]>(), at in 0..RECORD - 32, step in 1_u8..6) {
+        let written = Written::new(step, AF_INET6).put(at, &bytes);
+        if let Ok(record) = record(&written.0) {
+            let _ = (record.handshake(), record.duration(Duration::ZERO), record.owner.map(|owner| owner.command.text()));
+        }
+    }
+}
+
+#[test]
+fn sums_of_a_process_are_read() {
+    let mut process = [0; PROCESS];
+    process[..8].copy_from_slice(&50_000_000_u64.to_ne_bytes());
+    process[8..12].copy_from_slice(&7_u32.to_ne_bytes());
+    let mut sums = [0; SUMS];
+    for (at, number) in (1..=7_u64).enumerate() {
+        sums[at * 8..at * 8 + 8].copy_from_slice(&number.to_ne_bytes());
+    }
+    sums[64..72].copy_from_slice(&9_u64.to_ne_bytes());
+    sums[76..80].copy_from_slice(&1000_u32.to_ne_bytes());
+    sums[80..83].copy_from_slice(b"web");
+    let folded = folded(&process, &sums);
+    assert_eq!(folded.owner.process, ProcessId { pid: 7, start: 5 });
+    assert_eq!((folded.owner.cgroup, folded.owner.user), (9, Some(1000)));
+    assert_eq!(folded.owner.command.text(), "web");
+    assert_eq!((folded.opened, folded.incoming, folded.failed, folded.closed), (1, 2, 3, 4));
+    assert_eq!((folded.sent, folded.received, folded.retransmits), (5, 6, 7));
+}

@@ -1,0 +1,298 @@
+//! What monitoring reads, in the text format of Prometheus: made anew from the table for each question.
+//!
+//! All labels but those of `tcp_connects_by_pid` have a bound: names beyond it share the value `other`.
+
+use std::fmt::{Error, Write as _};
+
+use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::source::{Counts, Way};
+use crate::table::{Histogram, Sums, Table};
+
+/// The form of the text.
+pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// Labels as pairs of names and values.
+#[derive(Clone, Debug, Hash, PartialEq, Eq)]
+struct Labels(Vec<(&'static str, String)>);
+
+impl EncodeLabelSet for Labels {
+    fn encode(&self, encoder: &mut LabelSetEncoder<'_>) -> Result<(), Error> {
+        self.0.iter().try_for_each(|(name, value)| (*name, value.as_str()).encode(encoder.encode_label()))
+    }
+}
+
+type Counters = Family<Labels, Counter>;
+type Gauges = Family<Labels, Gauge>;
+
+impl EncodeMetric for Histogram {
+    fn encode(&self, mut encoder: MetricEncoder<'_>) -> Result<(), Error> {
+        encoder.encode_histogram::<Labels>(self.sum(), self.count(), &self.buckets(), None)
+    }
+
+    fn metric_type(&self) -> MetricType {
+        MetricType::Histogram
+    }
+}
+
+/// The metrics as a text.
+#[must_use]
+pub fn text(table: &Table, counts: &Counts, way: &Way) -> String {
+    let mut registry = Registry::default();
+    of_processes(&mut registry, table);
+    of_connections(&mut registry, table, counts);
+    for (kind, sums) in [
+        ("command", table.commands().collect::<Vec<_>>()),
+        ("place", table.places().collect()),
+        ("service", table.ports().collect()),
+    ] {
+        By::of(kind, &sums).register(&mut registry, kind);
+    }
+    of_times(&mut registry, table);
+    of_monitor(&mut registry, table, counts, way);
+    let mut text = String::new();
+    if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
+        // Writing into a string does not fail; a scraper would take half a text for the whole.
+        text.clear();
+        let _ = writeln!(text, "# EOF");
+    }
+    plain(&text)
+}
+
+/// The older format from the newer one: it is what the tool before had, and what `promtool check metrics` reads. A
+/// counter is described by the name that its samples have, an info is a gauge, and there are no units.
+fn plain(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut help = None;
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# HELP ") {
+            help = rest.split_once(' ');
+        } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|rest| rest.split_once(' ')) {
+            let (suffix, kind) = match kind {
+                "counter" => ("_total", kind),
+                "info" => ("_info", "gauge"),
+                _ => ("", kind),
+            };
+            let meaning = help.take().map_or("", |(_, meaning)| meaning);
+            let _ = write!(plain, "# HELP {name}{suffix} {meaning}\n# TYPE {name}{suffix} {kind}\n");
+        } else if !line.starts_with('#') {
+            plain.push_str(line);
+            plain.push('\n');
+        }
+    }
+    plain
+}
+
+/// The names of all metrics in the newer format, for the reference page.
+#[must_use]
+pub fn names() -> String {
+    let mut registry = Registry::default();
+    registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, one::<Gauge>());
+    of_connections(&mut registry, &Table::default(), &Counts::default());
+    for kind in ["command", "place", "service"] {
+        By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
+    }
+    of_times(&mut registry, &Table::default());
+    of_monitor(&mut registry, &Table::default(), &Counts::default(), &Way::default());
+    let mut text = String::new();
+    let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
+    text
+}
+
+const CONNECTS_BY_PID: &str = "Connections that a process has asked for, as long as it lives";
+
+/// As the tool had it that this one follows: a gauge, by process. Processes that are dead are not told for long.
+fn of_processes(registry: &mut Registry, table: &Table) {
+    let connects = Gauges::default();
+    for process in table.processes().filter(|process| process.sums.opened > 0) {
+        let labels = vec![("pid", process.id.pid.to_string()), ("comm", process.command.text())];
+        // Should a number be used again within a moment, the newer one's counts are added.
+        connects.get_or_create(&Labels(labels)).inc_by(signed(process.sums.opened));
+    }
+    registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, connects);
+}
+
+fn of_connections(registry: &mut Registry, table: &Table, counts: &Counts) {
+    let counters = Counters::default();
+    for (what, count) in [
+        ("opened", counts.opened),
+        ("incoming", counts.incoming),
+        ("established", counts.established),
+        ("failed", counts.failed),
+        ("closed", counts.closed),
+    ] {
+        counters.get_or_create(&labels("what", what)).inc_by(count);
+    }
+    registry.register("adit_tcp_connections", "Connections by what has happened to them", counters);
+    let (mut outgoing, mut incoming) = (0, 0);
+    for one in table.connections() {
+        if one.record.incoming { incoming += 1 } else { outgoing += 1 }
+    }
+    let open = Gauges::default();
+    open.get_or_create(&labels("direction", "outgoing")).set(outgoing);
+    open.get_or_create(&labels("direction", "incoming")).set(incoming);
+    registry.register("adit_tcp_connections_open", "Connections that are there now", open);
+    let ends = Counters::default();
+    // There before the first one, so that its rate is one.
+    drop(ends.get_or_create(&Labels(vec![("end", "closed".to_owned()), ("error", String::new())])));
+    for (end, error, count) in table.ends() {
+        let labels = Labels(vec![("end", end.to_owned()), ("error", error.to_owned())]);
+        ends.get_or_create(&labels).inc_by(count);
+    }
+    registry.register("adit_tcp_ends", "Connections that are over, by how they ended and the error", ends);
+    let bytes = Counters::default();
+    bytes.get_or_create(&labels("direction", "sent")).inc_by(table.totals().sent);
+    bytes.get_or_create(&labels("direction", "received")).inc_by(table.totals().received);
+    registry.register_with_unit("adit_tcp", "Bytes of data that connections carried", Unit::Bytes, bytes);
+    registry.register("adit_tcp_retransmits", "Packets that were sent again", counter(table.totals().retransmits));
+}
+
+/// Families with one label.
+struct By {
+    connections: Counters,
+    bytes: Counters,
+    retransmits: Counters,
+}
+
+impl By {
+    fn of(kind: &'static str, all: &[(&str, &Sums)]) -> Self {
+        let by = Self { connections: Family::default(), bytes: Family::default(), retransmits: Family::default() };
+        for (name, sums) in all {
+            let own = (kind, (*name).to_owned());
+            for (what, count) in [
+                ("opened", sums.opened),
+                ("incoming", sums.incoming),
+                ("failed", sums.failed),
+                ("closed", sums.closed),
+                ("reset", sums.reset),
+                ("aborted", sums.aborted),
+            ] {
+                let labels = Labels(vec![own.clone(), ("what", what.to_owned())]);
+                by.connections.get_or_create(&labels).inc_by(count);
+            }
+            for (direction, count) in [("sent", sums.sent), ("received", sums.received)] {
+                let labels = Labels(vec![own.clone(), ("direction", direction.to_owned())]);
+                by.bytes.get_or_create(&labels).inc_by(count);
+            }
+            by.retransmits.get_or_create(&Labels(vec![own])).inc_by(sums.retransmits);
+        }
+        by
+    }
+
+    fn register(self, registry: &mut Registry, kind: &str) {
+        let what = match kind {
+            "command" => "the name of the process",
+            "place" => "pod, container or unit of the process",
+            _ => "the kind of service, as its port tells",
+        };
+        registry.register(format!("adit_tcp_{kind}_connections"), format!("Connections by {what}"), self.connections);
+        registry.register_with_unit(format!("adit_tcp_{kind}"), format!("Bytes by {what}"), Unit::Bytes, self.bytes);
+        registry.register(
+            format!("adit_tcp_{kind}_retransmits"),
+            format!("Packets sent again by {what}"),
+            self.retransmits,
+        );
+    }
+}
+
+fn of_times(registry: &mut Registry, table: &Table) {
+    let times = table.times();
+    for (name, help, histogram) in [
+        ("handshake", "From the first packet of an outgoing connection until it is established", &times.handshake),
+        ("round_trip", "Smoothed round-trip times of connections at their end", &times.rtt),
+        ("duration", "How long connections lived", &times.duration),
+    ] {
+        registry.register_with_unit(format!("adit_tcp_{name}"), help, Unit::Seconds, histogram.clone());
+    }
+}
+
+fn of_monitor(registry: &mut Registry, table: &Table, counts: &Counts, way: &Way) {
+    let chosen = |purpose: &str| way.chosen(purpose).map_or("none", |part| part.way).to_owned();
+    let info = Labels(vec![
+        ("version", env!("CARGO_PKG_VERSION").to_owned()),
+        ("source", way.source.to_owned()),
+        ("state", chosen("state")),
+        ("accept", chosen("accept")),
+    ]);
+    registry.register("adit_monitor", "How connections are seen", Info::new(info));
+    registry.register(
+        "adit_monitor_degraded",
+        "1 while connections are polled because programs in the kernel are not permitted",
+        gauge(i64::from(way.reason.is_some())),
+    );
+    let overflow = table.overflow();
+    let lost = Counters::default();
+    for (what, count) in [
+        ("connection_no_room", counts.map_full),
+        ("event_no_room", counts.events_lost),
+        ("event_unreadable", counts.undecoded),
+        ("table_connection", overflow.connections),
+        ("table_process", overflow.processes),
+        ("table_remote", overflow.remotes),
+        ("end_unseen", overflow.unseen),
+        ("owner_unknown", counts.unowned),
+    ] {
+        lost.get_or_create(&labels("what", what)).inc_by(count);
+    }
+    registry.register("adit_monitor_lost", "What was not seen, or found no room", lost);
+    registry.register(
+        "adit_monitor_folded",
+        "Ends of connections that were added up by process because there were too many",
+        counter(counts.folded),
+    );
+    registry.register(
+        "adit_monitor_seen_late",
+        "Connections that are older than the monitor",
+        counter(counts.seen_late),
+    );
+    let entries = Gauges::default();
+    for (what, count) in [
+        ("connections", table.connections().len()),
+        ("processes", table.processes().len()),
+        ("remotes", table.remotes().len()),
+    ] {
+        entries.get_or_create(&labels("table", what)).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+    registry.register("adit_monitor_entries", "Entries of the tables", entries);
+    registry.register(
+        "adit_monitor_capacity",
+        "Connections that the kernel's map has room for",
+        gauge(i64::try_from(way.capacity).unwrap_or(i64::MAX)),
+    );
+}
+
+fn labels(name: &'static str, value: &str) -> Labels {
+    Labels(vec![(name, value.to_owned())])
+}
+
+fn counter(value: u64) -> Counter {
+    let counter: Counter = Counter::default();
+    counter.inc_by(value);
+    counter
+}
+
+fn gauge(value: i64) -> Gauge {
+    let gauge: Gauge = Gauge::default();
+    gauge.set(value);
+    gauge
+}
+
+/// A family that is not left out for having nothing.
+fn one<M: Default + Clone>() -> Family<Labels, M> {
+    let family = Family::default();
+    drop(family.get_or_create(&Labels(Vec::new())));
+    family
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

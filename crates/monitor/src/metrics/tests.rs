@@ -1,0 +1,76 @@
+use std::time::Duration;
+
+use super::*;
+use crate::decode::End;
+use crate::table::tests::{ended, live};
+
+fn filled() -> Table {
+    let mut table = Table::default();
+    table.handle_record(Duration::ZERO, &live(1, 7), None);
+    table.handle_record(Duration::ZERO, &ended(live(2, 7), End::Failed(111)), Some(&"host".into()));
+    table.handle_record(Duration::ZERO, &ended(live(3, 8), End::Closed), None);
+    table
+}
+
+#[test]
+fn the_gauge_by_process_is_as_it_was() {
+    let text = text(&filled(), &Counts::default(), &Way::default());
+    assert!(text.contains("# TYPE tcp_connects_by_pid gauge\n"), "{text}");
+    assert!(text.contains("tcp_connects_by_pid{pid=\"7\",comm=\"p7\"} 2\n"), "{text}");
+    assert!(text.contains("tcp_connects_by_pid{pid=\"8\",comm=\"p8\"} 1\n"), "{text}");
+}
+
+#[test]
+fn errors_times_and_losses_are_told() {
+    let counts = Counts { map_full: 3, opened: 9, ..Counts::default() };
+    let text = text(&filled(), &counts, &Way::default());
+    for line in [
+        "adit_tcp_ends_total{end=\"failed\",error=\"ECONNREFUSED\"} 1",
+        "adit_tcp_connections_total{what=\"opened\"} 9",
+        "adit_tcp_connections_open{direction=\"outgoing\"} 1",
+        "adit_monitor_lost_total{what=\"connection_no_room\"} 3",
+        "adit_tcp_command_connections_total{command=\"p7\",what=\"opened\"} 2",
+        "adit_tcp_place_connections_total{place=\"host\",what=\"failed\"} 1",
+        "adit_tcp_handshake_seconds_count 2",
+        "adit_tcp_service_connections_total{service=\"https\",what=\"opened\"} 3",
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line}\n{text}");
+    }
+}
+
+#[test]
+fn the_text_is_what_promtool_reads() {
+    let text = text(&filled(), &Counts::default(), &Way::default());
+    assert!(text.contains("# TYPE adit_tcp_connections_total counter\n"), "{text}");
+    assert!(text.contains("# TYPE adit_monitor_info gauge\nadit_monitor_info{"), "{text}");
+    assert!(!text.contains("# UNIT") && !text.contains("# EOF") && !text.contains(" info\n"), "{text}");
+    let typed =
+        |line: &str| line.strip_prefix("# TYPE ").map(|rest| rest.split(' ').next().unwrap_or_default().to_owned());
+    let names: Vec<String> = text.lines().filter_map(typed).collect();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        assert!(names.iter().any(|name| line.starts_with(name.as_str())), "{line} is described");
+    }
+}
+
+#[test]
+fn every_metric_is_described_once() {
+    let text = names();
+    let mut names: Vec<&str> =
+        text.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    let all = names.len();
+    names.sort_unstable();
+    names.dedup();
+    assert_eq!((names.len(), text.lines().filter(|line| line.starts_with("# HELP ")).count()), (all, all), "{text}");
+    assert!(all > 20, "{text}");
+    assert!(names.iter().all(|name| name.starts_with("adit_") || *name == "tcp_connects_by_pid"), "{text}");
+}
+
+#[test]
+fn a_name_with_quotes_and_line_ends_does_no_harm() {
+    let mut table = Table::default();
+    let mut record = live(1, 7);
+    record.owner.as_mut().unwrap().command = crate::decode::Command::new("a\"b\\c\nd");
+    table.handle_record(Duration::ZERO, &record, None);
+    let text = text(&table, &Counts::default(), &Way::default());
+    assert!(text.contains(r#"comm="a\"b\\c"#) && !text.contains("\nd\""), "{text}");
+}

@@ -1,0 +1,214 @@
+//! Which program is attached to what: for each purpose the best way the kernel permits, with what it said of the others.
+
+use std::os::fd::OwnedFd;
+
+use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
+use aya::{Btf, Ebpf};
+
+use crate::source::{Options, Part, Way};
+
+/// What is attached but kept by aya itself.
+pub(super) struct Attached {
+    /// Runs over the map of connections.
+    pub(super) survey: Option<OwnedFd>,
+    /// Runs over open files.
+    pub(super) files: Option<OwnedFd>,
+    /// The same for those that listen.
+    pub(super) listening: Option<OwnedFd>,
+}
+
+/// One way to do something.
+struct Try {
+    /// What a user calls it.
+    name: &'static str,
+    /// What it is attached to.
+    way: &'static str,
+    /// The programs of the object, all of which must be attached.
+    programs: &'static [(&'static str, Kind)],
+}
+
+/// How a program is loaded and attached.
+#[derive(Clone, Copy)]
+enum Kind {
+    Typed(&'static str),
+    Raw(&'static str),
+    Trace(&'static str, &'static str),
+    Probe(&'static str),
+    Exit(&'static str),
+}
+
+const STATE: [Try; 5] = [
+    Try {
+        name: "tp_btf",
+        way: "tp_btf inet_sock_set_state",
+        programs: &[("state_typed", Kind::Typed("inet_sock_set_state"))],
+    },
+    Try {
+        name: "raw_tracepoint",
+        way: "raw_tracepoint inet_sock_set_state",
+        programs: &[("state_raw", Kind::Raw("inet_sock_set_state"))],
+    },
+    Try {
+        name: "tracepoint",
+        way: "tracepoint sock/inet_sock_set_state",
+        programs: &[("state_tracepoint", Kind::Trace("sock", "inet_sock_set_state"))],
+    },
+    Try { name: "kprobe", way: "kprobe tcp_set_state", programs: &[("state_probe", Kind::Probe("tcp_set_state"))] },
+    Try {
+        name: "kprobe_connect",
+        way: "kprobe tcp_connect",
+        programs: &[("connect_probe", Kind::Probe("tcp_connect"))],
+    },
+];
+
+/// None of these is needed to know who closes. The system calls cost every process something at each of its calls, so
+/// they are used only when asked for.
+const ACCEPT: [Try; 2] = [
+    Try { name: "fexit", way: "fexit inet_csk_accept", programs: &[("accept_exit", Kind::Exit("inet_csk_accept"))] },
+    Try {
+        name: "kretprobe",
+        way: "kretprobe inet_csk_accept",
+        programs: &[("accept_probe", Kind::Probe("inet_csk_accept"))],
+    },
+];
+
+const ACCEPT_CALLS: [Try; 1] = [Try {
+    name: "sys_exit",
+    way: "tracepoint syscalls/sys_exit_accept and sys_exit_accept4",
+    programs: &[
+        ("accept_call", Kind::Trace("syscalls", "sys_exit_accept")),
+        ("accept4_call", Kind::Trace("syscalls", "sys_exit_accept4")),
+    ],
+}];
+
+const CLOSE: [Try; 2] = [
+    Try {
+        name: "tp_btf",
+        way: "tp_btf tcp_destroy_sock",
+        programs: &[("destroy_typed", Kind::Typed("tcp_destroy_sock"))],
+    },
+    Try {
+        name: "raw_tracepoint",
+        way: "raw_tracepoint tcp_destroy_sock",
+        programs: &[("destroy_raw", Kind::Raw("tcp_destroy_sock"))],
+    },
+];
+
+/// Attaches all that can be, and notes what was tried.
+pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &mut Vec<Part>) -> Attached {
+    // The end first: from the first change of state on, none must be missed.
+    first_of(programs, btf, "close", &CLOSE, None, parts);
+    match options.accept.as_deref() {
+        Some("close") => {}
+        Some("sys_exit") => first_of(programs, btf, "accept", &ACCEPT_CALLS, None, parts),
+        only => first_of(programs, btf, "accept", &ACCEPT, only, parts),
+    }
+    first_of(programs, btf, "state", &STATE, options.state.as_deref(), parts);
+    let mut iterator = |purpose, program: &str, over: &'static str, way| {
+        let loaded = load_iterator(programs, btf, program, over);
+        let (fd, refused) = match loaded {
+            Ok(fd) => (Some(fd), None),
+            Err(error) => (None, Some(error)),
+        };
+        parts.push(Part { purpose, way, refused });
+        fd
+    };
+    let files = iterator("owners", "files", "task_file", "iter task_file");
+    let survey = iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem");
+    let listening = load_iterator(programs, btf, "listening", "task_file").ok();
+    Attached { survey, files, listening }
+}
+
+/// What cannot be told with what was attached.
+pub(super) fn missing(way: &Way) -> Vec<&'static str> {
+    let mut missing = Vec::new();
+    if way.chosen("state").is_some_and(|part| part.way == "kprobe tcp_connect") {
+        missing.push("ends, failures and bytes of connections, and incoming ones");
+    }
+    if way.chosen("accept").is_none() && way.chosen("owners").is_none() {
+        missing.push("the processes of incoming connections before they close them");
+    }
+    if way.chosen("owners").is_none() {
+        missing.push("connections that are older than the monitor");
+    }
+    if way.chosen("survey").is_none() {
+        missing.push("bytes and round-trip times of connections that are open");
+    }
+    missing
+}
+
+/// Attaches the first that the kernel permits.
+fn first_of(
+    programs: &mut Ebpf,
+    btf: &Btf,
+    purpose: &'static str,
+    tries: &[Try],
+    only: Option<&str>,
+    parts: &mut Vec<Part>,
+) {
+    for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
+        let refused = one.programs.iter().find_map(|(program, kind)| load(programs, btf, program, *kind).err());
+        let works = refused.is_none();
+        parts.push(Part { purpose, way: one.way, refused });
+        if works {
+            return;
+        }
+    }
+}
+
+fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<(), String> {
+    let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let mut attach = || -> Result<(), ProgramError> {
+        match kind {
+            Kind::Typed(point) => {
+                let program: &mut BtfTracePoint = program.try_into()?;
+                program.load(point, btf)?;
+                program.attach().map(drop)
+            }
+            Kind::Raw(point) => {
+                let program: &mut RawTracePoint = program.try_into()?;
+                program.load()?;
+                program.attach(point).map(drop)
+            }
+            Kind::Trace(category, point) => {
+                let program: &mut TracePoint = program.try_into()?;
+                program.load()?;
+                program.attach(category, point).map(drop)
+            }
+            Kind::Probe(function) => {
+                let program: &mut KProbe = program.try_into()?;
+                program.load()?;
+                program.attach(function, 0).map(drop)
+            }
+            Kind::Exit(function) => {
+                let program: &mut FExit = program.try_into()?;
+                program.load(function, btf)?;
+                program.attach().map(drop)
+            }
+        }
+    };
+    attach().map_err(|error| said(&error))
+}
+
+fn load_iterator(programs: &mut Ebpf, btf: &Btf, name: &str, over: &str) -> Result<OwnedFd, String> {
+    let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let mut load = || -> Result<OwnedFd, ProgramError> {
+        let program: &mut Iter = program.try_into()?;
+        program.load(over, btf)?;
+        let fd = program.fd()?;
+        Ok(std::os::fd::AsFd::as_fd(fd).try_clone_to_owned()?)
+    };
+    load().map_err(|error| said(&error))
+}
+
+/// What the system said, in a line. The verifier's log is long, and for those who asked for more.
+fn said(error: &ProgramError) -> String {
+    if let ProgramError::LoadError { io_error, verifier_log } = error {
+        let log = verifier_log.to_string();
+        if !log.is_empty() {
+            tracing::debug!(%log, "the verifier");
+        }
+        return format!("the kernel does not load it: {io_error}");
+    }
+    super::chain(error)
+}

@@ -1,0 +1,295 @@
+//! The poll of the kernel's sockets by `sock_diag`(7) with /proc for their owners: for where programs in the kernel are
+//! not permitted. It sees what is there when it looks, and says what it cannot see.
+
+mod message;
+
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
+
+use self::message::{Found, Socket};
+use super::{Counts, Obstacle, Part, Source, SourceError, Way};
+use crate::agent::now;
+use crate::decode::{ConnectionId, End, OwnedBy, Owner, Record, State, Step};
+use crate::names;
+
+/// An answer holds many sockets; the kernel fills at most so much at a time.
+const BUFFER: usize = 64 * 1024;
+
+/// The source.
+pub struct SockDiag {
+    way: Way,
+    kernel: OwnedFd,
+    known: HashMap<u64, Known>,
+    owners: HashMap<u64, Option<Owner>>,
+    listening: HashSet<u16>,
+    /// What has happened since it was taken: beginnings and ends.
+    events: Vec<Record>,
+    counts: Counts,
+    first: bool,
+    buffer: Vec<u8>,
+}
+
+struct Known {
+    record: Record,
+    seen: bool,
+    told: bool,
+}
+
+impl SockDiag {
+    /// Opens it; `reason` says why there is nothing better.
+    ///
+    /// # Errors
+    /// When the kernel has no `sock_diag` or does not permit it.
+    pub fn open(reason: Option<Obstacle>) -> Result<Self, SourceError> {
+        let mut missing = vec![
+            "connections that begin and end between two looks",
+            "failed connections and their errors",
+            "handshake times",
+            "other network namespaces",
+        ];
+        if !rustix::process::geteuid().is_root() {
+            missing.push("processes of other users");
+        }
+        let part = Part { purpose: "survey", way: "sock_diag and /proc", refused: None };
+        let way = Way { source: "sock_diag", parts: vec![part], missing, reason, capacity: 0 };
+        let kernel = open().map_err(|error| SourceError::broken("sock_diag", &error))?;
+        Ok(Self {
+            way,
+            kernel,
+            known: HashMap::new(),
+            owners: HashMap::new(),
+            listening: HashSet::new(),
+            events: Vec::new(),
+            counts: Counts::default(),
+            first: true,
+            buffer: vec![0; BUFFER],
+        })
+    }
+
+    fn look(&mut self) -> io::Result<Vec<Socket>> {
+        let mut sockets = Vec::new();
+        let mut listening = HashSet::new();
+        for family in [AddressFamily::INET, AddressFamily::INET6] {
+            send(&self.kernel, &message::request(family), SendFlags::empty())?;
+            loop {
+                let (_, length) = recv(&self.kernel, self.buffer.as_mut_slice(), RecvFlags::empty())?;
+                let end = message::read(&self.buffer[..length], &mut |found| match found {
+                    Found::Listening(port) => {
+                        listening.insert(port);
+                    }
+                    Found::Socket(socket) => sockets.push(socket),
+                })?;
+                if end {
+                    break;
+                }
+            }
+        }
+        self.listening = listening;
+        Ok(sockets)
+    }
+
+    /// The owners of sockets that were not seen before: all of /proc, as nothing leads from a socket to its process.
+    fn find_owners(&mut self, sockets: &[Socket]) {
+        let here: HashSet<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        self.owners.retain(|inode, _| here.contains(inode));
+        if sockets.iter().all(|socket| socket.inode == 0 || self.owners.contains_key(&socket.inode)) {
+            return;
+        }
+        let wanted: HashSet<u64> = here.into_iter().filter(|inode| !self.owners.contains_key(inode)).collect();
+        for pid in processes() {
+            let mut process = None;
+            for inode in sockets_of(pid).filter(|inode| wanted.contains(inode)) {
+                let found = process.get_or_insert_with(|| names::process(pid));
+                let Some((id, command)) = *found else { break };
+                let owner = Owner { process: id, command, user: None, cgroup: 0, by: OwnedBy::File };
+                self.owners.entry(inode).or_insert(Some(owner));
+            }
+        }
+        // One that cannot be found now is not looked for at each look.
+        for inode in wanted {
+            self.owners.entry(inode).or_insert(None);
+        }
+    }
+
+    fn note(&mut self, socket: &Socket, at: Duration) -> Record {
+        let incoming = self.listening.contains(&socket.local.port());
+        let owner =
+            self.owners.get(&socket.inode).copied().flatten().map(|owner| Owner { user: Some(socket.user), ..owner });
+        let first = self.first;
+        let counts = &mut self.counts;
+        let known = self.known.entry(socket.cookie).or_insert_with(|| {
+            if first {
+                counts.seen_late += 1;
+            } else if incoming {
+                counts.incoming += 1;
+            } else {
+                counts.opened += 1;
+            }
+            let opened = u64::try_from(at.as_nanos()).unwrap_or(u64::MAX);
+            Known { record: record(socket, opened, incoming, first), seen: true, told: first }
+        });
+        known.seen = true;
+        let before = known.record;
+        known.record = Record {
+            owner: owner.or(before.owner),
+            ..record(socket, before.id.opened, before.incoming, before.seen_late)
+        };
+        if !first && !std::mem::replace(&mut known.told, true) {
+            self.events.push(Record { step: Step::Established, ..known.record });
+        }
+        known.record
+    }
+}
+
+impl Source for SockDiag {
+    fn way(&self) -> &Way {
+        &self.way
+    }
+
+    fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        self.events.drain(..).for_each(each);
+        Ok(())
+    }
+
+    fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        let at = now();
+        let sockets = match self.look() {
+            Ok(sockets) => sockets,
+            Err(error) => {
+                // What is left of a broken answer must not be taken for the next one's.
+                self.kernel = open().map_err(|error| SourceError::broken("sock_diag", &error))?;
+                return Err(SourceError::broken("sock_diag", &error));
+            }
+        };
+        self.find_owners(&sockets);
+        for socket in &sockets {
+            each(self.note(socket, at));
+        }
+        self.first = false;
+        let events = &mut self.events;
+        let counts = &mut self.counts;
+        self.known.retain(|_, known| {
+            if !std::mem::take(&mut known.seen) {
+                counts.closed += 1;
+                events.push(Record {
+                    step: Step::Ended,
+                    state: State::Closed,
+                    ended: Some((at, End::Unseen)),
+                    ..known.record
+                });
+                return false;
+            }
+            true
+        });
+        Ok(())
+    }
+
+    fn counts(&mut self) -> Result<Counts, SourceError> {
+        Ok(self.counts)
+    }
+
+    fn forget(&mut self, id: ConnectionId) {
+        self.known.remove(&id.socket);
+    }
+
+    fn wait(&self, up_to: Duration) {
+        // Nobody wakes us: there are no events.
+        std::thread::park_timeout(up_to);
+    }
+}
+
+fn open() -> io::Result<OwnedFd> {
+    Ok(socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))?)
+}
+
+fn record(socket: &Socket, opened: u64, incoming: bool, seen_late: bool) -> Record {
+    Record {
+        id: ConnectionId { socket: socket.cookie, opened },
+        step: Step::Live,
+        local: socket.local,
+        remote: socket.remote,
+        incoming,
+        seen_late,
+        gone: false,
+        owner: None,
+        netns: 0,
+        state: socket.state,
+        established: None,
+        ended: None,
+        sent: socket.sent,
+        received: socket.received,
+        rtt: socket.rtt,
+        min_rtt: socket.min_rtt,
+        retransmits: socket.retransmits,
+    }
+}
+
+/// The numbers of all processes.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The sockets among a process's files, as far as they may be seen.
+fn sockets_of(pid: u32) -> impl Iterator<Item = u64> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| inode(fs::read_link(entry.path()).ok()?.to_str()?))
+}
+
+/// `socket:[123]`.
+fn inode(link: &str) -> Option<u64> {
+    link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read as _, Write as _};
+    use std::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    fn survey(source: &mut SockDiag) -> Vec<Record> {
+        let mut found = Vec::new();
+        source.survey(&mut |record| found.push(record)).expect("the kernel tells");
+        found
+    }
+
+    #[test]
+    fn a_connection_of_this_process_is_found_with_owner_bytes_and_direction_and_its_end_is_noticed() {
+        let mut source = SockDiag::open(None).expect("the kernel has sock_diag");
+        survey(&mut source);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        client.write_all(&[7; 1000]).unwrap();
+        served.read_exact(&mut [0; 1000]).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let of_ours = |record: &Record| record.local.port() == port || record.remote.port() == port;
+        let found: Vec<Record> = survey(&mut source).into_iter().filter(of_ours).collect();
+        assert_eq!(found.len(), 2, "{found:#?}");
+        for record in &found {
+            assert_eq!(record.owner.unwrap().process.pid, std::process::id());
+            assert_eq!(record.incoming, record.local.port() == port);
+            let carried = if record.incoming { record.received } else { record.sent };
+            assert_eq!(carried, 1000);
+        }
+        drop((client, served));
+        survey(&mut source);
+        survey(&mut source);
+        let mut ended = Vec::new();
+        source.events(&mut |record| ended.push(record)).unwrap();
+        assert_eq!(ended.iter().filter(|record| of_ours(record) && record.is_end()).count(), 2, "{ended:#?}");
+    }
+
+    #[test]
+    fn only_sockets_have_a_number() {
+        assert_eq!(inode("socket:[42]"), Some(42));
+        assert_eq!(inode("/dev/null"), None);
+        assert_eq!(inode("socket:[x]"), None);
+    }
+}

@@ -1,0 +1,276 @@
+use std::net::{Ipv4Addr, SocketAddr};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::decode::{OwnedBy, State};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A connection of a process to 10.0.0.1:443.
+pub(crate) fn live(number: u64, pid: u32) -> Record {
+    Record {
+        id: ConnectionId { socket: number, opened: 1_000 + number },
+        step: Step::Live,
+        local: SocketAddr::from((Ipv4Addr::LOCALHOST, 40_000)),
+        remote: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 1), 443)),
+        incoming: false,
+        seen_late: false,
+        gone: false,
+        owner: (pid > 0).then(|| owner(pid, 1)),
+        netns: 1,
+        state: State::Established,
+        established: Some(Duration::from_micros(101)),
+        ended: None,
+        sent: 0,
+        received: 0,
+        rtt: None,
+        min_rtt: None,
+        retransmits: 0,
+    }
+}
+
+pub(crate) fn owner(pid: u32, start: u64) -> Owner {
+    let process = ProcessId { pid, start };
+    let command = Command::new(&format!("p{pid}"));
+    Owner { process, command, user: Some(0), cgroup: 0, by: OwnedBy::Connect }
+}
+
+pub(crate) fn ended(record: Record, end: End) -> Record {
+    Record { step: Step::Ended, state: State::Closed, ended: Some((SECOND, end)), ..record }
+}
+
+fn only(table: &Table) -> &Process {
+    let mut all = table.processes();
+    assert_eq!(all.len(), 1);
+    all.next().unwrap()
+}
+
+#[test]
+fn a_connection_is_counted_once_however_often_it_is_seen() {
+    let mut table = Table::default();
+    let one = live(1, 7);
+    table.handle_record(SECOND, &Record { sent: 10, ..one }, None);
+    table.handle_record(SECOND, &Record { sent: 30, received: 5, ..one }, None);
+    let process = only(&table);
+    assert_eq!((process.open, process.sums.opened, process.sums.sent, process.sums.received), (1, 1, 30, 5));
+    table.handle_record(SECOND, &ended(Record { sent: 31, received: 6, ..one }, End::Closed), None);
+    let process = only(&table);
+    assert_eq!((process.open, process.sums.closed, process.sums.sent, process.sums.received), (0, 1, 31, 6));
+    assert_eq!(*table.totals(), process.sums);
+    assert_eq!(table.connections().len(), 0);
+}
+
+#[test]
+fn a_connection_that_was_never_seen_alive_is_counted_whole() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &ended(Record { sent: 9, ..live(1, 7) }, End::Failed(111)), None);
+    let process = only(&table);
+    assert_eq!((process.open, process.sums.opened, process.sums.failed, process.sums.sent), (0, 1, 1, 9));
+    assert_eq!(table.ends().collect::<Vec<_>>(), [("failed", "ECONNREFUSED", 1)]);
+}
+
+#[test]
+fn an_owner_who_is_found_late_gets_all_that_his_connection_carried() {
+    let mut table = Table::default();
+    let incoming = Record { incoming: true, ..live(1, 0) };
+    table.handle_record(SECOND, &Record { received: 100, ..incoming }, None);
+    assert_eq!((table.processes().len(), table.has_unowned()), (0, true));
+    table.handle_record(SECOND, &Record { received: 150, owner: Some(owner(7, 1)), ..incoming }, None);
+    assert_eq!((only(&table).sums.received, only(&table).sums.incoming), (150, 1));
+    assert!(!table.has_unowned());
+    // A record without him, as of an event that was on its way, does not take him away.
+    table.handle_record(SECOND, &Record { received: 160, ..incoming }, None);
+    assert_eq!(only(&table).sums.received, 160);
+    assert_eq!(table.totals().received, 160);
+}
+
+#[test]
+fn what_was_carried_before_the_monitor_was_there_is_in_no_sum() {
+    let mut table = Table::default();
+    let old = Record { seen_late: true, sent: 1_000_000, ..live(1, 7) };
+    table.handle_record(SECOND, &old, None);
+    table.handle_record(SECOND, &Record { sent: 1_000_010, ..old }, None);
+    assert_eq!((only(&table).sums.sent, only(&table).sums.opened, only(&table).open), (10, 0, 1));
+}
+
+#[test]
+fn a_number_that_is_used_again_is_another_process() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    let again = Record { owner: Some(owner(7, 99)), ..live(2, 7) };
+    table.handle_record(SECOND, &again, None);
+    assert_eq!((only(&table).id.start, only(&table).sums.opened), (99, 1));
+    assert_eq!(table.commands().map(|(name, sums)| (name, sums.opened)).collect::<Vec<_>>(), [("p7", 2)]);
+}
+
+#[test]
+fn a_dead_process_is_kept_for_a_while_and_then_dropped_and_sums_by_name_stay() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    table.expire(SECOND, |_| true);
+    table.expire(KEPT * 2, |_| false);
+    assert_eq!(table.processes().len(), 1, "it was alive until now");
+    table.expire(KEPT * 3, |_| false);
+    assert_eq!((table.processes().len(), table.remotes().len()), (0, 0));
+    assert_eq!(table.commands().count(), 1);
+    // One with an open connection is never dropped.
+    table.handle_record(SECOND, &live(2, 8), None);
+    table.expire(KEPT * 9, |_| false);
+    table.expire(KEPT * 99, |_| false);
+    assert_eq!(table.processes().len(), 1);
+}
+
+#[test]
+fn a_connection_that_several_surveys_do_not_find_is_gone() {
+    let mut table = Table::default();
+    table.begin_survey();
+    table.handle_record(SECOND, &live(1, 7), None);
+    assert!(table.end_survey(SECOND).is_empty());
+    for _ in 1..MISSED {
+        table.begin_survey();
+        assert!(table.end_survey(SECOND).is_empty(), "it may have been left out");
+    }
+    table.begin_survey();
+    assert_eq!(table.end_survey(SECOND), [live(1, 7).id]);
+    assert_eq!((table.overflow().unseen, only(&table).open), (1, 0));
+}
+
+#[test]
+fn what_has_no_room_is_counted() {
+    let limits = Limits { connections: 2, processes: 2, remotes: 1, labels: 2 };
+    let mut table = Table::new(limits);
+    let record = |pid: u32| {
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, u16::try_from(pid).unwrap()));
+        Record { remote, ..live(pid.into(), pid) }
+    };
+    for pid in (1..=4).chain(1..=4) {
+        table.handle_record(SECOND, &record(pid), None);
+    }
+    assert_eq!(table.totals().opened, 2, "one without room is not counted again and again");
+    for pid in 3..=4 {
+        table.handle_record(SECOND, &ended(record(pid), End::Closed), None);
+    }
+    assert_eq!((table.totals().opened, table.totals().closed), (4, 2));
+    assert_eq!(table.overflow(), Overflow { connections: 4, processes: 2, remotes: 3, unseen: 0 });
+    assert_eq!((table.connections().len(), table.processes().len(), table.remotes().len()), (2, 2, 1));
+    let mut names: Vec<_> = table.commands().map(|(name, sums)| (name, sums.opened)).collect();
+    names.sort_unstable();
+    assert_eq!(names, [("other", 2), ("p1", 1), ("p2", 1)]);
+}
+
+#[test]
+fn an_idle_process_makes_room_for_a_new_one() {
+    let mut table = Table::new(Limits { processes: 1, ..Limits::default() });
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    table.handle_record(SECOND, &live(2, 8), None);
+    assert_eq!((only(&table).id.pid, table.overflow().processes), (8, 0));
+}
+
+#[test]
+fn rates_are_of_the_time_between_two_looks() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &Record { sent: 500, ..live(1, 7) }, None);
+    table.handle_tick(SECOND);
+    table.handle_record(SECOND * 3, &Record { sent: 2_500, ..live(1, 7) }, None);
+    table.handle_tick(SECOND * 3);
+    let rate = Rate { sent: 1_000, received: 0 };
+    assert_eq!(only(&table).rate, rate);
+    assert_eq!(table.connections().next().unwrap().rate, rate);
+    assert_eq!(table.remotes().next().unwrap().rate, rate);
+    table.handle_tick(SECOND * 4);
+    assert_eq!(only(&table).rate, Rate::default());
+}
+
+#[test]
+fn what_was_added_up_in_the_kernel_is_in_the_sums() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &live(1, 7), None);
+    let folded = Folded {
+        owner: owner(7, 1),
+        opened: 5,
+        incoming: 0,
+        failed: 2,
+        closed: 3,
+        sent: 10,
+        received: 20,
+        retransmits: 1,
+    };
+    table.handle_folded(SECOND, &folded, Some(&"host".into()));
+    let sums = Sums { opened: 6, failed: 2, closed: 3, sent: 10, received: 20, retransmits: 1, ..Sums::default() };
+    assert_eq!((only(&table).sums, *table.totals(), only(&table).open), (sums, sums, 1));
+    assert_eq!(folded.since(&folded).opened, 0);
+    assert_eq!(table.places().map(|(place, sums)| (place, sums.opened)).collect::<Vec<_>>(), [("host", 5)]);
+}
+
+#[test]
+fn a_remote_is_an_address_with_the_port_of_the_service() {
+    let mut table = Table::default();
+    let incoming = Record {
+        incoming: true,
+        local: SocketAddr::from((Ipv4Addr::LOCALHOST, 22)),
+        remote: SocketAddr::from((Ipv4Addr::new(10, 0, 0, 9), 50_000)),
+        ..live(1, 7)
+    };
+    table.handle_record(SECOND, &incoming, None);
+    let remote = table.remotes().next().unwrap();
+    assert_eq!((remote.id.address.to_string(), remote.id.port, remote.id.incoming), ("10.0.0.9".into(), 22, true));
+    assert_eq!(table.ports().map(|(name, sums)| (name, sums.incoming)).collect::<Vec<_>>(), [("ssh", 1)]);
+}
+
+/// What may happen to a few connections of a few processes, in any order.
+#[derive(Clone, Debug)]
+enum Happening {
+    Seen { number: u64, pid: u32, sent: u64 },
+    Ended { number: u64, pid: u32, sent: u64, failed: bool },
+    Survey,
+    Expire,
+}
+
+fn happening() -> impl Strategy<Value = Happening> {
+    prop_oneof![
+        (0..6_u64, 0..4_u32, 0..1_000_u64).prop_map(|(number, pid, sent)| Happening::Seen { number, pid, sent }),
+        (0..6_u64, 0..4_u32, 0..1_000_u64, any::<bool>()).prop_map(|(number, pid, sent, failed)| Happening::Ended {
+            number,
+            pid,
+            sent,
+            failed
+        }),
+        Just(Happening::Survey),
+        Just(Happening::Expire),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn open_counts_fit_the_open_connections_and_bounds_hold(all in proptest::collection::vec(happening(), 0..60)) {
+        let limits = Limits { connections: 4, processes: 3, remotes: 2, labels: 2 };
+        let mut table = Table::new(limits);
+        for (turn, one) in all.into_iter().enumerate() {
+            let now = SECOND * u32::try_from(turn).unwrap() * 30;
+            match one {
+                Happening::Seen { number, pid, sent } => {
+                    table.handle_record(now, &Record { sent, ..live(number, pid) }, None);
+                }
+                Happening::Ended { number, pid, sent, failed } => {
+                    let end = if failed { End::Failed(0) } else { End::Closed };
+                    table.handle_record(now, &ended(Record { sent, ..live(number, pid) }, end), None);
+                }
+                Happening::Survey => {
+                    table.begin_survey();
+                    table.end_survey(now);
+                    table.handle_tick(now);
+                }
+                Happening::Expire => table.expire(now, |_| false),
+            }
+            let open = table.connections().len();
+            prop_assert!(open <= 4 && table.processes().len() <= 3 && table.remotes().len() <= 2);
+            prop_assert!(table.processes().map(|process| process.open).sum::<usize>() <= open);
+            prop_assert!(table.remotes().map(|remote| remote.open).sum::<usize>() <= open);
+            let by_command: u64 = table.commands().map(|(_, sums)| sums.opened).sum();
+            prop_assert!(by_command <= table.totals().opened);
+            let sent: u64 = table.ports().map(|(_, sums)| sums.sent).sum();
+            prop_assert_eq!(sent, table.totals().sent);
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! The programs on this very kernel, with real connections. They need root or the two capabilities; without them each
+//! test says loudly that it was skipped.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "all of it is test code")]
+
+#[path = "kernel/bad_days.rs"]
+mod bad_days;
+#[path = "kernel/child.rs"]
+mod child;
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use child::Child;
+use monitor::decode::{End, OwnedBy, Record, Step};
+use monitor::source::{self, Options, Source, Wanted};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The source, unless this process may not have it.
+fn open(options: &Options) -> Option<Box<dyn Source>> {
+    let options = Options { wanted: Wanted::Ebpf, ..options.clone() };
+    match source::open(&options) {
+        Ok(source) => Some(source),
+        Err(error) => {
+            let may = rustix::process::geteuid().is_root() && std::env::var_os("ADIT_NO_EBPF").is_none();
+            assert!(!may || options.state.is_some(), "root may load programs, but: {error}");
+            eprintln!("SKIPPED, as the kernel does not permit it: {error}");
+            None
+        }
+    }
+}
+
+/// Takes records that fit until enough have come, under a deadline.
+fn take(source: &mut dyn Source, enough: usize, fits: impl Fn(&Record) -> bool) -> Vec<Record> {
+    let deadline = Instant::now() + DEADLINE;
+    let mut found = Vec::new();
+    while found.len() < enough && Instant::now() < deadline {
+        let mut keep = |record: Record| {
+            if fits(&record) {
+                found.push(record);
+            }
+        };
+        source.events(&mut keep).expect("events");
+        source.wait(Duration::from_millis(20));
+    }
+    found
+}
+
+/// The ends of connections with this port at one of their ends.
+fn ends(source: &mut dyn Source, port: u16, enough: usize) -> Vec<Record> {
+    take(source, enough, |record| record.step == Step::Ended && has_port(record, port))
+}
+
+fn has_port(record: &Record, port: u16) -> bool {
+    record.local.port() == port || record.remote.port() == port
+}
+
+fn survey(source: &mut dyn Source, port: u16) -> Vec<Record> {
+    let mut found = Vec::new();
+    let mut keep = |record: Record| {
+        if has_port(&record, port) && !record.gone {
+            found.push(record);
+        }
+    };
+    source.survey(&mut keep).expect("a survey");
+    found
+}
+
+fn listen(address: &str) -> (TcpListener, u16) {
+    let listener = TcpListener::bind(address).expect("a port");
+    let port = listener.local_addr().expect("an address").port();
+    (listener, port)
+}
+
+fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    (client, listener.accept().unwrap().0)
+}
+
+/// A request of so many bytes, an answer of so many, and an end from the client.
+fn exchange(listener: &TcpListener, up: usize, down: usize) {
+    let (mut client, mut served) = pair(listener);
+    client.write_all(&vec![1; up]).unwrap();
+    served.read_exact(&mut vec![0; up]).unwrap();
+    served.write_all(&vec![2; down]).unwrap();
+    client.read_exact(&mut vec![0; down]).unwrap();
+    drop(client);
+    // The end is read, so that closing is no reset.
+    assert_eq!(served.read(&mut [0]).unwrap(), 0);
+}
+
+/// Five connections, as each way to attach must see them.
+fn five_are_seen(options: &Options, address: &str) {
+    let Some(mut source) = open(options) else { return };
+    eprintln!("{:#?}", source.way());
+    let (listener, port) = listen(address);
+    (0..5).for_each(|_| exchange(&listener, 1000, 25_000));
+    let found = ends(&mut *source, port, 10);
+    assert_eq!(found.len(), 10, "{found:#?}");
+    let (this, _) = monitor::names::process(std::process::id()).unwrap();
+    for record in &found {
+        let owner = record.owner.expect("somebody owns it");
+        assert_eq!(owner.process.pid, this.pid);
+        assert!(owner.process.start.abs_diff(this.start) <= 1);
+        assert_eq!(record.incoming, record.local.port() == port);
+        let (sent, received) = if record.incoming { (25_000, 1000) } else { (1000, 25_000) };
+        assert_eq!((record.sent, record.received), (sent, received), "{record:#?}");
+        assert_eq!(record.ended.unwrap().1, End::Closed);
+        assert!(record.rtt.is_some() && record.min_rtt.is_some() && record.established.is_some(), "{record:#?}");
+        assert_eq!(record.handshake().is_some(), !record.incoming);
+    }
+    let counts = source.counts().unwrap();
+    assert!(counts.opened >= 5 && counts.incoming >= 5 && counts.events_lost == 0, "{counts:?}");
+}
+
+fn by(state: &str) -> Options {
+    Options { state: Some(state.into()), ..Options::default() }
+}
+
+#[test]
+fn five_connections_are_seen_at_both_ends_with_process_and_bytes_by_the_best_way() {
+    five_are_seen(&Options::default(), "127.0.0.1:0");
+}
+
+#[test]
+fn the_same_over_ipv6() {
+    five_are_seen(&Options::default(), "[::1]:0");
+}
+
+#[test]
+fn the_same_by_typed_tracepoint() {
+    five_are_seen(&by("tp_btf"), "127.0.0.1:0");
+}
+
+#[test]
+fn the_same_by_raw_tracepoint() {
+    five_are_seen(&by("raw_tracepoint"), "[::1]:0");
+}
+
+#[test]
+fn the_same_by_tracepoint() {
+    five_are_seen(&by("tracepoint"), "127.0.0.1:0");
+}
+
+#[test]
+fn the_same_by_kprobe_where_the_kernel_has_them() {
+    five_are_seen(&by("kprobe"), "127.0.0.1:0");
+}
+
+#[test]
+fn connects_alone_are_seen_by_the_oldest_kprobe() {
+    let Some(mut source) = open(&Options { every_step: true, ..by("kprobe_connect") }) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    exchange(&listener, 1, 1);
+    let found = take(&mut *source, 1, |record| record.step == Step::Opened && has_port(record, port));
+    assert_eq!(found[0].owner.unwrap().process.pid, std::process::id());
+    assert!(!source.way().missing.is_empty());
+}
+
+/// The process that accepts is another one, and packets of the client change the states of its sockets.
+fn an_accepted_connection_is_its_servers(accept: Option<&str>, by: &[OwnedBy]) {
+    let options = Options { accept: accept.map(str::to_owned), ..Options::default() };
+    let Some(mut source) = open(&options) else { return };
+    if accept.is_some_and(|accept| accept != "close") && source.way().chosen("accept").is_none() {
+        eprintln!("SKIPPED: {:?}", source.way().parts);
+        return;
+    }
+    let mut server = Child::server();
+    let port = server.port();
+    for _ in 0..10 {
+        let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(&[1; 100]).unwrap();
+        client.read_exact(&mut [0; 100]).unwrap();
+    }
+    let found = ends(&mut *source, port, 20);
+    assert_eq!(found.len(), 20, "{found:#?}");
+    for record in &found {
+        let owner = record.owner.expect("somebody owns it");
+        let pid = if record.incoming { server.pid() } else { std::process::id() };
+        assert_eq!(owner.process.pid, pid, "{record:#?}");
+        assert!(!record.incoming || by.contains(&owner.by), "{owner:?}");
+    }
+    server.stop();
+}
+
+#[test]
+fn an_accepted_connection_belongs_to_the_process_that_accepted_it() {
+    an_accepted_connection_is_its_servers(None, &[OwnedBy::Accept, OwnedBy::Close, OwnedBy::File]);
+}
+
+#[test]
+fn who_closes_an_accepted_connection_has_accepted_it() {
+    an_accepted_connection_is_its_servers(Some("close"), &[OwnedBy::Close]);
+}
+
+#[test]
+fn the_system_calls_tell_who_accepts() {
+    an_accepted_connection_is_its_servers(Some("sys_exit"), &[OwnedBy::Accept]);
+}
+
+#[test]
+fn the_exit_of_accept_tells_who_accepts() {
+    an_accepted_connection_is_its_servers(Some("fexit"), &[OwnedBy::Accept]);
+}
+
+#[test]
+fn the_return_of_accept_tells_who_accepts() {
+    an_accepted_connection_is_its_servers(Some("kretprobe"), &[OwnedBy::Accept]);
+}
+
+#[test]
+fn the_owner_of_an_open_accepted_connection_is_found_among_files() {
+    let Some(mut source) = open(&Options { accept: Some("close".into()), ..Options::default() }) else { return };
+    let mut server = Child::server();
+    let port = server.port();
+    let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    client.write_all(&[1; 100]).unwrap();
+    client.read_exact(&mut [0; 100]).unwrap();
+    source.reconcile().unwrap();
+    let found = survey(&mut *source, port);
+    let incoming: Vec<&Record> = found.iter().filter(|record| record.incoming).collect();
+    assert_eq!((found.len(), incoming.len()), (2, 1), "{found:#?}");
+    let owner = incoming[0].owner.unwrap();
+    assert_eq!((owner.process.pid, owner.by), (server.pid(), OwnedBy::File));
+    assert_eq!((incoming[0].sent, incoming[0].received), (100, 100));
+    drop(client);
+    server.stop();
+}

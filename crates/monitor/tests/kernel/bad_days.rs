@@ -1,0 +1,351 @@
+//! What goes wrong, on purpose.
+
+use std::collections::HashSet;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use monitor::agent::Agent;
+use monitor::decode::{End, Record, State, Step};
+use monitor::source::{Options, Source};
+use monitor::table::Limits;
+
+use super::child::Child;
+use super::{DEADLINE, ends, exchange, has_port, listen, open, pair, survey, take};
+
+/// A port that nobody listens at.
+fn closed_port() -> u16 {
+    listen("127.0.0.1:0").1
+}
+
+#[test]
+fn a_refused_connection_has_its_error_and_its_process() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let port = closed_port();
+    TcpStream::connect(("127.0.0.1", port)).unwrap_err();
+    let found = ends(&mut *source, port, 1);
+    assert_eq!(found[0].ended.unwrap().1, End::Failed(111));
+    assert_eq!(found[0].owner.unwrap().process.pid, std::process::id());
+    assert!(found[0].local.port() > 0 && found[0].established.is_none(), "{:#?}", found[0]);
+}
+
+#[test]
+fn a_connection_that_nobody_answers_times_out_with_its_error() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    // A listener without room does not answer.
+    let socket = socket(false);
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    let full: Vec<TcpStream> =
+        (0..4).map_while(|_| TcpStream::connect_timeout(&address, Duration::from_millis(100)).ok()).collect();
+    assert!(full.len() < 4, "there is room for one or two");
+    let client = socket_with_user_timeout(Duration::from_millis(300));
+    rustix::net::connect(&client, &address).unwrap_err();
+    let timed_out = take(&mut *source, 1, |record| {
+        has_port(record, address.port()) && matches!(record.ended, Some((_, End::Failed(110))))
+    });
+    assert_eq!(timed_out.len(), 1);
+    assert_eq!(timed_out[0].ended.unwrap().1.error(), Some("ETIMEDOUT"));
+}
+
+fn socket(v6: bool) -> std::os::fd::OwnedFd {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let family = if v6 { AddressFamily::INET6 } else { AddressFamily::INET };
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
+}
+
+fn socket_with_user_timeout(timeout: Duration) -> std::os::fd::OwnedFd {
+    let socket = socket(false);
+    rustix::net::sockopt::set_tcp_user_timeout(&socket, u32::try_from(timeout.as_millis()).unwrap()).unwrap();
+    socket
+}
+
+#[test]
+fn an_attempt_that_is_given_up_is_no_lack_of_ports() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let socket = socket(false);
+    let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
+    rustix::net::bind(&socket, &address).unwrap();
+    rustix::net::listen(&socket, 0).unwrap();
+    let listener = TcpListener::from(socket);
+    let address = listener.local_addr().unwrap();
+    for _ in 0..4 {
+        // Each gives up by itself: it closes a socket that is still asking.
+        let _ = TcpStream::connect_timeout(&address, Duration::from_millis(100));
+    }
+    let given_up = take(&mut *source, 1, |record| {
+        has_port(record, address.port()) && matches!(record.ended, Some((_, End::Failed(_))))
+    });
+    assert_eq!(given_up[0].ended.unwrap().1, End::Failed(0), "{:#?}", given_up[0]);
+}
+
+#[test]
+fn a_reset_is_told_apart_from_an_end_at_both_sides() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let (client, served) = pair(&listener);
+    // Closed with data unread: the kernel answers with a reset.
+    (&client).write_all(b"unread").unwrap();
+    served.peek(&mut [0]).unwrap();
+    drop(served);
+    (&client).read(&mut [0]).unwrap_err();
+    drop(client);
+    let found = ends(&mut *source, port, 2);
+    for record in &found {
+        let end = if record.incoming { End::Aborted } else { End::Reset };
+        assert_eq!(record.ended.unwrap().1, end, "{record:#?}");
+        assert_eq!(record.owner.unwrap().process.pid, std::process::id());
+    }
+    assert_eq!(found.len(), 2);
+}
+
+#[test]
+fn a_connection_that_is_reset_before_its_server_is_known_is_still_its_servers() {
+    let Some(mut source) = open(&Options { accept: Some("close".into()), ..Options::default() }) else { return };
+    let mut server = Child::server();
+    let port = server.port();
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let found = ends(&mut *source, port, 2);
+    let incoming: Vec<&Record> = found.iter().filter(|record| record.incoming).collect();
+    assert_eq!(incoming.len(), 1, "{found:#?}");
+    assert_eq!(incoming[0].ended.unwrap().1, End::Reset);
+    assert_eq!(incoming[0].owner.unwrap().process.pid, server.pid());
+    server.stop();
+}
+
+#[test]
+fn a_half_closed_connection_is_open_with_its_state() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let (client, mut served) = pair(&listener);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(served.read(&mut [0]).unwrap(), 0);
+    served.write_all(b"still").unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    let states = loop {
+        let mut states: Vec<(bool, State, u64)> =
+            survey(&mut *source, port).iter().map(|record| (record.incoming, record.state, record.received)).collect();
+        states.sort_unstable_by_key(|(incoming, ..)| *incoming);
+        // The acknowledgements are on their way.
+        if states.first().is_some_and(|state| state.1 == State::FinWait2 && state.2 == 5) || Instant::now() > deadline {
+            break states;
+        }
+    };
+    assert_eq!(states, [(false, State::FinWait2, 5), (true, State::CloseWait, 0)]);
+}
+
+#[test]
+fn an_ipv4_client_of_an_ipv6_server_is_shown_with_its_ipv4_address() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let (listener, port) = listen("[::]:0");
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    drop(client);
+    drop(served);
+    let found = ends(&mut *source, port, 2);
+    assert_eq!(found.len(), 2);
+    assert!(found.iter().all(|record| record.local.is_ipv4() && record.remote.is_ipv4()), "{found:#?}");
+    // And an address that is none of the two.
+    if let Ok(client) = TcpStream::connect((Ipv6Addr::LOCALHOST, port)) {
+        drop((client, listener.accept().unwrap()));
+        assert!(ends(&mut *source, port, 2).iter().all(|record| record.local.is_ipv6()));
+    }
+}
+
+#[test]
+fn a_connection_that_is_older_than_the_monitor_is_found_with_its_process() {
+    let (listener, port) = listen("127.0.0.1:0");
+    let (mut client, mut served) = pair(&listener);
+    client.write_all(&[1; 500]).unwrap();
+    served.read_exact(&mut [0; 500]).unwrap();
+    let Some(mut source) = open(&Options::default()) else { return };
+    let found = survey(&mut *source, port);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    assert!(found.iter().all(|record| record.seen_late && record.owner.unwrap().process.pid == std::process::id()));
+    assert!(found.iter().all(|record| record.incoming == (record.local.port() == port)), "{found:#?}");
+    drop(client);
+    drop(served);
+    assert_eq!(ends(&mut *source, port, 2).len(), 2);
+}
+
+#[test]
+fn connections_that_find_no_room_are_counted_and_the_counts_stay_exact() {
+    let Some(mut source) = open(&Options { capacity: Some(64), ..Options::default() }) else { return };
+    let before = source.counts().unwrap();
+    let (listener, _) = listen("127.0.0.1:0");
+    let all: Vec<_> = (0..200).map(|_| pair(&listener)).collect();
+    let counts = source.counts().unwrap();
+    // Others may connect at the same time, so at least.
+    assert!(counts.opened - before.opened >= 200 && counts.incoming - before.incoming >= 200, "{counts:?}");
+    assert!(counts.map_full >= 400 - 64, "{counts:?}");
+    drop(all);
+}
+
+#[test]
+fn ends_that_find_no_room_are_added_up_by_process() {
+    // A page of ring, and nobody who reads it before the end.
+    let Some(mut source) = open(&Options { ring: Some(4096), ..Options::default() }) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    (0..100).for_each(|_| exchange(&listener, 10, 20));
+    let mut records = Vec::new();
+    let mut sums = (0, 0, 0, 0, 0);
+    let deadline = Instant::now() + DEADLINE;
+    // The last ends come with packets that are on their way.
+    while records.len() + sums.2 < 200 && Instant::now() < deadline {
+        let keep = &mut |record: Record| records.extend(has_port(&record, port).then_some(record));
+        source.events(keep).unwrap();
+        let add = &mut |folded: monitor::decode::Folded| {
+            if folded.owner.process.pid == std::process::id() {
+                let closed = usize::try_from(folded.closed).unwrap();
+                let (opened, incoming, all, sent, received) = sums;
+                let (sent, received) = (sent + folded.sent, received + folded.received);
+                sums = (opened + folded.opened, incoming + folded.incoming, all + closed, sent, received);
+            }
+        };
+        source.folded(add).unwrap();
+    }
+    let (opened, incoming, closed, sent, received) = sums;
+    let told = |wanted: bool| records.iter().filter(|record| record.incoming == wanted).count() as u64;
+    assert!(closed > 100 && !records.is_empty(), "{sums:?} {}", records.len());
+    assert_eq!((opened + told(false), incoming + told(true)), (100, 100));
+    let carried = |count: fn(&Record) -> u64| records.iter().map(count).sum::<u64>();
+    assert_eq!((sent + carried(|one| one.sent), received + carried(|one| one.received)), (3_000, 3_000));
+    assert_eq!(source.counts().unwrap().events_lost, 0);
+}
+
+#[test]
+fn two_monitors_see_the_same() {
+    let (Some(mut first), Some(mut second)) = (open(&Options::default()), open(&Options::default())) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    exchange(&listener, 10, 20);
+    let told = |source: &mut dyn Source| {
+        let ends = ends(source, port, 2);
+        ends.iter().map(|record| (record.incoming, record.sent, record.received)).collect::<HashSet<_>>()
+    };
+    let seen = told(&mut *first);
+    assert_eq!((seen.len(), told(&mut *second)), (2, seen));
+}
+
+/// Programs and maps of ours that the kernel has.
+fn loaded() -> usize {
+    let ours = |name: &[u8]| name.starts_with(b"state_") || name.starts_with(b"destroy_");
+    aya::programs::loaded_programs().filter(|info| info.as_ref().is_ok_and(|info| ours(info.name()))).count()
+}
+
+#[test]
+fn a_monitor_that_is_killed_leaves_nothing_in_the_kernel() {
+    if open(&Options::default()).is_none() {
+        return;
+    }
+    let mut child = Child::monitor();
+    assert_eq!(child.line("opened "), "true");
+    let before = loaded();
+    assert!(before >= 2, "{before}");
+    child.stop();
+    // The kernel frees programs a moment after their last descriptor is gone; other tests may have some.
+    let deadline = Instant::now() + DEADLINE;
+    while loaded() + 2 > before && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    assert!(loaded() + 2 <= before || std::env::var_os("NEXTEST").is_some(), "{} of {before} are left", loaded());
+}
+
+#[test]
+fn connections_of_another_network_namespace_are_seen_and_told_apart() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let script = "ip link set lo up && python3 -c 'import socket; s=socket.create_server((\"127.0.0.1\",18471)); \
+                  c=socket.create_connection((\"127.0.0.1\",18471)); p=s.accept()[0]; c.close(); p.close()'";
+    let ran = std::process::Command::new("unshare").args(["-n", "sh", "-c", script]).output();
+    if !ran.as_ref().is_ok_and(|output| output.status.success()) {
+        eprintln!("SKIPPED, as there is no other network namespace to be had: {ran:?}");
+        return;
+    }
+    let found = ends(&mut *source, 18_471, 2);
+    assert_eq!(found.len(), 2);
+    let (listener, port) = listen("127.0.0.1:0");
+    exchange(&listener, 1, 1);
+    let here = ends(&mut *source, port, 1)[0].netns;
+    assert!(here != 0 && found.iter().all(|record| record.netns != here && record.netns != 0));
+}
+
+#[test]
+fn ten_thousand_open_connections_are_in_one_survey() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let wanted = 10_400;
+    if limit.maximum.is_some_and(|most| most < wanted) {
+        eprintln!("SKIPPED: no more than {limit:?} files");
+        return;
+    }
+    let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).unwrap();
+    let (listener, port) = listen("127.0.0.1:0");
+    let all: Vec<_> = (0..5_000).map(|_| pair(&listener)).collect();
+    let begun = Instant::now();
+    let found = survey(&mut *source, port);
+    eprintln!("a survey of {} took {:?}", found.len(), begun.elapsed());
+    assert_eq!(found.len(), 10_000);
+    drop(all);
+}
+
+#[test]
+fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly() {
+    const PROCESSES: usize = 200;
+    const EACH: usize = 250;
+    let Some(source) = open(&Options::default()) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let done = Arc::new(AtomicBool::new(false));
+    let ended = Arc::clone(&done);
+    let server = std::thread::spawn(move || {
+        while !ended.load(Ordering::Relaxed) {
+            drop(listener.accept().unwrap());
+        }
+    });
+    let agent = Agent::new(source, Limits::default(), Duration::from_millis(200));
+    let shared = agent.shared();
+    let working = std::thread::spawn(move || agent.run());
+    let clients: Vec<Child> = (0..PROCESSES).map(|_| Child::clients(port, EACH)).collect();
+    let pids: Vec<u32> = clients.iter().map(Child::pid).collect();
+    clients.into_iter().for_each(Child::wait);
+    let deadline = Instant::now() + DEADLINE;
+    let count = || {
+        let table = shared.table();
+        let ours = table.processes().filter(|process| pids.contains(&process.id.pid));
+        ours.map(|process| (process.sums.opened, process.sums.closed - process.sums.incoming, process.open))
+            .collect::<Vec<_>>()
+    };
+    // (A client that is being forked may hold, and so close, a socket that the server accepted: those are not counted.)
+    let each = (EACH as u64, EACH as u64, 0);
+    while count() != vec![each; PROCESSES] && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let (found, counts) = (count(), shared.counts());
+    assert_eq!(found.len(), PROCESSES, "{counts:?}");
+    assert!(found.iter().all(|one| *one == each), "{counts:?} {found:?}");
+    assert_eq!((counts.events_lost, counts.map_full), (0, 0));
+    shared.stop();
+    working.join().unwrap().unwrap();
+    done.store(true, Ordering::Relaxed);
+    drop(TcpStream::connect(("127.0.0.1", port)));
+    server.join().unwrap();
+}
+
+#[test]
+fn every_step_is_told_when_it_is_asked_for() {
+    let Some(mut source) = open(&Options { every_step: true, ..Options::default() }) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    exchange(&listener, 1, 1);
+    let found = take(&mut *source, 6, |record| has_port(record, port));
+    let steps = |incoming| {
+        found.iter().filter(|record| record.incoming == incoming).map(|record| record.step).collect::<Vec<_>>()
+    };
+    assert_eq!(steps(false), [Step::Opened, Step::Established, Step::Ended]);
+    assert_eq!(steps(true), [Step::Established, Step::Claimed, Step::Ended]);
+}

@@ -1,0 +1,29 @@
+//! The objects in the repository are those that the source gives.
+
+use std::process::Command;
+
+/// The compiler whose objects are kept. Another version may give other bytes for the same programs.
+const COMPILER: &str = "clang version 14.0.6";
+
+#[test]
+fn the_kept_objects_are_what_the_source_gives() {
+    let version = Command::new("clang").arg("--version").output();
+    let version = version.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    if !version.contains(COMPILER) {
+        let have = version.lines().next().unwrap_or("none");
+        assert!(std::env::var_os("ADIT_COMPARE_BPF").is_none(), "there is no {COMPILER} here, but: {have}");
+        eprintln!("SKIPPED: the objects are compared where there is {COMPILER}; here: {have}");
+        return;
+    }
+    let directory = std::env::temp_dir().join(format!("adit-bpf-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).expect("a directory");
+    for arch in ["x86_64", "aarch64"] {
+        let built = directory.join(arch);
+        let status = Command::new("sh").args(["bpf/build.sh", arch]).arg(&built).status().expect("a shell");
+        assert!(status.success());
+        let kept = std::fs::read(format!("bpf/prebuilt/tcp.{arch}.bpf.o")).expect("the kept object");
+        let built = std::fs::read(built).expect("the built object");
+        assert!(kept == built, "{arch}: run ./dev bpf and commit the result");
+    }
+    let _ = std::fs::remove_dir_all(directory);
+}
