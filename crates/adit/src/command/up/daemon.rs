@@ -480,10 +480,15 @@ async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = begun.elapsed().as_millis();
+    let cut = pid.map_or_else(|| Ok(Vec::new()), |pid| Place::find().map(|place| logs::cut_off(&place.logs(), pid)))?;
+    let text = match cut.as_slice() {
+        [] => "the daemon has ended".to_owned(),
+        cut => format!("the daemon has ended; cut off: {}", cut.join(", ")),
+    };
     done(
         global,
-        &json!({ "pid": answer["pid"], "took_ms": u64::try_from(took).unwrap_or(u64::MAX) }),
-        "the daemon has ended",
+        &json!({ "pid": answer["pid"], "took_ms": u64::try_from(took).unwrap_or(u64::MAX), "cut": cut }),
+        &text,
     );
     Ok(ExitCode::SUCCESS)
 }

@@ -239,6 +239,27 @@ async fn a_daemon_that_ends_names_what_it_cut() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_end_cuts_is_a_reset_and_whoever_asked_for_the_end_is_told() {
+    let place = Place::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = service.local_addr().unwrap();
+    place.write(&format!(
+        "daemon: {{ shutdown: {{ drain: 300ms, cancel: 3s }} }}\nforwards: {{ web: {{ to: \"tcp://{to}\", listen: 0 }} }}\n"
+    ));
+    place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    let (mut served, _) = service.accept().unwrap();
+    served.write_all(b"half of it").unwrap();
+    live.read_exact(&mut [0; 10]).unwrap();
+    let said = place.ok(&["daemon", "stop"]);
+    assert_eq!(said, "the daemon has ended; cut off: web (1 live)\n");
+    for end in [&mut live, &mut served] {
+        end.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert_eq!(end.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_costs_lines_of_the_log_and_nothing_else() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));

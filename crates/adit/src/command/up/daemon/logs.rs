@@ -239,6 +239,17 @@ impl Reader {
     }
 }
 
+/// What a daemon that has ended has cut off, by its process id; nothing when its log does not say.
+pub(in crate::command) fn cut_off(logs: &Logs, pid: u32) -> Vec<String> {
+    let ended = Wanted { lines: 1, grep: Some("\"event\":\"ended\"".into()), ..Wanted::default() };
+    let last = Reader::new(logs, ended).next_lines().pop();
+    let last: Value = last.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_default();
+    if last["pid"] != pid {
+        return Vec::new();
+    }
+    last["cut"].as_array().into_iter().flatten().filter_map(|cut| cut.as_str().map(str::to_owned)).collect()
+}
+
 /// Where a log is, for `--path`.
 pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
     match name {

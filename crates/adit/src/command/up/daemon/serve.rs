@@ -272,7 +272,8 @@ async fn until_the_end(
         format!("ended in {} ms, cut off: {}", ended.took.as_millis(), left.join(", "))
     };
     let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
-    daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
+    let details = json!({ "clean": ended.clean, "took_ms": took, "pid": std::process::id(), "cut": left });
+    daemon.journal.note("ended", &text, &details);
     ended
 }
 
