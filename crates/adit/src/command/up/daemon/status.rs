@@ -206,6 +206,7 @@ fn word(report: Option<&ForwardReport>) -> &'static str {
     let Some(report) = report else { return "stopped" };
     match report.status.state {
         ForwardState::Idle => "idle",
+        ForwardState::Ready if report.is_doubted() => "restarting",
         ForwardState::Ready => "running",
         ForwardState::Failed => "failed",
         ForwardState::Draining => "stopped",
