@@ -13,6 +13,7 @@ mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
+mod leaving;
 mod left_out;
 mod logs;
 pub(in crate::command) mod metrics;
@@ -160,7 +161,7 @@ pub(in crate::command) struct LogsArguments {
     /// The last lines
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: usize,
-    /// From this time: 5m, 2h, 1d ago, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
+    /// From this time: 5m, 2h, 1d ago, 16:00, yesterday, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Up to this time; a day alone is meant whole
@@ -188,18 +189,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         }
         DaemonCommand::Start { foreground: false } => {
             global.start_logs(Some("warn"), false)?;
-            let path = super::path(global);
-            let pid = launch::start(path.as_deref())?;
-            let client = Client::new(&Place::find()?);
-            let status = build_runtime(Some(1))?.block_on(client.get("/v1/status"));
-            // It runs, whatever it says of itself.
-            let failed = status.map_or(0, |status| failed_entrances(&status));
-            let text = match failed {
-                0 => format!("the daemon runs (pid {pid}); see `adit status`"),
-                failed => format!("the daemon runs (pid {pid}); {failed} failed: see `adit status`"),
-            };
-            done(global, &json!({ "pid": pid, "failed": failed }), &text);
-            Ok(ExitCode::SUCCESS)
+            start_daemon(global)
         }
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
@@ -239,7 +229,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 daemon["pid"],
                 text("version"),
                 show::duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
-                text("config"),
+                show::file(daemon),
                 text("socket"),
                 text("logs"),
                 daemon["reloads"],
@@ -253,17 +243,49 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
     }
 }
 
+fn start_daemon(global: &Global) -> Result<ExitCode, Failure> {
+    let path = super::path(global);
+    let client = Client::new(&Place::find()?);
+    let runtime = build_runtime(Some(1))?;
+    let pid = launch::start(path.as_deref()).map_err(|failure| {
+        // One that hangs is not waited for.
+        let asked = runtime.block_on(async { tokio::time::timeout(LOOK, client.get("/v1/status")).await });
+        let status = asked.ok().and_then(Result::ok).unwrap_or_default();
+        match (failure.kind(), status["daemon"]["config"].as_str()) {
+            (Fault::Usage, Some(own)) => failure.and(&format!("that one runs {own}")),
+            _ => failure,
+        }
+    })?;
+    // It runs, whatever it says of itself.
+    let status = runtime.block_on(client.get("/v1/status")).unwrap_or_default();
+    let failed = failed_entrances(&status);
+    let mut text = format!("the daemon runs (pid {pid})");
+    if status["daemon"]["waits_for_file"] == true {
+        let file = status["daemon"]["config"].as_str().unwrap_or_default();
+        text.push_str(&format!("; there is no {file} yet: until there is, only the gateway runs"));
+    }
+    text.push_str(&match failed {
+        0 => "; see `adit status`".to_owned(),
+        failed => format!("; {failed} failed: see `adit status`"),
+    });
+    done(global, &json!({ "pid": pid, "failed": failed }), &text);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A restart takes over listening sockets, so it is no way to another file.
 fn keeps_its_file(global: &Global, status: &Value) -> Result<(), Failure> {
-    let Some(asked) = &global.config else { return Ok(()) };
-    let own = PathBuf::from(status["daemon"]["config"].as_str().unwrap_or_default());
-    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-    if whole(asked) == whole(&own) {
-        return Ok(());
-    }
+    let Some((asked, own)) = other_file(global, status) else { return Ok(()) };
     let text = format!("the daemon runs {}, and a restart keeps that file", own.display());
     let hint = format!("for another: adit daemon stop, then adit daemon start --config {}", asked.display());
     Err(Failure::new(Fault::Usage, text, hint))
+}
+
+/// The file that is asked for, and the one that runs, when they are two.
+fn other_file(global: &Global, status: &Value) -> Option<(PathBuf, PathBuf)> {
+    let asked = global.config.clone()?;
+    let own = PathBuf::from(status["daemon"]["config"].as_str()?);
+    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    (whole(&asked) != whole(&own)).then_some((asked, own))
 }
 
 /// `adit start`, `adit stop`, `adit restart`.
@@ -279,7 +301,7 @@ pub(in crate::command) fn forwards(
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
-        done(global, &answer, show::table(&answer, false).trim_end());
+        done(global, &answer, show::table(&answer, false, columns()).trim_end());
         let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
@@ -328,9 +350,13 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
         let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
         let mut shown = Shown::default();
         let mut status = client.get(path).await?;
+        if let Some((_, own)) = other_file(global, &status) {
+            let text = format!("the daemon runs {}", own.display());
+            return Err(Failure::new(Fault::Usage, text, "there is one daemon, with one file: leave out --config"));
+        }
         choose(&mut status, &arguments)?;
         loop {
-            shown.show(global, &status);
+            shown.show(global, &status, arguments.watch);
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -363,7 +389,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn show(&mut self, global: &Global, status: &Value) {
+    fn show(&mut self, global: &Global, status: &Value, again: bool) {
         let waits = status["waiting"].as_str();
         // Once: nothing changes until a daemon is there.
         if waits.is_some() && self.waits {
@@ -375,7 +401,12 @@ impl Shown {
         }
         let text = match waits {
             Some(reason) => format!("{reason}; waiting\n"),
-            None => show::table(status, global.verbose > 0),
+            None => show::table(status, global.verbose > 0, columns()),
+        };
+        // What has scrolled away cannot be drawn over.
+        let text = match again && terminal::is_interactive() {
+            true => show::within(&text, terminal::height()),
+            false => text,
         };
         let over = match terminal::is_interactive() {
             true => show::over(&self.drawn, terminal::width(), terminal::height()),
@@ -384,6 +415,11 @@ impl Shown {
         terminal::data(&format!("{over}{text}"));
         self.drawn = text;
     }
+}
+
+/// How wide a table may be; whoever reads it by a program has all of it.
+fn columns() -> Option<usize> {
+    terminal::is_interactive().then(terminal::width)
 }
 
 /// `adit logs`: from the files, so it needs no daemon.

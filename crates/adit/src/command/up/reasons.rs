@@ -61,6 +61,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reason_is_told_once_of_each_target_for_a_while() {
+        let (mut reasons, now) = (Reasons::default(), Instant::now());
+        reasons.add("tcp://a:1", "the target is gone", now);
+        assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
+        assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
+        assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
+        reasons.add("tcp://c:1", "no answer (waited 3.1s)", now);
+        assert!(reasons.holds("tcp://c:1", "504: No answer (waited 20s).", now), "however long it was waited for");
+    }
+
+    #[test]
+    fn a_reason_without_words_holds_nothing_back() {
+        let (mut reasons, now) = (Reasons::default(), Instant::now());
+        reasons.add("tcp://a:1", "", now);
+        reasons.add("tcp://a:1", ".", now);
+        assert!(!reasons.holds("tcp://a:1", "something else", now));
+    }
+
+    #[test]
     fn reasons_that_come_in_turns_are_each_told_once() {
         let mut said = Said::default();
         let reasons = ["refused", "no answer (waited 3s)", "refused", "no answer (waited 10s)", "refused"];

@@ -723,17 +723,6 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_is_told_once_of_each_target_for_a_while() {
-        let (mut reasons, now) = (Reasons::default(), Instant::now());
-        reasons.add("tcp://a:1", "the target is gone", now);
-        assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
-        assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
-        assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
-        reasons.add("tcp://c:1", "no answer (waited 3.1s)", now);
-        assert!(reasons.holds("tcp://c:1", "504: No answer (waited 20s).", now), "however long it was waited for");
-    }
-
-    #[test]
     fn notes_are_shown_whole_and_the_latest_first_of_all() {
         let notes = [
             "12:00:00  one".to_owned(),
@@ -758,13 +747,5 @@ mod tests {
             "changed route r1, route r2, route r3, route r4, route r5 and 2 more; removed route r1"
         );
         assert_eq!(in_words(&Change::default()), "nothing has changed");
-    }
-
-    #[test]
-    fn a_reason_without_words_holds_nothing_back() {
-        let (mut reasons, now) = (Reasons::default(), Instant::now());
-        reasons.add("tcp://a:1", "", now);
-        reasons.add("tcp://a:1", ".", now);
-        assert!(!reasons.holds("tcp://a:1", "something else", now));
     }
 }

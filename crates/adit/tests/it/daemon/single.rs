@@ -134,6 +134,28 @@ async fn the_process_behind_a_connection_is_named() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_runs_through_a_forward_that_is_stopped_is_counted_and_named() {
+    let place = Place::new().await;
+    let port = testkit::process::free_port().unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("web", port, "")));
+    place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    std::io::Write::write_all(&mut live, b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    let said = place.ok(&["stop", "web"]);
+    assert!(said.contains("1 open connection goes on until it ends"), "{said}");
+    let status = place.json(&["-v", "status", "web"])["services"][0].clone();
+    assert_eq!((status["status"].as_str(), status["streams"].as_u64()), (Some("stopped"), Some(1)));
+    assert_eq!(status["clients"][0]["pid"], std::process::id(), "{status}");
+    let name = status["clients"][0]["command"].as_str().unwrap();
+    assert!(!name.contains([' ', '/']), "its program alone: {name}");
+    drop(live);
+    let ended = || async { (place.status("web")["streams"] == 0).then_some(()) };
+    eventually(DEADLINE, "its end", ended).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn statuses_are_answered_while_a_reload_moves_a_port() {
     let place = Place::new().await;
     let port = testkit::process::free_port().unwrap();

@@ -22,6 +22,7 @@ use super::handover::{self, Inherited};
 use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
+use super::leaving::{self, Leaving};
 use super::left_out;
 use super::notify::Notify;
 use super::place::Place;
@@ -240,6 +241,7 @@ async fn until_the_end(
             tokio::select! {
                 biased;
                 () = scope.idle() => {}
+                () = say_what_stays(daemon) => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
         }
@@ -275,6 +277,15 @@ async fn until_the_end(
     let details = json!({ "clean": ended.clean, "took_ms": took, "pid": std::process::id(), "cut": left });
     daemon.journal.note("ended", &text, &details);
     ended
+}
+
+/// Says what is still carried here, for the process that is the daemon now.
+async fn say_what_stays(daemon: &Daemon) {
+    let mut leaving = Leaving::new(&daemon.place.runtime);
+    loop {
+        leaving.tell(in_use(&lock(&daemon.running)));
+        tokio::time::sleep(leaving::LOOK).await;
+    }
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

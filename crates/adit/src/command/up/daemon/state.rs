@@ -300,8 +300,10 @@ impl Daemon {
             reloads: self.reloads.load(Ordering::Relaxed),
             lost_entries: self.journal.dropped(),
             ends: self.ends(),
+            waits_for_file: self.has_no_file(),
         };
         value["daemon"] = daemon.json();
+        value["daemon"]["predecessors"] = super::leaving::all(&self.place.runtime).into();
         value["daemon"]["mistake"] = self.mistake();
         value["daemon"]["ports"] = self.doors.json();
         value["daemon"]["ending"] = self.end.json(&running);
@@ -488,7 +490,7 @@ impl Daemon {
     ) -> Result<Change, Failure> {
         let is_command = wish.is_some();
         let mut known = self.known();
-        let read = self.source.read();
+        let read = self.source.read().map_err(of_its_start);
         // What is started and stopped is no change of the file.
         let checked = |read: Read| read.check(&known.file).map(|()| read);
         let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
@@ -543,6 +545,15 @@ pub(super) fn overlaid(mut read: Read, desired: &Desired) -> (Read, AgentFile) {
     let as_written = read.file.clone();
     desired.apply(&mut read.file);
     (read, as_written)
+}
+
+/// A variable that is not set here may be set where the user looks.
+pub(super) fn of_its_start(failure: Failure) -> Failure {
+    let text = failure.text();
+    if !(text.contains("the variable ") && text.contains(" is not set")) {
+        return failure;
+    }
+    failure.and("the daemon has the environment of its start: adit daemon stop, then adit daemon start where it is set")
 }
 
 /// What is done with forwards.
