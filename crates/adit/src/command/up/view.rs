@@ -84,7 +84,9 @@ impl Told {
     /// Of a row before anybody used it; a plain address is always ready.
     fn untouched(row: &Row) -> Self {
         let state = told_state(row);
-        let plain = matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
+        // What had to be started was news, however soon it was ready.
+        let plain = row.took.is_none() || row.target.starts_with("tcp://");
+        let plain = plain && matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
         let state = if plain { state } else { State::Idle };
         Self { state, pod: None, reason: None, lost: None, said: Said::default(), error: None, unhealthy: false }
     }
