@@ -211,6 +211,23 @@ async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_a_reload_could_not_have_is_had_when_it_is_free() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    place.write(&format!("forwards:\n{}{}", place.forward("web", 0, ""), place.forward("db", port, "")));
+    place.logged("\"event\":\"reload-failed\"").await;
+    assert!(place.ok(&["status"]).contains("the file is not in force"));
+    drop(taken);
+    place.logged("\"event\":\"reloaded\"").await;
+    assert_eq!(place.entrance("db").port(), port);
+    assert!(!place.ok(&["status"]).contains("the file is not in force"));
+    assert_eq!(place.log().matches("\"event\":\"reload-failed\"").count(), 1, "it is told once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_that_finds_its_ports_with_another_one_names_it_and_gives_way() {
     let (place, other) = (Place::new().await, Place::new().await);
     let port = testkit::process::free_port().unwrap();

@@ -42,6 +42,7 @@ async fn a_restart_keeps_the_port_open_and_what_runs_finishes() {
     eventually(SOON, "one stream", connected).await;
     place.ok(&["restart", "web"]);
     assert_eq!(place.entrance("web"), port);
+    place.logged("web: running after the restart").await;
     assert!(place.status("web")["wish"].is_null(), "nothing was said about when it starts by itself");
     assert_eq!(get(port).await, Some(200));
     live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();

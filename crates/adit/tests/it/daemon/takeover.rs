@@ -165,6 +165,7 @@ async fn what_a_process_before_still_carries_is_told_by_its_successor() {
     std::io::Write::write_all(&mut live, b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
     let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
     eventually(DEADLINE, "one stream", connected).await;
+    place.ok(&["stop", "web"]);
     place.ok(&["daemon", "restart"]);
     let told = format!("the process before (pid {before}) still carries: web (1 live)");
     let says = || async { place.ok(&["daemon", "status"]).contains(&told).then_some(()) };

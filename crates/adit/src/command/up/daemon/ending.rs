@@ -64,8 +64,12 @@ impl End {
 
 /// What carries something, with how much.
 pub(super) fn in_use(running: &Running) -> Vec<String> {
-    let rows = running.snapshot().rows.into_iter().filter(|row| row.streams > 0);
-    rows.map(|row| format!("{} ({} live)", row.name, row.streams)).collect()
+    let rows: Vec<_> = running.snapshot().rows.into_iter().filter(|row| row.streams > 0).collect();
+    // What runs through a forward that was stopped has no row.
+    let stopped = running.entrances().ports().filter(|(name, _)| rows.iter().all(|row| row.name != *name));
+    let stopped = stopped.map(|(name, traffic)| (name.to_owned(), traffic.live())).filter(|(_, live)| *live > 0);
+    let all = rows.iter().map(|row| (row.name.clone(), row.streams)).chain(stopped);
+    all.map(|(name, live)| format!("{name} ({live} live)")).collect()
 }
 
 /// What is said to whoever wants something of a daemon that ends.

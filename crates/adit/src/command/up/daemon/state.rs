@@ -350,6 +350,22 @@ impl Daemon {
         changed
     }
 
+    /// Tries once more to put the file in force that was refused for an address; another reason is told, the same is not.
+    pub(super) async fn reload_again(self: &Arc<Self>) {
+        let before = self.mistake()["text"].clone();
+        if before.is_null() || self.ends() {
+            return;
+        }
+        match self.change(None::<fn(&mut Desired)>, Vec::new()).await {
+            Ok(change) => {
+                self.reloads.fetch_add(1, Ordering::Relaxed);
+                self.view.reloaded(&change);
+            }
+            Err(failure) if before == failure.text().trim_end() => {}
+            Err(failure) => self.view.not_reloaded(&failure),
+        }
+    }
+
     /// Starts, stops or starts anew what is chosen; returns how it is afterwards.
     pub(super) async fn command(self: &Arc<Self>, verb: Verb, chosen: &Chosen) -> Result<Value, Failure> {
         let asked = chosen.clone();
@@ -382,7 +398,20 @@ impl Daemon {
         let status = self.status(false).await?;
         let services = status["services"].as_array().cloned().unwrap_or_default();
         let about = services.into_iter().filter(|one| names.iter().any(|name| one["name"] == **name));
-        Ok(json!({ "services": about.collect::<Vec<_>>() }))
+        let about: Vec<Value> = about.collect();
+        if verb == Verb::Restart && chosen.wait_ms != Some(0) {
+            about.iter().for_each(|one| self.note_result(one));
+        }
+        Ok(json!({ "services": about }))
+    }
+
+    /// What has become of a forward that was started anew.
+    fn note_result(&self, one: &Value) {
+        let text = |key: &str| one[key].as_str().unwrap_or_default();
+        let (name, status) = (text("name"), text("status"));
+        let why = one["reason"].as_str().filter(|_| status != "running").map(|why| format!(": {why}"));
+        let text = format!("{name}: {status} after the restart{}", why.unwrap_or_default());
+        self.journal.note("restart-result", &text, &json!({ "name": name, "status": status }));
     }
 
     async fn wait_ready(self: &Arc<Self>, names: &[String], wait: Duration) -> Result<(), Failure> {
