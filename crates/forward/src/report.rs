@@ -68,17 +68,34 @@ pub struct HealthReport {
     pub detail: Option<String>,
     /// Failures in a row.
     pub failures: u32,
+    /// It was started anew because its probes failed, and none has succeeded since.
+    pub doubted: bool,
 }
 
 impl HealthReport {
     /// Before the first probe.
     pub(crate) const fn unknown() -> Self {
-        Self { state: HealthState::Unknown, last: None, latency: None, error: None, detail: None, failures: 0 }
+        Self {
+            state: HealthState::Unknown,
+            last: None,
+            latency: None,
+            error: None,
+            detail: None,
+            failures: 0,
+            doubted: false,
+        }
+    }
+
+    /// Why it is not taken to be well, though streams can be opened.
+    pub(crate) fn doubt(&self) -> Option<String> {
+        let error = self.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
+        self.doubted.then(|| format!("started anew because its probes failed, and none has succeeded since{error}"))
     }
 
     /// The same to a reader who does not count probes.
     fn is_same(&self, other: &Self) -> bool {
-        (self.state, &self.error, self.failures) == (other.state, &other.error, other.failures)
+        (self.state, &self.error, self.failures, self.doubted)
+            == (other.state, &other.error, other.failures, other.doubted)
     }
 }
 
@@ -87,6 +104,13 @@ impl ForwardReport {
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.status.state == ForwardState::Ready
+    }
+
+    /// Whether it was started anew because its probes failed, and none has succeeded since: streams can be opened, and it
+    /// is not known that this helps.
+    #[must_use]
+    pub fn is_doubted(&self) -> bool {
+        self.is_ready() && self.health.as_ref().is_some_and(|health| health.doubted)
     }
 
     /// What keeps it waiting, if that keeps everything else of its cluster waiting, too: the part of the reason that is

@@ -61,6 +61,11 @@ impl ForwardSet {
                     && old.spec == spec
                     && (!needs_cluster(&spec.target) || Arc::ptr_eq(&old.clusters, clusters))
             });
+            if let Target::Ssh(target) = &spec.target
+                && renew(&spec.name)
+            {
+                clusters.ssh().prove(&target.server);
+            }
             let entry = kept.map_or_else(|| Entry::new(scope, clusters, &spec), Entry::again);
             (spec.name, entry)
         });

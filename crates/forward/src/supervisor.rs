@@ -227,8 +227,16 @@ impl Forward {
     /// What to do about why it is not ready.
     #[must_use]
     pub fn hint(&self) -> Option<String> {
+        if self.shared.report.borrow().is_ready() {
+            return None;
+        }
+        // What is waited for now goes before what the last attempt failed with.
+        let waited = self.shared.target_status().map(|status| status.borrow().clone());
+        if let Some(KubeStatus { waiting: Some(_), hint: Some(hint), .. }) = waited {
+            return Some(hint);
+        }
         let known = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner);
-        known.as_ref().and_then(adit_core::diagnose::Diagnose::hint).filter(|_| !self.shared.report.borrow().is_ready())
+        known.as_ref().and_then(adit_core::diagnose::Diagnose::hint)
     }
 
     /// How it is, as it changes; streams that come and go are no change.

@@ -544,7 +544,8 @@ impl Entrances {
         let gone: Vec<_> = self.open.extract_if(.., |key, _| !wanted.contains_key(key)).collect();
         gone.iter().for_each(|(_, entrance)| entrance.close());
         let names: Vec<&String> = wanted.values().filter_map(Owner::forward).collect();
-        self.ports.retain(|name, _| names.contains(&name));
+        // What is carried goes on, though its port is closed.
+        self.ports.retain(|name, traffic| names.contains(&name) || traffic.live() > 0);
         gone
     }
 

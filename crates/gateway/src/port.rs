@@ -7,7 +7,7 @@ use std::sync::Arc;
 use adit_core::diagnose::chain;
 use runtime::connect::Connect;
 use runtime::listener::{ConnectionLimit, ConnectionPermit};
-use runtime::splice::{Cut, refuse, splice_noting};
+use runtime::splice::{Cut, Unanswered, splice_noting};
 use tokio::net::TcpStream;
 
 use crate::traffic::Traffic;
@@ -39,17 +39,14 @@ impl TcpPort {
     pub(crate) async fn carry(&self, client: TcpStream, peer: SocketAddr) {
         let _live = self.traffic.begin();
         let _ = client.set_nodelay(true);
+        let client = Unanswered::new(client);
         let target = match self.connect.connect().await {
             Ok(target) => target,
-            Err(error) => {
-                refuse(&client);
-                self.failed(peer, chain(&error));
-                return;
-            }
+            Err(error) => return self.failed(peer, chain(&error)),
         };
         // A stream may live for days: its first answer says that the target works.
         let answered = || self.traffic.worked();
-        match splice_noting(client, target, Arc::clone(self.traffic.meter()), answered).await.cut {
+        match splice_noting(client.into_inner(), target, Arc::clone(self.traffic.meter()), answered).await.cut {
             Some(Cut::Target(error)) => self.failed(peer, lost(&error)),
             Some(Cut::Client(error)) => tracing::debug!(port = %self.name, %peer, %error, "the client left"),
             None => self.traffic.worked(),

@@ -300,6 +300,8 @@ pub(crate) fn state_of(report: &ForwardReport) -> (State, Option<String>) {
     match report.status.state {
         ForwardState::Idle | ForwardState::Draining => (State::Idle, None),
         ForwardState::Resolving | ForwardState::Connecting => (State::Starting, why()),
+        // What was there before was ready, too, and did not answer.
+        ForwardState::Ready if report.is_doubted() => (State::Starting, why()),
         ForwardState::Ready => (State::Ready, pod()),
         ForwardState::Backoff | ForwardState::Failed => (State::Failed, why()),
     }

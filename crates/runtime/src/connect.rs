@@ -65,6 +65,8 @@ pub enum Io {
     Buffered(Box<dyn BufferedDuplex>),
     /// Anything else: a pipe.
     Other(Box<dyn Duplex>),
+    /// Any of them, with something that lasts as long.
+    With(Box<Self>, Box<dyn Send>),
 }
 
 impl Io {
@@ -78,11 +80,18 @@ impl Io {
         Self::Other(Box::new(stream))
     }
 
+    /// The same stream; `kept` is dropped with it.
+    #[must_use]
+    pub fn with(self, kept: impl Send + 'static) -> Self {
+        Self::With(Box::new(self), Box::new(kept))
+    }
+
     /// The protocol agreed on by ALPN, when this is TLS.
     #[must_use]
     pub fn alpn(&self) -> Option<&[u8]> {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+            Self::With(stream, _) => stream.alpn(),
             Self::Tcp(_) | Self::Buffered(_) | Self::Other(_) => None,
         }
     }
@@ -93,6 +102,7 @@ impl Io {
         match self {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => stream.get_ref().0.tcp(),
+            Self::With(stream, _) => stream.tcp(),
             Self::Buffered(_) | Self::Other(_) => None,
         }
     }
@@ -105,6 +115,7 @@ impl fmt::Debug for Io {
             Self::Tls(_) => "Io::Tls",
             Self::Buffered(_) => "Io::Buffered",
             Self::Other(_) => "Io::Other",
+            Self::With(stream, _) => return stream.fmt(f),
         })
     }
 }
@@ -116,6 +127,7 @@ impl AsyncRead for Io {
             Self::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Buffered(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_read(cx, buf),
+            Self::With(stream, _) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -127,6 +139,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Buffered(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_write(cx, buf),
+            Self::With(stream, _) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -140,6 +153,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Buffered(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::With(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -149,6 +163,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => stream.is_write_vectored(),
             Self::Buffered(stream) => stream.is_write_vectored(),
             Self::Other(stream) => stream.is_write_vectored(),
+            Self::With(stream, _) => stream.is_write_vectored(),
         }
     }
 
@@ -158,6 +173,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
             Self::Buffered(stream) => Pin::new(stream).poll_flush(cx),
             Self::Other(stream) => Pin::new(stream).poll_flush(cx),
+            Self::With(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -167,6 +183,7 @@ impl AsyncWrite for Io {
             Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Buffered(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Other(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::With(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -121,6 +121,7 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         client,
         target,
         watch,
+        ended: false,
         inward: Direction { tcp, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
     };
@@ -136,16 +137,47 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         end
     })
     .await;
+    pair.ended = true;
     if matches!(cut, Some(Cut::Target(_))) {
-        // Linger zero makes the close a reset.
-        let _ = SockRef::from(&pair.client).set_linger(Some(Duration::ZERO));
+        refuse(&pair.client);
     }
     SpliceEnd { inward: pair.inward.bytes, outward: pair.outward.bytes, cut }
 }
 
 /// A client whose target could not be reached sees a reset.
 pub fn refuse(client: &TcpStream) {
+    // Linger zero makes the close a reset.
     let _ = SockRef::from(client).set_linger(Some(Duration::ZERO));
+}
+
+/// A connection that was accepted and is not carried yet: dropped as it is, its client sees a reset, and no answer that
+/// is empty.
+#[derive(Debug)]
+pub struct Unanswered(Option<TcpStream>);
+
+impl Unanswered {
+    /// One that was just accepted.
+    #[must_use]
+    pub fn new(client: TcpStream) -> Self {
+        Self(Some(client))
+    }
+
+    /// Its target is there.
+    ///
+    /// # Panics
+    /// Never: it is taken once.
+    #[must_use]
+    pub fn into_inner(mut self) -> TcpStream {
+        self.0.take().expect("it is taken by value, so once")
+    }
+}
+
+impl Drop for Unanswered {
+    fn drop(&mut self) {
+        if let Some(client) = &self.0 {
+            refuse(client);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -193,10 +225,29 @@ struct Pair {
     client: TcpStream,
     target: Io,
     watch: PeerWatch,
+    /// It came to an end of its own.
+    ended: bool,
     /// Client to target.
     inward: Direction,
     /// Target to client.
     outward: Direction,
+}
+
+impl Drop for Pair {
+    /// Cut in the middle, by whoever dropped it: neither side must take what it has for the whole.
+    fn drop(&mut self) {
+        if self.ended {
+            return;
+        }
+        if !self.outward.done {
+            refuse(&self.client);
+        }
+        if !self.inward.done
+            && let Some(target) = self.target.tcp()
+        {
+            refuse(target);
+        }
+    }
 }
 
 impl Pair {
@@ -423,6 +474,61 @@ mod tests {
         assert_eq!((end.inward, end.outward), (MUCH as u64, MUCH as u64));
         assert_eq!((meter.inward(), meter.outward()), (MUCH as u64, MUCH as u64));
         assert!(end.cut.is_none(), "{:?}", end.cut);
+    }
+
+    #[tokio::test]
+    async fn a_pair_that_is_cut_in_the_middle_is_a_reset_at_both_ends() {
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let talking = async {
+            service.write_all(b"half of it").await.unwrap();
+            client.read_exact(&mut [0; 10]).await.unwrap();
+            client.write_all(b"half").await.unwrap();
+            service.read_exact(&mut [0; 4]).await.unwrap();
+        };
+        let work = async {
+            tokio::select! {
+                biased;
+                _ = splice(served, Io::Tcp(target)) => panic!("it has no end"),
+                () = talking => {}
+            }
+        };
+        tokio::time::timeout(DEADLINE, work).await.unwrap();
+        for end in [&mut client, &mut service] {
+            let read = tokio::time::timeout(DEADLINE, end.read(&mut [0; 8])).await.unwrap();
+            assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_direction_that_has_ended_is_not_taken_back_when_the_other_one_is_cut() {
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let talking = async {
+            client.write_all(b"all of it").await.unwrap();
+            client.shutdown().await.unwrap();
+            let mut question = String::new();
+            service.read_to_string(&mut question).await.unwrap();
+            question
+        };
+        let work = async {
+            tokio::select! {
+                biased;
+                _ = splice(served, Io::Tcp(target)) => panic!("it has no end"),
+                question = talking => question,
+            }
+        };
+        assert_eq!(tokio::time::timeout(DEADLINE, work).await.unwrap(), "all of it");
+        let read = tokio::time::timeout(DEADLINE, client.read(&mut [0; 8])).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_is_given_up_before_it_has_a_target_sees_a_reset() {
+        let (mut client, served) = pair().await;
+        drop(Unanswered::new(served));
+        let read = tokio::time::timeout(DEADLINE, client.read(&mut [0; 8])).await.unwrap();
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
     }
 
     #[tokio::test]

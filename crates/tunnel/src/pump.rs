@@ -75,6 +75,27 @@ pub(crate) struct Pump<T> {
     stream_ended: bool,
     /// Whether the socket's other end is still there once it has ended its half.
     watch: Option<Box<PeerWatch>>,
+    /// Makes the socket's close a reset.
+    reset: fn(&T),
+}
+
+const TAKEN_ONCE: &str = "it is taken only at its end";
+
+/// A pipe at work; dropped in the middle, it is cut.
+struct Running<T>(Option<Pump<T>>);
+
+impl<T> Running<T> {
+    const fn pump(&mut self) -> &mut Pump<T> {
+        self.0.as_mut().expect(TAKEN_ONCE)
+    }
+}
+
+impl<T> Drop for Running<T> {
+    fn drop(&mut self) {
+        if let Some(pump) = self.0.as_ref().filter(|pump| !pump.outward.done) {
+            (pump.reset)(&pump.io);
+        }
+    }
 }
 
 #[derive(Default)]
@@ -114,7 +135,15 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
             pending: Vec::new(),
             stream_ended: false,
             watch: None,
+            reset: |_| (),
         }
+    }
+
+    /// The same; when it is cut, whether by the stream or by whoever drops it, the socket's other end is to see a reset by
+    /// `reset`: it must not take what it has for the whole.
+    pub(crate) const fn resetting(mut self, reset: fn(&T)) -> Self {
+        self.reset = reset;
+        self
     }
 
     /// The same; when the socket's other end has left altogether, and that can be known, so has the stream's.
@@ -124,9 +153,14 @@ impl<T: AsyncRead + AsyncWrite + Unpin> Pump<T> {
     }
 
     /// Carries bytes until both directions have ended, or one failed; gives the socket back.
-    pub(crate) async fn run(mut self) -> (T, PumpEnd) {
-        let end = std::future::poll_fn(|cx| self.poll(cx)).await;
-        (self.io, end)
+    pub(crate) async fn run(self) -> (T, PumpEnd) {
+        let mut running = Running(Some(self));
+        let end = std::future::poll_fn(|cx| running.pump().poll(cx)).await;
+        let pump = running.0.take().expect(TAKEN_ONCE);
+        if matches!(end.cut, Some(Cut::Stream(_))) {
+            (pump.reset)(&pump.io);
+        }
+        (pump.io, end)
     }
 
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<PumpEnd> {

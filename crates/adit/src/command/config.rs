@@ -120,6 +120,11 @@ fn init(global: &Global, path: &Path) -> Result<(), Failure> {
 
 /// The agent's file that is meant: given, or in the usual places.
 fn agents_file(global: &Global, file: Option<&Path>, verb: &str) -> Result<AgentFile, Failure> {
+    Ok(agents_text(global, file, verb)?.0)
+}
+
+/// The file as it is understood and as it is written.
+fn agents_text(global: &Global, file: Option<&Path>, verb: &str) -> Result<(AgentFile, String), Failure> {
     let given = file.or(global.config.as_deref()).map(Path::to_owned);
     let path = given
         .or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from))
@@ -136,7 +141,8 @@ fn agents_file(global: &Global, file: Option<&Path>, verb: &str) -> Result<Agent
             "name an adit.yaml; a server.yaml can be checked: adit config check FILE",
         ));
     }
-    Ok(AgentFile::parse(&path.display().to_string(), &text, &files::environment)?)
+    let file = AgentFile::parse(&path.display().to_string(), &text, &files::environment)?;
+    Ok((file, text))
 }
 
 fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
@@ -149,14 +155,14 @@ fn show(global: &Global, file: Option<&Path>) -> Result<(), Failure> {
 }
 
 fn export(global: &Global, arguments: &ExportArguments) -> Result<(), Failure> {
-    let config = agents_file(global, None, "export -f")?;
+    let (config, text) = agents_text(global, None, "export -f")?;
     let selection = export::Selection {
         names: arguments.names.clone(),
         tags: arguments.tag.clone(),
         defaults: !arguments.no_defaults,
         disabled: arguments.include_disabled,
     };
-    let exported = config.export(&selection).map_err(|error| failure(&error))?;
+    let exported = config.export(&selection).map_err(|error| failure(&error))?.with_references(&text);
     match global.output {
         Output::Text => terminal::data(&exported.yaml()),
         Output::Json => terminal::data(&format!("{:#}\n", exported.json())),

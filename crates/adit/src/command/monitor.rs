@@ -18,7 +18,7 @@ use runtime::scope::Scope;
 use runtime::signals::StopSignals;
 use serde_json::{Value, json};
 
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::{Failure, chain, failure};
 use crate::terminal;
 
@@ -99,7 +99,7 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
     global.start_logs(None, false)?;
     let interval = interval(&arguments.interval)?;
     // One thread is enough for the signals; the agent and each server have their own.
-    build_runtime(Some(1))?.block_on(serve(arguments, interval))
+    on_runtime(Some(1), serve(arguments, interval))?
 }
 
 /// How often everything is looked through.

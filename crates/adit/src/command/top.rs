@@ -25,7 +25,7 @@ use self::view::{After, View};
 use super::monitor::{SourceArguments, interval, way};
 use super::output::{Line, Output, Weight};
 use super::up::daemon;
-use super::{Global, build_runtime};
+use super::{Global, on_runtime};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal::{self, Screen};
 
@@ -80,7 +80,7 @@ pub(crate) fn run(global: &Global, arguments: TopArguments) -> Result<ExitCode, 
             Failure::new(Fault::Usage, format!("--sort {column}: no such column"), format!("it is one of {known}"))
         })?;
     }
-    build_runtime(Some(1))?.block_on(show(global, arguments, every, view))
+    on_runtime(Some(1), show(global, arguments, every, view))?
 }
 
 async fn show(global: &Global, arguments: TopArguments, every: Duration, view: View) -> Result<ExitCode, Failure> {

@@ -5,6 +5,7 @@ mod hangup;
 mod outages;
 mod publish;
 mod pulse;
+mod reasons;
 mod running;
 mod source;
 pub(super) mod table;

@@ -220,6 +220,20 @@ async fn a_reset_of_the_service_reaches_the_visitor_as_one() {
 }
 
 #[tokio::test]
+async fn a_server_that_is_told_to_end_at_once_resets_what_it_cuts() {
+    let tunnel = tunnel().await;
+    let mut visitor = TcpStream::connect(tunnel.agent.port()).await.unwrap();
+    visitor.write_all(b"echo\nhalf of it").await.unwrap();
+    within("the first half", visitor.read_exact(&mut [0; 10])).await.unwrap();
+    let server = tunnel.server.process();
+    server.terminate().unwrap();
+    server.line(DEADLINE, |line| line.contains("Draining")).await.unwrap();
+    server.terminate().unwrap();
+    let end = within("the cut", visitor.read(&mut [0; 8])).await;
+    assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset, "it is no end of the answer");
+}
+
+#[tokio::test]
 async fn a_visitor_who_resets_ends_the_local_connection() {
     let tunnel = tunnel().await;
     let mut visitor = raw::Client::connect(tunnel.agent.port()).await.unwrap();

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::document::{Written, WrittenEntry};
 use super::show::{self, REDACTED};
+use super::tree::{self, Node};
 use super::{AgentFile, CONFIG_VERSION, ForwardConfig};
 use crate::diagnose::{Diagnose, Fault};
 use crate::near;
@@ -45,6 +46,17 @@ impl Exported {
     #[must_use]
     pub fn json(&self) -> Value {
         self.document.json()
+    }
+
+    /// The same with references such as `${PASSWORD}` in the place of secrets, where the file `text` has one: it is none
+    /// itself. What names a secret in part, or gives a default for it, stays left out.
+    #[must_use]
+    pub fn with_references(mut self, text: &str) -> Self {
+        if let Ok((node, _)) = tree::read("", text) {
+            restore(&mut self.document, Some(&node), below(&node, &["defaults", "health"]));
+            self.secrets = redacted(&self.document);
+        }
+        self
     }
 }
 
@@ -159,6 +171,46 @@ fn without_defaults(written: Written, forward: &ForwardConfig) -> Written {
     }
 }
 
+/// Puts references where secrets were left out. `inherited` is what a forward's health check has from the defaults.
+fn restore(written: &mut Written, node: Option<&Node>, inherited: Option<&Node>) {
+    match written {
+        Written::Text(text) if text == REDACTED => {
+            if let Some(Node { value: tree::Value::Text(reference), .. }) = node
+                && is_reference(reference)
+            {
+                *written = Written::Template(reference.clone());
+            }
+        }
+        Written::Map(entries) => {
+            for entry in entries {
+                let own = node.and_then(|node| below(node, &[&entry.key]));
+                let default = inherited.and_then(|node| below(node, &[&entry.key]));
+                match entry.key.as_str() {
+                    "health" => restore(&mut entry.value, own.or(inherited), inherited),
+                    _ if matches!(entry.value, Written::Map(_)) => {
+                        restore(&mut entry.value, own, default.or(inherited));
+                    }
+                    _ => restore(&mut entry.value, own.or(default), None),
+                }
+            }
+        }
+        Written::Text(_) | Written::Bare(_) | Written::Template(_) | Written::List(_) => {}
+    }
+}
+
+fn below<'a>(node: &'a Node, path: &[&str]) -> Option<&'a Node> {
+    path.iter().try_fold(node, |node, key| match &node.value {
+        tree::Value::Map(entries) => entries.iter().find(|entry| entry.key == **key).map(|entry| &entry.node),
+        tree::Value::Null | tree::Value::Text(_) | tree::Value::List(_) => None,
+    })
+}
+
+/// `${NAME}` and nothing else.
+fn is_reference(text: &str) -> bool {
+    let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
+}
+
 fn redacted(value: &Written) -> usize {
     match value {
         Written::Text(text) => usize::from(text.contains(REDACTED)),
@@ -203,6 +255,29 @@ forwards:
         let named = |name: &str| Selection { names: vec![name.to_owned()], ..Selection::default() };
         assert_eq!(names(&named("web")), ["web", "inner"]);
         assert_eq!(names(&named("old")), ["old"], "as it was asked for");
+    }
+
+    #[test]
+    fn a_reference_to_a_secret_stays_as_it_is_written() {
+        let health = |password: &str| {
+            format!(
+                "forwards:\n  db: {{ to: 'tcp://h:1', health: {{ type: postgres, user: a, password: \"{password}\" }} }}\n"
+            )
+        };
+        let exported = |text: &str| {
+            let file = AgentFile::parse("adit.yaml", text, &|_| Some("hunter2".into())).unwrap();
+            file.export(&Selection::default()).unwrap().with_references(text)
+        };
+        let whole = exported(&health("${PG_PASSWORD}"));
+        assert!(whole.secrets == 0 && whole.yaml().contains("password: \"${PG_PASSWORD}\""), "{}", whole.yaml());
+        for secret in ["hunter2", "x${PG_PASSWORD}", "${PG_PASSWORD:-hunter2}"] {
+            let left_out = exported(&health(secret));
+            assert!(left_out.secrets == 1 && left_out.yaml().contains(REDACTED), "{secret}: {}", left_out.yaml());
+        }
+        let inherited =
+            "defaults: { health: { type: redis, password: \"${PW}\" } }\nforwards:\n  a: { to: 'tcp://h:1' }\n";
+        let inherited = exported(inherited);
+        assert!(inherited.secrets == 0 && !inherited.yaml().contains("hunter2"), "{}", inherited.yaml());
     }
 
     #[test]

@@ -55,6 +55,10 @@ struct State {
     dialing: bool,
     /// The login under way is for a successor of all connections.
     renewing: bool,
+    /// Its connections have to show that they live before they take another stream.
+    unproven: bool,
+    /// They are asked for it.
+    proving: bool,
     /// When the last login succeeded.
     since: Option<Instant>,
     again: Backoff,
@@ -106,6 +110,8 @@ impl Bastion {
             links: Vec::new(),
             dialing: false,
             renewing: false,
+            unproven: false,
+            proving: false,
             since: None,
             again: Backoff::new(AGAIN),
             refused: Backoff::new(REFUSED),
@@ -156,6 +162,16 @@ impl Bastion {
             return Next::Take(Way::OpenSsh(Arc::clone(known)));
         }
         state.links.retain(|link| link.is_usable());
+        if std::mem::take(&mut state.unproven) && !state.links.is_empty() {
+            state.proving = true;
+            let links = state.links.clone();
+            drop(state);
+            self.ask_for_life(scope, links);
+            return Next::Wait { until: None };
+        }
+        if state.proving {
+            return Next::Wait { until: None };
+        }
         let best = state.links.iter().filter(|link| !link.is_behind()).min_by_key(|link| link.streams());
         if let Some(link) = best {
             return Next::Take(Way::Link(Arc::clone(link)));
@@ -194,6 +210,26 @@ impl Bastion {
                 result = bastion.dial(&own, &|_| {}) => Some(result),
             };
         });
+    }
+
+    /// Connections that do not answer are left: what is opened next is opened by another one.
+    fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
+        let (bastion, life) = (Arc::clone(self), self.servers.limits().life);
+        scope.spawn("ssh sign of life", async move {
+            let _proving = Proving { bastion };
+            for link in links {
+                if !link.is_alive(life).await {
+                    link.retire();
+                }
+            }
+        });
+    }
+
+    /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed.
+    pub(crate) fn prove(&self) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.unproven = true;
+        state.openssh = None;
     }
 
     /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
@@ -413,6 +449,18 @@ struct Dialing {
 impl Drop for Dialing {
     fn drop(&mut self) {
         self.bastion.dialed(self.result.take());
+    }
+}
+
+/// Connections are asked for a sign of life; also when its task is dropped, those who wait are told.
+struct Proving {
+    bastion: Arc<Bastion>,
+}
+
+impl Drop for Proving {
+    fn drop(&mut self) {
+        self.bastion.state.lock().unwrap_or_else(PoisonError::into_inner).proving = false;
+        self.bastion.changed.send_modify(|count| *count += 1);
     }
 }
 

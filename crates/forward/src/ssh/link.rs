@@ -37,6 +37,8 @@ pub(crate) struct Limits {
     pub(crate) stuck: Duration,
     /// A connection is not made anew for a target that says nothing before it is so old.
     pub(crate) renew: Duration,
+    /// How long a connection has to show that it lives, when somebody asks for that.
+    pub(crate) life: Duration,
 }
 
 impl Default for Limits {
@@ -46,6 +48,7 @@ impl Default for Limits {
             pieces: 48 * 1024,
             stuck: Duration::from_secs(30),
             renew: Duration::from_secs(60),
+            life: Duration::from_secs(5),
         }
     }
 }
@@ -278,6 +281,11 @@ impl Link {
     /// keep-alives.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether the server answers in time.
+    pub(crate) async fn is_alive(&self, within: Duration) -> bool {
+        matches!(tokio::time::timeout(within, self.handle.send_ping()).await, Ok(Ok(())))
     }
 
     /// Waits for its end; why.

@@ -52,11 +52,20 @@ impl SshServers {
 
     /// A forward through the server is made, perhaps because its key is trusted now.
     pub(crate) fn look_again(&self, server: &SshServer) {
-        let known =
-            self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade);
-        if let Some(bastion) = known {
+        if let Some(bastion) = self.known(server) {
             bastion.look_again();
         }
+    }
+
+    /// Somebody has a forward through the server made anew: a connection that is there must show that it lives.
+    pub(crate) fn prove(&self, server: &SshServer) {
+        if let Some(bastion) = self.known(server) {
+            bastion.prove();
+        }
+    }
+
+    fn known(&self, server: &SshServer) -> Option<Arc<Bastion>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&login(server)).and_then(Weak::upgrade)
     }
 
     /// What is known of passwords, for one more connection to a server.

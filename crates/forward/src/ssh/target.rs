@@ -51,16 +51,21 @@ impl SshSession {
     /// forward: it is waited for, at the server's pace, which is that of all its forwards.
     pub(crate) async fn ready(&self) -> Result<(), ForwardError> {
         while let Err(error) = self.bastion.way(&self.scope).await {
-            if !(error.is_away() && self.worked.load(Ordering::Relaxed)) {
+            let is_waited_for = error.is_away() && self.worked.load(Ordering::Relaxed);
+            // What was waited for before is over, if this is something else.
+            self.status.send_modify(|status| {
+                status.waiting = is_waited_for.then(|| chain(&error).into());
+                status.hint = error.hint();
+            });
+            if !is_waited_for {
                 return Err(ForwardError::Ssh(error));
             }
-            self.status.send_modify(|status| status.waiting = Some(chain(&error).into()));
         }
         self.worked.store(true, Ordering::Relaxed);
         let transport = self.bastion.transport();
         self.status.send_modify(|status| {
             status.transport = Some(transport);
-            status.waiting = None;
+            (status.waiting, status.hint) = (None, None);
         });
         Ok(())
     }

@@ -165,6 +165,23 @@ async fn a_connection_is_left_only_for_a_successor_and_its_streams_stay() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
+    let bed = Bed::new(Limits { life: Duration::from_millis(100), ..Limits::default() }).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    bastion.prove();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"it lives").await;
+    assert_eq!(bed.sshd.logins(), 1, "the same connection");
+    bed.sshd.freeze();
+    bastion.prove();
+    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), DEADLINE);
+    assert!(tokio::time::timeout(Duration::from_millis(500), opening).await.is_err(), "the server is frozen");
+    bed.sshd.thaw();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"after").await;
+    assert_eq!(bed.sshd.logins(), 2, "by another connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_young_connection_is_not_made_anew() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();

@@ -36,7 +36,8 @@ impl Counted {
         }
         match io {
             Io::Buffered(io) => Io::buffered(CountedIo { io, _count: self }),
-            io => Io::other(CountedIo { io, _count: self }),
+            // Whoever cuts it can make its end a reset.
+            io => io.with(self),
         }
     }
 }

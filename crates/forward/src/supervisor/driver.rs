@@ -15,7 +15,7 @@ use crate::clusters::Clusters;
 use crate::error::ForwardError;
 use crate::k8s::target::KubeStatus;
 use crate::reach::Reach;
-use crate::report::ForwardReport;
+use crate::report::{ForwardReport, HealthReport};
 use crate::session::{Place, Session};
 
 /// A start that takes longer is explained.
@@ -281,12 +281,15 @@ impl Driver {
     }
 
     /// Between being ready and being ready again it is lost; one that is let go is not.
-    fn count_outage(&mut self, state: ForwardState) {
+    fn count_outage(&mut self, state: ForwardState, doubted: bool) {
         let lost = self.carried
-            && matches!(
-                state,
-                ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff | ForwardState::Failed
-            );
+            && match state {
+                ForwardState::Resolving | ForwardState::Connecting | ForwardState::Backoff | ForwardState::Failed => {
+                    true
+                }
+                ForwardState::Ready => doubted,
+                ForwardState::Idle | ForwardState::Draining => false,
+            };
         match (lost, self.lost_since) {
             (true, None) => {
                 self.outages += 1;
@@ -301,14 +304,16 @@ impl Driver {
     }
 
     fn publish(&mut self) {
-        let status = self.shared.machine_status();
-        self.count_outage(status.state);
+        let (status, health) = (self.shared.machine_status(), self.shared.health());
+        let doubt = health.as_ref().and_then(HealthReport::doubt).filter(|_| status.state == ForwardState::Ready);
+        self.count_outage(status.state, doubt.is_some());
         let target = self.status.as_ref().map(|status| status.borrow().clone()).unwrap_or_default();
         let place = self.session.as_ref().map(|(_, place)| place.clone()).unwrap_or_default();
         let of_machine = || Some(Reason { text: status.reason.clone()?, shared: status.shared.clone() });
         let waiting = target.waiting.or_else(of_machine);
         let waiting = waiting.filter(|_| !matches!(status.state, ForwardState::Ready | ForwardState::Idle));
         let (waiting_for, shared) = waiting.map(|reason| (reason.text.to_string(), reason.shared)).unzip();
+        let waiting_for = doubt.or(waiting_for);
         let report = ForwardReport {
             name: self.shared.name.clone(),
             target: self.shared.target.to_string(),
@@ -329,7 +334,7 @@ impl Driver {
             outage_time: self.outage_time,
             lost_since: self.lost_since,
             took: self.took,
-            health: self.shared.health(),
+            health,
             status,
         };
         self.shared.report.send_if_modified(|known| {

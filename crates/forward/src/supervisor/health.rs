@@ -45,13 +45,16 @@ struct Prober {
     knows: bool,
     sessions: watch::Receiver<Option<Arc<Session>>>,
     blame: Blame,
+    /// It was started anew because of what probes say, and none has succeeded since.
+    doubted: bool,
 }
 
 /// Probes until the forward is gone or the scope drains.
 pub(super) async fn run(shared: Arc<Shared>, config: HealthConfig, scope: Scope) {
     let sessions = shared.session.subscribe();
     let health = Health::patient(config.settings, Instant::now());
-    let mut prober = Prober { shared, config, health, pod: None, knows: false, sessions, blame: Blame::Path };
+    let mut prober =
+        Prober { shared, config, health, pod: None, knows: false, sessions, blame: Blame::Path, doubted: false };
     tokio::select! {
         biased;
         () = scope.drained() => {}
@@ -99,7 +102,8 @@ impl Prober {
             if self.shared.machine_status().state == ForwardState::Idle && std::mem::take(&mut self.knows) {
                 self.pod = None;
                 self.health.reset(Instant::now());
-                self.publish(HealthReport::unknown());
+                self.doubted = false;
+                self.publish(self.unknown());
             }
             if self.shared.ended.load(Ordering::Acquire) || self.sessions.changed().await.is_err() {
                 return None;
@@ -115,9 +119,14 @@ impl Prober {
         }
         if self.pod.is_some() {
             self.health.reset(Instant::now());
-            self.publish(HealthReport::unknown());
+            self.publish(self.unknown());
         }
         self.pod = pod;
+    }
+
+    /// Of a target that was not probed yet.
+    fn unknown(&self) -> HealthReport {
+        HealthReport { doubted: self.doubted, ..HealthReport::unknown() }
     }
 
     async fn probe(&mut self, session: &Arc<Session>) {
@@ -140,17 +149,20 @@ impl Prober {
 
     fn note_result(&mut self, result: Result<ProbeReport, ProbeError>) {
         self.knows = true;
+        self.doubted &= result.is_err();
         self.health.handle_result(Instant::now(), result.is_ok(), rand::random());
         let known = self.shared.health().unwrap_or_else(HealthReport::unknown);
         let (state, failures, last) = (self.health.state(), self.health.failures(), Some(SystemTime::now()));
+        let doubted = self.doubted;
         let report = match result {
             Ok(ProbeReport { latency, detail }) => {
-                HealthReport { state, last, latency: Some(latency), error: None, detail: Some(detail), failures }
+                let (latency, detail) = (Some(latency), Some(detail));
+                HealthReport { state, last, latency, error: None, detail, failures, doubted }
             }
             Err(error) => {
                 self.blame = error.blame();
                 let error = Some(crate::error::chain(&error));
-                HealthReport { state, last, error, failures, ..known }
+                HealthReport { state, last, error, failures, doubted, ..known }
             }
         };
         if let Some(error) = &report.error {
@@ -162,7 +174,7 @@ impl Prober {
     /// It is unhealthy: the one thing that may help is done, if there is one.
     fn act(&mut self, session: &Session) {
         let report = self.shared.health().unwrap_or_else(HealthReport::unknown);
-        let error = report.error.unwrap_or_default();
+        let error = report.error.clone().unwrap_or_default();
         let helps = match self.blame {
             Blame::Path => true,
             Blame::Target => session.has_another(),
@@ -173,6 +185,9 @@ impl Prober {
         if !helps || status.state != ForwardState::Ready {
             return;
         }
+        // Before it is ready again: that alone says nothing, as what was there before was ready, too.
+        self.doubted = true;
+        self.publish(HealthReport { doubted: true, ..report });
         session.renew();
         let attempt: Attempt = status.attempt;
         self.shared.tell(ForwardInput::Unhealthy { attempt, reason: format!("its probes fail: {error}").into() });

@@ -8,8 +8,8 @@ use super::holder::parse_address;
 
 /// The state `ESTABLISHED` in `/proc/net/tcp`.
 const ESTABLISHED: &str = "01";
-/// As much of a command line is kept.
-const COMMAND_MAX: usize = 200;
+/// As much of a program's name is kept.
+const COMMAND_MAX: usize = 100;
 
 /// A process that is connected to a port.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -20,7 +20,7 @@ pub struct LocalClient {
     pub address: SocketAddr,
     /// Its process id; `None` when it belongs to another user.
     pub pid: Option<u32>,
-    /// Its command line.
+    /// Its program. Not its arguments: there may be a password among them.
     pub command: Option<String>,
 }
 
@@ -78,10 +78,14 @@ fn owners(inodes: &[u64]) -> HashMap<u64, u32> {
 }
 
 fn command(pid: u32) -> Option<String> {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
-    let words: Vec<_> = line.split(|byte| *byte == 0).filter(|word| !word.is_empty()).collect();
-    let text = String::from_utf8_lossy(&words.join(&b' ')).into_owned();
-    let clean = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(COMMAND_MAX).collect::<String>();
+    program(&fs::read(format!("/proc/{pid}/cmdline")).ok()?)
+}
+
+/// The program's name at the beginning of a command line. Some write all they say of themselves into the first word.
+fn program(line: &[u8]) -> Option<String> {
+    let first = line.split(|byte| *byte == 0 || byte.is_ascii_whitespace()).next()?;
+    let name = first.rsplit(|byte| *byte == b'/').find(|part| !part.is_empty())?;
+    let clean = String::from_utf8_lossy(name).chars().filter(|c| !c.is_control()).take(COMMAND_MAX).collect::<String>();
     (!clean.is_empty()).then_some(clean)
 }
 
@@ -90,6 +94,14 @@ mod tests {
     use std::net::{TcpListener, TcpStream};
 
     use super::*;
+
+    #[test]
+    fn of_a_command_line_the_program_alone_is_told() {
+        let of = |line: &[u8]| program(line).unwrap();
+        assert_eq!(of(b"/usr/bin/redis-cli\0-a\0sesame\0"), "redis-cli");
+        assert_eq!(of(b"postgres: me secret 127.0.0.1(4711) idle"), "postgres:");
+        assert_eq!(program(b""), None);
+    }
 
     #[test]
     fn a_client_is_named_with_its_process() {

@@ -60,11 +60,9 @@ pub(super) async fn pump(io: Io, first: Bytes, stream: Stream) -> (u64, u64, Opt
     if ahead > 0 && stream.send(first).await.is_err() {
         return (0, 0, None);
     }
-    let (io, end) = Pump::new(io, stream, Meter::default()).run().await;
-    if let (Some(Cut::Stream(_)), Some(tcp)) = (&end.cut, io.tcp()) {
-        // The visitor's connection was reset: the service is to see a reset, not an orderly end.
-        let _ = tcp.set_zero_linger();
-    }
+    // The visitor's connection was reset, or we end: the service is to see a reset, not an orderly end.
+    let reset = |io: &Io| drop(io.tcp().map(tokio::net::TcpStream::set_zero_linger));
+    let (_, end) = Pump::new(io, stream, Meter::default()).resetting(reset).run().await;
     let error = match end.cut {
         None | Some(Cut::Stream(ErrorCode::Cancel | ErrorCode::NoError)) => None,
         Some(Cut::Stream(_)) => Some("stream_reset"),

@@ -107,17 +107,15 @@ impl State {
         };
         let meter = Meter { inward: Some(Arc::clone(&account.upload)), outward: Some(Arc::clone(&account.download)) };
         let watch = PeerWatch::of(&tcp);
-        let pump = Pump::new(tcp, stream, meter).watching(watch);
+        // A reset travels on as a reset: the visitor must not take a cut answer for a whole one.
+        let reset = |tcp: &TcpStream| drop(tcp.set_zero_linger());
+        let pump = Pump::new(tcp, stream, meter).watching(watch).resetting(reset);
         self.scope.spawn("tcp-visit", async move {
             let started = Instant::now();
             state.metrics.streams.inc();
             state.metrics.streams_active.inc();
             let (tcp, end) = pump.run().await;
-            // A reset travels on as a reset: the visitor must not take a cut answer for a whole one.
-            if matches!(end.cut, Some(Cut::Stream(_))) {
-                let _ = tcp.set_zero_linger();
-            }
-            drop((permit, stream_use, in_flight));
+            drop((tcp, permit, stream_use, in_flight));
             state.metrics.streams_active.dec();
             state.metrics.stream_seconds.observe(started.elapsed().as_secs_f64());
             state.log_port(port, visitor, account.name(), &end, started);

@@ -16,7 +16,7 @@ use runtime::connect::{Connect as _, ConnectError, with_wait};
 use runtime::listener::BoundListener;
 use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
-use runtime::splice::{Cut, SpliceEnd, refuse, splice};
+use runtime::splice::{Cut, SpliceEnd, Unanswered, splice};
 use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
@@ -334,17 +334,14 @@ impl Connection {
         let _live = Live::count(&self.shared.live);
         show.opened(self.port, self.peer);
         let opened = Instant::now();
+        let stream = Unanswered::new(stream);
         let carried = self.shared.scope.until_cancelled(async {
             match forward.connect().await {
                 Ok(io) => {
-                    let SpliceEnd { inward, outward, cut } = splice(stream, io).await;
+                    let SpliceEnd { inward, outward, cut } = splice(stream.into_inner(), io).await;
                     (inward, outward, cut)
                 }
-                Err(error) => {
-                    // The client must not take this for an answer that is empty.
-                    refuse(&stream);
-                    (0, 0, Some(Cut::Target(io::Error::other(reason(&error)))))
-                }
+                Err(error) => (0, 0, Some(Cut::Target(io::Error::other(reason(&error))))),
             }
         });
         let Some((up, down, cut)) = carried.await else { return };

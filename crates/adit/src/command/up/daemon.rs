@@ -14,6 +14,7 @@ mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
 mod launch;
+mod leaving;
 mod left_out;
 mod logs;
 pub(in crate::command) mod metrics;
@@ -162,7 +163,7 @@ pub(in crate::command) struct LogsArguments {
     /// The last lines
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: usize,
-    /// From this time: 5m, 2h, 1d ago, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
+    /// From this time: 5m, 2h, 1d ago, 16:00, yesterday, 2026-01-31, or 2026-01-31T08:00:00Z; times are UTC, as the log's are
     #[arg(long, value_name = "TIME")]
     since: Option<String>,
     /// Up to this time; a day alone is meant whole
@@ -190,18 +191,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         }
         DaemonCommand::Start { foreground: false } => {
             global.start_logs(Some("warn"), false)?;
-            let path = super::path(global);
-            let pid = launch::start(path.as_deref())?;
-            let client = Client::new(&Place::find()?);
-            let status = on_runtime(Some(1), client.get("/v1/status"))?;
-            // It runs, whatever it says of itself.
-            let failed = status.map_or(0, |status| failed_entrances(&status));
-            let text = match failed {
-                0 => format!("the daemon runs (pid {pid}); see `adit status`"),
-                failed => format!("the daemon runs (pid {pid}); {failed} failed: see `adit status`"),
-            };
-            done(global, &json!({ "pid": pid, "failed": failed }), &text);
-            Ok(ExitCode::SUCCESS)
+            start_daemon(global)
         }
         DaemonCommand::Stop => with_client(global, stop),
         DaemonCommand::Restart => with_client(global, async |global, client| {
@@ -241,7 +231,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
                 daemon["pid"],
                 text("version"),
                 show::duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
-                text("config"),
+                show::file(daemon),
                 text("socket"),
                 text("logs"),
                 daemon["reloads"],
@@ -255,17 +245,48 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
     }
 }
 
+fn start_daemon(global: &Global) -> Result<ExitCode, Failure> {
+    let path = super::path(global);
+    let client = Client::new(&Place::find()?);
+    let pid = launch::start(path.as_deref()).map_err(|failure| {
+        // One that hangs is not waited for.
+        let asked = on_runtime(Some(1), async { tokio::time::timeout(LOOK, client.get("/v1/status")).await });
+        let status = asked.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
+        match (failure.kind(), status["daemon"]["config"].as_str()) {
+            (Fault::Usage, Some(own)) => failure.and(&format!("that one runs {own}")),
+            _ => failure,
+        }
+    })?;
+    // It runs, whatever it says of itself.
+    let status = on_runtime(Some(1), client.get("/v1/status")).ok().and_then(Result::ok).unwrap_or_default();
+    let failed = failed_entrances(&status);
+    let mut text = format!("the daemon runs (pid {pid})");
+    if status["daemon"]["waits_for_file"] == true {
+        let file = status["daemon"]["config"].as_str().unwrap_or_default();
+        text.push_str(&format!("; there is no {file} yet: until there is, only the gateway runs"));
+    }
+    text.push_str(&match failed {
+        0 => "; see `adit status`".to_owned(),
+        failed => format!("; {failed} failed: see `adit status`"),
+    });
+    done(global, &json!({ "pid": pid, "failed": failed }), &text);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// A restart takes over listening sockets, so it is no way to another file.
 fn keeps_its_file(global: &Global, status: &Value) -> Result<(), Failure> {
-    let Some(asked) = &global.config else { return Ok(()) };
-    let own = PathBuf::from(status["daemon"]["config"].as_str().unwrap_or_default());
-    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
-    if whole(asked) == whole(&own) {
-        return Ok(());
-    }
+    let Some((asked, own)) = other_file(global, status) else { return Ok(()) };
     let text = format!("the daemon runs {}, and a restart keeps that file", own.display());
     let hint = format!("for another: adit daemon stop, then adit daemon start --config {}", asked.display());
     Err(Failure::new(Fault::Usage, text, hint))
+}
+
+/// The file that is asked for, and the one that runs, when they are two.
+fn other_file(global: &Global, status: &Value) -> Option<(PathBuf, PathBuf)> {
+    let asked = global.config.clone()?;
+    let own = PathBuf::from(status["daemon"]["config"].as_str()?);
+    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
+    (whole(&asked) != whole(&own)).then_some((asked, own))
 }
 
 /// `adit start`, `adit stop`, `adit restart`.
@@ -281,7 +302,7 @@ pub(in crate::command) fn forwards(
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
-        done(global, &answer, show::table(&answer, false).trim_end());
+        done(global, &answer, show::table(&answer, false, columns()).trim_end());
         let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })
@@ -330,9 +351,13 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
         let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
         let mut shown = Shown::default();
         let mut status = client.get(path).await?;
+        if let Some((_, own)) = other_file(global, &status) {
+            let text = format!("the daemon runs {}", own.display());
+            return Err(Failure::new(Fault::Usage, text, "there is one daemon, with one file: leave out --config"));
+        }
         choose(&mut status, &arguments)?;
         loop {
-            shown.show(global, &status);
+            shown.show(global, &status, arguments.watch);
             if !arguments.watch {
                 return Ok(ExitCode::SUCCESS);
             }
@@ -365,7 +390,7 @@ struct Shown {
 }
 
 impl Shown {
-    fn show(&mut self, global: &Global, status: &Value) {
+    fn show(&mut self, global: &Global, status: &Value, again: bool) {
         let waits = status["waiting"].as_str();
         // Once: nothing changes until a daemon is there.
         if waits.is_some() && self.waits {
@@ -377,7 +402,12 @@ impl Shown {
         }
         let text = match waits {
             Some(reason) => format!("{reason}; waiting\n"),
-            None => show::table(status, global.verbose > 0),
+            None => show::table(status, global.verbose > 0, columns()),
+        };
+        // What has scrolled away cannot be drawn over.
+        let text = match again && terminal::is_interactive() {
+            true => show::within(&text, terminal::height()),
+            false => text,
         };
         let over = match terminal::is_interactive() {
             true => show::over(&self.drawn, terminal::width(), terminal::height()),
@@ -386,6 +416,11 @@ impl Shown {
         terminal::data(&format!("{over}{text}"));
         self.drawn = text;
     }
+}
+
+/// How wide a table may be; whoever reads it by a program has all of it.
+fn columns() -> Option<usize> {
+    terminal::is_interactive().then(terminal::width)
 }
 
 /// `adit logs`: from the files, so it needs no daemon.
@@ -482,10 +517,15 @@ async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let took = begun.elapsed().as_millis();
+    let cut = pid.map_or_else(|| Ok(Vec::new()), |pid| Place::find().map(|place| logs::cut_off(&place.logs(), pid)))?;
+    let text = match cut.as_slice() {
+        [] => "the daemon has ended".to_owned(),
+        cut => format!("the daemon has ended; cut off: {}", cut.join(", ")),
+    };
     done(
         global,
-        &json!({ "pid": answer["pid"], "took_ms": u64::try_from(took).unwrap_or(u64::MAX) }),
-        "the daemon has ended",
+        &json!({ "pid": answer["pid"], "took_ms": u64::try_from(took).unwrap_or(u64::MAX), "cut": cut }),
+        &text,
     );
     Ok(ExitCode::SUCCESS)
 }

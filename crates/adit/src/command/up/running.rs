@@ -28,6 +28,8 @@ pub(super) struct Running {
     /// Whether TLS ends here with certificates that have to be trusted, as whoever runs this was told; nothing yet.
     vouched: Option<bool>,
     view: Arc<View>,
+    /// The last version that was to be put in force was refused for an address that could not be had.
+    wants_address: bool,
 }
 
 /// What kubeconfig files said: another text is another cluster as far as we know.
@@ -83,6 +85,7 @@ impl Running {
             published: None,
             vouched: None,
             view,
+            wants_address: false,
         }
     }
 
@@ -100,7 +103,9 @@ impl Running {
         } else {
             Clusters::new(files::kube_settings(&file.kubernetes))
         };
-        let prepared = self.entrances.prepare(file, &clusters).map_err(|error| refused(&error))?;
+        let prepared = self.entrances.prepare(file, &clusters);
+        self.wants_address = matches!(prepared, Err(EntranceError::Bind { .. }));
+        let prepared = prepared.map_err(|error| refused(&error))?;
         let agent = match publish::prepare(
             file,
             &self.file,
@@ -156,6 +161,11 @@ impl Running {
         for opened in self.entrances.try_again() {
             self.view.opened_late(opened.owner.as_deref(), opened.address);
         }
+    }
+
+    /// Whether it may only be waited for that somebody lets go of an address.
+    pub(super) const fn wants_address(&self) -> bool {
+        self.wants_address
     }
 
     /// Listening sockets of a process before this one.

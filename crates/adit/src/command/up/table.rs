@@ -1,6 +1,6 @@
 //! The live table: everything that is open, no wider and no longer than the terminal.
 
-mod shorten;
+pub(super) mod shorten;
 
 use std::fmt::Write as _;
 use std::time::SystemTime;

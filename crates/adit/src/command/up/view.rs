@@ -13,7 +13,6 @@ use gateway::failures::LastError;
 use gateway::http::State;
 use gateway::routes::Routes;
 use gateway::rows::Row;
-use runtime::connect::without_waits;
 use runtime::scope::Scope;
 use runtime::signals::StopSignal;
 use serde_json::{Value, json};
@@ -24,6 +23,7 @@ use super::daemon::journal::Journal;
 use super::outages::{Back, Outages};
 use super::publish::TunnelRow;
 use super::pulse::{self, News, Pulse};
+use super::reasons::{Reasons, Said};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
 use crate::command::output::{Line, Output, Weight};
@@ -39,10 +39,6 @@ const NOTES: usize = 5;
 const NAMED: usize = 5;
 /// The time of day and two blanks.
 const CLOCK: usize = 10;
-/// For how long a reason that was told is not told again as that of a request, and how many of them are kept.
-const REASON_HOLDS: Duration = Duration::from_secs(10);
-const REASONS: usize = 32;
-
 /// Prints; shared by all tasks.
 pub(super) struct View {
     form: Form,
@@ -82,7 +78,7 @@ struct Told {
     /// When it was last lost, while it is.
     lost: Option<Instant>,
     /// What was said of it since it last worked: attempts go on for ever, and each reason is worth one line.
-    said: Option<String>,
+    said: Said,
     error: Option<SystemTime>,
     /// That its probes fail was told.
     unhealthy: bool,
@@ -92,9 +88,11 @@ impl Told {
     /// Of a row before anybody used it; a plain address is always ready.
     fn untouched(row: &Row) -> Self {
         let state = told_state(row);
-        let plain = matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
+        // What had to be started was news, however soon it was ready.
+        let plain = row.took.is_none() || row.target.starts_with("tcp://");
+        let plain = plain && matches!(state, State::Ready | State::Unchecked) && row.pod.is_none();
         let state = if plain { state } else { State::Idle };
-        Self { state, pod: None, reason: None, lost: None, said: None, error: None, unhealthy: false }
+        Self { state, pod: None, reason: None, lost: None, said: Said::default(), error: None, unhealthy: false }
     }
 }
 
@@ -263,7 +261,7 @@ impl View {
             pod: row.pod.clone(),
             reason: row.reason.clone(),
             lost: before.as_ref().and_then(|before| before.lost),
-            said: before.as_ref().and_then(|before| before.said.clone()),
+            said: before.as_ref().map(|before| before.said.clone()).unwrap_or_default(),
             error: row.last_error.as_ref().map(|error| error.at),
             unhealthy: match row.health.as_ref().map(|health| health.state) {
                 Some(HealthState::Unhealthy) => true,
@@ -305,7 +303,7 @@ impl View {
             }
             (State::Unchecked, State::Ready) | (State::Ready, State::Unchecked) => {}
             (old, State::Ready) if old != State::Ready => {
-                after.said = None;
+                after.said = Said::default();
                 let back = lock(&self.outages).handle_back(now, name);
                 match after.lost.take().map(|since| now - since) {
                     Some(outage) => {
@@ -333,7 +331,7 @@ impl View {
                 let text = format!("{name}: lost: {}", why.strip_prefix("waiting: ").unwrap_or(&why));
                 self.record(&text, "lost", || json!({ "name": name, "what": row.kind, "reason": why }));
                 self.show_lost(row, text, now);
-                after.said = Some(why);
+                after.said.is_new(&why);
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
@@ -344,15 +342,16 @@ impl View {
                 let hint = row.hint.as_ref().filter(|_| row.outage.is_none());
                 let then = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
                 let text = format!("{name}: {why}{then}");
-                self.record(&text, "failed", || json!({ "name": name, "reason": why, "hint": hint }));
-                if after.said.as_ref() != Some(&why) {
+                if after.said.is_new(&why) {
+                    self.record(&text, "failed", || json!({ "name": name, "reason": why, "hint": hint }));
                     self.show_lost(row, text, now);
+                } else {
+                    self.note_outage(row, text, now);
                 }
-                after.said = Some(why);
             }
             (_, State::Idle) => {
                 // It was not looked for from here on: nobody knows since when it could have been reached again.
-                (after.said, after.lost) = (None, None);
+                (after.said, after.lost) = (Said::default(), None);
                 lock(&self.outages).handle_left(name);
             }
             _ => {}
@@ -361,12 +360,18 @@ impl View {
 
     /// That the target is gone, or that its cluster is.
     fn show_lost(&self, row: &Row, line: String, now: Instant) {
+        if row.outage.is_none() {
+            self.show(&line);
+        }
+        self.note_outage(row, line, now);
+    }
+
+    /// What is told of all entrances of a cluster goes by the reason heard last.
+    fn note_outage(&self, row: &Row, line: String, now: Instant) {
+        let mut outages = lock(&self.outages);
         match &row.outage {
-            Some(outage) => lock(&self.outages).handle_lost(now, &outage.context, &outage.reason, &row.name, line),
-            None => {
-                lock(&self.outages).handle_left(&row.name);
-                self.show(&line);
-            }
+            Some(outage) => outages.handle_lost(now, &outage.context, &outage.reason, &row.name, line),
+            None => outages.handle_left(&row.name),
         }
     }
 
@@ -676,26 +681,6 @@ fn named(row: &Row) -> String {
     }
 }
 
-/// Reasons that were told a moment ago, each of one target.
-#[derive(Default)]
-struct Reasons(Vec<(Instant, String, String)>);
-
-impl Reasons {
-    fn add(&mut self, target: &str, reason: &str, now: Instant) {
-        let surplus = (self.0.len() + 1).saturating_sub(REASONS);
-        self.0.drain(..surplus);
-        self.0.push((now, target.to_owned(), plain(reason)));
-    }
-
-    /// Whether the reason within a text was told of this target.
-    fn holds(&self, target: &str, text: &str, now: Instant) -> bool {
-        let text = plain(text);
-        self.0.iter().any(|(at, of, reason)| {
-            now.duration_since(*at) < REASON_HOLDS && of == target && !reason.is_empty() && text.contains(reason)
-        })
-    }
-}
-
 /// Lines for what has happened: what the table does not wish for, at most half of the height, but always some.
 fn room_for_notes(height: usize, wished: usize) -> usize {
     let least = height / 4;
@@ -714,11 +699,6 @@ fn last_lines(notes: &[String], width: usize, room: usize) -> Vec<String> {
     }
     lines.reverse();
     lines
-}
-
-/// A request's text is a sentence: its first letter and its end may differ, and how long it was waited for.
-fn plain(text: &str) -> String {
-    without_waits(text).to_lowercase().trim().trim_end_matches('.').to_owned()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -781,17 +761,6 @@ mod tests {
             [(24, 40), (24, 15), (24, 3), (2, 9)].map(|(height, wished)| room_for_notes(height, wished)),
             [6, 7, 12, 0]
         );
-    }
-
-    #[test]
-    fn a_reason_is_told_once_of_each_target_for_a_while() {
-        let (mut reasons, now) = (Reasons::default(), Instant::now());
-        reasons.add("tcp://a:1", "the target is gone", now);
-        assert!(reasons.holds("tcp://a:1", "502: The target is gone.", now));
-        assert!(!reasons.holds("tcp://b:1", "502: The target is gone.", now), "of another one it is news");
-        assert!(!reasons.holds("tcp://a:1", "502: The target is gone.", now + REASON_HOLDS), "after a while, too");
-        reasons.add("tcp://c:1", "no answer (waited 3.1s)", now);
-        assert!(reasons.holds("tcp://c:1", "504: No answer (waited 20s).", now), "however long it was waited for");
     }
 
     #[test]
@@ -896,13 +865,5 @@ mod tests {
         }]);
         let told = view.notes().join("\n");
         assert!(told.contains("everything else runs") && told.contains("when the kubeconfig changes"), "{told}");
-    }
-
-    #[test]
-    fn a_reason_without_words_holds_nothing_back() {
-        let (mut reasons, now) = (Reasons::default(), Instant::now());
-        reasons.add("tcp://a:1", "", now);
-        reasons.add("tcp://a:1", ".", now);
-        assert!(!reasons.holds("tcp://a:1", "something else", now));
     }
 }

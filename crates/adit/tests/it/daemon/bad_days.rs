@@ -211,6 +211,23 @@ async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_a_reload_could_not_have_is_had_when_it_is_free() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    place.write(&format!("forwards:\n{}{}", place.forward("web", 0, ""), place.forward("db", port, "")));
+    place.logged("\"event\":\"reload-failed\"").await;
+    assert!(place.ok(&["status"]).contains("the file is not in force"));
+    drop(taken);
+    place.logged("\"event\":\"reloaded\"").await;
+    assert_eq!(place.entrance("db").port(), port);
+    assert!(!place.ok(&["status"]).contains("the file is not in force"));
+    assert_eq!(place.log().matches("\"event\":\"reload-failed\"").count(), 1, "it is told once");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_daemon_that_finds_its_ports_with_another_one_names_it_and_gives_way() {
     let (place, other) = (Place::new().await, Place::new().await);
     let port = testkit::process::free_port().unwrap();
@@ -236,6 +253,27 @@ async fn a_daemon_that_ends_names_what_it_cut() {
     // A second one cancels what is live.
     signal(pid, Signal::TERM);
     place.logged("web (1 live)").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_end_cuts_is_a_reset_and_whoever_asked_for_the_end_is_told() {
+    let place = Place::new().await;
+    let service = TcpListener::bind("127.0.0.1:0").unwrap();
+    let to = service.local_addr().unwrap();
+    place.write(&format!(
+        "daemon: {{ shutdown: {{ drain: 300ms, cancel: 3s }} }}\nforwards: {{ web: {{ to: \"tcp://{to}\", listen: 0 }} }}\n"
+    ));
+    place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    let (mut served, _) = service.accept().unwrap();
+    served.write_all(b"half of it").unwrap();
+    live.read_exact(&mut [0; 10]).unwrap();
+    let said = place.ok(&["daemon", "stop"]);
+    assert_eq!(said, "the daemon has ended; cut off: web (1 live)\n");
+    for end in [&mut live, &mut served] {
+        end.set_read_timeout(Some(DEADLINE)).unwrap();
+        assert_eq!(end.read(&mut [0; 1]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -265,6 +265,54 @@ async fn a_mistyped_name_is_answered_with_the_one_that_is_meant() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_in_another_way_is_answered_with_the_way() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    for (request, allow) in [
+        ("GET /v1/reload", "POST"),
+        ("GET /v1/stop", "POST"),
+        ("GET /v1/forwards/web/start", "POST"),
+        ("POST /v1/status", "GET, HEAD"),
+        ("DELETE /v1/forwards/web", "GET, HEAD"),
+    ] {
+        let answer = asked(&place, request).to_lowercase();
+        assert!(answer.starts_with("http/1.1 405"), "{request}: {answer}");
+        assert!(answer.contains(&format!("\r\nallow: {}\r\n", allow.to_lowercase())), "{request}: {answer}");
+    }
+    assert!(asked(&place, "GET /v1/nothing").starts_with("HTTP/1.1 404"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_variable_that_the_daemon_does_not_have_is_told_to_be_that_of_its_start() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", description: \"${ADIT_TEST_NOT_SET}\"")));
+    let (code, text) = place.fails(&["daemon", "reload"]);
+    let hint = "the daemon has the environment of its start: adit daemon stop, then adit daemon start";
+    assert!(code == 2 && text.contains("ADIT_TEST_NOT_SET") && text.contains(hint), "{text}");
+    let (_, text) = place.fails(&["daemon", "restart"]);
+    assert!(text.contains(hint), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_file_the_daemon_runs_is_told_to_whoever_names_another() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let other = place.home.path().join("other.yaml");
+    std::fs::copy(place.home.path().join("adit.yaml"), &other).unwrap();
+    let own = place.home.path().join("adit.yaml").display().to_string();
+    let other = other.display().to_string();
+    let (code, text) = place.fails(&["status", "--config", &other]);
+    assert!(code == 2 && text.contains(&format!("the daemon runs {own}")), "{text}");
+    place.ok(&["status", "--config", &own]);
+    let (_, text) = place.fails(&["daemon", "start", "--config", &other]);
+    assert!(text.contains("a daemon runs already") && text.contains(&format!("that one runs {own}")), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_end_that_cuts_something_has_an_exit_code_of_its_own() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));

@@ -42,6 +42,7 @@ async fn a_restart_keeps_the_port_open_and_what_runs_finishes() {
     eventually(SOON, "one stream", connected).await;
     place.ok(&["restart", "web"]);
     assert_eq!(place.entrance("web"), port);
+    place.logged("web: running after the restart").await;
     assert!(place.status("web")["wish"].is_null(), "nothing was said about when it starts by itself");
     assert_eq!(get(port).await, Some(200));
     live.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
@@ -131,6 +132,28 @@ async fn the_process_behind_a_connection_is_named() {
             .then_some(())
     };
     eventually(DEADLINE, "this process is named", named).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_runs_through_a_forward_that_is_stopped_is_counted_and_named() {
+    let place = Place::new().await;
+    let port = testkit::process::free_port().unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("web", port, "")));
+    place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    std::io::Write::write_all(&mut live, b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    let said = place.ok(&["stop", "web"]);
+    assert!(said.contains("1 open connection goes on until it ends"), "{said}");
+    let status = place.json(&["-v", "status", "web"])["services"][0].clone();
+    assert_eq!((status["status"].as_str(), status["streams"].as_u64()), (Some("stopped"), Some(1)));
+    assert_eq!(status["clients"][0]["pid"], std::process::id(), "{status}");
+    let name = status["clients"][0]["command"].as_str().unwrap();
+    assert!(!name.contains([' ', '/']), "its program alone: {name}");
+    drop(live);
+    let ended = || async { (place.status("web")["streams"] == 0).then_some(()) };
+    eventually(DEADLINE, "its end", ended).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

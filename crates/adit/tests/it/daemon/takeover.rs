@@ -157,6 +157,26 @@ async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_process_before_still_carries_is_told_by_its_successor() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let before = place.start();
+    let mut live = TcpStream::connect(place.entrance("web")).unwrap();
+    std::io::Write::write_all(&mut live, b"GET / HTTP/1.1\r\nHost: x\r\n").unwrap();
+    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "one stream", connected).await;
+    place.ok(&["stop", "web"]);
+    place.ok(&["daemon", "restart"]);
+    let told = format!("the process before (pid {before}) still carries: web (1 live)");
+    let says = || async { place.ok(&["daemon", "status"]).contains(&told).then_some(()) };
+    eventually(DEADLINE, "what goes on is told", says).await;
+    assert!(place.ok(&["status"]).contains(&told));
+    drop(live);
+    let silent = || async { (!place.ok(&["status"]).contains("the process before")).then_some(()) };
+    eventually(DEADLINE, "its end", silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_with_another_file_is_refused() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));

@@ -242,8 +242,11 @@ fn restart(section: &Section<'_>, base: Option<&Restart>, work: &mut Work) -> Re
     let attempts = if enabled {
         attempts.map(|attempts| attempts.written(Written::bare))
     } else {
-        work.notes
-            .push(format!("{}.enabled: false has no equivalent: max_attempts: 1 comes nearest", section.whereabouts()));
+        let stated = if attempts.is_some() { ", instead of the one that is written" } else { "" };
+        work.notes.push(format!(
+            "{}.enabled: false has no equivalent: max_attempts: 1 comes nearest{stated}",
+            section.whereabouts()
+        ));
         Some(Written::bare(&1))
     };
     let base_max = base.and_then(|base| base.max.clone());

@@ -99,6 +99,27 @@ async fn a_silent_target_gets_new_connections_ever_less_often() {
 }
 
 #[tokio::test]
+async fn a_restart_for_failed_probes_is_not_taken_to_help_before_one_succeeds() {
+    let bed = Bed::with(testkit::cluster::ClusterOptions::default()).await;
+    let silent = Canned::start("", Manner::First).await.unwrap();
+    let fine = Canned::start("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n", Manner::Asked).await.unwrap();
+    bed.cluster.add_pod(bed.spec("web-1").backend(8080, silent.addr()));
+    bed.service();
+    let forward = bed.forward_with("service/web:80", probed("type: http, interval: 20ms, timeout: 500ms, fall: 1"));
+    ready(&forward).await;
+    let mut reports = forward.status();
+    let doubted = reports.wait_for(|report| report.is_doubted());
+    let report = within("it is ready again", doubted).await.unwrap().clone();
+    assert!(report.waiting_for.as_ref().unwrap().contains("its probes failed"), "{:?}", report.waiting_for);
+    assert!(report.lost_since.is_some(), "that is one outage still");
+    bed.cluster.add_pod(bed.spec("web-2").backend(8080, fine.addr()));
+    bed.cluster.terminate("default", "web-1");
+    let well = reports.wait_for(|report| report.is_ready() && !report.is_doubted());
+    let report = within("a probe succeeds", well).await.unwrap().clone();
+    assert_eq!((report.outages, report.lost_since, report.waiting_for.as_deref()), (1, None, None));
+}
+
+#[tokio::test]
 async fn a_probe_that_cannot_be_made_restarts_nothing() {
     let bed = Bed::web().await;
     let options = probed("type: redis, password_file: /nowhere/pw, interval: 20ms, fall: 1");

@@ -202,3 +202,17 @@ async fn a_changed_key_is_not_looked_at_again_and_again_until_the_forward_is_mad
     std::fs::write(bed.sshd.known_hosts(), line).unwrap();
     call(&bed.forward()).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_changed_key_of_a_server_that_was_down_first_is_told_with_its_own_hint() {
+    let bed = SshBed::new().await;
+    let forward = bed.forward();
+    call(&forward).await;
+    let _lease = forward.lease();
+    bed.sshd.kill().await;
+    crate::support::waiting(&forward, "connection refused").await;
+    assert!(forward.hint().unwrap().contains("adit ssh test"), "{:?}", forward.hint());
+    bed.sshd.change_host_key().await;
+    crate::support::waiting(&forward, "HAS CHANGED").await;
+    assert!(forward.hint().unwrap().contains("adit ssh trust"), "{:?}", forward.hint());
+}

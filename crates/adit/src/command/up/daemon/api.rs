@@ -230,6 +230,12 @@ impl Handler for Api {
         if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
             return unavailable(&ending::refused());
         }
+        if let Some(allowed) = methods(&path).filter(|allowed| !allowed.split(", ").any(|one| head.method == one)) {
+            let text = format!("{} is not for this; it takes {allowed}", head.method);
+            let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "usage", &text, None);
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            return answer;
+        }
         match head.method {
             Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
             Method::POST => {
@@ -249,6 +255,16 @@ impl Handler for Api {
                 answer
             }
         }
+    }
+}
+
+/// How what is at a path is asked for; nothing when there is nothing.
+fn methods(path: &[&str]) -> Option<&'static str> {
+    match path {
+        ["status" | "forwards" | "events" | "logs" | "openapi.json"] | ["forwards", _] => Some("GET, HEAD"),
+        ["reload" | "shutdown" | "handover"] => Some("POST"),
+        [verb] | ["forwards", _, verb] => verb_of(verb).map(|_| "POST"),
+        _ => None,
     }
 }
 

@@ -146,12 +146,29 @@ impl Client {
     }
 }
 
+/// The daemon in the usual directory of this user, and that directory, when no variable says where it is.
+fn in_runtime_directory() -> Option<(u32, String)> {
+    let is_said = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
+    if is_said("XDG_RUNTIME_DIR") || is_said("RUNTIME_DIRECTORY") {
+        return None;
+    }
+    let directory = format!("/run/user/{}", rustix::process::geteuid().as_raw());
+    let lock = std::fs::read_to_string(PathBuf::from(&directory).join("adit").join(LOCK)).ok()?;
+    let pid = lock.trim().parse().ok().filter(|pid| others::is_daemon(*pid))?;
+    Some((pid, directory))
+}
+
 fn read(text: &str) -> Result<Value, Failure> {
     serde_json::from_str(text)
         .map_err(|error| Failure::new(Fault::Internal, format!("the daemon's answer cannot be read: {error}"), ""))
 }
 
 fn none_runs() -> Failure {
+    if let Some((pid, directory)) = in_runtime_directory() {
+        let text = format!("no daemon runs in this environment; one of yours (pid {pid}) has its socket elsewhere");
+        let hint = format!("XDG_RUNTIME_DIR is not set here: export XDG_RUNTIME_DIR={directory}");
+        return Failure::new(Fault::Upstream, text, hint);
+    }
     let hint = "start one with `adit daemon start`, or run everything in the foreground with `adit up`";
     Failure::new(Fault::Upstream, "no daemon runs", hint)
 }

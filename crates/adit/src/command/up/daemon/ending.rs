@@ -65,10 +65,14 @@ impl End {
 /// What carries something, with how much.
 pub(super) fn in_use(running: &Running) -> Vec<String> {
     let snapshot = running.snapshot();
-    let rows = snapshot.rows.iter().map(|row| (&row.name, row.streams));
-    let published = snapshot.published.iter().map(|row| (&row.name, row.streams()));
-    let used = rows.chain(published).filter(|(_, streams)| *streams > 0);
-    used.map(|(name, streams)| format!("{name} ({streams} live)")).collect()
+    let rows: Vec<_> = snapshot.rows.iter().filter(|row| row.streams > 0).collect();
+    // What runs through a forward that was stopped has no row.
+    let stopped = running.entrances().ports().filter(|(name, _)| rows.iter().all(|row| row.name != *name));
+    let stopped = stopped.map(|(name, traffic)| (name.to_owned(), traffic.live())).filter(|(_, live)| *live > 0);
+    let published = snapshot.published.iter().map(|row| (row.name.clone(), row.streams()));
+    let published = published.filter(|(_, live)| *live > 0);
+    let all = rows.iter().map(|row| (row.name.clone(), row.streams)).chain(stopped).chain(published);
+    all.map(|(name, live)| format!("{name} ({live} live)")).collect()
 }
 
 /// What is said to whoever wants something of a daemon that ends.

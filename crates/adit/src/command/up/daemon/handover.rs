@@ -17,7 +17,7 @@ use runtime::control::{ControlLock, ControlSocket};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::launch::{Ready, given_up, refused, wait_for};
-use super::state::{Daemon, Ending, internal};
+use super::state::{Daemon, Ending, internal, of_its_start};
 use crate::report::Failure;
 
 /// The labels of what is no entrance.
@@ -98,7 +98,7 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
         let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
         match ready {
             Ok(Ready::Yes) => settle(daemon, child),
-            Ok(Ready::No(text)) => Err(refused(&text).within("the successor did not start")),
+            Ok(Ready::No(text)) => Err(of_its_start(refused(&text).within("the successor did not start"))),
             Err(failure) => {
                 // Ours: it is a child that was not waited for.
                 let _ = child.kill();

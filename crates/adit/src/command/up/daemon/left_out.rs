@@ -1,7 +1,7 @@
 //! Ports that could not be had at the start of the daemon: the rest runs, and they are tried again.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
@@ -9,7 +9,7 @@ use gateway::entrances::EntranceError;
 use runtime::scope::Scope;
 
 use super::others;
-use super::state::lock;
+use super::state::{Daemon, lock};
 use crate::command::up::running::Running;
 use crate::command::up::view::View;
 use crate::report::{Failure, failure};
@@ -47,8 +47,8 @@ pub(super) fn reason(error: &EntranceError) -> String {
 }
 
 /// Tries them, until the end.
-pub(super) fn try_again(scope: &Scope, running: &Arc<Mutex<Running>>) {
-    let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
+pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
+    let (task_scope, daemon) = (scope.clone(), Arc::downgrade(daemon));
     scope.spawn("left out", async move {
         let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -58,15 +58,20 @@ pub(super) fn try_again(scope: &Scope, running: &Arc<Mutex<Running>>) {
                 () = task_scope.drained() => return,
                 _ = tick.tick() => {}
             }
-            let Some(running) = running.upgrade() else { return };
+            let Some(daemon) = daemon.upgrade() else { return };
+            let running = Arc::clone(&daemon.running);
             // A reload may hold it and wait for a task: that must not be one of this thread.
             let handle = tokio::runtime::Handle::current();
             let tried = task_scope.spawn_blocking("left out", move || {
                 let _inside = handle.enter();
-                lock(&running).try_again();
+                let mut running = lock(&running);
+                running.try_again();
+                running.wants_address()
             });
             // It fails only at the end of everything.
-            let _ = tried.await;
+            if tried.await.unwrap_or(false) {
+                daemon.reload_again().await;
+            }
         }
     });
 }

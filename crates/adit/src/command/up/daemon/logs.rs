@@ -91,6 +91,8 @@ impl Wanted {
     }
 }
 
+const DAY: Duration = Duration::from_secs(86_400);
+
 /// A time as RFC 3339, the beginning of a day, or how long ago: `90s`, `5m`, `2h`, `1d`.
 pub(in crate::command) fn moment(text: &str) -> Result<SystemTime, String> {
     moment_or(text, "T00:00:00Z")
@@ -102,13 +104,29 @@ pub(in crate::command) fn end_of(text: &str) -> Result<SystemTime, String> {
 }
 
 fn moment_or(text: &str, of_day: &str) -> Result<SystemTime, String> {
+    let now = SystemTime::now();
     let day = || parse_time(&format!("{text}{of_day}"));
-    if let Some(at) = parse_time(text).or_else(day) {
+    if let Some(at) = parse_time(text).or_else(day).or_else(|| of_late(text, of_day, now)) {
         return Ok(at);
     }
-    let ago = adit_core::config::unit::parse_duration(text).ok();
-    ago.and_then(|ago| SystemTime::now().checked_sub(ago))
-        .ok_or_else(|| format!("`{text}` is no time: write 5m, 2h, 1d, 2026-01-31, or 2026-01-31T08:00:00Z (UTC)"))
+    let ago = adit_core::config::unit::parse_duration(text.strip_suffix(" ago").unwrap_or(text)).ok();
+    ago.and_then(|ago| now.checked_sub(ago)).ok_or_else(|| {
+        format!("`{text}` is no time: write 5m, 2h, 1d, 16:00, yesterday, 2026-01-31, or 2026-01-31T08:00:00Z (UTC)")
+    })
+}
+
+/// `today`, `yesterday`, and a time of day, which is the last one that has passed.
+fn of_late(text: &str, of_day: &str, now: SystemTime) -> Option<SystemTime> {
+    let date = |at: SystemTime| timestamp::format(at).split_once('T').map(|(date, _)| date.to_owned());
+    let yesterday = now.checked_sub(DAY)?;
+    match text {
+        "today" => return parse_time(&format!("{}{of_day}", date(now)?)),
+        "yesterday" => return parse_time(&format!("{}{of_day}", date(yesterday)?)),
+        _ => {}
+    }
+    let seconds = if text.len() == "16:00".len() { ":00" } else { "" };
+    let on = |day: SystemTime| parse_time(&format!("{}T{text}{seconds}Z", date(day)?));
+    on(now).map(|at| if at > now { on(yesterday).unwrap_or(at) } else { at })
 }
 
 /// RFC 3339 in UTC; fractions of a second are left out.
@@ -239,6 +257,17 @@ impl Reader {
     }
 }
 
+/// What a daemon that has ended has cut off, by its process id; nothing when its log does not say.
+pub(in crate::command) fn cut_off(logs: &Logs, pid: u32) -> Vec<String> {
+    let ended = Wanted { lines: 1, grep: Some("\"event\":\"ended\"".into()), ..Wanted::default() };
+    let last = Reader::new(logs, ended).next_lines().pop();
+    let last: Value = last.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_default();
+    if last["pid"] != pid {
+        return Vec::new();
+    }
+    last["cut"].as_array().into_iter().flatten().filter_map(|cut| cut.as_str().map(str::to_owned)).collect()
+}
+
 /// Where a log is, for `--path`.
 pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
     match name {
@@ -281,6 +310,19 @@ mod tests {
         let logs = Place { runtime: directory.path().into(), state: directory.path().into() }.logs();
         std::fs::create_dir_all(logs.directory().join("forwards")).unwrap();
         (directory, logs)
+    }
+
+    #[test]
+    fn a_time_of_day_is_the_last_one_that_has_passed() {
+        let now = timestamp::parse("2026-11-27T12:30:00Z").unwrap();
+        let of = |text: &str| of_late(text, "T00:00:00Z", now).map(timestamp::format);
+        let at = |text: &str| timestamp::parse(text).map(timestamp::format);
+        assert_eq!(of("12:00"), at("2026-11-27T12:00:00Z"));
+        assert_eq!(of("16:00:30"), at("2026-11-26T16:00:30Z"), "yesterday's");
+        assert_eq!(of("yesterday"), at("2026-11-26T00:00:00Z"));
+        assert_eq!(of("today"), at("2026-11-27T00:00:00Z"));
+        assert_eq!((of("25:00"), of("noon")), (None, None));
+        assert!(moment("10m ago").is_ok() && moment("10 apples ago").is_err());
     }
 
     #[test]

@@ -5,10 +5,26 @@ use std::path::Path;
 
 /// What to do about one.
 pub(in crate::command) fn hint(pid: u32) -> String {
+    if let Some(directory) = runtime_directory(pid) {
+        return format!(
+            "it was started with another XDG_RUNTIME_DIR: ask it with XDG_RUNTIME_DIR={directory} adit daemon status, \
+             or end it: kill {pid}"
+        );
+    }
     format!(
         "a daemon that has lost its control socket makes it anew within seconds: try `adit daemon status` again; \
          else end that one: kill {pid}"
     )
+}
+
+/// The `XDG_RUNTIME_DIR` of a process, when ours is another one.
+fn runtime_directory(pid: u32) -> Option<String> {
+    const NAME: &str = "XDG_RUNTIME_DIR=";
+    let environment = std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).ok()?;
+    let its = environment.split(|byte| *byte == 0).find_map(|one| one.strip_prefix(NAME.as_bytes()))?;
+    let its = String::from_utf8(its.to_owned()).ok().filter(|its| !its.is_empty())?;
+    let ours = std::env::var("XDG_RUNTIME_DIR").unwrap_or_default();
+    (its != ours).then_some(its)
 }
 
 /// Whether a process is a daemon of this user, as far as the system shows it.

@@ -22,6 +22,7 @@ use super::handover::{self, Inherited};
 use super::heard::Heard;
 use super::journal::Journal;
 use super::launch::READY;
+use super::leaving::{self, Leaving};
 use super::left_out;
 use super::notify::Notify;
 use super::place::Place;
@@ -196,7 +197,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
     watch_clock(&scope, &running);
-    left_out::try_again(&scope, &running);
+    left_out::try_again(&scope, &daemon);
     view.follow(&scope, &running);
     notify.ready(&scope);
     journal.note("started", &format!("the daemon runs (pid {})", std::process::id()), &Value::Null);
@@ -236,6 +237,7 @@ async fn until_the_end(
             tokio::select! {
                 biased;
                 () = scope.idle() => {}
+                () = say_what_stays(daemon) => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
         }
@@ -268,8 +270,18 @@ async fn until_the_end(
         format!("ended in {} ms, cut off: {}", ended.took.as_millis(), left.join(", "))
     };
     let took = u64::try_from(ended.took.as_millis()).unwrap_or(u64::MAX);
-    daemon.journal.note("ended", &text, &json!({ "clean": ended.clean, "took_ms": took }));
+    let details = json!({ "clean": ended.clean, "took_ms": took, "pid": std::process::id(), "cut": left });
+    daemon.journal.note("ended", &text, &details);
     ended
+}
+
+/// Says what is still carried here, for the process that is the daemon now.
+async fn say_what_stays(daemon: &Daemon) {
+    let mut leaving = Leaving::new(&daemon.place.runtime);
+    loop {
+        leaving.tell(in_use(&lock(&daemon.running)));
+        tokio::time::sleep(leaving::LOOK).await;
+    }
 }
 
 /// Reads the file again when it or a file it names has changed, and on SIGHUP.

@@ -4,11 +4,20 @@ use std::fmt::Write as _;
 
 use serde_json::Value;
 
+use crate::command::up::table::shorten::shortened;
+use crate::command::up::table::wrapped;
+
 /// Columns of the table, with the keys that fill them.
 const COLUMNS: [&str; 8] = ["NAME", "STATUS", "LOCAL", "TARGET", "POD", "STREAMS", "HEALTH", "UP"];
+/// The one that is left out when it says nothing.
+const POD: usize = 4;
+/// Those that give way on a narrow terminal, and what is left of each at least.
+const GIVE_WAY: [(usize, usize); 4] = [(0, 8), (2, 9), (3, 12), (POD, 8)];
+/// What is said of a forward begins here.
+const INDENT: usize = 4;
 
-/// The table of `adit status`.
-pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
+/// The table of `adit status`, for a terminal of so many columns; all of it without one.
+pub(in crate::command) fn table(status: &Value, verbose: bool, columns: Option<usize>) -> String {
     let mut text = String::new();
     if let Some(daemon) = status.get("daemon") {
         let _ = writeln!(
@@ -16,42 +25,96 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
             "daemon pid {}, up {}, {}",
             daemon["pid"],
             duration(daemon["uptime_seconds"].as_u64().unwrap_or(0)),
-            daemon["config"].as_str().unwrap_or_default()
+            file(daemon)
         );
         text.push_str(&trouble(daemon));
     }
     gateway(&mut text, &status["gateway"]);
     let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let rows: Vec<[String; 8]> = services.iter().map(row).collect();
-    if rows.is_empty() {
+    if services.is_empty() {
         text.push_str("no forwards are configured\n");
     } else {
-        let mut widths = COLUMNS.map(str::len);
-        for row in &rows {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = (*width).max(cell.chars().count());
-            }
-        }
-        let line = |cells: &[String]| {
-            let padded = cells.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
-            padded.collect::<Vec<_>>().join("  ").trim_end().to_owned()
-        };
-        let _ = writeln!(text, "{}", line(&COLUMNS.map(str::to_owned)));
-        for (row, service) in rows.iter().zip(services) {
-            let _ = writeln!(text, "{}", line(row));
+        let mut lines = rows(services, columns).into_iter();
+        let mut line = || lines.next().unwrap_or_default();
+        let _ = writeln!(text, "{}", line());
+        for service in services {
+            let _ = writeln!(text, "{}", line());
             details(&mut text, service, verbose);
         }
     }
     published(&mut text, &status["published"]);
-    if let Some(summary) = status.get("summary").filter(|summary| summary["total"] != 0) {
-        let count = |key: &str| summary[key].as_u64().unwrap_or(0);
-        let parts = ["running", "idle", "starting", "stopped", "disabled", "failed"];
-        let parts = parts.map(|key| (count(key), key)).into_iter().filter(|(count, _)| *count > 0);
-        let parts: Vec<String> = parts.map(|(count, key)| format!("{count} {key}")).collect();
-        let noun = if count("total") == 1 { "forward" } else { "forwards" };
-        let _ = writeln!(text, "{} {noun}: {}", count("total"), parts.join(", "));
+    if status.get("summary").is_some_and(|summary| summary["total"] != 0) {
+        let _ = writeln!(text, "{}", summary(services));
     }
-    text
+    match columns {
+        Some(columns) => {
+            let lines = text.lines().flat_map(|line| wrapped(line, columns, INDENT));
+            lines.map(|line| line + "\n").collect()
+        }
+        None => text,
+    }
+}
+
+/// The titles and a row for each forward.
+fn rows(services: &[Value], columns: Option<usize>) -> Vec<String> {
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(services.iter().map(row));
+    let shown: Vec<usize> =
+        (0..COLUMNS.len()).filter(|at| *at != POD || rows.iter().skip(1).any(|row| row[POD] != "-")).collect();
+    let wide = |at: usize| rows.iter().map(|row| row[at].chars().count()).max().unwrap_or(0);
+    let mut widths: [usize; COLUMNS.len()] = std::array::from_fn(wide);
+    if let Some(columns) = columns {
+        // Two blanks between them; the last column of the terminal stays free.
+        let room = (columns - 1).saturating_sub(2 * (shown.len() - 1));
+        while shown.iter().map(|at| widths[*at]).sum::<usize>() > room {
+            let may = GIVE_WAY.iter().filter(|(at, least)| shown.contains(at) && widths[*at] > *least);
+            let Some((widest, _)) = may.max_by_key(|(at, _)| widths[*at]) else { break };
+            widths[*widest] -= 1;
+        }
+    }
+    let line = |row: &[String; COLUMNS.len()]| {
+        let cell = |at: &usize| {
+            let others: Vec<&str> = rows.iter().skip(1).map(|other| other[*at].as_str()).collect();
+            format!("{:width$}", shortened(&row[*at], widths[*at], &others), width = widths[*at])
+        };
+        shown.iter().map(cell).collect::<Vec<_>>().join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// How many there are of each kind, in the words of the rows, and which are not well though they run.
+fn summary(services: &[Value]) -> String {
+    let words = ["running", "idle", "starting", "restarting", "stopped", "disabled", "failed"];
+    let count = |word: &str| services.iter().filter(|one| one["status"] == word).count();
+    let counts = words.map(|word| (count(word), word)).into_iter().filter(|(count, _)| *count > 0);
+    let counts: Vec<String> = counts.map(|(count, word)| format!("{count} {word}")).collect();
+    let is_bad = |one: &&Value| one["is_healthy"] == false && one["status"] == "running";
+    let bad: Vec<&str> = services.iter().filter(is_bad).filter_map(|one| one["name"].as_str()).collect();
+    let bad = if bad.is_empty() { String::new() } else { format!("; unhealthy: {}", bad.join(", ")) };
+    format!("{}: {}{bad}", counted(services.len() as u64, "forward"), counts.join(", "))
+}
+
+fn counted(count: u64, noun: &str) -> String {
+    if count == 1 { format!("{count} {noun}") } else { format!("{count} {noun}s") }
+}
+
+/// The daemon's file.
+pub(in crate::command) fn file(daemon: &Value) -> String {
+    let path = daemon["config"].as_str().unwrap_or_default();
+    match daemon["waits_for_file"] == true {
+        true => format!("{path} (not there yet; until it is, only the gateway runs)"),
+        false => path.to_owned(),
+    }
+}
+
+/// So much of a text as a terminal has lines for: its beginning and its last line.
+pub(in crate::command) fn within(text: &str, height: usize) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    // One line is the cursor's.
+    let room = height.saturating_sub(1).max(3);
+    let Some((last, _)) = lines.split_last().filter(|_| lines.len() > room) else { return text.to_owned() };
+    let (begin, left) = (lines[..room - 2].join("\n"), lines.len() - (room - 1));
+    format!("{begin}\n    and {left} lines that have no room here\n{last}\n")
 }
 
 /// What a user should know of the daemon before anything else.
@@ -62,6 +125,7 @@ pub(in crate::command) fn trouble(daemon: &Value) -> String {
         None if daemon["ends"] == true => text.push_str("the daemon is ending: it takes nothing new\n"),
         None => {}
     }
+    text.push_str(&super::leaving::in_words(&daemon["predecessors"]));
     for (key, name) in [("api", "daemon.listen"), ("metrics", "daemon.metrics")] {
         let port = &daemon["ports"][key];
         if let Some(error) = port["error"].as_str() {
@@ -142,6 +206,12 @@ fn row(service: &Value) -> [String; 8] {
 
 /// Why something is not as it should be, below its row.
 fn details(text: &mut String, service: &Value, verbose: bool) {
+    let streams = service["streams"].as_u64().unwrap_or(0);
+    if service["status"] == "stopped" && streams > 0 {
+        let (verb, they) = if streams == 1 { ("goes", "it ends") } else { ("go", "they end") };
+        let open = counted(streams, "open connection");
+        let _ = writeln!(text, "    {open} {verb} on until {they}; `adit status -v` says whose");
+    }
     let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
     if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
         let _ = writeln!(text, "    {reason}");
@@ -161,11 +231,11 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     let bytes = |key: &str| service[key].as_u64().unwrap_or(0);
     let _ = writeln!(
         text,
-        "    {} connections so far, {} bytes in, {} bytes out, {} restarts",
-        bytes("opened"),
-        bytes("bytes_in"),
-        bytes("bytes_out"),
-        bytes("restart_count")
+        "    {} so far, {} in, {} out, {}",
+        counted(bytes("opened"), "connection"),
+        counted(bytes("bytes_in"), "byte"),
+        counted(bytes("bytes_out"), "byte"),
+        counted(bytes("restart_count"), "restart")
     );
     for client in service["clients"].as_array().into_iter().flatten() {
         let _ = writeln!(
@@ -210,12 +280,70 @@ mod tests {
             "name": "db", "status": "failed", "target": "k8s:///x/pod/y:1", "entrances": ["127.0.0.1:5432"],
             "is_healthy": false, "streams": 2, "reason": "no such pod", "hint": "name another",
         }] });
-        let text = table(&status, false);
+        let text = table(&status, false, None);
         assert!(text.contains("db    failed  127.0.0.1:5432"), "{text}");
         assert!(
             text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
             "{text}"
         );
+    }
+
+    fn status_of(services: &Value) -> Value {
+        json!({ "summary": { "total": 1 }, "services": services })
+    }
+
+    #[test]
+    fn the_summary_has_the_words_of_the_rows_and_names_what_is_not_well() {
+        let one = |name: &str, status: &str, healthy: Option<bool>| json!({ "name": name, "status": status, "is_healthy": healthy });
+        let services = json!([
+            one("a", "running", None),
+            one("redis", "running", Some(false)),
+            one("b", "restarting", Some(false)),
+            one("c", "starting", None)
+        ]);
+        let text = table(&status_of(&services), false, None);
+        assert!(text.ends_with("\n4 forwards: 2 running, 1 starting, 1 restarting; unhealthy: redis\n"), "{text}");
+    }
+
+    #[test]
+    fn a_stopped_forward_says_what_goes_on() {
+        let services = json!([{ "name": "web", "status": "stopped", "streams": 2, "local_port": 80 }]);
+        let text = table(&status_of(&services), false, None);
+        assert!(
+            text.contains("\n    2 open connections go on until they end; `adit status -v` says whose\n"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn no_line_is_wider_than_the_terminal() {
+        let service = |number: u32| {
+            json!({
+                "name": format!("a-service-with-a-long-name-{number}"), "status": "restarting", "streams": 12,
+                "target": format!("k8s://a-context-of-some-length/some-namespace/service/postgres-{number}:5432"),
+                "pod": "postgres-7c5d8f6b9-x2x4z", "entrances": ["127.0.0.1:15432", "[::1]:15432"],
+                "uptime_seconds": 7500, "reason": "no answer ".repeat(20), "hint": "look ".repeat(30),
+            })
+        };
+        let status = status_of(&json!([service(1), service(2)]));
+        for columns in [80, 100, 130, 300] {
+            let text = table(&status, true, Some(columns));
+            assert!(text.lines().all(|line| line.chars().count() < columns), "{columns}: {text}");
+        }
+        let narrow = table(&status, false, Some(80));
+        assert!(narrow.contains("restarting") && narrow.contains("2h 5m"), "{narrow}");
+    }
+
+    #[test]
+    fn what_has_no_room_in_the_height_is_counted_and_the_summary_stays() {
+        let text: String = (1..=30).map(|number| format!("{number}\n")).collect();
+        let shown = within(&text, 10);
+        assert_eq!(shown.lines().count(), 9);
+        assert!(
+            shown.starts_with("1\n2\n") && shown.ends_with("\n    and 22 lines that have no room here\n30\n"),
+            "{shown}"
+        );
+        assert_eq!(within("1\n2\n", 10), "1\n2\n");
     }
 
     #[test]
@@ -224,7 +352,7 @@ mod tests {
             { "name": "shop", "state": "refused", "url": "", "target": "localhost:80", "reason": "the token is unknown" },
             { "name": "api", "state": "online", "url": "https://api.test", "target": "localhost:81", "reason": null },
         ] });
-        let text = table(&status, false);
+        let text = table(&status, false, None);
         assert!(text.contains("published shop  refused → localhost:80\n    the token is unknown\n"), "{text}");
         assert!(text.contains("published api  online  https://api.test → localhost:81\n"), "{text}");
     }

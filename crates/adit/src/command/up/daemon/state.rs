@@ -301,8 +301,10 @@ impl Daemon {
             reloads: self.reloads.load(Ordering::Relaxed),
             lost_entries: self.journal.dropped(),
             ends: self.ends(),
+            waits_for_file: self.has_no_file(),
         };
         value["daemon"] = daemon.json();
+        value["daemon"]["predecessors"] = super::leaving::all(&self.place.runtime).into();
         value["daemon"]["mistake"] = self.mistake();
         value["daemon"]["ports"] = self.doors.json();
         value["daemon"]["ending"] = self.end.json(&running);
@@ -350,6 +352,22 @@ impl Daemon {
         changed
     }
 
+    /// Tries once more to put the file in force that was refused for an address; another reason is told, the same is not.
+    pub(super) async fn reload_again(self: &Arc<Self>) {
+        let before = self.mistake()["text"].clone();
+        if before.is_null() || self.ends() {
+            return;
+        }
+        match self.change(None::<fn(&mut Desired)>, Vec::new()).await {
+            Ok(change) => {
+                self.reloads.fetch_add(1, Ordering::Relaxed);
+                self.view.reloaded(&change);
+            }
+            Err(failure) if before == failure.text().trim_end() => {}
+            Err(failure) => self.view.not_reloaded(&failure),
+        }
+    }
+
     /// Starts, stops or starts anew what is chosen; returns how it is afterwards.
     pub(super) async fn command(self: &Arc<Self>, verb: Verb, chosen: &Chosen) -> Result<Value, Failure> {
         let asked = chosen.clone();
@@ -382,7 +400,20 @@ impl Daemon {
         let status = self.status(false).await?;
         let services = status["services"].as_array().cloned().unwrap_or_default();
         let about = services.into_iter().filter(|one| names.iter().any(|name| one["name"] == **name));
-        Ok(json!({ "services": about.collect::<Vec<_>>() }))
+        let about: Vec<Value> = about.collect();
+        if verb == Verb::Restart && chosen.wait_ms != Some(0) {
+            about.iter().for_each(|one| self.note_result(one));
+        }
+        Ok(json!({ "services": about }))
+    }
+
+    /// What has become of a forward that was started anew.
+    fn note_result(&self, one: &Value) {
+        let text = |key: &str| one[key].as_str().unwrap_or_default();
+        let (name, status) = (text("name"), text("status"));
+        let why = one["reason"].as_str().filter(|_| status != "running").map(|why| format!(": {why}"));
+        let text = format!("{name}: {status} after the restart{}", why.unwrap_or_default());
+        self.journal.note("restart-result", &text, &json!({ "name": name, "status": status }));
     }
 
     async fn wait_ready(self: &Arc<Self>, names: &[String], wait: Duration) -> Result<(), Failure> {
@@ -490,7 +521,7 @@ impl Daemon {
     ) -> Result<Change, Failure> {
         let is_command = wish.is_some();
         let mut known = self.known();
-        let read = self.source.read();
+        let read = self.source.read().map_err(of_its_start);
         if let Ok(read) = &read {
             // Should it be refused for one of them, that one is mended without a change of the file.
             self.watch.set_files(read.files_until_taken(&known.file));
@@ -549,6 +580,15 @@ pub(super) fn overlaid(mut read: Read, desired: &Desired) -> (Read, AgentFile) {
     let as_written = read.file.clone();
     desired.apply(&mut read.file);
     (read, as_written)
+}
+
+/// A variable that is not set here may be set where the user looks.
+pub(super) fn of_its_start(failure: Failure) -> Failure {
+    let text = failure.text();
+    if !(text.contains("the variable ") && text.contains(" is not set")) {
+        return failure;
+    }
+    failure.and("the daemon has the environment of its start: adit daemon stop, then adit daemon start where it is set")
 }
 
 /// What is done with forwards.

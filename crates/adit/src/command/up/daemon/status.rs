@@ -44,7 +44,11 @@ pub(super) fn add_clients(status: &mut Value) {
     let services = status["services"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
     let ports = |one: &Value| -> Vec<SocketAddr> {
         let texts = one["entrances"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        texts.filter_map(|text| text.parse().ok()).collect()
+        let open: Vec<SocketAddr> = texts.filter_map(|text| text.parse().ok()).collect();
+        // What runs through a port that is closed goes on.
+        let closed = one["local_port"].as_u64().and_then(|port| u16::try_from(port).ok());
+        let closed = closed.filter(|_| open.is_empty() && one["streams"] != 0);
+        open.into_iter().chain(closed.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))).collect()
     };
     let all: Vec<SocketAddr> = services.iter().flat_map(ports).collect();
     let found = runtime::listener::local_clients(&all);
@@ -206,6 +210,7 @@ fn word(report: Option<&ForwardReport>) -> &'static str {
     let Some(report) = report else { return "stopped" };
     match report.status.state {
         ForwardState::Idle => "idle",
+        ForwardState::Ready if report.is_doubted() => "restarting",
         ForwardState::Ready => "running",
         ForwardState::Failed => "failed",
         ForwardState::Draining => "stopped",
@@ -254,6 +259,8 @@ pub(super) struct OfDaemon<'a> {
     pub(super) reloads: u64,
     pub(super) lost_entries: u64,
     pub(super) ends: bool,
+    /// There is no file yet.
+    pub(super) waits_for_file: bool,
 }
 
 impl OfDaemon<'_> {
@@ -269,6 +276,7 @@ impl OfDaemon<'_> {
             "reloads": self.reloads,
             "lost_log_entries": self.lost_entries,
             "ends": self.ends,
+            "waits_for_file": self.waits_for_file,
         })
     }
 }
@@ -296,8 +304,9 @@ mod tests {
         for started in [SystemTime::now() - eight, SystemTime::now() + eight] {
             let uptime = Duration::from_secs(5);
             let (reloads, lost_entries, ends) = (0, 0, false);
+            let (config, socket, logs, waits_for_file) = (path, path, path, false);
             let daemon =
-                OfDaemon { started, uptime, config: path, socket: path, logs: path, reloads, lost_entries, ends };
+                OfDaemon { started, uptime, config, socket, logs, reloads, lost_entries, ends, waits_for_file };
             assert_eq!(daemon.json()["uptime_seconds"], 5);
         }
     }

@@ -5,7 +5,7 @@ const LEFT_OUT: char = '…';
 
 /// `text` in `width` columns. The middle is left out of what is too long, and of the ends so much stays that it is told
 /// apart from `others`; if what is different lies deep inside, that is what is shown.
-pub(super) fn shortened(text: &str, width: usize, others: &[&str]) -> String {
+pub(in crate::command::up) fn shortened(text: &str, width: usize, others: &[&str]) -> String {
     let text: Vec<char> = text.chars().collect();
     if text.len() <= width || width < 3 {
         return text.into_iter().take(width).collect();

@@ -86,6 +86,9 @@ fn http(config: &Section<'_>, kind: &'static str, work: &mut Work) -> Written {
         Some(Given::Variable(text)) if text.starts_with("http:") => ("http", None),
         Some(Given::Variable(_)) | None => (kind, None),
     };
+    if kind == "http" && verify.is_some() {
+        work.notes.push(format!("{}.verify_ssl is left out: there is no TLS in a check by http", config.whereabouts()));
+    }
     let map = Written::map().with("type", Written::text(kind));
     let map = match (&url, place) {
         (Some(Given::Variable(text)), _) => map.with("url", Written::Template(text.clone())),
@@ -149,11 +152,15 @@ fn elsewhere(config: &Section<'_>, local: Option<u16>, work: &mut Work) {
     let port = given(config, "port", super::port);
     let is_local = |host: &Given<String>| host.value().is_some_and(|host| is_here(host));
     let is_port = |port: &Given<u16>| port.value().copied() == local;
+    let is_said = host.is_some() || port.is_some();
     if host.is_some_and(|host| !is_local(&host)) || port.is_some_and(|port| !is_port(&port)) {
         work.notes.push(format!(
             "host and port of {} have no equivalent: the probe goes through the forward",
             config.whereabouts()
         ));
+    } else if is_said {
+        let place = config.whereabouts();
+        work.notes.push(format!("host and port of {place} are left out: the probe goes through the forward anyway"));
     }
 }
 
@@ -169,6 +176,9 @@ fn kafka(config: &Section<'_>, local: Option<u16>, work: &mut Work) -> Written {
             "{}.bootstrap_servers has no equivalent: the probe goes through the forward",
             config.whereabouts()
         ));
+    } else if !servers.is_empty() {
+        let place = config.whereabouts();
+        work.notes.push(format!("{place}.bootstrap_servers is left out: the probe goes through the forward anyway"));
     }
     Written::map().with("type", Written::text("kafka"))
 }

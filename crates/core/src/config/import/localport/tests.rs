@@ -73,6 +73,7 @@ fn what_has_no_equivalent_is_listed() {
         "no equivalent for timeout, retry_attempts, failure_threshold, commands of cluster_health",
         "cluster_contexts (production, development) has no equivalent",
         "cluster_aware: false has no equivalent",
+        "host and port of services[0].health_check.config are left out",
         "services[4].health_check.config.url: the probe goes through the forward, with api.example.com as",
         "services[5].health_check.config.bootstrap_servers has no equivalent",
         "services[6].connection.password has no equivalent",
@@ -88,6 +89,26 @@ fn what_has_no_equivalent_is_listed() {
     assert_eq!(notes.len(), expected.len(), "{notes:#?}");
     assert!(!notes.join("").contains("hunter2"), "a secret is never repeated");
     assert_eq!(import("services: []").notes, [""; 0]);
+}
+
+#[test]
+fn what_is_left_out_without_a_loss_is_listed_too() {
+    let text = |check: &str, policy: &str| {
+        format!(
+            "version: \"1.0\"\nservices:\n  - {{ name: a, technology: kubectl, local_port: 5432, remote_port: 80, \
+             connection: {{ resource_name: web }}, health_check: {{ {check} }}, restart_policy: {{ {policy} }} }}\n"
+        )
+    };
+    for (check, note) in [
+        ("type: http, config: { url: 'http://localhost/', verify_ssl: false }", "config.verify_ssl is left out"),
+        ("type: postgres, config: { host: localhost, port: 5432 }", "are left out: the probe goes through the forward"),
+        ("type: kafka, config: { bootstrap_servers: ['localhost:5432'] }", "bootstrap_servers is left out"),
+    ] {
+        let notes = import(&text(check, "enabled: true")).notes.join("\n");
+        assert!(notes.contains(note), "{check}: {notes}");
+    }
+    let notes = import(&text("type: tcp", "enabled: false, max_attempts: 7")).notes.join("\n");
+    assert!(notes.contains("max_attempts: 1 comes nearest, instead of the one that is written"), "{notes}");
 }
 
 #[test]
