@@ -10,6 +10,7 @@
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream` | one connection and its streams |
+//! | `budget` | how much of all streams may wait |
 //! | `remote` | ports of a server that lead here |
 //! | `openssh` | the same by child processes `ssh -W` |
 
@@ -22,6 +23,7 @@ pub(crate) mod target;
 
 mod auth;
 mod bastion;
+mod budget;
 mod host_keys;
 mod keys;
 mod link;

@@ -62,7 +62,7 @@ pub struct ShownKey {
 impl Dial<'_> {
     /// Connects and logs in.
     pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
-        self.link_with(known, LinkShared::new(self.scope, self.servers.limits())).await
+        self.link_with(known, LinkShared::new(self.scope, self.servers.limits(), self.servers.budget())).await
     }
 
     /// The same, with what the connection shares with its streams.

@@ -166,8 +166,8 @@ impl RemotePorts {
                     return Err(by_openssh(&known));
                 }
                 let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
-                dial.link_with(&known, LinkShared::for_visitors(&scope, self.servers.limits(), Arc::clone(&table)))
-                    .await
+                let (limits, budget) = (self.servers.limits(), self.servers.budget());
+                dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
             };
             let linked = tokio::select! {
                 biased;
