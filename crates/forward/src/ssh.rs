@@ -12,6 +12,7 @@
 //! | `link`, `stream` | one connection and its streams |
 //! | `budget` | how much of all streams may wait |
 //! | `remote` | ports of a server that lead here |
+//! | `words` | what a server says |
 //! | `openssh` | the same by child processes `ssh -W` |
 
 pub(crate) mod ask;
@@ -32,6 +33,7 @@ mod own_config;
 mod settings;
 mod stream;
 mod transport;
+mod words;
 
 #[cfg(test)]
 mod tests;

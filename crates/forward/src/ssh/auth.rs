@@ -18,6 +18,7 @@ use super::error::SshError;
 use super::keys::{self, FileKey};
 use super::link::Client;
 use super::settings::Known;
+use super::words::printable;
 
 /// What an agent may take to answer; it may ask a person to confirm.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -437,9 +438,4 @@ fn shown(key: &PublicKey) -> String {
 
 fn password_question(known: &Known) -> String {
     format!("Password of {}@{}: ", known.settings.user, known.server.host)
-}
-
-/// What a stranger wrote, for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).collect()
 }

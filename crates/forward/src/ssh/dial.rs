@@ -23,6 +23,7 @@ use super::link::{Client, Link, LinkShared};
 use super::servers::SshServers;
 use super::settings::Known;
 use super::transport::Pipes;
+use super::words::printable;
 
 /// What a server may send before we say go on. More deadlocks russh through another server.
 const WINDOW: u32 = 2 * 1024 * 1024;
@@ -183,7 +184,7 @@ impl Dial<'_> {
             self.scope.spawn("words of a proxy command", async move {
                 let mut lines = BufReader::new(stderr).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    tracing::info!(server, "proxy command: {line}");
+                    tracing::info!(server, "proxy command: {}", printable(&line));
                 }
             });
         }
@@ -290,14 +291,14 @@ fn protocol(known: &Known, error: &russh::Error) -> SshError {
             SshError::Protocol { server, reason, transient: true }
         }
         russh::Error::NoCommonAlgo { kind, theirs, .. } => {
-            let reason = format!("no {kind:?} algorithm in common; it has {}", theirs.join(", "));
+            let reason = format!("no {kind:?} algorithm in common; it has {}", printable(&theirs.join(", ")));
             SshError::Protocol { server, reason, transient: false }
         }
         russh::Error::Version => {
             let reason = "it does not speak ssh".to_owned();
             SshError::Protocol { server, reason, transient: false }
         }
-        error => SshError::Protocol { server, reason: error.to_string(), transient: true },
+        error => SshError::Protocol { server, reason: printable(&error.to_string()), transient: true },
     }
 }
 

@@ -24,6 +24,7 @@ use super::error::SshError;
 use super::host_keys::{Belief, HostKeys};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
+use super::words::printable;
 
 /// A stream with so many bytes unread is behind: others are not put beside it.
 const BEHIND: isize = 1024 * 1024;
@@ -569,7 +570,7 @@ impl client::Handler for Client {
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         match reason {
             DisconnectReason::ReceivedDisconnect(said) => {
-                self.shared.end(&format!("the ssh server ended the connection: {}", said.message));
+                self.shared.end(&format!("the ssh server ended the connection: {}", printable(&said.message)));
                 Ok(())
             }
             DisconnectReason::Error(error) => {
@@ -577,7 +578,7 @@ impl client::Handler for Client {
                     russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout => {
                         "the ssh server does not answer any more".to_owned()
                     }
-                    error => format!("the ssh connection broke: {error}"),
+                    error => format!("the ssh connection broke: {}", printable(&error.to_string())),
                 });
                 Err(error)
             }

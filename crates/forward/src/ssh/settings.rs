@@ -177,7 +177,7 @@ async fn printed(server: &SshServer) -> Result<Option<String>, String> {
 pub(crate) fn last_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.chars().filter(|letter| !letter.is_control()).collect())
+    Some(super::words::printable(line))
 }
 
 fn local_user() -> String {

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use adit_core::printable;
 use serde_json::Value;
 
 /// Columns of the table, with the keys that fill them.
@@ -51,7 +52,8 @@ pub(in crate::command) fn table(status: &Value, verbose: bool) -> String {
         let noun = if count("total") == 1 { "forward" } else { "forwards" };
         let _ = writeln!(text, "{} {noun}: {}", count("total"), parts.join(", "));
     }
-    text
+    // Reasons have words of servers in them.
+    printable::lines(&text)
 }
 
 /// What a user should know of the daemon before anything else.
@@ -203,6 +205,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_server_said_does_not_command_the_terminal() {
+        let status =
+            json!({ "services": [{ "name": "db", "status": "failed", "reason": "it said \u{1b}]0;x\u{7}\u{9b}2J" }] });
+        let text = table(&status, false);
+        assert!(text.contains("it said  ]0;x  2J"), "{text}");
+        assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'), "{text}");
+    }
 
     #[test]
     fn a_forward_that_is_not_well_says_why_below_its_row() {
