@@ -175,6 +175,7 @@ impl Dial<'_> {
             server: known.server.to_string(),
             command: command.to_owned(),
             reason,
+            logged_in: false,
         };
         let mut shell = Command::new("/bin/sh");
         shell.args(["-c", &format!("exec {command}")]).stderr(std::process::Stdio::piped());

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::target::{SshOptions, SshServer};
+use adit_core::target::{SshBackend, SshOptions, SshServer};
 use runtime::Scope;
 use runtime::connect::Io;
 use testkit::origin::TcpOrigin;
@@ -281,4 +281,25 @@ async fn times_make_no_other_login() {
     assert!(Arc::ptr_eq(&plain, &servers.bastion(&server(timed))));
     let keyed = SshOptions { key: Some("/k".into()), ..SshOptions::default() };
     assert!(!Arc::ptr_eq(&plain, &servers.bastion(&server(keyed))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_openssh_ends_with_its_last_stream_when_it_is_given_up() {
+    let bed = Bed::new(Limits::default()).await;
+    let mut server = bed.server();
+    server.options.backend = SshBackend::OpenSsh;
+    let bastion = bed.servers.bastion(&server);
+    let mut io = bed.say(&bastion, "echo\n").await;
+    trip(&mut io, b"before").await;
+    bastion.wake();
+    trip(&mut io, b"after").await;
+    let ends = |log: &str| log.contains("disconnected by user");
+    assert!(!ends(&bed.sshd.log()));
+    let mut next = bed.say(&bastion, "echo\n").await;
+    trip(&mut next, b"by another login").await;
+    assert_eq!(bed.sshd.logins(), 2);
+    drop(io);
+    // Not after the time for which a master is kept.
+    tokio::time::timeout(Duration::from_secs(5), bed.sshd.says(DEADLINE, ends)).await.expect("it ends at once");
+    trip(&mut next, b"the other goes on").await;
 }
