@@ -51,6 +51,11 @@ impl Secrets {
     /// Why there is none.
     pub(crate) async fn passphrase(
         &self,
+    /// Whether there is anything by which a password may be found.
+    pub(crate) fn may_have_password(&self, file: Option<&Path>) -> bool {
+        file.is_some() || of_environment(PASSWORD).is_some() || self.ask.is_some()
+    }
+
         scope: &Scope,
         file: Option<&Path>,
         question: &str,
@@ -71,8 +76,8 @@ impl Secrets {
             let read = read.unwrap_or_else(|lost| Err(lost.to_string()));
             return read.map_err(|reason| format!("{}: {reason}", file.display()));
         }
-        if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
-            return Ok(Secret::new(value));
+        if let Some(value) = of_environment(variable) {
+            return Ok(value);
         }
         self.answer(scope, question, false).await.ok_or_else(|| "none given".to_owned())
     }
@@ -125,6 +130,17 @@ mod tests {
             person.lock().unwrap().recv().ok().map(Secret::new)
         });
         let (secrets, scope) = (Secrets::new(Some(ask)), Scope::root());
+/// Starts a child without them.
+pub(crate) fn withhold_secrets(command: &mut tokio::process::Command) {
+    for name in SECRET_VARIABLES {
+        command.env_remove(name);
+    }
+}
+
+fn of_environment(variable: &str) -> Option<Secret<String>> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty()).map(Secret::new)
+}
+
         // One that is given up: the question stays on the terminal.
         {
             let given_up = secrets.answer(&scope, "Password: ", false);

@@ -280,6 +280,11 @@ impl Login<'_> {
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;
         let mut said_password = false;
+        // Begun and not answered it would be a failed login, which the server may count.
+        if !self.secrets.may_have_password(self.known.server.options.password_file.as_deref()) {
+            self.tried.push("not keyboard-interactive (none given)".to_owned());
+            return Ok(None);
+        }
         let mut missing = "no answer".to_owned();
         for _ in 0..ROUNDS_MAX {
             let prompts = match answer {
@@ -291,7 +296,7 @@ impl Login<'_> {
                     self.tried.push(if said_password {
                         "keyboard-interactive".to_owned()
                     } else {
-                        format!("not keyboard-interactive ({missing})")
+                        "not keyboard-interactive (it asked for no password)".to_owned()
                     });
                     return Ok(Some(Outcome::Next(remaining_methods)));
                 }
@@ -301,12 +306,15 @@ impl Login<'_> {
             };
             let mut responses = Vec::new();
             for prompt in &prompts {
-                let said = self.answer(&prompt.prompt, prompt.echo).await;
-                said_password |= said.is_ok();
-                responses.push(said.unwrap_or_else(|reason| {
-                    missing = reason;
-                    String::new()
-                }));
+                match self.answer(&prompt.prompt, prompt.echo).await {
+                    Ok(said) => responses.push(said),
+                    // Nothing is not an answer: the exchange is left as it is.
+                    Err(missing) => {
+                        self.tried.push(format!("not keyboard-interactive ({missing})"));
+                        return Ok(None);
+                    }
+                }
+                said_password = true;
             }
             let respond = self.handle.authenticate_keyboard_interactive_respond(responses);
             answer = bounded(self.timeout, respond).await;
