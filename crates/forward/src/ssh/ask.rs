@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adit_core::secret::Secret;
 use runtime::Scope;
 use runtime::password::read_password;
+use russh::keys::PrivateKey;
 
 /// The environment's password.
 const PASSWORD: &str = "ADIT_SSH_PASSWORD";
@@ -26,10 +27,12 @@ pub(crate) struct Secrets {
     /// Held while a person is asked: a login that was given up meanwhile still waits for the answer, which the next one takes.
     asking: Arc<Mutex<()>>,
 }
+    /// Keys that were opened, by what their files hold: to open one takes as long as whoever locked it chose.
+    opened: Mutex<HashMap<String, Arc<PrivateKey>>>,
 
 impl Secrets {
     pub(crate) fn new(ask: Option<SshAsk>) -> Self {
-        Self { ask, known: Arc::default(), asking: Arc::default() }
+        Self { ask, ..Self::default() }
     }
 
     /// A password: of the file, of the environment, or asked for.
@@ -48,14 +51,14 @@ impl Secrets {
     /// A key's passphrase: of the file, of the environment, or asked for.
     ///
     /// # Errors
-    /// Why there is none.
-    pub(crate) async fn passphrase(
-        &self,
     /// Whether there is anything by which a password may be found.
     pub(crate) fn may_have_password(&self, file: Option<&Path>) -> bool {
         file.is_some() || of_environment(PASSWORD).is_some() || self.ask.is_some()
     }
 
+    /// Why there is none.
+    pub(crate) async fn passphrase(
+        &self,
         scope: &Scope,
         file: Option<&Path>,
         question: &str,
@@ -106,6 +109,16 @@ impl Secrets {
     /// Whether a person said it, who may have mistyped.
     pub(crate) fn was_asked(&self, question: &str) -> bool {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(question)
+    /// A key that was opened before, by what its file holds.
+    pub(crate) fn opened(&self, text: &str) -> Option<Arc<PrivateKey>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned()
+    }
+
+    /// Keeps a key that was opened, as an agent does.
+    pub(crate) fn keep_open(&self, text: String, key: &Arc<PrivateKey>) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(text, Arc::clone(key));
+    }
+
     }
 
     /// Forgets what was said: it was wrong.

@@ -94,7 +94,7 @@ impl Dial<'_> {
     /// Connects as far as the server's key.
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
         let shown = Arc::new(OnceLock::new());
-        let host_keys = HostKeys::read(known);
+        let host_keys = HostKeys::of(self.scope, known).await?;
         let transport = self.transport(known);
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
@@ -121,7 +121,7 @@ impl Dial<'_> {
         shared: &Arc<LinkShared>,
         refused: &Arc<OnceLock<SshError>>,
     ) -> Result<Handle<Client>, SshError> {
-        let host_keys = Arc::new(HostKeys::read(known));
+        let host_keys = Arc::new(HostKeys::of(self.scope, known).await?);
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
@@ -195,8 +195,8 @@ impl Dial<'_> {
 
 impl ShownKey {
     /// Writes it down as the server's; the file.
-    pub(crate) fn accept(&self, known: &Known) -> Result<String, SshError> {
-        HostKeys::read(known).accept(&self.key)
+    pub(crate) async fn accept(&self, scope: &Scope, known: &Known) -> Result<String, SshError> {
+        HostKeys::of(scope, known).await?.accept(&self.key)
     }
 }
 

@@ -93,7 +93,7 @@ impl SshServers {
         server: &SshServer,
         key: &ShownKey,
     ) -> Result<String, SshError> {
-        key.accept(&Known::of(scope, server).await?)
+        key.accept(scope, &Known::of(scope, server).await?).await
     }
 
     /// Logs in once and says each step; with a host and a port it opens a stream there as well.

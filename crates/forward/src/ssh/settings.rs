@@ -19,6 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything that is known of a server before it is connected to.
 pub(crate) struct Known {
+#[derive(Clone)]
     pub(crate) settings: SshSettings,
     pub(crate) reader: Reader,
     pub(crate) server: SshServer,
@@ -114,11 +115,11 @@ impl Known {
             home,
             local_user,
         };
-        if known.only_openssh.is_none() && super::keys::are_in_hardware(&known.identities) {
-            known.only_openssh = Some("a key in hardware");
-        }
-        if known.only_openssh.is_none() && known.revoked.iter().any(|path| super::host_keys::is_binary_list(path)) {
-            known.only_openssh = Some("a binary list of RevokedHostKeys");
+        if known.only_openssh.is_none() {
+            let (identities, revoked) = (known.identities.clone(), known.revoked.clone());
+            let read = move || only_openssh(&identities, &revoked);
+            let read = scope.spawn_blocking("read ssh keys", read).await;
+            known.only_openssh = read.map_err(|lost| fault(lost.to_string()))?;
         }
         Ok(known)
     }
@@ -140,6 +141,15 @@ impl Known {
 }
 
 /// The arguments by which `ssh` finds the same settings.
+/// What in files only OpenSSH can do.
+fn only_openssh(identities: &[PathBuf], revoked: &[PathBuf]) -> Option<&'static str> {
+    if super::keys::are_in_hardware(identities) {
+        return Some("a key in hardware");
+    }
+    let is_binary = revoked.iter().any(|path| super::host_keys::is_binary_list(path));
+    is_binary.then_some("a binary list of RevokedHostKeys")
+}
+
 pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
     let mut words = Vec::new();
     if let Some(config) = &server.options.config {

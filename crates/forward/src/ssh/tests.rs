@@ -303,3 +303,21 @@ async fn a_login_of_openssh_ends_with_its_last_stream_when_it_is_given_up() {
     tokio::time::timeout(Duration::from_secs(5), bed.sshd.says(DEADLINE, ends)).await.expect("it ends at once");
     trip(&mut next, b"the other goes on").await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_opened_is_kept_open() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bed = Bed::new(Limits::default()).await;
+    let mut server = bed.server();
+    let (key, file) = (bed.sshd.make_key("locked", "ed25519", "open sesame"), bed.sshd.path("passphrase"));
+    bed.sshd.authorize(&key);
+    std::fs::write(&file, "open sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    (server.options.key, server.options.passphrase_file) = (Some(key), Some(file.clone()));
+    let bastion = bed.servers.bastion(&server);
+    trip(&mut bed.say(&bastion, "echo\n").await, b"opened").await;
+    std::fs::remove_file(file).unwrap();
+    bastion.wake();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"still open").await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
