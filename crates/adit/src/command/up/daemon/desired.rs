@@ -19,7 +19,7 @@ pub(super) enum Wish {
 }
 
 /// The wishes for the forwards of one file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Desired {
     path: PathBuf,
     /// The configuration that they are about.
@@ -28,7 +28,7 @@ pub(super) struct Desired {
 }
 
 /// The state file: wishes by configuration and name.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Kept {
     version: u32,
     #[serde(default)]
