@@ -29,7 +29,7 @@ pub(super) const REFUSED: BackoffSettings = BackoffSettings {
     cap: Duration::from_secs(900),
 };
 /// After a host key that is not believed: it waits for a person.
-const KEY: BackoffSettings = BackoffSettings {
+pub(super) const KEY: BackoffSettings = BackoffSettings {
     first: Duration::from_secs(30),
     base: Duration::from_secs(30),
     growth: 2.0,

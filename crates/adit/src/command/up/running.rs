@@ -239,7 +239,11 @@ impl Running {
 
     fn publish(&mut self, agent: publish::Next) {
         match agent {
-            publish::Next::Same => {}
+            publish::Next::Same => {
+                if let Some(published) = &self.published {
+                    published.look_again();
+                }
+            }
             publish::Next::None => self.published = None,
             publish::Next::Other(ready) => {
                 let before = self.published.take();
