@@ -311,11 +311,11 @@ impl Change {
     }
 }
 
-/// The keys of the gateway that say something else, beside its routes.
 fn refused(error: &EntranceError) -> Failure {
     failure(error).with_free_port(error.free_port())
 }
 
+/// The keys of the gateway that say something else, beside its routes.
 fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<&'static str> {
     let keys = [
         ("listen", old.listen == new.listen),
