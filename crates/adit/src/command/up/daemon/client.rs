@@ -108,8 +108,10 @@ impl Client {
         };
         let (status, body) = match answer {
             Ok(answer) => answer,
-            // It ended between taking the connection and reading from it. Everything that is asked may be asked twice.
-            Err(error) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => return Ok(None),
+            // It was never sent.
+            Err(error) if error.is_canceled() || error.is_closed() => return Ok(None),
+            // It ended between taking the connection and reading from it, or before its answer was out.
+            Err(error) if error.is_incomplete_message() && may_be_repeated(path) => return Ok(None),
             Err(error) => return Err(broken(error)),
         };
         let text = String::from_utf8_lossy(&body);
@@ -144,6 +146,11 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether asking twice is like asking once: a successor would be replaced, or ended, in its turn.
+fn may_be_repeated(path: &str) -> bool {
+    !matches!(path, "/v1/handover" | "/v1/shutdown")
 }
 
 fn read(text: &str) -> Result<Value, Failure> {
