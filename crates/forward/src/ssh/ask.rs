@@ -14,6 +14,9 @@ const PASSWORD: &str = "ADIT_SSH_PASSWORD";
 /// The environment's passphrase.
 const PASSPHRASE: &str = "ADIT_SSH_PASSPHRASE";
 
+/// What of the environment is ours alone, and for no process that is started.
+pub const SECRET_VARIABLES: [&str; 2] = [PASSWORD, PASSPHRASE];
+
 /// Asks a person: the question, and whether the answer may be seen while it is typed. `None`: nobody answers. It
 /// blocks.
 pub type SshAsk = Arc<dyn Fn(&str, bool) -> Option<Secret<String>> + Send + Sync>;
@@ -24,11 +27,11 @@ pub type SshAsk = Arc<dyn Fn(&str, bool) -> Option<Secret<String>> + Send + Sync
 pub(crate) struct Secrets {
     ask: Option<SshAsk>,
     known: Arc<Mutex<HashMap<String, Secret<String>>>>,
+    /// Keys that were opened, by what their files hold: to open one takes as long as whoever locked it chose.
+    opened: Mutex<HashMap<String, Arc<PrivateKey>>>,
     /// Held while a person is asked: a login that was given up meanwhile still waits for the answer, which the next one takes.
     asking: Arc<Mutex<()>>,
 }
-    /// Keys that were opened, by what their files hold: to open one takes as long as whoever locked it chose.
-    opened: Mutex<HashMap<String, Arc<PrivateKey>>>,
 
 impl Secrets {
     pub(crate) fn new(ask: Option<SshAsk>) -> Self {
@@ -48,14 +51,14 @@ impl Secrets {
         self.find(scope, file, PASSWORD, question).await
     }
 
-    /// A key's passphrase: of the file, of the environment, or asked for.
-    ///
-    /// # Errors
     /// Whether there is anything by which a password may be found.
     pub(crate) fn may_have_password(&self, file: Option<&Path>) -> bool {
         file.is_some() || of_environment(PASSWORD).is_some() || self.ask.is_some()
     }
 
+    /// A key's passphrase: of the file, of the environment, or asked for.
+    ///
+    /// # Errors
     /// Why there is none.
     pub(crate) async fn passphrase(
         &self,
@@ -106,9 +109,6 @@ impl Secrets {
         scope.spawn_blocking("ask", person).await.ok()?
     }
 
-    /// Whether a person said it, who may have mistyped.
-    pub(crate) fn was_asked(&self, question: &str) -> bool {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(question)
     /// A key that was opened before, by what its file holds.
     pub(crate) fn opened(&self, text: &str) -> Option<Arc<PrivateKey>> {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned()
@@ -119,12 +119,26 @@ impl Secrets {
         self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(text, Arc::clone(key));
     }
 
+    /// Whether a person said it, who may have mistyped.
+    pub(crate) fn was_asked(&self, question: &str) -> bool {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(question)
     }
 
     /// Forgets what was said: it was wrong.
     pub(crate) fn forget(&self, question: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(question);
     }
+}
+
+/// Starts a child without them.
+pub(crate) fn withhold_secrets(command: &mut tokio::process::Command) {
+    for name in SECRET_VARIABLES {
+        command.env_remove(name);
+    }
+}
+
+fn of_environment(variable: &str) -> Option<Secret<String>> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty()).map(Secret::new)
 }
 
 #[cfg(test)]
@@ -143,17 +157,6 @@ mod tests {
             person.lock().unwrap().recv().ok().map(Secret::new)
         });
         let (secrets, scope) = (Secrets::new(Some(ask)), Scope::root());
-/// Starts a child without them.
-pub(crate) fn withhold_secrets(command: &mut tokio::process::Command) {
-    for name in SECRET_VARIABLES {
-        command.env_remove(name);
-    }
-}
-
-fn of_environment(variable: &str) -> Option<Secret<String>> {
-    std::env::var(variable).ok().filter(|value| !value.is_empty()).map(Secret::new)
-}
-
         // One that is given up: the question stays on the terminal.
         {
             let given_up = secrets.answer(&scope, "Password: ", false);

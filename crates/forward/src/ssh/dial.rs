@@ -14,7 +14,7 @@ use russh::{Preferred, SshId, cipher};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::ask::Secrets;
+use super::ask::{Secrets, withhold_secrets};
 use super::auth::Login;
 use super::bastion::OpenedVia;
 use super::error::SshError;
@@ -178,6 +178,7 @@ impl Dial<'_> {
             logged_in: false,
         };
         let mut shell = Command::new("/bin/sh");
+        withhold_secrets(&mut shell);
         shell.args(["-c", &format!("exec {command}")]).stderr(std::process::Stdio::piped());
         let (pipes, stderr) = Pipes::start(&mut shell).map_err(|error| fault(crate::error::words(&error)))?;
         if let Some(stderr) = stderr {

@@ -20,6 +20,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
 use super::transport::Pipes;
@@ -191,6 +192,7 @@ pub(crate) fn open(
 fn ssh(known: &Known) -> Result<Command, SshError> {
     let options = &known.server.options;
     let mut command = Command::new("ssh");
+    withhold_secrets(&mut command);
     command.args(arguments(&known.server)).args(["-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]);
     let interval = known.settings.alive_interval.as_secs().max(1);
     command.args(["-o", &format!("ServerAliveInterval={interval}")]);

@@ -9,6 +9,7 @@ use adit_core::target::{SshBackend, SshServer};
 use runtime::Scope;
 use tokio::process::Command;
 
+use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::own_config;
 
@@ -18,8 +19,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything that is known of a server before it is connected to.
-pub(crate) struct Known {
 #[derive(Clone)]
+pub(crate) struct Known {
     pub(crate) settings: SshSettings,
     pub(crate) reader: Reader,
     pub(crate) server: SshServer,
@@ -140,7 +141,6 @@ impl Known {
     }
 }
 
-/// The arguments by which `ssh` finds the same settings.
 /// What in files only OpenSSH can do.
 fn only_openssh(identities: &[PathBuf], revoked: &[PathBuf]) -> Option<&'static str> {
     if super::keys::are_in_hardware(identities) {
@@ -150,6 +150,7 @@ fn only_openssh(identities: &[PathBuf], revoked: &[PathBuf]) -> Option<&'static 
     is_binary.then_some("a binary list of RevokedHostKeys")
 }
 
+/// The arguments by which `ssh` finds the same settings.
 pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
     let mut words = Vec::new();
     if let Some(config) = &server.options.config {
@@ -167,6 +168,7 @@ pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
 /// What `ssh -G` prints; `None` when there is no such program.
 async fn printed(server: &SshServer) -> Result<Option<String>, String> {
     let mut command = Command::new("ssh");
+    withhold_secrets(&mut command);
     command.arg("-G").args(arguments(server)).args(["--", &server.host]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let running = match command.spawn() {
