@@ -37,6 +37,7 @@ pub mod head;
 pub mod health;
 pub mod name;
 pub mod near;
+pub mod printable;
 pub mod route;
 pub mod secret;
 pub mod shutdown;

@@ -34,7 +34,7 @@ pub use report::{ForwardReport, HealthReport};
 pub use services::{ServiceEntry, ServiceList, Wanted as WantedServices};
 pub use session::{CreatePod, JumpOptions};
 pub use set::{ForwardSet, ForwardSpec};
-pub use ssh::ask::SshAsk;
+pub use ssh::ask::{SECRET_VARIABLES, SshAsk};
 pub use ssh::dial::ShownKey;
 pub use ssh::error::SshError;
 pub use ssh::remote::{RemoteEvent, RemoteEvents, RemotePort, RemotePorts};

@@ -16,6 +16,7 @@ use adit_core::config::forwards::{Credentials, HealthProbe, ProbeTls};
 use adit_core::config::gateway::PasswordSource;
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::secret::Secret;
+use runtime::Scope;
 use runtime::connect::{BoxFuture, Connect, ConnectError, Io, TlsConnect};
 use runtime::password::read_password;
 use runtime::tls::{ServerTrust, TlsError};
@@ -301,12 +302,22 @@ fn setup(error: &TlsError) -> ProbeError {
 }
 
 /// The password of a login, from where it is kept.
-fn password(login: &Credentials) -> Result<Option<Secret<String>>, ProbeError> {
+async fn password(login: &Credentials) -> Result<Option<Secret<String>>, ProbeError> {
     match &login.password {
         None => Ok(None),
         Some(PasswordSource::Value(password)) => Ok(Some(password.clone())),
-        Some(PasswordSource::File(path)) => read_password(path)
-            .map(Some)
-            .map_err(|reason| ProbeError::Setup { reason: format!("the password file {}: {reason}", path.display()) }),
+        Some(PasswordSource::File(path)) => {
+            let file = path.clone();
+            let fault =
+                |reason| ProbeError::Setup { reason: format!("the password file {}: {reason}", path.display()) };
+            aside(move || read_password(&file)).await?.map(Some).map_err(fault)
+        }
     }
+}
+
+/// Does what takes long, or waits for a disk, where it holds up no stream: the probe's deadline is kept, and as its scope is
+/// of its own nobody's end waits for it.
+async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProbeError> {
+    let done = Scope::root().spawn_blocking("probe", work).await;
+    done.map_err(|lost| ProbeError::Setup { reason: lost.to_string() })
 }

@@ -10,7 +10,9 @@
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream` | one connection and its streams |
+//! | `budget` | how much of all streams may wait |
 //! | `remote` | ports of a server that lead here |
+//! | `words` | what a server says |
 //! | `openssh` | the same by child processes `ssh -W` |
 
 pub(crate) mod ask;
@@ -22,6 +24,7 @@ pub(crate) mod target;
 
 mod auth;
 mod bastion;
+mod budget;
 mod host_keys;
 mod keys;
 mod link;
@@ -30,6 +33,7 @@ mod own_config;
 mod settings;
 mod stream;
 mod transport;
+mod words;
 
 #[cfg(test)]
 mod tests;

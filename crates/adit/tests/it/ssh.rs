@@ -75,3 +75,38 @@ fn a_short_name_that_nobody_knows_leads_to_the_file_of_its_hosts() {
     assert!(!output.status.success(), "{said}");
     assert!(said.contains("no Host no-such-bastion in ~/.ssh/config"), "{said}");
 }
+
+/// `adit ssh trust`, with nobody to be asked; what it said.
+fn trust(home: &Path, arguments: &[&str]) -> (bool, String) {
+    let mut command = adit(home);
+    command.env_remove("SSH_AUTH_SOCK").env("PATH", home).args(["ssh", "trust"]).args(arguments);
+    let output = command.output().expect("adit runs");
+    let said = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    (output.status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_key_is_trusted_by_its_fingerprint_once() {
+    let sshd = Sshd::start(&[]).await;
+    let home = home_for(&sshd);
+    let key = sshd.host_key();
+    std::fs::write(sshd.known_hosts(), "").unwrap();
+    let (done, said) = trust(home.path(), &["bastion"]);
+    assert!(!done && said.contains("the host key of bastion is not known"), "{said}");
+    let at = said.find("SHA256:").expect("its fingerprint");
+    let fingerprint: String = said[at..].chars().take_while(|letter| !letter.is_whitespace()).collect();
+    let (done, said) = trust(home.path(), &["--fingerprint", "SHA256:other", "bastion"]);
+    assert!(!done && said.contains("not SHA256:other"), "{said}");
+    assert_eq!(std::fs::read_to_string(sshd.known_hosts()).unwrap(), "", "nothing is written so far");
+    let (done, said) = trust(home.path(), &["--fingerprint", &fingerprint, "bastion"]);
+    assert!(done && said.contains("is the key of bastion from now on"), "{said}");
+    let written = std::fs::read_to_string(sshd.known_hosts()).unwrap();
+    assert!(written.contains(&key) && written.lines().count() == 1, "{written}");
+    let (done, said) = trust(home.path(), &["--yes", "bastion"]);
+    assert!(done && said.contains("is known"), "{said}");
+    assert_eq!(std::fs::read_to_string(sshd.known_hosts()).unwrap(), written);
+    // Another key is nothing that is accepted in passing.
+    sshd.change_host_key().await;
+    let (done, said) = trust(home.path(), &["--yes", "bastion"]);
+    assert!(!done && said.contains("HAS CHANGED"), "{said}");
+}

@@ -19,6 +19,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
 use tokio::process::Command;
 
 use super::kubeconfig::expand;
+use crate::ssh::ask::withhold_secrets;
 
 /// A plugin may ask a person to log in with a browser.
 const DEADLINE: Duration = Duration::from_secs(180);
@@ -114,6 +115,7 @@ impl ExecPlugin {
             "spec": { "interactive": interactive, "cluster": self.exec.cluster },
         });
         let mut command = Command::new(&self.command);
+        withhold_secrets(&mut command);
         command
             .args(self.exec.args.iter().flatten())
             .env("PATH", &self.search)

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::wire::shown;
 use super::{Asking, ProbeError};
+use crate::ssh::ask::withhold_secrets;
 
 /// Connections of the program at once; more wait.
 const CONNECTIONS_MAX: usize = 16;
@@ -31,7 +32,9 @@ pub(super) async fn run(asking: &Asking<'_>, probe: &ExecProbe) -> Result<String
     let listener = listener.map_err(|error| setup("no port for it", &error))?;
     let address = listener.local_addr().map_err(|error| setup("no port for it", &error))?;
     asking.doing.begin("its command runs");
-    let child = Command::new(program)
+    let mut command = Command::new(program);
+    withhold_secrets(&mut command);
+    let child = command
         .args(arguments)
         .env("ADIT_PROBE_ADDRESS", address.to_string())
         .env("ADIT_PROBE_HOST", address.ip().to_string())

@@ -9,7 +9,7 @@ use bytes::{Buf as _, BufMut as _};
 
 use super::scram::{Hash, Scram};
 use super::wire::{Wire, shown};
-use super::{Asking, ProbeError, password};
+use super::{Asking, ProbeError, aside, password};
 
 const WANTED: &str = "Kafka";
 /// An answer at the most; the metadata of a thousand brokers has some 60 KiB.
@@ -24,7 +24,7 @@ const SASL_AUTHENTICATE: (i16, i16) = (36, 0);
 const UNSUPPORTED_MECHANISM: i16 = 33;
 
 pub(super) async fn ask(asking: &Asking<'_>, probe: &KafkaProbe) -> Result<String, ProbeError> {
-    let password = password(&probe.login)?;
+    let password = password(&probe.login).await?;
     let wire = asking.wire(probe.tls.as_ref(), WANTED).await?;
     let mut broker = Broker { wire, correlation: 0, password: password.as_ref() };
     broker.wire.begin("asking for its versions");
@@ -109,7 +109,13 @@ impl Broker<'_> {
         };
         let mut scram = Scram::new(hash, user, format!("{:032x}", rand::random::<u128>()));
         let challenge = self.authenticate(scram.first().as_bytes()).await?;
-        let Some(proof) = scram.answer(&challenge, password.expose()) else {
+        let password = password.clone();
+        let (scram, proof) = aside(move || {
+            let proof = scram.answer(&challenge, password.expose());
+            (scram, proof)
+        })
+        .await?;
+        let Some(proof) = proof else {
             return Err(self.wire.puzzled("a challenge that makes no sense").await);
         };
         let last = self.authenticate(proof.as_bytes()).await?;

@@ -9,7 +9,7 @@ use postgres_protocol::message::frontend;
 
 use super::scram::iterations;
 use super::wire::{Wire, shown};
-use super::{Asking, ProbeError, password};
+use super::{Asking, ProbeError, aside, password};
 
 const WANTED: &str = "PostgreSQL";
 /// The longest message that a handshake or an answer to `SELECT 1` has.
@@ -20,7 +20,7 @@ const MESSAGES_MAX: usize = 500;
 const ANYBODY: &str = "postgres";
 
 pub(super) async fn ask(asking: &Asking<'_>, probe: &PostgresProbe) -> Result<String, ProbeError> {
-    let password = password(&probe.login)?;
+    let password = password(&probe.login).await?;
     let mut wire = open(asking, probe).await?;
     let mut session = Session {
         wire: &mut wire,
@@ -184,9 +184,13 @@ impl Session<'_, '_> {
         self.send(|out| frontend::sasl_initial_response(SCRAM_SHA_256, scram.message(), out)).await?;
         let first = self.scram_step(11).await?;
         // Before the work that it asks for.
-        if iterations(&first).is_none() || scram.update(&first).is_err() {
+        let answered = match iterations(&first) {
+            Some(_) => aside(move || scram.update(&first).map(|()| scram).ok()).await?,
+            None => None,
+        };
+        let Some(mut scram) = answered else {
             return Err(self.wire.puzzled("a challenge that makes no sense").await);
-        }
+        };
         self.send(|out| frontend::sasl_response(scram.message(), out)).await?;
         let last = self.scram_step(12).await?;
         scram.finish(&last).map_err(|_| ProbeError::Refused {

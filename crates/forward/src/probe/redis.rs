@@ -10,7 +10,7 @@ use super::{Asking, ProbeError, password};
 const LINE_MAX: usize = 1024;
 
 pub(super) async fn ask(asking: &Asking<'_>, probe: &RedisProbe) -> Result<String, ProbeError> {
-    let password = password(&probe.login)?;
+    let password = password(&probe.login).await?;
     let mut wire = asking.wire(probe.tls.as_ref(), "Redis").await?;
     if let Some(password) = &password {
         wire.begin("logging in");

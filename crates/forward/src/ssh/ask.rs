@@ -7,11 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use adit_core::secret::Secret;
 use runtime::Scope;
 use runtime::password::read_password;
+use russh::keys::PrivateKey;
 
 /// The environment's password.
 const PASSWORD: &str = "ADIT_SSH_PASSWORD";
 /// The environment's passphrase.
 const PASSPHRASE: &str = "ADIT_SSH_PASSPHRASE";
+
+/// What of the environment is ours alone, and for no process that is started.
+pub const SECRET_VARIABLES: [&str; 2] = [PASSWORD, PASSPHRASE];
 
 /// Asks a person: the question, and whether the answer may be seen while it is typed. `None`: nobody answers. It
 /// blocks.
@@ -23,13 +27,15 @@ pub type SshAsk = Arc<dyn Fn(&str, bool) -> Option<Secret<String>> + Send + Sync
 pub(crate) struct Secrets {
     ask: Option<SshAsk>,
     known: Arc<Mutex<HashMap<String, Secret<String>>>>,
+    /// Keys that were opened, by what their files hold: to open one takes as long as whoever locked it chose.
+    opened: Mutex<HashMap<String, Arc<PrivateKey>>>,
     /// Held while a person is asked: a login that was given up meanwhile still waits for the answer, which the next one takes.
     asking: Arc<Mutex<()>>,
 }
 
 impl Secrets {
     pub(crate) fn new(ask: Option<SshAsk>) -> Self {
-        Self { ask, known: Arc::default(), asking: Arc::default() }
+        Self { ask, ..Self::default() }
     }
 
     /// A password: of the file, of the environment, or asked for.
@@ -43,6 +49,11 @@ impl Secrets {
         question: &str,
     ) -> Result<Secret<String>, String> {
         self.find(scope, file, PASSWORD, question).await
+    }
+
+    /// Whether there is anything by which a password may be found.
+    pub(crate) fn may_have_password(&self, file: Option<&Path>) -> bool {
+        file.is_some() || of_environment(PASSWORD).is_some() || self.ask.is_some()
     }
 
     /// A key's passphrase: of the file, of the environment, or asked for.
@@ -71,8 +82,8 @@ impl Secrets {
             let read = read.unwrap_or_else(|lost| Err(lost.to_string()));
             return read.map_err(|reason| format!("{}: {reason}", file.display()));
         }
-        if let Some(value) = std::env::var(variable).ok().filter(|value| !value.is_empty()) {
-            return Ok(Secret::new(value));
+        if let Some(value) = of_environment(variable) {
+            return Ok(value);
         }
         self.answer(scope, question, false).await.ok_or_else(|| "none given".to_owned())
     }
@@ -98,6 +109,16 @@ impl Secrets {
         scope.spawn_blocking("ask", person).await.ok()?
     }
 
+    /// A key that was opened before, by what its file holds.
+    pub(crate) fn opened(&self, text: &str) -> Option<Arc<PrivateKey>> {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).get(text).cloned()
+    }
+
+    /// Keeps a key that was opened, as an agent does.
+    pub(crate) fn keep_open(&self, text: String, key: &Arc<PrivateKey>) {
+        self.opened.lock().unwrap_or_else(PoisonError::into_inner).insert(text, Arc::clone(key));
+    }
+
     /// Whether a person said it, who may have mistyped.
     pub(crate) fn was_asked(&self, question: &str) -> bool {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).contains_key(question)
@@ -107,6 +128,17 @@ impl Secrets {
     pub(crate) fn forget(&self, question: &str) {
         self.known.lock().unwrap_or_else(PoisonError::into_inner).remove(question);
     }
+}
+
+/// Starts a child without them.
+pub(crate) fn withhold_secrets(command: &mut tokio::process::Command) {
+    for name in SECRET_VARIABLES {
+        command.env_remove(name);
+    }
+}
+
+fn of_environment(variable: &str) -> Option<Secret<String>> {
+    std::env::var(variable).ok().filter(|value| !value.is_empty()).map(Secret::new)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use super::error::SshError;
 use super::keys::{self, FileKey};
 use super::link::Client;
 use super::settings::Known;
+use super::words::printable;
 
 /// What an agent may take to answer; it may ask a person to confirm.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
@@ -107,8 +108,13 @@ impl Login<'_> {
     /// Keys of the agent that are configured, then its others, then files; certificates before their keys.
     async fn public_keys(&mut self) -> Result<Option<Outcome>, SshError> {
         let rsa = self.rsa_hash().await?;
-        let configured: Vec<PublicKey> = self.known.identities.iter().filter_map(|path| keys::public(path)).collect();
-        let certificates = keys::certificates(&self.known.identities, &self.known.certificates);
+        let (identities, configured) = (self.known.identities.clone(), self.known.certificates.clone());
+        let read = move || {
+            let publics: Vec<Option<PublicKey>> = identities.iter().map(|path| keys::public(path)).collect();
+            (publics, keys::certificates(&identities, &configured))
+        };
+        let (publics, certificates) = self.aside(read).await?;
+        let configured: Vec<PublicKey> = publics.iter().flatten().cloned().collect();
         let mut offered: Vec<PublicKey> = Vec::new();
         let mut last = None;
         if let Some((mut agent, identities)) = self.agent().await {
@@ -124,13 +130,13 @@ impl Login<'_> {
                 }
             }
         }
-        for path in self.known.identities.clone() {
+        for (path, public) in self.known.identities.clone().into_iter().zip(publics) {
             // Without their comments, which the agent may have otherwise than the file.
             let is_offered = |key: PublicKey| offered.iter().any(|offered| offered.key_data() == key.key_data());
-            if keys::public(&path).is_some_and(is_offered) {
+            if public.is_some_and(is_offered) {
                 continue;
             }
-            let Some(key) = self.file_key(&path).await else { continue };
+            let Some(key) = self.file_key(&path).await? else { continue };
             let certificate = certificates.iter().find(|found| found.public_key() == key.public_key().key_data());
             match self.offer(&path, key, certificate, rsa).await? {
                 Outcome::Next(next) if self.goes_on(&next) => last = Some(Outcome::Next(next)),
@@ -199,15 +205,20 @@ impl Login<'_> {
     }
 
     /// The key of a file, unlocked.
-    async fn file_key(&mut self, path: &Path) -> Option<PrivateKey> {
-        let text = match keys::read(path)? {
-            FileKey::Ready(key) => return Some(*key),
-            FileKey::Locked(text) => text,
-            FileKey::Unusable(reason) => {
+    async fn file_key(&mut self, path: &Path) -> Result<Option<Arc<PrivateKey>>, SshError> {
+        let file = path.to_owned();
+        let text = match self.aside(move || keys::read(&file)).await? {
+            None => return Ok(None),
+            Some(FileKey::Ready(key)) => return Ok(Some(Arc::new(*key))),
+            Some(FileKey::Locked(text)) => text,
+            Some(FileKey::Unusable(reason)) => {
                 self.tried.push(format!("not {} ({reason})", path.display()));
-                return None;
+                return Ok(None);
             }
         };
+        if let Some(key) = self.secrets.opened(&text) {
+            return Ok(Some(key));
+        }
         let question = format!("Passphrase of {}: ", path.display());
         let file = self.known.server.options.passphrase_file.as_deref();
         let mut reason = String::new();
@@ -219,8 +230,12 @@ impl Login<'_> {
                     break;
                 }
             };
-            if let Some(key) = keys::unlock(&text, passphrase.expose()) {
-                return Some(key);
+            let locked = text.clone();
+            // It is slow on purpose.
+            if let Some(key) = self.aside(move || keys::unlock(&locked, passphrase.expose())).await? {
+                let key = Arc::new(key);
+                self.secrets.keep_open(text, &key);
+                return Ok(Some(key));
             }
             "wrong passphrase".clone_into(&mut reason);
             if file.is_some() || !self.secrets.was_asked(&question) {
@@ -229,18 +244,23 @@ impl Login<'_> {
             self.secrets.forget(&question);
         }
         self.tried.push(format!("not {} ({reason})", path.display()));
-        None
+        Ok(None)
+    }
+
+    /// Does what takes long, or waits for a disk, where it holds up no stream.
+    async fn aside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, SshError> {
+        let done = self.scope.spawn_blocking("ssh keys", work).await;
+        done.map_err(|lost| SshError::settings(&self.known.server.to_string(), lost.to_string()))
     }
 
     async fn offer(
         &mut self,
         path: &Path,
-        key: PrivateKey,
+        key: Arc<PrivateKey>,
         certificate: Option<&Certificate>,
         rsa: Option<HashAlg>,
     ) -> Result<Outcome, SshError> {
         let user = self.known.settings.user.clone();
-        let key = Arc::new(key);
         if let Some(certificate) = certificate {
             self.tried.push(format!("certificate for {}", path.display()));
             let offer = self.handle.authenticate_openssh_cert(&user, Arc::clone(&key), certificate.clone());
@@ -260,6 +280,11 @@ impl Login<'_> {
     /// Questions that the server asks. A person may mistype, and a password that is wrong is not said again.
     async fn interactive(&mut self) -> Result<Option<Outcome>, SshError> {
         let question = password_question(self.known);
+        // Begun and not answered it would be a failed login, which the server may count.
+        if !self.secrets.may_have_password(self.known.server.options.password_file.as_deref()) {
+            self.tried.push("not keyboard-interactive (none given)".to_owned());
+            return Ok(None);
+        }
         let mut outcome = None;
         for _ in 0..PROMPTS {
             outcome = self.questions().await?;
@@ -279,7 +304,6 @@ impl Login<'_> {
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;
         let mut said_password = false;
-        let mut missing = "no answer".to_owned();
         for _ in 0..ROUNDS_MAX {
             let prompts = match answer {
                 Some(Ok(KeyboardInteractiveAuthResponse::Success)) => {
@@ -290,7 +314,7 @@ impl Login<'_> {
                     self.tried.push(if said_password {
                         "keyboard-interactive".to_owned()
                     } else {
-                        format!("not keyboard-interactive ({missing})")
+                        "not keyboard-interactive (it asked for no password)".to_owned()
                     });
                     return Ok(Some(Outcome::Next(remaining_methods)));
                 }
@@ -300,12 +324,15 @@ impl Login<'_> {
             };
             let mut responses = Vec::new();
             for prompt in &prompts {
-                let said = self.answer(&prompt.prompt, prompt.echo).await;
-                said_password |= said.is_ok();
-                responses.push(said.unwrap_or_else(|reason| {
-                    missing = reason;
-                    String::new()
-                }));
+                match self.answer(&prompt.prompt, prompt.echo).await {
+                    Ok(said) => responses.push(said),
+                    // Nothing is not an answer: the exchange is left as it is.
+                    Err(missing) => {
+                        self.tried.push(format!("not keyboard-interactive ({missing})"));
+                        return Ok(None);
+                    }
+                }
+                said_password = true;
             }
             let respond = self.handle.authenticate_keyboard_interactive_respond(responses);
             answer = bounded(self.timeout, respond).await;
@@ -437,9 +464,4 @@ fn shown(key: &PublicKey) -> String {
 
 fn password_question(known: &Known) -> String {
     format!("Password of {}@{}: ", known.settings.user, known.server.host)
-}
-
-/// What a stranger wrote, for a terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|letter| !letter.is_control()).collect()
 }

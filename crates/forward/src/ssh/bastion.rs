@@ -13,7 +13,7 @@ use super::ask::Secrets;
 use super::dial::{Dial, Notes};
 use super::error::SshError;
 use super::link::{Link, OpenError};
-use super::openssh;
+use super::openssh::{self, Master};
 use super::servers::SshServers;
 use super::settings::{Known, Reader};
 use crate::reach::{AGAIN, RESTART, RESTARTING};
@@ -29,7 +29,7 @@ pub(super) const REFUSED: BackoffSettings = BackoffSettings {
     cap: Duration::from_secs(900),
 };
 /// After a host key that is not believed: it waits for a person.
-const KEY: BackoffSettings = BackoffSettings {
+pub(super) const KEY: BackoffSettings = BackoffSettings {
     first: Duration::from_secs(30),
     base: Duration::from_secs(30),
     growth: 2.0,
@@ -69,10 +69,16 @@ struct State {
     /// What the last attempt failed with, and when the next may be.
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
-    openssh: Option<Arc<Known>>,
+    openssh: Option<Arc<Master>>,
 }
 
 impl State {
+    /// Leaves what is gone.
+    fn clean(&mut self) {
+        self.links.retain(|link| link.is_usable());
+        self.openssh.take_if(|master| master.has_ended());
+    }
+
     fn forgive(&mut self) {
         self.failure = None;
         self.away = None;
@@ -94,7 +100,7 @@ pub(crate) enum OpenedVia {
 #[derive(Clone)]
 pub(crate) enum Way {
     Link(Arc<Link>),
-    OpenSsh(Arc<Known>),
+    OpenSsh(Arc<Master>),
 }
 
 /// What a caller of [`Bastion::way`] has to do next.
@@ -158,10 +164,10 @@ impl Bastion {
 
     fn next(self: &Arc<Self>, scope: &Scope, waited: bool) -> Next {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = &state.openssh {
-            return Next::Take(Way::OpenSsh(Arc::clone(known)));
+        state.clean();
+        if let Some(master) = &state.openssh {
+            return Next::Take(Way::OpenSsh(Arc::clone(master)));
         }
-        state.links.retain(|link| link.is_usable());
         if std::mem::take(&mut state.unproven) && !state.links.is_empty() {
             state.proving = true;
             let links = state.links.clone();
@@ -250,8 +256,7 @@ impl Bastion {
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
         let known = Known::of(scope, &self.server).await?;
         if known.by_openssh() {
-            openssh::check(&known).await?;
-            return Ok(Way::OpenSsh(Arc::new(known)));
+            return Master::log_in(scope, known).await.map(Way::OpenSsh);
         }
         let dial = Dial { servers: &self.servers, scope, secrets: &self.secrets, notes };
         dial.link(&known).await.map(|link| Way::Link(Arc::new(link)))
@@ -269,7 +274,7 @@ impl Bastion {
                 }
                 match way {
                     Way::Link(link) => state.links.push(link),
-                    Way::OpenSsh(known) => state.openssh = Some(known),
+                    Way::OpenSsh(master) => state.openssh = Some(master),
                 }
                 state.forgive();
             }
@@ -305,8 +310,8 @@ impl Bastion {
         state.failure = Some((error, now + wait));
     }
 
-    /// The master of the child processes is gone, and a new login failed: the next one is made by the pace of all logins,
-    /// and not by each stream.
+    /// The master of the child processes is gone, and a stream that noticed it first was not let in: the next login is made
+    /// by the pace of all logins, and not by each stream.
     fn openssh_failed(&self, error: SshError) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.openssh.take().is_none() {
@@ -341,14 +346,14 @@ impl Bastion {
         let opening = async {
             for _ in 0..OPENS {
                 match self.way(scope).await.map_err(OpenedVia::Ssh)? {
-                    Way::OpenSsh(known) => {
+                    Way::OpenSsh(master) => {
                         let bastion = Arc::downgrade(self);
                         let refused = move |error| {
                             if let Some(bastion) = bastion.upgrade() {
                                 bastion.openssh_failed(error);
                             }
                         };
-                        return openssh::open(scope, &known, host, port, refused).map_err(OpenedVia::Ssh);
+                        return openssh::open(scope, &master, host, port, refused).map_err(OpenedVia::Ssh);
                     }
                     Way::Link(link) => match link.open(host.to_owned(), port).await {
                         Ok(stream) => return Ok(Io::buffered(stream)),
@@ -397,18 +402,17 @@ impl Bastion {
             changed.mark_unchanged();
             let last = {
                 let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-                state.links.retain(|link| link.is_usable());
-                match state.links.last() {
-                    // Each stream has a process of its own.
-                    None if state.openssh.is_some() => None,
-                    None => return reason,
-                    link => link.cloned(),
+                state.clean();
+                match (state.links.last(), &state.openssh) {
+                    (Some(link), _) => Way::Link(Arc::clone(link)),
+                    (None, Some(master)) => Way::OpenSsh(Arc::clone(master)),
+                    (None, None) => return reason,
                 }
             };
             let ended = async {
-                match last {
-                    Some(link) => link.ended().await,
-                    None => std::future::pending().await,
+                match &last {
+                    Way::Link(link) => link.ended().await,
+                    Way::OpenSsh(master) => master.ended().await,
                 }
             };
             tokio::select! {

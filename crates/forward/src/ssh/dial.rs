@@ -14,7 +14,7 @@ use russh::{Preferred, SshId, cipher};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::Command;
 
-use super::ask::Secrets;
+use super::ask::{Secrets, withhold_secrets};
 use super::auth::Login;
 use super::bastion::OpenedVia;
 use super::error::SshError;
@@ -23,6 +23,7 @@ use super::link::{Client, Link, LinkShared};
 use super::servers::SshServers;
 use super::settings::Known;
 use super::transport::Pipes;
+use super::words::printable;
 
 /// What a server may send before we say go on. More deadlocks russh through another server.
 const WINDOW: u32 = 2 * 1024 * 1024;
@@ -62,7 +63,7 @@ pub struct ShownKey {
 impl Dial<'_> {
     /// Connects and logs in.
     pub(crate) async fn link(&self, known: &Known) -> Result<Link, SshError> {
-        self.link_with(known, LinkShared::new(self.scope, self.servers.limits())).await
+        self.link_with(known, LinkShared::new(self.scope, self.servers.limits(), self.servers.budget())).await
     }
 
     /// The same, with what the connection shares with its streams.
@@ -93,7 +94,7 @@ impl Dial<'_> {
     /// Connects as far as the server's key.
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
         let shown = Arc::new(OnceLock::new());
-        let host_keys = HostKeys::read(known);
+        let host_keys = HostKeys::of(self.scope, known).await?;
         let transport = self.transport(known);
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
@@ -120,7 +121,7 @@ impl Dial<'_> {
         shared: &Arc<LinkShared>,
         refused: &Arc<OnceLock<SshError>>,
     ) -> Result<Handle<Client>, SshError> {
-        let host_keys = Arc::new(HostKeys::read(known));
+        let host_keys = Arc::new(HostKeys::of(self.scope, known).await?);
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
@@ -174,8 +175,10 @@ impl Dial<'_> {
             server: known.server.to_string(),
             command: command.to_owned(),
             reason,
+            logged_in: false,
         };
         let mut shell = Command::new("/bin/sh");
+        withhold_secrets(&mut shell);
         shell.args(["-c", &format!("exec {command}")]).stderr(std::process::Stdio::piped());
         let (pipes, stderr) = Pipes::start(&mut shell).map_err(|error| fault(crate::error::words(&error)))?;
         if let Some(stderr) = stderr {
@@ -183,7 +186,7 @@ impl Dial<'_> {
             self.scope.spawn("words of a proxy command", async move {
                 let mut lines = BufReader::new(stderr).lines();
                 while let Ok(Some(line)) = lines.next_line().await {
-                    tracing::info!(server, "proxy command: {line}");
+                    tracing::info!(server, "proxy command: {}", printable(&line));
                 }
             });
         }
@@ -193,8 +196,8 @@ impl Dial<'_> {
 
 impl ShownKey {
     /// Writes it down as the server's; the file.
-    pub(crate) fn accept(&self, known: &Known) -> Result<String, SshError> {
-        HostKeys::read(known).accept(&self.key)
+    pub(crate) async fn accept(&self, scope: &Scope, known: &Known) -> Result<String, SshError> {
+        HostKeys::of(scope, known).await?.accept(&self.key)
     }
 }
 
@@ -290,14 +293,14 @@ fn protocol(known: &Known, error: &russh::Error) -> SshError {
             SshError::Protocol { server, reason, transient: true }
         }
         russh::Error::NoCommonAlgo { kind, theirs, .. } => {
-            let reason = format!("no {kind:?} algorithm in common; it has {}", theirs.join(", "));
+            let reason = format!("no {kind:?} algorithm in common; it has {}", printable(&theirs.join(", ")));
             SshError::Protocol { server, reason, transient: false }
         }
         russh::Error::Version => {
             let reason = "it does not speak ssh".to_owned();
             SshError::Protocol { server, reason, transient: false }
         }
-        error => SshError::Protocol { server, reason: error.to_string(), transient: true },
+        error => SshError::Protocol { server, reason: printable(&error.to_string()), transient: true },
     }
 }
 

@@ -103,6 +103,8 @@ pub enum SshError {
         command: String,
         /// Why.
         reason: String,
+        /// The server had let us in before.
+        logged_in: bool,
     },
 }
 
@@ -137,9 +139,9 @@ impl SshError {
         matches!(self, Self::Unreachable { .. })
     }
 
-    /// Whether it was a login that the server may count against us.
+    /// Whether it was a login that the server may count against us, or one that was good for nothing, as the next ones will be.
     pub(crate) fn is_login(&self) -> bool {
-        matches!(self, Self::Refused { .. })
+        matches!(self, Self::Refused { .. } | Self::Command { logged_in: true, .. })
     }
 }
 

@@ -9,7 +9,7 @@ use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict, key_list};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use runtime::regular_file;
+use runtime::{Scope, regular_file};
 use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
 
@@ -44,7 +44,14 @@ pub(crate) struct HostKeys {
 }
 
 impl HostKeys {
-    pub(crate) fn read(known: &Known) -> Self {
+    /// Reads them where it holds up no stream.
+    pub(crate) async fn of(scope: &Scope, known: &Known) -> Result<Self, SshError> {
+        let files = known.clone();
+        let read = scope.spawn_blocking("read known_hosts", move || Self::read(&files)).await;
+        read.map_err(|lost| SshError::settings(&known.server.to_string(), lost.to_string()))
+    }
+
+    fn read(known: &Known) -> Self {
         let mut hosts = KnownHosts::default();
         for path in known.user_known_hosts.iter().chain(&known.global_known_hosts) {
             // Most of them do not exist.

@@ -1,15 +1,16 @@
 //! One authenticated connection, and what its streams have waiting.
 //!
 //! russh opens a stream's receive window again when bytes arrive, not when they are read, and one queue that is full
-//! holds up the whole connection. So what waits is counted here, by bytes: a connection on which a stream is not read takes no
-//! new streams, long before anything is held up; and a stream that holds up the others for long is ended.
+//! holds up the whole connection. So what waits is counted here, by bytes, for each stream and for all of the process: a
+//! connection on which a stream is not read takes no new streams, long before anything is held up; and a stream that holds
+//! up the others for long is ended.
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
@@ -18,10 +19,12 @@ use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf};
 use tokio::sync::{Notify, watch};
 
+use super::budget::{Account, Budget};
 use super::error::SshError;
 use super::host_keys::{Belief, HostKeys};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
+use super::words::printable;
 
 /// A stream with so many bytes unread is behind: others are not put beside it.
 const BEHIND: isize = 1024 * 1024;
@@ -33,6 +36,8 @@ pub(crate) struct Limits {
     pub(crate) unread: isize,
     /// And at most so many pieces, however small: fewer than russh's queue has places, or it would wait for ever.
     pub(crate) pieces: isize,
+    /// All streams of the process have at most so many bytes unread, see [`Budget`].
+    pub(crate) total: isize,
     /// A connection waits so long for a reader that takes nothing while other streams wait behind it.
     pub(crate) stuck: Duration,
     /// A connection is not made anew for a target that says nothing before it is so old.
@@ -46,6 +51,7 @@ impl Default for Limits {
         Self {
             unread: 32 * 1024 * 1024,
             pieces: 48 * 1024,
+            total: 64 * 1024 * 1024,
             stuck: Duration::from_secs(30),
             renew: Duration::from_secs(60),
             life: Duration::from_secs(5),
@@ -54,8 +60,12 @@ impl Default for Limits {
 }
 
 /// What of one stream arrived and was not read.
-#[derive(Default)]
 pub(crate) struct Flow {
+    /// The same in the sum of all streams.
+    account: Account,
+    begun: Instant,
+    /// When something was read last, in milliseconds after the begin.
+    read: AtomicU64,
     /// Below zero for a moment: russh hands on the bytes before they are counted, and a fast reader has them by then.
     unread: AtomicIsize,
     pieces: AtomicIsize,
@@ -76,14 +86,40 @@ struct Queue {
 }
 
 impl Flow {
+    fn new(account: Account) -> Self {
+        Self {
+            account,
+            begun: Instant::now(),
+            read: AtomicU64::new(0),
+            unread: AtomicIsize::new(0),
+            pieces: AtomicIsize::new(0),
+            room: Notify::new(),
+            queue: Mutex::default(),
+            writer: Mutex::default(),
+            closed: AtomicBool::new(false),
+            cut: AtomicBool::new(false),
+        }
+    }
+
     fn arrived(&self, bytes: usize) {
+        self.account.arrived(signed(bytes));
         self.unread.fetch_add(signed(bytes), Ordering::AcqRel);
         self.pieces.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(crate) fn taken(&self, bytes: usize) {
+        self.account.taken(signed(bytes));
         self.unread.fetch_sub(signed(bytes), Ordering::AcqRel);
+        self.read.store(self.age(), Ordering::Relaxed);
         self.room.notify_one();
+    }
+
+    fn age(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn unread(&self) -> isize {
+        self.unread.load(Ordering::Acquire)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -107,6 +143,7 @@ impl Flow {
             Poll::Pending => queue.reader = Some(cx.waker().clone()),
             Poll::Ready(Some(ChannelMsg::Data { .. })) => {
                 self.pieces.fetch_sub(1, Ordering::AcqRel);
+                self.account.took_piece();
                 self.room.notify_one();
             }
             Poll::Ready(_) => {}
@@ -122,6 +159,7 @@ impl Flow {
             (queue.read.take(), queue.reader.take())
         };
         drop(read);
+        self.account.close();
         self.room.notify_one();
         if let Some(reader) = reader {
             reader.wake();
@@ -151,10 +189,29 @@ impl Flow {
         self.cut.load(Ordering::Acquire)
     }
 
+    /// Whether it has as much as any stream may have.
+    fn has_its_most(&self, limits: &Limits) -> bool {
+        self.unread() >= limits.unread || self.pieces.load(Ordering::Acquire) >= limits.pieces
+    }
+
     fn is_full(&self, limits: &Limits) -> bool {
-        let is_much = self.unread.load(Ordering::Acquire) >= limits.unread
-            || self.pieces.load(Ordering::Acquire) >= limits.pieces;
-        is_much && !self.closed.load(Ordering::Acquire)
+        (self.has_its_most(limits) || self.account.is_spent()) && !self.closed.load(Ordering::Acquire)
+    }
+
+    /// Whether another piece may come. Where there is none in the sum, what is read makes room for as much: a slow reader
+    /// need not read all that it has first.
+    fn has_room(&self, limits: &Limits, level: isize) -> bool {
+        !self.is_full(limits) || !self.has_its_most(limits) && self.unread() <= level
+    }
+
+    fn is_behind(&self) -> bool {
+        self.unread() > BEHIND || self.account.is_spent()
+    }
+
+    /// Whether it is full, and nothing of it was read for so long.
+    fn is_stuck(&self, limits: &Limits) -> bool {
+        let idle = self.age().saturating_sub(self.read.load(Ordering::Relaxed));
+        self.is_full(limits) && u128::from(idle) >= limits.stuck.as_millis()
     }
 }
 
@@ -171,6 +228,7 @@ pub(crate) struct LinkShared {
     /// The server may be another one than it was.
     doubted: AtomicBool,
     limits: Limits,
+    budget: Arc<Budget>,
     /// Why it ended.
     ended: watch::Sender<Option<String>>,
     scope: Scope,
@@ -179,21 +237,27 @@ pub(crate) struct LinkShared {
 }
 
 impl LinkShared {
-    pub(crate) fn new(scope: &Scope, limits: Limits) -> Arc<Self> {
-        Self::with_ports(scope, limits, None)
+    pub(crate) fn new(scope: &Scope, limits: Limits, budget: &Arc<Budget>) -> Arc<Self> {
+        Self::with_ports(scope, limits, budget, None)
     }
 
     /// For a connection by which visitors of the server's ports come.
-    pub(crate) fn for_visitors(scope: &Scope, limits: Limits, ports: Arc<RemoteTable>) -> Arc<Self> {
-        Self::with_ports(scope, limits, Some(ports))
+    pub(crate) fn for_visitors(
+        scope: &Scope,
+        limits: Limits,
+        budget: &Arc<Budget>,
+        ports: Arc<RemoteTable>,
+    ) -> Arc<Self> {
+        Self::with_ports(scope, limits, budget, Some(ports))
     }
 
-    fn with_ports(scope: &Scope, limits: Limits, ports: Option<Arc<RemoteTable>>) -> Arc<Self> {
+    fn with_ports(scope: &Scope, limits: Limits, budget: &Arc<Budget>, ports: Option<Arc<RemoteTable>>) -> Arc<Self> {
         Arc::new(Self {
             flows: Mutex::default(),
             opening: AtomicUsize::new(0),
             doubted: AtomicBool::new(false),
             limits,
+            budget: Arc::clone(budget),
             ended: watch::Sender::new(None),
             scope: scope.clone(),
             ports,
@@ -201,7 +265,8 @@ impl LinkShared {
     }
 
     pub(crate) fn flow(&self, id: ChannelId) -> Arc<Flow> {
-        Arc::clone(self.flows.lock().unwrap_or_else(PoisonError::into_inner).entry(id).or_default())
+        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(flows.entry(id).or_insert_with(|| Arc::new(Flow::new(self.budget.account()))))
     }
 
     fn known_flow(&self, id: ChannelId) -> Option<Arc<Flow>> {
@@ -274,7 +339,7 @@ impl Link {
     /// Whether one of its streams is not read as fast as it comes.
     pub(crate) fn is_behind(&self) -> bool {
         let flows = self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        flows.values().any(|flow| flow.unread.load(Ordering::Relaxed) > BEHIND)
+        flows.values().any(|flow| flow.is_behind())
     }
 
     /// Takes nothing new: the machine slept, or the way there changed. Streams that run are left to finish, or to their
@@ -370,27 +435,54 @@ impl Client {
         Self { host_keys, shared, refused }
     }
 
-    /// Waits until the stream's reader has taken something, but not for ever when others wait; then it is to be ended.
-    async fn wait_for_room(&self, flow: &Flow) -> Room {
+    /// Waits until the stream's reader has taken something, or others have when all together have too much; but not for
+    /// ever when others wait behind it: then it is to be ended. It has brought so many bytes.
+    async fn wait_for_room(&self, flow: &Flow, brought: usize) -> Room {
         let limits = &self.shared.limits;
+        let level = flow.unread() - signed(brought);
         loop {
-            let before = flow.unread.load(Ordering::Acquire);
+            let before = flow.unread();
             let room = async {
-                while flow.is_full(limits) {
-                    flow.room.notified().await;
-                    if flow.unread.load(Ordering::Acquire) != before {
+                loop {
+                    let mut freed = pin!(flow.account.freed());
+                    freed.as_mut().enable();
+                    if flow.has_room(limits, level) || flow.unread() != before {
                         break;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = flow.room.notified() => {}
+                        () = freed => {}
                     }
                 }
             };
             let stuck = tokio::time::timeout(limits.stuck, room).await.is_err();
-            if !flow.is_full(limits) {
+            if flow.has_room(limits, level) {
                 return Room::There;
             }
             if stuck && self.shared.others_wait() {
                 return Room::Never;
             }
         }
+    }
+
+    /// Ends streams that nobody reads, until no other is held up: all of them now, and not each after a time of its own.
+    fn end_the_stuck(&self, first: ChannelId, session: &mut client::Session) -> Result<(), russh::Error> {
+        let mut flows: Vec<_> = {
+            let flows = self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner);
+            flows.iter().map(|(id, flow)| (*id, Arc::clone(flow))).collect()
+        };
+        flows.sort_by_key(|(id, _)| *id != first);
+        for (id, flow) in flows {
+            if id == first || flow.is_stuck(&self.shared.limits) {
+                tracing::warn!("a stream that nobody read held up the others of its ssh connection, and was ended");
+                flow.cut();
+                self.shared.forget(id);
+                // Not left to the stream's owner, who may wait for its reader for ever.
+                session.close(id)?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -477,12 +569,8 @@ impl client::Handler for Client {
     async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut client::Session) -> Result<(), Self::Error> {
         let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
         flow.arrived(data.len());
-        if flow.is_full(&self.shared.limits) && self.wait_for_room(&flow).await == Room::Never {
-            tracing::warn!("a stream that nobody read held up the others of its ssh connection, and was ended");
-            flow.cut();
-            self.shared.forget(id);
-            // Not left to the stream's owner, who may wait for its reader for ever.
-            session.close(id)?;
+        if flow.is_full(&self.shared.limits) && self.wait_for_room(&flow, data.len()).await == Room::Never {
+            self.end_the_stuck(id, session)?;
         }
         Ok(())
     }
@@ -490,7 +578,7 @@ impl client::Handler for Client {
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
         match reason {
             DisconnectReason::ReceivedDisconnect(said) => {
-                self.shared.end(&format!("the ssh server ended the connection: {}", said.message));
+                self.shared.end(&format!("the ssh server ended the connection: {}", printable(&said.message)));
                 Ok(())
             }
             DisconnectReason::Error(error) => {
@@ -498,7 +586,7 @@ impl client::Handler for Client {
                     russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout => {
                         "the ssh server does not answer any more".to_owned()
                     }
-                    error => format!("the ssh connection broke: {error}"),
+                    error => format!("the ssh connection broke: {}", printable(&error.to_string())),
                 });
                 Err(error)
             }
@@ -519,7 +607,8 @@ mod tests {
 
     #[test]
     fn bytes_that_are_read_before_they_are_counted_do_not_stay_in_the_count() {
-        let (flow, limits) = (Flow::default(), Limits { unread: 100, ..Limits::default() });
+        let limits = Limits { unread: 100, ..Limits::default() };
+        let flow = Flow::new(Budget::new(limits.total).account());
         for _ in 0..1000 {
             flow.taken(64);
             flow.arrived(64);

@@ -1,82 +1,198 @@
-//! Child processes `ssh -W HOST:PORT`, one for each stream, for what only OpenSSH can do. The first one of a server
-//! becomes the master of the others, so that there is one login.
+//! Child processes `ssh -W HOST:PORT`, one for each stream, for what only OpenSSH can do. Another one is the master that
+//! carries them, so that there is one login.
+//!
+//! The master is made by `ssh -fN`: that asks the server for nothing but the login, as a server may allow forwarding and no
+//! sessions, and it has ended well as soon as we are let in. We stay connected to the master's socket as long as it is wanted:
+//! so we see its end, and it sees ours, however we end.
 
+use std::io::Write as _;
+use std::net::Shutdown;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use runtime::Scope;
 use runtime::connect::Io;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::sync::watch;
 
+use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
 use super::transport::Pipes;
+use super::words::printable;
 
-/// The master outlives its last stream by this.
-const PERSIST: &str = "60";
+/// A master with whom nobody is connected any more ends after so many seconds. Not less: between its begin and our coming
+/// nobody is.
+const PERSIST: &str = "10";
 /// What a login may take beyond the time to connect: a key in hardware waits for a finger.
 const FINGER: Duration = Duration::from_secs(60);
+/// A master that has just been made greets whoever comes within this time.
+const GREETING: Duration = Duration::from_secs(5);
+/// What `ssh` says as it fails is awaited so long: what it has started may hold its output open.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+/// The most that is kept of it.
+const WORDS_MAX: u64 = 64 * 1024;
+/// What `ssh` says once it is let in.
+const LET_IN: &str = "Authenticated to ";
+/// Our greeting and the request to end, as OpenSSH's `PROTOCOL.mux` has them: lengths, kinds, version 4, request 0.
+const EXIT: [u8; 24] = [0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 8, 0x10, 0, 0, 5, 0, 0, 0, 0];
 
-/// Logs in, so that what is wrong is told at the start. The master stays for the streams.
-pub(crate) async fn check(known: &Known) -> Result<(), SshError> {
+/// A login that is shared by the streams. It ends when the last who has it drops it.
+pub(crate) struct Master {
+    pub(crate) known: Known,
+    socket: PathBuf,
+    line: std::os::unix::net::UnixStream,
+    ended: watch::Receiver<bool>,
+}
+
+impl Master {
+    /// Logs in.
+    pub(crate) async fn log_in(scope: &Scope, known: Known) -> Result<Arc<Self>, SshError> {
+        let sockets = sockets().map_err(|reason| fault(&known, reason))?;
+        let socket = sockets.join(&known.socket);
+        start(&known).await?;
+        // It has let us in: what is wrong now is no reason to log in again and again.
+        let lost = |error: std::io::Error| after_login(&known, format!("its master: {}", crate::error::words(&error)));
+        let greeting = async {
+            let mut line = UnixStream::connect(&socket).await?;
+            line.read_u8().await?;
+            line.into_std()
+        };
+        let line = match tokio::time::timeout(GREETING, greeting).await {
+            Ok(line) => line.map_err(lost)?,
+            Err(_) => return Err(lost(std::io::ErrorKind::TimedOut.into())),
+        };
+        let mut watched = line.try_clone().and_then(UnixStream::from_std).map_err(lost)?;
+        let (over, ended) = watch::channel(false);
+        scope.spawn("watch the master of ssh", async move {
+            let mut word = [0; 256];
+            while matches!(watched.read(&mut word).await, Ok(1..)) {}
+            over.send_replace(true);
+        });
+        Ok(Arc::new(Self { known, socket, line, ended }))
+    }
+
+    /// Where it listens.
+    pub(crate) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        *self.ended.borrow() || self.ended.has_changed().is_err()
+    }
+
+    /// Waits for its end; why.
+    pub(crate) async fn ended(&self) -> String {
+        // An error says the same.
+        let _ = self.ended.clone().wait_for(|ended| *ended).await;
+        "the connection of the program ssh is gone".to_owned()
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        // Nobody waits for the answer, and should it not be read the master ends a little later.
+        let _ = self.line.write(&EXIT);
+        let _ = self.line.shutdown(Shutdown::Write);
+    }
+}
+
+/// Has a master made, and says what is wrong when there is none.
+async fn start(known: &Known) -> Result<(), SshError> {
     let mut command = ssh(known)?;
-    command.args(["--", &known.server.host, "true"]);
+    // The ports that the user's own sessions open are no business of ours.
+    command.args(["-f", "-N", "-o", "ClearAllForwardings=yes", "-o", "LogLevel=VERBOSE", "--", &known.server.host]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    // A server may allow forwarding and no commands: then only the login counts.
     command.env("LC_ALL", "C");
     let after = known.connect_timeout + FINGER;
-    let running = command.spawn().map_err(|error| not_run(known, &error))?;
-    let output = tokio::time::timeout(after, running.wait_with_output()).await;
-    let output = output.map_err(|_| SshError::Timeout {
+    let mut running = command.spawn().map_err(|error| not_run(known, &error))?;
+    let ended = tokio::time::timeout(after, end_of(&mut running)).await;
+    let ended = ended.map_err(|_| SshError::Timeout {
         server: known.server.to_string(),
         after,
         step: "the login by the program ssh",
     })?;
-    let output = output.map_err(|error| fault(known, crate::error::words(&error)))?;
-    // 255 is ssh's own; anything else is the command's.
-    if output.status.code() == Some(255) {
-        let text = String::from_utf8_lossy(&output.stderr);
-        let said = last_line(&output.stderr).unwrap_or_else(|| output.status.to_string());
-        return Err(text.lines().find_map(|line| refusal(known, line)).unwrap_or_else(|| fault(known, said)));
+    let (status, said) = ended.map_err(|error| fault(known, crate::error::words(&error)))?;
+    if status.success() { Ok(()) } else { Err(failed(known, status, &said)) }
+}
+
+fn failed(known: &Known, status: ExitStatus, said: &[u8]) -> SshError {
+    let text = String::from_utf8_lossy(said);
+    if let Some(error) = text.lines().find_map(|line| refusal(known, line)) {
+        return error;
     }
-    Ok(())
+    let is_in = text.lines().any(|line| line.starts_with(LET_IN));
+    let last = last_line(said).filter(|line| !line.starts_with(LET_IN)).unwrap_or_else(|| status.to_string());
+    if is_in { after_login(known, last) } else { fault(known, last) }
+}
+
+/// How a child ends, and what it says on standard error; of a process that it leaves behind nothing is awaited.
+async fn end_of(child: &mut Child) -> std::io::Result<(ExitStatus, Vec<u8>)> {
+    let (stderr, mut said) = (child.stderr.take(), Vec::new());
+    let mut stderr = stderr.map(|stderr| stderr.take(WORDS_MAX));
+    let mut piece = [0; 4096];
+    loop {
+        let words = async {
+            match &mut stderr {
+                Some(stderr) => stderr.read(&mut piece).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            read = words => match read {
+                Ok(read @ 1..) => said.extend_from_slice(&piece[..read]),
+                Ok(0) | Err(_) => stderr = None,
+            },
+            status = child.wait() => {
+                if let Some(mut stderr) = stderr {
+                    // Once more, for what came with the end.
+                    let _ = tokio::time::timeout(LAST_WORDS, stderr.read_to_end(&mut said)).await;
+                }
+                return Ok((status?, said));
+            }
+        }
+    }
 }
 
 /// One stream. `refused` is told when it is the server that does not let us in, and not the destination.
 pub(crate) fn open(
     scope: &Scope,
-    known: &Arc<Known>,
+    master: &Arc<Master>,
     host: &str,
     port: u16,
     refused: impl Fn(SshError) + Send + 'static,
 ) -> Result<Io, SshError> {
     let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
+    let known = &master.known;
     let mut command = ssh(known)?;
     command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
     let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| not_run(known, &error))?;
     if let Some(stderr) = stderr {
-        let known = Arc::clone(known);
+        let master = Arc::downgrade(master);
+        let server = known.server.to_string();
         scope.spawn("words of ssh", async move {
             let mut lines = BufReader::new(stderr).lines();
             while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(server = %known.server, "ssh: {line}");
-                if let Some(error) = refusal(&known, &line) {
+                tracing::warn!(server, "ssh: {}", printable(&line));
+                if let Some(error) = master.upgrade().and_then(|master| refusal(&master.known, &line)) {
                     refused(error);
                 }
             }
         });
     }
-    let sockets = sockets().map_err(|reason| fault(known, reason))?;
-    Ok(Io::other(pipes.carried_by(sockets.join(&known.socket))))
+    Ok(Io::other(pipes.carried_by(Arc::clone(master))))
 }
 
 fn ssh(known: &Known) -> Result<Command, SshError> {
     let options = &known.server.options;
     let mut command = Command::new("ssh");
+    withhold_secrets(&mut command);
     command.args(arguments(&known.server)).args(["-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]);
     let interval = known.settings.alive_interval.as_secs().max(1);
     command.args(["-o", &format!("ServerAliveInterval={interval}")]);
@@ -139,7 +255,12 @@ fn is_ours(path: &Path) -> bool {
 }
 
 fn fault(known: &Known, reason: String) -> SshError {
-    SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason }
+    SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason, logged_in: false }
+}
+
+/// What failed though the server has let us in.
+fn after_login(known: &Known, reason: String) -> SshError {
+    SshError::Command { server: known.server.to_string(), command: "ssh".to_owned(), reason, logged_in: true }
 }
 
 fn not_run(known: &Known, error: &std::io::Error) -> SshError {
@@ -193,6 +314,20 @@ mod tests {
         std::fs::remove_dir(&path).unwrap();
         std::os::unix::fs::symlink(&other, &path).unwrap();
         assert!(private(base.path()).unwrap() != path);
+    }
+
+    #[tokio::test]
+    async fn a_login_that_was_good_for_nothing_is_made_at_the_pace_of_refused_ones() {
+        use std::os::unix::process::ExitStatusExt as _;
+        let server = adit_core::target::SshServer::parse("me@bastion.example").unwrap();
+        let known = Known::of(&Scope::root(), &server).await.unwrap();
+        let error = |said: &str| failed(&known, ExitStatus::from_raw(255 << 8), said.as_bytes());
+        let in_vain = error("Authenticated to b ([::1]:22) using \"publickey\".\nFailed to connect to new master\n");
+        assert!(in_vain.is_login() && in_vain.to_string().ends_with("Failed to connect to new master"), "{in_vain}");
+        let silent = error("Authenticated to b ([::1]:22) using \"publickey\".\n");
+        assert!(silent.is_login() && silent.to_string().ends_with("exit status: 255"), "{silent}");
+        assert!(!error("ssh: connect to host b port 22: Connection refused\n").is_login());
+        assert!(error("me@b: Permission denied (publickey).\n").is_login());
     }
 
     #[test]

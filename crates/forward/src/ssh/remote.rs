@@ -23,7 +23,7 @@ use russh::{Channel, ChannelOpenFailure};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 
-use super::bastion::REFUSED;
+use super::bastion::{KEY, REFUSED};
 use super::dial::Dial;
 use super::error::SshError;
 use super::link::{Link, LinkShared};
@@ -129,13 +129,22 @@ pub struct RemotePorts {
     events: RemoteEvents,
     /// The machine slept: nothing that is known of failures holds.
     woken: Notify,
+    /// What the last attempt failed for may be mended.
+    looked: Notify,
 }
 
 impl RemotePorts {
     /// Connects to nothing yet.
     #[must_use]
     pub fn new(servers: Arc<SshServers>, server: SshServer, ports: Vec<RemotePort>, events: RemoteEvents) -> Arc<Self> {
-        Arc::new(Self { servers, server, wanted: watch::Sender::new(ports), events, woken: Notify::new() })
+        Arc::new(Self {
+            servers,
+            server,
+            wanted: watch::Sender::new(ports),
+            events,
+            woken: Notify::new(),
+            looked: Notify::new(),
+        })
     }
 
     /// Which ports are open from now on: those that stay keep their visitors, and lead new ones where they lead now.
@@ -154,10 +163,15 @@ impl RemotePorts {
         self.woken.notify_one();
     }
 
+    /// Ends a pause after a failure: the file was read again, or a person has done something about it.
+    pub fn look_again(&self) {
+        self.looked.notify_waiters();
+    }
+
     /// Keeps the ports open until `scope` drains; then visitors finish what they are at.
     pub async fn run(self: Arc<Self>, scope: Scope) {
         let secrets = self.servers.secrets();
-        let (mut again, mut refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+        let mut paces = Paces::new();
         loop {
             let table = Arc::new(RemoteTable::new(&self.events));
             let linking = async {
@@ -166,8 +180,8 @@ impl RemotePorts {
                     return Err(by_openssh(&known));
                 }
                 let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
-                dial.link_with(&known, LinkShared::for_visitors(&scope, self.servers.limits(), Arc::clone(&table)))
-                    .await
+                let (limits, budget) = (self.servers.limits(), self.servers.budget());
+                dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
             };
             let linked = tokio::select! {
                 biased;
@@ -182,24 +196,17 @@ impl RemotePorts {
                     let ended = self.serve(&link, &table, &scope).await;
                     // A server that lets us in and ends it at once is not asked at once for ever.
                     if begun.elapsed() >= STABLE {
-                        (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED));
+                        paces = Paces::new();
                     }
                     // Its visitors finish what they are at beside its successor.
                     scope.spawn("last ssh visitors", see_off(link, table, scope.clone()));
                     match ended {
-                        Some(reason) => (reason, None, again.next_wait(rand::random())),
+                        Some(reason) => (reason, None, paces.again.next_wait(rand::random())),
                         None => return,
                     }
                 }
                 Err(error) => {
-                    let wait = if error.is_transient() {
-                        again.next_wait(rand::random())
-                    } else {
-                        // The whole wait: jitter would let the first tries after a refusal come at once.
-                        let wait = refused.longest();
-                        refused.next_wait(rand::random());
-                        wait
-                    };
+                    let wait = paces.after(&error);
                     let hint = adit_core::diagnose::Diagnose::hint(&error);
                     (crate::error::chain(&error), hint, wait)
                 }
@@ -208,7 +215,8 @@ impl RemotePorts {
             tokio::select! {
                 biased;
                 () = scope.drained() => return,
-                () = self.woken.notified() => (again, refused) = (Backoff::new(AGAIN), Backoff::new(REFUSED)),
+                () = self.woken.notified() => paces = Paces::new(),
+                () = self.looked.notified() => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -282,6 +290,35 @@ impl RemotePorts {
                 () = tokio::time::sleep(again.next_wait(rand::random())) => {}
                 _ = wanted.changed() => {}
             }
+        }
+    }
+}
+
+/// When the next attempt is, by what the last ones failed for.
+struct Paces {
+    again: Backoff,
+    refused: Backoff,
+    key: Backoff,
+}
+
+impl Paces {
+    fn new() -> Self {
+        Self { again: Backoff::new(AGAIN), refused: Backoff::new(REFUSED), key: Backoff::new(KEY) }
+    }
+
+    fn after(&mut self, error: &SshError) -> Duration {
+        // The whole wait: jitter would let the first tries after a refusal come at once.
+        let whole = |backoff: &mut Backoff| {
+            let wait = backoff.longest();
+            backoff.next_wait(rand::random());
+            wait
+        };
+        if error.is_login() {
+            whole(&mut self.refused)
+        } else if error.is_host_key() {
+            whole(&mut self.key)
+        } else {
+            self.again.next_wait(rand::random())
         }
     }
 }

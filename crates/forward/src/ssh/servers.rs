@@ -8,6 +8,7 @@ use runtime::Scope;
 
 use super::ask::{Secrets, SshAsk};
 use super::bastion::Bastion;
+use super::budget::Budget;
 use super::dial::{Dial, ShownKey};
 use super::error::SshError;
 use super::link::Limits;
@@ -17,6 +18,7 @@ use super::settings::Known;
 pub struct SshServers {
     ask: Option<SshAsk>,
     limits: Limits,
+    budget: Arc<Budget>,
     /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
 }
@@ -29,11 +31,17 @@ impl SshServers {
     }
 
     pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
-        Arc::new(Self { ask, limits, known: Mutex::default() })
+        let budget = Budget::new(limits.total);
+        Arc::new(Self { ask, limits, budget, known: Mutex::default() })
     }
 
     pub(crate) fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// What waits in all streams of all servers.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        &self.budget
     }
 
     /// A server, by what was written; the same for all who write the same. How long is waited for it makes no other
@@ -94,7 +102,7 @@ impl SshServers {
         server: &SshServer,
         key: &ShownKey,
     ) -> Result<String, SshError> {
-        key.accept(&Known::of(scope, server).await?)
+        key.accept(scope, &Known::of(scope, server).await?).await
     }
 
     /// Logs in once and says each step; with a host and a port it opens a stream there as well.

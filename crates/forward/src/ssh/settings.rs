@@ -9,6 +9,7 @@ use adit_core::target::{SshBackend, SshServer};
 use runtime::Scope;
 use tokio::process::Command;
 
+use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::own_config;
 
@@ -18,6 +19,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 const DEADLINE: Duration = Duration::from_secs(10);
 
 /// Everything that is known of a server before it is connected to.
+#[derive(Clone)]
 pub(crate) struct Known {
     pub(crate) settings: SshSettings,
     pub(crate) reader: Reader,
@@ -114,11 +116,11 @@ impl Known {
             home,
             local_user,
         };
-        if known.only_openssh.is_none() && super::keys::are_in_hardware(&known.identities) {
-            known.only_openssh = Some("a key in hardware");
-        }
-        if known.only_openssh.is_none() && known.revoked.iter().any(|path| super::host_keys::is_binary_list(path)) {
-            known.only_openssh = Some("a binary list of RevokedHostKeys");
+        if known.only_openssh.is_none() {
+            let (identities, revoked) = (known.identities.clone(), known.revoked.clone());
+            let read = move || only_openssh(&identities, &revoked);
+            let read = scope.spawn_blocking("read ssh keys", read).await;
+            known.only_openssh = read.map_err(|lost| fault(lost.to_string()))?;
         }
         Ok(known)
     }
@@ -139,6 +141,15 @@ impl Known {
     }
 }
 
+/// What in files only OpenSSH can do.
+fn only_openssh(identities: &[PathBuf], revoked: &[PathBuf]) -> Option<&'static str> {
+    if super::keys::are_in_hardware(identities) {
+        return Some("a key in hardware");
+    }
+    let is_binary = revoked.iter().any(|path| super::host_keys::is_binary_list(path));
+    is_binary.then_some("a binary list of RevokedHostKeys")
+}
+
 /// The arguments by which `ssh` finds the same settings.
 pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
     let mut words = Vec::new();
@@ -157,6 +168,7 @@ pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
 /// What `ssh -G` prints; `None` when there is no such program.
 async fn printed(server: &SshServer) -> Result<Option<String>, String> {
     let mut command = Command::new("ssh");
+    withhold_secrets(&mut command);
     command.arg("-G").args(arguments(server)).args(["--", &server.host]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let running = match command.spawn() {
@@ -177,7 +189,7 @@ async fn printed(server: &SshServer) -> Result<Option<String>, String> {
 pub(crate) fn last_line(said: &[u8]) -> Option<String> {
     let text = String::from_utf8_lossy(said);
     let line = text.lines().map(str::trim).rfind(|line| !line.is_empty())?;
-    Some(line.chars().filter(|letter| !letter.is_control()).collect())
+    Some(super::words::printable(line))
 }
 
 fn local_user() -> String {

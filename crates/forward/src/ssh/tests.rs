@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use adit_core::target::{SshOptions, SshServer};
+use adit_core::target::{SshBackend, SshOptions, SshServer};
 use runtime::Scope;
 use runtime::connect::Io;
 use testkit::origin::TcpOrigin;
@@ -137,6 +137,72 @@ async fn a_stream_of_tiny_pieces_is_ended_too() {
     assert!(end_of(&mut stuck).await.is_err());
 }
 
+/// Streams of one connection that nobody reads.
+async fn crowd(bed: &Bed, bastion: &Arc<Bastion>, size: usize) -> Vec<Io> {
+    let mut crowd = Vec::new();
+    for _ in 0..size {
+        let Ok(io) = bed.open(bastion, bed.origin.addr().port()).await else { panic!("a stream") };
+        crowd.push(io);
+    }
+    for io in &mut crowd {
+        within(io.write_all(b"source\n")).await.unwrap();
+    }
+    crowd
+}
+
+async fn until(is_so: impl Fn() -> bool) {
+    within(async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_streams_that_nobody_reads_have_a_bounded_sum_and_other_connections_go_on() {
+    let total = 4 * 1024 * 1024;
+    let bed = Bed::new(Limits { total, ..Limits::default() }).await;
+    // A connection of its own each.
+    let bastion = |number: usize| {
+        let mut server = bed.server();
+        server.options.passphrase_file = Some(format!("{number}").into());
+        bed.servers.bastion(&server)
+    };
+    let bastions: Vec<_> = (0..8).map(bastion).collect();
+    let mut unread = Vec::new();
+    for bastion in &bastions {
+        unread.extend(crowd(&bed, bastion, 3).await);
+    }
+    let budget = bed.servers.budget();
+    until(|| budget.used() > total / 2).await;
+    let mut beside = bed.say(&bastion(8), "echo\n").await;
+    let long = vec![7; 100_000];
+    for _ in 0..50 {
+        trip(&mut beside, &long).await;
+    }
+    let used = budget.used();
+    assert!(used < total + 24 * 100 * 1024, "{used}");
+    drop(unread);
+    until(|| budget.used() <= 0).await;
+    let mut again = bed.say(&bastions[0], "echo\n").await;
+    trip(&mut again, b"after them").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_reads_nothing_is_ended_where_it_holds_up_others() {
+    let limits = Limits { total: 512 * 1024, stuck: Duration::from_millis(300), ..Limits::default() };
+    let bed = Bed::new(limits).await;
+    let bastion = bed.bastion();
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    trip(&mut beside, b"before").await;
+    let _unread = crowd(&bed, &bastion, 6).await;
+    until(|| bed.origin.connections() == 7).await;
+    trip(&mut beside, b"beside it").await;
+    until(|| bed.origin.open() == 1).await;
+    trip(&mut beside, b"after it").await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_left_only_for_a_successor_and_its_streams_stay() {
     let bed = Bed::new(Limits { renew: Duration::ZERO, ..Limits::default() }).await;
@@ -232,4 +298,43 @@ async fn times_make_no_other_login() {
     assert!(Arc::ptr_eq(&plain, &servers.bastion(&server(timed))));
     let keyed = SshOptions { key: Some("/k".into()), ..SshOptions::default() };
     assert!(!Arc::ptr_eq(&plain, &servers.bastion(&server(keyed))));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_of_openssh_ends_with_its_last_stream_when_it_is_given_up() {
+    let bed = Bed::new(Limits::default()).await;
+    let mut server = bed.server();
+    server.options.backend = SshBackend::OpenSsh;
+    let bastion = bed.servers.bastion(&server);
+    let mut io = bed.say(&bastion, "echo\n").await;
+    trip(&mut io, b"before").await;
+    bastion.wake();
+    trip(&mut io, b"after").await;
+    let ends = |log: &str| log.contains("disconnected by user");
+    assert!(!ends(&bed.sshd.log()));
+    let mut next = bed.say(&bastion, "echo\n").await;
+    trip(&mut next, b"by another login").await;
+    assert_eq!(bed.sshd.logins(), 2);
+    drop(io);
+    // Not after the time for which a master is kept.
+    tokio::time::timeout(Duration::from_secs(5), bed.sshd.says(DEADLINE, ends)).await.expect("it ends at once");
+    trip(&mut next, b"the other goes on").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_was_opened_is_kept_open() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let bed = Bed::new(Limits::default()).await;
+    let mut server = bed.server();
+    let (key, file) = (bed.sshd.make_key("locked", "ed25519", "open sesame"), bed.sshd.path("passphrase"));
+    bed.sshd.authorize(&key);
+    std::fs::write(&file, "open sesame\n").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    (server.options.key, server.options.passphrase_file) = (Some(key), Some(file.clone()));
+    let bastion = bed.servers.bastion(&server);
+    trip(&mut bed.say(&bastion, "echo\n").await, b"opened").await;
+    std::fs::remove_file(file).unwrap();
+    bastion.wake();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"still open").await;
+    assert_eq!(bed.sshd.logins(), 2);
 }

@@ -1,9 +1,9 @@
 //! What SSH is spoken over: TCP, a stream through another server, the pipes of a command.
 
 use std::io;
-use std::path::PathBuf;
 use std::pin::{Pin, pin};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tokio::time::Sleep;
+
+use super::openssh::Master;
 
 /// A child that has closed its output ends within this time, or it has ended only this direction.
 const ENDS: Duration = Duration::from_secs(1);
@@ -22,7 +24,16 @@ pub(crate) struct Pipes {
     stdout: ChildStdout,
     child: Child,
     output: Output,
-    master: Option<PathBuf>,
+    master: Option<Carrier>,
+}
+
+/// Another process that carries the stream.
+enum Carrier {
+    /// It is ours, and lives as long as we have it.
+    Master(Arc<Master>),
+    /// By the socket at which it listens.
+    #[cfg(test)]
+    Socket(std::path::PathBuf),
 }
 
 /// How far the child's output is.
@@ -49,9 +60,9 @@ impl Pipes {
         }
     }
 
-    /// The stream is carried by another process, which listens there and not always tells its child when it is cut off.
-    pub(crate) fn carried_by(mut self, master: PathBuf) -> Self {
-        self.master = Some(master);
+    /// The stream is carried by another process, which not always tells its child when it is cut off.
+    pub(crate) fn carried_by(mut self, master: Arc<Master>) -> Self {
+        self.master = Some(Carrier::Master(master));
         self
     }
 
@@ -88,9 +99,14 @@ impl Pipes {
 }
 
 /// Whether a master still does its work: it greets whoever connects. One that is about to end does not.
-async fn answers(master: PathBuf) -> bool {
+async fn answers(master: Carrier) -> bool {
     let greeting = async {
-        let mut stream = UnixStream::connect(master).await?;
+        let socket = match &master {
+            Carrier::Master(master) => master.socket(),
+            #[cfg(test)]
+            Carrier::Socket(socket) => socket,
+        };
+        let mut stream = UnixStream::connect(socket).await?;
         stream.read_u8().await
     };
     matches!(tokio::time::timeout(ENDS, greeting).await, Ok(Ok(_)))
@@ -143,6 +159,11 @@ mod tests {
         Pipes::start(Command::new("/bin/sh").args(["-c", script])).unwrap().0
     }
 
+    fn over(mut pipes: Pipes, master: &std::path::Path) -> Pipes {
+        pipes.master = Some(Carrier::Socket(master.to_owned()));
+        pipes
+    }
+
     #[tokio::test]
     async fn a_child_that_fails_cuts_its_stream() {
         for script in ["printf part; exit 255", "printf part; kill -9 $$"] {
@@ -174,7 +195,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("master");
         let listener = tokio::net::UnixListener::bind(&path).unwrap();
-        let mut pipes = run("printf all").carried_by(path.clone());
+        let mut pipes = over(run("printf all"), &path);
         let mut text = String::new();
         let greeting = async {
             let (mut who, _) = listener.accept().await.unwrap();
@@ -183,7 +204,7 @@ mod tests {
         let (read, ()) = tokio::join!(pipes.read_to_string(&mut text), greeting);
         assert_eq!((read.unwrap(), text.as_str()), (3, "all"));
         drop(listener);
-        let error = run("printf all").carried_by(path).read_to_string(&mut text).await.unwrap_err();
+        let error = over(run("printf all"), &path).read_to_string(&mut text).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 }

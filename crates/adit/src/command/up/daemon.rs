@@ -34,6 +34,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
+use adit_core::printable;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
@@ -303,6 +304,10 @@ pub(in crate::command) fn forwards(
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
         done(global, &answer, show::table(&answer, false, columns()).trim_end());
+        if let Some(reason) = answer["unsaved"].as_str() {
+            let reason = printable::lines(reason);
+            terminal::say(&format!("warning: it is so until the daemon ends, and cannot be written down: {reason}"));
+        }
         let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

@@ -270,6 +270,13 @@ impl Published {
         }
     }
 
+    /// The file was read again: what was in the way may be gone.
+    pub(super) fn look_again(&self) {
+        if let Some(ports) = &self.now.ports {
+            ports.look_again();
+        }
+    }
+
     fn is_alive(&self) -> bool {
         !matches!(*self.now.state.phase.borrow(), Phase::Refused | Phase::Ended)
     }

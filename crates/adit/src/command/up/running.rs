@@ -249,7 +249,11 @@ impl Running {
 
     fn publish(&mut self, agent: publish::Next) {
         match agent {
-            publish::Next::Same => {}
+            publish::Next::Same => {
+                if let Some(published) = &self.published {
+                    published.look_again();
+                }
+            }
             publish::Next::None => self.published = None,
             publish::Next::Other(ready) => {
                 let before = self.published.take();
@@ -317,11 +321,11 @@ impl Change {
     }
 }
 
-/// The keys of the gateway that say something else, beside its routes.
 fn refused(error: &EntranceError) -> Failure {
     failure(error).with_free_port(error.free_port())
 }
 
+/// The keys of the gateway that say something else, beside its routes.
 fn changed_keys(old: &GatewayConfig, new: &GatewayConfig) -> Vec<&'static str> {
     let keys = [
         ("listen", old.listen == new.listen),

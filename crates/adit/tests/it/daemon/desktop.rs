@@ -9,30 +9,73 @@ use crate::support::eventually;
 /// Trouble has to last before it is shown.
 const LONG: Duration = Duration::from_secs(30);
 
+/// A daemon whose notifications are written down by a `notify-send` of ours.
+struct Desktop {
+    place: Place,
+    closed: std::net::SocketAddr,
+}
+
+impl Desktop {
+    async fn new() -> Self {
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        Self { place: Place::new().await, closed }
+    }
+
+    /// The file with these forwards, which are down.
+    fn write(&self, daemon: &str, forwards: &[&str]) {
+        let forward = |name: &&str| {
+            format!(
+                "  {name}: {{ to: \"tcp://{}\", start: always, health: {{ type: tcp, interval: 100ms, fall: 1 }} }}\n",
+                self.closed
+            )
+        };
+        self.place.write(&format!("{daemon}forwards:\n{}", forwards.iter().map(forward).collect::<String>()));
+    }
+
+    fn start(&self) {
+        let programs = self.place.home.path().join("programs");
+        std::fs::create_dir(&programs).unwrap();
+        let (program, shown) = (programs.join("notify-send"), self.place.home.path().join("shown"));
+        let script =
+            format!("#!/bin/sh\nprintf '%s\\n' \"$@\" \"secret: $ADIT_SSH_PASSWORD\" >> {}\n", shown.display());
+        std::fs::write(&program, script).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut start = self.place.command(&["daemon", "start"]);
+        start.env("PATH", format!("{}:/usr/bin:/bin", programs.display())).env("ADIT_SSH_PASSWORD", "sesame");
+        assert!(start.output().unwrap().status.success());
+    }
+
+    fn shown(&self) -> String {
+        std::fs::read_to_string(self.place.home.path().join("shown")).unwrap_or_default()
+    }
+
+    async fn shows_down(&self, name: &str) {
+        let title = format!("adit: {name} is down\n");
+        eventually(LONG, "it is shown", || async { self.shown().contains(&title).then_some(()) }).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forward_that_stays_down_is_shown_when_the_file_wants_it() {
-    let place = Place::new().await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let forward = |name: &str| {
-        format!(
-            "  {name}: {{ to: \"tcp://{closed}\", start: always, health: {{ type: tcp, interval: 100ms, fall: 1 }} }}\n"
-        )
-    };
-    place.write(&format!("daemon: {{ notify: true }}\nforwards:\n{}", forward("web")));
-    let programs = place.home.path().join("programs");
-    std::fs::create_dir(&programs).unwrap();
-    let (program, shown) = (programs.join("notify-send"), place.home.path().join("shown"));
-    std::fs::write(&program, format!("#!/bin/sh\nprintf '%s\\n' \"$@\" >> {}\n", shown.display())).unwrap();
-    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let path = format!("{}:/usr/bin:/bin", programs.display());
-    assert!(place.command(&["daemon", "start"]).env("PATH", path).output().unwrap().status.success());
-    let read = || std::fs::read_to_string(&shown).unwrap_or_default();
-    let down = || async { read().contains("adit: web is down\n").then_some(()) };
-    eventually(LONG, "it is shown", down).await;
-    assert!(read().contains("--app-name=adit\n") && read().contains("its probes fail"), "{}", read());
-    // Without the wish nothing is shown of another one.
-    place.write(&format!("forwards:\n{}{}", forward("web"), forward("other")));
-    place.ok(&["daemon", "reload"]);
-    place.logged("other: its probes fail").await;
-    assert!(!read().contains("other"), "{}", read());
+async fn a_forward_that_stays_down_is_shown_when_the_file_wants_it_and_only_then() {
+    let (quiet, loud) = (Desktop::new().await, Desktop::new().await);
+    // Nobody has asked for it here.
+    quiet.write("", &["web"]);
+    quiet.start();
+    quiet.place.logged("web: its probes fail").await;
+    loud.write("daemon: { notify: true }\n", &["web"]);
+    loud.start();
+    loud.shows_down("web").await;
+    let shown = loud.shown();
+    assert!(shown.contains("--app-name=adit\n") && shown.contains("its probes fail"), "{shown}");
+    assert!(shown.contains("secret: \n"), "it has no secret of ours: {shown}");
+    // And here it is not wanted any more.
+    loud.write("", &["web", "other"]);
+    loud.place.ok(&["daemon", "reload"]);
+    loud.place.logged("other: its probes fail").await;
+    // What has lasted longer than what is shown would have been shown before.
+    quiet.write("daemon: { notify: true }\n", &["web", "late"]);
+    assert_eq!(quiet.shown(), "");
+    quiet.place.ok(&["daemon", "reload"]);
+    quiet.shows_down("late").await;
+    assert!(!loud.shown().contains("other"), "{}", loud.shown());
 }

@@ -31,6 +31,28 @@ async fn a_forward_is_stopped_and_started_by_name_and_by_tag() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_stopped_stays_stopped_when_that_cannot_be_written_down() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    place.start();
+    // In the way of the state, whoever runs this.
+    let in_the_way = place.home.path().join("state/adit/desired.json.next");
+    std::fs::create_dir(&in_the_way).unwrap();
+    let output = place.run(&["stop", "web"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success() && said.contains("until the daemon ends") && said.contains("desired.json"),
+        "{said}"
+    );
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(place.status("web")["status"], "stopped");
+    std::fs::remove_dir(in_the_way).unwrap();
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["daemon", "restart"]);
+    assert_eq!(place.status("web")["status"], "stopped", "it is written down when it can be");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_restart_keeps_the_port_open_and_what_runs_finishes() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));

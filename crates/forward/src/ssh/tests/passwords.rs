@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,11 +30,13 @@ struct Door {
     code: bool,
     /// What was said.
     said: Arc<Mutex<Vec<String>>>,
+    /// Exchanges that were begun.
+    begun: Arc<AtomicUsize>,
 }
 
 impl Door {
     fn new(method: MethodKind) -> Self {
-        Self { method, code: false, said: Arc::default() }
+        Self { method, code: false, said: Arc::default(), begun: Arc::default() }
     }
 
     fn answer(&self, said: &[String]) -> Auth {
@@ -66,6 +69,7 @@ impl server::Handler for Door {
         response: Option<Response<'a>>,
     ) -> Result<Auth, Self::Error> {
         let Some(response) = response else {
+            self.begun.fetch_add(1, Ordering::SeqCst);
             let mut prompts: Vec<(Cow<'static, str>, bool)> = vec![("Password: ".into(), false)];
             if self.code {
                 prompts.push(("Code: ".into(), true));
@@ -214,6 +218,21 @@ async fn a_wrong_password_of_a_file_is_tried_once() {
         assert!(matches!(error, SshError::Refused { .. }) && !error.to_string().contains("hunter2"), "{error}");
         assert_eq!(house.said(), ["hunter2"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_password_none_is_sent() {
+    let mut house = House::new(Door::new(MethodKind::KeyboardInteractive), &[]).await;
+    let begun = |house: &House| house.door.begun.load(Ordering::SeqCst);
+    // A person who does not answer.
+    let error = house.login(&house.bastion(None)).await.unwrap_err();
+    assert!(error.to_string().contains("not keyboard-interactive (none given)"), "{error}");
+    assert_eq!((house.said().len(), begun(&house)), (0, 1));
+    // Nobody who could.
+    house.servers = SshServers::new(None);
+    let error = house.login(&house.bastion(None)).await.unwrap_err();
+    assert!(error.to_string().contains("not keyboard-interactive (none given)"), "{error}");
+    assert_eq!((house.said().len(), begun(&house)), (0, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,5 +1,7 @@
 //! Child processes `ssh -W` as the other way.
 
+use std::time::Duration;
+
 use adit_core::target::{SshBackend, SshOptions};
 use forward::ForwardError;
 use runtime::Connect as _;
@@ -7,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::bed::SshBed;
 use super::streams::{MIB, echo};
-use crate::support::{DEADLINE, call, ready, rest, say, within, within_of};
+use crate::support::{DEADLINE, call, patience, ready, rest, say, within, within_of};
 
 fn options(bed: &SshBed) -> SshOptions {
     SshOptions { backend: SshBackend::OpenSsh, ..bed.options() }
@@ -29,6 +31,25 @@ async fn openssh_is_the_other_backend() {
     };
     let error = within("it is refused", bed.forward_with(wrong).ready()).await.unwrap_err();
     assert!(matches!(error, ForwardError::Ssh(forward::SshError::Refused { .. })), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_allows_no_sessions_is_logged_in_to_once() {
+    let bed = SshBed::with(&["MaxSessions 0"]).await;
+    let forward = bed.forward_with(options(&bed));
+    ready(&forward).await;
+    call(&forward).await;
+    call(&forward).await;
+    assert_eq!(bed.sshd.logins(), 1, "{}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ports_of_the_users_own_sessions_are_not_opened_by_openssh() {
+    let bed = SshBed::new().await;
+    // It is taken, and would be the end of the login.
+    let taken = bed.config(&format!("Host *\n  LocalForward {} localhost:1", bed.origin.addr()));
+    call(&bed.forward_with(SshOptions { config: Some(taken), ..options(&bed) })).await;
+    assert_eq!(bed.sshd.logins(), 1, "{}", bed.sshd.log());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -67,7 +88,7 @@ async fn a_service_that_ends_first_is_heard_to_the_end_through_openssh() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_do_not_log_in_again_and_again_where_openssh_is_refused() {
     let bed = SshBed::new().await;
-    let forward = bed.forward_with(options(&bed));
+    let forward = bed.forward_of(bed.target(options(&bed)), patience(Duration::from_secs(2)));
     call(&forward).await;
     std::fs::write(bed.sshd.path("authorized"), "").unwrap();
     bed.sshd.drop_connections();

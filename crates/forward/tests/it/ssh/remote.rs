@@ -15,6 +15,9 @@ use tokio::net::{TcpListener, TcpStream};
 use super::bed::SshBed;
 use crate::support::{DEADLINE, SOON, eventually, within};
 
+/// The pause after a key that is not believed.
+const SOON_FOR_KEYS: Duration = Duration::from_secs(30);
+
 /// Ports that are published, and what was told of them.
 struct Published {
     scope: Scope,
@@ -269,4 +272,23 @@ async fn who_does_not_read_holds_up_no_other_visitor() {
         stream.shutdown().await.unwrap();
         assert_eq!(rest(&mut stream).await, b"something");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_trusted_meanwhile_is_seen_when_somebody_looks_again() {
+    let bed = SshBed::new().await;
+    let known = bed.sshd.path("others");
+    std::fs::write(&known, "").unwrap();
+    let options = SshOptions { known_hosts: Some(known.clone()), ..bed.options() };
+    let published = Published::start(&bed, options, vec![port("web", 0, to(bed.origin.addr()))]);
+    // A key waits for a person, who does not need a quarter of an hour.
+    let waits = |event: &RemoteEvent| matches!(event, RemoteEvent::Lost { wait, .. } if *wait == SOON_FOR_KEYS);
+    published.until("the key is not known", waits).await;
+    std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    // It may not have begun to wait.
+    eventually(DEADLINE, "the port is open", || {
+        published.ports.look_again();
+        published.said(|event| matches!(event, RemoteEvent::Listening { .. })) > 0
+    })
+    .await;
 }

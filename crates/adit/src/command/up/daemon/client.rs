@@ -108,8 +108,10 @@ impl Client {
         };
         let (status, body) = match answer {
             Ok(answer) => answer,
-            // It ended between taking the connection and reading from it. Everything that is asked may be asked twice.
-            Err(error) if error.is_incomplete_message() || error.is_canceled() || error.is_closed() => return Ok(None),
+            // It was never sent.
+            Err(error) if error.is_canceled() || error.is_closed() => return Ok(None),
+            // It ended between taking the connection and reading from it, or before its answer was out.
+            Err(error) if error.is_incomplete_message() && may_be_repeated(path) => return Ok(None),
             Err(error) => return Err(broken(error)),
         };
         let text = String::from_utf8_lossy(&body);
@@ -156,6 +158,11 @@ fn in_runtime_directory() -> Option<(u32, String)> {
     let lock = std::fs::read_to_string(PathBuf::from(&directory).join("adit").join(LOCK)).ok()?;
     let pid = lock.trim().parse().ok().filter(|pid| others::is_daemon(*pid))?;
     Some((pid, directory))
+}
+
+/// Whether asking twice is like asking once: a successor would be replaced, or ended, in its turn.
+fn may_be_repeated(path: &str) -> bool {
+    !matches!(path, "/v1/handover" | "/v1/shutdown")
 }
 
 fn read(text: &str) -> Result<Value, Failure> {

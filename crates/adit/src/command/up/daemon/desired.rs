@@ -1,12 +1,16 @@
 //! What a user wants of single forwards beyond what the file says; it survives the daemon.
 
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
 use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use adit_core::config::AgentFile;
 use adit_core::forward::Start;
 use serde::{Deserialize, Serialize};
+
+use super::place::make_private;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -19,7 +23,7 @@ pub(super) enum Wish {
 }
 
 /// The wishes for the forwards of one file.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Desired {
     path: PathBuf,
     /// The configuration that they are about.
@@ -28,7 +32,7 @@ pub(super) struct Desired {
 }
 
 /// The state file: wishes by configuration and name.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Kept {
     version: u32,
     #[serde(default)]
@@ -76,9 +80,9 @@ impl Desired {
     pub(super) fn save(&mut self) -> io::Result<()> {
         self.kept.version = 1;
         let directory = self.path.parent().unwrap_or(Path::new("."));
-        std::fs::create_dir_all(directory)?;
+        make_private(directory)?;
         let next = self.path.with_extension("json.next");
-        let mut file = std::fs::File::create(&next)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&next)?;
         serde_json::to_writer_pretty(&mut file, &self.kept)?;
         file.write_all(b"\n")?;
         file.sync_all()?;
@@ -106,6 +110,8 @@ impl Desired {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     const FILE: &str = "version: 1\nforwards: { a: { to: 1, start: always }, b: { to: 2 }, c: { to: 3 } }\n";
@@ -118,6 +124,8 @@ mod tests {
         desired.set(&["a".into()], Wish::Stopped);
         desired.set(&["b".into()], Wish::Started);
         desired.save().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(path.parent().unwrap()), mode(&path)), (0o700, 0o600), "nobody else's business");
         let mut file = AgentFile::parse("adit.yaml", FILE, &|_| None).unwrap();
         Desired::load(path.clone(), Path::new("/x/adit.yaml")).apply(&mut file);
         let of = |name: &str| file.forward(name).map(|one| (one.enabled, one.start)).unwrap();

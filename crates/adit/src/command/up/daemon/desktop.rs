@@ -155,6 +155,9 @@ async fn wait(due: Option<Instant>) {
 
 async fn show(shown: &Shown) -> std::io::Result<()> {
     let mut command = Command::new(PROGRAM);
+    for name in ::forward::SECRET_VARIABLES {
+        command.env_remove(name);
+    }
     command.args(["--app-name=adit", "--category=network", "--", &shown.title, &shown.body]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let status = tokio::time::timeout(PATIENCE, command.status()).await;

@@ -289,7 +289,7 @@ fn made(path: &Path) -> Result<PathBuf, Failure> {
     use std::os::unix::fs::OpenOptionsExt as _;
     let at = |error: io::Error| Failure::new(Fault::Config, format!("{}: {error}", path.display()), "");
     if let Some(directory) = path.parent() {
-        std::fs::create_dir_all(directory).map_err(at)?;
+        super::place::make_private(directory).map_err(at)?;
     }
     // An empty one is what a full disk or the end of the machine has left: nobody has it.
     if std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_file() || found.len() > 0) {

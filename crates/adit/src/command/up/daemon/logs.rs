@@ -6,7 +6,7 @@ use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use adit_core::timestamp;
+use adit_core::{printable, timestamp};
 use serde_json::Value;
 
 use super::place::Logs;
@@ -287,10 +287,10 @@ pub(in crate::command) fn names(logs: &Logs) -> Vec<String> {
 
 /// An entry as people read it: time, level when it matters, text.
 pub(in crate::command) fn for_people(line: &str) -> String {
-    let Ok(entry) = serde_json::from_str::<Value>(line) else { return line.to_owned() };
+    let Ok(entry) = serde_json::from_str::<Value>(line) else { return printable::lines(line) };
     let time = entry["time"].as_str().unwrap_or_default();
     let level = if entry["level"] == "warn" { "  WARN " } else { "  " };
-    format!("{time}{level} {}", entry["text"].as_str().unwrap_or_default())
+    printable::lines(&format!("{time}{level} {}", entry["text"].as_str().unwrap_or_default()))
 }
 
 #[cfg(test)]
@@ -323,6 +323,14 @@ mod tests {
         assert_eq!(of("today"), at("2026-11-27T00:00:00Z"));
         assert_eq!((of("25:00"), of("noon")), (None, None));
         assert!(moment("10m ago").is_ok() && moment("10 apples ago").is_err());
+    }
+
+    #[test]
+    fn what_a_server_said_does_not_command_the_terminal() {
+        for text in [line(1, "info", "it said \\u001b[2J"), "cut off \u{1b}[2J".to_owned()] {
+            let shown = for_people(&text);
+            assert!(shown.contains(" [2J") && !shown.contains('\u{1b}'), "{shown:?}");
+        }
     }
 
     #[test]

@@ -50,6 +50,12 @@ impl Place {
     }
 }
 
+/// Makes a directory for its owner alone.
+pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)
+}
+
 /// The log files.
 #[derive(Clone, Debug)]
 pub(super) struct Logs {

@@ -45,7 +45,7 @@ impl Rotating {
             Some(file) => file,
             None => {
                 if let Some(directory) = self.path.parent() {
-                    std::fs::create_dir_all(directory)?;
+                    super::place::make_private(directory)?;
                 }
                 let mut options = OpenOptions::new();
                 let mut file = options.read(true).append(true).create(true).mode(0o600).open(&self.path)?;

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use adit_core::printable;
 use serde_json::Value;
 
 use crate::command::up::table::shorten::shortened;
@@ -46,6 +47,8 @@ pub(in crate::command) fn table(status: &Value, verbose: bool, columns: Option<u
     if status.get("summary").is_some_and(|summary| summary["total"] != 0) {
         let _ = writeln!(text, "{}", summary(services));
     }
+    // Reasons have words of servers in them.
+    let text = printable::lines(&text);
     match columns {
         Some(columns) => {
             let lines = text.lines().flat_map(|line| wrapped(line, columns, INDENT));
@@ -273,6 +276,15 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn what_a_server_said_does_not_command_the_terminal() {
+        let status =
+            json!({ "services": [{ "name": "db", "status": "failed", "reason": "it said \u{1b}]0;x\u{7}\u{9b}2J" }] });
+        let text = table(&status, false);
+        assert!(text.contains("it said  ]0;x  2J"), "{text}");
+        assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'), "{text}");
+    }
 
     #[test]
     fn a_forward_that_is_not_well_says_why_below_its_row() {

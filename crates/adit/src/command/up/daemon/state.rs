@@ -86,6 +86,8 @@ struct Known {
     /// As it is written.
     file: AgentFile,
     desired: Desired,
+    /// Why the wishes are not written down. They hold, and are written with the next change that can be.
+    unsaved: Option<String>,
 }
 
 /// What a daemon is made of.
@@ -153,7 +155,7 @@ impl Daemon {
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
             mistake: Mutex::default(),
-            known: Mutex::new(Known { file, desired }),
+            known: Mutex::new(Known { file, desired, unsaved: None }),
         })
     }
 
@@ -404,7 +406,11 @@ impl Daemon {
         if verb == Verb::Restart && chosen.wait_ms != Some(0) {
             about.iter().for_each(|one| self.note_result(one));
         }
-        Ok(json!({ "services": about }))
+        let mut answer = json!({ "services": about });
+        if let Some(reason) = self.look(|daemon| daemon.known().unsaved.clone()).await? {
+            answer["unsaved"] = reason.into();
+        }
+        Ok(answer)
     }
 
     /// What has become of a forward that was started anew.
@@ -530,7 +536,8 @@ impl Daemon {
         let checked = |read: Read| read.check(&known.file).map(|()| read);
         let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
         let read = self.remember(read)?;
-        let mut desired = Desired::load(self.place.desired(), &self.config);
+        // Not from the disk: what could not be written there holds as well.
+        let mut desired = known.desired.clone();
         if let Some(wish) = wish {
             wish(&mut desired);
         }
@@ -562,11 +569,11 @@ impl Daemon {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
         desired.keep_only(&as_written);
-        if let Err(error) = desired.save() {
-            let path = self.place.desired();
-            tracing::warn!(path = %path.display(), %error, "what was started and stopped will be forgotten");
+        let unsaved = desired.save().err().map(|error| format!("{}: {error}", self.place.desired().display()));
+        if let Some(reason) = &unsaved {
+            tracing::warn!(reason, "what was started and stopped will be forgotten when the daemon ends");
         }
-        *known = Known { file: as_written, desired };
+        *known = Known { file: as_written, desired, unsaved };
         Ok(change)
     }
 
