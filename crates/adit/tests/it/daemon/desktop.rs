@@ -17,7 +17,7 @@ struct Desktop {
 
 impl Desktop {
     async fn new() -> Self {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
         Self { place: Place::new().await, closed }
     }
 
@@ -34,15 +34,15 @@ impl Desktop {
 
     fn start(&self) {
         let programs = self.place.home.path().join("programs");
-        std::fs::create_dir(&programs).unwrap();
+        std::fs::create_dir(&programs).expect("a directory");
         let (program, shown) = (programs.join("notify-send"), self.place.home.path().join("shown"));
         let script =
             format!("#!/bin/sh\nprintf '%s\\n' \"$@\" \"secret: $ADIT_SSH_PASSWORD\" >> {}\n", shown.display());
-        std::fs::write(&program, script).unwrap();
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        std::fs::write(&program, script).expect("a program");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
         let mut start = self.place.command(&["daemon", "start"]);
         start.env("PATH", format!("{}:/usr/bin:/bin", programs.display())).env("ADIT_SSH_PASSWORD", "sesame");
-        assert!(start.output().unwrap().status.success());
+        assert!(start.output().expect("adit starts").status.success());
     }
 
     fn shown(&self) -> String {

@@ -281,7 +281,7 @@ mod tests {
     fn what_a_server_said_does_not_command_the_terminal() {
         let status =
             json!({ "services": [{ "name": "db", "status": "failed", "reason": "it said \u{1b}]0;x\u{7}\u{9b}2J" }] });
-        let text = table(&status, false);
+        let text = table(&status, false, None);
         assert!(text.contains("it said  ]0;x  2J"), "{text}");
         assert!(!text.contains(|letter: char| letter.is_control() && letter != '\n'), "{text}");
     }
