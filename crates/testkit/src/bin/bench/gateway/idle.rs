@@ -15,7 +15,7 @@ use crate::runtimes;
 /// Connections that have each asked once, where the machine allows them.
 const HTTP: usize = 10_000;
 /// Descriptors that adit keeps beside two for each client.
-const RESERVE: usize = 1_600;
+const RESERVE: usize = 4_300;
 /// TLS connections that have each echoed a byte; each takes two descriptors of the peer's.
 const TLS: usize = 5_000;
 /// Time after which memory is looked at.
