@@ -6,8 +6,10 @@ use std::process::Output;
 
 use testkit::origin::TcpOrigin;
 use testkit::sshd::Sshd;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 
-use crate::support::adit;
+use crate::support::{DEADLINE, adit, eventually};
 
 /// A home whose `~/.ssh/config` calls the server `bastion`, by a file that it includes.
 fn home_for(sshd: &Sshd) -> tempfile::TempDir {
@@ -109,4 +111,44 @@ async fn a_host_key_is_trusted_by_its_fingerprint_once() {
     sshd.change_host_key().await;
     let (done, said) = trust(home.path(), &["--yes", "bastion"]);
     assert!(!done && said.contains("HAS CHANGED"), "{said}");
+}
+
+/// Ends a program when the test does.
+struct Ends(std::process::Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.0.kill().and_then(|()| self.0.wait());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_of_localport_serves_connections_once_it_is_imported() {
+    let (sshd, origin) = (Sshd::start(&[]).await, TcpOrigin::start().await.unwrap());
+    let home = home_for(&sshd);
+    let (port, at) = (testkit::process::free_port().unwrap(), |name: &str| home.path().join(name));
+    let theirs = format!(
+        "services:\n  - name: db\n    technology: ssh\n    local_port: {port}\n    remote_port: {}\n    connection: {{ \
+         host: bastion, remote_host: 127.0.0.1 }}\n",
+        origin.addr().port()
+    );
+    std::fs::write(at("localport.yaml"), theirs).unwrap();
+    let mut import = adit(home.path());
+    let imported = import.args(["config", "import", "localport", "localport.yaml"]).output().unwrap();
+    assert!(imported.status.success(), "{}", String::from_utf8_lossy(&imported.stderr));
+    std::fs::write(at("adit.yaml"), imported.stdout).unwrap();
+    let mut up = adit(home.path());
+    let said = std::fs::File::create(at("said")).unwrap();
+    up.env("PATH", home.path()).env_remove("SSH_AUTH_SOCK").arg("up").stdout(said.try_clone().unwrap()).stderr(said);
+    let _up = Ends(up.spawn().unwrap());
+    let serves = || async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        stream.write_all(b"echo\nhello").await.ok()?;
+        let mut back = [0; 5];
+        stream.read_exact(&mut back).await.ok()?;
+        (&back == b"hello").then_some(())
+    };
+    let what = format!("a connection: {}", std::fs::read_to_string(at("adit.yaml")).unwrap());
+    eventually(DEADLINE, &what, serves).await;
 }

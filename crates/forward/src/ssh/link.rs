@@ -29,6 +29,9 @@ use super::words::printable;
 /// A stream with so many bytes unread is behind: others are not put beside it.
 const BEHIND: isize = 1024 * 1024;
 
+/// A stream that comes to hold up others has so much time at least, however long nothing of it was read before.
+const GRACE: Duration = Duration::from_millis(50);
+
 /// How much of a stream may wait for its reader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -64,7 +67,7 @@ pub(crate) struct Flow {
     /// The same in the sum of all streams.
     account: Account,
     begun: Instant,
-    /// When something was read last, in milliseconds after the begin.
+    /// When something was read last, or there was something to read again, in milliseconds after the begin.
     read: AtomicU64,
     /// Below zero for a moment: russh hands on the bytes before they are counted, and a fast reader has them by then.
     unread: AtomicIsize,
@@ -103,7 +106,9 @@ impl Flow {
 
     fn arrived(&self, bytes: usize) {
         self.account.arrived(signed(bytes));
-        self.unread.fetch_add(signed(bytes), Ordering::AcqRel);
+        if self.unread.fetch_add(signed(bytes), Ordering::AcqRel) <= 0 {
+            self.read.store(self.age(), Ordering::Relaxed);
+        }
         self.pieces.fetch_add(1, Ordering::AcqRel);
     }
 
@@ -116,6 +121,11 @@ impl Flow {
 
     fn age(&self) -> u64 {
         u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// For how long there was something to read and nothing was read.
+    fn idle(&self) -> Duration {
+        Duration::from_millis(self.age().saturating_sub(self.read.load(Ordering::Relaxed)))
     }
 
     fn unread(&self) -> isize {
@@ -210,8 +220,7 @@ impl Flow {
 
     /// Whether it is full, and nothing of it was read for so long.
     fn is_stuck(&self, limits: &Limits) -> bool {
-        let idle = self.age().saturating_sub(self.read.load(Ordering::Relaxed));
-        self.is_full(limits) && u128::from(idle) >= limits.stuck.as_millis()
+        self.is_full(limits) && self.idle() >= limits.stuck
     }
 }
 
@@ -456,7 +465,9 @@ impl Client {
                     }
                 }
             };
-            let stuck = tokio::time::timeout(limits.stuck, room).await.is_err();
+            // One of a crowd that was not read before either has had its time.
+            let patience = limits.stuck.saturating_sub(flow.idle()).max(GRACE);
+            let stuck = tokio::time::timeout(patience, room).await.is_err();
             if flow.has_room(limits, level) {
                 return Room::There;
             }

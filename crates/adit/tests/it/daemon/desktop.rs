@@ -17,7 +17,7 @@ struct Desktop {
 
 impl Desktop {
     async fn new() -> Self {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr()).expect("a port");
+        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
         Self { place: Place::new().await, closed }
     }
 
@@ -38,11 +38,11 @@ impl Desktop {
         let (program, shown) = (programs.join("notify-send"), self.place.home.path().join("shown"));
         let script =
             format!("#!/bin/sh\nprintf '%s\\n' \"$@\" \"secret: $ADIT_SSH_PASSWORD\" >> {}\n", shown.display());
-        std::fs::write(&program, script).expect("a program");
-        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("its mode");
+        std::fs::write(&program, script).expect("it can be written");
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).expect("it is ours");
         let mut start = self.place.command(&["daemon", "start"]);
         start.env("PATH", format!("{}:/usr/bin:/bin", programs.display())).env("ADIT_SSH_PASSWORD", "sesame");
-        assert!(start.output().expect("adit starts").status.success());
+        assert!(start.output().expect("adit runs").status.success());
     }
 
     fn shown(&self) -> String {

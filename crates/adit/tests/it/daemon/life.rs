@@ -358,3 +358,23 @@ fn asked(place: &Place, request: &str) -> String {
     stream.read_to_string(&mut answer).expect("an answer");
     answer
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_told_as_they_happen() {
+    use std::io::BufRead as _;
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, ", start: always")));
+    place.start();
+    let mut stream = UnixStream::connect(place.socket()).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.write_all(b"GET /v1/events HTTP/1.1\r\nHost: adit\r\n\r\n").unwrap();
+    let mut lines = std::io::BufReader::new(stream).lines().map(|line| line.unwrap());
+    assert!(lines.next().unwrap().starts_with("HTTP/1.1 200"));
+    // Its head is there, so whatever happens from now on is told.
+    assert!(lines.by_ref().any(|line| line.is_empty()));
+    place.ok(&["stop", "web"]);
+    let event = lines.filter_map(|line| serde_json::from_str::<serde_json::Value>(&line).ok());
+    let mut event = event.filter(|event| event["event"] == "stopped");
+    let event = event.next().expect("it is told");
+    assert!(event["name"] == "web" && event["text"] == "web: stopped by a user", "{event}");
+}

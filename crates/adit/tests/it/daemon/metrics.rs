@@ -87,3 +87,33 @@ async fn the_metrics_count_what_happens_to_forwards_and_to_the_file() {
     assert!(now["adit_forward_probe_time_seconds{forward=\"web\"}"] > 1.7e9);
     assert_eq!(now["adit_forward_outages_total{forward=\"web\"}"], 0.0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_is_counted_with_its_restarts() {
+    let (place, sshd) = (Place::new().await, testkit::sshd::Sshd::start(&[]).await);
+    let config = sshd.path("ssh_config");
+    std::fs::write(&config, "Host *\n  IdentityAgent none\n").expect("it can be written");
+    place.write(&format!(
+        "forwards:\n  db:\n    start: always\n    listen: 0\n    to:\n      ssh: {{ server: \"{}@{}\", host: 127.0.0.1, port: {}, \
+         key: {}, known_hosts: {}, config: {} }}\n",
+        sshd.user(),
+        sshd.addr(),
+        place.origin.addr().port(),
+        sshd.key().display(),
+        sshd.known_hosts().display(),
+        config.display()
+    ));
+    place.start();
+    let at_least = |key: &'static str, least: f64| {
+        let place = &place;
+        move || async move { read(place).get(key).is_some_and(|value| *value >= least).then_some(()) }
+    };
+    let (up, outages) = ("adit_forward_up{forward=\"db\"}", "adit_forward_outages_total{forward=\"db\"}");
+    eventually(DEADLINE, "it is up", at_least(up, 1.0)).await;
+    assert_eq!(read(&place)[outages], 0.0);
+    sshd.drop_connections();
+    eventually(DEADLINE, "its outage", at_least(outages, 1.0)).await;
+    eventually(DEADLINE, "its return", at_least(up, 1.0)).await;
+    assert!(read(&place)["adit_forward_restarts_total{forward=\"db\"}"] >= 1.0);
+    assert_eq!(get(place.entrance("db")).await, Some(200));
+}
