@@ -12,7 +12,7 @@ fn parse(text: &str) -> AgentFile {
 #[test]
 fn an_empty_file_shows_what_holds() {
     let expected = "version: 1\n\nkubernetes:\n  keepalive: 4m\n\ndefaults:\n  idle_timeout: 1h\n  restart: { \
-                    max_attempts: unlimited, initial_delay: 200ms, multiplier: 2, max_delay: 10s }\n  limits: { connections: unlimited, \
+                    max_attempts: unlimited, initial_delay: 200ms, multiplier: 2, max_delay: 10s, window: 10s }\n  limits: { connections: unlimited, \
                     bytes_per_second: unlimited }\n\ndaemon:\n  shutdown: { accept: 2s, drain: 8s, cancel: 15s, abort: 5s }\n  notify: false\n";
     assert_eq!(AgentFile::default().effective_yaml(), expected);
 }
