@@ -152,3 +152,35 @@ async fn a_file_of_localport_serves_connections_once_it_is_imported() {
     let what = format!("a connection: {}", std::fs::read_to_string(at("adit.yaml")).unwrap());
     eventually(DEADLINE, &what, serves).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s6_no_secret_is_in_a_trace() {
+    let (sshd, origin) = (Sshd::start(&[]).await, TcpOrigin::start().await.unwrap());
+    let home = home_for(&sshd);
+    let at = |name: &str| home.path().join(name);
+    let key = sshd.make_key("locked", "ed25519", "pass-sesame");
+    sshd.authorize(&key);
+    for (name, secret) in [("passphrase", "pass-sesame\n"), ("password", "probe-sesame\n")] {
+        std::fs::write(at(name), secret).unwrap();
+        std::fs::set_permissions(at(name), std::fs::Permissions::from_mode(0o600)).unwrap();
+    }
+    // The service is none of Redis, and sends back what it is told: the password, too.
+    let file = format!(
+        "version: 1\nforwards:\n  db:\n    start: always\n    listen: 0\n    to:\n      ssh: {{ server: bastion, host: 127.0.0.1, \
+         port: {}, key: {}, passphrase_file: passphrase }}\n    health: {{ type: redis, password_file: password, interval: 100ms, \
+         fall: 1 }}\n",
+        origin.addr().port(),
+        key.display(),
+    );
+    std::fs::write(at("adit.yaml"), file).unwrap();
+    let mut up = adit(home.path());
+    up.env("PATH", home.path()).env_remove("SSH_AUTH_SOCK");
+    up.env("ADIT_LOG", "trace").env("ADIT_SSH_PASSWORD", "word-sesame");
+    let said = std::fs::File::create(at("said")).unwrap();
+    up.arg("up").stdout(said.try_clone().unwrap()).stderr(said);
+    let _up = Ends(up.spawn().unwrap());
+    let said = || std::fs::read_to_string(at("said")).unwrap();
+    let traced = || async { (said().contains("logged in") && said().contains("a probe failed")).then_some(()) };
+    eventually(DEADLINE, "a login and a probe", traced).await;
+    assert!(origin.connections() > 0 && !said().contains("sesame"), "{}", said());
+}
