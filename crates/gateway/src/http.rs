@@ -5,13 +5,14 @@
 //! answer's body, and that drives the connection to the upstream.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::cidr::Cidr;
 use adit_core::head::{HeadGuard, HeadLimits};
+use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -91,7 +92,7 @@ pub struct Site {
     /// Which route a request is for.
     pub lookup: Arc<dyn Lookup>,
     /// Proxies whose word about the client counts.
-    pub trusted_proxies: Vec<Cidr>,
+    pub trusted_proxies: TrustedProxies,
     /// What a client's head may have.
     pub limits: HeadLimits,
     /// How long a client is waited for.
@@ -109,7 +110,7 @@ impl Site {
     pub fn new(lookup: Arc<dyn Lookup>) -> Self {
         Self {
             lookup,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             limits: HeadLimits::default(),
             times: SiteTimes::default(),
             counters: Arc::default(),
@@ -117,9 +118,21 @@ impl Site {
             once: false,
         }
     }
+}
 
-    fn is_trusted(&self, peer: SocketAddr) -> bool {
-        self.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip()))
+/// Proxies whose word about the client counts. A clone is the same list, so a change holds for connections that are there
+/// already, with their next request.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Arc<ArcSwap<Vec<Cidr>>>);
+
+impl TrustedProxies {
+    /// Believes these from now on, and no others.
+    pub fn set(&self, proxies: Vec<Cidr>) {
+        self.0.store(Arc::new(proxies));
+    }
+
+    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+        self.0.load().iter().any(|proxy| proxy.contains(address))
     }
 }
 
@@ -306,7 +319,6 @@ pub(crate) struct Connection {
     pub(crate) arrival: Arrival,
     pub(crate) site: Arc<Site>,
     pub(crate) scope: Scope,
-    pub(crate) trusted: bool,
     pub(crate) forwarding: Mutex<ForwardingCache>,
     pub(crate) findings: Arc<Findings>,
     requests: AtomicU64,
@@ -321,7 +333,6 @@ pub(crate) struct Connection {
 impl Connection {
     fn new(arrival: Arrival, site: Arc<Site>, scope: Scope, findings: Arc<Findings>) -> Self {
         Self {
-            trusted: site.is_trusted(arrival.peer),
             arrival,
             site,
             scope,
@@ -332,6 +343,11 @@ impl Connection {
             resets: Notify::new(),
             answered: Notify::new(),
         }
+    }
+
+    /// Whether its other end is a proxy whose word about the client counts now.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.site.trusted_proxies.contain(self.arrival.peer.ip())
     }
 
     /// A request was given up before its answer: cheap for the client, dear for the target (S4).
