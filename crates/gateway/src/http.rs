@@ -53,6 +53,8 @@ use guesses::Guesses;
 const H2_STREAMS: u32 = 256;
 /// Window of an HTTP/2 client's stream, in bytes; its connection has four times that.
 const H2_WINDOW: u32 = 1024 * 1024;
+/// What one answer may hold for an HTTP/2 client that does not take it; the library's own bound is 400 KiB.
+const H2_SEND: usize = 64 * 1024;
 /// Requests an HTTP/2 client may give up before it must have waited for as many.
 const ABANDONED: u64 = 200;
 /// Headers that hyper takes of its own accord.
@@ -279,6 +281,7 @@ where
             .max_concurrent_streams(H2_STREAMS)
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(H2_WINDOW * 4)
+            .max_send_buf_size(H2_SEND)
             .max_header_list_size(u32::try_from(connection.site.limits.head_size).unwrap_or(64 * 1024))
             .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
