@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use adit_core::authority::{HostFault, HostPort, request_host};
-use adit_core::head::upgrade_protocol;
+use adit_core::head::{HeadFault, upgrade_protocol};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::Authority;
@@ -129,10 +129,10 @@ async fn carry(
 ) -> Result<Response<AnswerBody>, Problem> {
     if request.headers().len() > connection.site.limits.headers {
         // HTTP/2 heads do not come through the guard.
-        return Err(Problem::TooManyHeaders);
+        return Err(HeadFault::TooManyHeaders.into());
     }
     if request.method() == Method::CONNECT {
-        return Err(Problem::NotSupported { what: "CONNECT" });
+        return Err(HeadFault::Connect.into());
     }
     let (host, upstream) = match find(connection, &request)? {
         Destination::Upstream(host, upstream) => (host, upstream),
@@ -340,7 +340,7 @@ async fn index(
     asked: &Asked,
 ) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
+        return Err(Problem::NotSupported { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
     let path = request.uri().path();
@@ -422,7 +422,12 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     let page = pages::error(&problem, beside, asked.around(connection));
     let mut response = own(page, asked);
     // Behind a request that is none nobody knows where the next one begins, or whose it is.
-    if matches!(problem, Problem::SlowBody | Problem::BadRequest { status: 400, .. }) && !asked.h2 {
+    let over = match problem {
+        Problem::SlowBody | Problem::BadRequest { .. } | Problem::HeadTooLarge { .. } => true,
+        Problem::NotSupported { status, .. } => status != 405,
+        _ => false,
+    };
+    if over && !asked.h2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response
