@@ -94,6 +94,8 @@ pub(crate) enum Problem {
     NoAnswer { target: String },
     /// One of the two before, with what to do about it.
     NotHttp { problem: Box<Self>, hint: String },
+    /// No connection in the time the route allows.
+    Unreached { target: String, after: Duration },
     /// No answer in the time the route allows.
     Timeout { target: String, after: Duration },
     /// The client sends its body too slowly.
@@ -148,7 +150,7 @@ impl Problem {
             | Self::Failed { .. }
             | Self::BadAnswer { .. }
             | Self::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
-            Self::StartTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -171,7 +173,7 @@ impl Problem {
             Self::Failed { .. } => Word::StartFailed,
             Self::BadAnswer { .. } => Word::BadAnswer,
             Self::NoAnswer { .. } => Word::NoAnswer,
-            Self::StartTimeout { .. } | Self::Timeout { .. } => Word::Timeout,
+            Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => Word::Timeout,
             Self::SlowBody => Word::BodyTooSlow,
             Self::Draining => Word::Draining,
         }
@@ -202,6 +204,7 @@ impl Problem {
             }
             Self::BadAnswer { target } => format!("The answer of {target} was not valid HTTP."),
             Self::NoAnswer { target } => format!("{target} closed the connection before it answered."),
+            Self::Unreached { target, after } => format!("{target} could not be reached within {after:?}."),
             Self::Timeout { target, after } => format!("{target} did not answer within {after:?}."),
             Self::SlowBody => "The request's body came too slowly.".into(),
             Self::Draining => "The gateway is shutting down.".into(),
@@ -242,6 +245,7 @@ impl Problem {
                     .into()
             }
             Self::NoAnswer { .. } => "Check the service's own log; it may have crashed.".into(),
+            Self::Unreached { .. } => "Try again, or raise the route's timeout: starting and connecting count.".into(),
             Self::Timeout { .. } => "Check what keeps the service busy, or raise the route's timeout.".into(),
             Self::SlowBody => "Check the connection and try again.".into(),
             Self::Draining => "Try again in a moment.".into(),

@@ -15,7 +15,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::{AnswerBody, By, Source};
-use super::exchange::{self, Flight};
+use super::exchange::{self, Flight, Patience};
 use super::forwarding;
 use super::guesses::Verdict;
 use super::interim;
@@ -197,12 +197,13 @@ async fn carry_plain(
     let mut head = Box::new(head);
     let speaks_interim = head.version == Version::HTTP_11;
     let talks = request::has_grpc_type(&head.headers);
+    let patience = Patience::of(upstream);
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
             request::is_grpc(&head) && {
-                let asking = Box::pin(upstream.h2.is_spoken(&**upstream));
-                asking.await
+                let asking = Box::pin(patience.reach(upstream, upstream.h2.is_spoken(&**upstream)));
+                asking.await?
             }
         }
     };
@@ -213,10 +214,10 @@ async fn carry_plain(
     }
     let source = body.then(|| Source::new(incoming, talks, Arc::clone(upstream), Arc::clone(connection)));
     let (response, by) = if h2 {
-        let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
+        let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref(), patience));
         carrying.await?
     } else {
-        exchange::over_h1(upstream, head, source.as_ref()).await?
+        exchange::over_h1(upstream, head, source.as_ref(), patience).await?
     };
     let (mut head, body) = response.into_parts();
     if head.status.is_informational() {
