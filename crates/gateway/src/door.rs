@@ -23,8 +23,6 @@ use crate::routes::{Routes, TlsFound};
 
 /// A client's handshake with us.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A fatal alert `decode_error` in a record of TLS 1.2, RFC 8446 section 6.2: what was sent is no ClientHello.
-const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 50];
 
 /// How TLS that ends here is answered.
 #[derive(Clone)]
@@ -98,13 +96,21 @@ impl Door {
                 // Boxed, as is the rest: a connection that goes another way has no room for it.
                 Box::pin(http::serve(client, arrival, Arc::clone(&self.site), scope)).await;
             }
-            Ok(Opening::Tls { hello, bytes }) => {
-                scope.clone().until_cancelled(self.tls(client, hello.server_name, bytes, ends, scope)).await;
+            Ok(Opening::Tls { name, bytes }) => {
+                scope.clone().until_cancelled(self.tls(client, name, bytes, ends, scope)).await;
+            }
+            Ok(Opening::Misnamed { name, bytes }) => {
+                // Whatever the host of the requests is, it is understood or refused there.
+                let answer = Some(Found::Nameless);
+                let telling = Box::pin(self.terminate(client, Some(name), bytes, answer, ends, scope.clone()));
+                scope.until_cancelled(telling).await;
             }
             Err(OpeningError::Hello(error)) => {
                 tracing::debug!(peer = %ends.peer, %error, "not a tls client hello");
                 // Best effort: many who send such things do not read.
-                let _ = client.try_write(&ALERT);
+                if let Some(description) = error.alert() {
+                    let _ = client.try_write(&alert(description));
+                }
                 let _ = client.shutdown().await;
             }
             Err(OpeningError::Silent | OpeningError::Gone(_)) => {}
@@ -134,6 +140,7 @@ impl Door {
             TlsFound::Terminate => None,
             TlsFound::Answer(found) => Some(found),
         };
+        let name = name.map(|name| name.as_str().to_owned());
         Box::pin(self.terminate(client, name, bytes, answer, ends, scope)).await;
     }
 
@@ -153,7 +160,7 @@ impl Door {
     async fn terminate(
         &self,
         client: TcpStream,
-        name: Option<Hostname>,
+        name: Option<String>,
         bytes: Vec<u8>,
         answer: Option<Found>,
         ends: Ends,
@@ -167,8 +174,7 @@ impl Door {
         let accepted = runtime::tls::accept(config, Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {
             Ok(stream) => {
-                let sni = name.map(|name| name.as_str().to_owned());
-                http::serve(stream, ends.arrival(Scheme::Https, sni), site, scope).await;
+                http::serve(stream, ends.arrival(Scheme::Https, name), site, scope).await;
             }
             Err(error) => tracing::debug!(peer = %ends.peer, error = %chain(&error), "no handshake"),
         }
@@ -192,6 +198,11 @@ impl Ends {
     const fn arrival(self, scheme: Scheme, sni: Option<String>) -> Arrival {
         Arrival { peer: self.peer, local: self.local, scheme, sni }
     }
+}
+
+/// A fatal alert in a record of TLS 1.2 (RFC 8446 section 6).
+const fn alert(description: u8) -> [u8; 7] {
+    [0x15, 3, 3, 0, 2, 2, description]
 }
 
 struct Fixed {
