@@ -1,4 +1,5 @@
-//! A client's TCP connection and a stream to its target, each direction ending on its own.
+//! A client's TCP connection and a stream to its target, each direction ending on its own. What is cut off at one side
+//! is cut off at the other: an end of file there would make a part look like the whole.
 //!
 //! Nothing is buffered while a pair is idle: a thread's scratch memory is read into, and only what the other side
 //! did not take is kept. Much data between two TCP connections is not read at all, see `splice/kernel.rs`.
@@ -102,8 +103,9 @@ impl Meter {
     }
 }
 
-/// Carries bytes both ways until both directions have ended, the client has left, or one side failed. When the
-/// target failed the client sees a reset: an end of file would look like a whole answer.
+/// Carries bytes both ways until both directions have ended, the client has left, or one side failed. Who has not been
+/// told the end yet then sees a reset, where the stream has one: an end of file would look like a whole answer, or a
+/// whole question. A stream to a target that is no TCP connection is dropped without an end of its own.
 pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
     carry_both(client, target, None, || ()).await
 }
@@ -115,7 +117,7 @@ pub async fn splice_noting(client: TcpStream, target: Io, meter: Arc<Meter>, ans
 }
 
 async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mut answered: impl FnMut()) -> SpliceEnd {
-    let tcp = matches!(target, Io::Tcp(_));
+    let tcp = target.plain_tcp().is_some();
     let watch = PeerWatch::of(&client);
     let mut pair = Pair {
         client,
@@ -137,7 +139,8 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         end
     })
     .await;
-    pair.ended = true;
+    // Where it was cut, whoever has not been told the end is told by the pair's drop.
+    pair.ended = cut.is_none();
     if matches!(cut, Some(Cut::Target(_))) {
         refuse(&pair.client);
     }
@@ -278,22 +281,20 @@ impl Pair {
 
     fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Self { target, client, inward, .. } = self;
-        match target {
-            Io::Tcp(target) if inward.by_kernel() => {
-                kernel::carry(client, target, inward, cx, Cut::Client, Cut::Target)
-            }
-            target => carry(client, target, inward, cx, Cut::Client, Cut::Target),
+        match target.plain_tcp() {
+            Some(target) if inward.by_kernel() => kernel::carry(client, target, inward, cx, Cut::Client, Cut::Target),
+            _ => carry(client, target, inward, cx, Cut::Client, Cut::Target),
         }
     }
 
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Self { target, client, outward, .. } = self;
-        match target {
-            Io::Buffered(target) => hand_on(&mut **target, client, outward, cx),
-            Io::Tcp(target) if outward.by_kernel() => {
-                kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client)
-            }
-            target => carry(target, client, outward, cx, Cut::Target, Cut::Client),
+        if let Io::Buffered(target) = target {
+            return hand_on(&mut **target, client, outward, cx);
+        }
+        match target.plain_tcp() {
+            Some(target) if outward.by_kernel() => kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client),
+            _ => carry(target, client, outward, cx, Cut::Target, Cut::Client),
         }
     }
 }
@@ -548,6 +549,59 @@ mod tests {
         let (end, (), error) = tokio::time::timeout(DEADLINE, all).await.expect("it ends");
         assert!(matches!(end.cut, Some(Cut::Target(_))), "{:?}", end.cut);
         assert_eq!(error, io::ErrorKind::ConnectionReset);
+    }
+
+    /// What the service sees of a client that says something and resets.
+    async fn seen_of_a_reset(wrapped: impl FnOnce(TcpStream) -> Io) -> (SpliceEnd, io::ErrorKind) {
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let work = async {
+            client.write_all(b"half of it").await.unwrap();
+            service.read_exact(&mut [0; 10]).await.unwrap();
+            refuse(&client);
+            drop(client);
+            service.read(&mut [0; 8]).await.expect_err("half of it passes for all of it").kind()
+        };
+        let all = async { tokio::join!(splice(served, wrapped(target)), work) };
+        tokio::time::timeout(DEADLINE, all).await.expect("it ends")
+    }
+
+    /// Bytes pass it as they are.
+    struct Through(Io);
+
+    impl crate::connect::Layer for Through {
+        fn under(&self) -> &Io {
+            &self.0
+        }
+    }
+
+    impl AsyncRead for Through {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Through {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_in_the_middle_resets_the_target() {
+        let ways: [fn(TcpStream) -> Io; 3] =
+            [Io::Tcp, |tcp| Io::Tcp(tcp).with(()), |tcp| Io::over(Through(Io::Tcp(tcp))).with(())];
+        for wrapped in ways {
+            let (end, seen) = seen_of_a_reset(wrapped).await;
+            assert!(matches!(end.cut, Some(Cut::Client(_))), "{:?}", end.cut);
+            assert_eq!((end.inward, seen), (10, io::ErrorKind::ConnectionReset));
+        }
     }
 
     #[tokio::test]
