@@ -191,6 +191,8 @@ struct Direction {
     sent: usize,
     ended: bool,
     done: bool,
+    /// Written, and perhaps still in a buffer of the receiver's.
+    unflushed: bool,
     /// Both ends are TCP connections.
     tcp: bool,
     /// Large reads in a row.
@@ -272,8 +274,8 @@ impl Pair {
         if self.inward.done && self.outward.done {
             return Poll::Ready(None);
         }
-        // A client that has ended its half may have left: then nobody wants the answer.
-        if self.inward.ended && self.watch.poll_gone(cx).is_ready() {
+        // A client that has ended its half, which the target has, may have left: then nobody wants the answer.
+        if self.inward.ended && self.inward.done && self.watch.poll_gone(cx).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -348,11 +350,20 @@ where
             }
             direction.sent += n;
             direction.bytes += n as u64;
+            direction.unflushed = true;
         }
         if direction.sent > 0 {
             // An idle pair keeps nothing.
             direction.kept = Vec::new();
             direction.sent = 0;
+        }
+        // While the receiver (TLS, say) has something in a buffer it is asked again whenever it may go on; that holds up
+        // nothing that is to be read.
+        if direction.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut *to).poll_flush(cx)
+        {
+            flushed.map_err(to_failed)?;
+            direction.unflushed = false;
         }
         if direction.by_kernel() {
             break;
@@ -377,6 +388,7 @@ where
                 Poll::Pending => 0,
             };
             direction.bytes += written as u64;
+            direction.unflushed |= written > 0;
             direction.note_read(read.len());
             if written < read.len() {
                 direction.keep(&read[written..]);
@@ -384,12 +396,6 @@ where
             Poll::Ready(Ok(()))
         });
         ready!(moved)?;
-        if !direction.has_kept() && !direction.ended {
-            match Pin::new(&mut *to).poll_flush(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(to_failed(error))),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
-        }
     }
     cx.waker().wake_by_ref();
     Poll::Pending
@@ -397,7 +403,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::TcpListener;
     use tokio::time::sleep;
 
@@ -601,6 +607,65 @@ mod tests {
             let (end, seen) = seen_of_a_reset(wrapped).await;
             assert!(matches!(end.cut, Some(Cut::Client(_))), "{:?}", end.cut);
             assert_eq!((end.inward, seen), (10, io::ErrorKind::ConnectionReset));
+        }
+    }
+
+    /// A receiver with a buffer, which it passes on only when it is flushed and may.
+    struct Slow {
+        far: DuplexStream,
+        held: Vec<u8>,
+        may: Pin<Box<dyn Future<Output = ()> + Send>>,
+        opened: bool,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.far).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            if !this.opened {
+                ready!(this.may.as_mut().poll(cx));
+                this.opened = true;
+            }
+            while !this.held.is_empty() {
+                let n = ready!(Pin::new(&mut this.far).poll_write(cx, &this.held))?;
+                this.held.drain(..n);
+            }
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            ready!(self.as_mut().poll_flush(cx))?;
+            Pin::new(&mut self.far).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_target_has_in_a_buffer_is_sent_though_nothing_more_comes() {
+        let (mut client, served) = pair().await;
+        let (far, mut service) = duplex(64);
+        let (may, asked) = tokio::sync::oneshot::channel::<()>();
+        let slow = Slow { far, held: Vec::new(), may: Box::pin(async { drop(asked.await) }), opened: false };
+        let work = async {
+            client.write_all(b"hello").await.unwrap();
+            // It is in the buffer by then.
+            sleep(Duration::from_millis(50)).await;
+            may.send(()).unwrap();
+            let mut got = [0; 5];
+            service.read_exact(&mut got).await.unwrap();
+            got
+        };
+        tokio::select! {
+            biased;
+            _ = splice(served, Io::other(slow)) => panic!("it has no end"),
+            got = tokio::time::timeout(DEADLINE, work) => assert_eq!(&got.expect("it is sent"), b"hello"),
         }
     }
 
