@@ -5,6 +5,7 @@
 //! did not take is kept. Much data between two TCP connections is not read at all, see `splice/kernel.rs`.
 
 use std::cell::RefCell;
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use crate::connect::{BufferedDuplex, Io};
 use crate::peer::PeerWatch;
@@ -103,28 +105,56 @@ impl Meter {
     }
 }
 
+/// What was read of a client before there was a target for it.
+#[derive(Debug)]
+pub struct Opening {
+    /// These bytes.
+    pub bytes: Vec<u8>,
+    /// A target that does not take them in this time takes nothing.
+    pub within: Duration,
+}
+
 /// Carries bytes both ways until both directions have ended, the client has left, or one side failed. Who has not been
 /// told the end yet then sees a reset, where the stream has one: an end of file would look like a whole answer, or a
 /// whole question. A stream to a target that is no TCP connection is dropped without an end of its own.
 pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
-    carry_both(client, target, None, || ()).await
+    carry_both(client, None, target, None, || ()).await
 }
 
 /// [`splice`], with its bytes counted while it runs; `answered` is called once, when the client has been sent the
 /// target's first bytes.
 pub async fn splice_noting(client: TcpStream, target: Io, meter: Arc<Meter>, answered: impl FnMut()) -> SpliceEnd {
-    carry_both(client, target, Some(meter), answered).await
+    carry_both(client, None, target, Some(meter), answered).await
 }
 
-async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mut answered: impl FnMut()) -> SpliceEnd {
+/// [`splice_noting`], for a client that has said something already.
+pub async fn splice_after(
+    client: TcpStream,
+    opening: Opening,
+    target: Io,
+    meter: Arc<Meter>,
+    answered: impl FnMut(),
+) -> SpliceEnd {
+    carry_both(client, Some(opening), target, Some(meter), answered).await
+}
+
+async fn carry_both(
+    client: TcpStream,
+    opening: Option<Opening>,
+    target: Io,
+    meter: Option<Arc<Meter>>,
+    mut answered: impl FnMut(),
+) -> SpliceEnd {
     let tcp = target.plain_tcp().is_some();
     let watch = PeerWatch::of(&client);
+    let (said, within) = opening.map_or((Vec::new(), Duration::MAX), |opening| (opening.bytes, opening.within));
+    let mut patience = Patience { bytes: said.len() as u64, within, timer: None };
     let mut pair = Pair {
         client,
         target,
         watch,
         ended: false,
-        inward: Direction { tcp, ..Direction::default() },
+        inward: Direction { tcp, kept: said, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
     };
     let cut = std::future::poll_fn(|cx| {
@@ -136,6 +166,9 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         if let Some(meter) = &meter {
             meter.add(pair.inward.bytes - before.0, pair.outward.bytes - before.1);
         }
+        if end.is_pending() && patience.poll_lost(&pair.inward, cx).is_ready() {
+            return Poll::Ready(Some(Cut::Target(io::ErrorKind::TimedOut.into())));
+        }
         end
     })
     .await;
@@ -145,6 +178,25 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         refuse(&pair.client);
     }
     SpliceEnd { inward: pair.inward.bytes, outward: pair.outward.bytes, cut }
+}
+
+/// With a target that is to take an opening.
+struct Patience {
+    bytes: u64,
+    within: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Ready when the target has taken it for too long.
+    fn poll_lost(&mut self, inward: &Direction, cx: &mut Context<'_>) -> Poll<()> {
+        if inward.done || inward.bytes >= self.bytes {
+            (self.bytes, self.timer) = (0, None);
+            return Poll::Pending;
+        }
+        // Most take it at once.
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.within))).as_mut().poll(cx)
+    }
 }
 
 /// A client whose target could not be reached sees a reset.
@@ -667,6 +719,38 @@ mod tests {
             _ = splice(served, Io::other(slow)) => panic!("it has no end"),
             got = tokio::time::timeout(DEADLINE, work) => assert_eq!(&got.expect("it is sent"), b"hello"),
         }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_does_not_take_what_a_client_has_said_is_given_up() {
+        let (mut client, served) = pair().await;
+        let (near, _far) = duplex(4);
+        let opening = Opening { bytes: b"a hello".to_vec(), within: Duration::from_millis(20) };
+        let carried = splice_after(served, opening, Io::other(near), Arc::default(), || ());
+        let end = tokio::time::timeout(DEADLINE, carried).await.expect("it ends");
+        assert!(matches!(end.cut, Some(Cut::Target(error)) if error.kind() == io::ErrorKind::TimedOut));
+        assert_eq!(client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_said_goes_first_and_once_taken_nobody_hurries() {
+        let (mut client, served) = pair().await;
+        let (near, mut far) = duplex(64);
+        let opening = Opening { bytes: b"hel".to_vec(), within: Duration::from_millis(20) };
+        client.write_all(b"lo").await.unwrap();
+        let meter = Arc::new(Meter::default());
+        let work = async {
+            let mut got = [0; 5];
+            far.read_exact(&mut got).await.unwrap();
+            sleep(Duration::from_millis(60)).await;
+            drop(far);
+            client.shutdown().await.unwrap();
+            got
+        };
+        let carried = splice_after(served, opening, Io::other(near), Arc::clone(&meter), || ());
+        let (end, got) = tokio::time::timeout(DEADLINE, async { tokio::join!(carried, work) }).await.expect("it ends");
+        assert_eq!((&got, end.inward, meter.inward()), (b"hello", 5, 5));
+        assert!(end.cut.is_none(), "{:?}", end.cut);
     }
 
     #[tokio::test]
