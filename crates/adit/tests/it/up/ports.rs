@@ -282,7 +282,7 @@ async fn a_target_that_cannot_be_had_resets_the_client_and_is_said_once() {
 }
 
 /// `adit up` with a limit of descriptors.
-fn with_descriptors(bed: &Bed, count: u32) -> Command {
+pub(super) fn with_descriptors(bed: &Bed, count: u32) -> Command {
     // The limit is set for good: `adit up` would raise a soft one.
     let inner = bed.command();
     let mut command = Command::new("sh");
@@ -356,39 +356,6 @@ async fn with_few_descriptors_a_crowd_at_a_plain_target_is_served_in_turn() {
     for mut stream in crowd {
         echo(&mut stream).await;
     }
-}
-
-/// `ulimit -n 64`, and clients that take nothing of what a plain target has for them.
-#[cfg(target_os = "linux")]
-#[tokio::test]
-async fn with_few_descriptors_clients_that_read_nothing_take_no_more_than_others() {
-    let bed = Bed::start().await;
-    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let to = service.local_addr().unwrap();
-    let _service = super::support::beside(async move {
-        let mut writing = Vec::new();
-        while let Ok((mut stream, _)) = service.accept().await {
-            writing.push(super::support::beside(async move {
-                let piece = vec![7; 1 << 20];
-                while stream.write_all(&piece).await.is_ok() {}
-            }));
-        }
-    });
-    bed.write(&format!("forwards:\n  p: {{ to: \"tcp://{to}\", listen: 0 }}\n"));
-    let up = Up::start(&mut with_descriptors(&bed, 64)).await.errors_expected();
-    let mut held = Vec::new();
-    for _ in 0..8 {
-        let mut client = TcpStream::connect(up.port("p")).await.unwrap();
-        // Enough to be seen as much.
-        let mut some = vec![0; 4 << 20];
-        within("its bytes", client.read_exact(&mut some)).await.unwrap();
-        held.push(client);
-    }
-    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", up.process.pid())).unwrap();
-    let pipes = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
-    let pipes = pipes.filter(|target| target.to_string_lossy().starts_with("pipe:")).count();
-    // Its output is some, too.
-    assert!(pipes < 8, "{pipes} of its descriptors are pipes");
 }
 
 /// `ulimit -n 64`, and a crowd is there before anything was dialled.
