@@ -12,9 +12,10 @@ use testkit::process::{self, Process};
 use testkit::raw::{self, Client};
 use testkit::servers::program;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
 
+use super::ports::with_descriptors;
 use super::support::{Bed, Running, TlsOrigin, Up, beside, gateway};
 use crate::support::{DEADLINE, curl, curl_said, eventually, within};
 
@@ -473,4 +474,70 @@ async fn an_https_service_is_verified_unless_told_otherwise() {
         let answer = raw::get(secure.up.gateway(), HOST, "/").await.unwrap();
         assert_eq!(answer.status, status, "{tls}: {}", answer.text());
     }
+}
+
+/// `ulimit -n 64`: what is much goes from socket to socket in the kernel, which takes pipes.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn with_few_descriptors_clients_that_read_nothing_take_no_more_than_others() {
+    let bed = Bed::start().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!("p.localhost: {{ to: \"tcp://{}\", scheme: https }}", service.local_addr().unwrap());
+    let _service = beside(async move {
+        let mut writing = Vec::new();
+        while let Ok((mut stream, _)) = service.accept().await {
+            writing.push(beside(async move {
+                let piece = vec![7; 1 << 20];
+                while stream.write_all(&piece).await.is_ok() {}
+            }));
+        }
+    });
+    bed.write(&gateway(&[], &[&route]));
+    let up = Up::start(&mut with_descriptors(&bed, 64)).await.errors_expected();
+    let (mut held, hello) = (Vec::new(), hello("p.localhost", &[]));
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(up.gateway()).await.unwrap();
+        client.write_all(&hello).await.unwrap();
+        // Enough to be seen as much.
+        within("its bytes", client.read_exact(&mut vec![0; 4 << 20])).await.unwrap();
+        held.push(client);
+    }
+    let descriptors = std::fs::read_dir(format!("/proc/{}/fd", up.process.pid())).unwrap();
+    let pipes = descriptors.filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok());
+    let pipes = pipes.filter(|target| target.to_string_lossy().starts_with("pipe:")).count();
+    // Its output is some, too.
+    assert!(pipes < 8, "{pipes} of its descriptors are pipes");
+}
+
+/// A client with TLS that ends here and its service, with a connection between them that is no HTTP any more.
+async fn switched(up: &Up, service: &TcpListener) -> (tokio_rustls::client::TlsStream<TcpStream>, TcpStream) {
+    let mut client = Client::connect_tls(up.gateway(), "ws.localhost", trust_anything(&["http/1.1"])).await.unwrap();
+    let upgrade = [("Connection", "Upgrade"), ("Upgrade", "echo/1")];
+    client.send(&raw::head("GET", &up.host("ws.localhost"), "/", &upgrade, None)).await.unwrap();
+    let (mut served, _) = within("a connection", service.accept()).await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        assert_ne!(within("a request", served.read_buf(&mut said)).await.unwrap(), 0);
+    }
+    served.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 101);
+    client.send(b"half of").await.unwrap();
+    within("its bytes", served.read_exact(&mut [0; 7])).await.unwrap();
+    (client.into_parts().0, served)
+}
+
+#[tokio::test]
+async fn what_is_reset_at_one_end_of_an_upgraded_connection_is_reset_at_the_other_with_tls_as_well() {
+    let bed = Bed::start().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let route = format!("ws.localhost: {{ to: \"http://{}\" }}", service.local_addr().unwrap());
+    let up = bed.up(&gateway(&["tls: local"], &[&route])).await;
+    let (client, mut served) = switched(&up, &service).await;
+    Client::new(client.into_inner().0).reset();
+    let end = within("its end", served.read(&mut [0; 8])).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "at the service");
+    let (mut client, served) = switched(&up, &service).await;
+    Client::new(served).reset();
+    let end = within("its end", client.read(&mut [0; 8])).await;
+    assert_eq!(end.unwrap_err().kind(), io::ErrorKind::ConnectionReset, "at the client");
 }
