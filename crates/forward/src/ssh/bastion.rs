@@ -220,13 +220,21 @@ impl Bastion {
 
     /// Connections that do not answer are left: what is opened next is opened by another one.
     fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
-        let (bastion, life) = (Arc::clone(self), self.servers.limits().life);
+        let (bastion, life, own) = (Arc::clone(self), self.servers.limits().life, scope.clone());
         scope.spawn("ssh sign of life", async move {
             let _proving = Proving { bastion };
-            for link in links {
-                if !link.is_alive(life).await {
-                    link.retire();
+            let asked = async {
+                for link in links {
+                    if !link.is_alive(life).await {
+                        link.retire();
+                    }
                 }
+            };
+            tokio::select! {
+                biased;
+                // At the end nobody opens another one.
+                () = own.drained() => {}
+                () = asked => {}
             }
         });
     }

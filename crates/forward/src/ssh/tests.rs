@@ -249,6 +249,24 @@ async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    bed.sshd.freeze();
+    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100));
+    assert!(within(opening).await.is_err(), "the server is frozen");
+    let closing = || bed.scope.running().contains_key("close an ssh stream");
+    assert!(closing(), "{:?}", bed.scope.running());
+    drop(bastion);
+    bed.scope.drain();
+    let begun = std::time::Instant::now();
+    until(|| !closing()).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    bed.sshd.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_young_connection_is_not_made_anew() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
