@@ -9,5 +9,6 @@ mod life;
 mod limits;
 mod metrics;
 mod ports;
+mod refused;
 mod single;
 mod takeover;

@@ -249,6 +249,25 @@ async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
+    let bed = Bed::new(Limits::default()).await;
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    for _ in 0..3 {
+        let bastion = bed.bastion();
+        let refused = bed.open(&bastion, bed.origin.addr().port()).await;
+        assert!(matches!(refused, Err(OpenedVia::Ssh(error)) if error.is_login()));
+        let gone = Arc::downgrade(&bastion);
+        drop(bastion);
+        until(|| gone.strong_count() == 0).await;
+    }
+    assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
+    // The machine wakes, and a person has seen to it meanwhile.
+    bed.sshd.authorize(&bed.sshd.key());
+    bed.servers.forget_refusals();
+    trip(&mut bed.say(&bed.bastion(), "echo\n").await, b"let in").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
