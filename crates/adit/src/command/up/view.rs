@@ -430,11 +430,16 @@ impl View {
         self.applied.notify_one();
     }
 
-    /// The file was read again and is in force.
-    pub(super) fn reloaded(&self, change: &Change) {
+    /// The file as it is now is in force: the pages of the gateway say nothing else any more.
+    pub(super) fn in_force(&self) {
         if let Some(routes) = self.routes.get() {
             routes.set_refused(None);
         }
+    }
+
+    /// The file was read again and is in force.
+    pub(super) fn reloaded(&self, change: &Change) {
+        self.in_force();
         self.note(
             &format!("reloaded: {}", in_words(change)),
             "reloaded",
