@@ -190,6 +190,16 @@ impl Daemon {
         *self.ending.borrow() == Some(Ending::TakenOver)
     }
 
+    /// Whether another process is being made the daemon: what is wished here would be lost.
+    pub(super) fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Acquire)
+    }
+
+    /// Waits for the change that is under way, with what it writes down.
+    pub(super) async fn settled(self: &Arc<Self>) -> Result<(), Failure> {
+        self.look(|daemon| drop(daemon.known())).await
+    }
+
     /// From now on the lock names this process.
     pub(super) fn sign(&self) -> Result<(), Failure> {
         self.presence.sign().map_err(|error| internal(&error))
@@ -200,7 +210,7 @@ impl Daemon {
         let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
         let looked = self.scope.spawn_blocking("presence", move || {
             let _inside = handle.enter();
-            if !daemon.ends() && !daemon.hands_over.load(Ordering::Acquire) {
+            if !daemon.ends() && !daemon.hands_over() {
                 daemon.presence.restore(&daemon);
             }
         });
@@ -557,6 +567,8 @@ impl Daemon {
                 Some(read) => (read, None, Vec::new()),
                 None => return Ok(None),
             },
+            // The successor may have read what was wished before: it is to be asked.
+            Cause::Command { .. } if self.hands_over() => return Err(super::ending::refused()),
             Cause::Command { wish, renew } => (self.read(&known)?, Some(wish), renew),
         };
         let is_command = wish.is_some();
@@ -606,7 +618,10 @@ impl Daemon {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
         desired.keep_only(&as_written);
-        known.unsaved = self.save(&mut desired);
+        // While another process takes over the wishes are its own: it may know of more.
+        if is_command || !self.hands_over() {
+            known.unsaved = self.save(&mut desired);
+        }
         (known.file, known.desired) = (as_written, desired);
         Ok(Some(change))
     }
