@@ -8,6 +8,9 @@ mod desktop;
 mod life;
 mod limits;
 mod metrics;
+// By `unshare` and `nsenter` of util-linux.
+#[cfg(target_os = "linux")]
+mod networks;
 mod ports;
 mod refused;
 mod single;

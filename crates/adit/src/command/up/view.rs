@@ -116,6 +116,12 @@ impl View {
         Self::start_with(form, global.is_none_or(|global| global.quiet), Some(Arc::clone(journal)))
     }
 
+    /// One that shows nothing.
+    #[cfg(test)]
+    pub(super) fn silent() -> Arc<Self> {
+        Self::start_with(Form::None, true, None).expect("its thread starts")
+    }
+
     fn start_with(form: Form, quiet: bool, journal: Option<Arc<Journal>>) -> io::Result<Arc<Self>> {
         let left_out = move |count| match form {
             Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
