@@ -11,6 +11,7 @@ mod metrics;
 // By `unshare` and `nsenter` of util-linux.
 #[cfg(target_os = "linux")]
 mod networks;
+mod notified;
 mod ports;
 mod refused;
 mod single;
