@@ -133,15 +133,15 @@ async fn stuck(place: &Place, drain: &str) -> (Child, UnixStream) {
     let shutdown = format!("{{ drain: {drain}, cancel: 1h, abort: 1h }}");
     place.write(&format!("daemon: {{ shutdown: {shutdown} }}\nforwards:\n{}", place.forward("web", 0, "")));
     let logs = place.home.path().join("state/adit/logs/forwards");
-    std::fs::create_dir_all(&logs).unwrap();
+    std::fs::create_dir_all(&logs).expect("a directory");
     pipe(&logs.join("web.log"));
-    let daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+    let daemon = place.command(&["daemon", "start", "--foreground"]).spawn().expect("it starts");
     let ready = || async { place.run(&["status"]).status.success().then_some(()) };
     eventually(DEADLINE, "it answers", ready).await;
-    let mut reader = UnixStream::connect(place.socket()).unwrap();
-    reader.set_read_timeout(Some(DEADLINE)).unwrap();
-    reader.write_all(b"GET /v1/logs?name=web HTTP/1.1\r\nHost: adit\r\n\r\n").unwrap();
-    reader.read_exact(&mut [0; 12]).unwrap();
+    let mut reader = UnixStream::connect(place.socket()).expect("the socket");
+    reader.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    reader.write_all(b"GET /v1/logs?name=web HTTP/1.1\r\nHost: adit\r\n\r\n").expect("it is sent");
+    reader.read_exact(&mut [0; 12]).expect("an answer");
     (daemon, reader)
 }
 

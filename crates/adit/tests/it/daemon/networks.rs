@@ -14,6 +14,7 @@ struct Namespace(Child);
 
 impl Namespace {
     /// The same as `command`; nothing where namespaces are not permitted.
+    #[expect(clippy::print_stderr, reason = "a test that is left out says so")]
     fn start(command: &Command) -> Option<Self> {
         let flags = ["--net", "--map-root-user"];
         let own = |arguments: &[&str]| {
