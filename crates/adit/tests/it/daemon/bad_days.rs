@@ -129,13 +129,13 @@ async fn signals_that_mean_something_else_do_not_disturb_an_end() {
 
 /// A daemon in the foreground whose phases take an hour, with a task in it that nothing ends: it reads a log that is a pipe,
 /// into which nobody writes.
-async fn stuck(place: &Place, drain: &str) -> (Child, UnixStream) {
+async fn stuck(place: &Place, drain: &str) -> (Stuck, UnixStream) {
     let shutdown = format!("{{ drain: {drain}, cancel: 1h, abort: 1h }}");
     place.write(&format!("daemon: {{ shutdown: {shutdown} }}\nforwards:\n{}", place.forward("web", 0, "")));
     let logs = place.home.path().join("state/adit/logs/forwards");
     std::fs::create_dir_all(&logs).expect("a directory");
     pipe(&logs.join("web.log"));
-    let daemon = place.command(&["daemon", "start", "--foreground"]).spawn().expect("it starts");
+    let daemon = Stuck(place.command(&["daemon", "start", "--foreground"]).spawn().expect("it starts"));
     let ready = || async { place.run(&["status"]).status.success().then_some(()) };
     eventually(DEADLINE, "it answers", ready).await;
     let mut reader = UnixStream::connect(place.socket()).expect("the socket");
@@ -145,9 +145,20 @@ async fn stuck(place: &Place, drain: &str) -> (Child, UnixStream) {
     (daemon, reader)
 }
 
+/// A process that nobody waits an hour for, should its test fail.
+struct Stuck(Child);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        // It has ended, most times.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// The exit code of a daemon that ends now.
-async fn ends_at_once(daemon: &mut Child) -> Option<i32> {
-    let ended = std::cell::RefCell::new(daemon);
+async fn ends_at_once(daemon: &mut Stuck) -> Option<i32> {
+    let ended = std::cell::RefCell::new(&mut daemon.0);
     let ended = || async { ended.borrow_mut().try_wait().expect("a child") };
     eventually(SOON, "it ends at once", ended).await.code()
 }
@@ -156,12 +167,12 @@ async fn ends_at_once(daemon: &mut Child) -> Option<i32> {
 async fn a_third_signal_ends_it_at_once_whatever_is_left() {
     let place = Place::new().await;
     let (mut daemon, _reader) = stuck(&place, "1h").await;
-    signal(daemon.id(), Signal::TERM);
+    signal(daemon.0.id(), Signal::TERM);
     place.logged("\"event\":\"stopping\"").await;
-    signal(daemon.id(), Signal::TERM);
+    signal(daemon.0.id(), Signal::TERM);
     place.logged("not finished in time, cancelling: 1 × log read").await;
-    assert!(daemon.try_wait().unwrap().is_none(), "it waits for what it has dropped");
-    signal(daemon.id(), Signal::TERM);
+    assert!(daemon.0.try_wait().unwrap().is_none(), "it waits for what it has dropped");
+    signal(daemon.0.id(), Signal::TERM);
     assert_eq!(ends_at_once(&mut daemon).await, Some(6), "{}", place.log());
 }
 
@@ -175,9 +186,9 @@ async fn a_signal_ends_the_cancelling_and_another_one_the_rest() {
         move || async move { (place.json(&["daemon", "status"])["daemon"]["ending"]["phase"] == phase).then_some(()) }
     };
     eventually(DEADLINE, "the drain has its time", phase("cancelling")).await;
-    signal(daemon.id(), Signal::TERM);
+    signal(daemon.0.id(), Signal::TERM);
     eventually(DEADLINE, "a signal ends the cancelling", phase("aborting")).await;
-    signal(daemon.id(), Signal::TERM);
+    signal(daemon.0.id(), Signal::TERM);
     assert_eq!(ends_at_once(&mut daemon).await, Some(6), "{}", place.log());
     stop.wait().unwrap();
 }

@@ -241,9 +241,9 @@ mod tests {
             happens("lost", "db");
             // It is heard of before more happens than there is room for.
             tokio::time::sleep(Duration::from_secs(1)).await;
-            for event in ["back", "ready", "ready"] {
-                happens(event, "db");
-            }
+            happens("back", "db");
+            happens("ready", "other");
+            happens("ready", "other");
             happens("lost", "web");
             tokio::time::sleep(4 * LASTS).await;
         };
