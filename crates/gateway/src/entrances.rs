@@ -333,6 +333,8 @@ impl Entrances {
         let Prepared { forwards, table, tls, gateway, bound, late, left_out, wanted, undo: _ } = prepared;
         self.renew.clear();
         (self.leaves_out, self.unopened) = (false, left_out);
+        // Not before: whoever refuses the change must not have dialled anybody. And before the first stream by them.
+        forwards.start();
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
         if let Some(gateway) = &gateway {
@@ -357,7 +359,6 @@ impl Entrances {
             }
         }
         self.tell_ports();
-        forwards.start();
         let remade = table.remade(&old_table);
         old_table.retire(&table);
         old_forwards.retire(&forwards);

@@ -14,7 +14,7 @@ use super::dial::{Dial, Notes};
 use super::error::SshError;
 use super::link::{Link, OpenError};
 use super::openssh::{self, Master};
-use super::servers::SshServers;
+use super::servers::{Refusal, SshServers};
 use super::settings::{Known, Reader};
 use crate::reach::{AGAIN, RESTART, RESTARTING};
 
@@ -112,6 +112,21 @@ enum Next {
 
 impl Bastion {
     pub(crate) fn new(servers: Arc<SshServers>, server: SshServer, secrets: Secrets) -> Arc<Self> {
+        Self::with_refusal(servers, server, secrets, None)
+    }
+
+    /// One that may have been refused a login when others used it; a refusal whose time has passed is none.
+    pub(crate) fn with_refusal(
+        servers: Arc<SshServers>,
+        server: SshServer,
+        secrets: Secrets,
+        refusal: Option<Refusal>,
+    ) -> Arc<Self> {
+        let refusal = refusal.filter(|refusal| refusal.until > Instant::now());
+        let (failure, refused) = match refusal {
+            Some(Refusal { error, until, backoff }) => (Some((error, until)), backoff),
+            None => (None, Backoff::new(REFUSED)),
+        };
         let state = State {
             links: Vec::new(),
             dialing: false,
@@ -120,10 +135,10 @@ impl Bastion {
             proving: false,
             since: None,
             again: Backoff::new(AGAIN),
-            refused: Backoff::new(REFUSED),
+            refused,
             key: Backoff::new(KEY),
             away: None,
-            failure: None,
+            failure,
             openssh: None,
         };
         Arc::new(Self {
@@ -220,13 +235,21 @@ impl Bastion {
 
     /// Connections that do not answer are left: what is opened next is opened by another one.
     fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
-        let (bastion, life) = (Arc::clone(self), self.servers.limits().life);
+        let (bastion, life, own) = (Arc::clone(self), self.servers.limits().life, scope.clone());
         scope.spawn("ssh sign of life", async move {
             let _proving = Proving { bastion };
-            for link in links {
-                if !link.is_alive(life).await {
-                    link.retire();
+            let asked = async {
+                for link in links {
+                    if !link.is_alive(life).await {
+                        link.retire();
+                    }
                 }
+            };
+            tokio::select! {
+                biased;
+                // At the end nobody opens another one.
+                () = own.drained() => {}
+                () = asked => {}
             }
         });
     }
@@ -276,7 +299,7 @@ impl Bastion {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(master) => state.openssh = Some(master),
                 }
-                state.forgive();
+                self.forgive(&mut state);
             }
             Some(Err(error)) => self.failed(&mut state, error),
             // Its scope ended, or it was given up for another.
@@ -307,7 +330,16 @@ impl Bastion {
             state.again.next_wait(random)
         };
         tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
+        if error.is_login() {
+            let (error, until, backoff) = (error.clone(), now + wait, state.refused.clone());
+            self.servers.refuses(&self.server, Refusal { error, until, backoff });
+        }
         state.failure = Some((error, now + wait));
+    }
+
+    fn forgive(&self, state: &mut State) {
+        self.servers.forgive(&self.server);
+        state.forgive();
     }
 
     /// The master of the child processes is gone, and a stream that noticed it first was not let in: the next login is made
@@ -427,7 +459,7 @@ impl Bastion {
     pub(crate) fn wake(&self) {
         let links = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.forgive();
+            self.forgive(&mut state);
             // Its settings may have changed.
             state.openssh = None;
             std::mem::take(&mut state.links)

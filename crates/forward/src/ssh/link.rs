@@ -32,6 +32,9 @@ const BEHIND: isize = 1024 * 1024;
 /// A stream that comes to hold up others has so much time at least, however long nothing of it was read before.
 const GRACE: Duration = Duration::from_millis(50);
 
+/// How long the end waits for streams to be closed: a server that lives takes it in less.
+const LAST: Duration = Duration::from_millis(500);
+
 /// How much of a stream may wait for its reader.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Limits {
@@ -426,9 +429,27 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if let Some(opening) = self.opening.take() {
-            self.scope.spawn("close an ssh stream", async move { drop(opening.await) });
+            let closing = Box::pin(async move { drop(opening.await) });
+            close_in(&self.scope, closing);
         }
     }
+}
+
+/// Closes a stream, which takes as long as the server does. At the end that is waited for but a moment: a server that
+/// answers needs no more, and whatever is left ends with its connection.
+pub(crate) fn close_in(scope: &Scope, closing: BoxFuture<'static, ()>) {
+    let until = scope.clone();
+    scope.spawn("close an ssh stream", async move {
+        let ending = async {
+            until.drained().await;
+            tokio::time::sleep(LAST).await;
+        };
+        tokio::select! {
+            biased;
+            () = closing => {}
+            () = ending => {}
+        }
+    });
 }
 
 /// What russh asks.

@@ -10,7 +10,7 @@ use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::link::{Flow, LinkShared};
+use super::link::{Flow, LinkShared, close_in};
 
 /// A byte stream. Reading takes what arrived without copying it.
 pub(crate) struct SshStream {
@@ -114,7 +114,7 @@ impl Drop for SshStream {
         });
         // There is room for it, most times; then no task is needed.
         if closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            scope.spawn("close an ssh stream", closing);
+            close_in(&scope, closing);
         }
     }
 }

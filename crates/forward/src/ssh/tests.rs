@@ -249,6 +249,43 @@ async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
+    let bed = Bed::new(Limits::default()).await;
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    for _ in 0..3 {
+        let bastion = bed.bastion();
+        let refused = bed.open(&bastion, bed.origin.addr().port()).await;
+        assert!(matches!(refused, Err(OpenedVia::Ssh(error)) if error.is_login()));
+        let gone = Arc::downgrade(&bastion);
+        drop(bastion);
+        until(|| gone.strong_count() == 0).await;
+    }
+    assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
+    // The machine wakes, and a person has seen to it meanwhile.
+    bed.sshd.authorize(&bed.sshd.key());
+    bed.servers.forget_refusals();
+    trip(&mut bed.say(&bed.bastion(), "echo\n").await, b"let in").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    bed.sshd.freeze();
+    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100));
+    assert!(within(opening).await.is_err(), "the server is frozen");
+    let closing = || bed.scope.running().contains_key("close an ssh stream");
+    assert!(closing(), "{:?}", bed.scope.running());
+    drop(bastion);
+    bed.scope.drain();
+    let begun = std::time::Instant::now();
+    until(|| !closing()).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    bed.sshd.thaw();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_young_connection_is_not_made_anew() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
