@@ -14,6 +14,7 @@ use super::bastion::{Bastion, OpenedVia};
 use super::link::Limits;
 use super::servers::SshServers;
 
+mod masters;
 mod passwords;
 
 const DEADLINE: Duration = Duration::from_secs(15);
