@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use adit_core::target::{SshOptions, SshTarget, Target};
 use forward::Forward;
 use runtime::Connect as _;
 use runtime::connect::{ConnectError, Io};
+use testkit::relay::{Link, Relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::bed::SshBed;
@@ -128,6 +130,32 @@ async fn new_streams_go_past_one_that_is_unread_for_ever() {
         call(&forward).await;
     }
     assert_eq!(bed.sshd.logins(), 2, "one more connection, and not one for each stream");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_fifty_milliseconds_away_gives_many_megabytes_a_second() {
+    let bed = SshBed::new().await;
+    let wire = Link::round_trip(Duration::from_millis(50));
+    let relay = Relay::start(bed.sshd.addr(), wire).await.unwrap();
+    let alias = bed.config(&format!("Host *\n  HostKeyAlias {}\n", bed.sshd.known_name()));
+    let Target::Ssh(target) = bed.target(SshOptions { config: Some(alias), ..bed.options() }) else { panic!("ssh") };
+    let mut server = target.server.clone();
+    server.port = std::num::NonZeroU16::new(relay.addr().port());
+    let forward = bed.forward_to(Target::Ssh(SshTarget { server, ..target }));
+    ready(&forward).await;
+    for (line, bytes) in [("source 33554432\n", 32 * MIB), ("sink\n", 32 * MIB)] {
+        let mut io = say(&forward, line).await;
+        let begun = std::time::Instant::now();
+        if line.starts_with("sink") {
+            within("it is sent", io.write_all(&vec![7; bytes])).await.unwrap();
+            within("our end is told", io.shutdown()).await.unwrap();
+        }
+        let came = rest(&mut io).await.unwrap();
+        assert!(came.len() == bytes || String::from_utf8_lossy(&came).contains(&bytes.to_string()));
+        let rate = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
+        // A window of 2 MiB each 50 ms is 42 MB/s at most, and half of it where the window is opened again late.
+        assert!(rate > 8.0, "{line:?}: {rate:.1} MB/s");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
