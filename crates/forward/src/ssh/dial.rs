@@ -25,8 +25,12 @@ use super::settings::Known;
 use super::transport::{Logging, Pipes, Watched};
 use super::words::printable;
 
-/// What a server may send before we say go on. More deadlocks russh through another server.
-const WINDOW: u32 = 2 * 1024 * 1024;
+/// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
+/// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
+const WINDOW: u32 = 4 * 1024 * 1024;
+/// The same through another server, where all that is under way to the inner connection must find room in its stream of the outer one:
+/// the outer one would take nothing more else, and the inner one, which writes by it, could not go on to read.
+const WINDOW_THROUGH: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
 /// Pieces of a stream that may wait: more than are let wait, see [`Limits`](super::link::Limits).
@@ -235,7 +239,7 @@ fn config(known: &Known, host_keys: &HostKeys) -> client::Config {
     };
     client::Config {
         client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-adit_", env!("CARGO_PKG_VERSION")))),
-        window_size: WINDOW,
+        window_size: if settings.jumps.is_empty() { WINDOW } else { WINDOW_THROUGH },
         maximum_packet_size: PACKET,
         channel_buffer_size: PIECES,
         preferred,

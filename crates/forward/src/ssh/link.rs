@@ -367,7 +367,7 @@ impl Crowd {
     }
 
     fn one_more(&mut self, now: Instant, stuck: Duration) {
-        if !self.last.is_some_and(|last| now - last < stuck.saturating_mul(2)) {
+        if self.last.is_none_or(|last| now - last >= stuck.saturating_mul(2)) {
             self.ended = 0;
         }
         self.ended += 1;

@@ -143,19 +143,33 @@ async fn a_server_fifty_milliseconds_away_gives_many_megabytes_a_second() {
     server.port = std::num::NonZeroU16::new(relay.addr().port());
     let forward = bed.forward_to(Target::Ssh(SshTarget { server, ..target }));
     ready(&forward).await;
-    for (line, bytes) in [("source 33554432\n", 32 * MIB), ("sink\n", 32 * MIB)] {
-        let mut io = say(&forward, line).await;
-        let begun = std::time::Instant::now();
-        if line.starts_with("sink") {
-            within("it is sent", io.write_all(&vec![7; bytes])).await.unwrap();
-            within("our end is told", io.shutdown()).await.unwrap();
+    // 2 MiB each 50 ms are 42 MB/s. A busy machine may spoil one try, and not all.
+    assert!(best_of(3, 24.0, async || rate_of(&forward, "source 33554432\n").await).await, "from there");
+    assert!(best_of(3, 12.0, async || rate_of(&forward, "sink\n").await).await, "to there");
+}
+
+async fn best_of(tries: usize, wanted: f64, measure: impl AsyncFn() -> f64) -> bool {
+    for _ in 0..tries {
+        let rate = measure().await;
+        if rate > wanted {
+            return true;
         }
-        let came = rest(&mut io).await.unwrap();
-        assert!(came.len() == bytes || String::from_utf8_lossy(&came).contains(&bytes.to_string()));
-        let rate = bytes as f64 / 1e6 / begun.elapsed().as_secs_f64();
-        // A window of 2 MiB each 50 ms is 42 MB/s at most, and half of it where the window is opened again late.
-        assert!(rate > 8.0, "{line:?}: {rate:.1} MB/s");
+        eprintln!("{rate:.1} MB/s");
     }
+    false
+}
+
+/// 32 MiB one way, in MB/s.
+async fn rate_of(forward: &Forward, line: &str) -> f64 {
+    let mut io = say(forward, line).await;
+    let begun = std::time::Instant::now();
+    if line.starts_with("sink") {
+        within("it is sent", io.write_all(&vec![7; 32 * MIB])).await.unwrap();
+        within("our end is told", io.shutdown()).await.unwrap();
+    }
+    let came = rest(&mut io).await.unwrap();
+    assert!(came.len() == 32 * MIB || String::from_utf8_lossy(&came).contains("33554432"));
+    33.55 / begun.elapsed().as_secs_f64()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
