@@ -1,10 +1,11 @@
 //! One SSH server: its connections, one login at a time, and when to try again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::target::SshServer;
+use futures_util::future::join_all;
 use runtime::Scope;
 use runtime::connect::{ConnectError, Io};
 use tokio::sync::watch;
@@ -70,6 +71,8 @@ struct State {
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
     openssh: Option<Arc<Master>>,
+    /// Until when its successor is waited for.
+    awaited: Option<Instant>,
 }
 
 impl State {
@@ -140,6 +143,7 @@ impl Bastion {
             away: None,
             failure,
             openssh: None,
+            awaited: None,
         };
         Arc::new(Self {
             servers,
@@ -180,8 +184,8 @@ impl Bastion {
     fn next(self: &Arc<Self>, scope: &Scope, waited: bool) -> Next {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clean();
-        if let Some(master) = &state.openssh {
-            return Next::Take(Way::OpenSsh(Arc::clone(master)));
+        if let Some(master) = state.openssh.clone() {
+            return self.by_openssh(scope, state, master);
         }
         if std::mem::take(&mut state.unproven) && !state.links.is_empty() {
             state.proving = true;
@@ -217,6 +221,27 @@ impl Bastion {
         Next::Wait { until: None }
     }
 
+    /// A master cannot be asked whether its server answers, so a proof is another login. The one that is there stays until then,
+    /// or there would be none if that fails; and nobody waits for the finger of somebody for long.
+    fn by_openssh(self: &Arc<Self>, scope: &Scope, mut state: MutexGuard<'_, State>, master: Arc<Master>) -> Next {
+        let now = Instant::now();
+        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
+        if std::mem::take(&mut state.unproven) && !is_held {
+            let until = now + self.servers.limits().life;
+            state.awaited = Some(until);
+            if !state.dialing {
+                (state.dialing, state.renewing) = (true, true);
+                drop(state);
+                self.log_in(scope);
+            }
+            return Next::Wait { until: Some(until) };
+        }
+        match state.awaited.filter(|until| state.dialing && *until > now) {
+            Some(until) => Next::Wait { until: Some(until) },
+            None => Next::Take(Way::OpenSsh(master)),
+        }
+    }
+
     /// A task: whoever gives up waiting does not waste the login of the others.
     fn log_in(self: &Arc<Self>, scope: &Scope) {
         let (bastion, own) = (Arc::clone(self), scope.clone());
@@ -238,27 +263,24 @@ impl Bastion {
         let (bastion, life, own) = (Arc::clone(self), self.servers.limits().life, scope.clone());
         scope.spawn("ssh sign of life", async move {
             let _proving = Proving { bastion };
-            let asked = async {
-                for link in links {
-                    if !link.is_alive(life).await {
-                        link.retire();
-                    }
+            // All at once: every stream that is opened meanwhile waits for this.
+            let asking = links.iter().map(async |link| {
+                if !link.is_alive(life).await {
+                    link.retire();
                 }
-            };
+            });
             tokio::select! {
                 biased;
                 // At the end nobody opens another one.
                 () = own.drained() => {}
-                () = asked => {}
+                _ = join_all(asking) => {}
             }
         });
     }
 
     /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed.
     pub(crate) fn prove(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.unproven = true;
-        state.openssh = None;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).unproven = true;
     }
 
     /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
@@ -294,6 +316,7 @@ impl Bastion {
                 state.since = Some(Instant::now());
                 if renewed {
                     state.links.drain(..).for_each(|link| link.retire());
+                    state.openssh = None;
                 }
                 match way {
                     Way::Link(link) => state.links.push(link),
@@ -343,10 +366,10 @@ impl Bastion {
     }
 
     /// The master of the child processes is gone, and a stream that noticed it first was not let in: the next login is made
-    /// by the pace of all logins, and not by each stream.
-    fn openssh_failed(&self, error: SshError) {
+    /// by the pace of all logins, and not by each stream. The late end of an older one says nothing of its successor.
+    pub(super) fn openssh_failed(&self, failed: &Weak<Master>, error: SshError) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.openssh.take().is_none() {
+        if state.openssh.take_if(|master| std::ptr::eq(Arc::as_ptr(master), failed.as_ptr())).is_none() {
             return;
         }
         self.failed(&mut state, error);
@@ -379,10 +402,10 @@ impl Bastion {
             for _ in 0..OPENS {
                 match self.way(scope).await.map_err(OpenedVia::Ssh)? {
                     Way::OpenSsh(master) => {
-                        let bastion = Arc::downgrade(self);
+                        let (bastion, failed) = (Arc::downgrade(self), Arc::downgrade(&master));
                         let refused = move |error| {
                             if let Some(bastion) = bastion.upgrade() {
-                                bastion.openssh_failed(error);
+                                bastion.openssh_failed(&failed, error);
                             }
                         };
                         return openssh::open(scope, &master, host, port, refused).map_err(OpenedVia::Ssh);

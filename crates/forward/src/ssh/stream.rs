@@ -10,7 +10,8 @@ use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::link::{Flow, LinkShared, close_in};
+use super::flow::Flow;
+use super::link::{LinkShared, close_in};
 
 /// A byte stream. Reading takes what arrived without copying it.
 pub(crate) struct SshStream {
@@ -34,8 +35,8 @@ impl SshStream {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.chunk.is_empty() && !self.ended {
             let message = ready!(self.flow.poll_message(cx));
-            if self.flow.is_cut() {
-                return Poll::Ready(Err(cut()));
+            if let Some(error) = self.flow.cut_error() {
+                return Poll::Ready(Err(error));
             }
             match message {
                 Some(ChannelMsg::Data { data }) => self.chunk = data,
@@ -77,16 +78,16 @@ impl AsyncRead for SshStream {
 
 impl AsyncWrite for SshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.flow.is_cut() {
-            return Poll::Ready(Err(cut()));
+        if let Some(error) = self.flow.cut_error() {
+            return Poll::Ready(Err(error));
         }
         if let Poll::Ready(written) = Pin::new(&mut self.write).poll_write(cx, buf) {
             return Poll::Ready(written);
         }
         // Remembered first: an end after the look wakes us.
         self.flow.wait_to_write(cx.waker());
-        if self.flow.is_cut() {
-            return Poll::Ready(Err(cut()));
+        if let Some(error) = self.flow.cut_error() {
+            return Poll::Ready(Err(error));
         }
         if self.shared.has_ended() { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) } else { Poll::Pending }
     }
@@ -117,8 +118,4 @@ impl Drop for SshStream {
             close_in(&scope, closing);
         }
     }
-}
-
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "nobody read the stream, and it held up others")
 }

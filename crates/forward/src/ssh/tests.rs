@@ -14,6 +14,9 @@ use super::bastion::{Bastion, OpenedVia};
 use super::link::Limits;
 use super::servers::SshServers;
 
+mod held;
+mod lying;
+mod masters;
 mod passwords;
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -187,21 +190,6 @@ async fn many_streams_that_nobody_reads_have_a_bounded_sum_and_other_connections
     until(|| budget.used() <= 0).await;
     let mut again = bed.say(&bastions[0], "echo\n").await;
     trip(&mut again, b"after them").await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_reads_nothing_is_ended_where_it_holds_up_others() {
-    let limits = Limits { total: 512 * 1024, stuck: Duration::from_secs(1), ..Limits::default() };
-    let bed = Bed::new(limits).await;
-    let bastion = bed.bastion();
-    let mut beside = bed.say(&bastion, "echo\n").await;
-    trip(&mut beside, b"before").await;
-    let _unread = crowd(&bed, &bastion, 5).await;
-    until(|| bed.origin.connections() == 6).await;
-    trip(&mut beside, b"beside it").await;
-    until(|| bed.origin.open() == 1).await;
-    trip(&mut beside, b"after it").await;
-    // Whether all at once or one after the other is a matter of who fills up when.
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
