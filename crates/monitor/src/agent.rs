@@ -155,11 +155,15 @@ impl Agent {
     /// When the source fails.
     pub fn survey(&mut self) -> Result<(), SourceError> {
         let at = now();
+        // Without a program for it a survey finds nothing, which says nothing.
+        let finds_all = self.shared.way.chosen("survey").is_some();
         let mut gone = HashSet::new();
         {
             let Self { source, shared, names, .. } = self;
             let mut table = shared.table();
-            table.begin_survey();
+            if finds_all {
+                table.begin_survey();
+            }
             source.survey(&mut |record| {
                 if record.gone {
                     gone.insert(record.id);
@@ -170,16 +174,17 @@ impl Agent {
         }
         // What ended since is in here; only then is it known whose end was missed.
         self.take()?;
-        let lost = {
+        {
             let mut table = self.shared.table();
-            let lost = table.end_survey(at);
+            if finds_all {
+                // Those that are lost have no place any more, or one that the next survey finds: there is nothing to forget.
+                table.end_survey(at);
+            }
             table.handle_tick(at);
-            lost
-        };
+        }
         // Twice: its end may be on its way, or its place taken by a connection that began in between.
-        let twice = gone.intersection(&self.gone).copied();
-        for id in twice.chain(lost) {
-            self.source.forget(id);
+        for id in gone.intersection(&self.gone) {
+            self.source.forget(*id);
         }
         self.gone = gone;
         self.take_folded(at)?;
@@ -282,7 +287,9 @@ mod tests {
     }
 
     fn script() -> Script {
-        Script { way: Way::default(), events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
+        let part = crate::source::Part { purpose: "survey", way: "a list", refused: None };
+        let way = Way { parts: vec![part], ..Way::default() };
+        Script { way, events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
     }
 
     fn agent(script: Script) -> Agent {
@@ -320,5 +327,24 @@ mod tests {
         assert_eq!(*forgotten.lock().unwrap(), [gone.id]);
         assert_eq!(*heard.lock().unwrap(), [(live(1, 7).id, Step::Live)]);
         assert_eq!(agent.shared().table().connections().len(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_surveys_do_not_find_is_over_but_its_place_is_not_forgotten() {
+        let script = Script { events: vec![live(1, 7)], ..script() };
+        let forgotten = Arc::clone(&script.forgotten);
+        let mut agent = agent(script);
+        (0..6).for_each(|_| agent.survey().unwrap());
+        let shared = agent.shared();
+        let table = shared.table();
+        assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
+        assert!(forgotten.lock().unwrap().is_empty(), "another connection may have the place by now");
+    }
+
+    #[test]
+    fn without_a_program_for_surveys_no_connection_is_taken_for_lost() {
+        let mut agent = agent(Script { way: Way::default(), events: vec![live(1, 7)], ..script() });
+        (0..6).for_each(|_| agent.survey().unwrap());
+        assert_eq!(agent.shared().table().connections().len(), 1);
     }
 }

@@ -91,6 +91,7 @@ impl SourceArguments {
             capacity: self.max_connections,
             ring: None,
             every_step,
+            ..Options::default()
         }
     }
 }
