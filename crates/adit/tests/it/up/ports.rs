@@ -170,8 +170,8 @@ async fn a_reset_of_the_service_is_a_reset_of_the_client() {
 /// A plain port and one with a rate, and the service of both.
 async fn plain_and_limited() -> (Bed, TcpListener, Up) {
     let bed = Bed::start().await;
-    let service = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let to = service.local_addr().unwrap();
+    let service = TcpListener::bind("127.0.0.1:0").await.expect("the test's own connection");
+    let to = service.local_addr().expect("the test's own connection");
     let file = format!(
         "forwards:\n  plain: {{ to: \"tcp://{to}\", listen: 0 }}\n  \
          limited: {{ to: \"tcp://{to}\", listen: 0, limits: {{ bytes_per_second: 10MB/s }} }}\n"
@@ -182,10 +182,10 @@ async fn plain_and_limited() -> (Bed, TcpListener, Up) {
 
 /// A client that has said half of something, and what the service has of it.
 async fn half_said(up: &Up, name: &str, service: &TcpListener) -> (TcpStream, TcpStream) {
-    let mut client = TcpStream::connect(up.port(name)).await.unwrap();
-    client.write_all(b"half of it").await.unwrap();
-    let (mut served, _) = within("a connection", service.accept()).await.unwrap();
-    within("its bytes", served.read_exact(&mut [0; 10])).await.unwrap();
+    let mut client = TcpStream::connect(up.port(name)).await.expect("the test's own connection");
+    client.write_all(b"half of it").await.expect("the test's own connection");
+    let (mut served, _) = within("a connection", service.accept()).await.expect("the test's own connection");
+    within("its bytes", served.read_exact(&mut [0; 10])).await.expect("the test's own connection");
     (client, served)
 }
 

@@ -511,18 +511,26 @@ async fn with_few_descriptors_clients_that_read_nothing_take_no_more_than_others
 
 /// A client with TLS that ends here and its service, with a connection between them that is no HTTP any more.
 async fn switched(up: &Up, service: &TcpListener) -> (tokio_rustls::client::TlsStream<TcpStream>, TcpStream) {
-    let mut client = Client::connect_tls(up.gateway(), "ws.localhost", trust_anything(&["http/1.1"])).await.unwrap();
+    let mut client = Client::connect_tls(up.gateway(), "ws.localhost", trust_anything(&["http/1.1"]))
+        .await
+        .expect("the test's own connection");
     let upgrade = [("Connection", "Upgrade"), ("Upgrade", "echo/1")];
-    client.send(&raw::head("GET", &up.host("ws.localhost"), "/", &upgrade, None)).await.unwrap();
-    let (mut served, _) = within("a connection", service.accept()).await.unwrap();
+    client
+        .send(&raw::head("GET", &up.host("ws.localhost"), "/", &upgrade, None))
+        .await
+        .expect("the test's own connection");
+    let (mut served, _) = within("a connection", service.accept()).await.expect("the test's own connection");
     let mut said = Vec::new();
     while !said.ends_with(b"\r\n\r\n") {
-        assert_ne!(within("a request", served.read_buf(&mut said)).await.unwrap(), 0);
+        assert_ne!(within("a request", served.read_buf(&mut said)).await.expect("the test's own connection"), 0);
     }
-    served.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await.unwrap();
-    assert_eq!(client.response_head(false).await.unwrap().status, 101);
-    client.send(b"half of").await.unwrap();
-    within("its bytes", served.read_exact(&mut [0; 7])).await.unwrap();
+    served
+        .write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n")
+        .await
+        .expect("the test's own connection");
+    assert_eq!(client.response_head(false).await.expect("the test's own connection").status, 101);
+    client.send(b"half of").await.expect("the test's own connection");
+    within("its bytes", served.read_exact(&mut [0; 7])).await.expect("the test's own connection");
     (client.into_parts().0, served)
 }
 
