@@ -9,7 +9,7 @@
 //! | `own_config` | the same without that program |
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
-//! | `link`, `stream`, `flow` | one connection, its streams, what of them waits |
+//! | `link`, `stream`, `flow`, `leaving` | one connection, its streams, what of them waits, how they end |
 //! | `budget` | how much of all streams may wait |
 //! | `remote` | ports of a server that lead here |
 //! | `words` | what a server says |
@@ -28,6 +28,7 @@ mod budget;
 mod flow;
 mod host_keys;
 mod keys;
+mod leaving;
 mod link;
 mod openssh;
 mod own_config;

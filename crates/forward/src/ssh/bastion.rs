@@ -82,6 +82,11 @@ impl State {
         self.openssh.take_if(|master| master.has_ended());
     }
 
+    /// Whether the last attempt failed, and it is too soon for the next.
+    fn is_held(&self, now: Instant) -> bool {
+        self.failure.as_ref().is_some_and(|(_, until)| *until > now)
+    }
+
     fn forgive(&mut self) {
         self.failure = None;
         self.away = None;
@@ -198,8 +203,13 @@ impl Bastion {
             return Next::Wait { until: None };
         }
         let best = state.links.iter().filter(|link| !link.is_behind()).min_by_key(|link| link.streams());
-        if let Some(link) = best {
-            return Next::Take(Way::Link(Arc::clone(link)));
+        if let Some(link) = best.cloned() {
+            if link.is_worn() && !state.dialing && !state.is_held(Instant::now()) {
+                (state.dialing, state.renewing) = (true, true);
+                drop(state);
+                self.log_in(scope);
+            }
+            return Next::Take(Way::Link(link));
         }
         let least = state.links.iter().min_by_key(|link| link.streams()).cloned();
         if state.dialing {
@@ -225,8 +235,7 @@ impl Bastion {
     /// or there would be none if that fails; and nobody waits for the finger of somebody for long.
     fn by_openssh(self: &Arc<Self>, scope: &Scope, mut state: MutexGuard<'_, State>, master: Arc<Master>) -> Next {
         let now = Instant::now();
-        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
-        if std::mem::take(&mut state.unproven) && !is_held {
+        if std::mem::take(&mut state.unproven) && !state.is_held(now) {
             let until = now + self.servers.limits().life;
             state.awaited = Some(until);
             if !state.dialing {
@@ -289,8 +298,7 @@ impl Bastion {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_young = state.since.is_none_or(|since| now - since < self.servers.limits().renew);
-        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
-        if is_young || is_held || state.dialing || state.links.is_empty() {
+        if is_young || state.is_held(now) || state.dialing || state.links.is_empty() {
             return;
         }
         (state.dialing, state.renewing) = (true, true);

@@ -34,6 +34,10 @@ pub(crate) struct Flow {
     /// Who waits to write: russh does not tell them that the connection has ended.
     writer: Mutex<Option<Waker>>,
     closed: AtomicBool,
+    /// Its owner has it: until then it is kept for them, though it may have ended.
+    handed_out: AtomicBool,
+    /// The server has ended it, or we have: nothing of it comes any more.
+    over: AtomicBool,
     cut: OnceLock<Cut>,
 }
 
@@ -76,6 +80,8 @@ impl Flow {
             queue: Mutex::default(),
             writer: Mutex::default(),
             closed: AtomicBool::new(false),
+            handed_out: AtomicBool::new(false),
+            over: AtomicBool::new(false),
             cut: OnceLock::new(),
         }
     }
@@ -130,6 +136,7 @@ impl Flow {
 
     /// What arrives is taken with [`Flow::poll_message`].
     pub(crate) fn hold(&self, read: ChannelReadHalf) {
+        self.handed_out.store(true, Ordering::SeqCst);
         let mut queue = self.queue();
         // It may have been cut before it was handed out.
         queue.read = self.cut.get().is_none().then_some(read);
@@ -191,6 +198,24 @@ impl Flow {
     /// What its reader and its writer are told when it was cut.
     pub(crate) fn cut_error(&self) -> Option<io::Error> {
         self.cut.get().map(|why| why.error())
+    }
+
+    /// Nothing of it comes any more; whether that is new.
+    pub(super) fn end(&self) -> bool {
+        !self.over.swap(true, Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        self.over.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn is_handed_out(&self) -> bool {
+        self.handed_out.load(Ordering::SeqCst)
+    }
+
+    /// Whether nobody reads it any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
     }
 
     /// Whether it has as much as any stream may have.

@@ -22,6 +22,7 @@ use super::budget::Budget;
 use super::error::SshError;
 use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
+use super::leaving::{By, Leaving};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 use super::words::printable;
@@ -51,6 +52,8 @@ pub(crate) struct Limits {
     pub(crate) renew: Duration,
     /// How long a connection has to show that it lives, when somebody asks for that.
     pub(crate) life: Duration,
+    /// A connection on which so many streams were ended before the server did is replaced: russh keeps some 3 KiB of each.
+    pub(crate) left: usize,
 }
 
 impl Default for Limits {
@@ -62,6 +65,7 @@ impl Default for Limits {
             stuck: Duration::from_secs(30),
             renew: Duration::from_secs(60),
             life: Duration::from_secs(5),
+            left: 4096,
         }
     }
 }
@@ -76,6 +80,9 @@ pub(crate) struct LinkShared {
     /// Since when nothing is taken from the server, as a stream has as much as it may have.
     held: Mutex<Option<Instant>>,
     crowd: Mutex<Crowd>,
+    pub(super) leaving: Leaving,
+    /// Streams that we ended before the server did.
+    pub(super) left: AtomicUsize,
     /// The server may be another one than it was.
     doubted: AtomicBool,
     limits: Limits,
@@ -109,6 +116,8 @@ impl LinkShared {
             more: Notify::new(),
             held: Mutex::default(),
             crowd: Mutex::default(),
+            leaving: Leaving::default(),
+            left: AtomicUsize::new(0),
             doubted: AtomicBool::new(false),
             limits,
             budget: Arc::clone(budget),
@@ -127,12 +136,21 @@ impl LinkShared {
         flow
     }
 
-    fn known_flow(&self, id: ChannelId) -> Option<Arc<Flow>> {
+    pub(super) fn known_flow(&self, id: ChannelId) -> Option<Arc<Flow>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whether neither the server nor we have ended it.
+    pub(crate) fn is_known(&self, id: ChannelId) -> bool {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
     pub(crate) fn forget(&self, id: ChannelId) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
@@ -185,6 +203,12 @@ impl Link {
         Self { handle, shared, retired: AtomicBool::new(false) }
     }
 
+    /// What it shares with its streams.
+    #[cfg(test)]
+    pub(super) const fn shared(&self) -> &Arc<LinkShared> {
+        &self.shared
+    }
+
     /// Streams that are open.
     pub(crate) fn streams(&self) -> usize {
         self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -203,6 +227,11 @@ impl Link {
     /// keep-alives.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+    }
+
+    /// Whether it is to be replaced by another one.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.shared.is_worn()
     }
 
     /// Whether the server answers in time. Of one from which nothing is taken no answer can come; that says nothing of it.
@@ -335,7 +364,7 @@ impl Client {
         session: &mut client::Session,
     ) -> Result<(), russh::Error> {
         flow.cut(why);
-        self.shared.forget(id);
+        self.shared.over(id, By::Us);
         // Not left to the stream's owner, who may wait for its reader for ever.
         session.close(id)
     }
@@ -344,6 +373,11 @@ impl Client {
     async fn queued(&self, id: ChannelId, bytes: usize, session: &mut client::Session) -> Result<(), russh::Error> {
         let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
         flow.arrived(bytes);
+        // Nobody will read what it goes on to send. What was read before it was counted here may be the last.
+        if bytes > 0 && flow.is_closed() && flow.unread() > 0 {
+            self.shared.over(id, By::Us);
+            return session.close(id);
+        }
         if flow.is_full(&self.shared.limits) && self.shared.wait_for_room(&flow, bytes).await == Room::Never {
             self.end_the_stuck(id, session)?;
         }
@@ -555,7 +589,7 @@ impl client::Handler for Client {
     }
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut client::Session) -> Result<(), Self::Error> {
-        self.shared.forget(id);
+        self.shared.over(id, By::Server);
         Ok(())
     }
 

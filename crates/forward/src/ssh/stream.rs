@@ -22,6 +22,8 @@ pub(crate) struct SshStream {
     shared: Arc<LinkShared>,
     chunk: Bytes,
     ended: bool,
+    /// The server was told the end of our direction.
+    told: bool,
 }
 
 impl SshStream {
@@ -29,7 +31,7 @@ impl SshStream {
         let (read, half) = channel.split();
         let write = Box::new(half.make_writer());
         flow.hold(read);
-        Self { write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false }
+        Self { write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false, told: false }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -97,7 +99,9 @@ impl AsyncWrite for SshStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.write).poll_shutdown(cx))?;
+        self.told = true;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -106,13 +110,14 @@ impl Drop for SshStream {
         self.flow.close();
         let Some(half) = self.half.take() else { return };
         let shared = Arc::clone(&self.shared);
+        if self.flow.is_over() || shared.has_ended() {
+            return shared.forget(half.id());
+        }
+        if self.told {
+            return shared.leave(half);
+        }
         let scope = shared.scope().clone();
-        let id = half.id();
-        let mut closing = Box::pin(async move {
-            // An error says that the connection is gone, and the stream with it.
-            let _ = half.close().await;
-            shared.forget(id);
-        });
+        let mut closing = Box::pin(async move { shared.close(half).await });
         // There is room for it, most times; then no task is needed.
         if closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
             close_in(&scope, closing);

@@ -15,6 +15,7 @@ use super::link::Limits;
 use super::servers::SshServers;
 
 mod held;
+mod leaving;
 mod lying;
 mod masters;
 mod passwords;
