@@ -287,9 +287,18 @@ impl Bastion {
         });
     }
 
-    /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed.
+    /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed, and
+    /// one that was refused is not made to wait for its time: a person asks, not a machine again and again.
     pub(crate) fn prove(&self) {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).unproven = true;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.unproven = true;
+        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_login()) {
+            return;
+        }
+        state.failure = None;
+        state.refused.reset();
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is

@@ -102,8 +102,10 @@ impl SshServers {
         }
     }
 
-    /// Somebody has a forward through the server made anew: a connection that is there must show that it lives.
+    /// Somebody has a forward through the server made anew: a connection that is there must show that it lives, and a
+    /// login that was refused may be let in now.
     pub(crate) fn prove(&self, server: &SshServer) {
+        self.forgive(server);
         if let Some(bastion) = self.known(server) {
             bastion.prove();
         }

@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 
 use testkit::raw;
+use testkit::sshd::Sshd;
 
 use super::support::Place;
 use crate::support::{DEADLINE, eventually};
@@ -28,6 +29,29 @@ async fn a_refused_reload_dials_nobody() {
     drop(taken);
     let dialled = || async { server.accept().ok() };
     eventually(DEADLINE, "once it is in force the server is dialled", dialled).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_login_is_tried_again_at_once_when_a_person_restarts_the_forward() {
+    let (place, sshd) = (Place::new().await, Sshd::start(&[]).await);
+    let key = sshd.make_key("other", "ed25519", "");
+    let (addr, key_file, known) = (sshd.addr(), key.display(), sshd.known_hosts());
+    place.write(&format!(
+        "forwards:\n  there:\n    listen: 0\n    start: always\n    to: {{ ssh: {{ server: \"{}@{addr}\", host: 127.0.0.1, port: {}, key: \"{key_file}\", known_hosts: \"{}\" }} }}\n",
+        sshd.user(),
+        addr.port(),
+        known.display(),
+    ));
+    place.start();
+    let refused = || async { (sshd.refusals() > 0).then_some(()) };
+    eventually(DEADLINE, "the login is refused", refused).await;
+    sshd.authorize(&key);
+    place.ok(&["stop", "there"]);
+    place.ok(&["start", "there"]);
+    assert_eq!(sshd.logins(), 0, "that is nobody's mending: the wait of a minute holds");
+    place.ok(&["restart", "there"]);
+    let let_in = || async { (sshd.logins() > 0).then_some(()) };
+    eventually(DEADLINE, "the login is tried at once", let_in).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -32,7 +32,8 @@ fn file_for(sshd: &Sshd, origin: &TcpOrigin) -> (String, Vec<u16>) {
         // One is the default of a variable.
         let (port, default) = (format!("local_port: {local}\n"), format!("${{TOOL_PORT:{local}}}"));
         assert!(text.contains(&port) || text.contains(&default), "{local} is a port of the file");
-        text = text.replace(&port, &format!("local_port: {free}\n")).replace(&default, &format!("${{TOOL_PORT:{free}}}"));
+        text =
+            text.replace(&port, &format!("local_port: {free}\n")).replace(&default, &format!("${{TOOL_PORT:{free}}}"));
         ports.push(free);
     }
     (text, ports)
