@@ -1,0 +1,68 @@
+//! What a connection costs more while the monitor is there.
+
+use std::fs;
+use std::net::TcpListener;
+
+use super::stand::{Stand, block};
+use super::{Figure, told};
+use crate::asked::Options;
+use crate::k8s::figures::median;
+
+/// Connections of a block.
+const BLOCK: usize = 2_000;
+/// Blocks with the monitor, in a round, for each pace.
+const PAIRS: usize = 12;
+/// Where the kernel is told to count how long programs run.
+const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
+
+/// What is measured.
+pub(super) const FIGURES: &[Figure] = &[
+    Figure::lower("20,000/s: without, µs a connection", 2),
+    Figure::lower("20,000/s: added, µs a connection", 2),
+    Figure::lower("20,000/s: added, %", 2).values(3.0, 1.0),
+    Figure::lower("as fast as it goes: without, µs a connection", 2),
+    Figure::lower("as fast as it goes: added, µs a connection", 2),
+    Figure::lower("as fast as it goes: added, %", 2),
+    Figure::lower("runs of programs, a connection (bpf_stats)", 1),
+    Figure::lower("time in programs with the two clock reads of each run, µs a connection (bpf_stats)", 2),
+];
+
+/// One round.
+pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
+    let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+    let mut values = Vec::new();
+    for paced in [true, false] {
+        let (mut without, mut added) = (Vec::new(), Vec::new());
+        block(&listener, BLOCK, paced)?;
+        let mut before = block(&listener, BLOCK, paced)?;
+        for _ in 0..options.count(PAIRS) {
+            let monitor = stand.monitor()?;
+            block(&listener, BLOCK / 20, paced)?;
+            let with = block(&listener, BLOCK, paced)?;
+            monitor.end()?;
+            let after = block(&listener, BLOCK, paced)?;
+            added.push(with - before.midpoint(after));
+            without.push(before.midpoint(after));
+            before = after;
+        }
+        let (without, added) = (median(without).unwrap_or(f64::NAN), median(added).unwrap_or(f64::NAN));
+        values.extend([without, added, added / without * 100.0]);
+    }
+    values.extend(counted(stand, &listener)?);
+    Ok(values)
+}
+
+/// What the kernel counts of the programs' runs itself.
+fn counted(stand: &Stand, listener: &TcpListener) -> Result<[f64; 2], String> {
+    let monitor = stand.monitor()?;
+    let was = fs::read_to_string(STATS).map_err(told)?;
+    fs::write(STATS, "1").map_err(told)?;
+    let before = monitor.programs();
+    let done = block(listener, BLOCK, false);
+    let after = monitor.programs();
+    fs::write(STATS, was.trim()).map_err(told)?;
+    monitor.end()?;
+    done?;
+    let count = BLOCK as f64;
+    Ok([(after.1 - before.1) / count, (after.0 - before.0) / count / 1e3])
+}

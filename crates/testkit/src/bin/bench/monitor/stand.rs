@@ -1,0 +1,156 @@
+//! A monitor in a process of its own, and connections in this one.
+
+use std::fs;
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
+use rustix::time::{ClockId, clock_gettime};
+use testkit::process::Process;
+use testkit::raw;
+use tokio::runtime::Runtime;
+
+use super::told;
+use crate::runtimes;
+
+/// Where the binary is unless `ADIT_BIN` says otherwise.
+const ADIT: &str = "target/release/adit";
+/// How long a start, or anything else, may take.
+pub(super) const DEADLINE: Duration = Duration::from_secs(20);
+/// Connections a second, where there is a pace.
+pub(super) const RATE: usize = 20_000;
+/// So often connections are made, as many as are due.
+const BEAT: Duration = Duration::from_millis(1);
+
+/// The program, and where it is asked from.
+pub(super) struct Stand {
+    adit: PathBuf,
+    runtime: Runtime,
+}
+
+/// A monitor that is ready.
+pub(super) struct Monitor {
+    pub(super) process: Process,
+    /// From the start of its process until it was.
+    pub(super) ready_in: Duration,
+    metrics: SocketAddr,
+}
+
+impl Stand {
+    /// Looks for the program.
+    pub(super) fn build() -> Result<Self, String> {
+        let adit = std::env::var_os("ADIT_BIN").map_or_else(|| PathBuf::from(ADIT), PathBuf::from);
+        if !adit.exists() {
+            return Err(format!("{} is missing: build it, or set ADIT_BIN", adit.display()));
+        }
+        if !rustix::process::geteuid().is_root() {
+            return Err("programs in the kernel need root: run it with sudo".to_owned());
+        }
+        Ok(Self { adit, runtime: runtimes::apart(1)? })
+    }
+
+    /// What is measured, and where.
+    pub(super) fn description(&self) -> String {
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+        format!("adit monitor on Linux {}; {cores} cores; medians", kernel.trim())
+    }
+
+    /// Starts a monitor, and waits until it says that it is ready.
+    pub(super) fn monitor(&self) -> Result<Monitor, String> {
+        let mut command = Command::new(&self.adit);
+        let anywhere = "127.0.0.1:0";
+        command.args(["monitor", "--source", "ebpf", "--interval", "1s"]);
+        command.args(["--metrics", anywhere, "--health", anywhere]).env("NO_COLOR", "1");
+        let start = Instant::now();
+        let process = Process::start(&mut command).map_err(told)?;
+        let address = |name: &str, path: &str| -> Result<SocketAddr, String> {
+            let line = process.wait_line(DEADLINE, |line| line.contains(path)).map_err(told)?;
+            let found = line.split("http://").nth(1).and_then(|rest| rest.strip_suffix(path)?.parse().ok());
+            found.ok_or_else(|| format!("no address of {name} in {line:?}"))
+        };
+        let metrics = address("metrics", "/metrics")?;
+        let health = address("health", "/health")?;
+        while self.get(health, "/readiness")?.0 != 200 {
+            if start.elapsed() > DEADLINE {
+                return Err(format!("it is not ready; its output:\n{}", process.output()));
+            }
+        }
+        Ok(Monitor { process, ready_in: start.elapsed(), metrics })
+    }
+
+    fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
+        let answer = self.runtime.block_on(raw::get(address, "localhost", path)).map_err(told)?;
+        Ok((answer.status, answer.text()))
+    }
+
+    /// The sum of the samples of a metric whose labels have one of these words; of all, without words.
+    pub(super) fn metric(&self, monitor: &Monitor, name: &str, words: &[&str]) -> Result<f64, String> {
+        let (_, text) = self.get(monitor.metrics, "/metrics")?;
+        let wanted = |line: &&str| words.is_empty() || words.iter().any(|word| line.contains(word));
+        let of_name = text.lines().filter(|line| line.starts_with(name)).filter(wanted);
+        Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+impl Monitor {
+    /// Ends it; everything of it is out of the kernel then.
+    pub(super) fn end(self) -> Result<(), String> {
+        self.process.terminate().map_err(told)?;
+        self.process.wait(DEADLINE).map_err(told)?;
+        // The kernel frees programs a moment after their last descriptor is gone.
+        runtimes::pass(Duration::from_millis(20))
+    }
+
+    /// How long its programs have run, in nanoseconds, and how often, while the kernel was told to count that.
+    pub(super) fn programs(&self) -> (f64, f64) {
+        let facts = fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid())).into_iter().flatten().flatten();
+        let mut seen: Vec<[f64; 3]> = Vec::new();
+        for text in facts.filter_map(|fact| fs::read_to_string(fact.path()).ok()) {
+            let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+            let [Some(id), Some(time), Some(runs)] = ["prog_id:", "run_time_ns:", "run_cnt:"].map(value) else {
+                continue;
+            };
+            // A program has several descriptors.
+            if !seen.iter().any(|[other, ..]| *other == id) {
+                seen.push([id, time, runs]);
+            }
+        }
+        seen.iter().fold((0.0, 0.0), |sum, [_, time, runs]| (sum.0 + time, sum.1 + runs))
+    }
+}
+
+/// Processor time of this thread, in microseconds.
+fn spent() -> f64 {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
+}
+
+/// Makes and ends so many connections, at the pace or as fast as it goes. Gives what each has taken of the processor, in
+/// microseconds.
+pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<f64, String> {
+    let address = listener.local_addr().map_err(told)?;
+    let (start, before) = (Instant::now(), spent());
+    for done in 0..count {
+        let client = TcpStream::connect(address).map_err(told)?;
+        let served = listener.accept().map_err(told)?;
+        drop(client);
+        drop(served);
+        let due = Duration::from_secs_f64((done + 1) as f64 / RATE as f64);
+        // Early by more than a beat: sleeping costs no time of the processor.
+        if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
+            rest(early);
+        }
+    }
+    Ok((spent() - before) / count as f64)
+}
+
+/// The thread that is measured waits by itself: a runtime would add its own time.
+fn rest(time: Duration) {
+    let Ok(mut left) = Timespec::try_from(time) else { return };
+    while let NanosleepRelativeResult::Interrupted(more) = nanosleep(&left) {
+        left = more;
+    }
+}
