@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 
 use ::monitor::source::{Counts, Way};
 use ::monitor::table::Table;
+use adit_core::printable;
 
 use super::rows::{self, By, Row};
 
@@ -214,10 +215,11 @@ fn is_number(by: By, column: usize) -> bool {
     !matches!(by.columns().get(column), Some(&("COMMAND" | "LOCAL" | "REMOTE" | "WAY" | "STATE" | "FORWARD" | "PLACE")))
 }
 
+/// One line. Names come from strangers, so whatever a terminal would obey is replaced here, too.
 fn line(cells: impl Iterator<Item = (String, bool)>, widths: &[usize], width: usize) -> String {
     let mut text = String::new();
     for ((cell, at_right), wide) in cells.zip(widths) {
-        let wide = *wide;
+        let (cell, wide) = (printable::part(&cell, usize::MAX), *wide);
         if at_right { text.push_str(&format!("{cell:>wide$}  ")) } else { text.push_str(&format!("{cell:<wide$}  ")) }
     }
     clip(text.trim_end(), width)

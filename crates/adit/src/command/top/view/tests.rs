@@ -90,3 +90,11 @@ fn what_is_not_seen_is_said() {
         assert!(text.contains(word), "{word}\n{text}");
     }
 }
+
+#[test]
+fn what_a_stranger_named_does_not_command_the_terminal() {
+    let mut view = view();
+    view.rows = vec![row(3, "cu\x1b]0;pwn\x07\u{202e}rl", 5)];
+    let text = view.table(200, 10).join("\n");
+    assert!(text.contains("cu\u{fffd}]0;pwn\u{fffd}\u{fffd}rl"), "{text:?}");
+}
