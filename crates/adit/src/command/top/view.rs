@@ -1,14 +1,13 @@
 //! The live view: what is chosen, and its lines. Pure: keys and looks come in, lines go out.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use ::monitor::source::{Counts, Way};
 use ::monitor::table::Table;
 use adit_core::printable;
 
 use super::rows::{self, By, Row};
+use super::uses::Uses;
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,13 +51,30 @@ impl View {
         &self.filter
     }
 
+    /// Whether a line has the text that is asked for.
+    pub(super) fn fits(&self, row: &Row) -> bool {
+        let filter = self.filter.to_lowercase();
+        filter.is_empty() || row.iter().any(|cell| cell.text.to_lowercase().contains(&filter))
+    }
+
+    /// The order of two lines of a kind.
+    pub(super) fn compare(&self, by: By, a: &Row, b: &Row) -> Ordering {
+        let order = compare(a, b, self.sort[by as usize]);
+        if self.reverse { order.reverse() } else { order }
+    }
+
+    /// Whether there is nothing to be seen yet, as after a change to another kind.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub(super) const fn is_paused(&self) -> bool {
         self.paused
     }
 
     /// Takes a new look.
-    pub(super) fn look(&mut self, table: &Table, forwards: &HashMap<SocketAddr, String>) {
-        self.rows = rows::rows(self.by, table, forwards);
+    pub(super) fn look(&mut self, table: &Table, uses: &Uses) {
+        self.rows = rows::rows(self.by, table, uses);
         self.open = table.connections().len();
     }
 
@@ -161,13 +177,8 @@ impl View {
     /// Titles and lines, no wider and no more than there is room for.
     pub(super) fn table(&self, width: usize, lines: usize) -> Vec<String> {
         let (columns, sort) = (self.by.columns(), self.sort[self.by as usize]);
-        let filter = self.filter.to_lowercase();
-        let fits = |row: &&Row| filter.is_empty() || row.iter().any(|cell| cell.text.to_lowercase().contains(&filter));
-        let mut rows: Vec<&Row> = self.rows.iter().filter(fits).collect();
-        rows.sort_by(|a, b| {
-            let order = compare(a, b, sort);
-            if self.reverse { order.reverse() } else { order }
-        });
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| self.fits(row)).collect();
+        rows.sort_by(|a, b| self.compare(self.by, a, b));
         let all = rows.len();
         let shown = if all > lines { lines.saturating_sub(1) } else { all };
         rows.truncate(shown);
