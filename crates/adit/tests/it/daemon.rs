@@ -11,3 +11,4 @@ mod metrics;
 mod ports;
 mod single;
 mod takeover;
+mod top;
