@@ -44,7 +44,10 @@ mod tests {
 
     #[test]
     fn a_part_of_a_line_shows_that_something_was_replaced_or_is_longer() {
-        assert_eq!(part("r6\x1b[31m\x07\u{9b}\u{202e}\u{200f}x", 20), "r6\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}\u{fffd}x");
+        assert_eq!(
+            part("r6\x1b[31m\x07\u{9b}\u{202e}\u{200f}x", 20),
+            "r6\u{fffd}[31m\u{fffd}\u{fffd}\u{fffd}\u{fffd}x"
+        );
         assert_eq!((part("abcd", 4).as_str(), part("abcde", 4).as_str(), part("", 0).as_str()), ("abcd", "abc…", ""));
     }
 }
