@@ -9,6 +9,9 @@ use adit_core::printable;
 use super::rows::{self, By, Row};
 use super::uses::Uses;
 
+/// Columns that a narrow screen does without, in this order.
+const LEAST: [&str; 9] = ["RETRANS", "PLACE", "RTT", "INCOMING", "STATE", "AGE", "FAILED", "RECEIVED", "SENT"];
+
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
@@ -170,8 +173,8 @@ impl View {
         if self.typing {
             return format!("filter: {}_   Enter keeps it, Esc takes it away", self.filter);
         }
-        let filter = if self.filter.is_empty() { String::new() } else { format!("  filter: {}", self.filter) };
-        format!("1 processes  2 connections  3 remotes  < > sort  r reverse  / filter  p pause  q quit{filter}")
+        let filter = if self.filter.is_empty() { String::new() } else { format!("filter: {}  ", self.filter) };
+        format!("{filter}1 process  2 connection  3 remote  < > sort  r turn  / filter  p pause  q quit")
     }
 
     /// Titles and lines, no wider and no more than there is room for.
@@ -188,15 +191,16 @@ impl View {
                 *wide = (*wide).max(cell.text.chars().count());
             }
         }
+        let shown_columns = choose(columns, &widths, sort, &rows, width);
         let mut drawn = Vec::with_capacity(rows.len() + 2);
-        let titles = columns.iter().enumerate().map(|(at, title)| {
-            let mark = if at == sort { if self.reverse { "^" } else { "v" } } else { "" };
-            (format!("{title}{mark}"), is_number(self.by, at))
+        let titles = shown_columns.iter().map(|at| {
+            let mark = if *at == sort { if self.reverse { "^" } else { "v" } } else { "" };
+            (format!("{}{mark}", columns[*at]), *at)
         });
-        drawn.push(line(titles, &widths, width));
+        drawn.push(self.line(titles, &widths, width));
         for row in rows {
-            let cells = row.iter().enumerate().map(|(at, cell)| (cell.text.clone(), is_number(self.by, at)));
-            drawn.push(line(cells, &widths, width));
+            let cells = shown_columns.iter().filter_map(|at| Some((row.get(*at)?.text.clone(), *at)));
+            drawn.push(self.line(cells, &widths, width));
         }
         if all > shown {
             drawn.push(clip(&format!("and {} more", all - shown), width));
@@ -207,6 +211,38 @@ impl View {
         }
         drawn
     }
+
+    /// One line. Names come from strangers, so whatever a terminal would obey is replaced here, too.
+    fn line(&self, cells: impl Iterator<Item = (String, usize)>, widths: &[usize], width: usize) -> String {
+        let mut text = String::new();
+        for (cell, at) in cells {
+            let (cell, wide) = (printable::part(&cell, usize::MAX), widths.get(at).copied().unwrap_or_default());
+            if is_number(self.by, at) {
+                text.push_str(&format!("{cell:>wide$}  "));
+            } else {
+                text.push_str(&format!("{cell:<wide$}  "));
+            }
+        }
+        clip(text.trim_end(), width)
+    }
+}
+
+/// The columns for which there is room: those that say least go first, so that what a process is and which forward it
+/// uses stays. What is sorted by stays as well.
+fn choose(columns: &[&str], widths: &[usize], sort: usize, rows: &[&Row], width: usize) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..columns.len()).collect();
+    let is_empty = |at: usize| rows.iter().all(|row| row.get(at).is_none_or(|cell| cell.text.is_empty()));
+    let empty = ["FORWARD", "PLACE"]
+        .into_iter()
+        .filter(|title| columns.iter().position(|have| have == title).is_some_and(is_empty));
+    for title in empty.chain(LEAST) {
+        let wanted = shown.iter().map(|at| widths[*at] + 2).sum::<usize>().saturating_sub(2);
+        if wanted <= width {
+            break;
+        }
+        shown.retain(|at| columns[*at] != title || *at == sort);
+    }
+    shown
 }
 
 /// The greatest number first, texts from A; then by what else tells them apart.
@@ -224,16 +260,6 @@ fn compare(a: &Row, b: &Row, column: usize) -> Ordering {
 /// Numbers stand at the right of their column.
 fn is_number(by: By, column: usize) -> bool {
     !matches!(by.columns().get(column), Some(&("COMMAND" | "LOCAL" | "REMOTE" | "WAY" | "STATE" | "FORWARD" | "PLACE")))
-}
-
-/// One line. Names come from strangers, so whatever a terminal would obey is replaced here, too.
-fn line(cells: impl Iterator<Item = (String, bool)>, widths: &[usize], width: usize) -> String {
-    let mut text = String::new();
-    for ((cell, at_right), wide) in cells.zip(widths) {
-        let (cell, wide) = (printable::part(&cell, usize::MAX), *wide);
-        if at_right { text.push_str(&format!("{cell:>wide$}  ")) } else { text.push_str(&format!("{cell:<wide$}  ")) }
-    }
-    clip(text.trim_end(), width)
 }
 
 fn clip(text: &str, width: usize) -> String {
