@@ -168,8 +168,10 @@ mod tests {
     fn a_process_that_has_gone_is_not_said_to_be_on_the_host_because_all_share_the_root() {
         let mut names = Names::default();
         let (this, command) = process(std::process::id()).expect("this process is there");
-        let owner = |process| Owner { process, command, user: None, cgroup: ROOT, by: OwnedBy::Connect };
+        let owner = |process| Owner { process, command, user: None, cgroup: 1, by: OwnedBy::Connect };
         let now = Duration::from_secs(1);
+        // As another process of the root would have left it.
+        names.places.insert(Key::Group(1), Some("host".into()));
         assert_eq!(names.place(now, &owner(ProcessId { pid: u32::MAX, start: 1 })), None);
         assert!(names.place(now, &owner(this)).is_some(), "one that is there is told by its path");
         assert_eq!(names.place(now, &owner(ProcessId { pid: u32::MAX, start: 2 })), None, "and tells of itself alone");
