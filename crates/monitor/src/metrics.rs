@@ -134,13 +134,14 @@ fn plain(text: &str) -> String {
 #[must_use]
 pub fn names() -> String {
     let mut registry = Registry::default();
+    let empty = Snapshot::of(&Table::default(), Some(0));
     registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, one::<Gauge>());
-    of_connections(&mut registry, &Snapshot::default(), &Counts::default());
+    of_connections(&mut registry, &empty, &Counts::default());
     for kind in ["command", "place", "service"] {
         By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
     }
-    of_times(&mut registry, &Snapshot::default());
-    of_monitor(&mut registry, &Snapshot::default(), &Counts::default(), &Way::default());
+    of_times(&mut registry, &empty);
+    of_monitor(&mut registry, &empty, &Counts::default(), &Way::default());
     let mut text = String::new();
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     text

@@ -330,9 +330,9 @@ mod tests {
 
     #[test]
     fn the_one_behind_sudo_is_found_with_his_home() {
-        let accounts = "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000:Ann:/home/ann:/bin/sh\n";
+        let accounts = "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000:Ann:/srv/ann:/bin/sh\n";
         let home = |user| Behind::of(user, 1_000, accounts).map(|behind| behind.home);
-        assert_eq!(home(1_000), Some("/home/ann".into()));
+        assert_eq!(home(1_000), Some("/srv/ann".into()));
         assert_eq!(home(1_001), Some("/nonexistent".into()));
     }
 }
