@@ -7,16 +7,32 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser as _;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{CommandFactory as _, Parser as _};
 
 fn main() -> ExitCode {
     let arguments = match command::Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
+        Err(mut error) => {
+            point_to_nested(&mut error);
             // clap prints help and version to stdout, mistakes to stderr; both are its own texts.
             let _ = error.print();
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
     command::run(arguments)
+}
+
+/// A command that there is one level deeper, such as `reload` of `daemon`, is told where.
+fn point_to_nested(error: &mut clap::Error) {
+    let Some(ContextValue::String(name)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    if error.kind() != ErrorKind::InvalidSubcommand || error.get(ContextKind::SuggestedSubcommand).is_some() {
+        return;
+    }
+    let all = command::Arguments::command();
+    let has_it = all.get_subcommands().filter(|group| group.find_subcommand(name).is_some());
+    let paths: Vec<_> = has_it.map(|group| format!("{} {name}", group.get_name())).collect();
+    if !paths.is_empty() {
+        error.insert(ContextKind::SuggestedSubcommand, ContextValue::Strings(paths));
+    }
 }

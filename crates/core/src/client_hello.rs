@@ -3,7 +3,7 @@
 //! A hello with a post-quantum key share is longer than one segment, and may be longer than one record, so it is read
 //! piece by piece. Whoever reads keeps the bytes, as they have to be replayed to the upstream; here only the few are
 //! kept that are not understood yet. Every length is compared with what surrounds it before it is believed: records,
-//! message, list of extensions, extension, list of names, name (RFC 8446 §4.1.2 and §5.1, RFC 6066 §3, RFC 7301 §3.1).
+//! message, list of extensions, extension, list of names, name (RFC 8446 §4.1.2 and §5.1, RFC 6066 §3).
 
 use crate::diagnose::{Diagnose, Fault};
 use crate::name::{Hostname, NameError};
@@ -54,13 +54,9 @@ pub enum Progress {
 /// What of a hello decides where it goes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ClientHello {
-    /// The host that is asked for, lower-case and without a trailing dot; without it the client named none.
+    /// The host that is asked for, lower-case and without a trailing dot; without it the client named none. Where the
+    /// hello has an encrypted one within it may be a public name that stands for another.
     pub server_name: Option<Hostname>,
-    /// The application protocols that are offered, in the client's order.
-    pub alpn: Vec<Vec<u8>>,
-    /// Whether it has the extension for encrypted hellos, so that `server_name` may be a public one that stands for
-    /// another. Browsers send it with random content to every host, so it alone is no reason to refuse anything.
-    pub ech: bool,
 }
 
 /// Why bytes are no ClientHello with a usable name.
@@ -168,7 +164,9 @@ impl ClientHelloError {
     #[must_use]
     pub const fn alert(&self) -> Option<u8> {
         match self {
-            Self::NotTls | Self::Ssl2 => None,
+            Self::NotTls => None,
+            // Such a hello may offer later versions as well.
+            Self::Ssl2 => Some(70),
             Self::NotAHello { .. } => Some(10),
             Self::TooLong { .. } | Self::Malformed { .. } => Some(50),
             Self::ServerName { .. } => Some(112),

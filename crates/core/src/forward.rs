@@ -102,7 +102,17 @@ impl Forward {
     /// A forward that rests, or one that starts when it always runs.
     #[must_use]
     pub fn new(settings: ForwardSettings, now: Instant) -> Self {
-        let mut forward = Self {
+        let mut forward = Self::at_rest(settings, now);
+        if settings.start == Start::Always {
+            forward.resolve(now);
+        }
+        forward
+    }
+
+    /// A forward that rests until somebody asks for it, one that always runs, too.
+    #[must_use]
+    pub fn at_rest(settings: ForwardSettings, now: Instant) -> Self {
+        Self {
             settings,
             state: State::Idle,
             since: now,
@@ -113,11 +123,7 @@ impl Forward {
             live: 0,
             unused_since: Some(now),
             actions: VecDeque::new(),
-        };
-        if settings.start == Start::Always {
-            forward.resolve(now);
         }
-        forward
     }
 
     /// Takes what happened. `random` is any 64 random bits, for the wait that may begin.

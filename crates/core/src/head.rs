@@ -113,33 +113,6 @@ impl HeadGuard {
         }
     }
 
-    /// How many of the next bytes pass whatever they are: body bytes, or everything after an upgrade.
-    ///
-    /// A driver may read that many straight into their destination and report them by [`HeadGuard::advance`].
-    #[must_use]
-    pub const fn transparent(&self) -> u64 {
-        match &self.state {
-            State::Length(left) => *left,
-            State::Chunked(chunk) => chunk.data_left(),
-            State::Upgraded | State::Version2 => u64::MAX,
-            State::Start | State::Head | State::Failed(_) => 0,
-        }
-    }
-
-    /// Reports bytes that went past the guard, at most [`HeadGuard::transparent`].
-    pub fn advance(&mut self, bytes: u64) {
-        match &mut self.state {
-            State::Length(left) => {
-                *left = left.saturating_sub(bytes);
-                if *left == 0 {
-                    self.next_head();
-                }
-            }
-            State::Chunked(chunk) => chunk.skip_data(bytes),
-            State::Start | State::Head | State::Upgraded | State::Version2 | State::Failed(_) => {}
-        }
-    }
-
     /// Heads that were passed on.
     #[must_use]
     pub const fn heads_passed(&self) -> u64 {
@@ -229,7 +202,10 @@ impl HeadGuard {
         };
         let used = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
         out.extend_from_slice(&rest[..used]);
-        self.advance(used as u64);
+        match left - used as u64 {
+            0 => self.next_head(),
+            left => self.state = State::Length(left),
+        }
         used
     }
 

@@ -81,15 +81,16 @@ impl<T> RouteTable<T> {
     /// The route of a host, lower-case and without port and trailing dot, and of a request's path without its query.
     ///
     /// Without a path, as when TLS is passed through unread, only routes for every path of a host are found. A path that
-    /// leads to another route when `..`, `//`, a backslash or an escaped slash in it is resolved leads to none: servers
-    /// differ in what they resolve, and nobody shall walk around the rules of a route.
+    /// leads to another route when `..`, `//`, a backslash or an escaped slash in it is resolved, or the parameters of its
+    /// segments (`;x=y`) are left out, leads to none: servers differ in what they resolve, and nobody shall walk around
+    /// the rules of a route.
     #[must_use]
     pub fn find(&self, host: &str, path: Option<&str>) -> Option<&T> {
         let index = match path.map(Readings::new) {
             None => self.place(host, None),
             Some(readings) => {
                 let found = self.place(host, Some(&readings.written));
-                let mut others = readings.resolved.iter().flatten().map(|path| self.place(host, Some(path)));
+                let mut others = readings.resolved.iter().map(|path| self.place(host, Some(path)));
                 others.all(|other| other == found).then_some(found).flatten()
             }
         };
@@ -102,7 +103,7 @@ impl<T> RouteTable<T> {
     pub fn is_ambiguous(&self, host: &str, path: &str) -> bool {
         let readings = Readings::new(path);
         let written = self.place(host, Some(&readings.written));
-        readings.resolved.iter().flatten().any(|path| self.place(host, Some(path)) != written)
+        readings.resolved.iter().any(|path| self.place(host, Some(path)) != written)
     }
 
     /// Every route, in the order in which they were given.

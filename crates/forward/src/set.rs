@@ -1,6 +1,7 @@
 //! The forwards of one configuration, by name; the next configuration takes over those that stay as they are.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 
 use adit_core::forward::Start;
@@ -35,12 +36,17 @@ struct Entry {
     forward: Forward,
     /// Keeps one that always runs.
     lease: OnceLock<Arc<Lease>>,
+    /// It was not started yet: nothing of it may be seen outside.
+    is_new: AtomicBool,
+    /// Somebody wants it anew: a connection that it shares must show that it lives.
+    is_renewed: bool,
 }
 
 impl ForwardSet {
     /// A set with these forwards. One whose specification and clusters are the same as in `self` is taken over with
-    /// all that runs through it; the others are made in `scope`, and nothing of them is started yet but those that
-    /// start always. `self` stays usable, so that a change may still be given up: then retire the new set for the old.
+    /// all that runs through it; the others are made in `scope`, and nothing of them is started yet, whatever their
+    /// settings say: nobody is dialled before [`ForwardSet::start`]. `self` stays usable, so that a change may still be
+    /// given up: then retire the new set for the old.
     #[must_use]
     pub fn next(&self, scope: &Scope, clusters: &Arc<Clusters>, wanted: Vec<ForwardSpec>) -> Self {
         self.next_but(scope, clusters, wanted, |_| false)
@@ -61,12 +67,8 @@ impl ForwardSet {
                     && old.spec == spec
                     && (!needs_cluster(&spec.target) || Arc::ptr_eq(&old.clusters, clusters))
             });
-            if let Target::Ssh(target) = &spec.target
-                && renew(&spec.name)
-            {
-                clusters.ssh().prove(&target.server);
-            }
-            let entry = kept.map_or_else(|| Entry::new(scope, clusters, &spec), Entry::again);
+            let is_renewed = renew(&spec.name);
+            let entry = kept.map_or_else(|| Entry::new(scope, clusters, &spec, is_renewed), Entry::again);
             (spec.name, entry)
         });
         Self { entries: entries.collect() }
@@ -89,8 +91,10 @@ impl ForwardSet {
         self.entries.values().map(|entry| (&entry.spec, &entry.forward))
     }
 
-    /// Starts those that always run.
+    /// Puts the set in force: those that always run are started.
     pub fn start(&self) {
+        // Before the first of them dials: they may share a server.
+        self.entries.values().for_each(Entry::look_again);
         for entry in self.entries.values() {
             if entry.spec.options.settings.start == Start::Always {
                 entry.lease.get_or_init(|| Arc::new(entry.forward.lease()));
@@ -110,7 +114,10 @@ impl ForwardSet {
 
     /// The machine slept, or its network changed.
     pub fn wake(&self) {
-        self.entries.values().for_each(|entry| entry.forward.wake());
+        for entry in self.entries.values() {
+            entry.clusters.ssh().forget_refusals();
+            entry.forward.wake();
+        }
     }
 
     /// All take nothing new.
@@ -120,9 +127,10 @@ impl ForwardSet {
 }
 
 impl Entry {
-    fn new(scope: &Scope, clusters: &Arc<Clusters>, spec: &ForwardSpec) -> Self {
-        let forward = Forward::new(scope, clusters, &spec.name, spec.target.clone(), spec.options.clone());
-        Self { spec: spec.clone(), clusters: Arc::clone(clusters), forward, lease: OnceLock::new() }
+    fn new(scope: &Scope, clusters: &Arc<Clusters>, spec: &ForwardSpec, is_renewed: bool) -> Self {
+        let forward = Forward::at_rest(scope, clusters, &spec.name, spec.target.clone(), spec.options.clone());
+        let (spec, clusters, lease) = (spec.clone(), Arc::clone(clusters), OnceLock::new());
+        Self { spec, clusters, forward, lease, is_new: AtomicBool::new(true), is_renewed }
     }
 
     fn again(&self) -> Self {
@@ -131,6 +139,21 @@ impl Entry {
             clusters: Arc::clone(&self.clusters),
             forward: self.forward.clone(),
             lease: self.lease.clone(),
+            is_new: AtomicBool::new(false),
+            is_renewed: false,
+        }
+    }
+
+    /// A new one comes: what a person had to do about its server's key may be done.
+    fn look_again(&self) {
+        if !self.is_new.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        if let Target::Ssh(target) = &self.spec.target {
+            self.clusters.ssh().look_again(&target.server);
+            if self.is_renewed {
+                self.clusters.ssh().prove(&target.server);
+            }
         }
     }
 }
@@ -146,6 +169,31 @@ mod tests {
 
     fn spec(name: &str, target: &str) -> ForwardSpec {
         ForwardSpec { name: name.into(), target: Target::parse(target).unwrap(), options: ForwardOptions::default() }
+    }
+
+    #[tokio::test]
+    async fn nobody_is_dialled_before_a_set_is_put_in_force() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let scope = Scope::root();
+        let clusters = Clusters::new(crate::KubeSettings::default());
+        let target = format!("ssh://x@{}/db:1", listener.local_addr().unwrap());
+        let wanted = || vec![spec("ssh", &target), spec("plain", "tcp://127.0.0.1:1")];
+        let (first, second) = (ForwardSet::default(), ForwardSet::default());
+        // Both start always.
+        let given_up = first.next(&scope, &clusters, wanted());
+        let next = second.next(&scope, &clusters, wanted());
+        for (_, forward) in given_up.iter().chain(next.iter()) {
+            assert_eq!(forward.report().status.attempt.number(), 0, "{forward:?}");
+        }
+        given_up.retire(&first);
+        next.start();
+        let deadline = std::time::Duration::from_secs(10);
+        let dialled = tokio::time::timeout(deadline, listener.accept()).await;
+        dialled.expect("it is dialled").unwrap();
+        let dialled = next.iter().map(|(_, forward)| forward.report().status.attempt.number());
+        assert_eq!(dialled.collect::<Vec<_>>(), [1, 1]);
+        scope.drain();
+        scope.abort();
     }
 
     #[tokio::test]

@@ -9,7 +9,7 @@
 //! | `own_config` | the same without that program |
 //! | `host_keys` | which key a server may show |
 //! | `auth`, `keys`, `ask` | who we are |
-//! | `link`, `stream` | one connection and its streams |
+//! | `link`, `stream`, `flow`, `leaving` | one connection, its streams, what of them waits, how they end |
 //! | `budget` | how much of all streams may wait |
 //! | `remote` | ports of a server that lead here |
 //! | `words` | what a server says |
@@ -25,8 +25,10 @@ pub(crate) mod target;
 mod auth;
 mod bastion;
 mod budget;
+mod flow;
 mod host_keys;
 mod keys;
+mod leaving;
 mod link;
 mod openssh;
 mod own_config;

@@ -150,10 +150,34 @@ impl Forward {
     /// A forward that is driven by a task in `scope` and ends with it.
     #[must_use]
     pub fn new(scope: &Scope, clusters: &Arc<Clusters>, name: &str, target: Target, options: ForwardOptions) -> Self {
-        let machine = adit_core::forward::Forward::new(options.settings, Instant::now());
         if let Target::Ssh(target) = &target {
             clusters.ssh().look_again(&target.server);
         }
+        let machine = adit_core::forward::Forward::new(options.settings, Instant::now());
+        Self::driven(scope, clusters, name, target, options, machine)
+    }
+
+    /// The same, but nothing is done until a lease is taken or a stream is opened, also when it always runs.
+    #[must_use]
+    pub(crate) fn at_rest(
+        scope: &Scope,
+        clusters: &Arc<Clusters>,
+        name: &str,
+        target: Target,
+        options: ForwardOptions,
+    ) -> Self {
+        let machine = adit_core::forward::Forward::at_rest(options.settings, Instant::now());
+        Self::driven(scope, clusters, name, target, options, machine)
+    }
+
+    fn driven(
+        scope: &Scope,
+        clusters: &Arc<Clusters>,
+        name: &str,
+        target: Target,
+        options: ForwardOptions,
+        machine: adit_core::forward::Forward,
+    ) -> Self {
         let report = ForwardReport {
             name: name.to_owned(),
             target: target.to_string(),

@@ -23,8 +23,6 @@ use crate::routes::{Routes, TlsFound};
 
 /// A client's handshake with us.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// A fatal alert `decode_error` in a record of TLS 1.2, RFC 8446 section 6.2: what was sent is no ClientHello.
-const ALERT: [u8; 7] = [0x15, 3, 3, 0, 2, 2, 50];
 
 /// How TLS that ends here is answered.
 #[derive(Clone)]
@@ -44,7 +42,7 @@ impl std::fmt::Debug for Certificates {
 /// What is behind the port.
 pub struct Door {
     routes: Arc<Routes>,
-    site: ArcSwap<Site>,
+    site: Arc<Site>,
     /// For TLS that ends here: with certificates of the kept authority, which clients may trust, or of one in memory,
     /// which only carries error pages.
     certificates: ArcSwap<Certificates>,
@@ -58,17 +56,15 @@ impl Door {
         let lookup: Arc<dyn Lookup> = Arc::clone(routes) as Arc<dyn Lookup>;
         Arc::new(Self {
             routes: Arc::clone(routes),
-            site: ArcSwap::from_pointee(Site::new(lookup)),
+            site: Arc::new(Site::new(lookup)),
             certificates: ArcSwap::from_pointee(certificates),
             connections,
         })
     }
 
-    /// Believes these proxies from now on.
+    /// Believes these proxies from now on, on connections that are there already as well.
     pub fn set_trusted_proxies(&self, proxies: Vec<Cidr>) {
-        // What is remembered of clients outlives a reload.
-        let site = Site::clone(&self.site.load());
-        self.site.store(Arc::new(Site { trusted_proxies: proxies, ..site }));
+        self.site.trusted_proxies.set(proxies);
     }
 
     /// Answers TLS that ends here in another way from now on.
@@ -98,15 +94,23 @@ impl Door {
             Ok(Opening::Plain) => {
                 let arrival = ends.arrival(Scheme::Http, None);
                 // Boxed, as is the rest: a connection that goes another way has no room for it.
-                Box::pin(http::serve(client, arrival, self.site.load_full(), scope)).await;
+                Box::pin(http::serve(client, arrival, Arc::clone(&self.site), scope)).await;
             }
-            Ok(Opening::Tls { hello, bytes }) => {
-                scope.clone().until_cancelled(self.tls(client, hello.server_name, bytes, ends, scope)).await;
+            Ok(Opening::Tls { name, bytes }) => {
+                scope.clone().until_cancelled(self.tls(client, name, bytes, ends, scope)).await;
+            }
+            Ok(Opening::Misnamed { name, bytes }) => {
+                // Whatever the host of the requests is, it is understood or refused there.
+                let answer = Some(Found::Nameless);
+                let telling = Box::pin(self.terminate(client, Some(name), bytes, answer, ends, scope.clone()));
+                scope.until_cancelled(telling).await;
             }
             Err(OpeningError::Hello(error)) => {
                 tracing::debug!(peer = %ends.peer, %error, "not a tls client hello");
                 // Best effort: many who send such things do not read.
-                let _ = client.try_write(&ALERT);
+                if let Some(description) = error.alert() {
+                    let _ = client.try_write(&alert(description));
+                }
                 let _ = client.shutdown().await;
             }
             Err(OpeningError::Silent | OpeningError::Gone(_)) => {}
@@ -116,7 +120,7 @@ impl Door {
     /// A site that says the same to every request, each on a connection of its own: what is wrong may be mended meanwhile.
     fn fixed(&self, found: Found) -> Site {
         let lookup = Arc::new(Fixed { routes: Arc::clone(&self.routes), found });
-        Site { lookup, once: true, ..Site::clone(&self.site.load()) }
+        Site { lookup, once: true, ..Site::clone(&self.site) }
     }
 
     async fn tls(&self, client: TcpStream, name: Option<Hostname>, bytes: Vec<u8>, ends: Ends, scope: Scope) {
@@ -136,6 +140,7 @@ impl Door {
             TlsFound::Terminate => None,
             TlsFound::Answer(found) => Some(found),
         };
+        let name = name.map(|name| name.as_str().to_owned());
         Box::pin(self.terminate(client, name, bytes, answer, ends, scope)).await;
     }
 
@@ -155,7 +160,7 @@ impl Door {
     async fn terminate(
         &self,
         client: TcpStream,
-        name: Option<Hostname>,
+        name: Option<String>,
         bytes: Vec<u8>,
         answer: Option<Found>,
         ends: Ends,
@@ -165,12 +170,11 @@ impl Door {
         // An authority that is trusted on this machine vouches for hosts that are routed here, for the machine itself,
         // which is meant without a name, and for no other.
         let config = if answer.is_some() && name.is_some() { &certificates.pages } else { &certificates.own };
-        let site = answer.map_or_else(|| self.site.load_full(), |found| Arc::new(self.fixed(found)));
+        let site = answer.map_or_else(|| Arc::clone(&self.site), |found| Arc::new(self.fixed(found)));
         let accepted = runtime::tls::accept(config, Replay::new(bytes, client), HANDSHAKE).await;
         match accepted {
             Ok(stream) => {
-                let sni = name.map(|name| name.as_str().to_owned());
-                http::serve(stream, ends.arrival(Scheme::Https, sni), site, scope).await;
+                http::serve(stream, ends.arrival(Scheme::Https, name), site, scope).await;
             }
             Err(error) => tracing::debug!(peer = %ends.peer, error = %chain(&error), "no handshake"),
         }
@@ -194,6 +198,11 @@ impl Ends {
     const fn arrival(self, scheme: Scheme, sni: Option<String>) -> Arrival {
         Arrival { peer: self.peer, local: self.local, scheme, sni }
     }
+}
+
+/// A fatal alert in a record of TLS 1.2 (RFC 8446 section 6).
+const fn alert(description: u8) -> [u8; 7] {
+    [0x15, 3, 3, 0, 2, 2, description]
 }
 
 struct Fixed {
@@ -269,14 +278,13 @@ mod tests {
     }
 
     #[test]
-    fn what_is_remembered_of_clients_outlives_a_reload() {
+    fn proxies_of_a_reload_and_what_is_remembered_of_clients_hold_for_what_gets_one_answer_too() {
         let door = door(&Routes::new(&Arc::new(Targets::default())));
-        let before = door.site.load_full();
+        let fixed = door.fixed(Found::Nameless);
+        let proxy = [10, 1, 2, 3].into();
+        assert!(!fixed.trusted_proxies.contain(proxy));
         door.set_trusted_proxies(vec![Cidr::parse("10.0.0.0/8").unwrap()]);
-        let (after, fixed) = (door.site.load_full(), door.fixed(Found::Nameless));
-        assert_eq!((before.trusted_proxies.len(), after.trusted_proxies.len()), (0, 1));
-        for site in [&*after, &fixed] {
-            assert!(Arc::ptr_eq(&before.guesses, &site.guesses) && Arc::ptr_eq(&before.counters, &site.counters));
-        }
+        assert!(door.site.trusted_proxies.contain(proxy) && fixed.trusted_proxies.contain(proxy));
+        assert!(Arc::ptr_eq(&door.site.guesses, &fixed.guesses) && Arc::ptr_eq(&door.site.counters, &fixed.counters));
     }
 }

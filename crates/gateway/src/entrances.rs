@@ -9,7 +9,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use adit_core::config::gateway::GatewayTls;
@@ -22,10 +22,10 @@ use runtime::scope::Scope;
 use runtime::tls::TlsError;
 use runtime::tls::authority::{Authority, LeafResolver};
 use rustls::ServerConfig;
-use tokio::sync::Semaphore;
 
 use crate::door::{Certificates, Door};
 use crate::entrance::{Entrance, Handler};
+use crate::places::Places;
 use crate::port::TcpPort;
 use crate::routes::Routes;
 use crate::table::{Table, TableError, TableParts};
@@ -65,7 +65,7 @@ pub struct Entrances {
     /// Sockets of a process before this one, until they are asked for.
     inherited: Mutex<BTreeMap<String, StdListener>>,
     /// Descriptors for clients, counted when the first entrance is opened.
-    places: OnceLock<Arc<Semaphore>>,
+    places: Option<Places>,
 }
 
 /// Which entrance it is. Several may ask for any free port of one address, so those have their owner's name, too.
@@ -220,7 +220,7 @@ impl Entrances {
             leaves_out: false,
             unopened: LeftOut::new(),
             inherited: Mutex::default(),
-            places: OnceLock::new(),
+            places: None,
         }
     }
 
@@ -333,12 +333,14 @@ impl Entrances {
         let Prepared { forwards, table, tls, gateway, bound, late, left_out, wanted, undo: _ } = prepared;
         self.renew.clear();
         (self.leaves_out, self.unopened) = (false, left_out);
+        // Not before: whoever refuses the change must not have dialled anybody. And before the first stream by them.
+        forwards.start();
         let old_forwards = self.targets.replace(Arc::clone(&forwards));
         let old_table = self.routes.replace(Arc::clone(&table));
         if let Some(gateway) = &gateway {
             self.keep_door(gateway, tls);
         }
-        self.count_places(wanted.len());
+        self.places(wanted.len()).are_for(wanted.len());
         let gone = self.close_unwanted(&wanted);
         let mut bound: BTreeMap<Key, BoundListener> = bound.into_iter().collect();
         let outcome = self.bind_late(late, &gone, &wanted, &mut bound);
@@ -357,7 +359,6 @@ impl Entrances {
             }
         }
         self.tell_ports();
-        forwards.start();
         let remade = table.remade(&old_table);
         old_table.retire(&table);
         old_forwards.retire(&forwards);
@@ -529,14 +530,14 @@ impl Entrances {
         lost
     }
 
-    /// Places for clients, as seen the first time.
-    fn count_places(&self, entrances: usize) -> &Arc<Semaphore> {
-        self.places.get_or_init(|| Arc::new(Semaphore::new(runtime::socket::places_for_clients(entrances))))
+    /// Places for clients, counted the first time.
+    fn places(&mut self, entrances: usize) -> &mut Places {
+        self.places.get_or_insert_with(|| Places::count(entrances))
     }
 
     fn open_at(&mut self, key: &Key, listener: BoundListener, handler: Handler) {
-        let places = self.count_places(1);
-        let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying, places);
+        let places = Arc::clone(self.places(1).free());
+        let entrance = Entrance::open(listener, handler, &self.listening, &self.carrying, &places);
         self.open.insert(key.clone(), entrance);
     }
 

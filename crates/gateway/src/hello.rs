@@ -3,7 +3,8 @@
 use std::io;
 use std::time::Duration;
 
-use adit_core::client_hello::{ClientHello, ClientHelloError, ClientHelloReader, FIRST_BYTE, Progress};
+use adit_core::client_hello::{ClientHelloError, ClientHelloReader, FIRST_BYTE, Progress};
+use adit_core::name::Hostname;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -23,9 +24,16 @@ pub(crate) enum Opening {
     Plain,
     /// TLS, with all bytes that were read, which the one who gets the connection must see first.
     Tls {
-        /// What it says.
-        hello: ClientHello,
+        /// The host that is asked for, if one is.
+        name: Option<Hostname>,
         /// The bytes of it, and what came with them.
+        bytes: Vec<u8>,
+    },
+    /// The same, asking for something that is no host name, as `my_app.localhost` is none. Somebody may have mistyped it.
+    Misnamed {
+        /// What it asks for.
+        name: String,
+        /// The bytes so far.
         bytes: Vec<u8>,
     },
 }
@@ -70,9 +78,11 @@ async fn read_hello(client: &TcpStream) -> Result<Opening, OpeningError> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(error) => return Err(OpeningError::Gone(error)),
         }
-        match reader.push(&bytes[before..]).map_err(OpeningError::Hello)? {
-            Progress::More => {}
-            Progress::Done(hello) => return Ok(Opening::Tls { hello, bytes }),
+        match reader.push(&bytes[before..]) {
+            Ok(Progress::More) => {}
+            Ok(Progress::Done(hello)) => return Ok(Opening::Tls { name: hello.server_name, bytes }),
+            Err(ClientHelloError::ServerName { name, .. }) => return Ok(Opening::Misnamed { name, bytes }),
+            Err(error) => return Err(OpeningError::Hello(error)),
         }
     }
 }

@@ -5,13 +5,14 @@
 //! answer's body, and that drives the connection to the upstream.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use adit_core::cidr::Cidr;
 use adit_core::head::{HeadGuard, HeadLimits};
+use arc_swap::ArcSwap;
 use http::header::{CONNECTION, HeaderValue};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -52,6 +53,8 @@ use guesses::Guesses;
 const H2_STREAMS: u32 = 256;
 /// Window of an HTTP/2 client's stream, in bytes; its connection has four times that.
 const H2_WINDOW: u32 = 1024 * 1024;
+/// What one answer may hold for an HTTP/2 client that does not take it; the library's own bound is 400 KiB.
+const H2_SEND: usize = 64 * 1024;
 /// Requests an HTTP/2 client may give up before it must have waited for as many.
 const ABANDONED: u64 = 200;
 /// Headers that hyper takes of its own accord.
@@ -91,7 +94,7 @@ pub struct Site {
     /// Which route a request is for.
     pub lookup: Arc<dyn Lookup>,
     /// Proxies whose word about the client counts.
-    pub trusted_proxies: Vec<Cidr>,
+    pub trusted_proxies: TrustedProxies,
     /// What a client's head may have.
     pub limits: HeadLimits,
     /// How long a client is waited for.
@@ -109,7 +112,7 @@ impl Site {
     pub fn new(lookup: Arc<dyn Lookup>) -> Self {
         Self {
             lookup,
-            trusted_proxies: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
             limits: HeadLimits::default(),
             times: SiteTimes::default(),
             counters: Arc::default(),
@@ -117,9 +120,21 @@ impl Site {
             once: false,
         }
     }
+}
 
-    fn is_trusted(&self, peer: SocketAddr) -> bool {
-        self.trusted_proxies.iter().any(|proxy| proxy.contains(peer.ip()))
+/// Proxies whose word about the client counts. A clone is the same list, so a change holds for connections that are there
+/// already, with their next request.
+#[derive(Clone, Debug, Default)]
+pub struct TrustedProxies(Arc<ArcSwap<Vec<Cidr>>>);
+
+impl TrustedProxies {
+    /// Believes these from now on, and no others.
+    pub fn set(&self, proxies: Vec<Cidr>) {
+        self.0.store(Arc::new(proxies));
+    }
+
+    pub(crate) fn contain(&self, address: IpAddr) -> bool {
+        self.0.load().iter().any(|proxy| proxy.contains(address))
     }
 }
 
@@ -266,6 +281,7 @@ where
             .max_concurrent_streams(H2_STREAMS)
             .initial_stream_window_size(H2_WINDOW)
             .initial_connection_window_size(H2_WINDOW * 4)
+            .max_send_buf_size(H2_SEND)
             .max_header_list_size(u32::try_from(connection.site.limits.head_size).unwrap_or(64 * 1024))
             .serve_connection(TokioIo::new(io), service);
     let mut serving = std::pin::pin!(serving);
@@ -306,7 +322,6 @@ pub(crate) struct Connection {
     pub(crate) arrival: Arrival,
     pub(crate) site: Arc<Site>,
     pub(crate) scope: Scope,
-    pub(crate) trusted: bool,
     pub(crate) forwarding: Mutex<ForwardingCache>,
     pub(crate) findings: Arc<Findings>,
     requests: AtomicU64,
@@ -321,7 +336,6 @@ pub(crate) struct Connection {
 impl Connection {
     fn new(arrival: Arrival, site: Arc<Site>, scope: Scope, findings: Arc<Findings>) -> Self {
         Self {
-            trusted: site.is_trusted(arrival.peer),
             arrival,
             site,
             scope,
@@ -332,6 +346,11 @@ impl Connection {
             resets: Notify::new(),
             answered: Notify::new(),
         }
+    }
+
+    /// Whether its other end is a proxy whose word about the client counts now.
+    pub(crate) fn is_trusted(&self) -> bool {
+        self.site.trusted_proxies.contain(self.arrival.peer.ip())
     }
 
     /// A request was given up before its answer: cheap for the client, dear for the target (S4).

@@ -5,6 +5,7 @@
 //! | [`entrances`] | everything that one `adit.yaml` opens, and how the next version takes its place |
 //! | [`entrance`], [`port`] | a listening socket; a TCP port that leads to one target |
 //! | [`door`] | the port for HTTP and TLS: what a connection is, and TLS that ends here |
+//! | `places` | how many clients there are descriptors for |
 //! | `hello`, `passthrough`, `replay` | the ClientHello; TLS that is handed on as it is |
 //! | [`http`] | a connection that speaks HTTP: which route each request is for, and the reverse proxy |
 //! | [`upstream`] | where a route leads: connections to the target, kept between requests |
@@ -25,6 +26,7 @@ mod hello;
 pub mod http;
 pub mod pages;
 mod passthrough;
+mod places;
 pub mod port;
 mod replay;
 pub mod routes;

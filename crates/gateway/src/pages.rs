@@ -177,7 +177,7 @@ fn add_headers(headers: &mut HeaderMap, problem: &Problem) {
                 headers.insert(WWW_AUTHENTICATE, value);
             }
         }
-        Problem::BadRequest { status: 405, .. } => {
+        Problem::NotSupported { status: 405, .. } => {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         }
         Problem::TooManyGuesses { wait } => {

@@ -1,12 +1,10 @@
 //! TLS connections that are handed on as they are, by the server name of their ClientHello.
 
-use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use runtime::connect::Io;
-use runtime::splice::{Cut, Unanswered, splice_noting};
-use tokio::io::AsyncWriteExt;
+use runtime::splice::{Cut, Opening, splice_after};
 use tokio::net::TcpStream;
 
 use crate::port::lost;
@@ -17,24 +15,15 @@ use crate::upstream::Upstream;
 const HELLO: Duration = Duration::from_secs(10);
 
 /// Carries a TLS connection to its target: first what was read of it already, then all else, until both sides have
-/// ended. A target that answers is well, whatever became of requests to it by HTTP.
-pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, mut target: Io, traffic: &Traffic, upstream: &Upstream) {
-    let client = Unanswered::new(client);
-    let said = match tokio::time::timeout(HELLO, target.write_all(&hello)).await {
-        Ok(said) => said,
-        Err(_) => Err(io::ErrorKind::TimedOut.into()),
-    };
-    if let Err(error) = said {
-        return traffic.fail(lost(&error));
-    }
-    traffic.meter().add(hello.len() as u64, 0);
-    // The connection may live for days.
-    drop(hello);
+/// ended. A target that answers is well, whatever became of requests to it by HTTP. The target is read meanwhile: one
+/// that is a pod may have to find out that another pod is to have the hello.
+pub(crate) async fn pass(client: TcpStream, hello: Vec<u8>, target: Io, traffic: &Traffic, upstream: &Upstream) {
+    let hello = Opening { bytes: hello, within: HELLO };
     let worked = || {
         traffic.worked();
         upstream.counters().failures().worked();
     };
-    match splice_noting(client.into_inner(), target, Arc::clone(traffic.meter()), worked).await.cut {
+    match splice_after(client, hello, target, Arc::clone(traffic.meter()), worked).await.cut {
         Some(Cut::Target(error)) => traffic.fail(lost(&error)),
         Some(Cut::Client(_)) => {}
         None => worked(),

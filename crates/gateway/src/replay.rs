@@ -20,6 +20,11 @@ impl Replay {
     pub(crate) const fn new(bytes: Vec<u8>, io: TcpStream) -> Self {
         Self { bytes, read: 0, io }
     }
+
+    /// The connection underneath.
+    pub(crate) const fn tcp(&self) -> &TcpStream {
+        &self.io
+    }
 }
 
 impl AsyncRead for Replay {

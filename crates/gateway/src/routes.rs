@@ -269,7 +269,7 @@ fn no_path(table: &Table, host: &str, path: &str) -> Found {
     if table.is_ambiguous(host, path) {
         return Found::Refused {
             reason: "the path may be read in two ways that lead to different routes".into(),
-            hint: Some("write it without `..`, double slashes, backslashes and escaped slashes".into()),
+            hint: Some("write it without `..`, `;`, double slashes, backslashes and escaped slashes".into()),
         };
     }
     // No URLs: the port is not known here.

@@ -22,6 +22,8 @@ typedef __u32 __be32;
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
 #define NULL ((void *)0)
+/* What is written before is not moved behind it by the compiler. */
+#define barrier() asm volatile("" ::: "memory")
 
 enum {
 	BPF_MAP_TYPE_HASH = 1,
@@ -111,6 +113,7 @@ struct minmax {
 };
 
 struct tcp_sock {
+	__u32 segs_out;
 	__u64 bytes_received;
 	__u64 bytes_sent;
 	__u64 bytes_retrans;
@@ -148,13 +151,36 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+typedef struct {
+	__u32 val;
+} kuid_t;
+
+struct cred {
+	kuid_t uid;
+};
+
 struct task_struct {
 	int tgid;
+	const struct cred *cred;
 	__u64 start_boottime;
 	struct task_struct *group_leader;
 	struct files_struct *files;
 	struct css_set *cgroups;
 	char comm[16];
+};
+
+struct sockaddr_in {
+	__u16 sin_family;
+	__be16 sin_port;
+	struct in_addr {
+		__be32 s_addr;
+	} sin_addr;
+};
+
+struct sockaddr_in6 {
+	__u16 sin6_family;
+	__be16 sin6_port;
+	struct in6_addr sin6_addr;
 };
 
 struct seq_file {

@@ -3,510 +3,130 @@
  * TCP connections as the kernel sees them.
  *
  * What must be known of a connection before its end is kept by the address of its socket: when it was opened and
- * established, and whose it is. The rest is read from the socket when it is told, at the end or when userspace asks. The owner is the
- * process that called connect or accept; a change of state that a packet causes runs in the context of whichever
- * process was interrupted, so it never says who owns what. Every way to attach ends in `on_state` and `claim`, so that
- * each gives the same.
+ * established, and whose it is (`record.h`). The rest is read from the socket when it is told, at the end or when
+ * userspace asks. The owner is the process that called connect or accept; a change of state that a packet causes runs in
+ * the context of whichever process was interrupted, so it never says who owns what. Every way to attach ends in
+ * `on_state` and `claim`, so that each gives the same.
  *
  * Where the kernel knows the type of the socket (`typed`) its fields are plain loads, elsewhere they are copied out. (What
  * is kept could hang on the socket itself then; measured, that costs twice as much as the map.)
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
-#include "kernel.h"
+#include "record.h"
 
 char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
-
-#define AF_INET 2
-#define AF_INET6 10
-#define IPPROTO_TCP 6
-#define EADDRNOTAVAIL 99
-#define SOCK_DONE 1
-
-enum state {
-	ESTABLISHED = 1,
-	SYN_SENT,
-	SYN_RECV,
-	FIN_WAIT1,
-	FIN_WAIT2,
-	TIME_WAIT,
-	CLOSE,
-	CLOSE_WAIT,
-	LAST_ACK,
-	LISTEN,
-	CLOSING,
-};
-
-/* What a record says has happened. */
-enum kind {
-	OPENED = 1,
-	OPEN_DONE,
-	CLAIMED,
-	ENDED,
-	LIVE,
-};
-
-enum flag {
-	INCOMING = 1,
-	SEEN_LATE = 2,
-	GONE = 4,
-	BY_ACCEPT = 8,
-	BY_CLOSE = 16,
-	BY_FILE = 32,
-	ABORTED = 64,
-};
-
-/* The process that has a connection. */
-struct owner {
-	__u64 start;
-	__u64 cgroup;
-	__u32 pid;
-	__u32 uid;
-	char comm[16];
-};
-
-/* What is kept of a connection while it lives. */
-struct kept {
-	__u64 opened;
-	__u64 established;
-	__u64 ended;
-	struct owner owner;
-	__u16 local_port;
-	__u16 error;
-	__u8 state;
-	__u8 last_state;
-	__u8 flags;
-	/* Whether userspace has heard of it. */
-	__u8 told;
-};
-
-/* What userspace reads. The layout is known to src/decode.rs. No holes. */
-struct record {
-	__u64 socket;
-	__u64 opened;
-	__u64 established;
-	__u64 ended;
-	__u64 sent;
-	__u64 received;
-	struct owner owner;
-	__u32 netns;
-	__u32 srtt;
-	__u32 min_rtt;
-	__u32 retransmits;
-	__u32 local[4];
-	__u32 remote[4];
-	__u16 local_port;
-	__u16 remote_port;
-	__u16 error;
-	__u8 family;
-	__u8 state;
-	__u8 last_state;
-	__u8 kind;
-	__u8 flags;
-	__u8 spare[5];
-};
-
-/* A process, and what was added up for it. The layout is known to src/decode.rs. */
-struct process {
-	__u64 start;
-	__u32 pid;
-	__u32 spare;
-};
-
-struct sums {
-	__u64 opened;
-	__u64 incoming;
-	__u64 failed;
-	__u64 closed;
-	__u64 sent;
-	__u64 received;
-	__u64 retransmits;
-	struct owner owner;
-};
-
-enum count {
-	COUNT_OPENED,
-	COUNT_INCOMING,
-	COUNT_ESTABLISHED,
-	COUNT_FAILED,
-	COUNT_CLOSED,
-	COUNT_MAP_FULL,
-	COUNT_RING_FULL,
-	COUNT_UNOWNED,
-	COUNT_SEEN_LATE,
-	COUNT_FOLDED,
-	COUNTS,
-};
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 65536);
-	__type(key, __u64);
-	__type(value, struct kept);
-} connections SEC(".maps");
-
-/* Where processes listen: a network namespace and a port. It tells which side opened a connection that is older. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, __u64);
-	__type(value, __u8);
-} listeners SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 2097152);
-} events SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct process);
-	__type(value, struct sums);
-} folded SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, __u64[COUNTS]);
-} counts SEC(".maps");
-
-/* Set before loading: whether every step is an event, or the end of a connection alone. */
-const volatile __u32 every_step = 0;
-
-/* Connections that a packet has ended before anybody was seen to own them. Mostly there are none, and nothing to look for. */
-__u64 waiting = 0;
-
-static __inline void count(const enum count which)
-{
-	__u32 first = 0;
-	__u64 *all = bpf_map_lookup_elem(&counts, &first);
-
-	if (all)
-		all[which] += 1;
-}
-
-/* Reads a field: a plain load where the type is known, permitted even where reading kernel memory is not. */
-#define READ(typed, to, field)                                                                           \
-	do {                                                                                             \
-		if (typed)                                                                               \
-			(to) = (field);                                                                  \
-		else                                                                                     \
-			bpf_probe_read_kernel(&(to), sizeof(to), __builtin_preserve_access_index(&(field))); \
-	} while (0)
-
-static __inline __u16 swapped(__be16 port)
-{
-	return (__u16)((port << 8) | (port >> 8));
-}
-
-/* ---- what is kept ---- */
-
-static __inline struct kept *known(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-
-	return bpf_map_lookup_elem(&connections, &key);
-}
-
-/* Keeps it from now on; whatever was there before was of a connection that is over. */
-static __inline void keep(struct sock *sk, const struct kept *kept)
-{
-	__u64 key = (__u64)sk;
-
-	if (bpf_map_update_elem(&connections, &key, kept, BPF_ANY))
-		count(COUNT_MAP_FULL);
-}
-
-static __inline void forget(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-
-	bpf_map_delete_elem(&connections, &key);
-}
-
-/* The process that runs now, by the leader of its threads. */
-static __inline int read_owner(struct owner *owner, const int typed)
-{
-	struct task_struct *task, *leader = NULL;
-
-	owner->pid = bpf_get_current_pid_tgid() >> 32;
-	owner->uid = (__u32)bpf_get_current_uid_gid();
-	owner->cgroup = bpf_get_current_cgroup_id();
-	if (typed)
-		task = bpf_get_current_task_btf();
-	else
-		task = (struct task_struct *)bpf_get_current_task();
-	READ(typed, leader, task->group_leader);
-	READ(typed, owner->start, leader->start_boottime);
-	bpf_probe_read_kernel(owner->comm, sizeof(owner->comm), __builtin_preserve_access_index(&leader->comm));
-	return 0;
-}
-
-static __noinline int own_typed(struct owner *owner)
-{
-	return read_owner(owner, 1);
-}
-
-static __noinline int own_copied(struct owner *owner)
-{
-	return read_owner(owner, 0);
-}
-
-static __inline void own(struct owner *owner, const int typed)
-{
-	if (typed)
-		own_typed(owner);
-	else
-		own_copied(owner);
-}
-
-/* ---- what is told ---- */
-
-static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
-{
-	__be16 port = 0;
-	__u16 family = 0;
-	struct net *net = NULL;
-
-	READ(typed, family, sk->__sk_common.skc_family);
-	record->family = family;
-	READ(typed, port, sk->__sk_common.skc_dport);
-	record->remote_port = swapped(port);
-	READ(typed, net, sk->__sk_common.skc_net.net);
-	READ(typed, record->netns, net->ns.inum);
-	if (family == AF_INET) {
-		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
-		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
-		return;
-	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		READ(typed, record->local[i], sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
-		READ(typed, record->remote[i], sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
-	}
-}
-
-static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
-{
-	__u64 sent = 0, again = 0, received = 0;
-	unsigned long flags = 0;
-	__u32 srtt = 0, min = 0;
-
-	READ(typed, sent, tcp->bytes_sent);
-	READ(typed, again, tcp->bytes_retrans);
-	READ(typed, received, tcp->bytes_received);
-	READ(typed, flags, sk->__sk_common.skc_flags);
-	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
-	if (received && (flags & (1UL << SOCK_DONE)))
-		received--;
-	record->sent = sent - again;
-	record->received = received;
-	READ(typed, srtt, tcp->srtt_us);
-	record->srtt = srtt >> 3;
-	READ(typed, min, tcp->rtt_min.s[0].v);
-	record->min_rtt = min == ~0U ? 0 : min;
-	READ(typed, record->retransmits, tcp->total_retrans);
-}
-
-/* The whole record, into memory that may hold anything. */
-static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, const enum kind kind,
-			  const int typed)
-{
-	struct tcp_sock *tcp;
-
-	__builtin_memset(record, 0, sizeof(*record));
-	record->socket = (__u64)sk;
-	record->opened = kept->opened;
-	record->established = kept->established;
-	record->ended = kept->ended;
-	record->owner = kept->owner;
-	record->local_port = kept->local_port;
-	record->error = kept->error;
-	record->state = kept->state;
-	record->last_state = kept->last_state;
-	record->kind = kind;
-	record->flags = kept->flags;
-	read_ends(record, sk, typed);
-	if (typed)
-		tcp = bpf_skc_to_tcp_sock(sk);
-	else
-		tcp = (struct tcp_sock *)sk;
-	if (tcp)
-		read_traffic(record, sk, tcp, typed);
-}
-
-static __inline int write(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
-{
-	struct record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
-
-	if (!record)
-		return 0;
-	fill(record, kept, sk, kind, typed);
-	/* Userspace looks often enough; only who wants every step wants it at once. */
-	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
-	return 1;
-}
-
-static __noinline int tell_typed(const struct kept *kept, struct sock *sk, enum kind kind)
-{
-	return write(kept, sk, kind, 1);
-}
-
-static __noinline int tell_copied(const struct kept *kept, struct sock *sk, enum kind kind)
-{
-	return write(kept, sk, kind, 0);
-}
-
-static __inline int tell(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
-{
-	return typed ? tell_typed(kept, sk, kind) : tell_copied(kept, sk, kind);
-}
-
-/* A step before the end: when it finds no room, the end tells all of it once more. */
-static __inline void tell_step(struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
-{
-	if (!every_step)
-		return;
-	if (tell(kept, sk, kind, typed))
-		kept->told = 1;
-	else
-		count(COUNT_RING_FULL);
-}
-
-/*
- * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
- * done; else only how it ended is lost, as the next survey does not find it.
- */
-static __noinline int fold(const struct kept *kept, __u64 sk)
-{
-	struct process process = {};
-	struct record record = {};
-	struct sums zero = {}, *sums;
-
-	if (!kept)
-		return 0;
-	if (kept->told || !kept->owner.pid) {
-		count(COUNT_RING_FULL);
-		return 0;
-	}
-	process.start = kept->owner.start;
-	process.pid = kept->owner.pid;
-	sums = bpf_map_lookup_elem(&folded, &process);
-	if (!sums) {
-		zero.owner = kept->owner;
-		/* Another processor may have been quicker. */
-		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
-		sums = bpf_map_lookup_elem(&folded, &process);
-		if (!sums) {
-			count(COUNT_RING_FULL);
-			return 0;
-		}
-	}
-	count(COUNT_FOLDED);
-	read_traffic(&record, (struct sock *)sk, (struct tcp_sock *)sk, 0);
-	if (!(kept->flags & SEEN_LATE))
-		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
-	__sync_fetch_and_add(kept->last_state == SYN_SENT ? &sums->failed : &sums->closed, 1);
-	__sync_fetch_and_add(&sums->sent, record.sent);
-	__sync_fetch_and_add(&sums->received, record.received);
-	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
-	return 0;
-}
-
-/* The last of a connection. */
-static __inline void tell_end(struct kept *kept, struct sock *sk, const int typed)
-{
-	if (!kept->owner.pid)
-		count(COUNT_UNOWNED);
-	if (!tell(kept, sk, ENDED, typed))
-		fold(kept, (__u64)sk);
-	forget(sk);
-}
-
-/* The same of one that has waited for its owner. */
-static __inline void tell_late(struct kept *kept, struct sock *sk, const int typed)
-{
-	__sync_fetch_and_add(&waiting, -1);
-	tell_end(kept, sk, typed);
-}
 
 /* ---- changes of state ---- */
 
 /* An outgoing connection begins: in the context of the process that called connect. */
 static __inline void opened(struct sock *sk, const int typed)
 {
-	struct kept kept = {};
+	struct kept *kept = known(sk);
 
-	kept.opened = bpf_ktime_get_ns();
-	kept.state = SYN_SENT;
-	own(&kept.owner, typed);
 	count(COUNT_OPENED);
-	tell_step(&kept, sk, OPENED, typed);
-	keep(sk, &kept);
-}
-
-static __inline void established(struct sock *sk, const int typed)
-{
-	struct kept *outgoing = known(sk);
-	__u64 now = bpf_ktime_get_ns();
-
-	count(COUNT_ESTABLISHED);
-	/* What stands there with a later state was left by a socket that is gone. */
-	if (outgoing && outgoing->state == SYN_SENT) {
-		outgoing->established = now;
-		outgoing->state = ESTABLISHED;
-		READ(typed, outgoing->local_port, sk->__sk_common.skc_num);
-		tell_step(outgoing, sk, OPEN_DONE, typed);
+	if (!kept)
+		kept = new_place(sk);
+	if (!kept) {
+		count(COUNT_MAP_FULL);
 		return;
 	}
-	struct kept kept = {};
+	begin(kept, bpf_ktime_get_ns(), 0);
+	own(kept, 0, typed);
+	kept->state = SYN_SENT;
+	tell_step(kept, sk, OPENED, typed);
+}
 
-	kept.opened = kept.established = now;
-	kept.state = ESTABLISHED;
-	kept.flags = INCOMING;
-	READ(typed, kept.local_port, sk->__sk_common.skc_num);
-	count(COUNT_INCOMING);
-	tell_step(&kept, sk, OPEN_DONE, typed);
-	keep(sk, &kept);
+static __inline void established(struct sock *sk, int last, const int typed)
+{
+	struct kept *kept = known(sk);
+	__u64 now = bpf_ktime_get_ns();
+	/* Seen from before: what stands there with another state was left by a socket that is gone. */
+	int same = kept && kept->state == last && (last == SYN_SENT || last == SYN_RECV);
+	int incoming = same ? kept->flags & INCOMING : last == SYN_RECV;
+
+	count(incoming ? COUNT_INCOMING : COUNT_REACHED);
+	if (!same) {
+		if (!kept)
+			kept = new_place(sk);
+		if (!kept) {
+			/* An outgoing one was counted when it began. */
+			if (incoming)
+				count(COUNT_MAP_FULL);
+			return;
+		}
+		/* One that is not incoming was under way before the monitor was there, or found no room. */
+		begin(kept, now, incoming ? INCOMING : SEEN_LATE);
+		if (!incoming)
+			count(COUNT_SEEN_LATE);
+	}
+	kept->established = now;
+	READ(typed, kept->local_port, sk->__sk_common.skc_num);
+	kept->state = ESTABLISHED;
+	tell_step(kept, sk, OPEN_DONE, typed);
+}
+
+/* Both sides have asked each other at the same time: it stays an outgoing one. */
+static __inline void crossed(struct sock *sk)
+{
+	struct kept *kept = known(sk);
+
+	if (kept && kept->state == SYN_SENT)
+		kept->state = SYN_RECV;
+}
+
+/* Why a connection never came to be. */
+static __inline int why_failed(struct sock *sk, int error)
+{
+	__u32 packets = 1;
+
+	/* connect found no free port: it says so to the process, leaves nothing at the socket, and has sent nothing. */
+	READ(0, packets, ((struct tcp_sock *)sk)->segs_out);
+	return !error && !packets ? EADDRNOTAVAIL : error;
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
 {
 	struct kept *kept = known(sk);
-	int error = 0;
+	unsigned long socket = 0;
+	int error = 0, failed;
 
-	if (last == SYN_SENT)
+	if (kept && (!kept->state || kept->ended))
+		kept = NULL;
+	failed = last == SYN_SENT || (last == SYN_RECV && kept && !(kept->flags & INCOMING));
+	if (failed)
 		count(COUNT_FAILED);
 	else if (last != LISTEN && last != CLOSE && last != SYN_RECV)
 		count(COUNT_CLOSED);
-	if (!kept || kept->ended)
+	if (!kept)
 		return;
+	if (last == SYN_RECV && !failed) {
+		/* Accepted before it was established, and never counted. */
+		leave(kept, sk);
+		return;
+	}
 	READ(typed, error, sk->sk_err);
-	kept->ended = bpf_ktime_get_ns();
-	kept->state = CLOSE;
-	kept->last_state = last;
-	if (last == SYN_SENT) {
+	if (failed) {
 		__be16 port = 0;
 
+		error = why_failed(sk, error);
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
-		/* connect found no free port: it says so to the process, and leaves nothing at the socket. */
-		if (!error && !port)
-			error = EADDRNOTAVAIL;
+		last = SYN_SENT;
 	} else if (!error && (last == ESTABLISHED || last == CLOSE_WAIT)) {
 		/* Closed with data unread or without lingering: in the context of the process that closed. */
 		kept->flags |= ABORTED;
-		if (!kept->owner.pid) {
-			kept->flags |= BY_CLOSE;
-			own(&kept->owner, typed);
-		}
+		if (!kept->owner.pid && !kept->by)
+			own(kept, BY_CLOSE, typed);
 	}
 	kept->error = error;
-	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket. */
-	if (kept->owner.pid || last == SYN_SENT)
+	kept->state = CLOSE | last << 4;
+	barrier();
+	kept->ended = bpf_ktime_get_ns();
+	READ(typed, socket, sk->__sk_common.skc_flags);
+	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket, unless it has. */
+	if (kept->owner.pid || failed || (socket & (1UL << SOCK_DEAD)))
 		tell_end(kept, sk, typed);
 	else
 		__sync_fetch_and_add(&waiting, 1);
@@ -517,10 +137,9 @@ static __inline void closing(struct sock *sk, const int typed)
 {
 	struct kept *kept = known(sk);
 
-	if (!kept || kept->owner.pid)
+	if (!kept || !kept->state || kept->owner.pid || kept->by)
 		return;
-	kept->flags |= BY_CLOSE;
-	own(&kept->owner, typed);
+	own(kept, BY_CLOSE, typed);
 	tell_step(kept, sk, CLAIMED, typed);
 }
 
@@ -531,9 +150,16 @@ static __inline int on_state(struct sock *sk, int last, int state, const int typ
 	switch (state) {
 	case SYN_SENT:
 	case ESTABLISHED:
+	case CLOSE:
+		break;
 	case FIN_WAIT1:
 	case LAST_ACK:
-	case CLOSE:
+		if (accept_seen)
+			return 0;
+		break;
+	case SYN_RECV:
+		if (last != SYN_SENT)
+			return 0;
 		break;
 	default:
 		return 0;
@@ -544,9 +170,11 @@ static __inline int on_state(struct sock *sk, int last, int state, const int typ
 	if (state == SYN_SENT)
 		opened(sk, typed);
 	else if (state == ESTABLISHED)
-		established(sk, typed);
+		established(sk, last, typed);
 	else if (state == CLOSE)
 		ended(sk, last, typed);
+	else if (state == SYN_RECV)
+		crossed(sk);
 	else
 		closing(sk, typed);
 	return 0;
@@ -580,31 +208,124 @@ int state_probe(struct pt_regs *ctx)
 	return on_state(sk, last, (int)SECOND(ctx), 0);
 }
 
-/* Of the oldest way there is: it sees that connections are opened, and nothing more. */
+/* Of the oldest way there is: it sees that connections are opened, and nothing more. So nothing is kept of them. */
 SEC("kprobe/tcp_connect")
 int connect_probe(struct pt_regs *ctx)
 {
-	opened((struct sock *)FIRST(ctx), 0);
+	struct sock *sk = (struct sock *)FIRST(ctx);
+	struct kept kept = {};
+
+	kept.opened = bpf_ktime_get_ns();
+	READ(0, kept.local_port, sk->__sk_common.skc_num);
+	own(&kept, 0, 0);
+	kept.state = SYN_SENT;
+	count(COUNT_OPENED);
+	if (!tell_copied(&kept, sk, OPENED))
+		count(COUNT_RING_FULL);
 	return 0;
+}
+
+/* ---- attempts that end before they begin ---- */
+
+/*
+ * connect has failed. There was no way to the address, if no change of state was seen in this very call; of what it has
+ * told to the socket there is only the address that it was given.
+ */
+static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
+{
+	struct kept *last = known(sk), kept = {};
+	struct record *record;
+
+	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
+		return 0;
+	kept.opened = kept.ended = bpf_ktime_get_ns();
+	if (last && kept.opened - last->ended < 1000000)
+		return 0;
+	count(COUNT_OPENED);
+	count(COUNT_FAILED);
+	own(&kept, 0, 0);
+	kept.error = error;
+	kept.state = CLOSE | SYN_SENT << 4;
+	READ(0, kept.local_port, sk->__sk_common.skc_num);
+	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	if (!record) {
+		fold(&kept, (__u64)sk);
+		return 0;
+	}
+	fill(record, &kept, sk, ENDED, 0);
+	record->family = family;
+	record->remote_port = swapped(port);
+	if (family == AF_INET) {
+		record->remote[0] = to[0];
+	} else {
+#pragma unroll
+		for (int i = 0; i < 4; i++)
+			record->remote[i] = to[i];
+	}
+	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+SEC("fexit/tcp_v4_connect")
+int connect4_exit(__u64 *ctx)
+{
+	struct sockaddr_in *name = (struct sockaddr_in *)ctx[1];
+	int result = (int)ctx[3];
+	__be32 to[4] = {};
+	__u16 port = 0;
+
+	if (result >= 0)
+		return 0;
+	READ(0, port, name->sin_port);
+	READ(0, to[0], name->sin_addr.s_addr);
+	return unreachable((struct sock *)ctx[0], -result, port, AF_INET, to);
+}
+
+SEC("fexit/tcp_v6_connect")
+int connect6_exit(__u64 *ctx)
+{
+	struct sockaddr_in6 *name = (struct sockaddr_in6 *)ctx[1];
+	int result = (int)ctx[3];
+	struct in6_addr to = {};
+	__u16 port = 0;
+
+	if (result >= 0)
+		return 0;
+	READ(0, port, name->sin6_port);
+	READ(0, to, name->sin6_addr);
+	/* An IPv4 address in IPv6 clothes: the other program has seen it. */
+	if (!to.in6_u.u6_addr32[0] && !to.in6_u.u6_addr32[1] && to.in6_u.u6_addr32[2] == 0xffff0000)
+		return 0;
+	return unreachable((struct sock *)ctx[0], -result, port, AF_INET6, to.in6_u.u6_addr32);
 }
 
 /* ---- who has accepted ---- */
 
-/* The process that runs has it. */
+/* The process that runs has it. If it has ended already, this is told when it is closed. */
 static __inline int claim(struct sock *sk, const enum flag by, const int typed)
 {
 	struct kept *kept;
+	unsigned char state = 0;
 
 	if (!sk)
 		return 0;
 	kept = known(sk);
-	if (!kept || kept->owner.pid)
+	READ(0, state, sk->__sk_common.skc_state);
+	if (state == SYN_RECV && (!kept || !kept->state)) {
+		/* Accepted before it is established: that is seen next. */
+		if (!kept)
+			kept = new_place(sk);
+		if (!kept)
+			return 0;
+		begin(kept, bpf_ktime_get_ns(), INCOMING);
+		own(kept, by, typed);
+		kept->state = SYN_RECV;
 		return 0;
-	kept->flags |= by;
-	own(&kept->owner, typed);
-	if (kept->ended)
-		tell_late(kept, sk, typed);
-	else
+	}
+	if (!kept || !kept->state || kept->owner.pid || kept->by)
+		return 0;
+	own(kept, by, typed);
+	if (!kept->ended)
 		tell_step(kept, sk, CLAIMED, typed);
 	return 0;
 }
@@ -614,6 +335,8 @@ int accept_exit(__u64 *ctx)
 {
 	__u64 sk = 0;
 
+	if (!accept_seen)
+		accept_seen = 1;
 	/* Not by its place behind the arguments: there are fewer of them since 6.10. */
 	bpf_get_func_ret(ctx, &sk);
 	return claim((struct sock *)sk, BY_ACCEPT, 0);
@@ -661,10 +384,8 @@ int accept4_call(struct sys_exit_context *ctx)
 	return accept_returned(ctx->ret);
 }
 
-/*
- * A socket is destroyed. If its connection was ended by a packet and nobody was seen to own it, this is the process
- * that closes it.
- */
+/* A socket is destroyed. If its connection was ended by a packet and nobody owned it then, it is told now: this is the
+ * process that closes it. */
 static __inline int destroyed(struct sock *sk, const int typed)
 {
 	struct kept *kept;
@@ -672,11 +393,12 @@ static __inline int destroyed(struct sock *sk, const int typed)
 	if (!waiting)
 		return 0;
 	kept = known(sk);
-	if (!kept || !kept->ended || kept->owner.pid)
+	if (!kept || !kept->state || !kept->ended)
 		return 0;
-	kept->flags |= BY_CLOSE;
-	own(&kept->owner, typed);
-	tell_late(kept, sk, typed);
+	__sync_fetch_and_add(&waiting, -1);
+	if (!kept->owner.pid)
+		own(kept, BY_CLOSE, typed);
+	tell_end(kept, sk, typed);
 	return 0;
 }
 
@@ -694,50 +416,56 @@ int destroy_raw(__u64 *ctx)
 
 /* ---- looking through everything, when userspace asks ---- */
 
-static __inline __u64 place_of(struct sock *sk);
+static __inline __u64 place_of(struct sock *sk)
+{
+	return (__u64)sk->__sk_common.skc_net.net->ns.inum << 16 | sk->__sk_common.skc_num;
+}
+
+static __inline void owned_by(struct kept *kept, struct task_struct *task)
+{
+	struct task_struct *leader = task->group_leader;
+	struct css_set *groups = task->cgroups;
+
+	kept->by = BY_FILE;
+	kept->owner.start = leader->start_boottime;
+	kept->owner.uid = 0;
+	bpf_probe_read_kernel(kept->owner.comm, sizeof(kept->owner.comm),
+			      __builtin_preserve_access_index(&leader->comm));
+	READ(0, kept->owner.cgroup, groups->dfl_cgrp->kn->id);
+	barrier();
+	kept->owner.pid = task->tgid;
+}
 
 static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 {
-	struct kept *kept = known(sk), fresh = {};
-	struct task_struct *leader = task->group_leader;
-	struct css_set *groups = task->cgroups;
-	__u8 state = sk->__sk_common.skc_state;
-	int is_new = !kept;
+	struct kept *kept = known(sk);
+	__u8 state = sk->__sk_common.skc_state, flags = SEEN_LATE;
 	__u64 place;
 
-	if (!is_new && kept->owner.pid)
-		return 0;
-	if (is_new && (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV))
-		return 0;
-	if (is_new) {
-		fresh.opened = bpf_ktime_get_ns();
-		fresh.state = state;
-		fresh.flags = SEEN_LATE;
-		fresh.local_port = sk->__sk_common.skc_num;
-		place = place_of(sk);
-		if (bpf_map_lookup_elem(&listeners, &place))
-			fresh.flags |= INCOMING;
-	} else {
-		fresh = *kept;
-	}
-	fresh.flags |= BY_FILE;
-	fresh.owner.pid = task->tgid;
-	fresh.owner.start = leader->start_boottime;
-	bpf_probe_read_kernel(fresh.owner.comm, sizeof(fresh.owner.comm),
-			      __builtin_preserve_access_index(&leader->comm));
-	READ(0, fresh.owner.cgroup, groups->dfl_cgrp->kn->id);
-	if (is_new) {
-		count(COUNT_SEEN_LATE);
-		tell_step(&fresh, sk, CLAIMED, 1);
-		keep(sk, &fresh);
+	if (kept && kept->state) {
+		if (kept->owner.pid || kept->by)
+			return 0;
+		owned_by(kept, task);
+		if (!kept->ended)
+			tell_step(kept, sk, CLAIMED, 1);
 		return 0;
 	}
-	kept->owner = fresh.owner;
-	kept->flags |= BY_FILE;
-	if (kept->ended)
-		tell_late(kept, sk, 1);
-	else
-		tell_step(kept, sk, CLAIMED, 1);
+	if (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV)
+		return 0;
+	if (!kept)
+		kept = new_place(sk);
+	/* It finds no room each time it is looked at; that is no loss of another connection. */
+	if (!kept)
+		return 0;
+	place = place_of(sk);
+	if (bpf_map_lookup_elem(&listeners, &place))
+		flags |= INCOMING;
+	begin(kept, bpf_ktime_get_ns(), flags);
+	kept->local_port = sk->__sk_common.skc_num;
+	owned_by(kept, task);
+	kept->state = state;
+	count(COUNT_SEEN_LATE);
+	tell_step(kept, sk, CLAIMED, 1);
 	return 0;
 }
 
@@ -755,11 +483,6 @@ static __inline struct sock *tcp_of(struct file *file)
 	if (sk->__sk_common.skc_family != AF_INET && sk->__sk_common.skc_family != AF_INET6)
 		return NULL;
 	return sk;
-}
-
-static __inline __u64 place_of(struct sock *sk)
-{
-	return (__u64)sk->__sk_common.skc_net.net->ns.inum << 16 | sk->__sk_common.skc_num;
 }
 
 /*
@@ -794,37 +517,71 @@ int listening(struct task_file_context *ctx)
 	if (!sk || sk->__sk_common.skc_state != LISTEN)
 		return 0;
 	key = place_of(sk);
-	bpf_map_update_elem(&listeners, &key, &one, BPF_ANY);
+	if (bpf_map_update_elem(&listeners, &key, &one, BPF_ANY))
+		count(COUNT_LISTENERS_FULL);
 	return 0;
+}
+
+/* Places that this survey has found. */
+__u64 found = 0;
+
+/* Whether the socket is gone, and its place perhaps another's: then what is kept is left from what was missed. */
+static __inline int is_gone(const struct record *record, struct sock *sk)
+{
+	__u16 port = 0;
+
+	if (record->family != AF_INET && record->family != AF_INET6)
+		return 1;
+	if (record->state == CLOSE || record->state == LISTEN)
+		return 1;
+	READ(0, port, sk->__sk_common.skc_num);
+	return record->local_port && port != record->local_port;
 }
 
 /* Every connection that is known, with what it has carried until now. */
 SEC("iter/bpf_map_elem")
 int live(struct map_elem_context *ctx)
 {
-	struct kept *kept = ctx->value;
+	struct kept *kept = ctx->value, copy;
+	const __u64 *key = ctx->key;
 	struct record record;
 	struct sock *sk;
 	unsigned char state = 0;
-	__u16 port = 0;
 
-	if (!kept || !ctx->key)
+	if (!ctx->meta->seq_num)
+		found = 0;
+	if (!kept || !key) {
+		taken = found;
 		return 0;
-	/* Its end is told, or about to be: it must not come to life after that. */
-	if (kept->ended && kept->owner.pid)
-		return 0;
-	sk = (struct sock *)*(__u64 *)ctx->key;
-	kept->told = 1;
-	fill(&record, kept, sk, LIVE, 0);
-	READ(0, state, sk->__sk_common.skc_state);
-	READ(0, port, sk->__sk_common.skc_num);
-	if (!record.ended) {
-		record.state = state;
-		/* The socket may be gone, and its place another's: then the entry is left from what was missed. */
-		if ((record.family != AF_INET && record.family != AF_INET6) || state == CLOSE || state == LISTEN ||
-		    (record.local_port && port != record.local_port))
-			record.flags |= GONE;
 	}
-	bpf_seq_write(ctx->meta->seq, &record, sizeof(record));
+	copy = *kept;
+	barrier();
+	/* Free; or another connection's since. */
+	if (!copy.state || kept->state != copy.state || kept->opened != copy.opened) {
+		found++;
+		return 0;
+	}
+	sk = (struct sock *)*key;
+	fill(&record, &copy, sk, LIVE, 0);
+	if (!copy.ended) {
+		READ(0, state, sk->__sk_common.skc_state);
+		record.state = state;
+		if (is_gone(&record, sk))
+			record.flags |= GONE;
+	} else if (bpf_ktime_get_ns() - copy.ended > patience) {
+		record.kind = ENDED;
+	}
+	/* Without room in this reading it comes again in the next. */
+	if (bpf_seq_write(ctx->meta->seq, &record, sizeof(record)))
+		return 0;
+	found++;
+	kept->told = 1;
+	if (record.kind == ENDED) {
+		/* Nobody closes it, or nobody has seen it. */
+		kept->state = NO_STATE;
+		__sync_fetch_and_add(&waiting, -1);
+		if (!copy.owner.pid)
+			count(COUNT_UNOWNED);
+	}
 	return 0;
 }

@@ -378,7 +378,9 @@ mod tests {
     }
 
     fn script() -> Script {
-        Script { way: Way::default(), events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
+        let part = crate::source::Part { purpose: "survey", way: "a list", refused: None };
+        let way = Way { parts: vec![part], ..Way::default() };
+        Script { way, events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
     }
 
     fn agent(script: Script) -> Agent {
@@ -482,5 +484,24 @@ mod tests {
         assert_eq!(*forgotten.lock().unwrap(), [gone.id]);
         assert_eq!(*heard.lock().unwrap(), [(live(1, 7).id, Step::Live)]);
         assert_eq!(agent.shared().table().connections().len(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_surveys_do_not_find_is_over_but_its_place_is_not_forgotten() {
+        let script = Script { events: vec![live(1, 7)], ..script() };
+        let forgotten = Arc::clone(&script.forgotten);
+        let mut agent = agent(script);
+        (0..6).for_each(|_| agent.survey().unwrap());
+        let shared = agent.shared();
+        let table = shared.table();
+        assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
+        assert!(forgotten.lock().unwrap().is_empty(), "another connection may have the place by now");
+    }
+
+    #[test]
+    fn without_a_program_for_surveys_no_connection_is_taken_for_lost() {
+        let mut agent = agent(Script { way: Way::default(), events: vec![live(1, 7)], ..script() });
+        (0..6).for_each(|_| agent.survey().unwrap());
+        assert_eq!(agent.shared().table().connections().len(), 1);
     }
 }

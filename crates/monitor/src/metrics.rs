@@ -275,6 +275,9 @@ fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &
         ("table_remote", overflow.remotes),
         ("end_unseen", overflow.unseen),
         ("owner_unknown", counts.unowned),
+        ("hook_missed", counts.hook_missed),
+        ("listener_no_room", counts.listeners_full),
+        ("files_not_looked_at", counts.refused_looks),
     ] {
         lost.get_or_create(&labels("what", what)).inc_by(count);
     }

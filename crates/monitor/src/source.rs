@@ -53,7 +53,7 @@ pub trait Source: Send {
     /// When the system does not tell any more.
     fn counts(&mut self) -> Result<Counts, SourceError>;
 
-    /// Drops what is kept of a connection whose end was missed.
+    /// Drops what is kept of a connection whose socket is gone. What has its place by now stays.
     fn forget(&mut self, id: ConnectionId);
 
     /// Waits for events, at most so long.
@@ -86,7 +86,7 @@ impl Way {
 /// One attempt to attach something.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Part {
-    /// What for: `state`, `accept`, `owners`, `survey`.
+    /// What for: `state`, `accept`, `close`, `unreachable`, `owners`, `survey`.
     pub purpose: &'static str,
     /// The kind of program and what it is attached to.
     pub way: &'static str,
@@ -128,6 +128,12 @@ pub struct Counts {
     pub folded: u64,
     /// Records that could not be read.
     pub undecoded: u64,
+    /// Ports that somebody listens at and that found no room: the direction of older connections there is not known.
+    pub listeners_full: u64,
+    /// Changes that the kernel did not tell a program of, because one ran already on that processor.
+    pub hook_missed: u64,
+    /// Looks through open files that the system has refused.
+    pub refused_looks: u64,
 }
 
 /// Why a source cannot be had, or tells nothing any more.
@@ -202,6 +208,8 @@ pub struct Options {
     pub ring: Option<u32>,
     /// Whether every step of a connection is told, or its end alone.
     pub every_step: bool,
+    /// How long a connection that a packet has ended waits for its process to close it, in the place of 90 seconds.
+    pub patience: Option<Duration>,
 }
 
 /// Opens the source that is wanted, or the best there is.

@@ -21,17 +21,35 @@ use monitor::source::{self, Options, Source, Wanted};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
-/// The source, unless this process may not have it.
+/// The source, unless this process may not have it. With all rights it is there in every way that the kernel has.
 fn open(options: &Options) -> Option<Box<dyn Source>> {
     let options = Options { wanted: Wanted::Ebpf, ..options.clone() };
     match source::open(&options) {
-        Ok(source) => Some(source),
+        Ok(source) => {
+            let parts = &source.way().parts;
+            for purpose in ["close", "state", "owners", "survey"] {
+                assert!(source.way().chosen(purpose).is_some(), "nothing was found for {purpose}: {parts:#?}");
+            }
+            Some(source)
+        }
         Err(error) => {
             let may = rustix::process::geteuid().is_root() && std::env::var_os("ADIT_NO_EBPF").is_none();
-            assert!(!may || options.state.is_some(), "root may load programs, but: {error}");
+            assert!(!may || !has(options.state.as_deref()), "root may load programs, but: {error}");
             eprintln!("SKIPPED, as the kernel does not permit it: {error}");
             None
         }
+    }
+}
+
+/// Whether the kernel has what a way to see changes of state needs.
+fn has(state: Option<&str>) -> bool {
+    let is_there = |path: &str| std::path::Path::new(path).exists();
+    match state {
+        Some("tracepoint") => ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
+            .iter()
+            .any(|mounted| is_there(&format!("{mounted}/events/sock/inet_sock_set_state"))),
+        Some("kprobe" | "kprobe_connect") => is_there("/sys/bus/event_source/devices/kprobe"),
+        _ => true,
     }
 }
 
@@ -154,12 +172,13 @@ fn the_same_by_kprobe_where_the_kernel_has_them() {
 
 #[test]
 fn connects_alone_are_seen_by_the_oldest_kprobe() {
-    let Some(mut source) = open(&Options { every_step: true, ..by("kprobe_connect") }) else { return };
+    let Some(mut source) = open(&by("kprobe_connect")) else { return };
     let (listener, port) = listen("127.0.0.1:0");
     exchange(&listener, 1, 1);
     let found = take(&mut *source, 1, |record| record.step == Step::Opened && has_port(record, port));
     assert_eq!(found[0].owner.unwrap().process.pid, std::process::id());
     assert!(!source.way().missing.is_empty());
+    assert!(survey(&mut *source, port).is_empty(), "nothing is kept, as nobody sees the end");
 }
 
 /// The process that accepts is another one, and packets of the client change the states of its sockets.

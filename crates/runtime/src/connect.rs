@@ -55,6 +55,12 @@ pub trait BufferedDuplex: AsyncBufRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<T: AsyncBufRead + AsyncWrite + Send + Unpin + 'static> BufferedDuplex for T {}
 
+/// A [`Duplex`] that carries another stream's bytes in its own way: what is underneath stays in reach.
+pub trait Layer: Duplex {
+    /// The stream underneath.
+    fn under(&self) -> &Io;
+}
+
 /// An open byte stream; the common kinds are reached without a virtual call.
 pub enum Io {
     /// A plain TCP connection.
@@ -67,6 +73,8 @@ pub enum Io {
     Other(Box<dyn Duplex>),
     /// Any of them, with something that lasts as long.
     With(Box<Self>, Box<dyn Send>),
+    /// Any of them, with something between.
+    Over(Box<dyn Layer>),
 }
 
 impl Io {
@@ -78,6 +86,11 @@ impl Io {
     /// Wraps any stream.
     pub fn other<D: Duplex>(stream: D) -> Self {
         Self::Other(Box::new(stream))
+    }
+
+    /// Wraps a stream that has another one underneath.
+    pub fn over<L: Layer>(stream: L) -> Self {
+        Self::Over(Box::new(stream))
     }
 
     /// The same stream; `kept` is dropped with it.
@@ -92,6 +105,7 @@ impl Io {
         match self {
             Self::Tls(stream) => stream.get_ref().1.alpn_protocol(),
             Self::With(stream, _) => stream.alpn(),
+            Self::Over(stream) => stream.under().alpn(),
             Self::Tcp(_) | Self::Buffered(_) | Self::Other(_) => None,
         }
     }
@@ -103,7 +117,18 @@ impl Io {
             Self::Tcp(stream) => Some(stream),
             Self::Tls(stream) => stream.get_ref().0.tcp(),
             Self::With(stream, _) => stream.tcp(),
+            Self::Over(stream) => stream.under().tcp(),
             Self::Buffered(_) | Self::Other(_) => None,
+        }
+    }
+
+    /// The TCP connection that this is, with nothing between: its bytes are the stream's.
+    #[must_use]
+    pub fn plain_tcp(&self) -> Option<&TcpStream> {
+        match self {
+            Self::Tcp(stream) => Some(stream),
+            Self::With(stream, _) => stream.plain_tcp(),
+            Self::Tls(_) | Self::Buffered(_) | Self::Other(_) | Self::Over(_) => None,
         }
     }
 }
@@ -116,6 +141,7 @@ impl fmt::Debug for Io {
             Self::Buffered(_) => "Io::Buffered",
             Self::Other(_) => "Io::Other",
             Self::With(stream, _) => return stream.fmt(f),
+            Self::Over(stream) => return stream.under().fmt(f),
         })
     }
 }
@@ -128,6 +154,7 @@ impl AsyncRead for Io {
             Self::Buffered(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_read(cx, buf),
             Self::With(stream, _) => Pin::new(stream).poll_read(cx, buf),
+            Self::Over(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
 }
@@ -140,6 +167,7 @@ impl AsyncWrite for Io {
             Self::Buffered(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::Other(stream) => Pin::new(stream).poll_write(cx, buf),
             Self::With(stream, _) => Pin::new(stream).poll_write(cx, buf),
+            Self::Over(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
@@ -154,6 +182,7 @@ impl AsyncWrite for Io {
             Self::Buffered(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::Other(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
             Self::With(stream, _) => Pin::new(stream).poll_write_vectored(cx, bufs),
+            Self::Over(stream) => Pin::new(stream).poll_write_vectored(cx, bufs),
         }
     }
 
@@ -164,6 +193,7 @@ impl AsyncWrite for Io {
             Self::Buffered(stream) => stream.is_write_vectored(),
             Self::Other(stream) => stream.is_write_vectored(),
             Self::With(stream, _) => stream.is_write_vectored(),
+            Self::Over(stream) => stream.is_write_vectored(),
         }
     }
 
@@ -174,6 +204,7 @@ impl AsyncWrite for Io {
             Self::Buffered(stream) => Pin::new(stream).poll_flush(cx),
             Self::Other(stream) => Pin::new(stream).poll_flush(cx),
             Self::With(stream, _) => Pin::new(stream).poll_flush(cx),
+            Self::Over(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -184,6 +215,7 @@ impl AsyncWrite for Io {
             Self::Buffered(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::Other(stream) => Pin::new(stream).poll_shutdown(cx),
             Self::With(stream, _) => Pin::new(stream).poll_shutdown(cx),
+            Self::Over(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

@@ -246,6 +246,11 @@ impl<S> Guarded<S> {
         }
     }
 
+    /// The connection underneath.
+    pub const fn get_ref(&self) -> &S {
+        &self.io
+    }
+
     /// Looks by `watch` whether a client that has ended its direction is still there.
     #[must_use]
     pub fn watching(mut self, watch: PeerWatch) -> Self {

@@ -312,21 +312,21 @@ pub struct ConnectionLimit {
 #[derive(Debug)]
 struct LimitState {
     used: AtomicUsize,
-    max: AtomicUsize,
+    max: usize,
 }
 
 impl ConnectionLimit {
     /// A cap of `max` connections.
     #[must_use]
     pub fn new(max: usize) -> Self {
-        let shared = LimitState { used: AtomicUsize::new(0), max: AtomicUsize::new(max) };
+        let shared = LimitState { used: AtomicUsize::new(0), max };
         Self { shared: Arc::new(shared) }
     }
 
     /// A place for one connection, given back on drop; `None` when all are taken.
     #[must_use]
     pub fn try_acquire(&self) -> Option<ConnectionPermit> {
-        let max = self.shared.max.load(Ordering::Relaxed);
+        let max = self.shared.max;
         self.shared
             .used
             .fetch_update(Ordering::AcqRel, Ordering::Relaxed, |used| (used < max).then_some(used + 1))
@@ -343,12 +343,7 @@ impl ConnectionLimit {
     /// How many places there are.
     #[must_use]
     pub fn max(&self) -> usize {
-        self.shared.max.load(Ordering::Relaxed)
-    }
-
-    /// Changes the cap; connections above a lower one stay until they end by themselves.
-    pub fn set_max(&self, max: usize) {
-        self.shared.max.store(max, Ordering::Relaxed);
+        self.shared.max
     }
 }
 
@@ -605,7 +600,6 @@ mod tests {
         assert_eq!(limit.in_use(), 2);
         drop(first);
         let _third = limit.try_acquire().unwrap();
-        limit.set_max(1);
         assert!(limit.try_acquire().is_none());
     }
 }

@@ -32,6 +32,13 @@ impl Network {
     }
 }
 
+impl FromIterator<IpAddr> for Network {
+    /// One that is known by our addresses on the way out alone.
+    fn from_iter<T: IntoIterator<Item = IpAddr>>(sources: T) -> Self {
+        Self { sources: sources.into_iter().collect(), routes: Vec::new() }
+    }
+}
+
 /// The address that the kernel would send from.
 fn source(to: IpAddr) -> Option<IpAddr> {
     let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };

@@ -23,10 +23,14 @@ const KEEPALIVE_TRIES: u32 = 4;
 /// servers, files that are read again, and what a credential plugin needs.
 const RESERVE: usize = 16;
 const RESERVE_MOST: usize = 4096;
+/// Of what the reserve has above its least, pipes between connections get such a part; each has two descriptors.
+#[cfg(target_os = "linux")]
+const PIPES_PART: usize = 4;
+#[cfg(target_os = "linux")]
+const PIPE: usize = 2;
 /// Descriptors of one client: its own connection, and the one to a target that has an address.
 const CLIENT: usize = 2;
-/// Clients that are served in any case, and those there are at the most.
-const PLACES_LEAST: usize = 4;
+/// Clients that there are at the most.
 const PLACES_MOST: usize = 1 << 20;
 
 /// Sends small writes at once, keeps little unsent data in the kernel and notices dead peers.
@@ -76,21 +80,44 @@ pub fn raise_descriptor_limit() -> Option<u64> {
     }
 }
 
-/// How many clients at a time this process has descriptors for, beside what is open now, a reserve, and a client of each
-/// of its `listeners`: a crowd that took them all would keep the first of it from being served.
+/// How many clients at a time this process has descriptors for, beside what is open now, a reserve, and what each of its
+/// `listeners` takes: the sockets of one client, and its own a second time, for a process that takes over. A crowd that
+/// took them all would keep the first of it from being served.
 #[must_use]
 pub fn places_for_clients(listeners: usize) -> usize {
-    let limit =
-        getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
     // A process sees its own descriptors there; where it does not, the reserve is all there is.
     let open = std::fs::read_dir("/dev/fd").map_or(0, Iterator::count);
-    places(limit, open, listeners)
+    places(descriptor_limit(), open, listeners)
+}
+
+/// What one more listener costs of [`places_for_clients`], its own socket included.
+pub const PLACES_OF_A_LISTENER: usize = 2;
+
+/// How many clients have room in any case.
+pub const PLACES_LEAST: usize = 4;
+
+/// How many pipes this process may have for bytes on their way.
+#[cfg(target_os = "linux")]
+pub(crate) fn pipes_at_most() -> usize {
+    pipes(descriptor_limit())
+}
+
+#[cfg(target_os = "linux")]
+fn pipes(limit: usize) -> usize {
+    (reserve(limit) - RESERVE) / PIPES_PART / PIPE
 }
 
 fn places(limit: usize, open: usize, listeners: usize) -> usize {
-    let reserve = (limit / 4).clamp(RESERVE, RESERVE_MOST);
-    let left = limit.saturating_sub(open).saturating_sub(reserve);
+    let left = limit.saturating_sub(open).saturating_sub(reserve(limit)).saturating_sub(listeners);
     (left / CLIENT).saturating_sub(listeners).clamp(PLACES_LEAST, PLACES_MOST)
+}
+
+fn reserve(limit: usize) -> usize {
+    (limit / 4).clamp(RESERVE, RESERVE_MOST)
+}
+
+fn descriptor_limit() -> usize {
+    getrlimit(Resource::Nofile).current.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
 }
 
 #[cfg(test)]
@@ -100,11 +127,21 @@ mod tests {
     #[test]
     fn clients_leave_a_reserve_and_are_never_locked_out() {
         assert_eq!(places(64, 20, 0), 14);
-        assert_eq!(places(64, 20, 4), 10);
-        assert_eq!(places(1024, 24, 2), 370);
+        assert_eq!(places(64, 20, 4), 8);
+        assert_eq!(places(1024, 24, 2), 369);
         assert_eq!(places(20, 30, 9), PLACES_LEAST);
         assert_eq!(places(usize::MAX, 0, 1), PLACES_MOST);
         assert!(places_for_clients(1) >= PLACES_LEAST);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn pipes_leave_most_of_the_reserve_and_its_least_whole() {
+        assert_eq!([64, 1024, 20_000, usize::MAX].map(pipes), [0, 30, 510, 510]);
+        for limit in 0..5000 {
+            let left = reserve(limit) - PIPE * pipes(limit);
+            assert!(left >= RESERVE && left * PIPES_PART >= reserve(limit) * 3, "{limit}");
+        }
     }
 
     #[test]

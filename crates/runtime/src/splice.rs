@@ -1,9 +1,11 @@
-//! A client's TCP connection and a stream to its target, each direction ending on its own.
+//! A client's TCP connection and a stream to its target, each direction ending on its own. What is cut off at one side
+//! is cut off at the other: an end of file there would make a part look like the whole.
 //!
 //! Nothing is buffered while a pair is idle: a thread's scratch memory is read into, and only what the other side
 //! did not take is kept. Much data between two TCP connections is not read at all, see `splice/kernel.rs`.
 
 use std::cell::RefCell;
+use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +16,7 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Sleep;
 
 use crate::connect::{BufferedDuplex, Io};
 use crate::peer::PeerWatch;
@@ -102,27 +105,56 @@ impl Meter {
     }
 }
 
-/// Carries bytes both ways until both directions have ended, the client has left, or one side failed. When the
-/// target failed the client sees a reset: an end of file would look like a whole answer.
+/// What was read of a client before there was a target for it.
+#[derive(Debug)]
+pub struct Opening {
+    /// These bytes.
+    pub bytes: Vec<u8>,
+    /// A target that does not take them in this time takes nothing.
+    pub within: Duration,
+}
+
+/// Carries bytes both ways until both directions have ended, the client has left, or one side failed. Who has not been
+/// told the end yet then sees a reset, where the stream has one: an end of file would look like a whole answer, or a
+/// whole question. A stream to a target that is no TCP connection is dropped without an end of its own.
 pub async fn splice(client: TcpStream, target: Io) -> SpliceEnd {
-    carry_both(client, target, None, || ()).await
+    carry_both(client, None, target, None, || ()).await
 }
 
 /// [`splice`], with its bytes counted while it runs; `answered` is called once, when the client has been sent the
 /// target's first bytes.
 pub async fn splice_noting(client: TcpStream, target: Io, meter: Arc<Meter>, answered: impl FnMut()) -> SpliceEnd {
-    carry_both(client, target, Some(meter), answered).await
+    carry_both(client, None, target, Some(meter), answered).await
 }
 
-async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mut answered: impl FnMut()) -> SpliceEnd {
-    let tcp = matches!(target, Io::Tcp(_));
+/// [`splice_noting`], for a client that has said something already.
+pub async fn splice_after(
+    client: TcpStream,
+    opening: Opening,
+    target: Io,
+    meter: Arc<Meter>,
+    answered: impl FnMut(),
+) -> SpliceEnd {
+    carry_both(client, Some(opening), target, Some(meter), answered).await
+}
+
+async fn carry_both(
+    client: TcpStream,
+    opening: Option<Opening>,
+    target: Io,
+    meter: Option<Arc<Meter>>,
+    mut answered: impl FnMut(),
+) -> SpliceEnd {
+    let tcp = target.plain_tcp().is_some();
     let watch = PeerWatch::of(&client);
+    let (said, within) = opening.map_or((Vec::new(), Duration::MAX), |opening| (opening.bytes, opening.within));
+    let mut patience = Patience { bytes: said.len() as u64, within, timer: None };
     let mut pair = Pair {
         client,
         target,
         watch,
         ended: false,
-        inward: Direction { tcp, ..Direction::default() },
+        inward: Direction { tcp, kept: said, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
     };
     let cut = std::future::poll_fn(|cx| {
@@ -134,14 +166,37 @@ async fn carry_both(client: TcpStream, target: Io, meter: Option<Arc<Meter>>, mu
         if let Some(meter) = &meter {
             meter.add(pair.inward.bytes - before.0, pair.outward.bytes - before.1);
         }
+        if end.is_pending() && patience.poll_lost(&pair.inward, cx).is_ready() {
+            return Poll::Ready(Some(Cut::Target(io::ErrorKind::TimedOut.into())));
+        }
         end
     })
     .await;
-    pair.ended = true;
+    // Where it was cut, whoever has not been told the end is told by the pair's drop.
+    pair.ended = cut.is_none();
     if matches!(cut, Some(Cut::Target(_))) {
         refuse(&pair.client);
     }
     SpliceEnd { inward: pair.inward.bytes, outward: pair.outward.bytes, cut }
+}
+
+/// With a target that is to take an opening.
+struct Patience {
+    bytes: u64,
+    within: Duration,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Patience {
+    /// Ready when the target has taken it for too long.
+    fn poll_lost(&mut self, inward: &Direction, cx: &mut Context<'_>) -> Poll<()> {
+        if inward.done || inward.bytes >= self.bytes {
+            (self.bytes, self.timer) = (0, None);
+            return Poll::Pending;
+        }
+        // Most take it at once.
+        self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.within))).as_mut().poll(cx)
+    }
 }
 
 /// A client whose target could not be reached sees a reset.
@@ -188,6 +243,8 @@ struct Direction {
     sent: usize,
     ended: bool,
     done: bool,
+    /// Written, and perhaps still in a buffer of the receiver's.
+    unflushed: bool,
     /// Both ends are TCP connections.
     tcp: bool,
     /// Large reads in a row.
@@ -269,8 +326,8 @@ impl Pair {
         if self.inward.done && self.outward.done {
             return Poll::Ready(None);
         }
-        // A client that has ended its half may have left: then nobody wants the answer.
-        if self.inward.ended && self.watch.poll_gone(cx).is_ready() {
+        // A client that has ended its half, which the target has, may have left: then nobody wants the answer.
+        if self.inward.ended && self.inward.done && self.watch.poll_gone(cx).is_ready() {
             return Poll::Ready(None);
         }
         Poll::Pending
@@ -278,22 +335,20 @@ impl Pair {
 
     fn poll_inward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Self { target, client, inward, .. } = self;
-        match target {
-            Io::Tcp(target) if inward.by_kernel() => {
-                kernel::carry(client, target, inward, cx, Cut::Client, Cut::Target)
-            }
-            target => carry(client, target, inward, cx, Cut::Client, Cut::Target),
+        match target.plain_tcp() {
+            Some(target) if inward.by_kernel() => kernel::carry(client, target, inward, cx, Cut::Client, Cut::Target),
+            _ => carry(client, target, inward, cx, Cut::Client, Cut::Target),
         }
     }
 
     fn poll_outward(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Cut>> {
         let Self { target, client, outward, .. } = self;
-        match target {
-            Io::Buffered(target) => hand_on(&mut **target, client, outward, cx),
-            Io::Tcp(target) if outward.by_kernel() => {
-                kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client)
-            }
-            target => carry(target, client, outward, cx, Cut::Target, Cut::Client),
+        if let Io::Buffered(target) = target {
+            return hand_on(&mut **target, client, outward, cx);
+        }
+        match target.plain_tcp() {
+            Some(target) if outward.by_kernel() => kernel::carry(target, client, outward, cx, Cut::Target, Cut::Client),
+            _ => carry(target, client, outward, cx, Cut::Target, Cut::Client),
         }
     }
 }
@@ -347,11 +402,20 @@ where
             }
             direction.sent += n;
             direction.bytes += n as u64;
+            direction.unflushed = true;
         }
         if direction.sent > 0 {
             // An idle pair keeps nothing.
             direction.kept = Vec::new();
             direction.sent = 0;
+        }
+        // While the receiver (TLS, say) has something in a buffer it is asked again whenever it may go on; that holds up
+        // nothing that is to be read.
+        if direction.unflushed
+            && let Poll::Ready(flushed) = Pin::new(&mut *to).poll_flush(cx)
+        {
+            flushed.map_err(to_failed)?;
+            direction.unflushed = false;
         }
         if direction.by_kernel() {
             break;
@@ -376,6 +440,7 @@ where
                 Poll::Pending => 0,
             };
             direction.bytes += written as u64;
+            direction.unflushed |= written > 0;
             direction.note_read(read.len());
             if written < read.len() {
                 direction.keep(&read[written..]);
@@ -383,12 +448,6 @@ where
             Poll::Ready(Ok(()))
         });
         ready!(moved)?;
-        if !direction.has_kept() && !direction.ended {
-            match Pin::new(&mut *to).poll_flush(cx) {
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(to_failed(error))),
-                Poll::Ready(Ok(())) | Poll::Pending => {}
-            }
-        }
     }
     cx.waker().wake_by_ref();
     Poll::Pending
@@ -396,7 +455,7 @@ where
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
     use tokio::net::TcpListener;
     use tokio::time::sleep;
 
@@ -548,6 +607,150 @@ mod tests {
         let (end, (), error) = tokio::time::timeout(DEADLINE, all).await.expect("it ends");
         assert!(matches!(end.cut, Some(Cut::Target(_))), "{:?}", end.cut);
         assert_eq!(error, io::ErrorKind::ConnectionReset);
+    }
+
+    /// What the service sees of a client that says something and resets.
+    async fn seen_of_a_reset(wrapped: impl FnOnce(TcpStream) -> Io) -> (SpliceEnd, io::ErrorKind) {
+        let (mut client, served) = pair().await;
+        let (target, mut service) = pair().await;
+        let work = async {
+            client.write_all(b"half of it").await.unwrap();
+            service.read_exact(&mut [0; 10]).await.unwrap();
+            refuse(&client);
+            drop(client);
+            service.read(&mut [0; 8]).await.expect_err("half of it passes for all of it").kind()
+        };
+        let all = async { tokio::join!(splice(served, wrapped(target)), work) };
+        tokio::time::timeout(DEADLINE, all).await.expect("it ends")
+    }
+
+    /// Bytes pass it as they are.
+    struct Through(Io);
+
+    impl crate::connect::Layer for Through {
+        fn under(&self) -> &Io {
+            &self.0
+        }
+    }
+
+    impl AsyncRead for Through {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Through {
+        fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.0).poll_write(cx, buf)
+        }
+        fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_flush(cx)
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.0).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_resets_in_the_middle_resets_the_target() {
+        let ways: [fn(TcpStream) -> Io; 3] =
+            [Io::Tcp, |tcp| Io::Tcp(tcp).with(()), |tcp| Io::over(Through(Io::Tcp(tcp))).with(())];
+        for wrapped in ways {
+            let (end, seen) = seen_of_a_reset(wrapped).await;
+            assert!(matches!(end.cut, Some(Cut::Client(_))), "{:?}", end.cut);
+            assert_eq!((end.inward, seen), (10, io::ErrorKind::ConnectionReset));
+        }
+    }
+
+    /// A receiver with a buffer, which it passes on only when it is flushed and may.
+    struct Slow {
+        far: DuplexStream,
+        held: Vec<u8>,
+        may: Pin<Box<dyn Future<Output = ()> + Send>>,
+        opened: bool,
+    }
+
+    impl AsyncRead for Slow {
+        fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.far).poll_read(cx, buf)
+        }
+    }
+
+    impl AsyncWrite for Slow {
+        fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+            self.held.extend_from_slice(buf);
+            Poll::Ready(Ok(buf.len()))
+        }
+        fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            let this = self.get_mut();
+            if !this.opened {
+                ready!(this.may.as_mut().poll(cx));
+                this.opened = true;
+            }
+            while !this.held.is_empty() {
+                let n = ready!(Pin::new(&mut this.far).poll_write(cx, &this.held))?;
+                this.held.drain(..n);
+            }
+            Poll::Ready(Ok(()))
+        }
+        fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+            ready!(self.as_mut().poll_flush(cx))?;
+            Pin::new(&mut self.far).poll_shutdown(cx)
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_target_has_in_a_buffer_is_sent_though_nothing_more_comes() {
+        let (mut client, served) = pair().await;
+        let (far, mut service) = duplex(64);
+        let (may, asked) = tokio::sync::oneshot::channel::<()>();
+        let slow = Slow { far, held: Vec::new(), may: Box::pin(async { drop(asked.await) }), opened: false };
+        let work = async {
+            client.write_all(b"hello").await.unwrap();
+            // It is in the buffer by then.
+            sleep(Duration::from_millis(50)).await;
+            may.send(()).unwrap();
+            let mut got = [0; 5];
+            service.read_exact(&mut got).await.unwrap();
+            got
+        };
+        tokio::select! {
+            biased;
+            _ = splice(served, Io::other(slow)) => panic!("it has no end"),
+            got = tokio::time::timeout(DEADLINE, work) => assert_eq!(&got.expect("it is sent"), b"hello"),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_does_not_take_what_a_client_has_said_is_given_up() {
+        let (mut client, served) = pair().await;
+        let (near, _far) = duplex(4);
+        let opening = Opening { bytes: b"a hello".to_vec(), within: Duration::from_millis(20) };
+        let carried = splice_after(served, opening, Io::other(near), Arc::default(), || ());
+        let end = tokio::time::timeout(DEADLINE, carried).await.expect("it ends");
+        assert!(matches!(end.cut, Some(Cut::Target(error)) if error.kind() == io::ErrorKind::TimedOut));
+        assert_eq!(client.read_u8().await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[tokio::test]
+    async fn what_a_client_has_said_goes_first_and_once_taken_nobody_hurries() {
+        let (mut client, served) = pair().await;
+        let (near, mut far) = duplex(64);
+        let opening = Opening { bytes: b"hel".to_vec(), within: Duration::from_millis(20) };
+        client.write_all(b"lo").await.unwrap();
+        let meter = Arc::new(Meter::default());
+        let work = async {
+            let mut got = [0; 5];
+            far.read_exact(&mut got).await.unwrap();
+            sleep(Duration::from_millis(60)).await;
+            drop(far);
+            client.shutdown().await.unwrap();
+            got
+        };
+        let carried = splice_after(served, opening, Io::other(near), Arc::clone(&meter), || ());
+        let (end, got) = tokio::time::timeout(DEADLINE, async { tokio::join!(carried, work) }).await.expect("it ends");
+        assert_eq!((&got, end.inward, meter.inward()), (b"hello", 5, 5));
+        assert!(end.cut.is_none(), "{:?}", end.cut);
     }
 
     #[tokio::test]

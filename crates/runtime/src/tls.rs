@@ -17,7 +17,6 @@ use rustls::{ServerConfig, ServerConnection};
 use sha2::{Digest, Sha256};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 pub mod authority;
 mod identity;
@@ -25,6 +24,7 @@ mod trust;
 mod words;
 
 pub use identity::{Identity, ReloadingResolver};
+pub use tokio_rustls::server::TlsStream;
 pub(crate) use trust::unverified_client_config;
 pub use trust::{FingerprintMismatch, ServerTrust};
 pub use words::{Untrusted, in_words, in_words_of_io};

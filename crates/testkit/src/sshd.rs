@@ -31,6 +31,8 @@ pub struct Sshd {
 impl Sshd {
     /// Starts one that lets in the key [`Sshd::key`]. `lines` are put before our own in `sshd_config`, so they win.
     ///
+    /// `MaxSessions 1` makes a shell more than one fail, which nothing here asks for; forwarded streams are not counted by it.
+    ///
     /// # Panics
     /// When `sshd` is not installed, see `./dev setup`, or does not start.
     pub async fn start(lines: &[&str]) -> Self {

@@ -95,6 +95,7 @@ impl SourceArguments {
             capacity: self.max_connections,
             ring: None,
             every_step,
+            ..Options::default()
         }
     }
 }

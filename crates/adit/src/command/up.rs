@@ -19,6 +19,7 @@ use std::time::{Instant, SystemTime};
 use adit_core::diagnose::Fault;
 use adit_core::shutdown::{Phase, PhaseTimes};
 use clap::Args;
+use runtime::network::Network;
 use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
 use runtime::watch::FileWatch;
@@ -187,9 +188,18 @@ fn reload_on_change(
 
 /// After a sleep of the machine everything is dialled anew: what was connected is gone, though nothing says so.
 fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
+    watch_machine(scope, running, || (Instant::now(), SystemTime::now()), Network::now);
+}
+
+/// The same by the clocks and the network that it is told of.
+fn watch_machine(
+    scope: &Scope,
+    running: &Arc<Mutex<Running>>,
+    now: impl Fn() -> (Instant, SystemTime) + Send + 'static,
+    network: impl Fn() -> Network + Send + 'static,
+) {
     let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
     scope.spawn("clock", async move {
-        let now = || (Instant::now(), SystemTime::now());
         // A reload may hold it and wait for a task: that must not be one of this thread.
         let blocking = task_scope.clone();
         let wake = || {
@@ -208,8 +218,7 @@ fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
             tracing::info!("this machine is in another network: dialling anew");
             wake();
         };
-        let network = runtime::network::Network::now;
-        tokio::join!(clock::watch(&task_scope, now, woke), clock::watch_network(&task_scope, network, moved),);
+        tokio::join!(clock::watch(&task_scope, now, woke), clock::watch_network(&task_scope, network, moved));
     });
 }
 
@@ -219,7 +228,54 @@ fn lock(running: &Mutex<Running>) -> std::sync::MutexGuard<'_, Running> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
     use super::*;
+
+    /// What is in a file, at work, with a forward that always runs.
+    fn at_work(scope: &Scope, directory: &std::path::Path) -> Arc<Mutex<Running>> {
+        let file = directory.join("adit.yaml");
+        std::fs::write(&file, "forwards: { web: { to: \"tcp://127.0.0.1:1\", listen: 0, start: always } }").unwrap();
+        let read = Source::new(file, Selection::default()).read().unwrap();
+        let mut running = Running::new(scope, &scope.child(), View::silent());
+        running.apply(&read).unwrap();
+        Arc::new(Mutex::new(running))
+    }
+
+    /// How often the forward was dialled, once it is ready by so many.
+    async fn dialled(running: &Mutex<Running>, times: u64) {
+        let forwards = lock(running).entrances().targets().forwards();
+        let mut reports = forwards.get("web").unwrap().status();
+        let ready = reports.wait_for(|report| report.is_ready() && report.status.attempt.number() == times);
+        // Longer than either look takes to come round.
+        tokio::time::timeout(Duration::from_secs(60), ready).await.expect("it is dialled").unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_sleep_of_the_machine_and_another_network_reach_the_forwards() {
+        let (scope, directory) = (Scope::root(), tempfile::tempdir().unwrap());
+        let running = at_work(&scope, directory.path());
+        let (start, moved, slept) = (tokio::time::Instant::now(), Arc::new(AtomicBool::new(false)), Arc::default());
+        let elsewhere = Arc::clone(&moved);
+        let network = move || {
+            let address = if elsewhere.load(Ordering::Relaxed) { [10, 0, 0, 2] } else { [192, 168, 1, 2] };
+            Network::from_iter([std::net::IpAddr::from(address)])
+        };
+        let asleep: Arc<AtomicBool> = Arc::clone(&slept);
+        let now = move || {
+            let awake = start.elapsed();
+            let hour = Duration::from_secs(if asleep.load(Ordering::Relaxed) { 3600 } else { 0 });
+            (start.into_std() + awake, SystemTime::UNIX_EPOCH + awake + hour)
+        };
+        watch_machine(&scope, &running, now, network);
+        dialled(&running, 1).await;
+        moved.store(true, Ordering::Relaxed);
+        dialled(&running, 2).await;
+        slept.store(true, Ordering::Relaxed);
+        dialled(&running, 3).await;
+        scope.abort();
+    }
 
     #[test]
     fn a_taken_port_without_a_file_is_told_without_words_of_a_file_that_nobody_wrote() {

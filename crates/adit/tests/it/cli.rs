@@ -47,6 +47,17 @@ pub(crate) fn home() -> tempfile::TempDir {
 }
 
 #[test]
+fn a_command_that_is_one_level_deeper_is_told_where() {
+    let home = home();
+    let said = run(home.path(), &["reload"]);
+    assert!(said.contains("exit code 2") && said.contains("'daemon reload'"), "{said}");
+    let said = run(home.path(), &["config", "restart"]);
+    assert!(said.contains("'daemon restart'"), "{said}");
+    let said = run(home.path(), &["frobnicate"]);
+    assert!(!said.contains("similar"), "{said}");
+}
+
+#[test]
 fn help_is_written_for_who_reads_it_first() {
     let home = home();
     insta::assert_snapshot!("help", run(home.path(), &["--help"]));

@@ -8,7 +8,12 @@ mod desktop;
 mod life;
 mod limits;
 mod metrics;
+// By `unshare` and `nsenter` of util-linux.
+#[cfg(target_os = "linux")]
+mod networks;
+mod notified;
 mod ports;
+mod refused;
 mod single;
 mod takeover;
 mod top;

@@ -3,6 +3,7 @@
 mod autotunnel;
 mod browser;
 mod dynamic;
+mod imported;
 mod lines;
 mod ports;
 mod publish;

@@ -6,9 +6,6 @@ use crate::name::{HOST_MAX, Hostname};
 /// More extensions than any client sends, so that looking for repeated ones stays cheap.
 const EXTENSIONS_MAX: usize = 256;
 
-/// More application protocols than any client offers: each costs an allocation.
-const PROTOCOLS_MAX: usize = 64;
-
 const CLIENT_HELLO: usize = 1;
 /// Type and length of a handshake message.
 const PREFIX_LENGTH: usize = 4;
@@ -16,8 +13,6 @@ const VERSION_AND_RANDOM: usize = 2 + 32;
 const SESSION_ID_MAX: usize = 32;
 
 const SERVER_NAME: usize = 0;
-const ALPN: usize = 16;
-const ENCRYPTED_CLIENT_HELLO: usize = 0xfe0d;
 
 /// The kind of a server name that is a host name; there is no other yet.
 const HOST_NAME: u8 = 0;
@@ -48,7 +43,6 @@ enum Step {
     ExtensionsLength,
     ExtensionPrefix,
     ServerName,
-    Protocols,
     End,
 }
 
@@ -109,10 +103,6 @@ impl Message {
                 self.hello.server_name = server_name(field)?;
                 self.next_extension(0)
             }
-            Step::Protocols => {
-                self.hello.alpn = protocols(field)?;
-                self.next_extension(0)
-            }
             Step::End => Ok(()),
         }
     }
@@ -139,10 +129,8 @@ impl Message {
             return malformed("it has more than 256 extensions");
         }
         self.seen.push(kind);
-        self.hello.ech |= kind == ENCRYPTED_CLIENT_HELLO;
         match kind {
             SERVER_NAME => self.expect(Step::ServerName, 0, length, ""),
-            ALPN => self.expect(Step::Protocols, 0, length, ""),
             _ => self.next_extension(length),
         }
     }
@@ -209,25 +197,6 @@ fn host_name(name: &[u8]) -> Result<Hostname, ClientHelloError> {
     let text = String::from_utf8_lossy(name);
     Hostname::parse(&text)
         .map_err(|error| ClientHelloError::ServerName { name: text.chars().take(HOST_MAX).collect(), error })
-}
-
-fn protocols(data: &[u8]) -> Result<Vec<Vec<u8>>, ClientHelloError> {
-    let Some(mut list) = whole_list(data) else {
-        return malformed("its list of application protocols has a wrong length");
-    };
-    let mut found = Vec::new();
-    while !list.is_empty() {
-        match prefixed::<1>(list) {
-            None => return malformed("an application protocol is longer than their list"),
-            Some(([], _)) => return malformed("an application protocol is empty"),
-            Some(_) if found.len() == PROTOCOLS_MAX => return malformed("it has more than 64 application protocols"),
-            Some((name, rest)) => {
-                found.push(name.to_vec());
-                list = rest;
-            }
-        }
-    }
-    Ok(found)
 }
 
 /// A list behind its length of 16 bits that is all there is, and not empty.

@@ -135,11 +135,9 @@ fn hex(text: &str) -> Vec<u8> {
 }
 
 #[test]
-fn a_hello_of_openssl_says_its_name_in_lower_case_and_its_protocols() {
+fn a_hello_of_openssl_says_its_name_in_lower_case() {
     let hello = hello(&hex(OPENSSL));
     assert_eq!(name(&hello), Some("argocd.localhost"));
-    assert_eq!(hello.alpn, [b"h2".to_vec(), b"http/1.1".to_vec()]);
-    assert!(!hello.ech);
 }
 
 #[test]
@@ -303,20 +301,17 @@ fn an_extension_is_there_once() {
 }
 
 #[test]
-fn no_client_needs_hundreds_of_extensions_or_protocols() {
+fn no_client_needs_hundreds_of_extensions() {
     let numbered = |count: u16| (100..100 + count).map(|kind| (kind, Vec::new())).collect::<Vec<_>>();
     assert!(matches!(read(&Hello::with(&numbered(256)).wire()), Ok(Progress::Done(_))));
     assert_eq!(malformed(&Hello::with(&numbered(257)).wire()), "it has more than 256 extensions");
-    let many: Vec<&[u8]> = vec![b"x"; 65];
-    assert_eq!(hello(&Hello::with(&[alpn(&many[..64])]).wire()).alpn.len(), 64);
-    assert_eq!(malformed(&Hello::with(&[alpn(&many)]).wire()), "it has more than 64 application protocols");
 }
 
 #[test]
-fn an_encrypted_hello_is_noted_beside_its_public_name() {
+fn an_encrypted_hello_is_for_its_public_name() {
     let outer = Hello::with(&[(0xfe0d, vec![0, 0, 1, 0, 1, 9]), sni(&[(0, b"public.example")])]);
     let hello = hello(&outer.wire());
-    assert_eq!((name(&hello), hello.ech), (Some("public.example"), true));
+    assert_eq!(name(&hello), Some("public.example"));
 }
 
 #[test]
@@ -334,16 +329,6 @@ fn lying_lengths_of_the_server_name_are_refused() {
     assert_eq!(data(&[0, 2, 0, 0]), name, "cut within its length");
     assert_eq!(data(&[0, 6, 0, 0, 2, b'a', b'.', b'b']), name, "what is behind it is no name");
     assert_eq!(data(&[0, 3, 0, 0, 0]), "its server name is empty");
-}
-
-#[test]
-fn lying_lengths_of_the_protocols_are_refused() {
-    let data = |data: &[u8]| malformed(&Hello::with(&[(16, data.to_vec())]).wire());
-    assert_eq!(data(&[]), "its list of application protocols has a wrong length");
-    assert_eq!(data(&[0, 0]), "its list of application protocols has a wrong length");
-    assert_eq!(data(&[0, 4, 2, b'h', b'2']), "its list of application protocols has a wrong length");
-    assert_eq!(data(&[0, 3, 3, b'h', b'2']), "an application protocol is longer than their list");
-    assert_eq!(data(&[0, 4, 2, b'h', b'2', 0]), "an application protocol is empty");
 }
 
 #[test]
@@ -404,7 +389,7 @@ fn a_stalled_hello_keeps_only_what_it_has_to() {
 fn each_error_is_the_clients_and_the_usual_ones_say_what_to_do() {
     let errors = [
         (ClientHelloError::NotTls, None, true),
-        (ClientHelloError::Ssl2, None, true),
+        (ClientHelloError::Ssl2, Some(70), true),
         (ClientHelloError::NotAHello { found: "an alert" }, Some(10), false),
         (ClientHelloError::TooLong { most: 1 }, Some(50), false),
         (ClientHelloError::Malformed { what: "x" }, Some(50), false),
@@ -416,7 +401,7 @@ fn each_error_is_the_clients_and_the_usual_ones_say_what_to_do() {
 }
 
 /// A hello with parts of any kind, and the records it is cut into.
-fn any_hello() -> impl Strategy<Value = (Option<String>, Vec<Vec<u8>>, Vec<u8>)> {
+fn any_hello() -> impl Strategy<Value = (Option<String>, Vec<u8>)> {
     let name = proptest::option::of("[a-z]{1,10}(\\.[a-z0-9]{1,10}){0,3}\\.[a-z]{2,6}");
     let protocols = proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..12), 0..5);
     (name, protocols, 0usize..3000, 0usize..3, 1usize..800).prop_map(|(name, protocols, padding, place, most)| {
@@ -429,20 +414,19 @@ fn any_hello() -> impl Strategy<Value = (Option<String>, Vec<Vec<u8>>, Vec<u8>)>
         }
         extensions.insert(place.min(extensions.len()), (51, vec![0x33; padding]));
         let wire = records(&Hello::with(&extensions).message(), most);
-        (name, protocols, wire)
+        (name, wire)
     })
 }
 
 proptest! {
     #[test]
-    fn what_a_hello_says_is_read_from_it((host, protocols, wire) in any_hello()) {
+    fn what_a_hello_says_is_read_from_it((host, wire) in any_hello()) {
         let hello = hello(&wire);
         prop_assert_eq!(name(&hello), host.as_deref());
-        prop_assert_eq!(hello.alpn, protocols);
     }
 
     #[test]
-    fn any_chunking_reads_alike((_, _, wire) in any_hello(), cuts in proptest::collection::vec(0usize..4000, 0..8)) {
+    fn any_chunking_reads_alike((_, wire) in any_hello(), cuts in proptest::collection::vec(0usize..4000, 0..8)) {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(wire.len())).collect();
         cuts.push(wire.len());
         cuts.sort_unstable();
@@ -457,7 +441,7 @@ proptest! {
 
     #[test]
     fn a_flipped_byte_never_panics_and_reads_alike_in_any_chunking(
-        (_, _, mut wire) in any_hello(), at in any::<prop::sample::Index>(), flip in 1u8..=255
+        (_, mut wire) in any_hello(), at in any::<prop::sample::Index>(), flip in 1u8..=255
     ) {
         let at = at.index(wire.len());
         wire[at] ^= flip;
@@ -465,7 +449,7 @@ proptest! {
     }
 
     #[test]
-    fn a_truncated_hello_waits_for_more((_, _, wire) in any_hello(), at in any::<prop::sample::Index>()) {
+    fn a_truncated_hello_waits_for_more((_, wire) in any_hello(), at in any::<prop::sample::Index>()) {
         let end = at.index(wire.len());
         prop_assert_eq!(read(&wire[..end]), Ok(Progress::More));
     }

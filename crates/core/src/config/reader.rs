@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::problem::{Problem, Problems};
 use super::show::REDACTED;
-use super::substitute::{SubstituteError, substitute};
+use super::substitute::{SubstituteError, substitute, without_values};
 use super::tree::{Entry, Node, Place, Value};
 use super::unit::parse_duration;
 use super::{CONFIG_VERSION, Environment};
@@ -78,6 +78,16 @@ impl<'a> Reader<'a> {
         });
     }
 
+    /// The same of a value, which is not told as far as it comes from variables.
+    fn complain_of(&self, node: &Node, path: &str, mut complaint: Complaint) {
+        if let Value::Text(written) = &node.value {
+            let shown = |said: &str| without_values(said, written, self.env);
+            complaint.message = shown(&complaint.message);
+            complaint.hint = complaint.hint.map(|hint| shown(&hint));
+        }
+        self.complain(node.place, path, complaint);
+    }
+
     fn section(&'a self, path: String, node: &'a Node) -> Section<'a> {
         let entries: &[Entry] = match &node.value {
             Value::Map(entries) => entries,
@@ -130,7 +140,7 @@ impl<'a> Section<'a> {
         match parse(text.trim()) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.reader.complain(node.place, &path, error.into());
+                self.reader.complain_of(node, &path, error.into());
                 None
             }
         }
@@ -174,7 +184,7 @@ impl<'a> Section<'a> {
                 Ok(value) => found.push(value),
                 Err(error) => {
                     wrong = true;
-                    self.reader.complain(item.place, &path, error.into());
+                    self.reader.complain_of(item, &path, error.into());
                 }
             }
         }

@@ -2,7 +2,12 @@
 //!
 //! Substitution happens after parsing, so the content of a variable can never change the structure of the file.
 
+use std::cell::RefCell;
+
 use super::Environment;
+
+/// The shortest value of a variable that is looked for in every text.
+const QUOTED_MIN: usize = 4;
 
 /// Why a value cannot be substituted.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +40,40 @@ pub(crate) fn substitute(text: &str, env: Environment<'_>) -> Result<String, Sub
     }
     out.push_str(rest);
     Ok(out)
+}
+
+/// What is said about a value, with the names of variables where it quotes what they hold: it may be a secret, and what is
+/// said is shown to everybody who can read the index or a log. `written` is the value as it stands in the file.
+pub(crate) fn without_values(said: &str, written: &str, env: Environment<'_>) -> String {
+    let held = RefCell::new(Vec::new());
+    let noted = |name: &str| {
+        let value = env(name)?;
+        held.borrow_mut().push((name.to_owned(), value.clone()));
+        Some(value)
+    };
+    let Ok(whole) = substitute(written, &noted) else { return said.to_owned() };
+    let mut held = held.into_inner();
+    if held.is_empty() {
+        return said.to_owned();
+    }
+    let (whole, written) = (whole.trim(), written.trim());
+    let mut said = said.replace(&format!("`{whole}`"), &format!("`{written}`"));
+    held.sort_by_key(|(_, value)| std::cmp::Reverse(value.len()));
+    for (name, value) in held {
+        // A short one may be a part of any word.
+        if value.trim().len() >= QUOTED_MIN {
+            said = said.replace(value.trim(), &format!("${{{name}}}"));
+        }
+    }
+    // Parsers quote parts of a value, some of them in lower case.
+    let (whole, written) = (whole.to_lowercase(), written.to_lowercase());
+    let is_held = |part: &str| {
+        let part = part.to_lowercase();
+        !part.is_empty() && whole.contains(&part) && !written.contains(&part)
+    };
+    let parts = said.split('`').enumerate();
+    let shown: Vec<&str> = parts.map(|(at, part)| if at % 2 == 1 && is_held(part) { "…" } else { part }).collect();
+    shown.join("`")
 }
 
 fn value_of(body: &str, env: Environment<'_>) -> Result<String, SubstituteError> {
@@ -110,6 +149,31 @@ mod tests {
         assert_eq!(sub("${HOST"), Err(SubstituteError::Open));
         assert_eq!(sub("${}"), Err(SubstituteError::Name(String::new())));
         assert_eq!(sub("${1A}"), Err(SubstituteError::Name("1A".into())));
+    }
+
+    #[test]
+    fn what_is_said_of_a_value_does_not_tell_what_its_variables_hold() {
+        let env = |name: &str| match name {
+            "TOKEN" => Some("Hunter9,swordfish".to_owned()),
+            "PORT" => Some("99".to_owned()),
+            _ => None,
+        };
+        for (said, written, shown) in [
+            ("`x Hunter9,swordfish` cannot be a Host header", "x ${TOKEN}", "`x ${TOKEN}` cannot be a Host header"),
+            ("Hunter9,swordfish is out of range", "${TOKEN}", "${TOKEN} is out of range"),
+            ("write /Hunter9,swordfish", " ${TOKEN} ", "write /${TOKEN}"),
+            (
+                "`swordfish` is no name; `hunter9` neither, `/x` is",
+                "/x/${TOKEN}",
+                "`…` is no name; `…` neither, `/x` is",
+            ),
+            ("`99` is no port of `a`", "${PORT}", "`${PORT}` is no port of `a`"),
+            ("at most 99 are possible", "${PORT}", "at most 99 are possible"),
+            ("`x` is known, `y` is not", "${NONE:-x}", "`x` is known, `y` is not"),
+            ("`Hunter9` is known", "plain", "`Hunter9` is known"),
+        ] {
+            assert_eq!(without_values(said, written, &env), shown);
+        }
     }
 
     proptest! {

@@ -76,16 +76,8 @@ impl ChunkReader {
         Run { passed, done: self.at == At::Done, fault: false }
     }
 
-    /// How many data bytes come next.
-    pub(super) const fn data_left(&self) -> u64 {
-        match self.at {
-            At::Data => self.left,
-            _ => 0,
-        }
-    }
-
     /// Counts data bytes.
-    pub(super) fn skip_data(&mut self, bytes: u64) {
+    fn skip_data(&mut self, bytes: u64) {
         self.left = self.left.saturating_sub(bytes);
         if self.at == At::Data && self.left == 0 {
             self.at = At::DataCr;
@@ -203,18 +195,5 @@ mod tests {
         bad("0\r\nA\r\n", 4);
         bad("0\r\nA: b\n", 7);
         bad("0\r\n\rX", 4);
-    }
-
-    #[test]
-    fn data_may_be_skipped_without_being_shown() {
-        let mut reader = ChunkReader::default();
-        assert_eq!(reader.data_left(), 0);
-        reader.run(b"ff\r\n");
-        assert_eq!(reader.data_left(), 255);
-        reader.skip_data(200);
-        assert_eq!(reader.data_left(), 55);
-        reader.skip_data(55);
-        assert_eq!(reader.data_left(), 0);
-        assert!(reader.run(b"\r\n0\r\n\r\n").done);
     }
 }

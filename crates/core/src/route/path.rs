@@ -28,12 +28,12 @@ pub enum PathPrefixError {
         /// What was written.
         text: String,
     },
-    /// A query or a fragment.
+    /// A query, a fragment, or parameters of a segment.
     #[error("the path `{text}` has a `{character}`")]
     Surplus {
         /// What was written.
         text: String,
-        /// `?` or `#`.
+        /// `?`, `#`, or `;`, which may be escaped.
         character: char,
     },
     /// `.` or `..`, nothing between two slashes, blanks, a broken percent escape.
@@ -56,7 +56,7 @@ impl PathPrefix {
     /// Parses a path. A slash at its end makes no difference; `/` is for every path.
     ///
     /// # Errors
-    /// When it does not begin with a slash, has a query or fragment, or says a place in a roundabout way.
+    /// When it does not begin with a slash, has a query, a fragment or parameters, or says a place in a roundabout way.
     pub fn parse(text: &str) -> Result<Self, PathPrefixError> {
         let own = || text.to_owned();
         if text.len() > LENGTH_MAX {
@@ -68,8 +68,12 @@ impl PathPrefix {
         if !text.starts_with('/') {
             return Err(PathPrefixError::Slash { text: own() });
         }
+        let plain = decode(text.as_bytes());
+        if memchr::memchr(b';', &plain).is_some() {
+            return Err(PathPrefixError::Surplus { text: own(), character: ';' });
+        }
         let odd = |c: char| c.is_control() || c.is_whitespace() || c == '\\';
-        if text.contains(odd) || !is_straight(&decode(text.as_bytes())) || has_broken_escape(text.as_bytes()) {
+        if text.contains(odd) || !is_straight(&plain) || has_broken_escape(text.as_bytes()) {
             return Err(PathPrefixError::NotPlain { text: own() });
         }
         let text = text.strip_suffix('/').unwrap_or(text);
@@ -132,16 +136,29 @@ impl FromStr for PathPrefix {
 pub(super) struct Readings<'a> {
     /// Escapes resolved, and nothing else.
     pub(super) written: Cow<'a, [u8]>,
-    /// What becomes of it when `.` and `..` are resolved as well, and when besides a backslash and an escaped slash are
-    /// slashes, and several slashes one; only for a path that has something of these.
-    pub(super) resolved: Option<[Vec<u8>; 2]>,
+    /// What else it may be, only for a path that has something of these: with `.` and `..` resolved, with a backslash and
+    /// an escaped slash as slashes and several slashes as one, without the parameters of its segments (`;` and what
+    /// follows), as servers of Java have it.
+    pub(super) resolved: Vec<Vec<u8>>,
 }
 
 impl<'a> Readings<'a> {
     pub(super) fn new(path: &'a str) -> Self {
         let written = decode(path.as_bytes());
-        let straight = is_straight(&written) && !has_escaped_slash(path.as_bytes());
-        let resolved = (!straight).then(|| [strict(&written), loose(&written)]);
+        let mut resolved = Vec::new();
+        if !is_straight(&written) || has_escaped_slash(path.as_bytes()) {
+            resolved.extend([strict(&written), loose(&slashed(&written))]);
+        }
+        if memchr::memchr(b';', &written).is_some() {
+            // Some take parameters off before they resolve escapes, so that an escaped `;` stays; some after that; and some
+            // after the escaped slashes as well. Who does so resolves no dots as a rule, or all of them.
+            let before = decode(&without_parameters(path.as_bytes())).into_owned();
+            let after = without_parameters(&written);
+            for bare in [before, after] {
+                resolved.extend([strict(&bare), loose(&slashed(&bare)), bare]);
+            }
+            resolved.push(loose(&without_parameters(&slashed(&written))));
+        }
         Self { written, resolved }
     }
 }
@@ -159,15 +176,8 @@ fn strict(path: &[u8]) -> Vec<u8> {
     joined(&segments)
 }
 
-/// As the most forgiving server has it.
-fn loose(path: &[u8]) -> Vec<u8> {
-    let mut slashed = Vec::with_capacity(path.len());
-    let mut rest = path;
-    while let [first, tail @ ..] = rest {
-        let escaped_slash = escaped(rest) == Some(b'/');
-        slashed.push(if escaped_slash || *first == b'\\' { b'/' } else { *first });
-        rest = if escaped_slash { rest.get(3..).unwrap_or_default() } else { tail };
-    }
+/// As the most forgiving server has it, once all that may be a slash is one.
+fn loose(slashed: &[u8]) -> Vec<u8> {
     let mut segments: Vec<&[u8]> = Vec::new();
     for segment in slashed.split(|byte| *byte == b'/') {
         match segment {
@@ -177,6 +187,30 @@ fn loose(path: &[u8]) -> Vec<u8> {
         }
     }
     joined(&segments)
+}
+
+/// With a slash for each backslash and each escaped slash.
+fn slashed(path: &[u8]) -> Vec<u8> {
+    let mut slashed = Vec::with_capacity(path.len());
+    let mut rest = path;
+    while let [first, tail @ ..] = rest {
+        let escaped_slash = escaped(rest) == Some(b'/');
+        slashed.push(if escaped_slash || *first == b'\\' { b'/' } else { *first });
+        rest = if escaped_slash { rest.get(3..).unwrap_or_default() } else { tail };
+    }
+    slashed
+}
+
+/// Each segment up to its first `;`.
+fn without_parameters(path: &[u8]) -> Vec<u8> {
+    let mut bare = Vec::with_capacity(path.len());
+    for (at, segment) in path.split(|byte| *byte == b'/').enumerate() {
+        if at > 0 {
+            bare.push(b'/');
+        }
+        bare.extend(segment.iter().take_while(|byte| **byte != b';'));
+    }
+    bare
 }
 
 fn joined(segments: &[&[u8]]) -> Vec<u8> {
@@ -245,12 +279,12 @@ mod tests {
 
     #[test]
     fn a_straight_path_has_one_reading_and_is_not_copied() {
-        for path in ["/", "/a/b/", "/.well-known/x", "/a..b/...", "", "*", "/a;b=c"] {
+        for path in ["/", "/a/b/", "/.well-known/x", "/a..b/...", "", "*", "/a,b=c"] {
             let readings = Readings::new(path);
-            assert!(matches!(readings.written, Cow::Borrowed(_)) && readings.resolved.is_none(), "{path}");
+            assert!(matches!(readings.written, Cow::Borrowed(_)) && readings.resolved.is_empty(), "{path}");
         }
         assert_eq!(&*Readings::new("/%61%20b").written, b"/a b");
-        assert!(Readings::new("/%61%20b").resolved.is_none());
+        assert!(Readings::new("/%61%20b").resolved.is_empty());
     }
 
     #[test]
@@ -265,16 +299,39 @@ mod tests {
             ("/a%5cb", "/a\\b", "/a/b"),
             ("/../..", "", ""),
         ] {
-            let resolved = Readings::new(path).resolved.unwrap();
-            assert_eq!(resolved, [strictly.as_bytes().to_vec(), loosely.as_bytes().to_vec()], "{path}");
+            assert_eq!(Readings::new(path).resolved, [strictly.as_bytes(), loosely.as_bytes()], "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_with_parameters_is_read_without_them_too_in_every_order() {
+        for (path, among) in [
+            ("/b;x=1", "/b"),
+            ("/b;x=1/c", "/b/c"),
+            ("/b%3Bx/c", "/b/c"),
+            ("/x/..;/b", "/b"),
+            ("/x/..;y=z/b", "/b"),
+            ("/x/%2e%2e%3b/b", "/b"),
+            ("/x/..;%2fb", "/b"),
+            ("/x;%2f..%2f..%2fb", "/x"),
+            ("/x;\\..\\b", "/x"),
+            ("/b;/../c", "/b/../c"),
+            ("/b/c/..%3b/..;/..;/d", "/b/d"),
+            ("/x//..;/..;/b", "/b"),
+            ("/;a=b/c", "//c"),
+            ("/;a=b/c", "/c"),
+        ] {
+            let resolved = Readings::new(path).resolved;
+            assert!(resolved.iter().any(|reading| reading == among.as_bytes()), "{path}: {among} among {resolved:?}");
         }
     }
 
     #[test]
     fn what_is_no_prefix_is_refused_with_a_hint() {
-        for text in
-            ["", "api", "/a?b", "/a#b", "/..", "/a/../b", "/a//b", "/./a", "/a b", "/%2e%2e", "/%zz", "/a\\b", "//"]
-        {
+        for text in [
+            "", "api", "/a?b", "/a#b", "/a;b", "/a%3bb", "/..", "/a/../b", "/a//b", "/./a", "/a b", "/%2e%2e", "/%zz",
+            "/a\\b", "//",
+        ] {
             let error = PathPrefix::parse(text).unwrap_err();
             assert_eq!(error.fault(), Fault::Usage, "{text}");
             assert!(error.hint().is_some(), "{text}");
@@ -288,18 +345,30 @@ mod tests {
         fn a_prefix_is_read_back_from_its_text_and_matches_itself(text in "/[a-c/.%2e?]{0,8}") {
             if let Ok(prefix) = PathPrefix::parse(&text) {
                 let readings = Readings::new(prefix.as_str());
-                prop_assert!(readings.resolved.is_none_or(|[_, loose]| loose == prefix.plain()));
+                prop_assert!(readings.resolved.is_empty());
+                prop_assert_eq!(readings.written.strip_suffix(b"/").unwrap_or(&readings.written), prefix.plain());
                 prop_assert_eq!(PathPrefix::parse(prefix.as_str()), Ok(prefix));
             }
         }
 
         #[test]
         fn what_is_resolved_has_no_dots_left(path in "/[/.%2eF\\\\a]{0,24}") {
-            let Some([strict, loose]) = Readings::new(&path).resolved else { return Ok(()) };
+            let [strict, loose] = &*Readings::new(&path).resolved else { return Ok(()) };
             for segment in strict.split(|byte| *byte == b'/').chain(loose.split(|byte| *byte == b'/').skip(1)) {
                 prop_assert!(!matches!(segment, b"." | b".."), "{path}");
             }
-            prop_assert!(is_straight(&loose) && !has_escaped_slash(&loose), "{path}");
+            prop_assert!(is_straight(loose) && !has_escaped_slash(loose), "{path}");
+        }
+
+        #[test]
+        fn what_a_server_of_java_would_serve_is_among_the_readings(path in "(/([ab.]{1,2}|%2e)?((;|%3b)[ab=]?)?){1,6}") {
+            let readings = Readings::new(&path);
+            // Parameters off, escapes, slashes, dots; each `;` as it is written or escaped as well.
+            for bare in [decode(&without_parameters(path.as_bytes())).into_owned(), without_parameters(&readings.written)] {
+                let served = loose(&bare);
+                let found = served == *readings.written || readings.resolved.contains(&served);
+                prop_assert!(found || !readings.written.contains(&b';') && is_straight(&readings.written), "{path}");
+            }
         }
 
         #[test]

@@ -108,6 +108,39 @@ fn a_path_that_servers_read_differently_leads_nowhere_when_it_matters() {
 }
 
 #[test]
+fn parameters_of_a_path_do_not_walk_around_the_rules_of_a_route() {
+    let routes = table(&["a.b", "a.b/admin", "a.b/public"]);
+    for path in [
+        "/x/..;/admin",
+        "/x/..;a=b/admin/secret",
+        "/public/..;/admin",
+        "/admin;a=b",
+        "/admin;a=b/secret",
+        "/admin%3ba/secret",
+        "/x/%2e%2e%3B/admin",
+        "/x/..;%2fadmin",
+        "/x/..;\\admin",
+        "/;/admin",
+        "/;a=b/admin",
+        "/./;/admin",
+        "/.;/admin",
+        "/admin/..;/public",
+        "/admin/..;/../admin;/..;/public",
+    ] {
+        assert_eq!(routes.find("a.b", Some(path)), None, "{path}");
+        assert!(routes.is_ambiguous("a.b", path), "{path}");
+    }
+    // Where all readings lead to the same route nothing is at stake.
+    for path in ["/admin/x;v=1", "/admin/a;b/..;c/d", "/admin/;jsessionid=1"] {
+        assert_eq!(routes.find("a.b", Some(path)), Some(&"a.b/admin"), "{path}");
+    }
+    for path in ["/x;v=1/y;w=2", "/;a", "/x/..;/y", "/maps;lat=50;long=20", "/a%3Bb", "/admin2;x"] {
+        assert_eq!(routes.find("a.b", Some(path)), Some(&"a.b"), "{path}");
+    }
+    assert_found(&table(&["a.b"]), "a.b/x/..;/admin", Some("a.b"));
+}
+
+#[test]
 fn the_same_host_and_path_twice_are_a_conflict_with_its_name() {
     for (routes, text) in [
         (["a.b", "c.d", "A.B."], "the route `a.b` is there twice"),

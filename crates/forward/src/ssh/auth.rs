@@ -413,6 +413,8 @@ impl Login<'_> {
         } else if cut && self.tried.len() > 2 {
             "the server took offence at so many keys: name one with `key`, or set IdentitiesOnly in ~/.ssh/config"
                 .to_owned()
+        } else if self.tried.iter().any(|tried| tried.contains(keys::IN_HARDWARE)) {
+            "only OpenSSH can use a key in hardware: `backend: openssh`".to_owned()
         } else if names == ["publickey"] {
             format!("name the key that {server} knows: IdentityFile in ~/.ssh/config, `key` in adit.yaml, or ssh-add")
         } else {

@@ -1,10 +1,11 @@
 //! One SSH server: its connections, one login at a time, and when to try again.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::target::SshServer;
+use futures_util::future::join_all;
 use runtime::Scope;
 use runtime::connect::{ConnectError, Io};
 use tokio::sync::watch;
@@ -14,7 +15,7 @@ use super::dial::{Dial, Notes};
 use super::error::SshError;
 use super::link::{Link, OpenError};
 use super::openssh::{self, Master};
-use super::servers::SshServers;
+use super::servers::{Refusal, SshServers};
 use super::settings::{Known, Reader};
 use crate::reach::{AGAIN, RESTART, RESTARTING};
 
@@ -70,6 +71,8 @@ struct State {
     failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
     openssh: Option<Arc<Master>>,
+    /// Until when its successor is waited for.
+    awaited: Option<Instant>,
 }
 
 impl State {
@@ -77,6 +80,11 @@ impl State {
     fn clean(&mut self) {
         self.links.retain(|link| link.is_usable());
         self.openssh.take_if(|master| master.has_ended());
+    }
+
+    /// Whether the last attempt failed, and it is too soon for the next.
+    fn is_held(&self, now: Instant) -> bool {
+        self.failure.as_ref().is_some_and(|(_, until)| *until > now)
     }
 
     fn forgive(&mut self) {
@@ -112,6 +120,21 @@ enum Next {
 
 impl Bastion {
     pub(crate) fn new(servers: Arc<SshServers>, server: SshServer, secrets: Secrets) -> Arc<Self> {
+        Self::with_refusal(servers, server, secrets, None)
+    }
+
+    /// One that may have been refused a login when others used it; a refusal whose time has passed is none.
+    pub(crate) fn with_refusal(
+        servers: Arc<SshServers>,
+        server: SshServer,
+        secrets: Secrets,
+        refusal: Option<Refusal>,
+    ) -> Arc<Self> {
+        let refusal = refusal.filter(|refusal| refusal.until > Instant::now());
+        let (failure, refused) = match refusal {
+            Some(Refusal { error, until, backoff }) => (Some((error, until)), backoff),
+            None => (None, Backoff::new(REFUSED)),
+        };
         let state = State {
             links: Vec::new(),
             dialing: false,
@@ -120,11 +143,12 @@ impl Bastion {
             proving: false,
             since: None,
             again: Backoff::new(AGAIN),
-            refused: Backoff::new(REFUSED),
+            refused,
             key: Backoff::new(KEY),
             away: None,
-            failure: None,
+            failure,
             openssh: None,
+            awaited: None,
         };
         Arc::new(Self {
             servers,
@@ -165,8 +189,8 @@ impl Bastion {
     fn next(self: &Arc<Self>, scope: &Scope, waited: bool) -> Next {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.clean();
-        if let Some(master) = &state.openssh {
-            return Next::Take(Way::OpenSsh(Arc::clone(master)));
+        if let Some(master) = state.openssh.clone() {
+            return self.by_openssh(scope, state, master);
         }
         if std::mem::take(&mut state.unproven) && !state.links.is_empty() {
             state.proving = true;
@@ -179,8 +203,13 @@ impl Bastion {
             return Next::Wait { until: None };
         }
         let best = state.links.iter().filter(|link| !link.is_behind()).min_by_key(|link| link.streams());
-        if let Some(link) = best {
-            return Next::Take(Way::Link(Arc::clone(link)));
+        if let Some(link) = best.cloned() {
+            if link.is_worn() && !state.dialing && !state.is_held(Instant::now()) {
+                (state.dialing, state.renewing) = (true, true);
+                drop(state);
+                self.log_in(scope);
+            }
+            return Next::Take(Way::Link(link));
         }
         let least = state.links.iter().min_by_key(|link| link.streams()).cloned();
         if state.dialing {
@@ -202,6 +231,26 @@ impl Bastion {
         Next::Wait { until: None }
     }
 
+    /// A master cannot be asked whether its server answers, so a proof is another login. The one that is there stays until then,
+    /// or there would be none if that fails; and nobody waits for the finger of somebody for long.
+    fn by_openssh(self: &Arc<Self>, scope: &Scope, mut state: MutexGuard<'_, State>, master: Arc<Master>) -> Next {
+        let now = Instant::now();
+        if std::mem::take(&mut state.unproven) && !state.is_held(now) {
+            let until = now + self.servers.limits().life;
+            state.awaited = Some(until);
+            if !state.dialing {
+                (state.dialing, state.renewing) = (true, true);
+                drop(state);
+                self.log_in(scope);
+            }
+            return Next::Wait { until: Some(until) };
+        }
+        match state.awaited.filter(|until| state.dialing && *until > now) {
+            Some(until) => Next::Wait { until: Some(until) },
+            None => Next::Take(Way::OpenSsh(master)),
+        }
+    }
+
     /// A task: whoever gives up waiting does not waste the login of the others.
     fn log_in(self: &Arc<Self>, scope: &Scope) {
         let (bastion, own) = (Arc::clone(self), scope.clone());
@@ -220,22 +269,36 @@ impl Bastion {
 
     /// Connections that do not answer are left: what is opened next is opened by another one.
     fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
-        let (bastion, life) = (Arc::clone(self), self.servers.limits().life);
+        let (bastion, life, own) = (Arc::clone(self), self.servers.limits().life, scope.clone());
         scope.spawn("ssh sign of life", async move {
             let _proving = Proving { bastion };
-            for link in links {
+            // All at once: every stream that is opened meanwhile waits for this.
+            let asking = links.iter().map(async |link| {
                 if !link.is_alive(life).await {
                     link.retire();
                 }
+            });
+            tokio::select! {
+                biased;
+                // At the end nobody opens another one.
+                () = own.drained() => {}
+                _ = join_all(asking) => {}
             }
         });
     }
 
-    /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed.
+    /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed, and
+    /// one that was refused is not made to wait for its time: a person asks, not a machine again and again.
     pub(crate) fn prove(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.unproven = true;
-        state.openssh = None;
+        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_login()) {
+            return;
+        }
+        state.failure = None;
+        state.refused.reset();
+        drop(state);
+        self.changed.send_modify(|count| *count += 1);
     }
 
     /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
@@ -244,8 +307,7 @@ impl Bastion {
         let now = Instant::now();
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let is_young = state.since.is_none_or(|since| now - since < self.servers.limits().renew);
-        let is_held = state.failure.as_ref().is_some_and(|(_, until)| *until > now);
-        if is_young || is_held || state.dialing || state.links.is_empty() {
+        if is_young || state.is_held(now) || state.dialing || state.links.is_empty() {
             return;
         }
         (state.dialing, state.renewing) = (true, true);
@@ -271,12 +333,13 @@ impl Bastion {
                 state.since = Some(Instant::now());
                 if renewed {
                     state.links.drain(..).for_each(|link| link.retire());
+                    state.openssh = None;
                 }
                 match way {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(master) => state.openssh = Some(master),
                 }
-                state.forgive();
+                self.forgive(&mut state);
             }
             Some(Err(error)) => self.failed(&mut state, error),
             // Its scope ended, or it was given up for another.
@@ -307,14 +370,23 @@ impl Bastion {
             state.again.next_wait(random)
         };
         tracing::debug!(server = %self.server, %error, ?wait, "no ssh connection");
+        if error.is_login() {
+            let (error, until, backoff) = (error.clone(), now + wait, state.refused.clone());
+            self.servers.refuses(&self.server, Refusal { error, until, backoff });
+        }
         state.failure = Some((error, now + wait));
     }
 
+    fn forgive(&self, state: &mut State) {
+        self.servers.forgive(&self.server);
+        state.forgive();
+    }
+
     /// The master of the child processes is gone, and a stream that noticed it first was not let in: the next login is made
-    /// by the pace of all logins, and not by each stream.
-    fn openssh_failed(&self, error: SshError) {
+    /// by the pace of all logins, and not by each stream. The late end of an older one says nothing of its successor.
+    pub(super) fn openssh_failed(&self, failed: &Weak<Master>, error: SshError) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.openssh.take().is_none() {
+        if state.openssh.take_if(|master| std::ptr::eq(Arc::as_ptr(master), failed.as_ptr())).is_none() {
             return;
         }
         self.failed(&mut state, error);
@@ -347,10 +419,10 @@ impl Bastion {
             for _ in 0..OPENS {
                 match self.way(scope).await.map_err(OpenedVia::Ssh)? {
                     Way::OpenSsh(master) => {
-                        let bastion = Arc::downgrade(self);
+                        let (bastion, failed) = (Arc::downgrade(self), Arc::downgrade(&master));
                         let refused = move |error| {
                             if let Some(bastion) = bastion.upgrade() {
-                                bastion.openssh_failed(error);
+                                bastion.openssh_failed(&failed, error);
                             }
                         };
                         return openssh::open(scope, &master, host, port, refused).map_err(OpenedVia::Ssh);
@@ -427,7 +499,7 @@ impl Bastion {
     pub(crate) fn wake(&self) {
         let links = {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-            state.forgive();
+            self.forgive(&mut state);
             // Its settings may have changed.
             state.openssh = None;
             std::mem::take(&mut state.links)

@@ -22,11 +22,15 @@ use super::host_keys::{HostKeys, fingerprint};
 use super::link::{Client, Link, LinkShared};
 use super::servers::SshServers;
 use super::settings::Known;
-use super::transport::Pipes;
+use super::transport::{Logging, Pipes, Watched};
 use super::words::printable;
 
-/// What a server may send before we say go on. More deadlocks russh through another server.
-const WINDOW: u32 = 2 * 1024 * 1024;
+/// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
+/// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
+const WINDOW: u32 = 4 * 1024 * 1024;
+/// The same through another server, where all that is under way to the inner connection must find room in its stream of the outer one:
+/// the outer one would take nothing more else, and the inner one, which writes by it, could not go on to read.
+const WINDOW_THROUGH: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
 /// Pieces of a stream that may wait: more than are let wait, see [`Limits`](super::link::Limits).
@@ -69,7 +73,7 @@ impl Dial<'_> {
     /// The same, with what the connection shares with its streams.
     pub(crate) async fn link_with(&self, known: &Known, shared: Arc<LinkShared>) -> Result<Link, SshError> {
         let refused = Arc::new(OnceLock::new());
-        let mut handle = self.handshake(known, &shared, &refused).await?;
+        let (mut handle, logging) = self.handshake(known, &shared, &refused).await?;
         let only_keys = shared.is_doubted();
         (self.notes)(
             if only_keys { "the host key has CHANGED; the settings let it pass" } else { "the host key is known" }
@@ -86,6 +90,7 @@ impl Dial<'_> {
             tried: Vec::new(),
         };
         let by = login.run().await?;
+        logging.done();
         (self.notes)(format!("logged in as {} by {by}", known.settings.user));
         tracing::debug!(server = %known.server, by, "logged in");
         Ok(Link::new(handle, shared))
@@ -99,7 +104,8 @@ impl Dial<'_> {
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
-            client::connect_stream(config, transport.await?, client).await.map_err(|error| protocol(known, &error))
+            let (transport, _looking) = Watched::new(transport.await?, patience(known));
+            client::connect_stream(config, transport, client).await.map_err(|error| protocol(known, &error))
         };
         let looked = tokio::time::timeout(known.connect_timeout, Box::pin(looking)).await;
         match (shown.get(), looked) {
@@ -120,18 +126,18 @@ impl Dial<'_> {
         known: &Known,
         shared: &Arc<LinkShared>,
         refused: &Arc<OnceLock<SshError>>,
-    ) -> Result<Handle<Client>, SshError> {
+    ) -> Result<(Handle<Client>, Logging), SshError> {
         let host_keys = Arc::new(HostKeys::of(self.scope, known).await?);
         let config = Arc::new(config(known, &host_keys));
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
             // russh reads the length of each packet by itself: without a buffer that is a system call more for each.
-            let transport = BufReader::with_capacity(READ_BUFFER, self.transport(known).await?);
-            let connected = client::connect_stream(config, transport, client).await;
-            connected.map_err(|error| match refused.get() {
-                Some(refusal) => refusal.clone(),
-                None => protocol(known, &error),
-            })
+            let (transport, logging) = Watched::new(self.transport(known).await?, patience(known));
+            let transport = BufReader::with_capacity(READ_BUFFER, transport);
+            match client::connect_stream(config, transport, client).await {
+                Ok(handle) => Ok((handle, logging)),
+                Err(error) => Err(refused.get().cloned().unwrap_or_else(|| protocol(known, &error))),
+            }
         };
         match tokio::time::timeout(known.connect_timeout, step).await {
             Ok(handle) => handle,
@@ -231,21 +237,27 @@ fn config(known: &Known, host_keys: &HostKeys) -> client::Config {
         host_key_certificates: Cow::Owned(certificates),
         ..default
     };
-    let count = settings.alive_count.max(1);
-    let silence = settings.alive_interval.saturating_mul(u32::try_from(count).unwrap_or(u32::MAX).saturating_add(1));
     client::Config {
         client_id: SshId::Standard(Cow::Borrowed(concat!("SSH-2.0-adit_", env!("CARGO_PKG_VERSION")))),
-        window_size: WINDOW,
+        window_size: if settings.jumps.is_empty() { WINDOW } else { WINDOW_THROUGH },
         maximum_packet_size: PACKET,
         channel_buffer_size: PIECES,
         preferred,
         keepalive_interval: Some(settings.alive_interval),
         // The one after the last that is allowed ends it.
-        keepalive_max: (count - 1).max(1),
-        // While a write to a dead peer waits no keep-alive is sent; this ends that.
-        inactivity_timeout: Some(silence),
+        keepalive_max: (settings.alive_count.max(1) - 1).max(1),
+        // See `Watched`.
+        inactivity_timeout: None,
         ..client::Config::default()
     }
+}
+
+/// How long a server may take nothing of what is sent: while a write to a dead peer waits no keep-alive is sent. A little
+/// longer than keep-alives take, which say it better.
+fn patience(known: &Known) -> Duration {
+    let settings = &known.settings;
+    let count = u32::try_from(settings.alive_count.max(1)).unwrap_or(u32::MAX);
+    settings.alive_interval.saturating_mul(count.saturating_add(1))
 }
 
 /// russh's ciphers in an order of ours: AES-GCM before ChaCha20 where the processor has instructions for it, since it takes
@@ -334,8 +346,38 @@ fn slow(known: &Known, step: &'static str) -> SshError {
 
 #[cfg(test)]
 mod tests {
-    use super::{Preferred, ciphers};
+    use std::time::Duration;
+
+    use adit_core::target::{SshOptions, SshServer};
+    use runtime::Scope;
     use russh::cipher::{AES_256_GCM, CHACHA20_POLY1305};
+
+    use super::{HostKeys, Known, Preferred, ciphers, config, patience};
+
+    #[tokio::test]
+    async fn a_server_that_is_frozen_for_a_minute_stays_and_one_that_is_dead_is_noticed_in_a_minute_and_a_half() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("config");
+        let gives_up_after = async |lines: &str| {
+            std::fs::write(&file, lines).unwrap();
+            let options = SshOptions { config: Some(file.clone()), ..SshOptions::default() };
+            let server = SshServer::parse("me@bastion.example").unwrap().with(options);
+            let known = Known::of(&Scope::root(), &server).await.unwrap();
+            let config = config(&known, &HostKeys::of(&Scope::root(), &known).await.unwrap());
+            // russh asks after each interval, and ends it instead of asking once more than this.
+            let asks = u32::try_from(config.keepalive_max).unwrap() + 1;
+            assert_eq!(config.inactivity_timeout, None, "a reader that pauses is not the server");
+            let by_asking = config.keepalive_interval.unwrap() * asks;
+            assert!(patience(&known) > by_asking || asks == 2, "keep-alives come first");
+            by_asking
+        };
+        let seconds = Duration::from_secs;
+        assert_eq!(gives_up_after("").await, seconds(90));
+        assert_eq!(gives_up_after("Host *\n  ServerAliveInterval 10\n").await, seconds(30));
+        assert_eq!(gives_up_after("Host *\n  ServerAliveInterval 10\n  ServerAliveCountMax 5\n").await, seconds(50));
+        // Fewer than two cannot be told to russh.
+        assert_eq!(gives_up_after("Host *\n  ServerAliveInterval 10\n  ServerAliveCountMax 1\n").await, seconds(20));
+    }
 
     #[test]
     fn the_cipher_that_the_processor_is_quick_at_comes_first_and_none_is_lost() {

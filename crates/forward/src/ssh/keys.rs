@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 use runtime::regular_file;
 use russh::keys::{Algorithm, Certificate, PrivateKey, PublicKey, decode_secret_key};
 
+/// Why such a key cannot be used here.
+pub(crate) const IN_HARDWARE: &str = "a key in hardware, see backend: openssh";
+
 /// A private key's file, read.
 pub(crate) enum FileKey {
     Ready(Box<PrivateKey>),
@@ -21,11 +24,13 @@ pub(crate) fn read(path: &Path) -> Option<FileKey> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
         Err(error) => return Some(FileKey::Unusable(crate::error::words(&error))),
     };
-    if public_of(&text).is_some() {
-        return Some(FileKey::Unusable("a public key, and no agent has the private one".into()));
+    if let Some(key) = public_of(&text) {
+        let is_hardware = is_hardware(&key.algorithm());
+        let reason = if is_hardware { IN_HARDWARE } else { "a public key, and no agent has the private one" };
+        return Some(FileKey::Unusable(reason.into()));
     }
     Some(match decode_secret_key(&text, None) {
-        Ok(key) if is_hardware(&key.algorithm()) => FileKey::Unusable("a key in hardware, see backend: openssh".into()),
+        Ok(key) if is_hardware(&key.algorithm()) => FileKey::Unusable(IN_HARDWARE.into()),
         Ok(key) => FileKey::Ready(Box::new(key)),
         Err(russh::keys::Error::KeyIsEncrypted) => FileKey::Locked(text),
         // The PEM kinds of encryption say it in other ways.
@@ -89,6 +94,29 @@ mod tests {
     use std::fs;
 
     use super::*;
+
+    #[test]
+    fn a_key_in_hardware_is_known_by_its_file_and_by_its_public_half() {
+        use russh::keys::ssh_key::{LineEnding, private, public};
+        let dir = tempfile::tempdir().unwrap();
+        let (path, half) = (dir.path().join("id_sk"), dir.path().join("half.pub"));
+        let public = public::SkEd25519::new(public::Ed25519PublicKey([7; 32]), "ssh:".to_owned());
+        let key = PrivateKey::new(private::SkEd25519::new(public, 1, vec![1; 64]).unwrap().into(), "me").unwrap();
+        fs::write(&path, key.to_openssh(LineEnding::LF).unwrap().as_bytes()).unwrap();
+        fs::write(&half, key.public_key().to_openssh().unwrap()).unwrap();
+        for file in [&path, &half] {
+            assert!(
+                matches!(read(file), Some(FileKey::Unusable(reason)) if reason == IN_HARDWARE),
+                "{}",
+                file.display()
+            );
+            assert!(are_in_hardware(&[dir.path().join("none"), file.clone()]), "{}", file.display());
+        }
+        let plain = dir.path().join("plain.pub");
+        fs::write(&plain, "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n")
+            .unwrap();
+        assert!(!are_in_hardware(&[path, plain]), "one of two can be used here");
+    }
 
     #[test]
     fn a_public_half_is_found_in_each_file_that_has_it() {

@@ -7,30 +7,35 @@
 
 use std::collections::HashMap;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicIsize, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
-use russh::{Channel, ChannelId, ChannelMsg, ChannelOpenFailure, ChannelReadHalf};
+use russh::{Channel, ChannelId, ChannelOpenFailure, Sig};
 use tokio::sync::{Notify, watch};
 
-use super::budget::{Account, Budget};
+use super::budget::Budget;
 use super::error::SshError;
+use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
+use super::leaving::{By, Leaving};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 use super::words::printable;
 
-/// A stream with so many bytes unread is behind: others are not put beside it.
-const BEHIND: isize = 1024 * 1024;
-
 /// A stream that comes to hold up others has so much time at least, however long nothing of it was read before.
 const GRACE: Duration = Duration::from_millis(50);
+
+/// Soon after another was ended, the patience with one of which nothing was ever read is this part of the whole: a second
+/// of half a minute.
+const CROWDED: u32 = 30;
+
+/// How long the end waits for streams to be closed: a server that lives takes it in less.
+const LAST: Duration = Duration::from_millis(500);
 
 /// How much of a stream may wait for its reader.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +52,8 @@ pub(crate) struct Limits {
     pub(crate) renew: Duration,
     /// How long a connection has to show that it lives, when somebody asks for that.
     pub(crate) life: Duration,
+    /// A connection on which so many streams were ended before the server did is replaced: russh keeps some 3 KiB of each.
+    pub(crate) left: usize,
 }
 
 impl Default for Limits {
@@ -58,175 +65,9 @@ impl Default for Limits {
             stuck: Duration::from_secs(30),
             renew: Duration::from_secs(60),
             life: Duration::from_secs(5),
+            left: 4096,
         }
     }
-}
-
-/// What of one stream arrived and was not read.
-pub(crate) struct Flow {
-    /// The same in the sum of all streams.
-    account: Account,
-    begun: Instant,
-    /// When something was read last, or there was something to read again, in milliseconds after the begin.
-    read: AtomicU64,
-    /// Below zero for a moment: russh hands on the bytes before they are counted, and a fast reader has them by then.
-    unread: AtomicIsize,
-    pieces: AtomicIsize,
-    room: Notify,
-    queue: Mutex<Queue>,
-    /// Who waits to write: russh does not tell them that the connection has ended.
-    writer: Mutex<Option<Waker>>,
-    closed: AtomicBool,
-    /// It held up the others for too long.
-    cut: AtomicBool,
-}
-
-/// russh's queue of one stream. It is here and not in the stream, so that it can be thrown away while nobody reads.
-#[derive(Default)]
-struct Queue {
-    read: Option<ChannelReadHalf>,
-    reader: Option<Waker>,
-}
-
-impl Flow {
-    fn new(account: Account) -> Self {
-        Self {
-            account,
-            begun: Instant::now(),
-            read: AtomicU64::new(0),
-            unread: AtomicIsize::new(0),
-            pieces: AtomicIsize::new(0),
-            room: Notify::new(),
-            queue: Mutex::default(),
-            writer: Mutex::default(),
-            closed: AtomicBool::new(false),
-            cut: AtomicBool::new(false),
-        }
-    }
-
-    fn arrived(&self, bytes: usize) {
-        self.account.arrived(signed(bytes));
-        if self.unread.fetch_add(signed(bytes), Ordering::AcqRel) <= 0 {
-            self.read.store(self.age(), Ordering::Relaxed);
-        }
-        self.pieces.fetch_add(1, Ordering::AcqRel);
-    }
-
-    pub(crate) fn taken(&self, bytes: usize) {
-        self.account.taken(signed(bytes));
-        self.unread.fetch_sub(signed(bytes), Ordering::AcqRel);
-        self.read.store(self.age(), Ordering::Relaxed);
-        self.room.notify_one();
-    }
-
-    fn age(&self) -> u64 {
-        u64::try_from(self.begun.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    /// For how long there was something to read and nothing was read.
-    fn idle(&self) -> Duration {
-        Duration::from_millis(self.age().saturating_sub(self.read.load(Ordering::Relaxed)))
-    }
-
-    fn unread(&self) -> isize {
-        self.unread.load(Ordering::Acquire)
-    }
-
-    fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// What arrives is taken with [`Flow::poll_message`].
-    pub(crate) fn hold(&self, read: ChannelReadHalf) {
-        let mut queue = self.queue();
-        // It may have been cut before it was handed out.
-        queue.read = (!self.is_cut()).then_some(read);
-    }
-
-    /// The next message of the stream; `None` when there will be none.
-    pub(crate) fn poll_message(&self, cx: &mut Context<'_>) -> Poll<Option<ChannelMsg>> {
-        let mut queue = self.queue();
-        let Some(read) = &mut queue.read else { return Poll::Ready(None) };
-        // A message that was not taken stays in the queue when the future is dropped.
-        let message = pin!(read.wait()).poll(cx);
-        match &message {
-            Poll::Pending => queue.reader = Some(cx.waker().clone()),
-            Poll::Ready(Some(ChannelMsg::Data { .. })) => {
-                self.pieces.fetch_sub(1, Ordering::AcqRel);
-                self.account.took_piece();
-                self.room.notify_one();
-            }
-            Poll::Ready(_) => {}
-        }
-        message
-    }
-
-    /// Nobody reads it any more; what waits is thrown away.
-    pub(crate) fn close(&self) {
-        self.closed.store(true, Ordering::Release);
-        let (read, reader) = {
-            let mut queue = self.queue();
-            (queue.read.take(), queue.reader.take())
-        };
-        drop(read);
-        self.account.close();
-        self.room.notify_one();
-        if let Some(reader) = reader {
-            reader.wake();
-        }
-    }
-
-    /// Ends it: its reader and its writer are told.
-    fn cut(&self) {
-        self.cut.store(true, Ordering::Release);
-        self.close();
-        self.wake_writer();
-    }
-
-    /// Remembers who waits to write.
-    pub(crate) fn wait_to_write(&self, waker: &Waker) {
-        *self.writer.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
-    }
-
-    fn wake_writer(&self) {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            writer.wake();
-        }
-    }
-
-    pub(crate) fn is_cut(&self) -> bool {
-        self.cut.load(Ordering::Acquire)
-    }
-
-    /// Whether it has as much as any stream may have.
-    fn has_its_most(&self, limits: &Limits) -> bool {
-        self.unread() >= limits.unread || self.pieces.load(Ordering::Acquire) >= limits.pieces
-    }
-
-    fn is_full(&self, limits: &Limits) -> bool {
-        (self.has_its_most(limits) || self.account.is_spent()) && !self.closed.load(Ordering::Acquire)
-    }
-
-    /// Whether another piece may come. Where there is none in the sum, what is read makes room for as much: a slow reader
-    /// need not read all that it has first.
-    fn has_room(&self, limits: &Limits, level: isize) -> bool {
-        !self.is_full(limits) || !self.has_its_most(limits) && self.unread() <= level
-    }
-
-    fn is_behind(&self) -> bool {
-        self.unread() > BEHIND || self.account.is_spent()
-    }
-
-    /// Whether it is full, and nothing of it was read for so long.
-    fn is_stuck(&self, limits: &Limits) -> bool {
-        self.is_full(limits) && self.idle() >= limits.stuck
-    }
-}
-
-/// A piece is never so long that this matters.
-fn signed(bytes: usize) -> isize {
-    isize::try_from(bytes).unwrap_or(isize::MAX)
 }
 
 /// What a connection's handler and its streams share.
@@ -234,6 +75,14 @@ pub(crate) struct LinkShared {
     flows: Mutex<HashMap<ChannelId, Arc<Flow>>>,
     /// Streams that are being opened.
     opening: AtomicUsize,
+    /// Told when there is one more stream, or one that is to be.
+    more: Notify,
+    /// Since when nothing is taken from the server, as a stream has as much as it may have.
+    held: Mutex<Option<Instant>>,
+    crowd: Mutex<Crowd>,
+    pub(super) leaving: Leaving,
+    /// Streams that we ended before the server did.
+    pub(super) left: AtomicUsize,
     /// The server may be another one than it was.
     doubted: AtomicBool,
     limits: Limits,
@@ -264,6 +113,11 @@ impl LinkShared {
         Arc::new(Self {
             flows: Mutex::default(),
             opening: AtomicUsize::new(0),
+            more: Notify::new(),
+            held: Mutex::default(),
+            crowd: Mutex::default(),
+            leaving: Leaving::default(),
+            left: AtomicUsize::new(0),
             doubted: AtomicBool::new(false),
             limits,
             budget: Arc::clone(budget),
@@ -274,16 +128,29 @@ impl LinkShared {
     }
 
     pub(crate) fn flow(&self, id: ChannelId) -> Arc<Flow> {
-        let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::clone(flows.entry(id).or_insert_with(|| Arc::new(Flow::new(self.budget.account()))))
+        let flow = {
+            let mut flows = self.flows.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(flows.entry(id).or_insert_with(|| Arc::new(Flow::new(self.budget.account()))))
+        };
+        self.more.notify_waiters();
+        flow
     }
 
-    fn known_flow(&self, id: ChannelId) -> Option<Arc<Flow>> {
+    pub(super) fn known_flow(&self, id: ChannelId) -> Option<Arc<Flow>> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned()
+    }
+
+    /// Whether neither the server nor we have ended it.
+    pub(crate) fn is_known(&self, id: ChannelId) -> bool {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner).contains_key(&id)
     }
 
     pub(crate) fn forget(&self, id: ChannelId) {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+    }
+
+    pub(super) const fn limits(&self) -> &Limits {
+        &self.limits
     }
 
     pub(crate) fn is_doubted(&self) -> bool {
@@ -336,6 +203,12 @@ impl Link {
         Self { handle, shared, retired: AtomicBool::new(false) }
     }
 
+    /// What it shares with its streams.
+    #[cfg(test)]
+    pub(super) const fn shared(&self) -> &Arc<LinkShared> {
+        &self.shared
+    }
+
     /// Streams that are open.
     pub(crate) fn streams(&self) -> usize {
         self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner).len()
@@ -347,8 +220,7 @@ impl Link {
 
     /// Whether one of its streams is not read as fast as it comes.
     pub(crate) fn is_behind(&self) -> bool {
-        let flows = self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner);
-        flows.values().any(|flow| flow.is_behind())
+        self.shared.is_behind()
     }
 
     /// Takes nothing new: the machine slept, or the way there changed. Streams that run are left to finish, or to their
@@ -357,9 +229,15 @@ impl Link {
         self.retired.store(true, Ordering::Release);
     }
 
-    /// Whether the server answers in time.
+    /// Whether it is to be replaced by another one.
+    pub(crate) fn is_worn(&self) -> bool {
+        self.shared.is_worn()
+    }
+
+    /// Whether the server answers in time. Of one from which nothing is taken no answer can come; that says nothing of it.
     pub(crate) async fn is_alive(&self, within: Duration) -> bool {
-        matches!(tokio::time::timeout(within, self.handle.send_ping()).await, Ok(Ok(())))
+        let answers = async { matches!(tokio::time::timeout(within, self.handle.send_ping()).await, Ok(Ok(()))) };
+        self.shared.is_held() || answers.await || self.shared.is_held()
     }
 
     /// Waits for its end; why.
@@ -426,9 +304,27 @@ impl Opening {
 impl Drop for Opening {
     fn drop(&mut self) {
         if let Some(opening) = self.opening.take() {
-            self.scope.spawn("close an ssh stream", async move { drop(opening.await) });
+            let closing = Box::pin(async move { drop(opening.await) });
+            close_in(&self.scope, closing);
         }
     }
+}
+
+/// Closes a stream, which takes as long as the server does. At the end that is waited for but a moment: a server that
+/// answers needs no more, and whatever is left ends with its connection.
+pub(crate) fn close_in(scope: &Scope, closing: BoxFuture<'static, ()>) {
+    let until = scope.clone();
+    scope.spawn("close an ssh stream", async move {
+        let ending = async {
+            until.drained().await;
+            tokio::time::sleep(LAST).await;
+        };
+        tokio::select! {
+            biased;
+            () = closing => {}
+            () = ending => {}
+        }
+    });
 }
 
 /// What russh asks.
@@ -444,39 +340,6 @@ impl Client {
         Self { host_keys, shared, refused }
     }
 
-    /// Waits until the stream's reader has taken something, or others have when all together have too much; but not for
-    /// ever when others wait behind it: then it is to be ended. It has brought so many bytes.
-    async fn wait_for_room(&self, flow: &Flow, brought: usize) -> Room {
-        let limits = &self.shared.limits;
-        let level = flow.unread() - signed(brought);
-        loop {
-            let before = flow.unread();
-            let room = async {
-                loop {
-                    let mut freed = pin!(flow.account.freed());
-                    freed.as_mut().enable();
-                    if flow.has_room(limits, level) || flow.unread() != before {
-                        break;
-                    }
-                    tokio::select! {
-                        biased;
-                        () = flow.room.notified() => {}
-                        () = freed => {}
-                    }
-                }
-            };
-            // One of a crowd that was not read before either has had its time.
-            let patience = limits.stuck.saturating_sub(flow.idle()).max(GRACE);
-            let stuck = tokio::time::timeout(patience, room).await.is_err();
-            if flow.has_room(limits, level) {
-                return Room::There;
-            }
-            if stuck && self.shared.others_wait() {
-                return Room::Never;
-            }
-        }
-    }
-
     /// Ends streams that nobody reads, until no other is held up: all of them now, and not each after a time of its own.
     fn end_the_stuck(&self, first: ChannelId, session: &mut client::Session) -> Result<(), russh::Error> {
         let mut flows: Vec<_> = {
@@ -487,13 +350,45 @@ impl Client {
         for (id, flow) in flows {
             if id == first || flow.is_stuck(&self.shared.limits) {
                 tracing::warn!("a stream that nobody read held up the others of its ssh connection, and was ended");
-                flow.cut();
-                self.shared.forget(id);
-                // Not left to the stream's owner, who may wait for its reader for ever.
-                session.close(id)?;
+                self.end_stream(id, &flow, Cut::Unread, session)?;
             }
         }
         Ok(())
+    }
+
+    fn end_stream(
+        &self,
+        id: ChannelId,
+        flow: &Flow,
+        why: Cut,
+        session: &mut client::Session,
+    ) -> Result<(), russh::Error> {
+        flow.cut(why);
+        self.shared.over(id, By::Us);
+        // Not left to the stream's owner, who may wait for its reader for ever.
+        session.close(id)
+    }
+
+    /// A piece has come into a stream's queue: what follows waits until there is room for it.
+    async fn queued(&self, id: ChannelId, bytes: usize, session: &mut client::Session) -> Result<(), russh::Error> {
+        let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
+        flow.arrived(bytes);
+        // Nobody will read what it goes on to send. What was read before it was counted here may be the last.
+        if bytes > 0 && flow.is_closed() && flow.unread() > 0 {
+            self.shared.over(id, By::Us);
+            return session.close(id);
+        }
+        if flow.is_full(&self.shared.limits) && self.shared.wait_for_room(&flow, bytes).await == Room::Never {
+            self.end_the_stuck(id, session)?;
+        }
+        Ok(())
+    }
+
+    /// What is of any length and is not counted has come: RFC 4254 has it for sessions, not for forwarded streams.
+    fn foreign(&self, id: ChannelId, session: &mut client::Session) -> Result<(), russh::Error> {
+        let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
+        tracing::warn!("an ssh server sent what no forwarded stream has, and the stream was ended");
+        self.end_stream(id, &flow, Cut::Foreign, session)
     }
 }
 
@@ -504,12 +399,60 @@ enum Room {
     Never,
 }
 
+/// Streams that were ended shortly one after the other because nobody read them: the patience with the next of them wears
+/// off, or a connection with many would be held up for as long with each.
+#[derive(Default)]
+struct Crowd {
+    ended: u32,
+    last: Option<Instant>,
+}
+
+impl Crowd {
+    /// How long a stream may hold up others that has been idle for so long.
+    fn patience(&self, now: Instant, stuck: Duration, idle: Duration, touched: bool) -> Duration {
+        let recent = self.last.is_some_and(|last| now - last < stuck);
+        let least = stuck / CROWDED;
+        let whole = match (recent, touched) {
+            (false, _) => stuck,
+            (true, false) => least,
+            // A slow reader is not ended as quickly as one that has never read.
+            (true, true) => (stuck / 1_u32.checked_shl(self.ended).unwrap_or(u32::MAX)).max(least),
+        };
+        whole.saturating_sub(idle).max(GRACE)
+    }
+
+    fn one_more(&mut self, now: Instant, stuck: Duration) {
+        if self.last.is_none_or(|last| now - last >= stuck.saturating_mul(2)) {
+            self.ended = 0;
+        }
+        self.ended += 1;
+        self.last = Some(now);
+    }
+}
+
+/// While it is there nothing is taken from the server.
+struct Held<'a>(&'a LinkShared);
+
+impl<'a> Held<'a> {
+    fn begin(shared: &'a LinkShared) -> Self {
+        *shared.held.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+        Self(shared)
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        *self.0.held.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+}
+
 /// Counts a stream while it is opened.
 struct BeingOpened(Arc<LinkShared>);
 
 impl BeingOpened {
     fn begin(shared: &Arc<LinkShared>) -> Self {
         shared.opening.fetch_add(1, Ordering::AcqRel);
+        shared.more.notify_waiters();
         Self(Arc::clone(shared))
     }
 }
@@ -525,6 +468,79 @@ impl LinkShared {
     fn others_wait(&self) -> bool {
         let open = self.flows.lock().unwrap_or_else(PoisonError::into_inner).len();
         open > 1 || self.opening.load(Ordering::Acquire) > 0
+    }
+
+    async fn until_others_wait(&self) {
+        loop {
+            let mut more = pin!(self.more.notified());
+            more.as_mut().enable();
+            if self.others_wait() {
+                return;
+            }
+            more.await;
+        }
+    }
+
+    fn held_for(&self) -> Option<Duration> {
+        self.held.lock().unwrap_or_else(PoisonError::into_inner).map(|since| since.elapsed())
+    }
+
+    fn is_held(&self) -> bool {
+        self.held_for().is_some()
+    }
+
+    /// Whether a stream that is put here may wait for the reader of another one.
+    fn is_behind(&self) -> bool {
+        // Readers that go on hold it up for a moment now and then.
+        self.held_for().is_some_and(|held| held > GRACE)
+            || self.flows.lock().unwrap_or_else(PoisonError::into_inner).values().any(|flow| flow.is_behind())
+    }
+
+    /// Waits until the stream's reader has taken something, or others have when all together have too much; but not for
+    /// ever when others wait behind it: then it is to be ended. It has brought so many bytes.
+    async fn wait_for_room(&self, flow: &Flow, brought: usize) -> Room {
+        let _held = Held::begin(self);
+        let level = flow.unread() - signed(brought);
+        loop {
+            let before = flow.unread();
+            let room = async {
+                loop {
+                    let mut freed = pin!(flow.freed());
+                    freed.as_mut().enable();
+                    if flow.has_room(&self.limits, level) || flow.unread() != before {
+                        break;
+                    }
+                    tokio::select! {
+                        biased;
+                        () = flow.room().notified() => {}
+                        () = freed => {}
+                    }
+                }
+            };
+            // With nobody else here there is no hurry, and no timer.
+            let stuck = async {
+                self.until_others_wait().await;
+                tokio::time::sleep(self.patience_with(flow)).await;
+            };
+            let is_stuck = tokio::select! {
+                biased;
+                () = room => false,
+                () = stuck => true,
+            };
+            if flow.has_room(&self.limits, level) {
+                return Room::There;
+            }
+            if is_stuck && self.others_wait() {
+                let mut crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+                crowd.one_more(Instant::now(), self.limits.stuck);
+                return Room::Never;
+            }
+        }
+    }
+
+    fn patience_with(&self, flow: &Flow) -> Duration {
+        let crowd = self.crowd.lock().unwrap_or_else(PoisonError::into_inner);
+        crowd.patience(Instant::now(), self.limits.stuck, flow.idle(), flow.is_touched())
     }
 }
 
@@ -573,17 +589,61 @@ impl client::Handler for Client {
     }
 
     async fn channel_close(&mut self, id: ChannelId, _: &mut client::Session) -> Result<(), Self::Error> {
-        self.shared.forget(id);
+        self.shared.over(id, By::Server);
         Ok(())
     }
 
     async fn data(&mut self, id: ChannelId, data: &[u8], session: &mut client::Session) -> Result<(), Self::Error> {
-        let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
-        flow.arrived(data.len());
-        if flow.is_full(&self.shared.limits) && self.wait_for_room(&flow, data.len()).await == Room::Never {
-            self.end_the_stuck(id, session)?;
-        }
-        Ok(())
+        self.queued(id, data.len(), session).await
+    }
+
+    async fn extended_data(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        _: &[u8],
+        session: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.foreign(id, session)
+    }
+
+    async fn exit_signal(
+        &mut self,
+        id: ChannelId,
+        _: Sig,
+        _: bool,
+        _: &str,
+        _: &str,
+        session: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.foreign(id, session)
+    }
+
+    // The rest of what russh puts into a stream's queue is short, and is counted as a piece.
+
+    async fn exit_status(&mut self, id: ChannelId, _: u32, session: &mut client::Session) -> Result<(), Self::Error> {
+        self.queued(id, 0, session).await
+    }
+
+    async fn xon_xoff(&mut self, id: ChannelId, _: bool, session: &mut client::Session) -> Result<(), Self::Error> {
+        self.queued(id, 0, session).await
+    }
+
+    async fn channel_success(&mut self, id: ChannelId, session: &mut client::Session) -> Result<(), Self::Error> {
+        self.queued(id, 0, session).await
+    }
+
+    async fn channel_failure(&mut self, id: ChannelId, session: &mut client::Session) -> Result<(), Self::Error> {
+        self.queued(id, 0, session).await
+    }
+
+    async fn window_adjusted(
+        &mut self,
+        id: ChannelId,
+        _: u32,
+        session: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.queued(id, 0, session).await
     }
 
     async fn disconnected(&mut self, reason: DisconnectReason<Self::Error>) -> Result<(), Self::Error> {
@@ -593,10 +653,13 @@ impl client::Handler for Client {
                 Ok(())
             }
             DisconnectReason::Error(error) => {
+                let is_timeout = match &error {
+                    russh::Error::KeepaliveTimeout => true,
+                    russh::Error::IO(error) => error.kind() == std::io::ErrorKind::TimedOut,
+                    _ => false,
+                };
                 self.shared.end(&match &error {
-                    russh::Error::KeepaliveTimeout | russh::Error::InactivityTimeout => {
-                        "the ssh server does not answer any more".to_owned()
-                    }
+                    _ if is_timeout => "the ssh server does not answer any more".to_owned(),
                     error => format!("the ssh connection broke: {}", printable(&error.to_string())),
                 });
                 Err(error)
@@ -613,20 +676,4 @@ impl Drop for Client {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_that_are_read_before_they_are_counted_do_not_stay_in_the_count() {
-        let limits = Limits { unread: 100, ..Limits::default() };
-        let flow = Flow::new(Budget::new(limits.total).account());
-        for _ in 0..1000 {
-            flow.taken(64);
-            flow.arrived(64);
-        }
-        assert_eq!(flow.unread.load(Ordering::Relaxed), 0);
-        assert!(!flow.is_full(&limits));
-        flow.arrived(100);
-        assert!(flow.is_full(&limits));
-    }
-}
+mod tests;

@@ -1,8 +1,10 @@
 //! The SSH servers in use, each once.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Instant;
 
+use adit_core::backoff::Backoff;
 use adit_core::target::SshServer;
 use runtime::Scope;
 
@@ -21,6 +23,18 @@ pub struct SshServers {
     budget: Arc<Budget>,
     /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
+    /// Refused logins, for as long as each holds: who comes when the last user is gone waits as long as that one would.
+    refusals: Mutex<HashMap<SshServer, Refusal>>,
+}
+
+/// That a server has refused a login.
+#[derive(Clone)]
+pub(crate) struct Refusal {
+    pub(crate) error: SshError,
+    /// When it may be tried again.
+    pub(crate) until: Instant,
+    /// What the wait after the next refusal is by.
+    pub(crate) backoff: Backoff,
 }
 
 impl SshServers {
@@ -32,7 +46,7 @@ impl SshServers {
 
     pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
         let budget = Budget::new(limits.total);
-        Arc::new(Self { ask, limits, budget, known: Mutex::default() })
+        Arc::new(Self { ask, limits, budget, known: Mutex::default(), refusals: Mutex::default() })
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -53,9 +67,32 @@ impl SshServers {
             return bastion;
         }
         known.retain(|_, bastion| bastion.strong_count() > 0);
-        let bastion = Bastion::new(Arc::clone(self), server.clone(), self.secrets());
+        let refusal = self.refusals().get(&login).cloned();
+        let bastion = Bastion::with_refusal(Arc::clone(self), server.clone(), self.secrets(), refusal);
         known.insert(login, Arc::downgrade(&bastion));
         bastion
+    }
+
+    /// A server has refused a login.
+    pub(crate) fn refuses(&self, server: &SshServer, refusal: Refusal) {
+        let now = Instant::now();
+        let mut refusals = self.refusals();
+        refusals.retain(|_, refusal| refusal.until > now);
+        refusals.insert(login(server), refusal);
+    }
+
+    /// What was refused by a server before holds no longer.
+    pub(crate) fn forgive(&self, server: &SshServer) {
+        self.refusals().remove(&login(server));
+    }
+
+    /// The machine slept, or its network changed: nothing that is known of refusals holds.
+    pub(crate) fn forget_refusals(&self) {
+        self.refusals().clear();
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, HashMap<SshServer, Refusal>> {
+        self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A forward through the server is made, perhaps because its key is trusted now.
@@ -65,8 +102,10 @@ impl SshServers {
         }
     }
 
-    /// Somebody has a forward through the server made anew: a connection that is there must show that it lives.
+    /// Somebody has a forward through the server made anew: a connection that is there must show that it lives, and a
+    /// login that was refused may be let in now.
     pub(crate) fn prove(&self, server: &SshServer) {
+        self.forgive(server);
         if let Some(bastion) = self.known(server) {
             bastion.prove();
         }

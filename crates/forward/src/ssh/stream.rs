@@ -10,7 +10,8 @@ use russh::client::Msg;
 use russh::{Channel, ChannelMsg, ChannelWriteHalf};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 
-use super::link::{Flow, LinkShared};
+use super::flow::Flow;
+use super::link::{LinkShared, close_in};
 
 /// A byte stream. Reading takes what arrived without copying it.
 pub(crate) struct SshStream {
@@ -21,6 +22,8 @@ pub(crate) struct SshStream {
     shared: Arc<LinkShared>,
     chunk: Bytes,
     ended: bool,
+    /// The server was told the end of our direction.
+    told: bool,
 }
 
 impl SshStream {
@@ -28,14 +31,14 @@ impl SshStream {
         let (read, half) = channel.split();
         let write = Box::new(half.make_writer());
         flow.hold(read);
-        Self { write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false }
+        Self { write, half: Some(half), flow, shared, chunk: Bytes::new(), ended: false, told: false }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.chunk.is_empty() && !self.ended {
             let message = ready!(self.flow.poll_message(cx));
-            if self.flow.is_cut() {
-                return Poll::Ready(Err(cut()));
+            if let Some(error) = self.flow.cut_error() {
+                return Poll::Ready(Err(error));
             }
             match message {
                 Some(ChannelMsg::Data { data }) => self.chunk = data,
@@ -77,16 +80,16 @@ impl AsyncRead for SshStream {
 
 impl AsyncWrite for SshStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        if self.flow.is_cut() {
-            return Poll::Ready(Err(cut()));
+        if let Some(error) = self.flow.cut_error() {
+            return Poll::Ready(Err(error));
         }
         if let Poll::Ready(written) = Pin::new(&mut self.write).poll_write(cx, buf) {
             return Poll::Ready(written);
         }
         // Remembered first: an end after the look wakes us.
         self.flow.wait_to_write(cx.waker());
-        if self.flow.is_cut() {
-            return Poll::Ready(Err(cut()));
+        if let Some(error) = self.flow.cut_error() {
+            return Poll::Ready(Err(error));
         }
         if self.shared.has_ended() { Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())) } else { Poll::Pending }
     }
@@ -96,7 +99,9 @@ impl AsyncWrite for SshStream {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_shutdown(cx)
+        ready!(Pin::new(&mut self.write).poll_shutdown(cx))?;
+        self.told = true;
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -105,20 +110,17 @@ impl Drop for SshStream {
         self.flow.close();
         let Some(half) = self.half.take() else { return };
         let shared = Arc::clone(&self.shared);
+        if self.flow.is_over() || shared.has_ended() {
+            return shared.forget(half.id());
+        }
+        if self.told {
+            return shared.leave(half);
+        }
         let scope = shared.scope().clone();
-        let id = half.id();
-        let mut closing = Box::pin(async move {
-            // An error says that the connection is gone, and the stream with it.
-            let _ = half.close().await;
-            shared.forget(id);
-        });
+        let mut closing = Box::pin(async move { shared.close(half).await });
         // There is room for it, most times; then no task is needed.
         if closing.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending() {
-            scope.spawn("close an ssh stream", closing);
+            close_in(&scope, closing);
         }
     }
-}
-
-fn cut() -> io::Error {
-    io::Error::new(io::ErrorKind::ConnectionReset, "nobody read the stream, and it held up others")
 }

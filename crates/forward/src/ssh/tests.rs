@@ -14,6 +14,10 @@ use super::bastion::{Bastion, OpenedVia};
 use super::link::Limits;
 use super::servers::SshServers;
 
+mod held;
+mod leaving;
+mod lying;
+mod masters;
 mod passwords;
 
 const DEADLINE: Duration = Duration::from_secs(15);
@@ -190,21 +194,6 @@ async fn many_streams_that_nobody_reads_have_a_bounded_sum_and_other_connections
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_crowd_that_reads_nothing_is_ended_where_it_holds_up_others() {
-    let limits = Limits { total: 512 * 1024, stuck: Duration::from_secs(1), ..Limits::default() };
-    let bed = Bed::new(limits).await;
-    let bastion = bed.bastion();
-    let mut beside = bed.say(&bastion, "echo\n").await;
-    trip(&mut beside, b"before").await;
-    let _unread = crowd(&bed, &bastion, 5).await;
-    until(|| bed.origin.connections() == 6).await;
-    trip(&mut beside, b"beside it").await;
-    until(|| bed.origin.open() == 1).await;
-    trip(&mut beside, b"after it").await;
-    // Whether all at once or one after the other is a matter of who fills up when.
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_is_left_only_for_a_successor_and_its_streams_stay() {
     let bed = Bed::new(Limits { renew: Duration::ZERO, ..Limits::default() }).await;
     let bastion = bed.bastion();
@@ -246,6 +235,47 @@ async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
     bed.sshd.thaw();
     trip(&mut bed.say(&bastion, "echo\n").await, b"after").await;
     assert_eq!(bed.sshd.logins(), 2, "by another connection");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
+    let bed = Bed::new(Limits::default()).await;
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    for _ in 0..3 {
+        let bastion = bed.bastion();
+        let refused = bed.open(&bastion, bed.origin.addr().port()).await;
+        assert!(matches!(refused, Err(OpenedVia::Ssh(error)) if error.is_login()));
+        let gone = Arc::downgrade(&bastion);
+        drop(bastion);
+        until(|| gone.strong_count() == 0).await;
+    }
+    assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
+    // The machine wakes, and a person has seen to it meanwhile.
+    bed.sshd.authorize(&bed.sshd.key());
+    bed.servers.forget_refusals();
+    trip(&mut bed.say(&bed.bastion(), "echo\n").await, b"let in").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    let closing = || bed.scope.running().contains_key("close an ssh stream");
+    within(async {
+        while !closing() {
+            // On a busy machine it may answer once more before it stands still.
+            bed.sshd.freeze();
+            let _ = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    drop(bastion);
+    bed.scope.drain();
+    let begun = std::time::Instant::now();
+    until(|| !closing()).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    bed.sshd.thaw();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

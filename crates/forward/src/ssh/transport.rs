@@ -11,12 +11,85 @@ use runtime::connect::BoxFuture;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 use super::openssh::Master;
 
 /// A child that has closed its output ends within this time, or it has ended only this direction.
 const ENDS: Duration = Duration::from_secs(1);
+
+/// A way to a server that is given up when the server takes nothing for too long, or when whoever logs in is gone.
+///
+/// russh has a time limit for all that does not move. It would end a connection of which nothing was taken for that time
+/// because a reader paused, and not because of the server.
+pub(crate) struct Watched<S> {
+    inner: S,
+    /// How long the server may take nothing of what is sent.
+    patience: Duration,
+    waiting: Option<Pin<Box<Sleep>>>,
+    login: Option<oneshot::Receiver<()>>,
+}
+
+/// Whoever logs in. Dropping it gives the way up.
+pub(crate) struct Logging(oneshot::Sender<()>);
+
+impl Logging {
+    /// The way stays without it.
+    pub(crate) fn done(self) {
+        // An error says that the way is gone.
+        let _ = self.0.send(());
+    }
+}
+
+impl<S> Watched<S> {
+    pub(crate) fn new(inner: S, patience: Duration) -> (Self, Logging) {
+        let (logging, login) = oneshot::channel();
+        (Self { inner, patience, waiting: None, login: Some(login) }, Logging(logging))
+    }
+
+    /// What came of a write.
+    fn wait<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let patience = self.patience;
+        let waiting = self.waiting.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
+        ready!(waiting.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if let Some(login) = &mut self.login {
+            match Pin::new(login).poll(cx) {
+                Poll::Ready(Ok(())) => self.login = None,
+                Poll::Ready(Err(_)) => return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into())),
+                Poll::Pending => {}
+            }
+        }
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.inner).poll_write(cx, buf);
+        self.wait(cx, written)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = Pin::new(&mut self.inner).poll_flush(cx);
+        self.wait(cx, flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let ended = Pin::new(&mut self.inner).poll_shutdown(cx);
+        self.wait(cx, ended)
+    }
+}
 
 /// The input and output of a child process as one stream. Dropping it ends the child.
 pub(crate) struct Pipes {
@@ -162,6 +235,37 @@ mod tests {
     fn over(mut pipes: Pipes, master: &std::path::Path) -> Pipes {
         pipes.master = Some(Carrier::Socket(master.to_owned()));
         pipes
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_way_is_given_up_when_nothing_is_taken_for_too_long_and_not_because_nothing_comes() {
+        let (near, mut far) = tokio::io::duplex(16);
+        let (mut way, logging) = Watched::new(near, Duration::from_secs(60));
+        logging.done();
+        let begun = tokio::time::Instant::now();
+        let quiet = tokio::time::timeout(Duration::from_secs(3600), way.read_u8()).await;
+        assert!(quiet.is_err(), "a quiet one may be quiet");
+        // What is taken slowly is taken.
+        let slowly = async {
+            for _ in 0..4 {
+                tokio::time::sleep(Duration::from_secs(50)).await;
+                far.read_exact(&mut [0; 16]).await.unwrap();
+            }
+        };
+        let (written, ()) = tokio::join!(way.write_all(&[7; 80]), slowly);
+        written.unwrap();
+        let full = tokio::time::Instant::now();
+        assert!(full - begun >= Duration::from_secs(3800));
+        let error = way.write_all(b"more").await.unwrap_err();
+        assert_eq!((error.kind(), full.elapsed().as_secs()), (io::ErrorKind::TimedOut, 60));
+    }
+
+    #[tokio::test]
+    async fn a_way_by_which_nobody_logs_in_any_more_is_given_up() {
+        let (near, _far) = tokio::io::duplex(16);
+        let (mut way, logging) = Watched::new(near, Duration::from_secs(60));
+        let (read, ()) = tokio::join!(way.read_u8(), async { drop(logging) });
+        assert_eq!(read.unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
     }
 
     #[tokio::test]

@@ -31,12 +31,13 @@ impl Counted {
         if let Some(rate) = self.shared.rate.clone() {
             return match io {
                 Io::Buffered(io) => Io::buffered(CountedIo { io: Limited::new(io, &rate), _count: self }),
-                io => Io::other(CountedIo { io: Limited::new(io, &rate), _count: self }),
+                // As below.
+                io => Io::over(Limited::new(io, &rate)).with(self),
             };
         }
         match io {
             Io::Buffered(io) => Io::buffered(CountedIo { io, _count: self }),
-            // Whoever cuts it can make its end a reset.
+            // Whoever cuts it can make its end a reset, and the kernel can carry it.
             io => io.with(self),
         }
     }

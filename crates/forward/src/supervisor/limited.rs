@@ -8,6 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use adit_core::bucket::TokenBucket;
+use runtime::connect::{Io, Layer};
 use tokio::io::{AsyncBufRead, AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
@@ -68,6 +69,12 @@ pub(super) struct Limited<T> {
 impl<T> Limited<T> {
     pub(super) fn new(io: T, rate: &Arc<Rate>) -> Self {
         Self { io, rate: Arc::clone(rate), reading: Pause::default(), writing: Pause::default() }
+    }
+}
+
+impl Layer for Limited<Io> {
+    fn under(&self) -> &Io {
+        &self.io
     }
 }
 

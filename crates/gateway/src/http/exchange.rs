@@ -92,49 +92,70 @@ impl Drop for Flight {
     }
 }
 
+/// How long one attempt at the head of an answer may take. Connecting, and starting what is connected to, are a part of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Patience {
+    limit: Option<Duration>,
+    begun: Instant,
+}
+
+impl Patience {
+    /// The route's, from now on.
+    pub(crate) fn of(upstream: &Upstream) -> Self {
+        Self { limit: upstream.timeout, begun: Instant::now() }
+    }
+
+    /// Waits for what comes before a request can be sent. What it waits for with others goes on without it.
+    pub(crate) async fn reach<T>(self, upstream: &Upstream, way: impl Future<Output = T>) -> Result<T, Problem> {
+        let Some(limit) = self.limit else { return Ok(way.await) };
+        let reached = tokio::time::timeout_at(self.begun + limit, way).await;
+        reached.map_err(|_| Problem::Unreached { target: upstream.target(), after: limit })
+    }
+}
+
 /// Sends a request by HTTP/1.1: by a kept connection if there is one; if that turns out to be dead, once more by a
 /// new one.
 pub(crate) async fn over_h1(
     upstream: &Arc<Upstream>,
     head: Box<Parts>,
     source: Option<&Arc<Source>>,
+    patience: Patience,
 ) -> Result<Answered, Problem> {
-    let mut head = head;
+    let (mut head, mut patience) = (head, patience);
     let mut repeated = false;
+    let method = head.method.clone();
     if let Some(mut connection) = upstream.kept() {
-        let method = head.method.clone();
-        let again = is_worth_keeping(&method, source).then(|| head.clone());
+        // Whatever the method: of a dead connection it may be known that nothing was sent.
+        let again = head.clone();
         let answer = {
             let sending = pin!(connection.send(request(head, source)));
-            answer_head(upstream.timeout, source, sending).await
+            answer_head(patience, source, sending).await
         };
         match answer {
             Ok(response) => return Ok((response, By::Own(connection))),
-            Err(Fault::Hyper(error)) if again.is_some() && may_repeat(&method, source, &error) => {
+            Err(Fault::Hyper(error)) if may_repeat(&method, source, &error) => {
                 drop(connection);
-                head = again.expect("looked at just above");
-                repeated = true;
+                (head, patience, repeated) = (again, Patience::of(upstream), true);
             }
             Err(fault) => return Err(fault.problem(source, upstream)),
         }
     }
-    let method = head.method.clone();
     // Once more is all: each time may take as long as the route allows.
-    let mut spare = (!repeated && is_worth_keeping(&method, source)).then(|| head.clone());
+    let mut spare = (!repeated).then(|| head.clone());
     loop {
         // A statement of its own: what is moved into the box would else stay part of this future.
-        let connecting = Box::pin(connect(upstream));
-        let mut connection = connecting.await?;
+        let connecting = Box::pin(patience.reach(upstream, connect(upstream)));
+        let mut connection = connecting.await??;
         let answer = {
             let sending = pin!(connection.send(request(head, source)));
-            answer_head(upstream.timeout, source, sending).await
+            answer_head(patience, source, sending).await
         };
         match answer {
             Ok(response) => return Ok((response, By::Own(connection))),
             // The way to the service was found to be dead, which says nothing of the service; there is another by now.
             Err(Fault::Hyper(error)) if is_way_lost(&error) && may_repeat(&method, source, &error) => {
                 match spare.take() {
-                    Some(copy) => head = copy,
+                    Some(copy) => (head, patience) = (copy, Patience::of(upstream)),
                     None => return Err(Fault::Hyper(error).problem(source, upstream)),
                 }
             }
@@ -148,11 +169,12 @@ pub(crate) async fn over_h2(
     upstream: &Arc<Upstream>,
     head: Box<Parts>,
     source: Option<&Arc<Source>>,
+    patience: Patience,
 ) -> Result<Answered, Problem> {
-    let mut again = true;
+    let (mut again, mut patience) = (true, patience);
     loop {
-        let (mut sender, reused) =
-            upstream.h2.sender(&**upstream).await.map_err(|fault| h2_problem(&fault, upstream))?;
+        let connecting = Box::pin(patience.reach(upstream, upstream.h2.sender(&**upstream)));
+        let (mut sender, reused) = connecting.await?.map_err(|fault| h2_problem(&fault, upstream))?;
         let head = head.clone();
         let method = head.method.clone();
         let answer = {
@@ -160,12 +182,12 @@ pub(crate) async fn over_h2(
                 sender.ready().await?;
                 sender.send_request(request(head, source)).await
             });
-            answer_head(upstream.timeout, source, sending).await
+            answer_head(patience, source, sending).await
         };
         match answer {
             Ok(response) => return Ok((response, By::Shared { _sender: sender })),
             Err(Fault::Hyper(error)) if again && may_repeat_h2(&method, source, &error, reused) => {
-                again = false;
+                (again, patience) = (false, Patience::of(upstream));
                 upstream.h2.forget(&sender, &error);
             }
             Err(fault) => {
@@ -185,10 +207,11 @@ pub(crate) async fn upgrade(
     upstream: &Arc<Upstream>,
     head: Box<Parts>,
 ) -> Result<(Response<Incoming>, UpstreamConnection<RequestBody>), Problem> {
-    let mut connection = connect(upstream).await?;
+    let patience = Patience::of(upstream);
+    let mut connection = patience.reach(upstream, connect(upstream)).await??;
     let answer = {
         let sending = pin!(connection.send_upgrade(request(head, None)));
-        answer_head(upstream.timeout, None, sending).await
+        answer_head(patience, None, sending).await
     };
     match answer {
         Ok(response) => Ok((response, connection)),
@@ -208,22 +231,21 @@ fn request(head: Box<Parts>, source: Option<&Arc<Source>>) -> Request<RequestBod
 /// Waits for the head of the answer, as long as the route allows. The time in which the client is waited for, with the
 /// rest of the request's body, does not count: the upstream can do nothing about it.
 async fn answer_head(
-    limit: Option<Duration>,
+    patience: Patience,
     source: Option<&Arc<Source>>,
     answer: Pin<&mut impl Future<Output = hyper::Result<Response<Incoming>>>>,
 ) -> Result<Response<Incoming>, Fault> {
-    let Some(limit) = limit else { return answer.await.map_err(Fault::Hyper) };
+    let Some(limit) = patience.limit else { return answer.await.map_err(Fault::Hyper) };
     tokio::select! {
         // An answer in time is one, however late it is looked at.
         biased;
         result = answer => result.map_err(Fault::Hyper),
-        () = silence(limit, source) => Err(Fault::Timeout(limit)),
+        () = silence(patience.begun + limit, limit, source) => Err(Fault::Timeout(limit)),
     }
 }
 
-/// Returns once so much time has passed since now, or since something of the body was passed on.
-async fn silence(limit: Duration, source: Option<&Arc<Source>>) {
-    let mut until = Instant::now() + limit;
+/// Returns at this moment, or once so much time has passed since something of the body was passed on.
+async fn silence(mut until: Instant, limit: Duration, source: Option<&Arc<Source>>) {
     loop {
         tokio::time::sleep_until(until).await;
         let Some(source) = source else { return };
@@ -305,11 +327,6 @@ fn said_by_connector(error: &hyper::Error) -> Option<String> {
 /// Whether what carries the stream, and others, has failed: a connection to a cluster's API server.
 fn is_way_lost(error: &hyper::Error) -> bool {
     io_cause(error).is_some_and(|io| io.kind() == std::io::ErrorKind::ConnectionAborted && io.get_ref().is_some())
-}
-
-/// Whether a copy of the head may be of use.
-fn is_worth_keeping(method: &Method, source: Option<&Arc<Source>>) -> bool {
-    source.is_some() || is_idempotent(method) || *method == Method::POST
 }
 
 /// Whether a request can be sent once more, after a kept connection failed before it answered: the upstream cannot

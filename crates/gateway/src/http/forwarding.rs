@@ -17,12 +17,12 @@ pub(crate) struct ForwardingCache {
 
 /// Replaces whatever a client says of where it comes from by what we know (S10).
 pub(crate) fn apply(connection: &Connection, host: &str, headers: &mut HeaderMap) {
-    if connection.trusted {
+    if connection.is_trusted() {
         return behind_proxy(connection, host, headers);
     }
     let mut cache = connection.forwarding.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if cache.host != host || cache.values.is_empty() {
-        let forwarding = Forwarding::new(&arrival(connection, host), &Claimed::default());
+        let forwarding = Forwarding::new(&arrival(connection, host, false), &Claimed::default());
         let value = |(name, value)| Some((HeaderName::from_static(name), HeaderValue::from_str(value).ok()?));
         cache.values = forwarding.headers().filter_map(value).collect();
         host.clone_into(&mut cache.host);
@@ -45,7 +45,7 @@ fn behind_proxy(connection: &Connection, host: &str, headers: &mut HeaderMap) {
     let claimed = Claimed::of(headers);
     // In the proxies' list only what trusted ones wrote counts.
     let visitor = claimed.for_.is_some().then(|| visitor(connection, &claimed));
-    Forwarding::new(&arrival(connection, host), &claimed).apply(headers);
+    Forwarding::new(&arrival(connection, host, true), &claimed).apply(headers);
     if let Some(Ok(value)) = visitor.map(|visitor| HeaderValue::from_str(&visitor.to_string())) {
         headers.insert("x-real-ip", value);
     }
@@ -53,20 +53,20 @@ fn behind_proxy(connection: &Connection, host: &str, headers: &mut HeaderMap) {
 
 /// Who asks: the other end, or whoever trusted proxies say.
 pub(crate) fn client(connection: &Connection, headers: &HeaderMap) -> IpAddr {
-    let claimed = if connection.trusted { Claimed::of(headers) } else { Claimed::default() };
+    let claimed = if connection.is_trusted() { Claimed::of(headers) } else { Claimed::default() };
     visitor(connection, &claimed)
 }
 
 fn visitor(connection: &Connection, claimed: &Claimed) -> IpAddr {
-    let trusted = |ip| connection.site.trusted_proxies.iter().any(|proxy| proxy.contains(ip));
+    let trusted = |ip| connection.site.trusted_proxies.contain(ip);
     visitor_address(connection.arrival.peer.ip(), claimed.for_.as_deref(), &trusted)
 }
 
-fn arrival<'a>(connection: &Connection, host: &'a str) -> Arrival<'a> {
+fn arrival<'a>(connection: &Connection, host: &'a str, trusted: bool) -> Arrival<'a> {
     let arrival = &connection.arrival;
     Arrival {
         peer: arrival.peer.ip(),
-        trusted: connection.trusted,
+        trusted,
         host,
         https: arrival.scheme == Scheme::Https,
         port: arrival.local.port(),

@@ -74,10 +74,10 @@ pub(crate) enum Problem {
     NotFound { path: String },
     /// The connection's TLS name is another than the request's host.
     Misdirected { sni: String, host: String },
-    /// More headers than anybody needs.
-    TooManyHeaders,
+    /// A larger head than anybody needs, or more headers.
+    HeadTooLarge { what: String },
     /// Something HTTP has and we have not.
-    NotSupported { what: &'static str },
+    NotSupported { status: u16, what: String },
     /// The target cannot be reached: why, and what to do.
     Unreachable { reason: String, hint: Option<String> },
     /// The target is not there: what of it, and what could be meant.
@@ -94,6 +94,8 @@ pub(crate) enum Problem {
     NoAnswer { target: String },
     /// One of the two before, with what to do about it.
     NotHttp { problem: Box<Self>, hint: String },
+    /// No connection in the time the route allows.
+    Unreached { target: String, after: Duration },
     /// No answer in the time the route allows.
     Timeout { target: String, after: Duration },
     /// The client sends its body too slowly.
@@ -134,20 +136,21 @@ impl Problem {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotHttp { problem, .. } => problem.status(),
-            Self::BadRequest { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::BadRequest { status, .. } | Self::NotSupported { status, .. } => {
+                StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
+            }
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused { .. } | Self::ForeignList { .. } => StatusCode::FORBIDDEN,
             Self::UnknownHost { .. } | Self::NotFound { .. } | Self::NoContext { .. } => StatusCode::NOT_FOUND,
             Self::Misdirected { .. } => StatusCode::MISDIRECTED_REQUEST,
-            Self::TooManyHeaders => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-            Self::NotSupported { .. } => StatusCode::NOT_IMPLEMENTED,
+            Self::HeadTooLarge { .. } => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::Unreachable { .. }
             | Self::Missing { .. }
             | Self::Failed { .. }
             | Self::BadAnswer { .. }
             | Self::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
-            Self::StartTimeout { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
             Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -164,13 +167,13 @@ impl Problem {
             Self::UnknownHost { .. } => Word::UnknownHost,
             Self::NotFound { .. } | Self::NoContext { .. } => Word::NotFound,
             Self::Misdirected { .. } => Word::Misdirected,
-            Self::TooManyHeaders => Word::HeadTooLarge,
+            Self::HeadTooLarge { .. } => Word::HeadTooLarge,
             Self::NotSupported { .. } => Word::NotSupported,
             Self::Unreachable { .. } | Self::Missing { .. } => Word::Unreachable,
             Self::Failed { .. } => Word::StartFailed,
             Self::BadAnswer { .. } => Word::BadAnswer,
             Self::NoAnswer { .. } => Word::NoAnswer,
-            Self::StartTimeout { .. } | Self::Timeout { .. } => Word::Timeout,
+            Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => Word::Timeout,
             Self::SlowBody => Word::BodyTooSlow,
             Self::Draining => Word::Draining,
         }
@@ -179,7 +182,9 @@ impl Problem {
     pub(crate) fn message(&self) -> String {
         match self {
             Self::NotHttp { problem, .. } => problem.message(),
-            Self::BadRequest { what, .. } => format!("The request was refused: {what}."),
+            Self::BadRequest { what, .. } | Self::HeadTooLarge { what } | Self::NotSupported { what, .. } => {
+                format!("The request was refused: {what}.")
+            }
             Self::Unauthorized { .. } => "This route needs a user and a password.".into(),
             Self::TooManyGuesses { .. } => "Too many wrong passwords came from your address.".into(),
             Self::ForeignList { .. } => "A page of another site asked for this list.".into(),
@@ -197,10 +202,9 @@ impl Problem {
             Self::Misdirected { sni, host } => {
                 format!("This connection was made for {sni}, and the request is for {host}.")
             }
-            Self::TooManyHeaders => "The request has too many header fields.".into(),
-            Self::NotSupported { what } => format!("The gateway does not support {what}."),
             Self::BadAnswer { target } => format!("The answer of {target} was not valid HTTP."),
             Self::NoAnswer { target } => format!("{target} closed the connection before it answered."),
+            Self::Unreached { target, after } => format!("{target} could not be reached within {after:?}."),
             Self::Timeout { target, after } => format!("{target} did not answer within {after:?}."),
             Self::SlowBody => "The request's body came too slowly.".into(),
             Self::Draining => "The gateway is shutting down.".into(),
@@ -209,7 +213,7 @@ impl Problem {
 
     pub(crate) fn hint(&self) -> String {
         match self {
-            Self::BadRequest { .. } | Self::TooManyHeaders => "Check the client that sent it.".into(),
+            Self::BadRequest { .. } | Self::HeadTooLarge { .. } => "Check the client that sent it.".into(),
             Self::Unauthorized { .. } => "They are in the route's basic_auth.".into(),
             Self::TooManyGuesses { wait } => format!("Try again in {} s.", seconds(*wait)),
             Self::ForeignList { .. } => "Open it yourself, by the link on this page.".into(),
@@ -233,13 +237,15 @@ impl Problem {
             },
             Self::NotFound { .. } => "The index is at /.".into(),
             Self::Misdirected { .. } => "Open a new connection for this host.".into(),
-            Self::NotSupported { .. } => "Use HTTP/1.1 for it.".into(),
+            Self::NotSupported { status: 405, .. } => "Open it by GET.".into(),
+            Self::NotSupported { .. } => "Send it to the service itself, past the gateway.".into(),
             Self::BadAnswer { .. } => {
                 "Check that the port speaks HTTP. If it wants TLS, write `scheme: https` into its route, or `.https` behind \
                  the port of a dynamic host."
                     .into()
             }
             Self::NoAnswer { .. } => "Check the service's own log; it may have crashed.".into(),
+            Self::Unreached { .. } => "Try again, or raise the route's timeout: starting and connecting count.".into(),
             Self::Timeout { .. } => "Check what keeps the service busy, or raise the route's timeout.".into(),
             Self::SlowBody => "Check the connection and try again.".into(),
             Self::Draining => "Try again in a moment.".into(),
@@ -249,7 +255,12 @@ impl Problem {
 
 impl From<HeadFault> for Problem {
     fn from(fault: HeadFault) -> Self {
-        Self::BadRequest { status: fault.status(), what: fault.to_string() }
+        let (status, what) = (fault.status(), fault.to_string());
+        match status {
+            431 => Self::HeadTooLarge { what },
+            501 | 505 => Self::NotSupported { status, what },
+            status => Self::BadRequest { status, what },
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! Upgraded connections: bytes both ways until both have ended.
+//! Upgraded connections: bytes both ways until both have ended. What is cut off, by either side or by us, is a reset for
+//! the other, as for any other connection: a last message without its end would pass for a whole one.
 
 use std::io;
 use std::pin::Pin;
@@ -7,15 +8,20 @@ use std::task::{Context, Poll};
 
 use http::header::HeaderMap;
 use http::{Response, StatusCode};
-use hyper::upgrade::OnUpgrade;
+use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use runtime::Io;
+use runtime::guard::Guarded;
+use runtime::splice::refuse;
+use runtime::tls::TlsStream;
 use runtime::upstream::UpstreamConnection;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
 
 use super::body::{AnswerBody, RequestBody};
 use super::exchange::Flight;
 use super::{Connection, Problem};
+use crate::replay::Replay;
 
 /// Turns both sides into byte pipes once the client's has switched; the answer says that it may.
 pub(crate) async fn switch(
@@ -29,16 +35,17 @@ pub(crate) async fn switch(
     let (target, first) = upstream.into_upgraded().await.map_err(|_| gone())?.ok_or_else(gone)?;
     let scope = connection.scope.clone();
     connection.scope.spawn("upgraded", async move {
+        let mut target = Target { io: target, told: false, flight: &flight };
         let Some(Ok(client)) = scope.until_cancelled(on_upgrade).await else { return };
-        let mut client = TokioIo::new(client);
-        let mut target = Metered { io: target, flight: &flight };
+        let mut client = Client { io: TokioIo::new(client), told: false };
         let carry = async {
             client.write_all(&first).await?;
             flight.sent(first.len());
             tokio::io::copy_bidirectional(&mut client, &mut target).await
         };
-        // How either side leaves is its own business.
+        // How either side leaves is its own business, and then the other's: either is dropped here.
         let _ = scope.until_cancelled(carry).await;
+        client.end();
     });
     let mut response = Response::new(AnswerBody::own(bytes::Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -46,13 +53,73 @@ pub(crate) async fn switch(
     Ok(response)
 }
 
+/// The client's side.
+struct Client {
+    io: TokioIo<Upgraded>,
+    /// The end of what the target says.
+    told: bool,
+}
+
+impl Client {
+    /// Closes it; when it was not told an end, with a reset.
+    fn end(self) {
+        if self.told {
+            return;
+        }
+        // Whatever it is, hyper has it in a box; these are what a door serves.
+        match self.io.into_inner().downcast::<TokioIo<Guarded<TcpStream>>>() {
+            Ok(plain) => refuse(plain.io.inner().get_ref()),
+            Err(other) => {
+                if let Ok(tls) = other.downcast::<TokioIo<Guarded<TlsStream<Replay>>>>() {
+                    refuse(tls.io.inner().get_ref().get_ref().0.tcp());
+                }
+            }
+        }
+    }
+}
+
+impl AsyncRead for Client {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Client {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.told |= matches!(shut, Poll::Ready(Ok(())));
+        shut
+    }
+}
+
 /// A target's side whose bytes are counted as they pass: such a connection may live for days.
-struct Metered<'a> {
+struct Target<'a> {
     io: Io,
+    /// The end of what the client says.
+    told: bool,
     flight: &'a Flight,
 }
 
-impl AsyncRead for Metered<'_> {
+impl Drop for Target<'_> {
+    /// Whoever was not told an end sees a reset; streams that are no TCP connections have none when they are dropped.
+    fn drop(&mut self) {
+        if !self.told
+            && let Some(tcp) = self.io.tcp()
+        {
+            refuse(tcp);
+        }
+    }
+}
+
+impl AsyncRead for Target<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         let result = Pin::new(&mut self.io).poll_read(cx, buf);
@@ -61,7 +128,7 @@ impl AsyncRead for Metered<'_> {
     }
 }
 
-impl AsyncWrite for Metered<'_> {
+impl AsyncWrite for Target<'_> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
         if let Poll::Ready(Ok(n)) = result {
@@ -75,6 +142,8 @@ impl AsyncWrite for Metered<'_> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        self.told |= matches!(shut, Poll::Ready(Ok(())));
+        shut
     }
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use adit_core::authority::{HostFault, HostPort, request_host};
-use adit_core::head::upgrade_protocol;
+use adit_core::head::{HeadFault, upgrade_protocol};
 use bytes::Bytes;
 use http::header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderValue, UPGRADE};
 use http::uri::Authority;
@@ -15,7 +15,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 
 use super::body::{AnswerBody, By, Source};
-use super::exchange::{self, Flight};
+use super::exchange::{self, Flight, Patience};
 use super::forwarding;
 use super::guesses::Verdict;
 use super::interim;
@@ -129,10 +129,10 @@ async fn carry(
 ) -> Result<Response<AnswerBody>, Problem> {
     if request.headers().len() > connection.site.limits.headers {
         // HTTP/2 heads do not come through the guard.
-        return Err(Problem::TooManyHeaders);
+        return Err(HeadFault::TooManyHeaders.into());
     }
     if request.method() == Method::CONNECT {
-        return Err(Problem::NotSupported { what: "CONNECT" });
+        return Err(HeadFault::Connect.into());
     }
     let (host, upstream) = match find(connection, &request)? {
         Destination::Upstream(host, upstream) => (host, upstream),
@@ -197,12 +197,13 @@ async fn carry_plain(
     let mut head = Box::new(head);
     let speaks_interim = head.version == Version::HTTP_11;
     let talks = request::has_grpc_type(&head.headers);
+    let patience = Patience::of(upstream);
     let h2 = match upstream.scheme {
         UpstreamScheme::H2c => true,
         UpstreamScheme::Http | UpstreamScheme::Https => {
             request::is_grpc(&head) && {
-                let asking = Box::pin(upstream.h2.is_spoken(&**upstream));
-                asking.await
+                let asking = Box::pin(patience.reach(upstream, upstream.h2.is_spoken(&**upstream)));
+                asking.await?
             }
         }
     };
@@ -213,10 +214,10 @@ async fn carry_plain(
     }
     let source = body.then(|| Source::new(incoming, talks, Arc::clone(upstream), Arc::clone(connection)));
     let (response, by) = if h2 {
-        let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref()));
+        let carrying = Box::pin(exchange::over_h2(upstream, head, source.as_ref(), patience));
         carrying.await?
     } else {
-        exchange::over_h1(upstream, head, source.as_ref()).await?
+        exchange::over_h1(upstream, head, source.as_ref(), patience).await?
     };
     let (mut head, body) = response.into_parts();
     if head.status.is_informational() {
@@ -340,7 +341,7 @@ async fn index(
     asked: &Asked,
 ) -> Result<Response<AnswerBody>, Problem> {
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        return Err(Problem::BadRequest { status: 405, what: "the gateway's own pages can be read only".into() });
+        return Err(Problem::NotSupported { status: 405, what: "the gateway's own pages can be read only".into() });
     }
     let mut around = asked.around(connection);
     let path = request.uri().path();
@@ -422,7 +423,12 @@ fn refuse(connection: &Connection, asked: &Asked, problem: Problem) -> Response<
     let page = pages::error(&problem, beside, asked.around(connection));
     let mut response = own(page, asked);
     // Behind a request that is none nobody knows where the next one begins, or whose it is.
-    if matches!(problem, Problem::SlowBody | Problem::BadRequest { status: 400, .. }) && !asked.h2 {
+    let over = match problem {
+        Problem::SlowBody | Problem::BadRequest { .. } | Problem::HeadTooLarge { .. } => true,
+        Problem::NotSupported { status, .. } => status != 405,
+        _ => false,
+    };
+    if over && !asked.h2 {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response

@@ -8,7 +8,7 @@ use adit_core::config::AgentFile;
 use forward::{Clusters, KubeSettings};
 use gateway::entrances::{EntranceError, Entrances};
 use runtime::scope::Scope;
-use testkit::cert::TestCa;
+use testkit::cert::{TestCa, trust_anything};
 use testkit::origin::{HttpOrigin, TcpOrigin};
 use testkit::raw::Client;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -423,4 +423,44 @@ async fn an_answer_by_https_ends_the_failure_of_a_request_by_http_to_the_same_ro
     );
     let _client = client.unwrap();
     until_state(&site, "routes", "host", "secure.localhost", "ready").await;
+}
+
+#[tokio::test]
+async fn tls_for_a_name_that_is_no_host_name_gets_the_page_that_http_gets() {
+    let mut site = Site::new();
+    site.apply("gateway: { listen: '127.0.0.1:0' }").unwrap();
+    let host = "web_80.svc.default.ns.fake.cx.k8s.localhost";
+    let plain = testkit::raw::get(site.address(None), host, "/").await.unwrap();
+    let config = trust_anything(&["http/1.1"]);
+    let mut client = Client::connect_tls(site.address(None), host, config).await.expect("a handshake");
+    let answer = client.get(host, "/").await.unwrap();
+    assert_eq!((answer.status, answer.header("x-adit-error")), (404, Some("unknown_host")));
+    assert!(answer.text().contains("`_` cannot stand in a host name"), "{}", answer.text());
+    let first = |text: String| text.lines().next().map(str::to_owned);
+    assert_eq!(first(answer.text()), first(plain.text()));
+    // Another name than that of the connection is told so.
+    let mut client =
+        Client::connect_tls(site.address(None), host, trust_anything(&["http/1.1"])).await.expect("a handshake");
+    assert_eq!(client.get("web.localhost", "/").await.unwrap().status, 421);
+}
+
+#[tokio::test]
+async fn what_begins_like_tls_and_is_none_gets_the_alert_that_says_why() {
+    let mut site = Site::new();
+    site.apply("gateway: { listen: '127.0.0.1:0' }").unwrap();
+    let ssl2 = [0x80, 0x2e, 1, 0, 2, 0, 0x15, 0, 0, 0, 0x10];
+    for (bytes, description) in [
+        (&[0x16, 3, 1, 0, 4, 2, 0, 0, 0][..], Some(10)),
+        (&[0x16, 3, 1, 0, 0], Some(50)),
+        (&ssl2, Some(70)),
+        (&[0x16, 5, 1, 0, 4, 1, 0, 0, 0], None),
+    ] {
+        let mut client = TcpStream::connect(site.address(None)).await.unwrap();
+        client.write_all(bytes).await.unwrap();
+        let mut told = Vec::new();
+        // What was not read ends it with a reset.
+        let _ = tokio::time::timeout(DEADLINE, client.read_to_end(&mut told)).await.expect("in time");
+        let alert = description.map_or(Vec::new(), |description| vec![0x15, 3, 3, 0, 2, 2, description]);
+        assert_eq!(told, alert, "{bytes:?}");
+    }
 }

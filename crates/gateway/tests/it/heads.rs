@@ -57,13 +57,26 @@ async fn what_a_client_says_of_its_way_counts_behind_a_trusted_proxy_only() {
     assert!(!head.contains("203.0.113.9"), "{head}");
     assert!(has(&head, "x-forwarded-proto: http"), "{head}");
 
-    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies = vec![Cidr::parse("127.0.0.0/8").unwrap()];
+    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies.set(vec![Cidr::parse("127.0.0.0/8").unwrap()]);
     let gate = Gate::whole(|scope| options(origin.addr(), scope), trusting).await;
     let head = raw::request(gate.addr, "GET", "app.localhost", "/head", &claims, b"").await.unwrap().text();
     assert!(has(&head, "x-forwarded-for: 203.0.113.9, 127.0.0.1"), "{head}");
     assert!(has(&head, "x-forwarded-proto: https"), "{head}");
     assert!(has(&head, "x-real-ip: 203.0.113.9"), "{head}");
     assert!(!head.to_lowercase().contains("x_"), "{head}");
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_trusted_no_more_is_believed_no_more_on_a_connection_that_is_there() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let gate = Gate::to(origin.addr()).await;
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    let claims = [("X-Forwarded-For", "203.0.113.9")];
+    for (proxies, believed) in [(vec![], false), (vec![Cidr::parse("127.0.0.0/8").unwrap()], true), (vec![], false)] {
+        gate.site.trusted_proxies.set(proxies);
+        let head = client.request("GET", "app.localhost", "/head", &claims, b"").await.unwrap().text();
+        assert_eq!(head.contains("203.0.113.9"), believed, "{head}");
+    }
 }
 
 #[tokio::test]
@@ -147,7 +160,7 @@ async fn a_route_with_a_password_lets_nobody_else_in_and_keeps_it_from_the_servi
 #[tokio::test]
 async fn whoever_guesses_behind_a_trusted_proxy_does_not_lock_out_the_others_behind_it() {
     let origin = HttpOrigin::start().await.unwrap();
-    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies = vec![Cidr::parse("127.0.0.0/8").unwrap()];
+    let trusting = |site: &mut gateway::http::Site| site.trusted_proxies.set(vec![Cidr::parse("127.0.0.0/8").unwrap()]);
     let locked = |scope: &runtime::Scope| {
         let mut options = options(origin.addr(), scope);
         options.basic_auth = Some(basic("anna", "s:ecret"));

@@ -6,10 +6,10 @@ use std::time::Duration;
 use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client};
 use testkit::ws::{Message, WebSocket};
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 
-use crate::support::{Gate, options, until};
+use crate::support::{Gate, PATIENCE, options, until};
 
 const UPGRADE: [(&str, &str); 2] = [("Connection", "Upgrade"), ("Upgrade", "echo/1")];
 
@@ -87,4 +87,65 @@ async fn a_drain_leaves_an_upgraded_connection_alone_and_a_cancel_ends_it() {
     gate.scope.cancel();
     assert!(matches!(socket.receive().await, Ok(None) | Err(_)));
     until("the end", || origin.open() == 0).await;
+}
+
+/// A client and its service, with a connection between them that is no HTTP any more.
+async fn upgraded(gate: &Gate, listener: &TcpListener) -> (TcpStream, TcpStream) {
+    let mut client = Client::connect(gate.addr).await.unwrap();
+    client.send(&raw::head("GET", "app.localhost", "/", &UPGRADE, None)).await.unwrap();
+    let (mut service, _) = listener.accept().await.unwrap();
+    let mut said = Vec::new();
+    while !said.ends_with(b"\r\n\r\n") {
+        assert_ne!(service.read_buf(&mut said).await.unwrap(), 0);
+    }
+    service.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await.unwrap();
+    assert_eq!(client.response_head(false).await.unwrap().status, 101);
+    client.send(b"half of").await.unwrap();
+    service.read_exact(&mut [0; 7]).await.unwrap();
+    let (client, rest) = client.into_parts();
+    assert!(rest.is_empty());
+    (client, service)
+}
+
+async fn is_reset(end: &mut TcpStream) -> bool {
+    let read = tokio::time::timeout(PATIENCE, end.read(&mut [0; 8])).await.expect("it is told");
+    read.is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionReset)
+}
+
+fn reset(end: TcpStream) {
+    socket2::SockRef::from(&end).set_linger(Some(Duration::ZERO)).unwrap();
+    drop(end);
+}
+
+#[tokio::test]
+async fn what_is_reset_at_one_end_of_an_upgraded_connection_is_reset_at_the_other() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (client, mut service) = upgraded(&gate, &listener).await;
+    reset(client);
+    assert!(is_reset(&mut service).await, "the service takes a part for the whole");
+    let (mut client, service) = upgraded(&gate, &listener).await;
+    reset(service);
+    assert!(is_reset(&mut client).await, "the client takes a part for the whole");
+}
+
+#[tokio::test]
+async fn a_cancel_is_a_reset_at_both_ends_of_an_upgraded_connection() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (mut client, mut service) = upgraded(&gate, &listener).await;
+    gate.scope.cancel();
+    assert!(is_reset(&mut client).await && is_reset(&mut service).await);
+}
+
+#[tokio::test]
+async fn an_end_that_was_told_is_not_taken_back_when_an_upgraded_connection_is_cut() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let gate = Gate::to(listener.local_addr().unwrap()).await;
+    let (mut client, mut service) = upgraded(&gate, &listener).await;
+    service.shutdown().await.unwrap();
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
+    gate.scope.cancel();
+    assert!(is_reset(&mut service).await);
+    assert_eq!(client.read(&mut [0; 8]).await.unwrap(), 0);
 }

@@ -1,8 +1,11 @@
 //! Targets of every kind: services that speak TLS, streams that are no sockets, starts that fail or take their time.
 
+use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use gateway::upstream::{UpstreamOptions, UpstreamScheme, UpstreamTls, UpstreamTrust};
@@ -11,7 +14,9 @@ use runtime::{BoxFuture, Connect, ConnectError, Io, Scope};
 use testkit::cert::TestCa;
 use testkit::origin::{GrpcAnswer, GrpcOrigin, HttpOrigin};
 use testkit::raw::{self, Client};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 
 use crate::support::{Gate, PATIENCE, options, until};
@@ -99,6 +104,8 @@ struct Start {
 enum Kind {
     /// A stream within something else.
     Piped(SocketAddr, Scope),
+    /// A service that can be reached once it may.
+    Late(SocketAddr, Semaphore),
     Fails,
     Never,
 }
@@ -130,6 +137,12 @@ impl Connect for Start {
                         let _ = tokio::io::copy_bidirectional(&mut far, &mut tcp).await;
                     });
                     Ok(Io::other(near))
+                }
+                Kind::Late(service, may) => {
+                    let given_up = GivenUp(&self.given_up);
+                    let _may = may.acquire().await.unwrap();
+                    std::mem::forget(given_up);
+                    Ok(Io::Tcp(TcpStream::connect(service).await.unwrap()))
                 }
                 Kind::Fails => Err(ConnectError::Unavailable {
                     target: self.describe(),
@@ -176,7 +189,7 @@ async fn gate_by_h2(start: &Arc<Start>, scheme: UpstreamScheme, keep: Duration) 
     Gate::with(|scope| UpstreamOptions { connect, scheme, keep, ..options(nowhere, scope) }).await
 }
 
-async fn grpc(gate: &Gate, path: &str) -> std::io::Result<GrpcAnswer> {
+async fn grpc(gate: &Gate, path: &str) -> io::Result<GrpcAnswer> {
     let io = TcpStream::connect(gate.addr).await.unwrap();
     testkit::origin::grpc_call(io, "app.localhost", path, "hello".into()).await
 }
@@ -273,4 +286,152 @@ async fn a_client_that_leaves_gives_its_start_up() {
     until("the start", || start.begun.load(Ordering::Relaxed) == 1).await;
     drop(client);
     until("the end of the start", || start.given_up.load(Ordering::Relaxed) == 1).await;
+}
+
+/// A gateway whose route waits so long for the head of an answer.
+async fn gate_within(limit: Duration, start: &Arc<Start>, scheme: UpstreamScheme) -> Gate {
+    let connect = Arc::clone(start) as Arc<dyn Connect>;
+    let nowhere = ([127, 0, 0, 1], 9).into();
+    Gate::with(|scope| UpstreamOptions { connect, scheme, timeout: Some(limit), ..options(nowhere, scope) }).await
+}
+
+#[tokio::test]
+async fn a_routes_timeout_covers_starting_and_connecting_whatever_is_spoken() {
+    let limit = Duration::from_millis(200);
+    let upgrade = [("Connection", "upgrade"), ("Upgrade", "websocket")];
+    for (scheme, headers) in
+        [(UpstreamScheme::Http, &[][..]), (UpstreamScheme::Http, &upgrade[..]), (UpstreamScheme::H2c, &[][..])]
+    {
+        let start = Start::new(Kind::Never);
+        let gate = gate_within(limit, &start, scheme).await;
+        let asking = raw::request(gate.addr, "GET", "app.localhost", "/", headers, b"");
+        let answer = tokio::time::timeout(PATIENCE, asking).await.expect("in time").unwrap();
+        assert_eq!((answer.status, answer.header("x-adit-error")), (504, Some("timeout")), "{scheme:?} {headers:?}");
+        let text = answer.text();
+        assert!(
+            text.contains("could not be reached within 200ms") && text.contains("raise the route's timeout"),
+            "{text}"
+        );
+        until("the end of the start", || start.given_up.load(Ordering::Relaxed) == 1).await;
+    }
+    // Whether HTTP/2 is spoken is a question that connects, too.
+    let gate = gate_within(limit, &Start::new(Kind::Never), UpstreamScheme::Http).await;
+    let answer = tokio::time::timeout(PATIENCE, grpc(&gate, "/x")).await.expect("in time").unwrap();
+    assert_eq!(answer.status, 504);
+}
+
+#[tokio::test]
+async fn the_time_a_connection_took_is_a_part_of_the_routes_timeout() {
+    let origin = HttpOrigin::start().await.unwrap();
+    let limit = Duration::from_secs(1);
+    let start = Start::new(Kind::Late(origin.addr(), Semaphore::new(0)));
+    let gate = gate_within(limit, &start, UpstreamScheme::Http).await;
+    let begun = std::time::Instant::now();
+    let asking = raw::get(gate.addr, "app.localhost", "/silent");
+    let opening = async {
+        tokio::time::sleep(limit * 3 / 4).await;
+        let Kind::Late(_, may) = &start.kind else { unreachable!() };
+        may.add_permits(1);
+    };
+    let (answer, ()) = tokio::join!(asking, opening);
+    assert_eq!(answer.unwrap().status, 504);
+    assert!(begun.elapsed() < limit * 7 / 4, "{:?}", begun.elapsed());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_connection_with_one_that_gives_up_gets_it_all_the_same() {
+    let origin = GrpcOrigin::start().await.unwrap();
+    let limit = Duration::from_secs(2);
+    let start = Start::new(Kind::Late(origin.addr(), Semaphore::new(0)));
+    let gate = gate_within(limit, &start, UpstreamScheme::H2c).await;
+    let first = async {
+        let answer = grpc(&gate, "/x").await.unwrap();
+        let Kind::Late(_, may) = &start.kind else { unreachable!() };
+        may.add_permits(1);
+        answer.status
+    };
+    let second = async {
+        until("the start", || start.begun.load(Ordering::Relaxed) == 1).await;
+        tokio::time::sleep(limit / 2).await;
+        grpc(&gate, "/x").await.unwrap().status
+    };
+    assert_eq!(tokio::join!(first, second), (504, 200));
+}
+
+/// Connections of which the first dies between being looked at in the pool and being used.
+struct Fickle {
+    service: SocketAddr,
+    connections: AtomicU64,
+    phase: Arc<AtomicU64>,
+}
+
+const HEALTHY: u64 = 0;
+/// The next time there is nothing to read it is looked at for the last time.
+const DOOMED: u64 = 1;
+const DEAD: u64 = 2;
+
+struct FickleStream {
+    tcp: TcpStream,
+    /// Of the first connection only.
+    phase: Option<Arc<AtomicU64>>,
+}
+
+impl Connect for Fickle {
+    fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+        Box::pin(async {
+            let first = self.connections.fetch_add(1, Ordering::Relaxed) == 0;
+            let tcp = TcpStream::connect(self.service).await.unwrap();
+            Ok(Io::other(FickleStream { tcp, phase: first.then(|| Arc::clone(&self.phase)) }))
+        })
+    }
+
+    fn describe(&self) -> String {
+        "a service".into()
+    }
+}
+
+impl AsyncRead for FickleStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        match this.phase.as_ref().map_or(HEALTHY, |phase| phase.load(Ordering::Relaxed)) {
+            DEAD => return Poll::Ready(Ok(())),
+            DOOMED => this.phase.as_ref().unwrap().store(DEAD, Ordering::Relaxed),
+            _ => {}
+        }
+        Pin::new(&mut this.tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for FickleStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().tcp).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+#[tokio::test]
+async fn a_request_of_which_a_dead_connection_took_nothing_is_sent_by_another_whatever_its_method() {
+    let origin = HttpOrigin::start().await.unwrap();
+    for method in ["GET", "POST", "PATCH", "PROPFIND", "REPORT"] {
+        let phase = Arc::new(AtomicU64::new(HEALTHY));
+        let connect =
+            Arc::new(Fickle { service: origin.addr(), connections: AtomicU64::new(0), phase: Arc::clone(&phase) });
+        let dialled = Arc::clone(&connect) as Arc<dyn Connect>;
+        let gate = Gate::with(|scope| UpstreamOptions { connect: dialled, ..options(origin.addr(), scope) }).await;
+        let mut client = Client::connect(gate.addr).await.unwrap();
+        assert_eq!(client.get("app.localhost", "/").await.unwrap().status, 200);
+        until("the end of the first exchange", || gate.app().counters().active.load(Ordering::Relaxed) == 0).await;
+        phase.store(DOOMED, Ordering::Relaxed);
+        let answer = client.request(method, "app.localhost", "/", &[], b"").await.unwrap();
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+        assert_eq!(phase.load(Ordering::Relaxed), DEAD, "{method}: it was looked at");
+        assert_eq!(connect.connections.load(Ordering::Relaxed), 2, "{method}");
+    }
 }

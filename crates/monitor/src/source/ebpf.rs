@@ -5,8 +5,8 @@
 mod attach;
 mod iterator;
 
-use std::fs::File;
-use std::os::fd::{AsFd, OwnedFd};
+use std::io::Read;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
@@ -18,14 +18,16 @@ use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
 use crate::names;
 
-/// Connections kept at the same time, unless asked otherwise: about 8 MB of the kernel's memory.
+/// Connections kept at the same time, unless asked otherwise: about 12 MB of the kernel's memory.
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
 /// Bytes of `struct kept` in `bpf/tcp.bpf.c`.
 const KEPT: usize = 72;
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
-const COUNTS: usize = 10;
+const COUNTS: usize = 11;
+/// An ended connection that no process closes is told without an owner after this.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
 
@@ -43,6 +45,8 @@ pub struct Ebpf {
     folded_count: u64,
     attached: Attached,
     undecoded: u64,
+    /// Looks through open files that the system has refused.
+    refused_looks: u64,
     // Last: links go before programs and maps.
     _programs: aya::Ebpf,
 }
@@ -64,10 +68,15 @@ impl Ebpf {
         let ring = options.ring.unwrap_or(RING);
         let capacity = options.capacity.unwrap_or(CAPACITY);
         let every_step = u32::from(options.every_step);
+        let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
+        // So many places of connections that are over are kept for others, beside those that are there.
+        let many = capacity / 2;
         let mut programs = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("every_step", &every_step, true)
-            .map_max_entries("connections", capacity)
+            .override_global("patience", &patience, true)
+            .override_global("many", &many, true)
+            .map_max_entries("connections", capacity.saturating_add(many))
             .map_max_entries("events", ring)
             .load(object)
             .map_err(|error| obstacle(&error))?;
@@ -103,15 +112,25 @@ impl Ebpf {
             folded_count: 0,
             attached,
             undecoded: 0,
+            refused_looks: 0,
             _programs: programs,
         };
         if let Some(program) = source.attached.listening.take() {
             // Once: later beginnings are seen as they happen. Without it the direction of older connections is not known.
-            let run = iterator::over_all(program.as_fd()).and_then(iterator::run);
-            run.map_err(|error| SourceError::broken("the survey of open files", &error))?;
+            if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
+                source.look_refused(&error);
+            }
         }
         source.reconcile()?;
+        drop(btf);
+        give_back();
         Ok(source)
+    }
+
+    /// One look through open files less is no reason to end: what it would have found is found by the next, or not at all.
+    fn look_refused(&mut self, error: &std::io::Error) {
+        self.refused_looks += 1;
+        tracing::warn!(%error, "open files could not be looked through");
     }
 }
 
@@ -142,8 +161,10 @@ impl Source for Ebpf {
 
     fn reconcile(&mut self) -> Result<(), SourceError> {
         let Some(program) = self.attached.files.as_ref() else { return Ok(()) };
-        let run = iterator::over_all(program.as_fd()).and_then(iterator::run);
-        run.map_err(|error| SourceError::broken("the survey of open files", &error))
+        if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
+            self.look_refused(&error);
+        }
+        Ok(())
     }
 
     fn folded(&mut self, each: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
@@ -178,12 +199,12 @@ impl Source for Ebpf {
         for counts in by_cpu.iter() {
             sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
         }
-        let [opened, incoming, established, failed, closed, map_full, events_lost, unowned, seen_late, folded] = sums;
-        let undecoded = self.undecoded;
+        let [opened, incoming, reached, failed, closed, map_full, events_lost, unowned, seen_late, folded, unheard] =
+            sums;
         Ok(Counts {
             opened,
             incoming,
-            established,
+            established: incoming + reached,
             failed,
             closed,
             map_full,
@@ -191,13 +212,20 @@ impl Source for Ebpf {
             unowned,
             seen_late,
             folded,
-            undecoded,
+            undecoded: self.undecoded,
+            listeners_full: unheard,
+            hook_missed: self.attached.hooks.iter().map(|hook| missed(hook.as_fd())).sum(),
+            refused_looks: self.refused_looks,
         })
     }
 
     fn forget(&mut self, id: ConnectionId) {
-        // Its end may have taken it away in between.
-        let _ = self.connections.remove(&id.socket);
+        // Its place may be another connection's by now, which must not lose it.
+        let is_it =
+            |kept: [u8; KEPT]| kept.first_chunk().is_some_and(|opened| u64::from_ne_bytes(*opened) == id.opened);
+        if self.connections.get(&id.socket, 0).is_ok_and(is_it) {
+            let _ = self.connections.remove(&id.socket);
+        }
     }
 
     fn wait(&self, up_to: Duration) {
@@ -209,16 +237,13 @@ impl Source for Ebpf {
 }
 
 /// Reads records from an iterator, as many as fit at a time.
-fn records(mut file: File, each: &mut dyn FnMut(Record), undecoded: &mut u64) -> std::io::Result<()> {
-    use std::io::Read as _;
+fn records(mut file: impl Read, each: &mut dyn FnMut(Record), undecoded: &mut u64) -> std::io::Result<()> {
     let mut buffer = vec![0; RECORD * 128];
     let mut have = 0;
     loop {
-        match file.read(&mut buffer[have..]) {
-            Ok(0) => return Ok(()),
-            Ok(more) => have += more,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error),
+        match iterator::read(&mut file, &mut buffer[have..])? {
+            0 => return Ok(()),
+            more => have += more,
         }
         let whole = have - have % RECORD;
         for bytes in buffer[..whole].chunks_exact(RECORD) {
@@ -229,6 +254,27 @@ fn records(mut file: File, each: &mut dyn FnMut(Record), undecoded: &mut u64) ->
         }
         buffer.copy_within(whole..have, 0);
         have -= whole;
+    }
+}
+
+/// How often the kernel did not run a program because one ran already on that processor. It says so since 5.12; of
+/// tracepoints and probes of the older kind since 6.7.
+fn missed(program: BorrowedFd<'_>) -> u64 {
+    let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
+    facts.ok().and_then(|facts| recursion_misses(&facts)).unwrap_or_default()
+}
+
+fn recursion_misses(facts: &str) -> Option<u64> {
+    facts.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
+}
+
+/// What the load has used is given back to the system: the types of the whole kernel are many.
+fn give_back() {
+    #[cfg(target_env = "gnu")]
+    {
+        #[expect(unsafe_code, reason = "no library has this call")]
+        // SAFETY: it has no argument that could be wrong, and any thread may call it at any time.
+        let _ = unsafe { libc::malloc_trim(0) };
     }
 }
 
@@ -260,6 +306,36 @@ fn chain(error: &dyn std::error::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_forgotten_is_the_old_connection_and_never_the_one_that_has_its_place() {
+        let Ok(mut source) = Ebpf::open(&Options::default()) else {
+            assert!(!rustix::process::geteuid().is_root() || std::env::var_os("ADIT_NO_EBPF").is_some());
+            return;
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
+        let local = client.local_addr().expect("an address");
+        let find = |source: &mut Ebpf| {
+            let mut found = None;
+            source
+                .survey(&mut |record| found = found.or((record.local == local).then_some(record.id)))
+                .expect("a survey");
+            found
+        };
+        let id = find(&mut source).expect("it is there");
+        source.forget(ConnectionId { opened: id.opened - 1, ..id });
+        assert_eq!(find(&mut source), Some(id), "that was another one");
+        source.forget(id);
+        assert_eq!(find(&mut source), None);
+    }
+
+    #[test]
+    fn what_a_program_has_missed_is_read_from_its_descriptor() {
+        let facts = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t7\nverified_insns:\t900\n";
+        assert_eq!(recursion_misses(facts), Some(7));
+        assert_eq!(recursion_misses("prog_type:\t26\n"), None, "before 5.12");
+    }
 
     /// What opening an object that is none of ours says.
     fn refused(object: &[u8]) -> String {

@@ -72,6 +72,13 @@ impl Child {
         assert!(self.process.wait().expect("its end").success(), "{rest}");
     }
 
+    /// Tells it to end, and waits until it has.
+    pub(crate) fn terminate(&mut self) {
+        let pid = rustix::process::Pid::from_child(&self.process);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process to tell");
+        let _ = self.process.wait();
+    }
+
     /// Kills it; nothing of it can run any more.
     pub(crate) fn stop(&mut self) {
         let _ = self.process.kill();

@@ -2,11 +2,13 @@
 //!
 //! Two calls with a pipe in between cost more than two copies of a small message, so it is for directions that are seen
 //! to carry much ([`Direction::by_kernel`]). A pipe belongs to a direction only while bytes are in it: an idle pair has
-//! none.
+//! none. It takes two descriptors, and receivers that take nothing keep theirs: so there are only so many, and when half
+//! of them are in use those are emptied whose receivers wait.
 
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, ready};
 
 use rustix::io::Errno;
@@ -15,6 +17,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::{BYTES_A_TURN, Cut, Direction};
+use crate::socket::pipes_at_most;
 
 /// Moved at once, and so what a pair whose receiver is slow holds at most.
 const AT_ONCE: usize = 256 * 1024;
@@ -28,21 +31,51 @@ thread_local! {
     static PIPES: RefCell<Vec<Pipe>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Pipes of the process, the spare ones as well.
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
+/// A place among them.
+struct Place;
+
+impl Place {
+    /// `None` when there are as many as there may be.
+    fn take() -> Option<Self> {
+        let most = pipes_at_most();
+        COUNT
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |count| (count < most).then_some(count + 1))
+            .ok()
+            .map(|_| Self)
+    }
+
+    /// Whether so many are taken that none is to be held for long.
+    fn are_scarce() -> bool {
+        COUNT.load(Ordering::Relaxed) > pipes_at_most() / 2
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A pipe, and how many bytes are in it.
 pub(super) struct Pipe {
     out: OwnedFd,
     into: OwnedFd,
     holds: usize,
+    _place: Place,
 }
 
 impl Pipe {
-    /// An empty one; `None` when the system has none to give.
+    /// An empty one; `None` when there is none to have.
     fn take() -> Option<Self> {
         PIPES.with_borrow_mut(Vec::pop).or_else(|| {
+            let place = Place::take()?;
             let (out, into) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).ok()?;
             // Best effort: a user may have many pipes already, and a smaller one works too.
             let _ = fcntl_setpipe_size(&into, AT_ONCE);
-            Some(Self { out, into, holds: 0 })
+            Some(Self { out, into, holds: 0, _place: place })
         })
     }
 
@@ -88,7 +121,15 @@ pub(super) fn carry(
         cx.waker().wake_by_ref();
         return Poll::Pending;
     };
-    let moved = move_on(&mut pipe, from, to, direction, until, cx, step);
+    let mut moved = move_on(&mut pipe, from, to, direction, until, cx, step);
+    // The receiver waits, perhaps for ever; copies go on with it when it takes something.
+    if pipe.holds > 0
+        && moved.is_pending()
+        && Place::are_scarce()
+        && let Err(error) = pipe.empty_into(direction)
+    {
+        moved = Poll::Ready(Err(Side::To(error)));
+    }
     if pipe.holds > 0 {
         direction.pipe = Some(pipe);
     } else {
@@ -186,6 +227,7 @@ impl Direction {
 mod tests {
     use std::cell::Cell;
     use std::task::Waker;
+    use std::time::Duration;
 
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
@@ -231,6 +273,46 @@ mod tests {
         let (direction, pipe, _from, _far) = carried(half_supported).await;
         assert_eq!(pipe.holds, 0);
         assert_eq!(direction.kept, b"not to be lost");
+    }
+
+    /// A direction whose receiver takes nothing, once it waits.
+    async fn stalled() -> (Direction, [TcpStream; 4]) {
+        let ((mut client, from), (to, far)) = (pair().await, pair().await);
+        let mut direction = Direction { tcp: true, large: super::super::LARGE_READS, ..Direction::default() };
+        let work = std::future::poll_fn(|cx| -> Poll<()> {
+            if direction.by_kernel() {
+                assert!(carry(&from, &to, &mut direction, cx, Cut::Client, Cut::Target).is_pending());
+            }
+            Poll::Pending
+        });
+        let piece = vec![7; 1 << 20];
+        let write = async {
+            // Until both sockets' buffers are full.
+            while tokio::time::timeout(Duration::from_millis(200), client.write_all(&piece)).await.is_ok() {}
+        };
+        tokio::select! {
+            biased;
+            () = work => {}
+            () = write => {}
+        }
+        assert!(direction.pipe.is_some() || direction.has_kept());
+        (direction, [client, from, to, far])
+    }
+
+    #[tokio::test]
+    async fn receivers_that_take_nothing_have_pipes_only_while_there_are_enough() {
+        let most = pipes_at_most();
+        assert!(most >= 2, "a machine with so few descriptors has no pipes");
+        let (direction, _ends) = stalled().await;
+        assert!(direction.pipe.is_some(), "it is the only one");
+        let mut others: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
+        assert_eq!(others.len() + 1, most);
+        others.truncate(most / 2);
+        let (direction, ends) = stalled().await;
+        assert!(direction.pipe.is_none() && direction.has_kept());
+        drop((others, ends));
+        PIPES.with_borrow_mut(Vec::clear);
+        assert_eq!(COUNT.load(Ordering::Relaxed), 1, "the first one has its own");
     }
 
     #[tokio::test]

@@ -433,7 +433,7 @@ async fn ask(by: &impl Dial) -> Option<bool> {
     let io = by.dial().await.ok()?;
     Some(match &io {
         Io::Tls(_) => io.alpn() == Some(b"h2"),
-        Io::Tcp(_) | Io::Buffered(_) | Io::Other(_) | Io::With(..) => {
+        Io::Tcp(_) | Io::Buffered(_) | Io::Other(_) | Io::With(..) | Io::Over(_) => {
             tokio::time::timeout(PROBE_TIMEOUT, answers_preface(io)).await.unwrap_or(false)
         }
     })

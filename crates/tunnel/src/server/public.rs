@@ -31,6 +31,8 @@ use crate::wire_http::BodyError;
 const H2_STREAMS: u32 = 256;
 /// Window of an HTTP/2 visitor's stream and connection, in bytes.
 const H2_WINDOW: u32 = 1024 * 1024;
+/// What one answer may hold for an HTTP/2 visitor that does not take it; the library's own bound is 400 KiB.
+const H2_SEND: usize = 64 * 1024;
 /// Requests an HTTP/2 visitor may give up before it must have waited for as many.
 const ABANDONED: u64 = 200;
 /// How long a visitor far away that has ended its direction keeps a silent request: most such visitors have left, and the
@@ -198,6 +200,7 @@ impl PublicEntrance {
                 .max_concurrent_streams(H2_STREAMS)
                 .initial_stream_window_size(H2_WINDOW)
                 .initial_connection_window_size(H2_WINDOW * 4)
+                .max_send_buf_size(H2_SEND)
                 .max_header_list_size(u32::try_from(config.limits.head_size).unwrap_or(64 * 1024))
                 .serve_connection(TokioIo::new(io), service);
         drop(config);

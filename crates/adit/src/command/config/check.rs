@@ -86,6 +86,7 @@ fn check(path: &Path) -> Result<(), Failure> {
 }
 
 /// Why contexts that a file names cannot be used.
+#[derive(Clone)]
 pub(in crate::command) struct Contexts {
     pub(in crate::command) problems: Vec<Problem>,
     /// They are mistakes: there is a kubeconfig, and it does not have these. Without one nobody knows yet.

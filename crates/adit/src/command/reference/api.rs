@@ -13,7 +13,7 @@ const ALWAYS: &str = "Any request may also be answered with one of these:\n\n| s
     | 404 | there is nothing at this path |\n\
     | 405 | neither GET, HEAD nor POST |\n\
     | 408, 413 | the body does not come within 10 s, or is longer than 256 KiB |\n\
-    | 421 | another process has just taken over: ask again, and it answers |\n\
+    | 421 | another process takes over, or has just done so: ask again, and that one answers |\n\
     | 500 | a defect of adit |\n";
 
 /// The whole page.

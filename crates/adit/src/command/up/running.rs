@@ -28,7 +28,7 @@ pub(super) struct Running {
     /// Whether TLS ends here with certificates that have to be trusted, as whoever runs this was told; nothing yet.
     vouched: Option<bool>,
     view: Arc<View>,
-    /// The last version that was to be put in force was refused for an address that could not be had.
+    /// What was to be put in force last was refused for an address that could not be had.
     wants_address: bool,
 }
 
@@ -101,7 +101,8 @@ impl Running {
         let clusters = if file.kubernetes == self.file.kubernetes && seen == self.kubeconfigs {
             Arc::clone(&self.clusters)
         } else {
-            Clusters::new(files::kube_settings(&file.kubernetes))
+            // Servers know nothing of clusters: what they have refused holds, and logins are shared as before.
+            Clusters::with_ssh(files::kube_settings(&file.kubernetes), Arc::clone(self.clusters.ssh()))
         };
         let prepared = self.entrances.prepare(file, &clusters);
         self.wants_address = matches!(prepared, Err(EntranceError::Bind { .. }));

@@ -27,6 +27,7 @@ pub(super) struct Source {
 }
 
 /// A version of the file.
+#[derive(Clone)]
 pub(super) struct Read {
     path: PathBuf,
     /// What of it is to run.

@@ -116,6 +116,12 @@ impl View {
         Self::start_with(form, global.is_none_or(|global| global.quiet), Some(Arc::clone(journal)))
     }
 
+    /// One that shows nothing.
+    #[cfg(test)]
+    pub(super) fn silent() -> Arc<Self> {
+        Self::start_with(Form::None, true, None).expect("its thread starts")
+    }
+
     fn start_with(form: Form, quiet: bool, journal: Option<Arc<Journal>>) -> io::Result<Arc<Self>> {
         let left_out = move |count| match form {
             Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
@@ -430,11 +436,16 @@ impl View {
         self.applied.notify_one();
     }
 
-    /// The file was read again and is in force.
-    pub(super) fn reloaded(&self, change: &Change) {
+    /// The file as it is now is in force: the pages of the gateway say nothing else any more.
+    pub(super) fn in_force(&self) {
         if let Some(routes) = self.routes.get() {
             routes.set_refused(None);
         }
+    }
+
+    /// The file was read again and is in force.
+    pub(super) fn reloaded(&self, change: &Change) {
+        self.in_force();
         self.note(
             &format!("reloaded: {}", in_words(change)),
             "reloaded",

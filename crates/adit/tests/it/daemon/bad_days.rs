@@ -2,13 +2,14 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::Stdio;
+use std::os::unix::net::UnixStream;
+use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
 
 use super::life::signal;
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, SOON, eventually, pipe};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_hundred_forwards_start_at_once_and_end_at_once() {
@@ -126,22 +127,70 @@ async fn signals_that_mean_something_else_do_not_disturb_an_end() {
     assert_eq!(daemon.wait().unwrap().code(), Some(0), "what was live has finished");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_third_signal_ends_it_whatever_is_left() {
-    let place = Place::new().await;
-    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
-    let mut daemon = place.command(&["daemon", "start", "--foreground"]).spawn().unwrap();
+/// A daemon in the foreground whose phases take an hour, with a task in it that nothing ends: it reads a log that is a pipe,
+/// into which nobody writes.
+async fn stuck(place: &Place, drain: &str) -> (Stuck, UnixStream) {
+    let shutdown = format!("{{ drain: {drain}, cancel: 1h, abort: 1h }}");
+    place.write(&format!("daemon: {{ shutdown: {shutdown} }}\nforwards:\n{}", place.forward("web", 0, "")));
+    let logs = place.home.path().join("state/adit/logs/forwards");
+    std::fs::create_dir_all(&logs).expect("a directory");
+    pipe(&logs.join("web.log"));
+    let daemon = Stuck(place.command(&["daemon", "start", "--foreground"]).spawn().expect("it starts"));
     let ready = || async { place.run(&["status"]).status.success().then_some(()) };
     eventually(DEADLINE, "it answers", ready).await;
-    let _live = TcpStream::connect(place.entrance("web")).unwrap();
-    let connected = || async { (place.status("web")["streams"] == 1).then_some(()) };
-    eventually(DEADLINE, "one stream", connected).await;
-    for _ in 0..3 {
-        signal(daemon.id(), Signal::TERM);
+    let mut reader = UnixStream::connect(place.socket()).expect("the socket");
+    reader.set_read_timeout(Some(DEADLINE)).expect("a deadline");
+    reader.write_all(b"GET /v1/logs?name=web HTTP/1.1\r\nHost: adit\r\n\r\n").expect("it is sent");
+    reader.read_exact(&mut [0; 12]).expect("an answer");
+    (daemon, reader)
+}
+
+/// A process that nobody waits an hour for, should its test fail.
+struct Stuck(Child);
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        // It has ended, most times.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
-    // Signals that come close together may be one; whichever came, the phases have a limit.
-    let code = daemon.wait().unwrap().code();
-    assert_eq!(code, Some(6), "{}", place.log());
+}
+
+/// The exit code of a daemon that ends now.
+async fn ends_at_once(daemon: &mut Stuck) -> Option<i32> {
+    let ended = std::cell::RefCell::new(&mut daemon.0);
+    let ended = || async { ended.borrow_mut().try_wait().expect("a child") };
+    eventually(SOON, "it ends at once", ended).await.code()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_signal_ends_it_at_once_whatever_is_left() {
+    let place = Place::new().await;
+    let (mut daemon, _reader) = stuck(&place, "1h").await;
+    signal(daemon.0.id(), Signal::TERM);
+    place.logged("\"event\":\"stopping\"").await;
+    signal(daemon.0.id(), Signal::TERM);
+    place.logged("not finished in time, cancelling: 1 × log read").await;
+    assert!(daemon.0.try_wait().unwrap().is_none(), "it waits for what it has dropped");
+    signal(daemon.0.id(), Signal::TERM);
+    assert_eq!(ends_at_once(&mut daemon).await, Some(6), "{}", place.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_the_cancelling_and_another_one_the_rest() {
+    let place = Place::new().await;
+    let (mut daemon, _reader) = stuck(&place, "100ms").await;
+    let mut stop = place.command(&["daemon", "stop"]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let phase = |phase: &'static str| {
+        let place = &place;
+        move || async move { (place.json(&["daemon", "status"])["daemon"]["ending"]["phase"] == phase).then_some(()) }
+    };
+    eventually(DEADLINE, "the drain has its time", phase("cancelling")).await;
+    signal(daemon.0.id(), Signal::TERM);
+    eventually(DEADLINE, "a signal ends the cancelling", phase("aborting")).await;
+    signal(daemon.0.id(), Signal::TERM);
+    assert_eq!(ends_at_once(&mut daemon).await, Some(6), "{}", place.log());
+    stop.wait().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

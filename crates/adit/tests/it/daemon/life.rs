@@ -180,6 +180,40 @@ async fn s18_a_runtime_directory_that_others_can_write_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn s18_another_user_is_not_answered_even_where_the_socket_lets_him_in() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be another user");
+        return;
+    }
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    // As if somebody had opened the way to it.
+    let home = place.home.path();
+    for directory in ["", "state", "state/adit", "state/adit/run"] {
+        std::fs::set_permissions(home.join(directory), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    std::fs::set_permissions(place.socket(), std::fs::Permissions::from_mode(0o666)).unwrap();
+    let ask = |user: &str, verb: &str, path: &str| {
+        let mut command = std::process::Command::new("setpriv");
+        command.args(["--reuid", user, "--regid", user, "--clear-groups", "curl", "-s", "-m", "10", "-X", verb]);
+        command.arg("--unix-socket").arg(place.socket()).arg(format!("http://adit{path}"));
+        let output = command.output().expect("setpriv and curl run");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    assert!(ask("0", "GET", "/v1/status").1.contains("\"services\""));
+    for (verb, path) in [("GET", "/v1/status"), ("POST", "/v1/shutdown")] {
+        let (code, text) = ask("65534", verb, path);
+        assert!(code != Some(0) && text.is_empty(), "{code:?}: {text}");
+    }
+    assert!(is_alive(pid));
+    // He has come as far as that.
+    let refusals = || async { (place.log().matches("refused a process of another user").count() == 2).then_some(()) };
+    eventually(DEADLINE, "both are told", refusals).await;
+    place.ok(&["status"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn signals_reload_report_and_end_it() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));

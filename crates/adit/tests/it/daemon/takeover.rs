@@ -2,12 +2,13 @@
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually, pipe};
 
 /// Requests, one after another, until `stop`; how many, and how many failed.
 fn hammer(port: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(u32, u32)> {
@@ -174,6 +175,40 @@ async fn what_a_process_before_still_carries_is_told_by_its_successor() {
     drop(live);
     let silent = || async { (!place.ok(&["status"]).contains("the process before")).then_some(()) };
     eventually(DEADLINE, "its end", silent).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_for_while_another_process_takes_over_is_not_lost() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let first = place.start();
+    // The successor reads the wishes from here, and waits until somebody writes them.
+    let (wishes, held) = (place.home.path().join("state/adit/desired.json"), place.home.path().join("held"));
+    pipe(&held);
+    std::fs::hard_link(&held, &wishes).unwrap();
+    let restart = place.command(&["daemon", "restart"]).stdout(Stdio::piped()).spawn().unwrap();
+    let written = || async {
+        // It is opened only when there is a reader.
+        let flags = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap();
+        std::fs::OpenOptions::new().write(true).custom_flags(flags).open(&held).ok()
+    };
+    let mut written = eventually(DEADLINE, "the successor reads the wishes", written).await;
+    let mut stop = place.command(&["stop", "web"]).stdout(Stdio::null()).spawn().unwrap();
+    let mut asked = std::os::unix::net::UnixStream::connect(place.socket()).unwrap();
+    asked.set_read_timeout(Some(DEADLINE)).unwrap();
+    asked.write_all(b"POST /v1/forwards/web/stop HTTP/1.1\r\nHost: adit\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    asked.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 421"), "{answer}");
+    assert!(stop.try_wait().unwrap().is_none(), "it goes on to ask");
+    assert_eq!(place.json(&["status"])["daemon"]["pid"], first, "questions are answered");
+    written.write_all(b"{ \"version\": 1, \"configs\": {} }").unwrap();
+    drop(written);
+    assert!(stop.wait().unwrap().success());
+    assert!(restart.wait_with_output().unwrap().status.success());
+    assert_ne!(place.json(&["status"])["daemon"]["pid"], first);
+    assert_eq!(place.status("web")["status"], "stopped");
+    assert!(std::fs::read_to_string(wishes).unwrap().contains("\"stopped\""));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -67,13 +67,17 @@ async fn a_browser_shows_the_page_with_a_green_lock_after_adit_trust_and_no_more
 const GONE: &str = "gone.localhost: { to: \"k8s://fake/default/service/gone:443\", scheme: https }";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_browser_shows_error_pages_over_http_and_over_tls() {
+async fn a_browser_shows_the_index_and_error_pages_over_http_and_over_tls() {
     let browser = program("chromium");
     let bed = Bed::start().await;
     let home = bed.home.path();
     let up = bed.up(&gateway(&[], &[&web(), GONE])).await;
     for (scheme, more) in [("http", [].as_slice()), ("https", ["--ignore-certificate-errors"].as_slice())] {
         let page = |host: &str| shown_with(&browser, home, more, &format!("{scheme}://{}/", up.host(host)));
+        let index = page("localhost");
+        assert!(index.contains("adit gateway") && index.contains(&up.host("web.localhost")), "{scheme}: {index}");
+        let illegal = page("web_80.svc.default.ns.fake.cx.k8s.localhost");
+        assert!(illegal.contains("cannot stand in a host name"), "{scheme}: {illegal}");
         let unknown = page("wbe.localhost");
         assert!(unknown.contains("404") && unknown.contains("web.localhost"), "{scheme}: a near match: {unknown}");
         let gone = page("gone.localhost");

@@ -10,7 +10,7 @@ use testkit::raw;
 use testkit::servers::{MariaDb, Postgres, Redis, mariadb, psql, redis_cli, run};
 use testkit::sshd::Sshd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::support::{Bed, Up, streams};
 use crate::support::{DEADLINE, SOON, eventually, within};
@@ -108,7 +108,7 @@ async fn ssh_starts_with_its_first_connection() {
 async fn a_service_that_speaks_first_is_heard_though_the_client_says_nothing() {
     let bed = Bed::start().await;
     // Speaks as soon as it is connected to, as PostgreSQL's and SMTP's clients expect.
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let _greeting = super::support::beside(async move {
         let mut held = Vec::new();
@@ -165,6 +165,55 @@ async fn a_reset_of_the_service_is_a_reset_of_the_client() {
     let mut stream = dial(&up, b"reset 0\n").await;
     let end = read_all(&mut stream).await;
     assert_eq!(end.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
+}
+
+/// A plain port and one with a rate, and the service of both.
+async fn plain_and_limited() -> (Bed, TcpListener, Up) {
+    let bed = Bed::start().await;
+    let service = TcpListener::bind("127.0.0.1:0").await.expect("the test's own connection");
+    let to = service.local_addr().expect("the test's own connection");
+    let file = format!(
+        "forwards:\n  plain: {{ to: \"tcp://{to}\", listen: 0 }}\n  \
+         limited: {{ to: \"tcp://{to}\", listen: 0, limits: {{ bytes_per_second: 10MB/s }} }}\n"
+    );
+    let up = bed.up(&file).await;
+    (bed, service, up)
+}
+
+/// A client that has said half of something, and what the service has of it.
+async fn half_said(up: &Up, name: &str, service: &TcpListener) -> (TcpStream, TcpStream) {
+    let mut client = TcpStream::connect(up.port(name)).await.expect("the test's own connection");
+    client.write_all(b"half of it").await.expect("the test's own connection");
+    let (mut served, _) = within("a connection", service.accept()).await.expect("the test's own connection");
+    within("its bytes", served.read_exact(&mut [0; 10])).await.expect("the test's own connection");
+    (client, served)
+}
+
+#[tokio::test]
+async fn a_reset_of_the_client_is_a_reset_of_the_service() {
+    let (_bed, service, up) = plain_and_limited().await;
+    for name in ["plain", "limited"] {
+        let (client, mut served) = half_said(&up, name, &service).await;
+        raw::Client::new(client).reset();
+        let end = read_all(&mut served).await;
+        assert_eq!(end.expect_err(name).kind(), std::io::ErrorKind::ConnectionReset, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn what_an_end_cuts_is_a_reset_at_both_sides_with_a_rate_as_well() {
+    let (_bed, service, up) = plain_and_limited().await;
+    let mut sides = Vec::new();
+    for name in ["plain", "limited"] {
+        let (client, served) = half_said(&up, name, &service).await;
+        sides.extend([(name, "client", client), (name, "service", served)]);
+    }
+    up.process.signal(Signal::INT).unwrap();
+    up.process.signal(Signal::INT).unwrap();
+    for (name, side, mut stream) in sides {
+        let end = read_all(&mut stream).await;
+        assert_eq!(end.expect_err(side).kind(), std::io::ErrorKind::ConnectionReset, "{name}: {side}");
+    }
 }
 
 #[tokio::test]
@@ -233,7 +282,7 @@ async fn a_target_that_cannot_be_had_resets_the_client_and_is_said_once() {
 }
 
 /// `adit up` with a limit of descriptors.
-fn with_descriptors(bed: &Bed, count: u32) -> Command {
+pub(super) fn with_descriptors(bed: &Bed, count: u32) -> Command {
     // The limit is set for good: `adit up` would raise a soft one.
     let inner = bed.command();
     let mut command = Command::new("sh");

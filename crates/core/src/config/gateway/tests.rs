@@ -180,6 +180,16 @@ fn s6_a_password_is_not_shown() {
 }
 
 #[test]
+fn s6_what_a_variable_holds_is_not_told_with_what_is_wrong() {
+    let text = "gateway: { routes: { a.localhost: { to: 'http://127.0.0.1:1', host_header: 'x ${PW}', timeout: '${PW}', \
+                headers: { remove: ['no ${PW}', 'x-${PW} y'] } } } }";
+    let problems = parse(text).unwrap_err();
+    assert_eq!(problems.len(), 4);
+    let told = problems.to_string();
+    assert!(!told.contains("hunter2") && told.contains("`x ${PW}` cannot be a Host header"), "{told}");
+}
+
+#[test]
 fn a_route_may_be_its_target_alone() {
     let route = gateway("routes: { a.localhost: 'http://127.0.0.1:3000' }").routes.remove(0);
     assert_eq!(route.to.to_string(), "http://127.0.0.1:3000");

@@ -116,6 +116,53 @@ async fn too_many_logins_at_once_are_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_allows_no_sessions_forwards_all_the_same() {
+    let bed = SshBed::with(&["MaxSessions 0"]).await;
+    let forward = bed.forward();
+    ready(&forward).await;
+    let mut open = Vec::new();
+    for _ in 0..20 {
+        open.push(crate::support::open(&forward).await);
+    }
+    for io in &mut open {
+        crate::support::trip(io, b"one of many\n").await.unwrap();
+    }
+    assert_eq!(bed.sshd.logins(), 1, "sessions are counted, and not streams: {}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_in_hardware_is_left_to_openssh_and_named_where_that_is_not_wanted() {
+    let bed = SshBed::new().await;
+    let (key, public) = (bed.sshd.path("id_sk"), bed.sshd.path("id_sk.pub"));
+    std::fs::write(&key, HARDWARE.0).unwrap();
+    std::fs::write(&public, HARDWARE.1).unwrap();
+    std::fs::set_permissions(&key, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    for file in [&key, &public] {
+        let auto = SshOptions { key: Some(file.clone()), ..bed.options() };
+        refusal(&bed.forward_with(auto.clone())).await.has(&["tried what the program ssh has"], &["ssh -v"]);
+        let native = SshOptions { backend: adit_core::target::SshBackend::Native, ..auto };
+        let refused = refusal(&bed.forward_with(native)).await;
+        refused.has(&["id_sk", "a key in hardware"], &["`backend: openssh`"]);
+    }
+    // Beside another one it is passed over.
+    let lines = format!("Host *\n  IdentityFile {}\n  IdentityFile {}\n", key.display(), bed.sshd.key().display());
+    call(&bed.forward_with(SshOptions { key: None, config: Some(bed.config(&lines)), ..bed.options() })).await;
+}
+
+/// A made-up key of a FIDO token, as `ssh-keygen -t ed25519-sk` writes it: what the token is told, and the public half.
+const HARDWARE: (&str, &str) = (
+    "-----BEGIN OPENSSH PRIVATE KEY-----\n\
+     b3BlbnNzaC1rZXktdjEAAAAABG5vbmUAAAAEbm9uZQAAAAAAAAABAAAASgAAABpzay1zc2\n\
+     gtZWQyNTUxOUBvcGVuc3NoLmNvbQAAACAHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n\
+     BwcHBwAAAARzc2g6AAAAqAAAAAUAAAAFAAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY2\n\
+     9tAAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHAAAABHNzaDoBAAAAQAEB\n\
+     AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQ\n\
+     EBAQEBAQEBAQEAAAAAAAAAAm1lAQIDBAUGBw==\n\
+     -----END OPENSSH PRIVATE KEY-----\n",
+    "sk-ssh-ed25519@openssh.com AAAAGnNrLXNzaC1lZDI1NTE5QG9wZW5zc2guY29tAAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHAAAABHNzaDo= me\n",
+);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_banner_that_never_comes_is_not_waited_for_for_ever() {
     let bed = SshBed::new().await;
     let mute = testkit::sshd::mute().await.unwrap();

@@ -1,6 +1,6 @@
 //! Which program is attached to what: for each purpose the best way the kernel permits, with what it said of the others.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 
 use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
@@ -15,6 +15,8 @@ pub(super) struct Attached {
     pub(super) files: Option<OwnedFd>,
     /// The same for those that listen.
     pub(super) listening: Option<OwnedFd>,
+    /// The programs that the kernel runs when something happens.
+    pub(super) hooks: Vec<OwnedFd>,
 }
 
 /// One way to do something.
@@ -94,16 +96,29 @@ const CLOSE: [Try; 2] = [
     },
 ];
 
+/// An attempt that ends for lack of a way there changes no state. Where IPv6 is left out of the kernel, the other alone.
+const UNREACHABLE: [Try; 2] = [
+    Try {
+        name: "fexit",
+        way: "fexit tcp_v6_connect and tcp_v4_connect",
+        programs: &[("connect6_exit", Kind::Exit("tcp_v6_connect")), ("connect4_exit", Kind::Exit("tcp_v4_connect"))],
+    },
+    Try { name: "fexit", way: "fexit tcp_v4_connect", programs: &[("connect4_exit", Kind::Exit("tcp_v4_connect"))] },
+];
+
 /// Attaches all that can be, and notes what was tried.
 pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &mut Vec<Part>) -> Attached {
+    let mut hooks = Vec::new();
+    let mut first = |purpose, tries: &[Try], only| first_of(programs, btf, (purpose, tries, only), parts, &mut hooks);
     // The end first: from the first change of state on, none must be missed.
-    first_of(programs, btf, "close", &CLOSE, None, parts);
+    first("close", &CLOSE, None);
     match options.accept.as_deref() {
         Some("close") => {}
-        Some("sys_exit") => first_of(programs, btf, "accept", &ACCEPT_CALLS, None, parts),
-        only => first_of(programs, btf, "accept", &ACCEPT, only, parts),
+        Some("sys_exit") => first("accept", &ACCEPT_CALLS, None),
+        only => first("accept", &ACCEPT, only),
     }
-    first_of(programs, btf, "state", &STATE, options.state.as_deref(), parts);
+    first("state", &STATE, options.state.as_deref());
+    first("unreachable", &UNREACHABLE, None);
     let mut iterator = |purpose, program: &str, over: &'static str, way| {
         let loaded = load_iterator(programs, btf, program, over);
         let (fd, refused) = match loaded {
@@ -116,7 +131,7 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
     let files = iterator("owners", "files", "task_file", "iter task_file");
     let survey = iterator("survey", "live", "bpf_map_elem", "iter bpf_map_elem");
     let listening = load_iterator(programs, btf, "listening", "task_file").ok();
-    Attached { survey, files, listening }
+    Attached { survey, files, listening, hooks }
 }
 
 /// What cannot be told with what was attached.
@@ -131,6 +146,12 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
     if way.chosen("owners").is_none() {
         missing.push("connections that are older than the monitor");
     }
+    if way.chosen("close").is_none() {
+        missing.push("at once: connections that were reset before their process was known");
+    }
+    if way.chosen("unreachable").is_none() {
+        missing.push("attempts for which there is no route");
+    }
     if way.chosen("survey").is_none() {
         missing.push("bytes and round-trip times of connections that are open");
     }
@@ -141,13 +162,19 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
 fn first_of(
     programs: &mut Ebpf,
     btf: &Btf,
-    purpose: &'static str,
-    tries: &[Try],
-    only: Option<&str>,
+    (purpose, tries, only): (&'static str, &[Try], Option<&str>),
     parts: &mut Vec<Part>,
+    hooks: &mut Vec<OwnedFd>,
 ) {
     for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
-        let refused = one.programs.iter().find_map(|(program, kind)| load(programs, btf, program, *kind).err());
+        let mut attach = |(program, kind): &(&str, Kind)| match load(programs, btf, program, *kind) {
+            Ok(hook) => {
+                hooks.extend(hook);
+                None
+            }
+            Err(refused) => Some(refused),
+        };
+        let refused = one.programs.iter().find_map(&mut attach);
         let works = refused.is_none();
         parts.push(Part { purpose, way: one.way, refused });
         if works {
@@ -156,38 +183,40 @@ fn first_of(
     }
 }
 
-fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<(), String> {
+/// Loads and attaches; gives a descriptor of the program, to ask the kernel about it.
+fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<Option<OwnedFd>, String> {
     let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
     let mut attach = || -> Result<(), ProgramError> {
         match kind {
             Kind::Typed(point) => {
-                let program: &mut BtfTracePoint = program.try_into()?;
+                let program: &mut BtfTracePoint = (&mut *program).try_into()?;
                 program.load(point, btf)?;
                 program.attach().map(drop)
             }
             Kind::Raw(point) => {
-                let program: &mut RawTracePoint = program.try_into()?;
+                let program: &mut RawTracePoint = (&mut *program).try_into()?;
                 program.load()?;
                 program.attach(point).map(drop)
             }
             Kind::Trace(category, point) => {
-                let program: &mut TracePoint = program.try_into()?;
+                let program: &mut TracePoint = (&mut *program).try_into()?;
                 program.load()?;
                 program.attach(category, point).map(drop)
             }
             Kind::Probe(function) => {
-                let program: &mut KProbe = program.try_into()?;
+                let program: &mut KProbe = (&mut *program).try_into()?;
                 program.load()?;
                 program.attach(function, 0).map(drop)
             }
             Kind::Exit(function) => {
-                let program: &mut FExit = program.try_into()?;
+                let program: &mut FExit = (&mut *program).try_into()?;
                 program.load(function, btf)?;
                 program.attach().map(drop)
             }
         }
     };
-    attach().map_err(|error| said(&error))
+    attach().map_err(|error| said(&error))?;
+    Ok(program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()))
 }
 
 fn load_iterator(programs: &mut Ebpf, btf: &Btf, name: &str, over: &str) -> Result<OwnedFd, String> {
@@ -196,7 +225,7 @@ fn load_iterator(programs: &mut Ebpf, btf: &Btf, name: &str, over: &str) -> Resu
         let program: &mut Iter = program.try_into()?;
         program.load(over, btf)?;
         let fd = program.fd()?;
-        Ok(std::os::fd::AsFd::as_fd(fd).try_clone_to_owned()?)
+        Ok(fd.as_fd().try_clone_to_owned()?)
     };
     load().map_err(|error| said(&error))
 }

@@ -1,7 +1,7 @@
 //! Iterators of the kernel: programs that are run over everything of a kind when their file is read.
 
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
 
 /// `BPF_LINK_CREATE`, `BPF_ITER_CREATE` and `BPF_TRACE_ITER` of linux/bpf.h.
@@ -47,14 +47,19 @@ pub(super) fn over_all(program: BorrowedFd<'_>) -> io::Result<File> {
 }
 
 /// Runs one whose program does all the work in the kernel.
-pub(super) fn run(mut file: File) -> io::Result<()> {
+pub(super) fn run(mut file: impl Read) -> io::Result<()> {
     let mut buffer = [0; 4096];
+    while read(&mut file, &mut buffer)? > 0 {}
+    Ok(())
+}
+
+/// The next bytes, none at the end. The kernel stops after each million of things of which there was nothing to tell, and
+/// says "try again": there is more.
+pub(super) fn read(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        match file.read(&mut buffer) {
-            Ok(0) => return Ok(()),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+        match file.read(buffer) {
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            done => return done,
         }
     }
 }
@@ -92,4 +97,29 @@ fn bpf<T>(command: libc::c_long, attr: &mut T) -> io::Result<OwnedFd> {
 /// A descriptor's number; one that is open is never negative.
 fn number(fd: BorrowedFd<'_>) -> u32 {
     u32::try_from(fd.as_raw_fd()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As the kernel's file is read while it looks through more than a million things of which nothing is told.
+    struct Halting(Vec<io::Result<usize>>);
+
+    impl Read for Halting {
+        fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+            self.0.pop().unwrap_or(Ok(0))
+        }
+    }
+
+    #[test]
+    fn an_iterator_that_stops_to_be_asked_again_is_read_to_its_end() {
+        let halts = || Err(io::ErrorKind::WouldBlock.into());
+        let mut file = Halting(vec![Ok(5), halts(), halts(), Ok(7), halts()]);
+        assert_eq!(read(&mut file, &mut [0; 8]).unwrap(), 7);
+        run(&mut file).unwrap();
+        assert!(file.0.is_empty());
+        let mut broken = Halting(vec![Ok(1), Err(io::ErrorKind::OutOfMemory.into())]);
+        assert_eq!(run(&mut broken).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+    }
 }

@@ -29,7 +29,6 @@ pub struct LeafResolver {
     authority: Arc<Authority>,
     key: KeyPair,
     signer: Arc<dyn SigningKey>,
-    default_name: String,
     leaves: Mutex<Leaves>,
 }
 
@@ -42,14 +41,7 @@ impl LeafResolver {
         let key = new_key()?;
         let signer = signer(&key)?;
         let leaves = Mutex::new(Leaves::new(CAPACITY));
-        Ok(Self { authority, key, signer, default_name: DEFAULT_NAME.to_owned(), leaves })
-    }
-
-    /// Another name than `localhost` for clients that ask for none.
-    #[must_use]
-    pub fn with_default_name(mut self, name: &str) -> Self {
-        self.default_name = canonical(name);
-        self
+        Ok(Self { authority, key, signer, leaves })
     }
 
     /// The authority that issues.
@@ -67,24 +59,18 @@ impl LeafResolver {
     }
 
     fn certificate_at(&self, name: Option<&str>, now: SystemTime) -> Result<Arc<CertifiedKey>, TlsError> {
-        let name = name.map_or_else(|| self.default_name.clone(), canonical);
+        let name = canonical(name.unwrap_or(DEFAULT_NAME));
         if let Some(leaf) = self.leaves().get(&name, now) {
             return Ok(leaf);
         }
         // Signed without the lock. Two handshakes that ask for a new name at once sign twice; the later one is kept.
-        let (certificate, not_after) = self.authority.issue(&self.names(&name), &self.key, now)?;
+        let (certificate, not_after) = self.authority.issue(&names(&name), &self.key, now)?;
         let chain = vec![certificate, self.authority.certificate.clone()];
         let leaf = Arc::new(CertifiedKey::new(chain, Arc::clone(&self.signer)));
         // Made again when a quarter of its life is left, so that no visit begins with one about to end.
         let left = not_after.duration_since(now).unwrap_or_default();
         self.leaves().put(name, Arc::clone(&leaf), now + left / 4 * 3);
         Ok(leaf)
-    }
-
-    fn names(&self, name: &str) -> Vec<String> {
-        let more = if name == self.default_name { &LOOPBACK[..] } else { &[] };
-        let more = more.iter().filter(|address| **address != name).map(|address| (*address).to_owned());
-        std::iter::once(name.to_owned()).chain(more).collect()
     }
 
     fn leaves(&self) -> MutexGuard<'_, Leaves> {
@@ -154,6 +140,12 @@ impl Leaves {
             self.by_name.remove(&oldest);
         }
     }
+}
+
+/// What a name's certificate is for.
+fn names(name: &str) -> Vec<String> {
+    let more = if name == DEFAULT_NAME { &LOOPBACK[..] } else { &[] };
+    std::iter::once(name).chain(more.iter().copied()).map(str::to_owned).collect()
 }
 
 /// Host names are compared without case and without the final dot; addresses come with or without brackets.

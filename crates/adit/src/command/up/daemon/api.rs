@@ -141,6 +141,8 @@ impl Api {
     async fn command(&self, verb: Verb, chosen: &Chosen) -> Response<Lines> {
         match self.daemon.command(verb, chosen).await {
             Ok(value) => ok(&value),
+            // Whatever it was: the other one knows.
+            Err(_) if self.daemon.hands_over() || self.daemon.was_taken_over() => misdirected(),
             Err(failure) if self.daemon.ends() && failure.kind() == Fault::Upstream => unavailable(&failure),
             Err(failure) => failed(&failure),
         }
@@ -221,12 +223,14 @@ impl Handler for Api {
         let Some(path) = path.strip_prefix("/v1/") else {
             return not_found("everything is below /v1/; see /v1/openapi.json");
         };
-        if self.daemon.was_taken_over() {
-            // It knows nothing of what is, and what it did would be undone; the same socket leads to the other one.
-            let text = "another process has just taken over; ask again";
-            return problem(StatusCode::MISDIRECTED_REQUEST, "internal", text, None);
-        }
         let path: Vec<&str> = path.split('/').collect();
+        let is_of_daemon = matches!(path.as_slice(), ["shutdown" | "handover"]);
+        // It knows nothing of what is, and what it did would be undone; the same socket leads to the other one. That is so
+        // of changes from the moment on in which the other one may have read how things are.
+        let is_late = head.method == Method::POST && !is_of_daemon && self.daemon.hands_over();
+        if is_late || self.daemon.was_taken_over() {
+            return misdirected();
+        }
         if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
             return unavailable(&ending::refused());
         }
@@ -296,6 +300,11 @@ pub(super) fn not_found(text: &str) -> Response<Lines> {
 fn failed(failure: &Failure) -> Response<Lines> {
     let status = StatusCode::from_u16(http_status(failure.kind())).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     with_failure(status, failure)
+}
+
+/// Another process is the daemon, or is about to be.
+fn misdirected() -> Response<Lines> {
+    problem(StatusCode::MISDIRECTED_REQUEST, "internal", "another process takes over; ask again", None)
 }
 
 /// The daemon is ending.

@@ -4,11 +4,12 @@
 use std::collections::BTreeMap;
 use std::process::Stdio;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use runtime::scope::Scope;
 use tokio::process::Command;
+use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::journal::Entry;
@@ -100,44 +101,69 @@ fn cut(text: &str) -> String {
 
 /// Shows what happens, until the end.
 pub(super) fn follow(scope: &Scope, daemon: &Arc<Daemon>) {
-    let (until, mut events, weak) = (scope.clone(), daemon.journal.listen(), Arc::downgrade(daemon));
+    let (until, events, weak) = (scope.clone(), daemon.journal.listen(), Arc::downgrade(daemon));
+    let is_wanted = move || weak.upgrade().map(|daemon| daemon.notifies.load(Ordering::Relaxed));
     scope.spawn("desktop notifications", async move {
-        let mut troubles = Troubles::default();
-        let mut told = false;
-        loop {
-            let due = troubles.poll_timeout();
-            let event = tokio::select! {
-                biased;
-                () = until.drained() => return,
-                event = events.recv() => match event {
-                    Ok(entry) => Some(entry),
-                    Err(RecvError::Lagged(_)) => continue,
-                    Err(RecvError::Closed) => return,
-                },
-                () = wait(due) => None,
-            };
-            let Some(daemon) = weak.upgrade() else { return };
-            if !daemon.notifies.load(Ordering::Relaxed) {
-                troubles = Troubles::default();
-                continue;
-            }
-            drop(daemon);
-            let now = Instant::now();
-            if let Some(entry) = event
-                && let Some(name) = &entry.name
-            {
-                let (event, text) = told_by(&entry);
-                troubles.handle_event(now, &event, name, &text);
-            }
-            for shown in troubles.poll_shown(now) {
+        let told = Arc::new(AtomicBool::new(false));
+        let showing = watch(events, is_wanted, move |shown| {
+            let told = Arc::clone(&told);
+            async move {
                 if let Err(error) = show(&shown).await
-                    && !std::mem::replace(&mut told, true)
+                    && !told.swap(true, Ordering::Relaxed)
                 {
                     tracing::warn!(%error, "daemon.notify: {PROGRAM} cannot be used");
                 }
             }
+        });
+        tokio::select! {
+            biased;
+            () = until.drained() => {}
+            () = showing => {}
         }
     });
+}
+
+/// Shows what lasts, until there are no more events, or nobody is there any more who wants or does not want it.
+async fn watch<F: Future<Output = ()>>(
+    mut events: Receiver<Arc<Entry>>,
+    is_wanted: impl Fn() -> Option<bool>,
+    mut show: impl FnMut(Shown) -> F,
+) {
+    let mut troubles = Troubles::default();
+    loop {
+        let due = troubles.poll_timeout();
+        let event = tokio::select! {
+            biased;
+            event = events.recv() => match event {
+                Ok(entry) => Some(entry),
+                Err(RecvError::Lagged(_)) => {
+                    // Who was in trouble may be back without our having heard of it.
+                    troubles = Troubles::default();
+                    continue;
+                }
+                Err(RecvError::Closed) => return,
+            },
+            () = wait(due) => None,
+        };
+        match is_wanted() {
+            Some(true) => {}
+            Some(false) => {
+                troubles = Troubles::default();
+                continue;
+            }
+            None => return,
+        }
+        let now = tokio::time::Instant::now().into_std();
+        if let Some(entry) = event
+            && let Some(name) = &entry.name
+        {
+            let (event, text) = told_by(&entry);
+            troubles.handle_event(now, &event, name, &text);
+        }
+        for shown in troubles.poll_shown(now) {
+            show(shown).await;
+        }
+    }
 }
 
 fn told_by(entry: &Entry) -> (String, String) {
@@ -193,6 +219,39 @@ mod tests {
         assert_eq!((troubles.poll_shown(now + 2 * LASTS), troubles.poll_timeout()), (vec![], None));
         troubles.handle_event(now, "ready", "db", "");
         assert_eq!(troubles.poll_shown(now)[0].title, "adit: db is back");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_may_be_back_without_our_having_heard_of_it_is_not_shown() {
+        let (sender, events) = tokio::sync::broadcast::channel(2);
+        let happens = |event: &str, name: &str| {
+            let line = serde_json::json!({ "event": event, "text": "a text" }).to_string();
+            let _ = sender.send(Arc::new(Entry { line, name: Some(name.to_owned()) }));
+        };
+        let mut shown = Vec::new();
+        let watching = watch(
+            events,
+            || Some(true),
+            |one| {
+                shown.push(one.title);
+                std::future::ready(())
+            },
+        );
+        let life = async {
+            happens("lost", "db");
+            // It is heard of before more happens than there is room for.
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            happens("back", "db");
+            happens("ready", "other");
+            happens("ready", "other");
+            happens("lost", "web");
+            tokio::time::sleep(4 * LASTS).await;
+        };
+        tokio::select! {
+            () = watching => {}
+            () = life => {}
+        }
+        assert_eq!(shown, ["adit: web is down"]);
     }
 
     #[test]

@@ -80,6 +80,8 @@ pub(super) enum NotHandedOver {
 pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedOver> {
     let turn = Turn::take(daemon)?;
     let failed = NotHandedOver::Failed;
+    // Whoever was faster has its wish written down before the successor reads them; whoever comes later asks the successor.
+    daemon.settled().await.map_err(failed)?;
     let program = program().map_err(failed)?;
     let entrances = daemon.sockets().await.map_err(failed)?;
     let doors = daemon.doors.sockets().map_err(|error| failed(internal(&error)))?;

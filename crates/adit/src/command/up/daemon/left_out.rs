@@ -64,12 +64,10 @@ pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
             let handle = tokio::runtime::Handle::current();
             let tried = task_scope.spawn_blocking("left out", move || {
                 let _inside = handle.enter();
-                let mut running = lock(&running);
-                running.try_again();
-                running.wants_address()
+                lock(&running).try_again();
             });
             // It fails only at the end of everything.
-            if tried.await.unwrap_or(false) {
+            if tried.await.is_ok() {
                 daemon.reload_again().await;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{BufRead as _, BufReader, Seek as _, SeekFrom};
+use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -20,6 +20,8 @@ const LINES: usize = 100;
 const LINES_MAX: usize = 1_000_000;
 /// The most that a request may ask for: a daemon keeps them until they are sent.
 const ASKED_MAX: usize = 10_000;
+/// What happened just now is within so many bytes of the end of a log.
+const TAIL: u64 = 1024 * 1024;
 /// Lines of news that are taken at once.
 const NEWS: usize = 1000;
 
@@ -257,15 +259,30 @@ impl Reader {
     }
 }
 
-/// What a daemon that has ended has cut off, by its process id; nothing when its log does not say.
+/// What a daemon that has just ended has cut off, by its process id; nothing when its log does not say.
 pub(in crate::command) fn cut_off(logs: &Logs, pid: u32) -> Vec<String> {
-    let ended = Wanted { lines: 1, grep: Some("\"event\":\"ended\"".into()), ..Wanted::default() };
-    let last = Reader::new(logs, ended).next_lines().pop();
-    let last: Value = last.and_then(|line| serde_json::from_str(&line).ok()).unwrap_or_default();
-    if last["pid"] != pid {
-        return Vec::new();
-    }
-    last["cut"].as_array().into_iter().flatten().filter_map(|cut| cut.as_str().map(str::to_owned)).collect()
+    let path = logs.daemon();
+    // It may have been put aside since: another daemon may run.
+    let files = [path.clone(), aside(&path, 1)];
+    let ended = files.iter().filter_map(|path| tail(path).ok()).find_map(|text| {
+        let text = String::from_utf8_lossy(&text).into_owned();
+        let ends = text.lines().rev().filter(|line| line.contains("\"event\":\"ended\""));
+        let mut ends = ends.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        // A process that was replaced may end later than the one that replaced it.
+        ends.find(|entry| entry["pid"] == pid)
+    });
+    let ended = ended.unwrap_or_default();
+    ended["cut"].as_array().into_iter().flatten().filter_map(|cut| cut.as_str().map(str::to_owned)).collect()
+}
+
+/// The end of a file, which may begin within a line.
+fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut file = File::open(path)?;
+    let from = file.metadata()?.len().saturating_sub(TAIL);
+    file.seek(SeekFrom::Start(from))?;
+    let mut text = Vec::new();
+    file.take(TAIL).read_to_end(&mut text)?;
+    Ok(text)
 }
 
 /// Where a log is, for `--path`.
@@ -347,6 +364,22 @@ mod tests {
         let since = Some(timestamp::from_unix(1_700_000_001));
         assert_eq!(read(Wanted { since, ..Wanted::default() }), 2);
         assert_eq!(read(Wanted { until: since, ..Wanted::default() }), 2);
+    }
+
+    #[test]
+    fn what_a_daemon_has_cut_off_is_found_though_another_one_ended_after_it() {
+        let (_directory, logs) = logs();
+        let ended = |pid: u32, cut: &str| format!(r#"{{"event":"ended","text":"ended","pid":{pid},"cut":["{cut}"]}}"#);
+        let mut text = format!("{}\n", ended(7, "an earlier one"));
+        text.push_str(&format!("{}\n", line(0, "info", &"x".repeat(900))).repeat(2000));
+        text.push_str(&format!("{}\n{}\n{}\n", ended(7, "web"), ended(8, "db"), line(1, "info", "more")));
+        std::fs::write(logs.daemon(), &text).unwrap();
+        assert_eq!((cut_off(&logs, 7), cut_off(&logs, 8)), (vec!["web".to_owned()], vec!["db".to_owned()]));
+        assert!(cut_off(&logs, 9).is_empty());
+        // It was put aside in between.
+        std::fs::rename(logs.daemon(), aside(&logs.daemon(), 1)).unwrap();
+        std::fs::write(logs.daemon(), format!("{}\n", line(2, "info", "another one"))).unwrap();
+        assert_eq!(cut_off(&logs, 8), ["db"]);
     }
 
     #[test]

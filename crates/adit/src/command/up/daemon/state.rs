@@ -86,6 +86,8 @@ struct Known {
     /// As it is written.
     file: AgentFile,
     desired: Desired,
+    /// The version of the file that was refused for an address that cannot be had: it is tried again.
+    waiting: Option<Read>,
     /// Why the wishes are not written down. They hold, and are written with the next change that can be.
     unsaved: Option<String>,
 }
@@ -107,6 +109,16 @@ pub(super) struct Parts {
     pub(super) desired: Desired,
     pub(super) presence: Presence,
     pub(super) notify: Notify,
+}
+
+/// Why something is to be put in force.
+enum Cause {
+    /// The file has changed, or somebody wants it to be read again.
+    File,
+    /// An address that a version of the file was refused for may be free.
+    Address,
+    /// Somebody wants something of forwards, and some of them anew.
+    Command { wish: Box<dyn FnOnce(&mut Desired) + Send>, renew: Vec<String> },
 }
 
 /// Which forwards a command is about.
@@ -155,7 +167,7 @@ impl Daemon {
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
             mistake: Mutex::default(),
-            known: Mutex::new(Known { file, desired, unsaved: None }),
+            known: Mutex::new(Known { file, desired, waiting: None, unsaved: None }),
         })
     }
 
@@ -178,6 +190,16 @@ impl Daemon {
         *self.ending.borrow() == Some(Ending::TakenOver)
     }
 
+    /// Whether another process is being made the daemon: what is wished here would be lost.
+    pub(super) fn hands_over(&self) -> bool {
+        self.hands_over.load(Ordering::Acquire)
+    }
+
+    /// Waits for the change that is under way, with what it writes down.
+    pub(super) async fn settled(self: &Arc<Self>) -> Result<(), Failure> {
+        self.look(|daemon| drop(daemon.known())).await
+    }
+
     /// From now on the lock names this process.
     pub(super) fn sign(&self) -> Result<(), Failure> {
         self.presence.sign().map_err(|error| internal(&error))
@@ -188,7 +210,7 @@ impl Daemon {
         let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
         let looked = self.scope.spawn_blocking("presence", move || {
             let _inside = handle.enter();
-            if !daemon.ends() && !daemon.hands_over.load(Ordering::Acquire) {
+            if !daemon.ends() && !daemon.hands_over() {
                 daemon.presence.restore(&daemon);
             }
         });
@@ -339,7 +361,7 @@ impl Daemon {
     pub(super) async fn reload(self: &Arc<Self>) -> Result<Change, Failure> {
         self.notify.reloading();
         self.be_found().await;
-        let changed = self.change(None::<fn(&mut Desired)>, Vec::new()).await;
+        let changed = self.change(Cause::File).await.map(Option::unwrap_or_default);
         self.notify.reloaded();
         match &changed {
             Ok(change) => {
@@ -354,14 +376,16 @@ impl Daemon {
         changed
     }
 
-    /// Tries once more to put the file in force that was refused for an address; another reason is told, the same is not.
+    /// Tries once more to put the version of the file in force that was refused for an address; another reason is told, the
+    /// same is not. The file is not read: it may be half written just now, and whoever watches it knows when it is whole.
     pub(super) async fn reload_again(self: &Arc<Self>) {
         let before = self.mistake()["text"].clone();
         if before.is_null() || self.ends() {
             return;
         }
-        match self.change(None::<fn(&mut Desired)>, Vec::new()).await {
-            Ok(change) => {
+        match self.change(Cause::Address).await {
+            Ok(None) => {}
+            Ok(Some(change)) => {
                 self.reloads.fetch_add(1, Ordering::Relaxed);
                 self.view.reloaded(&change);
             }
@@ -387,7 +411,7 @@ impl Daemon {
             }
             desired.set(&list, if verb == Verb::Stop { Wish::Stopped } else { Wish::Started });
         };
-        self.change(Some(wish), renew).await?;
+        self.change(Cause::Command { wish: Box::new(wish), renew }).await?;
         for name in &names {
             let text = match forget {
                 true => format!("{name}: as the file says, by a user"),
@@ -477,18 +501,15 @@ impl Daemon {
         Ok(names)
     }
 
-    /// Changes wishes, unless it is the file's turn alone, reads the file again, and puts the result in force, or changes nothing.
-    async fn change(
-        self: &Arc<Self>,
-        wish: Option<impl FnOnce(&mut Desired) + Send + 'static>,
-        renew: Vec<String>,
-    ) -> Result<Change, Failure> {
+    /// Puts the file with what is wished in force, or changes nothing. Nothing is to be done when no version of it waits
+    /// for an address.
+    async fn change(self: &Arc<Self>, cause: Cause) -> Result<Option<Change>, Failure> {
         // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
         let handle = tokio::runtime::Handle::current();
         let daemon = Arc::clone(self);
         let changed = self.scope.spawn_blocking("change", move || {
             let _inside = handle.enter();
-            daemon.change_now(wish, &renew)
+            daemon.change_now(cause)
         });
         match changed.await {
             Ok(changed) => changed,
@@ -496,18 +517,21 @@ impl Daemon {
         }
     }
 
-    /// Keeps in mind whether the file as it is now could be put in force.
-    fn remember<T>(&self, changed: Result<T, Failure>) -> Result<T, Failure> {
+    /// Keeps in mind why the file as it is now could not be put in force. Since when holds until it is in force.
+    fn blame(&self, failure: &Failure) {
         let mut mistake = self.mistake.lock().unwrap_or_else(PoisonError::into_inner);
-        *mistake = match (&changed, mistake.take()) {
-            (Ok(_), _) => None,
-            (Err(failure), before) => {
-                let since = before.map_or_else(SystemTime::now, |(since, _)| since);
-                Some((since, failure.clone()))
-            }
-        };
-        drop(mistake);
-        changed
+        let since = mistake.take().map_or_else(SystemTime::now, |(since, _)| since);
+        *mistake = Some((since, failure.clone()));
+    }
+
+    fn blamed<T>(&self, changed: Result<T, Failure>) -> Result<T, Failure> {
+        changed.inspect_err(|failure| self.blame(failure))
+    }
+
+    /// The file as it is now is in force, whoever had it read.
+    fn in_force(&self) {
+        *self.mistake.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.view.in_force();
     }
 
     fn mistake(&self) -> Value {
@@ -520,13 +544,8 @@ impl Daemon {
         })
     }
 
-    fn change_now(
-        self: &Arc<Self>,
-        wish: Option<impl FnOnce(&mut Desired)>,
-        renew: &[String],
-    ) -> Result<Change, Failure> {
-        let is_command = wish.is_some();
-        let mut known = self.known();
+    /// The file as it is now, if it may take the place of the version in force.
+    fn read(&self, known: &Known) -> Result<Read, Failure> {
         let read = self.source.read().map_err(of_its_start);
         if let Ok(read) = &read {
             // Should it be refused for one of them, that one is mended without a change of the file.
@@ -534,27 +553,57 @@ impl Daemon {
         }
         // What is started and stopped is no change of the file.
         let checked = |read: Read| read.check(&known.file).map(|()| read);
-        let read = read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) });
-        let read = self.remember(read)?;
+        self.blamed(read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) }))
+    }
+
+    fn change_now(self: &Arc<Self>, cause: Cause) -> Result<Option<Change>, Failure> {
+        let mut known = self.known();
+        let (read, wish, renew) = match cause {
+            Cause::File => {
+                known.waiting = None;
+                (self.read(&known)?, None, Vec::new())
+            }
+            Cause::Address => match known.waiting.clone() {
+                Some(read) => (read, None, Vec::new()),
+                None => return Ok(None),
+            },
+            // The successor may have read what was wished before: it is to be asked.
+            Cause::Command { .. } if self.hands_over() => return Err(super::ending::refused()),
+            Cause::Command { wish, renew } => (self.read(&known)?, Some(wish), renew),
+        };
+        let is_command = wish.is_some();
         // Not from the disk: what could not be written there holds as well.
         let mut desired = known.desired.clone();
         if let Some(wish) = wish {
             wish(&mut desired);
         }
-        let (next, as_written) = overlaid(read, &desired);
+        let (next, as_written) = overlaid(read.clone(), &desired);
         let own = as_written.daemon.clone();
         let (token, spoiled) = match Doors::token(&own, &self.place.token()) {
             // What is asked for of forwards has nothing to do with it: the port goes on with the token it has.
             Err(failure) if is_command && own == known.file.daemon => (None, Some(failure)),
-            token => (self.remember(token)?, None),
+            token => (self.blamed(token)?, None),
         };
-        let (change, snapshot) = {
+        let (applied, wants_address) = {
             let mut running = lock(&self.running);
-            running.renew(renew);
-            (self.remember(running.apply(&next))?, running.snapshot())
+            running.renew(&renew);
+            let applied = running.apply(&next).map(|change| (change, running.snapshot()));
+            (applied, running.wants_address())
         };
-        if let Some(failure) = spoiled {
-            let _ = self.remember::<()>(Err(failure));
+        let (change, snapshot) = match applied {
+            Ok(applied) => applied,
+            // What was asked for of forwards is no mistake of the file, and is not tried again.
+            Err(failure) if is_command => return Err(failure),
+            Err(failure) => {
+                known.waiting = wants_address.then_some(read);
+                self.blame(&failure);
+                return Err(failure);
+            }
+        };
+        known.waiting = None;
+        match &spoiled {
+            Some(failure) => self.blame(failure),
+            None => self.in_force(),
         }
         self.view.exposed(&snapshot);
         if own != known.file.daemon || token.is_some() {
@@ -569,12 +618,20 @@ impl Daemon {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
         desired.keep_only(&as_written);
-        let unsaved = desired.save().err().map(|error| format!("{}: {error}", self.place.desired().display()));
-        if let Some(reason) = &unsaved {
-            tracing::warn!(reason, "what was started and stopped will be forgotten when the daemon ends");
+        // While another process takes over the wishes are its own: it may know of more.
+        if is_command || !self.hands_over() {
+            known.unsaved = self.save(&mut desired);
         }
-        *known = Known { file: as_written, desired, unsaved };
-        Ok(change)
+        (known.file, known.desired) = (as_written, desired);
+        Ok(Some(change))
+    }
+
+    /// Writes the wishes down; why not.
+    fn save(&self, desired: &mut Desired) -> Option<String> {
+        let error = desired.save().err()?;
+        let reason = format!("{}: {error}", self.place.desired().display());
+        tracing::warn!(reason, "what was started and stopped will be forgotten when the daemon ends");
+        Some(reason)
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -651,3 +708,6 @@ pub(super) fn internal(error: &std::io::Error) -> Failure {
 pub(super) fn control(error: &runtime::control::ControlError) -> Failure {
     failure(error)
 }
+
+#[cfg(test)]
+mod tests;

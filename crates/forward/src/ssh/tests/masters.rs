@@ -1,0 +1,49 @@
+//! Masters of OpenSSH that are replaced.
+
+use super::super::bastion::Way;
+use super::super::error::SshError;
+use super::*;
+
+fn by_openssh(bed: &Bed) -> Arc<Bastion> {
+    let mut server = bed.server();
+    server.options.backend = SshBackend::OpenSsh;
+    bed.servers.bastion(&server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_late_end_of_an_old_master_leaves_its_successor_alone() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = by_openssh(&bed);
+    let mut io = bed.say(&bastion, "echo\n").await;
+    trip(&mut io, b"before").await;
+    let Ok(Way::OpenSsh(old)) = bastion.way(&bed.scope).await else { panic!("a master") };
+    bastion.wake();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by its successor").await;
+    let late = || SshError::BadKey { server: "bastion".to_owned(), reason: "late".to_owned() };
+    bastion.openssh_failed(&Arc::downgrade(&old), late());
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by its successor still").await;
+    assert_eq!(bed.sshd.logins(), 2);
+    // The end of the one in use counts.
+    let Ok(Way::OpenSsh(new)) = bastion.way(&bed.scope).await else { panic!("a master") };
+    bastion.openssh_failed(&Arc::downgrade(&new), late());
+    assert!(within(bastion.way(&bed.scope)).await.is_err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_master_that_is_to_be_proven_is_left_for_a_successor_and_not_before() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = by_openssh(&bed);
+    let mut old = bed.say(&bastion, "echo\n").await;
+    trip(&mut old, b"before").await;
+    bastion.prove();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by its successor").await;
+    assert_eq!(bed.sshd.logins(), 2);
+    trip(&mut old, b"its streams stay").await;
+    // No successor: the one that is there stays.
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    bastion.prove();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by the same").await;
+    bastion.prove();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by the same, and nobody is asked so soon again").await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
