@@ -1,19 +1,29 @@
 //! Drives a source: takes its records into the table, looks through everything now and then, and says when it fails.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{ConnectionId, Record};
+use crate::decode::{ConnectionId, ProcessId, Record};
+use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
 use crate::source::{Counts, Source, SourceError, Way};
 use crate::table::{Limits, Table};
 
 /// How often events are taken when nobody wakes us.
 const TAKE: Duration = Duration::from_millis(100);
-/// How often dead processes are looked for.
+/// How often dead processes are looked for, and how often when there is soon no room for more.
 const EXPIRE: Duration = Duration::from_secs(10);
+const EXPIRE_TIGHT: Duration = Duration::from_secs(1);
+/// Processes that are looked at each time: some 10 ms.
+const EXPIRE_MOST: usize = 1_024;
+/// Where /proc does not tell whether a process lives, it is taken for dead when it was not seen for so long.
+const UNSEEN: Duration = Duration::from_secs(900);
+/// Records that are looked up together, so that the table is not held meanwhile.
+const BATCH: usize = 512;
+/// An agent that was not heard of for so long hangs: far longer than a look through a busy machine takes.
+const HANGS: Duration = Duration::from_secs(60);
 /// Looking for owners takes at most this part of the time.
 const OWNERS_PART: u32 = 50;
 /// Owners are looked for at least so often, for what hooks have missed.
@@ -30,6 +40,12 @@ pub struct Shared {
     counts: Mutex<Counts>,
     way: Way,
     stop: AtomicBool,
+    /// When the agent was last heard of, in milliseconds since the system started; 0 before it runs.
+    beat: AtomicU64,
+    /// How often it looks through everything.
+    every: Duration,
+    /// Connections that the kernel's map had at the last survey.
+    kept: AtomicUsize,
 }
 
 impl Shared {
@@ -48,6 +64,26 @@ impl Shared {
     #[must_use]
     pub const fn way(&self) -> &Way {
         &self.way
+    }
+
+    /// What monitoring reads. The table is held for a copy, not for the text.
+    #[must_use]
+    pub fn metrics(&self) -> String {
+        let kept = (self.way.capacity > 0).then(|| self.kept.load(Ordering::Relaxed));
+        let snapshot = Snapshot::of(&self.table(), kept);
+        metrics::text(&snapshot, &self.counts(), &self.way)
+    }
+
+    /// For how long the agent was not heard of, when that is too long.
+    #[must_use]
+    pub fn hangs(&self) -> Option<Duration> {
+        let beat = self.beat.load(Ordering::Relaxed);
+        let silent = now().saturating_sub(Duration::from_millis(beat));
+        (beat > 0 && silent > HANGS + self.every * 2).then_some(silent)
+    }
+
+    fn beat(&self) {
+        self.beat.store(u64::try_from(now().as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// Whether it was told to end.
@@ -83,8 +119,15 @@ impl Agent {
         let way = source.way().clone();
         // What the kernel has room for has room here.
         limits.connections = limits.connections.max(way.capacity);
-        let stop = AtomicBool::new(false);
-        let shared = Shared { table: Mutex::new(Table::new(limits)), counts: Mutex::default(), way, stop };
+        let shared = Shared {
+            table: Mutex::new(Table::new(limits)),
+            counts: Mutex::default(),
+            way,
+            stop: AtomicBool::new(false),
+            beat: AtomicU64::new(0),
+            every,
+            kept: AtomicUsize::new(0),
+        };
         Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, gone: HashSet::new() }
     }
 
@@ -110,6 +153,7 @@ impl Agent {
         let (mut surveyed, mut expired, mut reconciled) = (None::<Duration>, now(), now());
         let mut owners_every = self.every;
         while !self.shared.is_stopped() {
+            self.shared.beat();
             let at = now();
             let is_due = |last: Duration, every: Duration| at.saturating_sub(last) >= every;
             let unowned = self.shared.table().has_unowned();
@@ -124,8 +168,9 @@ impl Agent {
             } else {
                 self.take()?;
             }
-            if is_due(expired, EXPIRE) {
-                self.shared.table().expire(at, names::is_alive);
+            let is_tight = self.shared.table().is_tight();
+            if is_due(expired, if is_tight { EXPIRE_TIGHT } else { EXPIRE }) {
+                self.expire(at);
                 expired = at;
             }
             self.source.wait(TAKE.min(self.every));
@@ -139,11 +184,10 @@ impl Agent {
     /// # Errors
     /// When the source fails.
     pub fn take(&mut self) -> Result<(), SourceError> {
-        let at = now();
         let Self { source, shared, names, listener, .. } = self;
-        let mut table = shared.table();
-        source.events(&mut |record| note(&mut table, names, listener.as_mut(), at, &record))?;
-        drop(table);
+        let mut batch = Batch::new(shared, names, listener.as_mut());
+        source.events(&mut |record| batch.push(record))?;
+        batch.flush();
         let counts = source.counts()?;
         *shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
         Ok(())
@@ -160,17 +204,21 @@ impl Agent {
         let mut gone = HashSet::new();
         {
             let Self { source, shared, names, .. } = self;
-            let mut table = shared.table();
             if finds_all {
-                table.begin_survey();
+                shared.table().begin_survey();
             }
+            let mut batch = Batch::new(shared, names, None);
+            let mut kept = 0;
             source.survey(&mut |record| {
+                kept += 1;
                 if record.gone {
                     gone.insert(record.id);
                 } else {
-                    note(&mut table, names, None, at, &record);
+                    batch.push(record);
                 }
             })?;
+            batch.flush();
+            shared.kept.store(kept, Ordering::Relaxed);
         }
         // What ended since is in here; only then is it known whose end was missed.
         self.take()?;
@@ -194,11 +242,26 @@ impl Agent {
     /// What there were too many of to be told singly.
     fn take_folded(&mut self, at: Duration) -> Result<(), SourceError> {
         let Self { source, shared, names, .. } = self;
+        let mut all = Vec::new();
+        source.folded(&mut |folded| all.push(folded))?;
+        let places: Vec<_> = all.iter().map(|folded| names.place(at, &folded.owner)).collect();
         let mut table = shared.table();
-        source.folded(&mut |folded| {
-            let place = names.place(&folded.owner);
-            table.handle_folded(at, &folded, place.as_ref());
-        })
+        for (folded, place) in all.iter().zip(&places) {
+            table.handle_folded(at, folded, place.as_ref());
+        }
+        Ok(())
+    }
+
+    /// Drops what is over for a while. Whether processes live is asked without holding the table.
+    fn expire(&self, at: Duration) {
+        // A poll tells the processes that are in /proc here.
+        let can_ask = self.shared.way.source != "ebpf" || names::sees_all_processes();
+        let is_dead = |(id, seen): &(ProcessId, Duration)| {
+            if can_ask { !names::is_alive(*id) } else { at.saturating_sub(*seen) > UNSEEN }
+        };
+        let idle = self.shared.table().idle(at, EXPIRE_MOST);
+        let dead: HashSet<ProcessId> = idle.into_iter().filter(is_dead).map(|(id, _)| id).collect();
+        self.shared.table().expire(at, |id| !dead.contains(&id));
     }
 
     /// The source's own part: for tests, and for whoever drives it in another way.
@@ -207,11 +270,39 @@ impl Agent {
     }
 }
 
-fn note(table: &mut Table, names: &mut Names, listener: Option<&mut Listener>, at: Duration, record: &Record) {
-    let place = record.owner.and_then(|owner| names.place(&owner));
-    table.handle_record(at, record, place.as_ref());
-    if let Some(listener) = listener {
-        listener(record, place.as_deref());
+/// Records on their way into the table: names are looked up before it is taken hold of.
+struct Batch<'a> {
+    shared: &'a Shared,
+    names: &'a mut Names,
+    listener: Option<&'a mut Listener>,
+    records: Vec<(Record, Option<Arc<str>>)>,
+}
+
+impl<'a> Batch<'a> {
+    fn new(shared: &'a Shared, names: &'a mut Names, listener: Option<&'a mut Listener>) -> Self {
+        Self { shared, names, listener, records: Vec::new() }
+    }
+
+    fn push(&mut self, record: Record) {
+        let place = record.owner.and_then(|owner| self.names.place(now(), &owner));
+        self.records.push((record, place));
+        if self.records.len() >= BATCH {
+            self.flush();
+        }
+    }
+
+    fn flush(&mut self) {
+        let at = now();
+        let mut table = self.shared.table();
+        for (record, place) in &self.records {
+            table.handle_record(at, record, place.as_ref());
+        }
+        drop(table);
+        for (record, place) in self.records.drain(..) {
+            if let Some(listener) = self.listener.as_mut() {
+                listener(&record, place.as_deref());
+            }
+        }
     }
 }
 
@@ -294,6 +385,72 @@ mod tests {
 
     fn agent(script: Script) -> Agent {
         Agent::new(Box::new(script), Limits::default(), Duration::from_secs(1))
+    }
+
+    /// A source that takes hold of the table itself while it tells: it would wait for ever if somebody held it.
+    struct Prying {
+        way: Way,
+        shared: Arc<Mutex<Option<Arc<Shared>>>>,
+    }
+
+    impl Prying {
+        fn pry(&self) {
+            let shared = self.shared.lock().unwrap().clone().expect("it is set");
+            assert!(shared.table.try_lock().is_ok(), "the table is held while a source tells");
+        }
+    }
+
+    impl Source for Prying {
+        fn way(&self) -> &Way {
+            &self.way
+        }
+
+        fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+            (0..BATCH as u64 * 2).for_each(|number| each(live(number, 7)));
+            self.pry();
+            Ok(())
+        }
+
+        fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+            each(live(1, 7));
+            self.pry();
+            Ok(())
+        }
+
+        fn folded(&mut self, _: &mut dyn FnMut(crate::decode::Folded)) -> Result<(), SourceError> {
+            self.pry();
+            Ok(())
+        }
+
+        fn counts(&mut self) -> Result<Counts, SourceError> {
+            Ok(Counts::default())
+        }
+
+        fn forget(&mut self, _: ConnectionId) {}
+
+        fn wait(&self, _: Duration) {}
+    }
+
+    #[test]
+    fn nobody_holds_the_table_while_a_source_tells_and_names_are_read() {
+        let known = Arc::default();
+        let source = Prying { way: Way::default(), shared: Arc::clone(&known) };
+        let mut agent = Agent::new(Box::new(source), Limits::default(), Duration::from_secs(1));
+        *known.lock().unwrap() = Some(agent.shared());
+        agent.survey().unwrap();
+        assert_eq!(agent.shared().table().connections().len(), BATCH * 2);
+    }
+
+    #[test]
+    fn an_agent_that_was_not_heard_of_for_long_hangs() {
+        let agent = agent(script());
+        let shared = agent.shared();
+        assert_eq!(shared.hangs(), None, "it does not run yet");
+        shared.beat();
+        assert_eq!(shared.hangs(), None);
+        shared.beat.store(1, Ordering::Relaxed);
+        // The system may have started a moment ago.
+        assert_eq!(shared.hangs().is_some(), now() > HANGS + Duration::from_secs(3));
     }
 
     #[test]

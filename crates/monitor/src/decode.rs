@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use adit_core::printable;
+
 /// Bytes of a record.
 pub const RECORD: usize = 152;
 
@@ -134,12 +136,12 @@ impl State {
 pub struct Command([u8; 16]);
 
 impl Command {
-    /// From what /proc says.
+    /// From what /proc says, which need not be UTF-8.
     #[must_use]
-    pub fn new(name: &str) -> Self {
-        let mut bytes = [0; 16];
+    pub fn new(name: impl AsRef<[u8]>) -> Self {
+        let (name, mut bytes) = (name.as_ref(), [0; 16]);
         let length = name.len().min(15);
-        bytes[..length].copy_from_slice(&name.as_bytes()[..length]);
+        bytes[..length].copy_from_slice(&name[..length]);
         Self(bytes)
     }
 
@@ -147,8 +149,7 @@ impl Command {
     #[must_use]
     pub fn text(&self) -> String {
         let length = self.0.iter().position(|byte| *byte == 0).unwrap_or(self.0.len());
-        let text = String::from_utf8_lossy(&self.0[..length]);
-        text.chars().map(|one| if one.is_control() { '\u{fffd}' } else { one }).collect()
+        printable::part(&String::from_utf8_lossy(&self.0[..length]), self.0.len())
     }
 }
 

@@ -4,6 +4,8 @@
 //! [`source::Source`] brings the records: programs in the kernel, or a poll of its sockets where those are not permitted.
 
 pub mod agent;
+#[cfg(target_os = "linux")]
+pub mod confine;
 pub mod decode;
 pub mod metrics;
 pub mod names;

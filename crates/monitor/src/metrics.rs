@@ -3,6 +3,7 @@
 //! All labels but those of `tcp_connects_by_pid` have a bound: names beyond it share the value `other`.
 
 use std::fmt::{Error, Write as _};
+use std::sync::Arc;
 
 use prometheus_client::encoding::{EncodeLabel as _, EncodeLabelSet, EncodeMetric, LabelSetEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
@@ -12,8 +13,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::decode::Command;
 use crate::source::{Counts, Way};
-use crate::table::{Histogram, Sums, Table};
+use crate::table::{Histogram, Open, Overflow, Sums, Table, Times};
 
 /// The form of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -41,19 +43,58 @@ impl EncodeMetric for Histogram {
     }
 }
 
+/// What is told of a table, taken in a moment: whoever writes to it does not wait until the text is made.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    processes: Vec<(u32, Command, u64)>,
+    open: Open,
+    ends: Vec<(&'static str, &'static str, u64)>,
+    totals: Sums,
+    commands: Vec<(Arc<str>, Sums)>,
+    places: Vec<(Arc<str>, Sums)>,
+    services: Vec<(&'static str, Sums)>,
+    times: Times,
+    overflow: Overflow,
+    entries: Vec<(&'static str, usize)>,
+}
+
+impl Snapshot {
+    /// Of this table; `kept` are the connections that the kernel's map had at the last survey.
+    #[must_use]
+    pub fn of(table: &Table, kept: Option<usize>) -> Self {
+        let asking = table.processes().filter(|process| process.sums.opened > 0);
+        let mut entries = vec![
+            ("connections", table.connections().len()),
+            ("processes", table.processes().len()),
+            ("remotes", table.remotes().len()),
+            ("commands", table.commands().len()),
+            ("places", table.places().len()),
+        ];
+        entries.extend(kept.map(|kept| ("kernel", kept)));
+        Self {
+            processes: asking.map(|process| (process.id.pid, process.command, process.sums.opened)).collect(),
+            open: table.open(),
+            ends: table.ends().collect(),
+            totals: *table.totals(),
+            commands: table.commands().map(|(name, sums)| (Arc::clone(name), *sums)).collect(),
+            places: table.places().map(|(name, sums)| (Arc::clone(name), *sums)).collect(),
+            services: table.ports().map(|(name, sums)| (name, *sums)).collect(),
+            times: table.times().clone(),
+            overflow: table.overflow(),
+            entries,
+        }
+    }
+}
+
 /// The metrics as a text.
 #[must_use]
-pub fn text(table: &Table, counts: &Counts, way: &Way) -> String {
+pub fn text(table: &Snapshot, counts: &Counts, way: &Way) -> String {
     let mut registry = Registry::default();
     of_processes(&mut registry, table);
     of_connections(&mut registry, table, counts);
-    for (kind, sums) in [
-        ("command", table.commands().collect::<Vec<_>>()),
-        ("place", table.places().collect()),
-        ("service", table.ports().collect()),
-    ] {
-        By::of(kind, &sums).register(&mut registry, kind);
-    }
+    By::of("command", &table.commands).register(&mut registry, "command");
+    By::of("place", &table.places).register(&mut registry, "place");
+    By::of("service", &table.services).register(&mut registry, "service");
     of_times(&mut registry, table);
     of_monitor(&mut registry, table, counts, way);
     let mut text = String::new();
@@ -93,13 +134,14 @@ fn plain(text: &str) -> String {
 #[must_use]
 pub fn names() -> String {
     let mut registry = Registry::default();
+    let empty = Snapshot::of(&Table::default(), Some(0));
     registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, one::<Gauge>());
-    of_connections(&mut registry, &Table::default(), &Counts::default());
+    of_connections(&mut registry, &empty, &Counts::default());
     for kind in ["command", "place", "service"] {
         By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
     }
-    of_times(&mut registry, &Table::default());
-    of_monitor(&mut registry, &Table::default(), &Counts::default(), &Way::default());
+    of_times(&mut registry, &empty);
+    of_monitor(&mut registry, &empty, &Counts::default(), &Way::default());
     let mut text = String::new();
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     text
@@ -108,17 +150,17 @@ pub fn names() -> String {
 const CONNECTS_BY_PID: &str = "Connections that a process has asked for, as long as it lives";
 
 /// As the tool had it that this one follows: a gauge, by process. Processes that are dead are not told for long.
-fn of_processes(registry: &mut Registry, table: &Table) {
+fn of_processes(registry: &mut Registry, table: &Snapshot) {
     let connects = Gauges::default();
-    for process in table.processes().filter(|process| process.sums.opened > 0) {
-        let labels = vec![("pid", process.id.pid.to_string()), ("comm", process.command.text())];
+    for (pid, command, opened) in &table.processes {
+        let labels = vec![("pid", pid.to_string()), ("comm", command.text())];
         // Should a number be used again within a moment, the newer one's counts are added.
-        connects.get_or_create(&Labels(labels)).inc_by(signed(process.sums.opened));
+        connects.get_or_create(&Labels(labels)).inc_by(signed(*opened));
     }
     registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, connects);
 }
 
-fn of_connections(registry: &mut Registry, table: &Table, counts: &Counts) {
+fn of_connections(registry: &mut Registry, table: &Snapshot, counts: &Counts) {
     let counters = Counters::default();
     for (what, count) in [
         ("opened", counts.opened),
@@ -130,27 +172,23 @@ fn of_connections(registry: &mut Registry, table: &Table, counts: &Counts) {
         counters.get_or_create(&labels("what", what)).inc_by(count);
     }
     registry.register("adit_tcp_connections", "Connections by what has happened to them", counters);
-    let (mut outgoing, mut incoming) = (0, 0);
-    for one in table.connections() {
-        if one.record.incoming { incoming += 1 } else { outgoing += 1 }
-    }
     let open = Gauges::default();
-    open.get_or_create(&labels("direction", "outgoing")).set(outgoing);
-    open.get_or_create(&labels("direction", "incoming")).set(incoming);
+    open.get_or_create(&labels("direction", "outgoing")).set(size(table.open.outgoing));
+    open.get_or_create(&labels("direction", "incoming")).set(size(table.open.incoming));
     registry.register("adit_tcp_connections_open", "Connections that are there now", open);
     let ends = Counters::default();
     // There before the first one, so that its rate is one.
     drop(ends.get_or_create(&Labels(vec![("end", "closed".to_owned()), ("error", String::new())])));
-    for (end, error, count) in table.ends() {
-        let labels = Labels(vec![("end", end.to_owned()), ("error", error.to_owned())]);
-        ends.get_or_create(&labels).inc_by(count);
+    for (end, error, count) in &table.ends {
+        let labels = Labels(vec![("end", (*end).to_owned()), ("error", (*error).to_owned())]);
+        ends.get_or_create(&labels).inc_by(*count);
     }
     registry.register("adit_tcp_ends", "Connections that are over, by how they ended and the error", ends);
     let bytes = Counters::default();
-    bytes.get_or_create(&labels("direction", "sent")).inc_by(table.totals().sent);
-    bytes.get_or_create(&labels("direction", "received")).inc_by(table.totals().received);
+    bytes.get_or_create(&labels("direction", "sent")).inc_by(table.totals.sent);
+    bytes.get_or_create(&labels("direction", "received")).inc_by(table.totals.received);
     registry.register_with_unit("adit_tcp", "Bytes of data that connections carried", Unit::Bytes, bytes);
-    registry.register("adit_tcp_retransmits", "Packets that were sent again", counter(table.totals().retransmits));
+    registry.register("adit_tcp_retransmits", "Packets that were sent again", counter(table.totals.retransmits));
 }
 
 /// Families with one label.
@@ -161,10 +199,10 @@ struct By {
 }
 
 impl By {
-    fn of(kind: &'static str, all: &[(&str, &Sums)]) -> Self {
+    fn of(kind: &'static str, all: &[(impl AsRef<str>, Sums)]) -> Self {
         let by = Self { connections: Family::default(), bytes: Family::default(), retransmits: Family::default() };
         for (name, sums) in all {
-            let own = (kind, (*name).to_owned());
+            let own = (kind, name.as_ref().to_owned());
             for (what, count) in [
                 ("opened", sums.opened),
                 ("incoming", sums.incoming),
@@ -201,8 +239,8 @@ impl By {
     }
 }
 
-fn of_times(registry: &mut Registry, table: &Table) {
-    let times = table.times();
+fn of_times(registry: &mut Registry, table: &Snapshot) {
+    let times = &table.times;
     for (name, help, histogram) in [
         ("handshake", "From the first packet of an outgoing connection until it is established", &times.handshake),
         ("round_trip", "Smoothed round-trip times of connections at their end", &times.rtt),
@@ -212,7 +250,7 @@ fn of_times(registry: &mut Registry, table: &Table) {
     }
 }
 
-fn of_monitor(registry: &mut Registry, table: &Table, counts: &Counts, way: &Way) {
+fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &Way) {
     let chosen = |purpose: &str| way.chosen(purpose).map_or("none", |part| part.way).to_owned();
     let info = Labels(vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -226,7 +264,7 @@ fn of_monitor(registry: &mut Registry, table: &Table, counts: &Counts, way: &Way
         "1 while connections are polled because programs in the kernel are not permitted",
         gauge(i64::from(way.reason.is_some())),
     );
-    let overflow = table.overflow();
+    let overflow = table.overflow;
     let lost = Counters::default();
     for (what, count) in [
         ("connection_no_room", counts.map_full),
@@ -255,18 +293,18 @@ fn of_monitor(registry: &mut Registry, table: &Table, counts: &Counts, way: &Way
         counter(counts.seen_late),
     );
     let entries = Gauges::default();
-    for (what, count) in [
-        ("connections", table.connections().len()),
-        ("processes", table.processes().len()),
-        ("remotes", table.remotes().len()),
-    ] {
-        entries.get_or_create(&labels("table", what)).set(i64::try_from(count).unwrap_or(i64::MAX));
+    for (what, count) in &table.entries {
+        entries.get_or_create(&labels("table", what)).set(size(*count));
     }
-    registry.register("adit_monitor_entries", "Entries of the tables", entries);
+    registry.register(
+        "adit_monitor_entries",
+        "Entries of the tables; those of the kernel's map as the last survey found them",
+        entries,
+    );
     registry.register(
         "adit_monitor_capacity",
         "Connections that the kernel's map has room for",
-        gauge(i64::try_from(way.capacity).unwrap_or(i64::MAX)),
+        gauge(size(way.capacity)),
     );
 }
 
@@ -291,6 +329,10 @@ fn one<M: Default + Clone>() -> Family<Labels, M> {
     let family = Family::default();
     drop(family.get_or_create(&Labels(Vec::new())));
     family
+}
+
+fn size(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
 }
 
 fn signed(count: u64) -> i64 {

@@ -1,24 +1,30 @@
 //! Names for numbers: where a process runs, from its control group; whether it is alive; with a cache.
 
+mod groups;
 mod place;
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::groups::Groups;
 pub use self::place::Place;
 use crate::decode::{Command, Owner, ProcessId};
 
 /// Control groups and processes remembered at most; then it begins anew.
 const REMEMBERED: usize = 4096;
-/// Directories of control groups that are looked through for one.
-const DIRECTORIES: usize = 10_000;
+/// The root of all control groups of the newer kind. It is what has no group of its own, as all do where the older kind
+/// is in use, so it tells nothing; and directories of other file systems have this number, too.
+const ROOT: u64 = 1;
+/// The first namespace of processes, by the number that all kernels give it.
+const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 
 /// Looks names up in /proc.
 #[derive(Debug, Default)]
 pub struct Names {
     places: HashMap<Key, Option<Arc<str>>>,
+    groups: Groups,
 }
 
 /// What a place is remembered by.
@@ -31,20 +37,26 @@ enum Key {
 }
 
 impl Names {
-    /// Where the owner of a connection runs.
-    pub fn place(&mut self, owner: &Owner) -> Option<Arc<str>> {
+    /// Where the owner of a connection runs. It may read files, so nobody is to wait for it who holds a lock.
+    pub fn place(&mut self, now: Duration, owner: &Owner) -> Option<Arc<str>> {
         let (group, process) = (Key::Group(owner.cgroup), Key::Process(owner.process));
-        if let Some(known) = self.places.get(&group).or_else(|| self.places.get(&process)) {
-            return known.clone();
+        let has_group = owner.cgroup > ROOT;
+        let known = self.places.get(&group).filter(|_| has_group).or_else(|| self.places.get(&process));
+        if let Some(Some(known)) = known {
+            return Some(Arc::clone(known));
         }
-        let text = fs::read_to_string(format!("/proc/{}/cgroup", owner.process.pid)).ok();
+        let is_known_to_be_gone = known.is_some();
+        let text = if is_known_to_be_gone { None } else { groups_of(owner.process) };
         let (key, found) = match text {
             Some(text) => {
-                let key = if owner.cgroup != 0 && has_own_group(&text) { group } else { process };
-                (key, Some(Place::of(&text).to_string().into()))
+                let is_of_group = has_group && self.is_of_group(&text, owner.cgroup);
+                (if is_of_group { group } else { process }, Some(Place::of(&text).to_string().into()))
             }
-            None if owner.cgroup == 0 => (process, None),
-            None => (process, find_place(owner.cgroup)),
+            None if has_group => match self.groups.place(now, owner.cgroup) {
+                Some(place) => (group, Some(place)),
+                None => (process, None),
+            },
+            None => (process, None),
         };
         if self.places.len() >= REMEMBERED {
             self.places.clear();
@@ -52,17 +64,32 @@ impl Names {
         self.places.insert(key, found.clone());
         found
     }
+
+    /// Whether the path that a process is at now tells of the group that its connection had: it may have moved.
+    fn is_of_group(&mut self, text: &str, number: u64) -> bool {
+        let path = text.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
+        path.is_some_and(|path| self.groups.is_other(path, number) != Some(true))
+    }
 }
 
-/// Whether the process is in a control group of the newer kind that is not the root of all.
-fn has_own_group(text: &str) -> bool {
-    text.lines().any(|line| line.strip_prefix("0::").is_some_and(|path| path != "/"))
+/// The control groups of a process. Its number may have gone to another one until it is read; the start tells.
+fn groups_of(id: ProcessId) -> Option<String> {
+    let text = fs::read(format!("/proc/{}/cgroup", id.pid)).ok()?;
+    is_alive(id).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// Whether /proc has the processes of the whole machine. In a container that does not share them, numbers that the
+/// kernel tells are those of others here, or of nobody.
+#[must_use]
+pub fn sees_all_processes() -> bool {
+    // Where that cannot be read nothing is to be said.
+    fs::read_link("/proc/self/ns/pid").map_or(true, |link| link.as_os_str() == FIRST_NAMESPACE)
 }
 
 /// Whether the process is alive, and the same.
 #[must_use]
 pub fn is_alive(id: ProcessId) -> bool {
-    let Some(start) = start_of(id.pid) else { return false };
+    let Some((_, start)) = read(id.pid) else { return false };
     // The kernel's own clock and that of /proc may differ by a tick.
     id.start == 0 || start.abs_diff(id.start) <= 1
 }
@@ -70,42 +97,22 @@ pub fn is_alive(id: ProcessId) -> bool {
 /// A process as /proc tells it.
 #[must_use]
 pub fn process(pid: u32) -> Option<(ProcessId, Command)> {
-    let (command, start) = stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?;
-    Some((ProcessId { pid, start }, Command::new(&command)))
+    let (command, start) = read(pid)?;
+    Some((ProcessId { pid, start }, command))
 }
 
-fn start_of(pid: u32) -> Option<u64> {
-    Some(stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)?.1)
-}
-
-/// The place of a control group whose process has gone: its directory has the number as its inode.
-fn find_place(cgroup: u64) -> Option<Arc<str>> {
-    let mut left = DIRECTORIES;
-    ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].into_iter().find_map(|root| {
-        let found = find_directory(Path::new(root), cgroup, &mut left)?;
-        let path = found.strip_prefix(root).ok()?.to_str()?.to_owned();
-        Some(Place::of(&format!("0::/{path}")).to_string().into())
-    })
-}
-
-fn find_directory(at: &Path, inode: u64, left: &mut usize) -> Option<PathBuf> {
-    use std::os::unix::fs::MetadataExt as _;
-    *left = left.checked_sub(1)?;
-    if fs::metadata(at).ok()?.ino() == inode {
-        return Some(at.to_path_buf());
-    }
-    let entries = fs::read_dir(at).ok()?.flatten();
-    let mut directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
-    directories.find_map(|entry| find_directory(&entry.path(), inode, left))
+/// Its name is whatever it likes, and need not be UTF-8.
+fn read(pid: u32) -> Option<(Command, u64)> {
+    stat(&fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
 /// The name and the start of a process; its name may hold blanks and brackets.
-fn stat(text: &str) -> Option<(String, u64)> {
-    let (before, after) = text.rsplit_once(')')?;
-    let (_, name) = before.split_once('(')?;
+fn stat(text: &[u8]) -> Option<(Command, u64)> {
+    let (open, close) = (text.iter().position(|byte| *byte == b'(')?, text.iter().rposition(|byte| *byte == b')')?);
+    let after = std::str::from_utf8(text.get(close + 1..)?).ok()?;
     // The state is the third field, the start the twenty-second.
     let start = after.split_ascii_whitespace().nth(19)?.parse().ok()?;
-    Some((name.to_owned(), start))
+    Some((Command::new(text.get(open + 1..close)?), start))
 }
 
 #[cfg(test)]
@@ -113,18 +120,28 @@ mod tests {
     use super::*;
     use crate::decode::OwnedBy;
 
+    const REST: &str = " S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1234 0 0";
+
     #[test]
     fn a_process_name_with_brackets_and_blanks_is_read() {
-        let text = "7 (a ) (b) S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1234 0 0";
-        assert_eq!(stat(text), Some(("a ) (b".to_owned(), 1234)));
-        assert_eq!(stat("7 x"), None);
+        let name = |text: &str| stat(text.as_bytes()).map(|(command, start)| (command.text(), start));
+        assert_eq!(name(&format!("7 (a ) (b){REST}")), Some(("a ) (b".to_owned(), 1234)));
+        assert_eq!((name("7 x"), name("7 )("), name("")), (None, None, None));
+    }
+
+    #[test]
+    fn a_process_whose_name_is_no_utf_8_is_there_all_the_same() {
+        let text = [b"7 (a\xff\xfeb)", REST.as_bytes()].concat();
+        assert_eq!(stat(&text), Some((Command::new(b"a\xff\xfeb"), 1234)));
+        assert_eq!(Command::new(b"a\xff\xfeb").text(), "a\u{fffd}\u{fffd}b");
     }
 
     #[test]
     fn a_group_tells_only_where_each_has_its_own() {
-        assert!(has_own_group("0::/system.slice/x.service\n"));
-        assert!(!has_own_group("4:pids:/docker/x\n0::/\n"), "the older kind: all are in the same");
-        assert!(!has_own_group("4:pids:/docker/x\n"));
+        let mut names = Names::default();
+        assert!(names.is_of_group("0::/nowhere.slice/x.service\n", 77));
+        assert!(!names.is_of_group("4:pids:/docker/x\n0::/\n", 77), "the older kind: all are in the same");
+        assert!(!names.is_of_group("4:pids:/docker/x\n", 77));
     }
 
     #[cfg(target_os = "linux")]
@@ -138,12 +155,34 @@ mod tests {
             cgroup,
             by: OwnedBy::Connect,
         };
+        let now = Duration::from_secs(1);
         // No process has this number, and no control group that.
-        assert_eq!(names.place(&owner(u32::MAX, u64::MAX)), None);
+        assert_eq!(names.place(now, &owner(u32::MAX, u64::MAX)), None);
         names.places.insert(Key::Group(77), Some("web.service".into()));
-        assert_eq!(names.place(&owner(u32::MAX, 77)).as_deref(), Some("web.service"));
-        assert!(names.place(&owner(std::process::id(), 0)).is_some());
-        assert_eq!(names.places.len(), 3);
+        assert_eq!(names.place(now, &owner(u32::MAX, 77)).as_deref(), Some("web.service"));
+        assert_eq!(names.places.len(), 2);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_process_that_has_gone_is_not_said_to_be_on_the_host_because_all_share_the_root() {
+        let mut names = Names::default();
+        let (this, command) = process(std::process::id()).expect("this process is there");
+        let owner = |process| Owner { process, command, user: None, cgroup: 1, by: OwnedBy::Connect };
+        let now = Duration::from_secs(1);
+        // As another process of the root would have left it.
+        names.places.insert(Key::Group(1), Some("host".into()));
+        assert_eq!(names.place(now, &owner(ProcessId { pid: u32::MAX, start: 1 })), None);
+        assert!(names.place(now, &owner(this)).is_some(), "one that is there is told by its path");
+        assert_eq!(names.place(now, &owner(ProcessId { pid: u32::MAX, start: 2 })), None, "and tells of itself alone");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_groups_of_a_number_that_another_process_has_by_now_are_not_taken() {
+        let (this, _) = process(std::process::id()).expect("this process is there");
+        assert!(groups_of(this).is_some());
+        assert_eq!(groups_of(ProcessId { start: this.start + 100, ..this }), None);
     }
 
     #[cfg(target_os = "linux")]

@@ -227,6 +227,13 @@ pub fn open(options: &Options) -> Result<Box<dyn Source>, SourceError> {
     }
 }
 
+/// What is to be said where /proc does not have the processes of the whole machine.
+#[cfg(target_os = "linux")]
+fn unseen_processes() -> Option<&'static str> {
+    const UNSEEN: &str = "processes outside of this container's namespace: it needs that of the machine (hostPID)";
+    (!crate::names::sees_all_processes()).then_some(UNSEEN)
+}
+
 #[cfg(all(has_object, feature = "ebpf"))]
 fn open_ebpf(options: &Options) -> Result<Box<dyn Source>, SourceError> {
     Ok(Box::new(ebpf::Ebpf::open(options)?))

@@ -1,6 +1,7 @@
 //! Connections, processes and remotes, from records. Pure: time comes in with each call, and everything has a bound.
 
 mod histogram;
+mod labels;
 mod sums;
 
 use std::collections::HashMap;
@@ -9,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::histogram::Histogram;
+use self::labels::Labels;
 pub use self::sums::{Rate, Sums};
 use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, Step};
 
@@ -19,6 +21,12 @@ const KEPT: Duration = Duration::from_secs(90);
 const MISSED: u64 = 4;
 /// Where those go that have no place of their own.
 pub const OTHER: &str = "other";
+/// The part of a full table that is emptied at once: to look for the oldest takes a walk through all.
+const EMPTIED: usize = 16;
+/// When all were busy, it is looked again only after so long.
+const BUSY: Duration = Duration::from_millis(100);
+/// The user whose share of the names those use whose user is not known.
+const NOBODY_KNOWN: u32 = u32::MAX;
 
 /// How much is kept at most.
 #[derive(Clone, Copy, Debug)]
@@ -29,7 +37,7 @@ pub struct Limits {
     pub processes: usize,
     /// Remotes.
     pub remotes: usize,
-    /// Names of commands, and of places, that have sums of their own. They are never taken back: a sum must not fall.
+    /// Names of commands, and of places, that have sums of their own at the same time.
     pub labels: usize,
 }
 
@@ -40,25 +48,67 @@ impl Default for Limits {
 }
 
 /// All that is known.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Table {
     limits: Limits,
     connections: HashMap<ConnectionId, Connection>,
     processes: HashMap<ProcessId, Process>,
     remotes: HashMap<RemoteId, Remote>,
     totals: Sums,
-    commands: HashMap<Arc<str>, Sums>,
-    places: HashMap<Arc<str>, Sums>,
+    commands: Labels,
+    places: Labels,
     ports: HashMap<&'static str, Sums>,
     ends: HashMap<(&'static str, &'static str), u64>,
     times: Times,
     survey: u64,
     overflow: Overflow,
     last_tick: Option<Duration>,
+    open: Open,
+    /// The newest process of a number.
+    newest: HashMap<u32, ProcessId>,
+    /// Before this it is of no use to look for a remote, or a process, that may go.
+    remotes_busy: Duration,
+    processes_busy: Duration,
+}
+
+impl Default for Table {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
+}
+
+/// Of the open connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Open {
+    /// Those that were asked for here.
+    pub outgoing: usize,
+    /// Those that others asked for.
+    pub incoming: usize,
+    /// Those whose owner is not known.
+    pub unowned: usize,
+}
+
+impl Open {
+    const fn of(&mut self, record: &Record) -> (&mut usize, Option<&mut usize>) {
+        let direction = if record.incoming { &mut self.incoming } else { &mut self.outgoing };
+        (direction, if record.owner.is_none() { Some(&mut self.unowned) } else { None })
+    }
+
+    fn add(&mut self, record: &Record) {
+        let (direction, unowned) = self.of(record);
+        *direction += 1;
+        unowned.into_iter().for_each(|count| *count += 1);
+    }
+
+    fn remove(&mut self, record: &Record) {
+        let (direction, unowned) = self.of(record);
+        *direction = direction.saturating_sub(1);
+        unowned.into_iter().for_each(|count| *count = count.saturating_sub(1));
+    }
 }
 
 /// What was measured.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Times {
     /// From the first packet of an outgoing connection until it is established.
     pub handshake: Histogram,
@@ -73,9 +123,9 @@ pub struct Times {
 pub struct Overflow {
     /// Records of open connections.
     pub connections: u64,
-    /// Processes.
+    /// Processes, and those that had to go while they lived.
     pub processes: u64,
-    /// Remotes.
+    /// Remotes, and those that had to go sooner than they should.
     pub remotes: u64,
     /// Connections whose end nobody saw.
     pub unseen: u64,
@@ -95,6 +145,11 @@ pub struct Connection {
     of_process: Traffic,
     /// The process that has it among its own.
     process: Option<ProcessId>,
+    /// Where it is counted as open: what had no room for it has nothing to take back at its end.
+    in_process: bool,
+    remote: Option<RemoteId>,
+    command_label: Option<Arc<str>>,
+    place_label: Option<Arc<str>>,
     at_tick: Traffic,
     survey: u64,
 }
@@ -150,6 +205,8 @@ pub struct Process {
     pub rate: Rate,
     at_tick: (u64, u64),
     last_seen: Duration,
+    /// When it was last looked whether it lives.
+    checked: Duration,
     dead_since: Option<Duration>,
 }
 
@@ -192,12 +249,30 @@ impl Table {
     /// An empty one.
     #[must_use]
     pub fn new(limits: Limits) -> Self {
-        Self { limits, ..Self::default() }
+        Self {
+            limits,
+            connections: HashMap::new(),
+            processes: HashMap::new(),
+            remotes: HashMap::new(),
+            totals: Sums::default(),
+            commands: Labels::new(limits.labels),
+            places: Labels::new(limits.labels),
+            ports: HashMap::new(),
+            ends: HashMap::new(),
+            times: Times::default(),
+            survey: 0,
+            overflow: Overflow::default(),
+            last_tick: None,
+            open: Open::default(),
+            newest: HashMap::new(),
+            remotes_busy: Duration::ZERO,
+            processes_busy: Duration::ZERO,
+        }
     }
 
     /// Takes a record; `place` is where its owner runs.
     pub fn handle_record(&mut self, now: Duration, record: &Record, place: Option<&Arc<str>>) {
-        let mut connection = match self.connections.remove(&record.id) {
+        let mut connection = match self.take(record.id) {
             Some(known) => known,
             None if record.ended.is_none() && self.connections.len() >= self.limits.connections => {
                 // It is counted when it ends.
@@ -219,6 +294,7 @@ impl Table {
         match record.ended {
             Some((_, end)) => self.end(now, &connection, end),
             None => {
+                self.open.add(&connection.record);
                 self.connections.insert(record.id, connection);
             }
         }
@@ -228,9 +304,11 @@ impl Table {
     pub fn handle_folded(&mut self, now: Duration, folded: &Folded, place: Option<&Arc<str>>) {
         let add = |sums: &mut Sums| sums.add(folded);
         add(&mut self.totals);
-        add(label(&mut self.commands, self.limits.labels, &folded.owner.command.text()));
+        let name = self.commands.name(now, &folded.owner.command.text(), share(&folded.owner));
+        add(self.commands.sums(now, &name));
         if let Some(place) = place {
-            add(label(&mut self.places, self.limits.labels, place));
+            let name = self.place_label(now, place, &folded.owner);
+            add(self.places.sums(now, &name));
         }
         add(self.ports.entry(OTHER).or_default());
         match self.process(now, &folded.owner, place.cloned()) {
@@ -253,7 +331,7 @@ impl Table {
         let lost: Vec<ConnectionId> =
             self.connections.iter().filter(|(_, one)| one.survey + MISSED <= survey).map(|(id, _)| *id).collect();
         for id in &lost {
-            if let Some(connection) = self.connections.remove(id) {
+            if let Some(connection) = self.take(*id) {
                 self.overflow.unseen += 1;
                 self.end(now, &connection, End::Unseen);
             }
@@ -284,7 +362,27 @@ impl Table {
         }
     }
 
-    /// Drops processes that are dead and remotes that nobody uses, once they were kept for a while.
+    /// Whether there is soon no room for a process: then it is worth looking more often which of them are dead.
+    #[must_use]
+    pub fn is_tight(&self) -> bool {
+        self.processes.len() * 4 >= self.limits.processes * 3
+    }
+
+    /// Processes without connections of which it is worth to look whether they live, so many at most, those first that
+    /// were not looked at for longest; with when they were last seen.
+    pub fn idle(&mut self, now: Duration, most: usize) -> Vec<(ProcessId, Duration)> {
+        let idle = self.processes.values_mut().filter(|one| one.open == 0 && one.dead_since.is_none());
+        let mut idle: Vec<&mut Process> = idle.collect();
+        idle.sort_unstable_by_key(|one| one.checked);
+        idle.truncate(most);
+        let checked = |one: &mut Process| {
+            one.checked = now;
+            (one.id, one.last_seen)
+        };
+        idle.into_iter().map(checked).collect()
+    }
+
+    /// Drops processes that are dead and remotes and names that nobody uses, once they were kept for a while.
     pub fn expire(&mut self, now: Duration, mut is_alive: impl FnMut(ProcessId) -> bool) {
         self.processes.retain(|id, process| {
             if process.open > 0 {
@@ -296,7 +394,10 @@ impl Table {
             }
             process.dead_since.is_none_or(|since| now.saturating_sub(since) < KEPT)
         });
+        self.newest.retain(|_, id| self.processes.contains_key(id));
         self.remotes.retain(|_, remote| remote.open > 0 || now.saturating_sub(remote.last_seen) < KEPT);
+        self.commands.expire(now);
+        self.places.expire(now);
     }
 
     /// Open connections.
@@ -321,13 +422,13 @@ impl Table {
     }
 
     /// Sums by the names of commands.
-    pub fn commands(&self) -> impl Iterator<Item = (&str, &Sums)> {
-        self.commands.iter().map(|(name, sums)| (&**name, sums))
+    pub fn commands(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Sums)> {
+        self.commands.iter()
     }
 
-    /// Sums by container, pod or unit.
-    pub fn places(&self) -> impl Iterator<Item = (&str, &Sums)> {
-        self.places.iter().map(|(name, sums)| (&**name, sums))
+    /// Sums by pod, container or unit.
+    pub fn places(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Sums)> {
+        self.places.iter()
     }
 
     /// Sums by the kind of service, as its port tells.
@@ -354,8 +455,21 @@ impl Table {
 
     /// Whether there are connections whose owner is not known.
     #[must_use]
-    pub fn has_unowned(&self) -> bool {
-        self.connections.values().any(|one| one.record.owner.is_none())
+    pub const fn has_unowned(&self) -> bool {
+        self.open.unowned > 0
+    }
+
+    /// How many connections are open.
+    #[must_use]
+    pub const fn open(&self) -> Open {
+        self.open
+    }
+
+    /// What is known of an open connection, to be put back when it stays open.
+    fn take(&mut self, id: ConnectionId) -> Option<Connection> {
+        let known = self.connections.remove(&id)?;
+        self.open.remove(&known.record);
+        Some(known)
     }
 
     /// A connection that was not known.
@@ -364,10 +478,11 @@ impl Table {
         let count = |sums: &mut Sums| sums.begin(record);
         count(&mut self.totals);
         count(self.ports.entry(service(RemoteId::of(record).port)).or_default());
-        if let Some(remote) = self.remote(now, record) {
+        let remote = self.remote(now, record).map(|remote| {
             remote.open += 1;
             remote.sums.begin(record);
-        }
+            remote.id
+        });
         Connection {
             record: *record,
             rate: Rate::default(),
@@ -376,6 +491,10 @@ impl Table {
             counted,
             of_process: counted,
             process: None,
+            in_process: false,
+            remote,
+            command_label: None,
+            place_label: None,
             at_tick: counted,
             survey: self.survey,
         }
@@ -384,27 +503,40 @@ impl Table {
     /// The connection is its owner's, once that is known.
     fn claim(&mut self, now: Duration, connection: &mut Connection) {
         let Some(owner) = connection.record.owner else { return };
-        if connection.process == Some(owner.process) {
-            return;
+        let record = connection.record;
+        if let (None, Some(place)) = (&connection.place_label, &connection.place) {
+            let name = self.place_label(now, place, &owner);
+            self.places.enter(now, &name).begin(&record);
+            connection.place_label = Some(name);
         }
         if connection.process.is_some() {
             // Whoever had it first keeps it: the sums were theirs.
             return;
         }
         connection.process = Some(owner.process);
-        let record = connection.record;
-        label(&mut self.commands, self.limits.labels, &owner.command.text()).begin(&record);
-        if let Some(place) = &connection.place {
-            label(&mut self.places, self.limits.labels, place).begin(&record);
-        }
+        let name = self.commands.name(now, &owner.command.text(), share(&owner));
+        self.commands.enter(now, &name).begin(&record);
+        connection.command_label = Some(name);
         let place = connection.place.clone();
         match self.process(now, &owner, place) {
             Some(process) => {
                 process.open += 1;
                 process.sums.begin(&record);
+                connection.in_process = true;
             }
             None => self.overflow.processes += 1,
         }
+    }
+
+    /// The name that a place is counted under: containers of a pod come and go, so it is the pod's.
+    fn place_label(&mut self, now: Duration, place: &str, owner: &Owner) -> Arc<str> {
+        // A user cannot make these, but units of his own.
+        let is_granted = place.starts_with("pod/") || place.starts_with("container/");
+        let name = match place.strip_prefix("pod/").and_then(|rest| rest.split_once('/')) {
+            Some((uid, _)) => &place[.."pod/".len() + uid.len()],
+            None => place,
+        };
+        self.places.name(now, name, if is_granted { None } else { share(owner) })
     }
 
     /// Adds what the connection has carried since the last record.
@@ -416,22 +548,32 @@ impl Table {
         let carry = |sums: &mut Sums, more: Traffic| sums.carry(more.sent, more.received, more.retransmits);
         carry(&mut self.totals, more);
         carry(self.ports.entry(service(RemoteId::of(record).port)).or_default(), more);
-        if let Some(remote) = self.remotes.get_mut(&RemoteId::of(record)) {
+        if let Some(remote) = connection.remote.and_then(|id| self.remotes.get_mut(&id)) {
             carry(&mut remote.sums, more);
             remote.last_seen = now;
             remote.rtt = record.rtt.or(remote.rtt);
         }
-        let Some(owner) = record.owner.filter(|_| connection.process.is_some()) else { return };
+        if connection.process.is_none() {
+            return;
+        }
         let more = traffic.since(connection.of_process);
         connection.of_process = traffic.most(connection.of_process);
-        carry(label(&mut self.commands, self.limits.labels, &owner.command.text()), more);
-        if let Some(place) = &connection.place {
-            carry(label(&mut self.places, self.limits.labels, place), more);
+        if let Some(name) = &connection.command_label {
+            carry(self.commands.sums(now, name), more);
         }
-        if let Some(process) = connection.process.and_then(|id| self.processes.get_mut(&id)) {
+        if let Some(name) = &connection.place_label {
+            carry(self.places.sums(now, name), more);
+        }
+        if let Some(process) = self.process_of(connection) {
             carry(&mut process.sums, more);
             process.last_seen = now;
         }
+    }
+
+    /// The process that has the connection among its open ones.
+    fn process_of(&mut self, connection: &Connection) -> Option<&mut Process> {
+        let id = connection.process.filter(|_| connection.in_process)?;
+        self.processes.get_mut(&id)
     }
 
     fn end(&mut self, now: Duration, connection: &Connection, end: End) {
@@ -440,16 +582,16 @@ impl Table {
         let finish = |sums: &mut Sums| sums.end(end);
         finish(&mut self.totals);
         finish(self.ports.entry(service(RemoteId::of(record).port)).or_default());
-        if let Some(owner) = record.owner {
-            finish(label(&mut self.commands, self.limits.labels, &owner.command.text()));
-            if let Some(place) = &connection.place {
-                finish(label(&mut self.places, self.limits.labels, place));
-            }
+        if let Some(name) = &connection.command_label {
+            finish(self.commands.sums(now, name));
         }
-        if let Some(process) = connection.process.and_then(|id| self.processes.get_mut(&id)) {
+        if let Some(name) = &connection.place_label {
+            finish(self.places.sums(now, name));
+        }
+        if let Some(process) = self.process_of(connection) {
             finish(&mut process.sums);
         }
-        if let Some(remote) = self.remotes.get_mut(&RemoteId::of(record)) {
+        if let Some(remote) = connection.remote.and_then(|id| self.remotes.get_mut(&id)) {
             finish(&mut remote.sums);
         }
         if let Some(handshake) = record.handshake() {
@@ -466,11 +608,17 @@ impl Table {
 
     /// It is no longer among the open ones.
     fn leave(&mut self, now: Duration, connection: &Connection) {
-        if let Some(process) = connection.process.and_then(|id| self.processes.get_mut(&id)) {
+        if let Some(name) = &connection.command_label {
+            self.commands.leave(now, name);
+        }
+        if let Some(name) = &connection.place_label {
+            self.places.leave(now, name);
+        }
+        if let Some(process) = self.process_of(connection) {
             process.open = process.open.saturating_sub(1);
             process.last_seen = now;
         }
-        if let Some(remote) = self.remotes.get_mut(&RemoteId::of(&connection.record)) {
+        if let Some(remote) = connection.remote.and_then(|id| self.remotes.get_mut(&id)) {
             remote.open = remote.open.saturating_sub(1);
             remote.last_seen = now;
         }
@@ -481,10 +629,10 @@ impl Table {
         let id = owner.process;
         if !self.processes.contains_key(&id) {
             self.supersede(id);
-            if self.processes.len() >= self.limits.processes {
-                let idle = self.processes.values().filter(|one| one.open == 0).min_by_key(|one| one.last_seen)?.id;
-                self.processes.remove(&idle);
+            if !self.has_room_for_process(now) {
+                return None;
             }
+            self.newest.insert(id.pid, id);
         }
         let process = self.processes.entry(id).or_insert_with(|| Process {
             id,
@@ -496,6 +644,7 @@ impl Table {
             rate: Rate::default(),
             at_tick: (0, 0),
             last_seen: now,
+            checked: Duration::ZERO,
             dead_since: None,
         });
         // A process may take another name: exec.
@@ -507,18 +656,41 @@ impl Table {
 
     /// The number belongs to another process now: what had it before is dead.
     fn supersede(&mut self, id: ProcessId) {
-        self.processes.retain(|old, process| old.pid != id.pid || old.start == id.start || process.open > 0);
+        let Some(before) = self.newest.get(&id.pid).copied().filter(|before| *before != id) else { return };
+        if self.processes.get(&before).is_some_and(|process| process.open == 0) {
+            self.processes.remove(&before);
+        }
+    }
+
+    /// Room for one more process; when there is none, those that are dead go, or else the one that is idle longest.
+    fn has_room_for_process(&mut self, now: Duration) -> bool {
+        if self.processes.len() < self.limits.processes {
+            return true;
+        }
+        if now < self.processes_busy {
+            return false;
+        }
+        let idle = self.processes.values().filter(|one| one.open == 0);
+        let mut idle: Vec<_> = idle.map(|one| (one.dead_since.is_none(), one.last_seen, one.id)).collect();
+        if idle.is_empty() {
+            self.processes_busy = now + BUSY;
+            return false;
+        }
+        idle.sort_unstable();
+        let dead = idle.iter().filter(|(is_alive, ..)| !is_alive).count();
+        idle.truncate(dead.min(self.limits.processes / EMPTIED).max(1));
+        for (is_alive, _, id) in idle {
+            self.processes.remove(&id);
+            self.overflow.processes += u64::from(is_alive);
+        }
+        true
     }
 
     fn remote(&mut self, now: Duration, record: &Record) -> Option<&mut Remote> {
         let id = RemoteId::of(record);
-        if !self.remotes.contains_key(&id) && self.remotes.len() >= self.limits.remotes {
-            let idle = self.remotes.values().filter(|one| one.open == 0).min_by_key(|one| one.last_seen);
-            let Some(idle) = idle.map(|one| one.id) else {
-                self.overflow.remotes += 1;
-                return None;
-            };
-            self.remotes.remove(&idle);
+        if !self.remotes.contains_key(&id) && !self.has_room_for_remote(now) {
+            self.overflow.remotes += 1;
+            return None;
         }
         Some(self.remotes.entry(id).or_insert_with(|| Remote {
             id,
@@ -530,6 +702,29 @@ impl Table {
             last_seen: now,
         }))
     }
+
+    /// Room for one more remote; when there is none, those go that are idle longest.
+    fn has_room_for_remote(&mut self, now: Duration) -> bool {
+        if self.remotes.len() < self.limits.remotes {
+            return true;
+        }
+        if now < self.remotes_busy {
+            return false;
+        }
+        let idle = self.remotes.values().filter(|one| one.open == 0);
+        let mut idle: Vec<_> = idle.map(|one| (one.last_seen, one.id)).collect();
+        if idle.is_empty() {
+            self.remotes_busy = now + BUSY;
+            return false;
+        }
+        idle.sort_unstable();
+        idle.truncate((self.limits.remotes / EMPTIED).max(1));
+        for (last_seen, id) in idle {
+            self.remotes.remove(&id);
+            self.overflow.remotes += u64::from(now.saturating_sub(last_seen) < KEPT);
+        }
+        true
+    }
 }
 
 impl Record {
@@ -540,13 +735,9 @@ impl Record {
     }
 }
 
-/// The sums of a name, or those of all that have no room.
-fn label<'a>(all: &'a mut HashMap<Arc<str>, Sums>, limit: usize, name: &str) -> &'a mut Sums {
-    let name = if all.contains_key(name) || all.len() < limit { name } else { OTHER };
-    if !all.contains_key(name) {
-        all.insert(name.into(), Sums::default());
-    }
-    all.entry(name.into()).or_default()
+/// Whose share of the names a new one of this owner is taken from; nothing of the administrator's.
+fn share(owner: &Owner) -> Option<u32> {
+    Some(owner.user.unwrap_or(NOBODY_KNOWN)).filter(|user| *user != 0)
 }
 
 /// What a port is for, in a few words: a label with few values.

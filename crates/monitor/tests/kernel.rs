@@ -4,6 +4,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, clippy::print_stderr, reason = "all of it is test code")]
 
+#[path = "kernel/again.rs"]
+mod again;
 #[path = "kernel/bad_days.rs"]
 mod bad_days;
 #[path = "kernel/child.rs"]

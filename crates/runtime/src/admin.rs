@@ -51,14 +51,15 @@ impl AdminServer {
         Self::start_with(BoundListener::bind_loopback(address)?, routes, HEADER_TIMEOUT, false)
     }
 
-    /// The same where other machines may read, because somebody asked for such an address: nothing that is told there
-    /// may be a secret. Only on loopback is it asked whether a request names this machine.
+    /// The same on a socket that was bound before, where other machines may read because somebody asked for such an
+    /// address: nothing that is told there may be a secret. Only on loopback is it asked whether a request names this
+    /// machine.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn start_open(address: SocketAddr, routes: Routes) -> Result<Self, BindError> {
-        let is_open = !address.ip().to_canonical().is_loopback();
-        Self::start_with(BoundListener::bind(address)?, routes, HEADER_TIMEOUT, is_open)
+    pub fn start_open(listener: BoundListener, routes: Routes) -> Result<Self, BindError> {
+        let is_open = !listener.local_addr().ip().to_canonical().is_loopback();
+        Self::start_with(listener, routes, HEADER_TIMEOUT, is_open)
     }
 
     fn start_with(
@@ -253,6 +254,10 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
+    fn bound(address: &str) -> BoundListener {
+        BoundListener::bind(address.parse().unwrap()).unwrap()
+    }
+
     fn start() -> AdminServer {
         let routes: Routes = Arc::new(|path| match path {
             "/metrics" => AdminAnswer::text("up 1\n"),
@@ -330,7 +335,7 @@ mod tests {
     #[test]
     fn where_others_may_read_any_host_name_is_good_and_on_loopback_it_is_not() {
         let routes: Routes = Arc::new(|_| AdminAnswer::text("up 1\n"));
-        let server = AdminServer::start_open("0.0.0.0:0".parse().unwrap(), Arc::clone(&routes)).unwrap();
+        let server = AdminServer::start_open(bound("0.0.0.0:0"), Arc::clone(&routes)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], server.local_addr().port()));
         let ask = |address: SocketAddr| {
             let mut stream = TcpStream::connect(address).unwrap();
@@ -340,7 +345,7 @@ mod tests {
             answer
         };
         assert!(ask(address).starts_with("HTTP/1.1 200 "));
-        let server = AdminServer::start_open("127.0.0.1:0".parse().unwrap(), routes).unwrap();
+        let server = AdminServer::start_open(bound("127.0.0.1:0"), routes).unwrap();
         assert!(ask(server.local_addr()).starts_with("HTTP/1.1 403 "));
     }
 

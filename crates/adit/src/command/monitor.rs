@@ -2,17 +2,19 @@
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use ::monitor::agent::{Agent, Shared};
 use ::monitor::metrics;
-use ::monitor::source::{self, Options, Wanted, Way};
+use ::monitor::source::{self, Options, Source, Wanted, Way};
 use ::monitor::table::Limits;
 use adit_core::config::unit::parse_duration;
 use adit_core::diagnose::Fault;
+use bytes::Bytes;
 use clap::Args;
 use runtime::admin::{AdminAnswer, AdminServer, Routes};
+use runtime::listener::BoundListener;
 use runtime::readiness::{Component, Readiness};
 use runtime::scope::Scope;
 use runtime::signals::StopSignals;
@@ -24,6 +26,8 @@ use crate::terminal;
 
 /// How long what is in flight may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// For so long a text of metrics is given again.
+const FRESH: Duration = Duration::from_millis(500);
 
 /// Watch the TCP connections of this machine.
 #[derive(Debug, Args)]
@@ -99,8 +103,47 @@ impl SourceArguments {
 pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitCode, Failure> {
     global.start_logs(None, false)?;
     let interval = interval(&arguments.interval)?;
+    let sockets =
+        Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
+    // Before there is a second thread: each has the rights of the one that starts it.
+    let (source, rights) = open_source(&arguments.source.options(false), None)?;
     // One thread is enough for the signals; the agent and each server have their own.
-    on_runtime(Some(1), serve(arguments, interval))?
+    on_runtime(Some(1), serve(sockets, interval, source, rights))?
+}
+
+/// Opens the source, and gives up what is not needed after that; with the rights that are left.
+#[cfg(target_os = "linux")]
+pub(super) fn open_source(
+    options: &Options,
+    user: Option<(u32, u32)>,
+) -> Result<(Box<dyn Source>, Vec<&'static str>), Failure> {
+    use ::monitor::confine;
+    let source = source::open(options).map_err(|error| failure(&error))?;
+    let kind = source.way().source;
+    let rights = confine::confine(kind, user).or_else(|error| {
+        // Going on as somebody else needs rights of its own; without them it goes on as who it is.
+        tracing::debug!(%error, "not as the user behind sudo");
+        confine::confine(kind, None)
+    });
+    let rights = rights.map_err(|error| {
+        let hint = "it does not run with more rights than it needs: does a filter forbid capset or prctl?";
+        Failure::new(Fault::NotPermitted, format!("rights cannot be given up: {error}"), hint)
+    })?;
+    let more = confine::threads_with_more();
+    if !more.is_empty() {
+        return Err(Failure::new(Fault::Internal, format!("threads with more rights: {}", more.join(", ")), ""));
+    }
+    tracing::info!(rights = rights.join(" "), "the rights that are left");
+    Ok((source, rights))
+}
+
+/// Opens the source; elsewhere there are no rights to give up.
+#[cfg(not(target_os = "linux"))]
+pub(super) fn open_source(
+    options: &Options,
+    _: Option<(u32, u32)>,
+) -> Result<(Box<dyn Source>, Vec<&'static str>), Failure> {
+    Ok((source::open(options).map_err(|error| failure(&error))?, Vec::new()))
 }
 
 /// How often everything is looked through.
@@ -111,18 +154,20 @@ pub(super) fn interval(text: &str) -> Result<Duration, Failure> {
     if interval < Duration::from_millis(100) { Err(usage("less than 100ms")) } else { Ok(interval) }
 }
 
-async fn serve(arguments: &MonitorArguments, interval: Duration) -> Result<ExitCode, Failure> {
+async fn serve(
+    sockets: Sockets,
+    interval: Duration,
+    source: Box<dyn Source>,
+    rights: Vec<&'static str>,
+) -> Result<ExitCode, Failure> {
     let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let readiness = Readiness::new();
     let component = readiness.component("source");
-    let told = Arc::new(Told::default());
-    let metrics = open(arguments.metrics, "--metrics", metrics_routes(&told))?;
-    let health = open(arguments.health, "--health", health_routes(&readiness, &told))?;
+    let told = Arc::new(Told { rights, ..Told::default() });
+    let start = |listener, routes| AdminServer::start_open(listener, routes).map_err(|error| failure(&error));
+    let metrics = start(sockets.metrics, metrics_routes(&told))?;
+    let health = start(sockets.health, health_routes(&readiness, &told))?;
     let scope = Scope::root();
-    let options = arguments.source.options(false);
-    let source = scope.spawn_blocking("load", move || source::open(&options)).await;
-    let source = source.map_err(|lost| Failure::new(Fault::Internal, lost.to_string(), ""))?;
-    let source = source.map_err(|error| failure(&error))?;
     say_way(source.way());
     let agent = Agent::new(source, Limits::default(), interval);
     let shared = agent.shared();
@@ -170,15 +215,30 @@ async fn work(scope: &Scope, agent: Agent, component: &Component, readiness: &Re
 #[derive(Default)]
 struct Told {
     shared: std::sync::OnceLock<Arc<Shared>>,
+    /// Capabilities that the monitor has kept.
+    rights: Vec<&'static str>,
+    metrics: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Told {
+    /// The metrics. Whoever asks again and again gets the same text for a moment: it costs the agent time to make one.
+    fn metrics(&self, shared: &Shared) -> Bytes {
+        let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((made, text)) if made.elapsed() < FRESH => text.clone(),
+            _ => {
+                let text = Bytes::from(shared.metrics());
+                *last = Some((Instant::now(), text.clone()));
+                text
+            }
+        }
+    }
 }
 
 fn metrics_routes(told: &Arc<Told>) -> Routes {
     let told = Arc::clone(told);
     Arc::new(move |path| match (path, told.shared.get()) {
-        ("/metrics", Some(shared)) => {
-            let text = metrics::text(&shared.table(), &shared.counts(), shared.way());
-            AdminAnswer::new(metrics::CONTENT_TYPE, text)
-        }
+        ("/metrics", Some(shared)) => AdminAnswer::new(metrics::CONTENT_TYPE, told.metrics(shared)),
         ("/metrics", None) => AdminAnswer::new(metrics::CONTENT_TYPE, ""),
         _ => AdminAnswer::not_found(),
     })
@@ -187,7 +247,8 @@ fn metrics_routes(told: &Arc<Told>) -> Routes {
 fn health_routes(readiness: &Readiness, told: &Arc<Told>) -> Routes {
     let (readiness, told) = (readiness.clone(), Arc::clone(told));
     Arc::new(move |path| {
-        let (ready, alive) = (readiness.is_ready(), readiness.is_live());
+        let hangs = told.shared.get().and_then(|shared| shared.hangs());
+        let (ready, alive) = (readiness.is_ready(), readiness.is_live() && hangs.is_none());
         let probe = |good: bool, yes: &'static str, no: &'static str| {
             let status = if good { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE };
             AdminAnswer::text(if good { yes } else { no }).with_status(status)
@@ -197,19 +258,23 @@ fn health_routes(readiness: &Readiness, told: &Arc<Told>) -> Routes {
             "/readiness" => probe(ready && alive, "Ready", "Not ready"),
             "/health" => {
                 let status = if ready && alive { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE };
-                AdminAnswer::json(&health(ready, alive, &readiness, told.shared.get())).with_status(status)
+                AdminAnswer::json(&health(ready, alive, &readiness, &told)).with_status(status)
             }
             _ => AdminAnswer::not_found(),
         }
     })
 }
 
-fn health(ready: bool, alive: bool, readiness: &Readiness, shared: Option<&Arc<Shared>>) -> Value {
+fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value {
     let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let mut value = json!({
         "ready": ready && alive, "alive": alive, "timestamp": timestamp, "components": readiness.report(),
     });
-    if let Some(shared) = shared {
+    if let Some(shared) = told.shared.get() {
+        if let Some(silent) = shared.hangs() {
+            value["hangs_seconds"] = silent.as_secs().into();
+        }
+        value["rights"] = told.rights.clone().into();
         value["source"] = way(shared.way());
         let (counts, table) = (shared.counts(), shared.table());
         value["connections"] = json!({
@@ -254,20 +319,30 @@ fn say_way(way: &Way) {
     }
 }
 
-/// Opens a server; of a port that is taken it is said which other part of adit may have it.
-fn open(address: SocketAddr, option: &str, routes: Routes) -> Result<AdminServer, Failure> {
-    AdminServer::start_open(address, routes).map_err(|error| {
+/// The servers' sockets, bound while there are the rights for it, and for seeing who has a port that is taken.
+struct Sockets {
+    metrics: BoundListener,
+    health: BoundListener,
+}
+
+/// Binds a server's socket; of a port that is taken it is said which other part of adit may have it.
+fn bind(address: SocketAddr, option: &str) -> Result<BoundListener, Failure> {
+    BoundListener::bind(address).map_err(|error| {
         let is_taken = matches!(error, runtime::BindError::Taken { .. });
         let failure = failure(&error).within(option);
-        match (is_taken, address.port()) {
-            (true, 9090) => failure.and(&format!(
-                "adit server has its metrics there, too, and so has Prometheus: give another one with {option}"
-            )),
-            (true, 8080) => failure.and(&format!("adit server takes visitors there: give another one with {option}")),
-            (true, _) => failure.and(&format!("give another one with {option}")),
-            (false, _) => failure,
-        }
+        if is_taken { failure.and(&who_else(option, address.port())) } else { failure }
     })
+}
+
+/// What to do about a port that is taken, with the other part of adit that may have it.
+fn who_else(option: &str, port: u16) -> String {
+    match port {
+        9090 => {
+            format!("adit server has its metrics there, too, and so has Prometheus: give another one with {option}")
+        }
+        8080 => format!("adit server takes visitors there: give another one with {option}"),
+        _ => format!("give another one with {option}"),
+    }
 }
 
 #[cfg(test)]
@@ -301,6 +376,26 @@ mod tests {
         let [alive, ready, health] = answers(&readiness);
         assert_eq!((alive, ready), ((503, "Not alive".into()), (503, "Not ready".into())), "after an error");
         assert!(health.0 == 503 && health.1.contains("no more"), "{}", health.1);
+    }
+
+    #[test]
+    fn a_port_that_another_part_of_adit_has_by_default_is_told_as_such() {
+        assert!(who_else("--metrics", 9090).starts_with("adit server has its metrics there"));
+        assert!(who_else("--health", 8080).starts_with("adit server takes visitors there"));
+        assert_eq!(who_else("--health", 8081), "give another one with --health");
+    }
+
+    #[test]
+    fn metrics_are_made_once_for_those_who_ask_within_a_moment() {
+        let source = ::monitor::source::stub::Stub::new(None);
+        let shared = Agent::new(Box::new(source), Limits::default(), Duration::from_secs(1)).shared();
+        let told = Told::default();
+        let [first, second] = [told.metrics(&shared), told.metrics(&shared)];
+        // The very same bytes, not two that are alike.
+        assert_eq!(first.as_ptr(), second.as_ptr());
+        let old = Instant::now().checked_sub(FRESH).expect("the machine runs for longer");
+        *told.metrics.lock().unwrap() = Some((old, first));
+        assert_ne!(told.metrics(&shared).as_ptr(), second.as_ptr());
     }
 
     #[test]

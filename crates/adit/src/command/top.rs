@@ -2,17 +2,18 @@
 
 mod event;
 mod rows;
+mod uses;
 mod view;
 
 use std::collections::HashMap;
 use std::io::Write as _;
-use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::monitor::agent::{Agent, Shared};
-use ::monitor::source::{self, Source};
+use ::monitor::source::Source;
 use ::monitor::table::Limits;
 use adit_core::diagnose::Fault;
 use clap::Args;
@@ -21,8 +22,9 @@ use runtime::signals::StopSignals;
 use serde_json::json;
 
 use self::rows::By;
+use self::uses::Uses;
 use self::view::{After, View};
-use super::monitor::{SourceArguments, interval, way};
+use super::monitor::{SourceArguments, interval, open_source, way};
 use super::output::{Line, Output, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime};
@@ -68,8 +70,51 @@ pub(crate) struct TopArguments {
     source: SourceArguments,
 }
 
-/// The daemon's entrances: where they are and what they are called.
-type Forwards = Arc<Mutex<HashMap<SocketAddr, String>>>;
+/// The daemon that is asked, and what it tells of its forwards and tunnels.
+struct Asked {
+    place: Option<daemon::Place>,
+    uses: Mutex<Uses>,
+}
+
+impl Asked {
+    fn uses(&self) -> Uses {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Asks the daemon once more.
+    async fn learn(&self) {
+        let Some(place) = &self.place else { return };
+        let told = daemon::told(place).await.unwrap_or_default();
+        *self.uses.lock().unwrap_or_else(PoisonError::into_inner) = Uses::of_daemon(&told);
+    }
+}
+
+/// Whose daemon is asked: with sudo that of the user who is at the keyboard, not root's.
+struct Behind {
+    user: u32,
+    group: u32,
+    home: PathBuf,
+}
+
+impl Behind {
+    /// By what sudo says; root himself is nobody behind.
+    fn sudo() -> Option<Self> {
+        let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
+        let user = number("SUDO_UID").filter(|user| *user != 0 && rustix::process::geteuid().is_root())?;
+        Self::of(user, number("SUDO_GID")?, &std::fs::read_to_string("/etc/passwd").unwrap_or_default())
+    }
+
+    fn of(user: u32, group: u32, accounts: &str) -> Option<Self> {
+        let account = |line: &str| {
+            let mut fields = line.split(':');
+            let is_his = fields.nth(2)?.parse() == Ok(user);
+            is_his.then(|| fields.nth(2).map(PathBuf::from))?
+        };
+        // Who is in no file may have a session all the same.
+        let home = accounts.lines().find_map(account).unwrap_or_else(|| PathBuf::from("/nonexistent"));
+        Some(Self { user, group, home })
+    }
+}
 
 pub(crate) fn run(global: &Global, arguments: TopArguments) -> Result<ExitCode, Failure> {
     global.start_logs(Some("warn"), false)?;
@@ -80,31 +125,44 @@ pub(crate) fn run(global: &Global, arguments: TopArguments) -> Result<ExitCode, 
             Failure::new(Fault::Usage, format!("--sort {column}: no such column"), format!("it is one of {known}"))
         })?;
     }
-    on_runtime(Some(1), show(global, arguments, every, view))?
+    let streams = global.output == Format::Json && !arguments.once;
+    if !streams && !arguments.once && !terminal::is_interactive() {
+        return Err(no_terminal());
+    }
+    let behind = Behind::sudo();
+    let user = behind.as_ref().map(|behind| (behind.user, behind.group));
+    let (source, _) = open_source(&arguments.source.options(streams), user)?;
+    let place = match &behind {
+        Some(behind) => Some(daemon::Place::of_user(behind.user, &behind.home)),
+        None => daemon::Place::find().ok(),
+    };
+    let asked = Arc::new(Asked { place, uses: Mutex::default() });
+    on_runtime(Some(1), show(global, arguments, source, every, view, &asked))?
 }
 
-async fn show(global: &Global, arguments: TopArguments, every: Duration, view: View) -> Result<ExitCode, Failure> {
+async fn show(
+    global: &Global,
+    arguments: TopArguments,
+    source: Box<dyn Source>,
+    every: Duration,
+    view: View,
+    asked: &Arc<Asked>,
+) -> Result<ExitCode, Failure> {
     let signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let (scope, streams) = (Scope::root(), global.output == Format::Json && !arguments.once);
-    let options = arguments.source.options(streams);
-    let source = scope.spawn_blocking("load", move || source::open(&options)).await;
-    let source = source.map_err(|lost| Failure::new(Fault::Internal, lost.to_string(), ""))?;
-    let source = source.map_err(|error| failure(&error))?;
-    let forwards = Forwards::default();
-    learn(&forwards).await;
+    asked.learn().await;
     if streams {
-        return stream(&scope, source, every, view.filter(), &forwards, signals).await;
+        return stream(&scope, source, every, view.filter(), asked, signals).await;
     }
     if arguments.once {
-        return once(global, source, every, view, &forwards, arguments.lines).await;
+        return once(global, source, every, view, asked, arguments.lines).await;
     }
-    live(&scope, source, every, view, &forwards, signals).await
+    live(&scope, source, every, view, asked, signals).await
 }
 
-/// Asks the daemon for its entrances.
-async fn learn(forwards: &Forwards) {
-    let found = daemon::entrances().await.into_iter().collect();
-    *forwards.lock().unwrap_or_else(PoisonError::into_inner) = found;
+fn no_terminal() -> Failure {
+    let hint = "use --once for one table, or -o json for a line for each event";
+    Failure::new(Fault::Usage, "the live view needs a terminal", hint)
 }
 
 /// One table, of two looks: a rate takes two.
@@ -113,7 +171,7 @@ async fn once(
     source: Box<dyn Source>,
     every: Duration,
     mut view: View,
-    forwards: &Forwards,
+    asked: &Arc<Asked>,
     lines: Option<usize>,
 ) -> Result<ExitCode, Failure> {
     let mut agent = Agent::new(source, Limits::default(), every);
@@ -124,7 +182,7 @@ async fn once(
     let shared = agent.shared();
     if global.output == Format::Json {
         let table = shared.table();
-        let mut value = rows::json(&table, &names(forwards), view.filter(), lines);
+        let mut value = rows::json(&table, &asked.uses(), &view, lines);
         value["source"] = way(shared.way());
         terminal::data(&format!("{value}\n"));
         return Ok(ExitCode::SUCCESS);
@@ -136,15 +194,11 @@ async fn once(
         terminal::say(&format!("not seen: {}", shared.way().missing.join("; ")));
     }
     let width = if terminal::is_interactive() { terminal::width() } else { usize::MAX };
-    view.look(&shared.table(), &names(forwards));
+    view.look(&shared.table(), &asked.uses());
     for line in view.table(width, lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));
     }
     Ok(ExitCode::SUCCESS)
-}
-
-fn names(forwards: &Forwards) -> HashMap<SocketAddr, String> {
-    forwards.lock().unwrap_or_else(PoisonError::into_inner).clone()
 }
 
 /// Every step of a connection as a line.
@@ -153,7 +207,7 @@ async fn stream(
     source: Box<dyn Source>,
     every: Duration,
     filter: &str,
-    forwards: &Forwards,
+    asked: &Arc<Asked>,
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
     let left_out = |count| Line::Data(json!({ "event": "left-out", "lines": count }).to_string());
@@ -161,15 +215,15 @@ async fn stream(
     let output = Arc::new(output);
     let begun = json!({ "event": "started", "source": way(source.way()) });
     output.put(Line::Data(begun.to_string()), Weight::Full);
-    let (lines, known, filter) = (Arc::clone(&output), Arc::clone(forwards), filter.to_lowercase());
+    let (lines, known, filter) = (Arc::clone(&output), Arc::clone(asked), filter.to_lowercase());
     let agent = Agent::new(source, Limits::default(), every).with_listener(Box::new(move |record, place| {
         let forward = {
-            let known = known.lock().unwrap_or_else(PoisonError::into_inner);
-            rows::forward(&known, record).cloned()
+            let known = known.uses.lock().unwrap_or_else(PoisonError::into_inner);
+            known.of(record, &HashMap::new()).map(str::to_owned)
         };
-        let line = event::value(record, place, forward.as_deref()).to_string();
-        if filter.is_empty() || line.to_lowercase().contains(&filter) {
-            lines.put(Line::Data(line), Weight::Full);
+        let value = event::value(record, place, forward.as_deref());
+        if event::has(&value, &filter) {
+            lines.put(Line::Data(value.to_string()), Weight::Full);
         }
     }));
     let shared = agent.shared();
@@ -181,7 +235,7 @@ async fn stream(
             _ = signals.next() => shared.stop(),
             ended = &mut working => break ended,
             () = tokio::time::sleep(FORWARDS) => {
-                learn(forwards).await;
+                asked.learn().await;
                 if terminal::is_unread() {
                     shared.stop();
                 }
@@ -202,17 +256,16 @@ async fn live(
     source: Box<dyn Source>,
     every: Duration,
     view: View,
-    forwards: &Forwards,
+    asked: &Arc<Asked>,
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
     let Some(screen) = Screen::take() else {
-        let hint = "use --once for one table, or -o json for a line for each event";
-        return Err(Failure::new(Fault::Usage, "the live view needs a terminal", hint));
+        return Err(no_terminal());
     };
     let agent = Agent::new(source, Limits::default(), every);
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
-    let (seen, known) = (Arc::clone(&shared), Arc::clone(forwards));
+    let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
     let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
     tokio::pin!(working, drawing);
     let mut end = None;
@@ -240,26 +293,46 @@ async fn live(
                     Some(problem) => Err(Failure::new(Fault::Internal, problem, "start it again")),
                 };
             }
-            () = tokio::time::sleep(FORWARDS) => learn(forwards).await,
+            () = tokio::time::sleep(FORWARDS) => asked.learn().await,
         }
     }
 }
 
-/// Draws and takes keys until somebody wants to leave.
-fn draw(screen: &Screen, shared: &Arc<Shared>, forwards: &Forwards, mut view: View, every: Duration) {
-    let mut looked = None::<Duration>;
+/// Draws and takes keys until somebody wants to leave. What has not changed is not computed anew.
+fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) {
+    let (mut looked, mut drawn) = (None::<Duration>, None::<(usize, usize)>);
     while !shared.is_stopped() {
         let at = ::monitor::agent::now();
-        if looked.is_none_or(|last| at.saturating_sub(last) >= every) && !view.is_paused() {
-            view.look(&shared.table(), &names(forwards));
-            looked = Some(at);
+        let is_due = looked.is_none_or(|last| at.saturating_sub(last) >= every) || view.is_empty();
+        if is_due && !view.is_paused() {
+            let uses = asked.uses();
+            view.look(&shared.table(), &uses);
+            (looked, drawn) = (Some(at), None);
         }
-        screen.draw(&view.draw(shared.way(), &shared.counts(), terminal::width(), terminal::height()));
+        let size = (terminal::width(), terminal::height());
+        if drawn != Some(size) {
+            screen.draw(&view.draw(shared.way(), &shared.counts(), size.0, size.1));
+            drawn = Some(size);
+        }
         for key in screen.keys(KEYS) {
+            drawn = None;
             if view.handle_key(key) == After::Leave {
                 shared.stop();
             }
         }
     }
     let _ = std::io::stdout().flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_one_behind_sudo_is_found_with_his_home() {
+        let accounts = "root:x:0:0:root:/root:/bin/bash\nann:x:1000:1000:Ann:/srv/ann:/bin/sh\n";
+        let home = |user| Behind::of(user, 1_000, accounts).map(|behind| behind.home);
+        assert_eq!(home(1_000), Some("/srv/ann".into()));
+        assert_eq!(home(1_001), Some("/nonexistent".into()));
+    }
 }

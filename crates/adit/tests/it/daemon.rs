@@ -16,3 +16,4 @@ mod ports;
 mod refused;
 mod single;
 mod takeover;
+mod top;

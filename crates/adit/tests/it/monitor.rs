@@ -96,6 +96,83 @@ async fn connects_are_told_by_process_with_their_errors() {
     assert!(refused.is_some_and(|count| count >= 7), "{metrics}");
     assert!(metrics.contains("# TYPE tcp_connects_by_pid gauge"), "{metrics}");
     assert_eq!(value(&metrics, "adit_monitor_lost_total{what=\"event_no_room\"}"), Some(0));
+    // A connection that is open has a place in the kernel's map.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let kept = || async {
+        let kept = value(&monitor.metrics().await, "adit_monitor_entries{table=\"kernel\"}");
+        kept.filter(|count| *count >= 2)
+    };
+    eventually(DEADLINE, "both its ends in the map", kept).await;
+    drop(client);
+}
+
+/// A line of each thread's status.
+fn of_threads(pid: u32, key: &str) -> Vec<u64> {
+    let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
+    let statuses = tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok());
+    let value = |status: String| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).expect("a line");
+        u64::from_str_radix(line.trim(), 16).expect("a number")
+    };
+    statuses.map(value).collect()
+}
+
+#[tokio::test]
+async fn s21_no_thread_of_the_monitor_keeps_more_rights_than_it_needs() {
+    const PTRACE_READ_SEARCH_NICE: u64 = 1 << 19 | 1 << 2 | 1 << 23;
+    const NICE_PERFMON_BPF: u64 = 1 << 23 | 1 << 38 | 1 << 39;
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    let ready = || async { Some(()).filter(|()| monitor.process.is_running()) };
+    eventually(DEADLINE, "running", ready).await;
+    let may_have = if monitor.sees_all().await { NICE_PERFMON_BPF } else { PTRACE_READ_SEARCH_NICE };
+    let pid = monitor.process.pid();
+    for key in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+        let have = of_threads(pid, key);
+        assert!(have.len() > 3 && have.iter().all(|one| one & !may_have == 0), "{key} {have:x?}");
+    }
+    assert!(of_threads(pid, "NoNewPrivs:").iter().all(|one| *one == 1));
+    let health: Value = serde_json::from_str(&monitor.get("/health").await.1).expect("JSON");
+    let told: Vec<&str> = health["rights"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    assert_eq!(told.len(), of_threads(pid, "CapEff:")[0].count_ones() as usize, "{told:?}");
+}
+
+#[test]
+fn programs_that_are_refused_are_told_with_the_missing_rights_and_the_command_that_grants_them() {
+    use std::os::unix::process::CommandExt as _;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can be somebody without rights");
+        return;
+    }
+    let mut command = adit(Path::new("/"));
+    command.args(["monitor", "--source", "ebpf", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+    let Ok((status, said)) = process::run(command.uid(65_534).gid(65_534), b"", DEADLINE) else {
+        eprintln!("SKIPPED: nobody may not run the program where it is");
+        return;
+    };
+    let text = said.stderr();
+    assert_eq!(status.code(), Some(5), "{text}");
+    assert!(text.contains("CAP_BPF and CAP_PERFMON are missing"), "{text}");
+    assert!(text.contains("sudo setcap cap_bpf,cap_perfmon+ep /"), "{text}");
+}
+
+#[test]
+fn in_a_container_with_processes_of_its_own_it_is_said_what_that_hides() {
+    let home = home();
+    let program = adit(home.path()).get_program().to_owned();
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--pid", "--fork", "--mount-proc"]).arg(program);
+    command.args(["top", "--once", "-o", "json", "--interval", "100ms"]).env("HOME", home.path());
+    let Ok((status, said)) = process::run(&mut command, b"", DEADLINE) else {
+        eprintln!("SKIPPED: there is no unshare here");
+        return;
+    };
+    if !status.success() {
+        eprintln!("SKIPPED: no such namespace is to be had: {}", said.stderr());
+        return;
+    }
+    assert!(said.stdout().contains("(hostPID)"), "{}", said.stdout());
 }
 
 #[tokio::test]
@@ -170,6 +247,17 @@ async fn a_process_is_shown_once_as_a_table_and_as_json() {
     assert!(ours("processes", "pid", std::process::id().into()), "{json}");
     assert!(ours("connections", "remote", address.to_string().into()), "{json}");
     assert!(ours("remotes", "port", address.port().into()), "{json}");
+    // In the order that is asked for, as the table is, and chosen by what is told alone.
+    let list = |arguments: &[&str]| -> Vec<Value> {
+        let all = ["--once", "-o", "json", "--interval", "200ms", "--by", "connection", "--sort", "pid"];
+        let json: Value = serde_json::from_str(&top(&[&all[..], arguments].concat())).expect("JSON");
+        json["connections"].as_array().expect("a list").clone()
+    };
+    let pids: Vec<u64> = list(&[]).iter().map(|one| one["pid"].as_u64().unwrap_or_default()).collect();
+    assert!(pids.len() >= 2 && pids.is_sorted_by(|a, b| a >= b), "{pids:?}");
+    let first = list(&["--lines", "1"]);
+    assert!(first.len() == 1 && first[0]["pid"].as_u64() >= Some(pids[0].min(std::process::id().into())), "{first:?}");
+    assert_eq!(list(&["--filter", "seen_late"]), [] as [Value; 0], "the name of a field");
     drop((client, served));
 }
 

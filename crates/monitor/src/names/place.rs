@@ -2,8 +2,12 @@
 
 use std::fmt;
 
+use adit_core::printable;
+
 /// Characters of a container's number that are shown, as the tools do.
 const SHOWN: usize = 12;
+/// Letters of a unit's name that are shown. Whoever may make a control group chooses its name.
+const UNIT_MAX: usize = 64;
 
 /// A pod, a container, a unit of systemd, or the machine itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,11 +44,15 @@ impl Place {
 
     fn of_path(path: &str) -> Self {
         let (mut pod, mut container, mut unit) = (None, None, None);
+        // In what belongs to a user anybody may call a directory what he likes: no pod is there.
+        let mut may_be_pod = false;
+        let is_of_user = path.split('/').any(|part| part == "user.slice");
         for part in path.split('/') {
-            pod = pod_of(part).or(pod);
+            may_be_pod |= part.contains("kubepods") && !is_of_user;
+            pod = pod_of(part).filter(|_| may_be_pod).or(pod);
             container = container_of(part).or(container);
             if part.ends_with(".service") {
-                unit = Some(part.to_owned());
+                unit = Some(printable::part(part, UNIT_MAX));
             }
         }
         match (pod, container, unit) {
@@ -78,16 +86,16 @@ impl fmt::Display for Place {
     }
 }
 
-/// `pod<UID>` or `kubepods-…-pod<UID with underscores>.slice`.
+/// `pod<UID>` or `kubepods-…-pod<UID with underscores>.slice`, also with something before it.
 fn pod_of(part: &str) -> Option<String> {
     let part = part.strip_suffix(".slice").unwrap_or(part);
     let uid = match part.strip_prefix("pod") {
         Some(uid) => uid,
-        None if part.starts_with("kubepods") => part.rsplit_once("-pod")?.1,
+        None if part.contains("kubepods") => part.rsplit_once("-pod")?.1,
         None => return None,
     };
     let uid = uid.replace('_', "-");
-    let is_uid = uid.len() >= 32 && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
+    let is_uid = (32..=36).contains(&uid.len()) && uid.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-');
     is_uid.then_some(uid)
 }
 
@@ -120,6 +128,12 @@ mod tests {
                 format!("pod/{uid}/0123456789ab"),
             ),
             (format!("/kubepods.slice/kubepods-pod{slice}.slice/crio-{HEX}.scope"), format!("pod/{uid}/0123456789ab")),
+            (
+                format!(
+                    "/docker/{HEX}/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{slice}.slice/cri-containerd-{HEX}.scope"
+                ),
+                format!("pod/{uid}/0123456789ab"),
+            ),
             (format!("/kubelet/kubepods/besteffort/pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
             (format!("/docker/{HEX}"), "container/0123456789ab".into()),
             (format!("/system.slice/docker-{HEX}.scope"), "container/0123456789ab".into()),
@@ -138,11 +152,24 @@ mod tests {
         assert_eq!(Place::of(&text), Place::Container("0123456789ab".into()));
     }
 
+    #[test]
+    fn a_control_group_that_a_stranger_named_neither_commands_a_terminal_nor_passes_for_a_pod() {
+        let place = Place::of("0::/user.slice/r6\x1b[31m\x1b]0;pwn\x07\u{202e}a.service").to_string();
+        assert_eq!(place, "r6\u{fffd}[31m\u{fffd}]0;pwn\u{fffd}\u{fffd}a.service");
+        let long = Place::of(&format!("0::/{}.service", "x".repeat(5_000))).to_string();
+        assert_eq!(long.chars().count(), UNIT_MAX);
+        let uid = "1b6f0c3e-9a55-4b1e-8f3a-0d2a3c4b5e6f";
+        for path in [format!("/user.slice/kubepods/pod{uid}"), format!("/system.slice/pod{uid}")] {
+            assert_eq!(Place::of(&format!("0::{path}")), Place::Host, "{path}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn nothing_panics_on_any_text(text in "\\PC{0,200}") {
+        fn nothing_panics_on_any_text_and_what_comes_out_may_be_printed(text in "[^\n]{0,200}", end in "(\\.service)?") {
             let _ = Place::of(&text).to_string();
-            let _ = Place::of(&format!("0::/{text}"));
+            let place = Place::of(&format!("0::/{text}{end}")).to_string();
+            prop_assert!(place.chars().all(printable::is_printable), "{place:?}");
         }
     }
 }

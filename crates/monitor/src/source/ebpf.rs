@@ -89,6 +89,7 @@ impl Ebpf {
             return Err(SourceError::NotPermitted(rights::judge(&facts, &said.join("; "))));
         }
         way.missing = attach::missing(&way);
+        way.missing.extend(super::unseen_processes());
         let mut map = |name: &'static str| {
             programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
         };

@@ -5,7 +5,11 @@ use std::fs;
 use super::Obstacle;
 
 /// Numbers of capabilities (linux/capability.h).
+const DAC_OVERRIDE: u8 = 1;
+const DAC_READ_SEARCH: u8 = 2;
+const SYS_PTRACE: u8 = 19;
 const SYS_ADMIN: u8 = 21;
+const SYS_RESOURCE: u8 = 24;
 const PERFMON: u8 = 38;
 const BPF: u8 = 39;
 
@@ -26,6 +30,8 @@ pub struct Facts {
     pub release: (u32, u32),
     /// Where this program is.
     pub program: String,
+    /// Bytes of memory that may be locked, when there is a limit: before 5.11 maps count as such.
+    pub locked: Option<u64>,
 }
 
 impl Facts {
@@ -44,11 +50,22 @@ impl Facts {
             tracefs: tracefs.iter().any(|path| fs::metadata(format!("{path}/events/sock")).is_ok()),
             release: release(rustix::system::uname().release().to_str().unwrap_or_default()),
             program: std::env::current_exe().map(|path| path.display().to_string()).unwrap_or_default(),
+            locked: rustix::process::getrlimit(rustix::process::Resource::Memlock).current,
         }
+    }
+
+    /// Whether it can be seen which sockets the processes of other users have.
+    #[must_use]
+    pub const fn sees_files_of_others(&self) -> bool {
+        self.has(SYS_PTRACE) && (self.has(DAC_READ_SEARCH) || self.has(DAC_OVERRIDE))
     }
 
     const fn has(&self, capability: u8) -> bool {
         self.capabilities & (1 << capability) != 0
+    }
+
+    fn program(&self) -> &str {
+        if self.program.is_empty() { "adit" } else { &self.program }
     }
 
     /// The capabilities that are missing, by their names.
@@ -68,7 +85,42 @@ impl Facts {
 /// Says what stands in the way, from the facts and from what the system said; the most likely reason first.
 #[must_use]
 pub fn judge(facts: &Facts, said: &str) -> Obstacle {
-    let obstacle = |message: String, hint: String| Obstacle { message, hint };
+    foresee(facts).or_else(|| of_refusal(facts, said)).unwrap_or_else(|| Obstacle {
+        message: format!("the kernel does not take the programs: {said}"),
+        hint: "with -vv the log has what its verifier says; in a container, seccomp may forbid bpf(2)".into(),
+    })
+}
+
+/// What the system's answer tells together with the facts.
+fn of_refusal(facts: &Facts, said: &str) -> Option<Obstacle> {
+    let is_refused = ["EPERM", "Operation not permitted", "os error 1)"].iter().any(|word| said.contains(word));
+    if let (true, true, false, Some(locked)) =
+        (is_refused, facts.release < (5, 11), facts.has(SYS_RESOURCE), facts.locked)
+    {
+        return Some(Obstacle {
+            message: format!(
+                "only {} KiB of memory may be locked, as which this kernel counts maps, and CAP_SYS_RESOURCE is missing \
+                 to raise that",
+                locked / 1024
+            ),
+            hint: format!(
+                "sudo setcap cap_bpf,cap_perfmon,cap_sys_resource+ep {}; or raise the limit: ulimit -l unlimited, \
+                 LimitMEMLOCK=infinity in a unit of systemd; or use a smaller map: --max-connections 4096",
+                facts.program()
+            ),
+        });
+    }
+    (said.contains("tracefs") && !facts.tracefs).then(|| Obstacle {
+        message: "tracefs is missing or may not be read, and nothing but tracepoints was to be had".into(),
+        hint: "mount -t tracefs tracefs /sys/kernel/tracing; in a container mount the host's /sys/kernel/tracing"
+            .into(),
+    })
+}
+
+/// What will stand in the way, as far as that is known before anything is tried.
+#[must_use]
+pub fn foresee(facts: &Facts) -> Option<Obstacle> {
+    let obstacle = |message: String, hint: String| Some(Obstacle { message, hint });
     let missing = facts.missing();
     if !missing.is_empty() {
         let verb = if missing.len() == 1 { "is" } else { "are" };
@@ -80,7 +132,7 @@ pub fn judge(facts: &Facts, said: &str) -> Obstacle {
             _ if has_bpf => "",
             _ => ", and kernel.unprivileged_bpf_disabled keeps everybody else from loading programs",
         };
-        let program = if facts.program.is_empty() { "adit" } else { &facts.program };
+        let program = facts.program();
         return obstacle(
             format!("{names} {verb} missing{unprivileged}"),
             format!(
@@ -103,22 +155,11 @@ pub fn judge(facts: &Facts, said: &str) -> Obstacle {
     }
     if facts.lockdown.as_deref() == Some("confidentiality") {
         return obstacle(
-            format!(
-                "the kernel is locked down for confidentiality, which keeps programs from reading its memory: {said}"
-            ),
+            "the kernel is locked down for confidentiality, which keeps programs from reading its memory".into(),
             "start the kernel with lockdown=integrity, or without secure boot".into(),
         );
     }
-    if said.contains("tracefs") && !facts.tracefs {
-        return obstacle(
-            "tracefs is missing or may not be read, and nothing but tracepoints was to be had".into(),
-            "mount -t tracefs tracefs /sys/kernel/tracing; in a container mount the host's /sys/kernel/tracing".into(),
-        );
-    }
-    obstacle(
-        format!("the kernel does not take the programs: {said}"),
-        "with -vv the log has what its verifier says; in a container, seccomp may forbid bpf(2)".into(),
-    )
+    None
 }
 
 /// `CapEff` of /proc/self/status.
@@ -190,6 +231,29 @@ mod tests {
         for (at, word) in ["btf/vmlinux", "5.8", "confidentiality", "tracefs", "EINVAL"].iter().enumerate() {
             assert!(messages[at].contains(word), "{word}: {}", messages[at]);
         }
+    }
+
+    #[test]
+    fn a_limit_of_locked_memory_is_named_with_the_right_that_would_raise_it() {
+        let facts = Facts { release: (5, 10), locked: Some(64 * 1024), ..root() };
+        let obstacle = judge(&facts, "the map connections: Operation not permitted (os error 1)");
+        assert!(obstacle.message.starts_with("only 64 KiB") && obstacle.message.contains("CAP_SYS_RESOURCE"));
+        assert!(obstacle.hint.contains("cap_sys_resource+ep /bin/adit"), "{}", obstacle.hint);
+        let has_right = Facts { capabilities: facts.capabilities | 1 << SYS_RESOURCE, ..facts.clone() };
+        for other in [has_right, Facts { release: (5, 11), ..facts.clone() }, Facts { locked: None, ..facts.clone() }] {
+            assert!(judge(&other, "EPERM").message.contains("does not take the programs"), "{other:?}");
+        }
+        assert!(judge(&facts, "EINVAL").message.contains("EINVAL"), "another refusal");
+    }
+
+    #[test]
+    fn nothing_is_foreseen_where_all_is_well_and_files_of_others_take_two_rights() {
+        assert_eq!(foresee(&root()), None);
+        assert!(foresee(&Facts { btf: false, ..root() }).is_some());
+        let with = |numbers: &[u8]| Facts { capabilities: numbers.iter().map(|one| 1 << one).sum(), ..root() };
+        assert!(with(&[SYS_PTRACE, DAC_READ_SEARCH]).sees_files_of_others());
+        assert!(with(&[SYS_PTRACE, DAC_OVERRIDE]).sees_files_of_others());
+        assert!(!with(&[SYS_PTRACE]).sees_files_of_others() && !with(&[DAC_OVERRIDE]).sees_files_of_others());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
 use self::message::{Found, Socket};
-use super::{Counts, Obstacle, Part, Source, SourceError, Way};
+use super::{Counts, Obstacle, Part, Source, SourceError, Way, rights};
 use crate::agent::now;
 use crate::decode::{ConnectionId, End, OwnedBy, Owner, Record, State, Step};
 use crate::names;
@@ -52,9 +52,10 @@ impl SockDiag {
             "handshake times",
             "other network namespaces",
         ];
-        if !rustix::process::geteuid().is_root() {
+        if !rights::Facts::here().sees_files_of_others() {
             missing.push("processes of other users");
         }
+        missing.extend(super::unseen_processes());
         let part = Part { purpose: "survey", way: "sock_diag and /proc", refused: None };
         let way = Way { source: "sock_diag", parts: vec![part], missing, reason, capacity: 0 };
         let kernel = open().map_err(|error| SourceError::broken("sock_diag", &error))?;
@@ -158,14 +159,13 @@ impl Source for SockDiag {
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
         let at = now();
-        let sockets = match self.look() {
-            Ok(sockets) => sockets,
-            Err(error) => {
-                // What is left of a broken answer must not be taken for the next one's.
-                self.kernel = open().map_err(|error| SourceError::broken("sock_diag", &error))?;
-                return Err(SourceError::broken("sock_diag", &error));
-            }
-        };
+        let sockets = self.look().or_else(|error| {
+            // What is left of a broken answer must not be taken for the next one's. It may have been for the moment.
+            tracing::debug!(%error, "sock_diag is asked once more");
+            self.kernel = open()?;
+            self.look()
+        });
+        let sockets = sockets.map_err(|error| SourceError::broken("sock_diag", &error))?;
         self.find_owners(&sockets);
         for socket in &sockets {
             each(self.note(socket, at));
@@ -284,6 +284,17 @@ mod tests {
         let mut ended = Vec::new();
         source.events(&mut |record| ended.push(record)).unwrap();
         assert_eq!(ended.iter().filter(|record| of_ours(record) && record.is_end()).count(), 2, "{ended:#?}");
+    }
+
+    #[test]
+    fn an_answer_that_broke_off_is_asked_for_once_more() {
+        let mut source = SockDiag::open(None).expect("the kernel has sock_diag");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // Not a socket of the kernel: nothing can be asked there.
+        source.kernel = fs::File::open("/dev/null").unwrap().into();
+        assert!(!survey(&mut source).is_empty());
+        drop(client);
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use proptest::prelude::*;
@@ -32,12 +33,19 @@ pub(crate) fn live(number: u64, pid: u32) -> Record {
 
 pub(crate) fn owner(pid: u32, start: u64) -> Owner {
     let process = ProcessId { pid, start };
-    let command = Command::new(&format!("p{pid}"));
+    let command = Command::new(format!("p{pid}"));
     Owner { process, command, user: Some(0), cgroup: 0, by: OwnedBy::Connect }
 }
 
 pub(crate) fn ended(record: Record, end: End) -> Record {
     Record { step: Step::Ended, state: State::Closed, ended: Some((SECOND, end)), ..record }
+}
+
+/// Names with what was opened under them, in order.
+fn opened<'a>(all: impl Iterator<Item = (&'a Arc<str>, &'a Sums)>) -> Vec<(&'a str, u64)> {
+    let mut all: Vec<_> = all.map(|(name, sums)| (&**name, sums.opened)).collect();
+    all.sort_unstable();
+    all
 }
 
 fn only(table: &Table) -> &Process {
@@ -101,7 +109,7 @@ fn a_number_that_is_used_again_is_another_process() {
     let again = Record { owner: Some(owner(7, 99)), ..live(2, 7) };
     table.handle_record(SECOND, &again, None);
     assert_eq!((only(&table).id.start, only(&table).sums.opened), (99, 1));
-    assert_eq!(table.commands().map(|(name, sums)| (name, sums.opened)).collect::<Vec<_>>(), [("p7", 2)]);
+    assert_eq!(opened(table.commands()), [("p7", 2)]);
 }
 
 #[test]
@@ -154,9 +162,7 @@ fn what_has_no_room_is_counted() {
     assert_eq!((table.totals().opened, table.totals().closed), (4, 2));
     assert_eq!(table.overflow(), Overflow { connections: 4, processes: 2, remotes: 3, unseen: 0 });
     assert_eq!((table.connections().len(), table.processes().len(), table.remotes().len()), (2, 2, 1));
-    let mut names: Vec<_> = table.commands().map(|(name, sums)| (name, sums.opened)).collect();
-    names.sort_unstable();
-    assert_eq!(names, [("other", 2), ("p1", 1), ("p2", 1)]);
+    assert_eq!(opened(table.commands()), [("other", 2), ("p1", 1), ("p2", 1)]);
 }
 
 #[test]
@@ -164,7 +170,97 @@ fn an_idle_process_makes_room_for_a_new_one() {
     let mut table = Table::new(Limits { processes: 1, ..Limits::default() });
     table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
     table.handle_record(SECOND, &live(2, 8), None);
-    assert_eq!((only(&table).id.pid, table.overflow().processes), (8, 0));
+    assert_eq!((only(&table).id.pid, table.overflow().processes), (8, 1), "it may live yet, so it is counted");
+}
+
+#[test]
+fn when_there_is_no_room_the_dead_go_first_and_a_living_process_that_must_go_is_counted() {
+    let mut table = Table::new(Limits { processes: 2, ..Limits::default() });
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    table.handle_record(SECOND * 2, &ended(live(2, 8), End::Closed), None);
+    assert!(table.is_tight());
+    table.expire(SECOND * 3, |id| id.pid == 7);
+    table.handle_record(SECOND * 4, &ended(live(3, 9), End::Closed), None);
+    let pids = |table: &Table| {
+        let mut pids: Vec<u32> = table.processes().map(|process| process.id.pid).collect();
+        pids.sort_unstable();
+        pids
+    };
+    assert_eq!(
+        (pids(&table), table.overflow().processes),
+        (vec![7, 9], 0),
+        "the daemon is idle for longest, but lives"
+    );
+    table.handle_record(SECOND * 5, &ended(live(4, 10), End::Closed), None);
+    assert_eq!((pids(&table), table.overflow().processes), (vec![9, 10], 1));
+}
+
+#[test]
+fn those_are_looked_at_first_that_were_not_for_longest() {
+    let mut table = Table::default();
+    for pid in 1..=3 {
+        table.handle_record(SECOND * pid, &ended(live(pid.into(), pid), End::Closed), None);
+    }
+    table.handle_record(SECOND, &live(4, 4), None);
+    let pids = |idle: Vec<(ProcessId, Duration)>| idle.into_iter().map(|(id, _)| id.pid).collect::<HashSet<_>>();
+    let first = pids(table.idle(SECOND * 5, 2));
+    let second = pids(table.idle(SECOND * 6, 1));
+    assert_eq!((first.len(), second.len(), first.union(&second).count()), (2, 1, 3), "one with a connection lives");
+    assert_eq!(pids(table.idle(SECOND * 7, 9)).len(), 3);
+}
+
+#[test]
+fn a_connection_that_had_no_room_takes_nothing_back_from_another() {
+    let mut table = Table::new(Limits { remotes: 1, processes: 1, ..Limits::default() });
+    let to = |number: u64, pid: u32, host: u8| Record {
+        remote: SocketAddr::from((Ipv4Addr::new(10, 0, 0, host), 443)),
+        ..live(number, pid)
+    };
+    table.handle_record(SECOND, &to(1, 7, 1), None);
+    // No room for its process, nor for its remote.
+    table.handle_record(SECOND, &to(2, 8, 2), None);
+    table.handle_record(SECOND, &ended(to(1, 7, 1), End::Closed), None);
+    table.handle_record(SECOND * 2, &to(3, 8, 2), None);
+    table.handle_record(SECOND * 2, &ended(to(2, 8, 2), End::Closed), None);
+    assert_eq!((only(&table).id.pid, only(&table).open, table.remotes().next().unwrap().open), (8, 1, 1));
+}
+
+#[test]
+fn containers_of_a_pod_are_counted_together() {
+    let mut table = Table::default();
+    let places = ["pod/1b6f/aaa", "pod/1b6f/bbb", "pod/1b6f", "pod/2c/aaa", "container/aaa"];
+    for (number, place) in (1..).zip(places) {
+        table.handle_record(SECOND, &live(number, 7), Some(&place.into()));
+    }
+    assert_eq!(opened(table.places()), [("container/aaa", 1), ("pod/1b6f", 3), ("pod/2c", 1)]);
+}
+
+#[test]
+fn three_hundred_names_of_one_user_leave_room_for_a_real_one() {
+    let mut table = Table::default();
+    let named = |number: u64, name: &str, user: u32| {
+        let owner = Owner { command: Command::new(name), user: Some(user), ..owner(7, 1) };
+        ended(Record { owner: Some(owner), ..live(number, 7) }, End::Closed)
+    };
+    for number in 0..300 {
+        table.handle_record(SECOND, &named(number, &format!("n{number}"), 65_534), None);
+    }
+    table.handle_record(SECOND, &named(300, "nginx", 33), None);
+    table.handle_record(SECOND, &named(301, "sshd", 0), None);
+    let all = opened(table.commands());
+    assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 302);
+    assert!(all.contains(&("nginx", 1)) && all.contains(&("sshd", 1)) && all.contains(&("other", 236)), "{all:?}");
+}
+
+#[test]
+fn what_is_open_is_counted_by_direction() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &live(1, 7), None);
+    table.handle_record(SECOND, &Record { incoming: true, ..live(2, 0) }, None);
+    assert_eq!(table.open(), Open { outgoing: 1, incoming: 1, unowned: 1 });
+    table.handle_record(SECOND, &Record { incoming: true, ..live(2, 7) }, None);
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    assert_eq!(table.open(), Open { outgoing: 0, incoming: 1, unowned: 0 });
 }
 
 #[test]
@@ -200,7 +296,7 @@ fn what_was_added_up_in_the_kernel_is_in_the_sums() {
     let sums = Sums { opened: 6, failed: 2, closed: 3, sent: 10, received: 20, retransmits: 1, ..Sums::default() };
     assert_eq!((only(&table).sums, *table.totals(), only(&table).open), (sums, sums, 1));
     assert_eq!(folded.since(&folded).opened, 0);
-    assert_eq!(table.places().map(|(place, sums)| (place, sums.opened)).collect::<Vec<_>>(), [("host", 5)]);
+    assert_eq!(opened(table.places()), [("host", 5)]);
 }
 
 #[test]
@@ -265,8 +361,17 @@ proptest! {
             }
             let open = table.connections().len();
             prop_assert!(open <= 4 && table.processes().len() <= 3 && table.remotes().len() <= 2);
-            prop_assert!(table.processes().map(|process| process.open).sum::<usize>() <= open);
-            prop_assert!(table.remotes().map(|remote| remote.open).sum::<usize>() <= open);
+            let counted = |is: fn(&Connection) -> bool| table.connections().filter(|one| is(one)).count();
+            let by_process = table.processes().map(|process| process.open).sum::<usize>();
+            prop_assert_eq!(by_process, counted(|one| one.in_process));
+            prop_assert_eq!(table.remotes().map(|remote| remote.open).sum::<usize>(), counted(|one| one.remote.is_some()));
+            prop_assert_eq!(table.open().outgoing + table.open().incoming, open);
+            prop_assert_eq!(table.open().unowned, counted(|one| one.record.owner.is_none()));
+            let begun = |sums: &Sums| sums.opened + sums.incoming;
+            let ended = |sums: &Sums| sums.closed + sums.failed;
+            for process in table.processes() {
+                prop_assert_eq!(begun(&process.sums), ended(&process.sums) + process.open as u64);
+            }
             let by_command: u64 = table.commands().map(|(_, sums)| sums.opened).sum();
             prop_assert!(by_command <= table.totals().opened);
             let sent: u64 = table.ports().map(|(_, sums)| sums.sent).sum();

@@ -22,12 +22,6 @@ use crate::report::Failure;
 /// How long a peer may take that is asked.
 pub(super) const DEADLINE: Duration = Duration::from_secs(3);
 
-/// Where the kernel says what its programs look like.
-const BTF: &str = "/sys/kernel/btf/vmlinux";
-
-/// The bit of CAP_BPF and that of CAP_SYS_ADMIN, which includes it.
-const CAPABILITIES: u64 = 1 << 39 | 1 << 21;
-
 /// What was found out.
 #[derive(Debug)]
 pub(super) struct Facts {
@@ -207,7 +201,10 @@ pub(super) enum Daemon {
 pub(super) struct Kernel {
     pub(super) release: String,
     pub(super) btf: bool,
-    pub(super) capable: bool,
+    /// What this user lacks to see connections by programs in the kernel.
+    pub(super) rights: Option<Trouble>,
+    /// What keeps everybody from it.
+    pub(super) kernel: Option<Trouble>,
 }
 
 /// The time.
@@ -437,15 +434,27 @@ async fn daemon() -> Daemon {
     }
 }
 
+#[cfg(target_os = "linux")]
 fn kernel() -> Kernel {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
-    let effective = effective.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0);
+    use ::monitor::source::rights;
+    let facts = rights::Facts::here();
+    let trouble = |facts: &rights::Facts| {
+        let obstacle = rights::foresee(facts)?;
+        Some(Trouble { message: obstacle.message, hint: Some(obstacle.hint) })
+    };
     Kernel {
         release: rustix::system::uname().release().to_string_lossy().into_owned(),
-        btf: std::fs::File::open(BTF).is_ok(),
-        capable: effective & CAPABILITIES != 0,
+        btf: facts.btf,
+        rights: trouble(&facts),
+        // Rights can be had by sudo; this cannot.
+        kernel: trouble(&rights::Facts { capabilities: u64::MAX, ..facts }),
     }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn kernel() -> Kernel {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    Kernel { release, btf: false, rights: None, kernel: None }
 }
 
 fn clock() -> Clock {

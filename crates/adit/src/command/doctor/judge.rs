@@ -296,11 +296,20 @@ fn descriptors(limit: Option<u64>) -> Check {
     }
 }
 
-/// Only facts: nothing else needs them.
+/// Nothing but `adit monitor` and `adit top` needs it, and both have another way: what is missing is said, no more.
 fn kernel(kernel: &Kernel) -> Check {
     let btf = if kernel.btf { "BTF" } else { "no BTF" };
-    let capable = if kernel.capable { "CAP_BPF" } else { "no CAP_BPF" };
-    Check::ok("monitor", format!("kernel {}, {btf}, {capable}", kernel.release))
+    let release = &kernel.release;
+    match (&kernel.kernel, &kernel.rights) {
+        (Some(trouble), _) => {
+            let text = format!("kernel {release}, {btf}: adit monitor polls, as {}", trouble.message);
+            Check::warn("monitor", text, trouble.hint.clone().unwrap_or_default())
+        }
+        (None, Some(trouble)) => {
+            Check::ok("monitor", format!("kernel {release}, {btf}; without sudo it polls, as {}", trouble.message))
+        }
+        (None, None) => Check::ok("monitor", format!("kernel {release}, {btf}, and the rights for its programs")),
+    }
 }
 
 fn clock(clock: &Clock) -> Check {

@@ -42,6 +42,17 @@ pub(super) fn connection(record: &Record, place: Option<&str>, forward: Option<&
     })
 }
 
+/// Whether a value has the text, in lower case: what it says, not what its fields are called.
+pub(super) fn has(value: &Value, text: &str) -> bool {
+    match value {
+        Value::Object(fields) => fields.values().any(|value| has(value, text)),
+        Value::Array(items) => items.iter().any(|value| has(value, text)),
+        Value::String(own) => own.to_lowercase().contains(text),
+        Value::Number(own) => own.to_string().contains(text),
+        Value::Null | Value::Bool(_) => text.is_empty(),
+    }
+}
+
 /// One word.
 pub(super) const fn direction(incoming: bool) -> &'static str {
     if incoming { "incoming" } else { "outgoing" }
@@ -55,4 +66,20 @@ fn micros(time: Duration) -> u64 {
 fn unix_now() -> f64 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (now.as_secs_f64() * 1e3).round() / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_looks_at_what_is_told_and_not_at_the_names_of_fields() {
+        let value = json!({ "command": "Curl", "pid": 4711, "list": [{ "forward": null }], "seen_late": false });
+        for text in ["curl", "471", ""] {
+            assert!(has(&value, text), "{text}");
+        }
+        for text in ["command", "seen_late", "false", "null", "forward"] {
+            assert!(!has(&value, text), "{text}");
+        }
+    }
 }

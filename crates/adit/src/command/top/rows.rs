@@ -4,11 +4,12 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use ::monitor::decode::Record;
 use ::monitor::table::{Connection, Process, Remote, Table};
 use serde_json::{Value, json};
 
 use super::event;
+use super::uses::Uses;
+use super::view::View;
 use crate::command::up::table::bytes;
 
 /// What a line is for.
@@ -89,53 +90,59 @@ impl Cell {
 pub(super) type Row = Vec<Cell>;
 
 /// All lines of a kind, in no order.
-pub(super) fn rows(by: By, table: &Table, forwards: &HashMap<SocketAddr, String>) -> Vec<Row> {
+pub(super) fn rows(by: By, table: &Table, uses: &Uses) -> Vec<Row> {
+    all(by, table, uses).map(|(row, _)| row).collect()
+}
+
+/// What a line is for programs, made when it is asked for.
+type Told<'a> = Box<dyn Fn() -> Value + 'a>;
+
+/// All lines of a kind with what they are for programs, in no order.
+fn all<'a>(by: By, table: &'a Table, uses: &'a Uses) -> Box<dyn Iterator<Item = (Row, Told<'a>)> + 'a> {
     let now = ::monitor::agent::now();
+    let entrances = uses.entrances(table);
     match by {
         By::Process => {
-            let used = used(table, forwards);
-            table.processes().map(|process| of_process(process, used.get(&process.id.pid))).collect()
+            let used = used(table, uses, &entrances);
+            Box::new(table.processes().map(move |process| {
+                let mut forwards = used.get(&process.id.pid).cloned().unwrap_or_default();
+                forwards.sort_unstable();
+                let row = of_process(process, &forwards);
+                (row, Box::new(move || process_json(process, &forwards)) as Told<'a>)
+            }))
         }
-        By::Connection => table.connections().map(|one| of_connection(one, now, forwards)).collect(),
-        By::Remote => table.remotes().map(|remote| of_remote(remote, forwards)).collect(),
+        By::Connection => Box::new(table.connections().map(move |one| {
+            let forward = uses.of(&one.record, &entrances).map(str::to_owned);
+            let row = of_connection(one, now, forward.as_deref());
+            let value = move || event::connection(&one.record, one.place.as_deref(), forward.as_deref());
+            (row, Box::new(value) as Told<'a>)
+        })),
+        By::Remote => Box::new(table.remotes().map(move |remote| {
+            let forward = uses.of_remote(remote.id);
+            let row = of_remote(remote, forward);
+            (row, Box::new(move || remote_json(remote, forward)) as Told<'a>)
+        })),
     }
-}
-
-/// The forward that a connection uses, or that it came in by.
-pub(super) fn forward<'a>(forwards: &'a HashMap<SocketAddr, String>, record: &Record) -> Option<&'a String> {
-    let entrance = if record.incoming { record.local } else { record.remote };
-    at(forwards, entrance)
-}
-
-/// An entrance at all addresses is at each.
-fn at(forwards: &HashMap<SocketAddr, String>, entrance: SocketAddr) -> Option<&String> {
-    forwards.get(&entrance).or_else(|| {
-        let is_here = entrance.ip().is_loopback();
-        let mut open = forwards.iter().filter(|(address, _)| address.ip().is_unspecified() && is_here);
-        open.find(|(address, _)| address.port() == entrance.port()).map(|(_, name)| name)
-    })
 }
 
 /// The forwards that each process uses now.
-fn used(table: &Table, forwards: &HashMap<SocketAddr, String>) -> HashMap<u32, Vec<String>> {
+fn used(table: &Table, uses: &Uses, entrances: &HashMap<SocketAddr, String>) -> HashMap<u32, Vec<String>> {
     let mut used: HashMap<u32, Vec<String>> = HashMap::new();
-    if forwards.is_empty() {
+    if uses.is_empty() && entrances.is_empty() {
         return used;
     }
     for one in table.connections() {
-        let (Some(owner), Some(name)) = (one.record.owner, forward(forwards, &one.record)) else { continue };
+        let (Some(owner), Some(name)) = (one.record.owner, uses.of(&one.record, entrances)) else { continue };
         let names = used.entry(owner.process.pid).or_default();
-        if !names.contains(name) {
-            names.push(name.clone());
+        if !names.iter().any(|have| have == name) {
+            names.push(name.to_owned());
         }
     }
     used
 }
 
-fn of_process(process: &Process, forwards: Option<&Vec<String>>) -> Row {
+fn of_process(process: &Process, forwards: &[String]) -> Row {
     let sums = &process.sums;
-    let mut forwards = forwards.cloned().unwrap_or_default();
-    forwards.sort_unstable();
     vec![
         Cell::count(process.id.pid.into()),
         Cell::text(process.command.text()),
@@ -152,7 +159,7 @@ fn of_process(process: &Process, forwards: Option<&Vec<String>>) -> Row {
     ]
 }
 
-fn of_connection(one: &Connection, now: Duration, forwards: &HashMap<SocketAddr, String>) -> Row {
+fn of_connection(one: &Connection, now: Duration, forward: Option<&str>) -> Row {
     let record = &one.record;
     let (pid, command) = record.owner.map_or_else(
         || (Cell { text: "-".into(), number: Some(0) }, "-".to_owned()),
@@ -172,13 +179,12 @@ fn of_connection(one: &Connection, now: Duration, forwards: &HashMap<SocketAddr,
         Cell::bytes(record.received),
         Cell::time(record.rtt),
         Cell::count(record.retransmits.into()),
-        Cell::text(forward(forwards, record).cloned().unwrap_or_default()),
+        Cell::text(forward.unwrap_or_default()),
     ]
 }
 
-fn of_remote(remote: &Remote, forwards: &HashMap<SocketAddr, String>) -> Row {
+fn of_remote(remote: &Remote, forward: Option<&str>) -> Row {
     let (id, sums) = (remote.id, &remote.sums);
-    let entrance = (!id.incoming).then(|| at(forwards, SocketAddr::new(id.address, id.port))).flatten();
     vec![
         Cell::text(id.address.to_string()),
         Cell::count(id.port.into()),
@@ -191,47 +197,39 @@ fn of_remote(remote: &Remote, forwards: &HashMap<SocketAddr, String>) -> Row {
         Cell::bytes(sums.received),
         Cell::time(remote.rtt),
         Cell::count(sums.retransmits),
-        Cell::text(entrance.cloned().unwrap_or_default()),
+        Cell::text(forward.unwrap_or_default()),
     ]
 }
 
-/// All tables as one object, with stable names.
-pub(super) fn json(table: &Table, forwards: &HashMap<SocketAddr, String>, filter: &str, lines: Option<usize>) -> Value {
-    let filter = filter.to_lowercase();
-    let fits = |value: &Value| filter.is_empty() || value.to_string().to_lowercase().contains(&filter);
-    let most = lines.unwrap_or(usize::MAX);
-    let list = |all: &mut dyn Iterator<Item = Value>| all.filter(fits).take(most).collect::<Vec<_>>();
-    let used = used(table, forwards);
-    let mut processes: Vec<&Process> = table.processes().collect();
-    processes.sort_by_key(|process| std::cmp::Reverse((process.rate.both(), process.open, process.sums.opened)));
-    json!({
-        "processes": list(&mut processes.iter().map(|one| process_json(one, used.get(&one.id.pid)))),
-        "connections": list(&mut table.connections().map(|one| {
-            let place = one.place.as_deref();
-            event::connection(&one.record, place, forward(forwards, &one.record).map(String::as_str))
-        })),
-        "remotes": list(&mut table.remotes().map(remote_json)),
-    })
+/// All tables as one object, with stable names; chosen and ordered as the lines of the table are.
+pub(super) fn json(table: &Table, uses: &Uses, view: &View, lines: Option<usize>) -> Value {
+    let list = |by: By| {
+        let mut all: Vec<_> = all(by, table, uses).filter(|(row, _)| view.fits(row)).collect();
+        all.sort_by(|(a, _), (b, _)| view.compare(by, a, b));
+        Value::from(all.iter().take(lines.unwrap_or(usize::MAX)).map(|(_, value)| value()).collect::<Vec<_>>())
+    };
+    json!({ "processes": list(By::Process), "connections": list(By::Connection), "remotes": list(By::Remote) })
 }
 
-fn process_json(process: &Process, forwards: Option<&Vec<String>>) -> Value {
+fn process_json(process: &Process, forwards: &[String]) -> Value {
     let sums = &process.sums;
     json!({
         "pid": process.id.pid, "command": process.command.text(), "user": process.user,
         "place": process.place.as_deref(), "open": process.open, "opened": sums.opened, "incoming": sums.incoming,
         "failed": sums.failed, "closed": sums.closed, "sent": sums.sent, "received": sums.received,
         "sent_per_second": process.rate.sent, "received_per_second": process.rate.received,
-        "retransmits": sums.retransmits, "forwards": forwards.cloned().unwrap_or_default(),
+        "retransmits": sums.retransmits, "forwards": forwards,
     })
 }
 
-fn remote_json(remote: &Remote) -> Value {
+fn remote_json(remote: &Remote, forward: Option<&str>) -> Value {
     let (id, sums) = (remote.id, &remote.sums);
     json!({
         "address": id.address.to_string(), "port": id.port, "direction": event::direction(id.incoming),
         "open": remote.open, "connections": sums.opened + sums.incoming, "failed": sums.failed,
         "sent": sums.sent, "received": sums.received, "retransmits": sums.retransmits,
         "rtt_us": remote.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+        "forward": forward,
     })
 }
 
@@ -258,15 +256,5 @@ mod tests {
         for (micros, text) in times {
             assert_eq!(short(Duration::from_micros(micros)), text);
         }
-    }
-
-    #[test]
-    fn an_entrance_at_all_addresses_is_found_by_those_who_use_it_here() {
-        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
-        let forwards =
-            HashMap::from([(address("127.0.0.1:5432"), "db".to_owned()), (address("0.0.0.0:80"), "web".to_owned())]);
-        assert_eq!(at(&forwards, address("127.0.0.1:5432")).map(String::as_str), Some("db"));
-        assert_eq!(at(&forwards, address("127.0.0.1:80")).map(String::as_str), Some("web"));
-        assert_eq!(at(&forwards, address("192.0.2.1:80")), None, "another machine's");
     }
 }

@@ -1,13 +1,16 @@
 //! The live view: what is chosen, and its lines. Pure: keys and looks come in, lines go out.
 
 use std::cmp::Ordering;
-use std::collections::HashMap;
-use std::net::SocketAddr;
 
 use ::monitor::source::{Counts, Way};
 use ::monitor::table::Table;
+use adit_core::printable;
 
 use super::rows::{self, By, Row};
+use super::uses::Uses;
+
+/// Columns that a narrow screen does without, in this order.
+const LEAST: [&str; 9] = ["RETRANS", "PLACE", "RTT", "INCOMING", "STATE", "AGE", "FAILED", "RECEIVED", "SENT"];
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,13 +54,30 @@ impl View {
         &self.filter
     }
 
+    /// Whether a line has the text that is asked for.
+    pub(super) fn fits(&self, row: &Row) -> bool {
+        let filter = self.filter.to_lowercase();
+        filter.is_empty() || row.iter().any(|cell| cell.text.to_lowercase().contains(&filter))
+    }
+
+    /// The order of two lines of a kind.
+    pub(super) fn compare(&self, by: By, a: &Row, b: &Row) -> Ordering {
+        let order = compare(a, b, self.sort[by as usize]);
+        if self.reverse { order.reverse() } else { order }
+    }
+
+    /// Whether there is nothing to be seen yet, as after a change to another kind.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
     pub(super) const fn is_paused(&self) -> bool {
         self.paused
     }
 
     /// Takes a new look.
-    pub(super) fn look(&mut self, table: &Table, forwards: &HashMap<SocketAddr, String>) {
-        self.rows = rows::rows(self.by, table, forwards);
+    pub(super) fn look(&mut self, table: &Table, uses: &Uses) {
+        self.rows = rows::rows(self.by, table, uses);
         self.open = table.connections().len();
     }
 
@@ -153,20 +173,15 @@ impl View {
         if self.typing {
             return format!("filter: {}_   Enter keeps it, Esc takes it away", self.filter);
         }
-        let filter = if self.filter.is_empty() { String::new() } else { format!("  filter: {}", self.filter) };
-        format!("1 processes  2 connections  3 remotes  < > sort  r reverse  / filter  p pause  q quit{filter}")
+        let filter = if self.filter.is_empty() { String::new() } else { format!("filter: {}  ", self.filter) };
+        format!("{filter}1 process  2 connection  3 remote  < > sort  r turn  / filter  p pause  q quit")
     }
 
     /// Titles and lines, no wider and no more than there is room for.
     pub(super) fn table(&self, width: usize, lines: usize) -> Vec<String> {
         let (columns, sort) = (self.by.columns(), self.sort[self.by as usize]);
-        let filter = self.filter.to_lowercase();
-        let fits = |row: &&Row| filter.is_empty() || row.iter().any(|cell| cell.text.to_lowercase().contains(&filter));
-        let mut rows: Vec<&Row> = self.rows.iter().filter(fits).collect();
-        rows.sort_by(|a, b| {
-            let order = compare(a, b, sort);
-            if self.reverse { order.reverse() } else { order }
-        });
+        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| self.fits(row)).collect();
+        rows.sort_by(|a, b| self.compare(self.by, a, b));
         let all = rows.len();
         let shown = if all > lines { lines.saturating_sub(1) } else { all };
         rows.truncate(shown);
@@ -176,15 +191,16 @@ impl View {
                 *wide = (*wide).max(cell.text.chars().count());
             }
         }
+        let shown_columns = choose(columns, &widths, sort, &rows, width);
         let mut drawn = Vec::with_capacity(rows.len() + 2);
-        let titles = columns.iter().enumerate().map(|(at, title)| {
-            let mark = if at == sort { if self.reverse { "^" } else { "v" } } else { "" };
-            (format!("{title}{mark}"), is_number(self.by, at))
+        let titles = shown_columns.iter().map(|at| {
+            let mark = if *at == sort { if self.reverse { "^" } else { "v" } } else { "" };
+            (format!("{}{mark}", columns[*at]), *at)
         });
-        drawn.push(line(titles, &widths, width));
+        drawn.push(self.line(titles, &widths, width));
         for row in rows {
-            let cells = row.iter().enumerate().map(|(at, cell)| (cell.text.clone(), is_number(self.by, at)));
-            drawn.push(line(cells, &widths, width));
+            let cells = shown_columns.iter().filter_map(|at| Some((row.get(*at)?.text.clone(), *at)));
+            drawn.push(self.line(cells, &widths, width));
         }
         if all > shown {
             drawn.push(clip(&format!("and {} more", all - shown), width));
@@ -195,6 +211,38 @@ impl View {
         }
         drawn
     }
+
+    /// One line. Names come from strangers, so whatever a terminal would obey is replaced here, too.
+    fn line(&self, cells: impl Iterator<Item = (String, usize)>, widths: &[usize], width: usize) -> String {
+        let mut text = String::new();
+        for (cell, at) in cells {
+            let (cell, wide) = (printable::part(&cell, usize::MAX), widths.get(at).copied().unwrap_or_default());
+            if is_number(self.by, at) {
+                text.push_str(&format!("{cell:>wide$}  "));
+            } else {
+                text.push_str(&format!("{cell:<wide$}  "));
+            }
+        }
+        clip(text.trim_end(), width)
+    }
+}
+
+/// The columns for which there is room: those that say least go first, so that what a process is and which forward it
+/// uses stays. What is sorted by stays as well.
+fn choose(columns: &[&str], widths: &[usize], sort: usize, rows: &[&Row], width: usize) -> Vec<usize> {
+    let mut shown: Vec<usize> = (0..columns.len()).collect();
+    let is_empty = |at: usize| rows.iter().all(|row| row.get(at).is_none_or(|cell| cell.text.is_empty()));
+    let empty = ["FORWARD", "PLACE"]
+        .into_iter()
+        .filter(|title| columns.iter().position(|have| have == title).is_some_and(is_empty));
+    for title in empty.chain(LEAST) {
+        let wanted = shown.iter().map(|at| widths[*at] + 2).sum::<usize>().saturating_sub(2);
+        if wanted <= width {
+            break;
+        }
+        shown.retain(|at| columns[*at] != title || *at == sort);
+    }
+    shown
 }
 
 /// The greatest number first, texts from A; then by what else tells them apart.
@@ -212,15 +260,6 @@ fn compare(a: &Row, b: &Row, column: usize) -> Ordering {
 /// Numbers stand at the right of their column.
 fn is_number(by: By, column: usize) -> bool {
     !matches!(by.columns().get(column), Some(&("COMMAND" | "LOCAL" | "REMOTE" | "WAY" | "STATE" | "FORWARD" | "PLACE")))
-}
-
-fn line(cells: impl Iterator<Item = (String, bool)>, widths: &[usize], width: usize) -> String {
-    let mut text = String::new();
-    for ((cell, at_right), wide) in cells.zip(widths) {
-        let wide = *wide;
-        if at_right { text.push_str(&format!("{cell:>wide$}  ")) } else { text.push_str(&format!("{cell:<wide$}  ")) }
-    }
-    clip(text.trim_end(), width)
 }
 
 fn clip(text: &str, width: usize) -> String {

@@ -28,7 +28,6 @@ mod show;
 mod state;
 mod status;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -45,7 +44,7 @@ pub(in crate::command) use api::OPENAPI;
 use client::Client;
 use logs::{Reader, Wanted};
 use others::Process;
-use place::Place;
+pub(in crate::command) use place::Place;
 use state::{Chosen, Verb};
 
 /// How often `--watch` looks.
@@ -556,24 +555,13 @@ fn done(global: &Global, value: &Value, text: &str) {
     }
 }
 
-/// The addresses of the running daemon's entrances, with the names of what they lead to. Nothing when none runs.
-pub(in crate::command) async fn entrances() -> Vec<(SocketAddr, String)> {
-    let Ok(place) = Place::find() else { return Vec::new() };
-    let client = Client::new(&place);
-    if !client.is_there().await {
-        return Vec::new();
+/// What the running daemon says of itself; nothing when none runs, or when the socket is another user's.
+pub(in crate::command) async fn told(place: &Place) -> Option<Value> {
+    let client = Client::new(place);
+    if !place.is_own() || !client.is_there().await {
+        return None;
     }
-    let status = client.get("/v1/status").await.unwrap_or_default();
-    let list = |value: &Value, key: &str, name: &str| {
-        let texts = value[key].as_array().into_iter().flatten().filter_map(Value::as_str);
-        texts.filter_map(|text| Some((text.parse().ok()?, name.to_owned()))).collect::<Vec<(SocketAddr, String)>>()
-    };
-    let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
-    let mut all = list(&status["gateway"], "addresses", "gateway");
-    for one in services {
-        all.extend(list(one, "entrances", one["name"].as_str().unwrap_or_default()));
-    }
-    all
+    client.get("/v1/status").await.ok()
 }
 
 fn with_client(

@@ -256,7 +256,9 @@ async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
     drop(taken);
     let open = || async { get(address).await };
     assert_eq!(eventually(DEADLINE, "it is tried again", open).await, 200);
-    assert_eq!(place.json(&["status"])["summary"]["failed"], 0);
+    // It listens a moment before that is told.
+    let told = || async { (place.json(&["status"])["summary"]["failed"] == 0).then_some(()) };
+    eventually(DEADLINE, "it has not failed any more", told).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,7 +36,7 @@ fn facts() -> Facts {
         place: RuntimeDirectory::Good("/run/user/1/adit".into()),
         daemon: Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into() },
         descriptors: Some(1 << 20),
-        kernel: Kernel { release: "6.1".into(), btf: true, capable: false },
+        kernel: Kernel { release: "6.1".into(), btf: true, rights: Some(trouble("CAP_BPF is missing")), kernel: None },
         clock: Clock { now: SystemTime::UNIX_EPOCH + EPOCH * 2, synchronised: Some(true) },
     }
 }
@@ -229,4 +229,20 @@ gateway: { tls: local }
     assert_eq!((needs.ssh, needs.local_tls), (false, true));
     assert_eq!(needs.dynamic_host.as_deref(), Some("k8s.localhost"));
     assert!(needs.uses("c", None) && needs.uses("d", Some("d")) && !needs.uses("e", Some("d")));
+}
+
+#[test]
+fn a_kernel_that_takes_no_programs_is_told_with_what_to_do_and_missing_rights_are_no_trouble() {
+    let mut facts = facts();
+    assert_eq!(kernel(&facts.kernel).message, "kernel 6.1, BTF; without sudo it polls, as CAP_BPF is missing");
+    facts.kernel = Kernel {
+        btf: false,
+        kernel: Some(Trouble { hint: Some("another".into()), ..trouble("there are no types") }),
+        ..facts.kernel
+    };
+    let check = kernel(&facts.kernel);
+    assert_eq!((check.grade, check.fix.as_deref()), (Grade::Warn, Some("another")));
+    assert_eq!(check.message, "kernel 6.1, no BTF: adit monitor polls, as there are no types");
+    let well = Kernel { release: "6.1".into(), btf: true, rights: None, kernel: None };
+    assert_eq!(kernel(&well).message, "kernel 6.1, BTF, and the rights for its programs");
 }

@@ -90,3 +90,31 @@ fn what_is_not_seen_is_said() {
         assert!(text.contains(word), "{word}\n{text}");
     }
 }
+
+#[test]
+fn what_a_stranger_named_does_not_command_the_terminal() {
+    let mut view = view();
+    view.rows = vec![row(3, "cu\x1b]0;pwn\x07\u{202e}rl", 5)];
+    let text = view.table(200, 10).join("\n");
+    assert!(text.contains("cu\u{fffd}]0;pwn\u{fffd}\u{fffd}rl"), "{text:?}");
+}
+
+#[test]
+fn a_narrow_screen_does_without_what_says_least_and_keeps_the_forward_and_the_keys() {
+    let mut view = view();
+    let mut wide = row(3_000_000, "a-long-command", 5);
+    wide[10] = Cell { text: "database".into(), number: None };
+    view.rows = vec![wide, row(20, "nginx", 100)];
+    let titles = |width: usize, view: &View| view.table(width, 10)[0].clone();
+    assert!(titles(200, &view).contains("RETRANS") && titles(200, &view).contains("PLACE"));
+    let narrow = view.table(80, 10);
+    assert!(narrow[0].contains("FORWARD") && !narrow[0].contains("RETRANS"), "{narrow:#?}");
+    assert!(narrow[2].trim_end().ends_with("database") && narrow[2].contains("a-long-command"), "{narrow:#?}");
+    // Without a forward it makes room for the others; what is sorted by stays.
+    view.rows.remove(0);
+    assert!(!titles(80, &view).contains("FORWARD"), "{}", titles(80, &view));
+    view.sort_by("retrans").unwrap();
+    assert!(titles(60, &view).contains("RETRANSv"), "{}", titles(60, &view));
+    let screen = view.draw(&Way::default(), &Counts::default(), 80, 24);
+    assert!(screen.last().unwrap().ends_with("q quit"), "{screen:#?}");
+}

@@ -27,6 +27,22 @@ impl Place {
         Ok(Self { runtime, state })
     }
 
+    /// Of another user: for the administrator who was that one a moment ago. His environment is not ours, so the usual
+    /// directories are taken.
+    pub(in crate::command) fn of_user(user: u32, home: &Path) -> Self {
+        let state = home.join(".local/state/adit");
+        let session = PathBuf::from(format!("/run/user/{user}"));
+        let runtime = if session.is_dir() { session.join("adit") } else { state.join("run") };
+        Self { runtime, state }
+    }
+
+    /// Whether the socket is that of the user who asks: another one's would tell whatever it likes.
+    pub(in crate::command) fn is_own(&self) -> bool {
+        use std::os::unix::fs::MetadataExt as _;
+        let found = std::fs::symlink_metadata(self.socket());
+        found.is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw())
+    }
+
     /// The directory of socket and lock, made if it is missing.
     pub(super) fn open(&self) -> Result<PrivateDir, Failure> {
         PrivateDir::open(&self.runtime).map_err(|error| failure(&error))
@@ -93,6 +109,22 @@ impl Logs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_socket_of_ones_own_is_asked() {
+        let home = tempfile::tempdir().unwrap();
+        // No user has this number, so neither has he a session.
+        let place = Place::of_user(u32::MAX - 7, home.path());
+        assert_eq!(place.socket(), home.path().join(".local/state/adit/run/control.sock"));
+        assert!(!place.is_own(), "there is none");
+        make_private(&place.runtime).unwrap();
+        std::fs::write(place.socket(), "").unwrap();
+        assert!(place.is_own());
+        if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(place.socket(), Some(12_345), None).unwrap();
+            assert!(!place.is_own());
+        }
+    }
 
     #[test]
     fn a_name_never_leads_out_of_the_directory() {
