@@ -47,8 +47,8 @@ async fn a_refused_login_is_tried_again_at_once_when_a_person_restarts_the_forwa
     eventually(DEADLINE, "the login is refused", refused).await;
     sshd.authorize(&key);
     place.ok(&["stop", "there"]);
-    let (_, text) = place.fails(&["start", "there"]);
-    assert!(text.contains("refuse") && sshd.logins() == 0, "a start does not shorten the wait of a minute: {text}");
+    place.fails(&["start", "there"]);
+    assert_eq!(sshd.logins(), 0, "a start does not shorten the wait of a minute");
     place.ok(&["restart", "there"]);
     let let_in = || async { (sshd.logins() > 0).then_some(()) };
     eventually(DEADLINE, "the login is tried at once", let_in).await;
