@@ -212,8 +212,7 @@ fn connections_that_find_no_room_are_counted_and_the_counts_stay_exact() {
     assert_eq!((opened, incoming), (out - out_before, inn - in_before), "those without room keep their direction");
     assert_eq!(counts.established - before.established, opened + incoming);
     let kept = survey(&mut *source, port);
-    assert!(kept.len() >= 64, "{}", kept.len());
-    // Others may have found no room either.
+    // Others may have found no room either, or have all of it.
     let lost = counts.map_full - before.map_full + kept.len() as u64;
     assert!((400..=opened + incoming).contains(&lost), "{lost} of {opened} and {incoming}");
     drop(all);

@@ -18,9 +18,11 @@ use super::asked::{Group, Options};
 use super::figures::{self, Contender, Rounds};
 use super::table::{self, print};
 
-/// Who is measured: the machine with the monitor beside the machine without it.
+/// Who is measured: the machine with somebody who looks at its connections beside the machine without.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Peer {
+    /// `tcplife` of libbpf-tools: one tracepoint, a line for each connection that ends.
+    Tcplife,
     /// adit.
     Adit,
 }
@@ -29,7 +31,10 @@ impl Contender for Peer {
     const ADIT: Self = Self::Adit;
 
     fn name(self) -> &'static str {
-        "adit"
+        match self {
+            Self::Tcplife => "tcplife",
+            Self::Adit => "adit",
+        }
     }
 }
 
@@ -43,41 +48,48 @@ struct Row {
     /// What is measured.
     title: &'static str,
     figures: &'static [Figure],
-    /// One round: a value for each figure.
-    measure: fn(&Stand, &Options) -> Result<Vec<f64>, String>,
+    /// Who is measured.
+    peers: &'static [Peer],
+    /// One round for one peer: a value for each figure.
+    measure: fn(&Stand, Peer, &Options) -> Result<Vec<f64>, String>,
 }
 
 /// All rows, in the order they run.
 const ROWS: &[Row] = &[
     Row {
         name: "cost",
-        title: "connect, accept and two closes in one thread, with and without the monitor: processor time",
+        title: "connect, accept and two closes in one thread, with and without somebody who looks: processor time",
         figures: cost::FIGURES,
+        peers: &[Peer::Tcplife, Peer::Adit],
         measure: cost::measure,
     },
     Row {
         name: "bulk",
-        title: "One stream over loopback, with and without the monitor",
+        title: "One stream over loopback, with and without somebody who looks",
         figures: bulk::FIGURES,
+        peers: &[Peer::Tcplife, Peer::Adit],
         measure: bulk::measure,
     },
     Row {
         name: "load",
         title: "The monitor itself at 20,000 connections a second",
         figures: load::FIGURES,
-        measure: load::measure,
+        peers: &[Peer::Adit],
+        measure: |stand, _, options| load::measure(stand, options),
     },
     Row {
         name: "idle",
         title: "The monitor itself with 10,000 open connections",
         figures: idle::FIGURES,
-        measure: idle::measure,
+        peers: &[Peer::Adit],
+        measure: |stand, _, options| idle::measure(stand, options),
     },
     Row {
         name: "start",
         title: "From the start of the process until it is ready",
         figures: start::FIGURES,
-        measure: start::measure,
+        peers: &[Peer::Adit],
+        measure: |stand, _, options| start::measure(stand, options),
     },
 ];
 
@@ -94,8 +106,9 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     print(&format!("{}\n", stand.description()));
     let mut tables = Vec::new();
     for row in ROWS.iter().filter(|row| options.wants_row(row.name)) {
-        let rounds = Rounds::of(row.name, vec![Peer::Adit], options.rounds, |_| (row.measure)(&stand, &options));
-        let table = rounds.table(row.title, &[Peer::Adit], row.figures);
+        let peers = row.peers.iter().copied().filter(|peer| options.wants_peer(peer.name()) && stand.has(*peer)).collect();
+        let rounds = Rounds::of(row.name, peers, options.rounds, |peer| (row.measure)(&stand, peer, &options));
+        let table = rounds.table(row.title, row.peers, row.figures);
         print(&table.markdown());
         tables.push((row.name, table));
     }
@@ -107,7 +120,7 @@ fn group() -> Group {
     Group {
         name: "monitor",
         rows: ROWS.iter().map(|row| (row.name, row.title)).collect(),
-        peers: vec![Peer::Adit.name()],
+        peers: vec![Peer::Tcplife.name(), Peer::Adit.name()],
         about: "`adit monitor`: what it costs the machine's connections, and what it takes itself. Needs root.",
         programs: "adit is $ADIT_BIN or target/release/adit",
     }

@@ -1,15 +1,15 @@
-//! What a stream carries while the monitor is there.
+//! What a stream carries while somebody looks.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use super::stand::Stand;
-use super::{Figure, told};
+use super::stand::{Stand, end};
+use super::{Figure, Peer, told};
 use crate::asked::Options;
 use crate::k8s::figures::median;
 
-/// Windows with the monitor, in a round.
+/// Windows with him who looks, in a round.
 const PAIRS: usize = 6;
 /// Milliseconds of a window.
 const WINDOW: u64 = 400;
@@ -21,7 +21,7 @@ pub(super) const FIGURES: &[Figure] =
     &[Figure::higher("without, GB/s", 2), Figure::higher("with, % of that", 2).values(99.0, 99.8)];
 
 /// One round.
-pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
+pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Vec<f64>, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
     let mut client = TcpStream::connect(listener.local_addr().map_err(told)?).map_err(told)?;
     let mut served = listener.accept().map_err(told)?.0;
@@ -34,9 +34,9 @@ pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, Stri
     carried(&mut client, window)?;
     let mut before = carried(&mut client, window)?;
     for _ in 0..options.count(PAIRS) {
-        let monitor = stand.monitor()?;
+        let watcher = stand.watcher(peer)?;
         let with = carried(&mut client, window)?;
-        monitor.end()?;
+        end(watcher)?;
         let after = carried(&mut client, window)?;
         parts.push(with / before.midpoint(after) * 100.0);
         without.push(before.midpoint(after));

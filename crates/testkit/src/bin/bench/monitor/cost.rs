@@ -1,16 +1,16 @@
-//! What a connection costs more while the monitor is there.
+//! What a connection costs more while somebody looks at all of them.
 
 use std::fs;
 use std::net::TcpListener;
 
-use super::stand::{Stand, block};
-use super::{Figure, told};
+use super::stand::{Stand, block, end, programs};
+use super::{Figure, Peer, told};
 use crate::asked::Options;
 use crate::k8s::figures::median;
 
 /// Connections of a block.
 const BLOCK: usize = 2_000;
-/// Blocks with the monitor, in a round, for each pace.
+/// Blocks with him who looks, in a round, for each pace.
 const PAIRS: usize = 12;
 /// Where the kernel is told to count how long programs run.
 const STATS: &str = "/proc/sys/kernel/bpf_stats_enabled";
@@ -28,7 +28,7 @@ pub(super) const FIGURES: &[Figure] = &[
 ];
 
 /// One round.
-pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
+pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Vec<f64>, String> {
     let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
     let mut values = Vec::new();
     for paced in [true, false] {
@@ -36,10 +36,10 @@ pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, Stri
         block(&listener, BLOCK, paced)?;
         let mut before = block(&listener, BLOCK, paced)?;
         for _ in 0..options.count(PAIRS) {
-            let monitor = stand.monitor()?;
+            let watcher = stand.watcher(peer)?;
             block(&listener, BLOCK / 20, paced)?;
             let with = block(&listener, BLOCK, paced)?;
-            monitor.end()?;
+            end(watcher)?;
             let after = block(&listener, BLOCK, paced)?;
             added.push(with - before.midpoint(after));
             without.push(before.midpoint(after));
@@ -48,20 +48,20 @@ pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, Stri
         let (without, added) = (median(without).unwrap_or(f64::NAN), median(added).unwrap_or(f64::NAN));
         values.extend([without, added, added / without * 100.0]);
     }
-    values.extend(counted(stand, &listener)?);
+    values.extend(counted(stand, peer, &listener)?);
     Ok(values)
 }
 
 /// What the kernel counts of the programs' runs itself.
-fn counted(stand: &Stand, listener: &TcpListener) -> Result<[f64; 2], String> {
-    let monitor = stand.monitor()?;
+fn counted(stand: &Stand, peer: Peer, listener: &TcpListener) -> Result<[f64; 2], String> {
+    let watcher = stand.watcher(peer)?;
     let was = fs::read_to_string(STATS).map_err(told)?;
     fs::write(STATS, "1").map_err(told)?;
-    let before = monitor.programs();
+    let before = programs(&watcher);
     let done = block(listener, BLOCK, false);
-    let after = monitor.programs();
+    let after = programs(&watcher);
     fs::write(STATS, was.trim()).map_err(told)?;
-    monitor.end()?;
+    end(watcher)?;
     done?;
     let count = BLOCK as f64;
     Ok([(after.1 - before.1) / count, (after.0 - before.0) / count / 1e3])

@@ -12,8 +12,9 @@ use testkit::process::Process;
 use testkit::raw;
 use tokio::runtime::Runtime;
 
-use super::told;
+use super::{Peer, told};
 use crate::runtimes;
+use crate::table::note;
 
 /// Where the binary is unless `ADIT_BIN` says otherwise.
 const ADIT: &str = "target/release/adit";
@@ -24,10 +25,14 @@ pub(super) const RATE: usize = 20_000;
 /// So often connections are made, as many as are due.
 const BEAT: Duration = Duration::from_millis(1);
 
-/// The program, and where it is asked from.
+/// tcplife wants the kernel's tracing files, which are not everywhere: it gets them for itself.
+const TCPLIFE: &str = "mount -t tracefs none /sys/kernel/tracing; exec tcplife >/dev/null";
+
+/// The programs, and where they are asked from.
 pub(super) struct Stand {
     adit: PathBuf,
     runtime: Runtime,
+    has_tcplife: bool,
 }
 
 /// A monitor that is ready.
@@ -48,14 +53,50 @@ impl Stand {
         if !rustix::process::geteuid().is_root() {
             return Err("programs in the kernel need root: run it with sudo".to_owned());
         }
-        Ok(Self { adit, runtime: runtimes::apart(1)? })
+        let mut stand = Self { adit, runtime: runtimes::apart(1)?, has_tcplife: true };
+        match stand.tcplife().and_then(end) {
+            Ok(()) => {}
+            Err(error) => {
+                note(&format!("skipped: tcplife (libbpf-tools) cannot be measured ({error})"));
+                stand.has_tcplife = false;
+            }
+        }
+        Ok(stand)
+    }
+
+    /// Whether it can be measured here.
+    pub(super) fn has(&self, peer: Peer) -> bool {
+        peer != Peer::Tcplife || self.has_tcplife
     }
 
     /// What is measured, and where.
     pub(super) fn description(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        format!("adit monitor on Linux {}; {cores} cores; medians", kernel.trim())
+        format!("adit monitor beside tcplife on Linux {}; {cores} cores; medians", kernel.trim())
+    }
+
+    /// Starts somebody who looks, and waits until his programs are there.
+    pub(super) fn watcher(&self, peer: Peer) -> Result<Process, String> {
+        match peer {
+            Peer::Adit => Ok(self.monitor()?.process),
+            Peer::Tcplife => self.tcplife(),
+        }
+    }
+
+    fn tcplife(&self) -> Result<Process, String> {
+        let process = Process::start(Command::new("unshare").args(["-m", "sh", "-c", TCPLIFE])).map_err(told)?;
+        let start = Instant::now();
+        // It says nothing when it is ready.
+        while programs(&process).2 == 0 {
+            if !process.is_running() || start.elapsed() > DEADLINE {
+                let said = process.output();
+                return Err(said.lines().last().unwrap_or("it says nothing").to_owned());
+            }
+            runtimes::pass(Duration::from_millis(20))?;
+        }
+        runtimes::pass(Duration::from_millis(100))?;
+        if process.is_running() { Ok(process) } else { Err("it has ended".to_owned()) }
     }
 
     /// Starts a monitor, and waits until it says that it is ready.
@@ -96,30 +137,37 @@ impl Stand {
 }
 
 impl Monitor {
-    /// Ends it; everything of it is out of the kernel then.
+    /// See [`end`].
     pub(super) fn end(self) -> Result<(), String> {
-        self.process.terminate().map_err(told)?;
-        self.process.wait(DEADLINE).map_err(told)?;
-        // The kernel frees programs a moment after their last descriptor is gone.
-        runtimes::pass(Duration::from_millis(20))
+        end(self.process)
     }
+}
 
-    /// How long its programs have run, in nanoseconds, and how often, while the kernel was told to count that.
-    pub(super) fn programs(&self) -> (f64, f64) {
-        let facts = fs::read_dir(format!("/proc/{}/fdinfo", self.process.pid())).into_iter().flatten().flatten();
-        let mut seen: Vec<[f64; 3]> = Vec::new();
-        for text in facts.filter_map(|fact| fs::read_to_string(fact.path()).ok()) {
-            let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
-            let [Some(id), Some(time), Some(runs)] = ["prog_id:", "run_time_ns:", "run_cnt:"].map(value) else {
-                continue;
-            };
-            // A program has several descriptors.
-            if !seen.iter().any(|[other, ..]| *other == id) {
-                seen.push([id, time, runs]);
-            }
+/// Ends somebody who looks; everything of his is out of the kernel then.
+pub(super) fn end(process: Process) -> Result<(), String> {
+    process.terminate().map_err(told)?;
+    process.wait(DEADLINE).map_err(told)?;
+    // The kernel frees programs a moment after their last descriptor is gone.
+    runtimes::pass(Duration::from_millis(20))
+}
+
+/// How long a process's programs have run, in nanoseconds, and how often, while the kernel was told to count that; and how
+/// many there are.
+pub(super) fn programs(process: &Process) -> (f64, f64, usize) {
+    let facts = fs::read_dir(format!("/proc/{}/fdinfo", process.pid())).into_iter().flatten().flatten();
+    let mut seen: Vec<[f64; 3]> = Vec::new();
+    for text in facts.filter_map(|fact| fs::read_to_string(fact.path()).ok()) {
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok());
+        let [Some(id), Some(time), Some(runs)] = ["prog_id:", "run_time_ns:", "run_cnt:"].map(value) else {
+            continue;
+        };
+        // A program has several descriptors.
+        if !seen.iter().any(|[other, ..]| *other == id) {
+            seen.push([id, time, runs]);
         }
-        seen.iter().fold((0.0, 0.0), |sum, [_, time, runs]| (sum.0 + time, sum.1 + runs))
     }
+    let sum = |at: usize| seen.iter().map(|program| program[at]).sum();
+    (sum(1), sum(2), seen.len())
 }
 
 /// Processor time of this thread, in microseconds.
