@@ -106,7 +106,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     print(&format!("{}\n", stand.description()));
     let mut tables = Vec::new();
     for row in ROWS.iter().filter(|row| options.wants_row(row.name)) {
-        let peers = row.peers.iter().copied().filter(|peer| options.wants_peer(peer.name()) && stand.has(*peer)).collect();
+        let peers =
+            row.peers.iter().copied().filter(|peer| options.wants_peer(peer.name()) && stand.has(*peer)).collect();
         let rounds = Rounds::of(row.name, peers, options.rounds, |peer| (row.measure)(&stand, peer, &options));
         let table = rounds.table(row.title, row.peers, row.figures);
         print(&table.markdown());

@@ -81,6 +81,11 @@ pub(super) fn refused() -> Failure {
     Failure::new(Fault::Upstream, text, "what is live finishes first; then start another: adit daemon start")
 }
 
+/// Nothing is changed while another process is being made the daemon: it has read what holds.
+pub(super) fn given_up_to_another() -> Failure {
+    Failure::new(Fault::Upstream, "another process is taking over", "ask again in a moment")
+}
+
 /// The phases as people read them.
 pub(in crate::command) fn in_words(ending: &Value) -> Option<String> {
     let doing = match ending["phase"].as_str()? {

@@ -9,7 +9,6 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use adit_core::diagnose::Fault;
@@ -131,7 +130,7 @@ struct Turn(Arc<Daemon>);
 
 impl Turn {
     fn take(daemon: &Arc<Daemon>) -> Result<Self, NotHandedOver> {
-        if daemon.hands_over.swap(true, Ordering::AcqRel) {
+        if !daemon.handing.send_if_modified(|handing| !std::mem::replace(handing, true)) {
             return Err(NotHandedOver::Busy("another process is taking over already"));
         }
         let turn = Self(Arc::clone(daemon));
@@ -141,7 +140,7 @@ impl Turn {
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.0.hands_over.store(false, Ordering::Release);
+        self.0.handing.send_replace(false);
     }
 }
 

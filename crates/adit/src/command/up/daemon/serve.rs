@@ -296,6 +296,7 @@ fn reload_on_change(scope: &Scope, daemon: &Arc<Daemon>, watch: &Arc<FileWatch>)
             }
             let Some(daemon) = daemon.upgrade() else { return };
             // A successor reads it, though this one still connects whom it has accepted.
+            daemon.handed_over().await;
             if daemon.ends() {
                 return;
             }

@@ -54,7 +54,7 @@ pub(super) struct Daemon {
     begun: Instant,
     pub(super) ending: watch::Sender<Option<Ending>>,
     /// A successor is being started.
-    pub(super) hands_over: AtomicBool,
+    pub(super) handing: watch::Sender<bool>,
     pub(super) running: Arc<Mutex<Running>>,
     pub(super) notify: Notify,
     /// Its own TCP ports.
@@ -150,7 +150,7 @@ impl Daemon {
             started: SystemTime::now(),
             begun: Instant::now(),
             ending: watch::Sender::new(None),
-            hands_over: AtomicBool::new(false),
+            handing: watch::Sender::new(false),
             running,
             notify,
             doors,
@@ -192,7 +192,13 @@ impl Daemon {
 
     /// Whether another process is being made the daemon: what is wished here would be lost.
     pub(super) fn hands_over(&self) -> bool {
-        self.hands_over.load(Ordering::Acquire)
+        *self.handing.borrow()
+    }
+
+    /// Waits until no other process is being made the daemon.
+    pub(super) async fn handed_over(&self) {
+        // The sender is here.
+        let _ = self.handing.subscribe().wait_for(|handing| !handing).await;
     }
 
     /// Waits for the change that is under way, with what it writes down.
@@ -568,7 +574,7 @@ impl Daemon {
                 None => return Ok(None),
             },
             // The successor may have read what was wished before: it is to be asked.
-            Cause::Command { .. } if self.hands_over() => return Err(super::ending::refused()),
+            Cause::Command { .. } if self.hands_over() => return Err(super::ending::given_up_to_another()),
             Cause::Command { wish, renew } => (self.read(&known)?, Some(wish), renew),
         };
         let is_command = wish.is_some();
@@ -602,7 +608,10 @@ impl Daemon {
         };
         known.waiting = None;
         match &spoiled {
-            Some(failure) => self.blame(failure),
+            Some(failure) => {
+                self.view.in_force();
+                self.blame(failure);
+            }
             None => self.in_force(),
         }
         self.view.exposed(&snapshot);
