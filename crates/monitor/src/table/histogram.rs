@@ -58,7 +58,7 @@ impl Histogram {
     #[expect(clippy::cast_precision_loss, reason = "the bounds are small")]
     pub fn buckets(&self) -> Vec<(f64, u64)> {
         let ends = BOUNDS.iter().map(|bound| *bound as f64 / 1e6);
-        ends.zip(self.buckets).chain(std::iter::once((f64::MAX, self.beyond))).collect()
+        ends.zip(self.buckets).chain(std::iter::once((f64::INFINITY, self.beyond))).collect()
     }
 }
 
