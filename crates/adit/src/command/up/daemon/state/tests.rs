@@ -161,13 +161,13 @@ async fn a_file_is_not_in_force_since_it_was_first_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn while_another_process_takes_over_nothing_is_wished_here() {
     let bed = Bed::new(WEB);
-    bed.daemon.hands_over.store(true, Ordering::Release);
+    bed.daemon.handing.send_replace(true);
     assert!(bed.start("web").await.is_err());
     assert_eq!(bed.daemon.known().desired.get("web"), None);
     // The wishes that are written down are the other's.
     bed.daemon.reload().await.unwrap();
     assert!(!bed.daemon.place.desired().exists());
-    bed.daemon.hands_over.store(false, Ordering::Release);
+    bed.daemon.handing.send_replace(false);
     bed.start("web").await.unwrap();
     assert!(bed.daemon.place.desired().exists());
 }
