@@ -382,7 +382,7 @@ impl Table {
         idle.into_iter().map(checked).collect()
     }
 
-    /// Drops processes that are dead and remotes and names that nobody uses, once they were kept for a while.
+    /// Drops processes that are dead and remotes that nobody uses, once they were kept for a while.
     pub fn expire(&mut self, now: Duration, mut is_alive: impl FnMut(ProcessId) -> bool) {
         self.processes.retain(|id, process| {
             if process.open > 0 {
@@ -396,8 +396,6 @@ impl Table {
         });
         self.newest.retain(|_, id| self.processes.contains_key(id));
         self.remotes.retain(|_, remote| remote.open > 0 || now.saturating_sub(remote.last_seen) < KEPT);
-        self.commands.expire(now);
-        self.places.expire(now);
     }
 
     /// Open connections.

@@ -253,6 +253,18 @@ fn three_hundred_names_of_one_user_leave_room_for_a_real_one() {
 }
 
 #[test]
+fn a_command_that_runs_once_an_hour_is_counted_under_its_name_alone() {
+    let mut table = Table::default();
+    for hour in 0..3 {
+        let now = SECOND * 3_600 * u32::try_from(hour).unwrap();
+        table.handle_record(now, &ended(live(hour, 7), End::Closed), Some(&"backup.service".into()));
+        table.expire(now + SECOND * 3_000, |_| false);
+        assert_eq!(opened(table.commands()), [("p7", hour + 1)]);
+        assert_eq!(opened(table.places()), [("backup.service", hour + 1)]);
+    }
+}
+
+#[test]
 fn what_is_open_is_counted_by_direction() {
     let mut table = Table::default();
     table.handle_record(SECOND, &live(1, 7), None);
