@@ -46,10 +46,14 @@ impl Place {
         let (mut pod, mut container, mut unit) = (None, None, None);
         // In what belongs to a user anybody may call a directory what he likes: no pod is there.
         let mut may_be_pod = false;
+        // A container with a namespace of its own for control groups sees those beside it from its own place upwards,
+        // and where the kubelet makes the directories itself only the classes of quality are between there and a pod.
+        let mut is_beside = path.starts_with("/..");
         let is_of_user = path.split('/').any(|part| part == "user.slice");
         for part in path.split('/') {
             may_be_pod |= part.contains("kubepods") && !is_of_user;
-            pod = pod_of(part).filter(|_| may_be_pod).or(pod);
+            pod = pod_of(part).filter(|_| may_be_pod || is_beside && !is_of_user).or(pod);
+            is_beside &= matches!(part, "" | ".." | "burstable" | "besteffort");
             container = container_of(part).or(container);
             if part.ends_with(".service") {
                 unit = Some(printable::part(part, UNIT_MAX));
@@ -135,6 +139,14 @@ mod tests {
                 format!("pod/{uid}/0123456789ab"),
             ),
             (format!("/kubelet/kubepods/besteffort/pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../../besteffort/pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../../pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (
+                format!("/../../kubepods-besteffort-pod{slice}.slice/cri-containerd-{HEX}.scope"),
+                format!("pod/{uid}/0123456789ab"),
+            ),
+            (format!("/../{HEX}"), "container/0123456789ab".into()),
             (format!("/docker/{HEX}"), "container/0123456789ab".into()),
             (format!("/system.slice/docker-{HEX}.scope"), "container/0123456789ab".into()),
             (format!("/machine.slice/libpod-{HEX}.scope/container"), "container/0123456789ab".into()),
@@ -159,7 +171,13 @@ mod tests {
         let long = Place::of(&format!("0::/{}.service", "x".repeat(5_000))).to_string();
         assert_eq!(long.chars().count(), UNIT_MAX);
         let uid = "1b6f0c3e-9a55-4b1e-8f3a-0d2a3c4b5e6f";
-        for path in [format!("/user.slice/kubepods/pod{uid}"), format!("/system.slice/pod{uid}")] {
+        for path in [
+            format!("/user.slice/kubepods/pod{uid}"),
+            format!("/system.slice/pod{uid}"),
+            format!("/../../../user.slice/pod{uid}"),
+            format!("/../../../besteffort/user.slice/pod{uid}"),
+            format!("/../../../system.slice/x.slice/pod{uid}"),
+        ] {
             assert_eq!(Place::of(&format!("0::{path}")), Place::Host, "{path}");
         }
     }
