@@ -528,7 +528,7 @@ impl Table {
 
     /// The name that a place is counted under: containers of a pod come and go, so it is the pod's.
     fn place_label(&mut self, now: Duration, place: &str, owner: &Owner) -> Arc<str> {
-        // A user cannot make these, but units of his own.
+        // A user cannot make these, but units and `user-container/…` of his own.
         let is_granted = place.starts_with("pod/") || place.starts_with("container/");
         let name = match place.strip_prefix("pod/").and_then(|rest| rest.split_once('/')) {
             Some((uid, _)) => &place[.."pod/".len() + uid.len()],

@@ -21,6 +21,8 @@ pub enum Place {
     },
     /// A container.
     Container(String),
+    /// A container that a user has started without more rights, or what he has given the looks of one.
+    OfUser(String),
     /// A unit of systemd.
     Unit(String),
     /// Nothing that has a name.
@@ -61,6 +63,7 @@ impl Place {
         }
         match (pod, container, unit) {
             (Some(uid), container, _) => Self::Pod { uid, container },
+            (None, Some(container), _) if is_of_user => Self::OfUser(container),
             (None, Some(container), _) => Self::Container(container),
             (None, None, Some(unit)) => Self::Unit(unit),
             (None, None, None) => Self::Host,
@@ -72,8 +75,9 @@ impl Place {
         match self {
             Self::Host => 0,
             Self::Unit(_) => 1,
-            Self::Container(_) => 2,
-            Self::Pod { .. } => 3,
+            Self::OfUser(_) => 2,
+            Self::Container(_) => 3,
+            Self::Pod { .. } => 4,
         }
     }
 }
@@ -84,6 +88,7 @@ impl fmt::Display for Place {
             Self::Pod { uid, container: Some(container) } => write!(f, "pod/{uid}/{container}"),
             Self::Pod { uid, container: None } => write!(f, "pod/{uid}"),
             Self::Container(container) => write!(f, "container/{container}"),
+            Self::OfUser(container) => write!(f, "user-container/{container}"),
             Self::Unit(unit) => f.write_str(unit),
             Self::Host => f.write_str("host"),
         }
@@ -150,6 +155,10 @@ mod tests {
             (format!("/docker/{HEX}"), "container/0123456789ab".into()),
             (format!("/system.slice/docker-{HEX}.scope"), "container/0123456789ab".into()),
             (format!("/machine.slice/libpod-{HEX}.scope/container"), "container/0123456789ab".into()),
+            (
+                format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{HEX}.scope/container"),
+                "user-container/0123456789ab".into(),
+            ),
             ("/system.slice/nginx.service".into(), "nginx.service".into()),
             ("/user.slice/user-1000.slice/session-3.scope".into(), "host".into()),
             ("/".into(), "host".into()),

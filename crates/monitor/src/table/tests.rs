@@ -253,6 +253,24 @@ fn three_hundred_names_of_one_user_leave_room_for_a_real_one() {
 }
 
 #[test]
+fn a_user_cannot_fill_the_places_with_control_groups_that_look_like_containers() {
+    let mut table = Table::default();
+    let owned = |number: u64, user: u32| {
+        let owner = Owner { user: Some(user), ..owner(7, 1) };
+        ended(Record { owner: Some(owner), ..live(number, 7) }, End::Closed)
+    };
+    for number in 0..300 {
+        let path = format!("0::/user.slice/user-1000.slice/user@1000.service/{number:012x}{:052x}", 0);
+        let place = crate::names::Place::of(&path).to_string();
+        table.handle_record(SECOND, &owned(number, 1_000), Some(&place.into()));
+    }
+    let place = crate::names::Place::of(&format!("0::/system.slice/docker-{:064x}.scope", 7)).to_string();
+    table.handle_record(SECOND, &owned(300, 101), Some(&place.into()));
+    let all = opened(table.places());
+    assert!(all.contains(&("container/000000000000", 1)) && all.contains(&("other", 236)), "{all:?}");
+}
+
+#[test]
 fn a_command_that_runs_once_an_hour_is_counted_under_its_name_alone() {
     let mut table = Table::default();
     for hour in 0..3 {
