@@ -330,3 +330,30 @@ fn a_column_that_does_not_exist_is_named_with_those_that_do() {
     assert_eq!(status.code(), Some(2));
     assert!(said.stderr().contains("it is one of pid, command, open"), "{}", said.stderr());
 }
+
+#[test]
+fn a_daemon_that_hangs_holds_up_no_table_and_no_signal() {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let home = home();
+    let runtime = tempfile::tempdir().unwrap();
+    std::fs::DirBuilder::new().mode(0o700).create(runtime.path().join("adit")).unwrap();
+    // It takes connections, and answers none of them.
+    let daemon = std::os::unix::net::UnixListener::bind(runtime.path().join("adit/control.sock")).unwrap();
+    let top = |interval: &str| {
+        let mut command = adit(home.path());
+        command.env("XDG_RUNTIME_DIR", runtime.path()).env_remove("RUNTIME_DIRECTORY").env_remove("SUDO_UID");
+        command.args(["top", "--once", "--interval", interval]);
+        command
+    };
+    let (status, said) = process::run(&mut top("100ms"), b"", DEADLINE).expect("it does not wait for it");
+    assert!(status.success() && said.stdout().contains("COMMAND"), "{}", said.stderr());
+    // Those of the first one are taken here as well, so that this is the second one's.
+    daemon.set_nonblocking(true).unwrap();
+    while daemon.accept().is_ok() {}
+    daemon.set_nonblocking(false).unwrap();
+    let process = Process::start(&mut top("1h")).expect("it starts");
+    let asked = daemon.accept().expect("it asks, so its signals are taken");
+    process.signal(Signal::INT).unwrap();
+    assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(130), "there was no table");
+    drop(asked);
+}
