@@ -71,16 +71,17 @@ impl Ebpf {
         let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
         // So many places of connections that are over are kept for others, beside those that are there.
         let many = capacity / 2;
+        let places = capacity.saturating_add(many);
         let mut programs = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("every_step", &every_step, true)
             .override_global("patience", &patience, true)
             .override_global("many", &many, true)
-            .map_max_entries("connections", capacity.saturating_add(many))
+            .map_max_entries("connections", places)
             .map_max_entries("events", ring)
             .load(object)
             .map_err(|error| obstacle(&error))?;
-        let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
+        let mut way = Way { source: "ebpf", capacity: places as usize, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
         if way.chosen("state").is_none() {
             let state = way.parts.iter().filter(|part| part.purpose == "state");
