@@ -22,6 +22,8 @@ use crate::names;
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
+/// Bytes of the kernel's own before each record in the ring.
+const HEADER: usize = 8;
 /// Bytes of `struct kept` in `bpf/tcp.bpf.c`.
 const KEPT: usize = 72;
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
@@ -38,6 +40,8 @@ pub struct Ebpf {
     /// The same map, for surveys.
     kept: OwnedFd,
     events: RingBuf<MapData>,
+    /// Bytes that have room there.
+    ring: usize,
     counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
     /// What was taken of that already, and the count of all then.
@@ -107,6 +111,7 @@ impl Ebpf {
             kept,
             connections,
             events,
+            ring: ring as usize,
             counts,
             folded,
             taken: std::collections::HashMap::new(),
@@ -141,15 +146,18 @@ impl Source for Ebpf {
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        while let Some(bytes) = self.events.next() {
+        let Self { events, ring, undecoded, .. } = self;
+        one_ring(*ring, || {
+            let bytes = events.next()?;
             match decode::record(&bytes) {
                 Ok(record) => each(record),
                 Err(error) => {
-                    self.undecoded += 1;
+                    *undecoded += 1;
                     tracing::debug!(%error, "a record could not be read");
                 }
             }
-        }
+            Some(bytes.len())
+        });
         Ok(())
     }
 
@@ -234,6 +242,16 @@ impl Source for Ebpf {
         let up_to = Timespec::try_from(up_to).ok();
         // A signal ends the wait early, which does no harm.
         let _ = poll(&mut look, up_to.as_ref());
+    }
+}
+
+/// Takes what there is, but no more than the ring has room for: so much may have been there when it began. Should others
+/// bring more as fast as it is taken, the rest is for the next turn, and there are surveys and ends in between.
+fn one_ring(ring: usize, mut take: impl FnMut() -> Option<usize>) {
+    let mut left = ring;
+    while left > 0 {
+        let Some(bytes) = take() else { return };
+        left = left.saturating_sub(bytes + HEADER);
     }
 }
 
@@ -329,6 +347,23 @@ mod tests {
         assert_eq!(find(&mut source), Some(id), "that was another one");
         source.forget(id);
         assert_eq!(find(&mut source), None);
+    }
+
+    #[test]
+    fn a_turn_ends_with_one_ring_however_fast_others_bring_more() {
+        let mut taken = 0;
+        one_ring(4_096, || {
+            taken += 1;
+            // It fails, and not never ends, without the bound.
+            (taken < 100_000).then_some(RECORD)
+        });
+        assert_eq!(taken, 4_096_usize.div_ceil(RECORD + HEADER));
+        let mut few = 3;
+        one_ring(4_096, || {
+            few -= 1;
+            (few > 0).then_some(RECORD)
+        });
+        assert_eq!(few, 0);
     }
 
     #[test]
