@@ -51,6 +51,8 @@ pub struct Ebpf {
     undecoded: u64,
     /// Looks through open files that the system has refused.
     refused_looks: u64,
+    /// What each of the programs has missed, at the last survey.
+    missed: Vec<u64>,
     // Last: links go before programs and maps.
     _programs: aya::Ebpf,
 }
@@ -119,6 +121,7 @@ impl Ebpf {
             attached,
             undecoded: 0,
             refused_looks: 0,
+            missed: Vec::new(),
             _programs: programs,
         };
         if let Some(program) = source.attached.listening.take() {
@@ -162,6 +165,8 @@ impl Source for Ebpf {
     }
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        let now = self.attached.hooks.iter().map(|hook| missed(hook.as_fd()));
+        keep_greatest(&mut self.missed, now);
         let Some(program) = self.attached.survey.as_ref() else { return Ok(()) };
         let run = iterator::over_map(program.as_fd(), self.kept.as_fd());
         run.and_then(|file| records(file, each, &mut self.undecoded))
@@ -223,7 +228,7 @@ impl Source for Ebpf {
             folded,
             undecoded: self.undecoded,
             listeners_full: unheard,
-            hook_missed: self.attached.hooks.iter().map(|hook| missed(hook.as_fd())).sum(),
+            hook_missed: self.missed.iter().sum(),
             refused_looks: self.refused_looks,
         })
     }
@@ -281,6 +286,12 @@ fn records(mut file: impl Read, each: &mut dyn FnMut(Record), undecoded: &mut u6
 fn missed(program: BorrowedFd<'_>) -> u64 {
     let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     facts.ok().and_then(|facts| recursion_misses(&facts)).unwrap_or_default()
+}
+
+/// A count never falls, also when it could not be read this time.
+fn keep_greatest(kept: &mut Vec<u64>, now: impl ExactSizeIterator<Item = u64>) {
+    kept.resize(now.len(), 0);
+    kept.iter_mut().zip(now).for_each(|(kept, now)| *kept = now.max(*kept));
 }
 
 fn recursion_misses(facts: &str) -> Option<u64> {
@@ -371,6 +382,12 @@ mod tests {
         let facts = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t7\nverified_insns:\t900\n";
         assert_eq!(recursion_misses(facts), Some(7));
         assert_eq!(recursion_misses("prog_type:\t26\n"), None, "before 5.12");
+        let mut kept = Vec::new();
+        for now in [[7, 0], [0, 1], [8, 1]] {
+            keep_greatest(&mut kept, now.into_iter());
+        }
+        keep_greatest(&mut kept, [0, 0].into_iter());
+        assert_eq!(kept, [8, 1], "one that could not be read");
     }
 
     /// What opening an object that is none of ours says.
