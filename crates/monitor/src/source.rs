@@ -71,7 +71,7 @@ pub struct Way {
     pub missing: Vec<&'static str>,
     /// Why nothing better was to be had.
     pub reason: Option<Obstacle>,
-    /// How many connections can be kept at the same time.
+    /// How many connections can be kept at the same time, with those that are over and wait for their process.
     pub capacity: usize,
 }
 

@@ -4,7 +4,7 @@ mod histogram;
 mod labels;
 mod sums;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,6 +62,8 @@ pub struct Table {
     times: Times,
     survey: u64,
     overflow: Overflow,
+    /// Connections without room that are counted already: those since the last survey, and those of before.
+    refused: [HashSet<ConnectionId>; 2],
     last_tick: Option<Duration>,
     open: Open,
     /// The newest process of a number.
@@ -121,7 +123,7 @@ pub struct Times {
 /// What had no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Overflow {
-    /// Records of open connections.
+    /// Open connections, each once.
     pub connections: u64,
     /// Processes, and those that had to go while they lived.
     pub processes: u64,
@@ -262,6 +264,7 @@ impl Table {
             times: Times::default(),
             survey: 0,
             overflow: Overflow::default(),
+            refused: Default::default(),
             last_tick: None,
             open: Open::default(),
             newest: HashMap::new(),
@@ -275,8 +278,8 @@ impl Table {
         let mut connection = match self.take(record.id) {
             Some(known) => known,
             None if record.ended.is_none() && self.connections.len() >= self.limits.connections => {
-                // It is counted when it ends.
-                self.overflow.connections += 1;
+                // What it carries is counted when it ends.
+                self.refuse(record.id);
                 return;
             }
             None => self.begin(now, record),
@@ -323,6 +326,9 @@ impl Table {
     /// A survey begins: what several in a row do not find is gone.
     pub fn begin_survey(&mut self) {
         self.survey += 1;
+        // A survey tells those again that are still open; the others are of no use any more.
+        let [new, old] = &mut self.refused;
+        *old = std::mem::take(new);
     }
 
     /// A survey is over. Gives the connections whose end nobody saw; they are not kept.
@@ -382,7 +388,7 @@ impl Table {
         idle.into_iter().map(checked).collect()
     }
 
-    /// Drops processes that are dead and remotes and names that nobody uses, once they were kept for a while.
+    /// Drops processes that are dead and remotes that nobody uses, once they were kept for a while.
     pub fn expire(&mut self, now: Duration, mut is_alive: impl FnMut(ProcessId) -> bool) {
         self.processes.retain(|id, process| {
             if process.open > 0 {
@@ -396,8 +402,6 @@ impl Table {
         });
         self.newest.retain(|_, id| self.processes.contains_key(id));
         self.remotes.retain(|_, remote| remote.open > 0 || now.saturating_sub(remote.last_seen) < KEPT);
-        self.commands.expire(now);
-        self.places.expire(now);
     }
 
     /// Open connections.
@@ -465,6 +469,17 @@ impl Table {
         self.open
     }
 
+    /// A connection has no room. A survey tells it again and again, and it is counted once; were there more than there is
+    /// room for in all, some would be counted more than once.
+    fn refuse(&mut self, id: ConnectionId) {
+        let [new, old] = &mut self.refused;
+        let is_known = new.contains(&id) || old.contains(&id);
+        if new.len() < self.limits.connections {
+            new.insert(id);
+        }
+        self.overflow.connections += u64::from(!is_known);
+    }
+
     /// What is known of an open connection, to be put back when it stays open.
     fn take(&mut self, id: ConnectionId) -> Option<Connection> {
         let known = self.connections.remove(&id)?;
@@ -530,7 +545,7 @@ impl Table {
 
     /// The name that a place is counted under: containers of a pod come and go, so it is the pod's.
     fn place_label(&mut self, now: Duration, place: &str, owner: &Owner) -> Arc<str> {
-        // A user cannot make these, but units of his own.
+        // A user cannot make these, but units and `user-container/…` of his own.
         let is_granted = place.starts_with("pod/") || place.starts_with("container/");
         let name = match place.strip_prefix("pod/").and_then(|rest| rest.split_once('/')) {
             Some((uid, _)) => &place[.."pod/".len() + uid.len()],

@@ -122,7 +122,7 @@ pub(super) fn open_source(
     let kind = source.way().source;
     let rights = confine::confine(kind, user).or_else(|error| {
         // Going on as somebody else needs rights of its own; without them it goes on as who it is.
-        tracing::debug!(%error, "not as the user behind sudo");
+        tracing::warn!(%error, "it goes on as root, and not as the user who called sudo");
         confine::confine(kind, None)
     });
     let rights = rights.map_err(|error| {

@@ -6,6 +6,7 @@ mod uses;
 mod view;
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,7 +19,7 @@ use ::monitor::table::Limits;
 use adit_core::diagnose::Fault;
 use clap::Args;
 use runtime::scope::Scope;
-use runtime::signals::StopSignals;
+use runtime::signals::{StopSignal, StopSignals};
 use serde_json::json;
 
 use self::rows::By;
@@ -35,6 +36,8 @@ use crate::terminal::{self, Screen};
 const KEYS: Duration = Duration::from_millis(100);
 /// How often the daemon is asked for its forwards.
 const FORWARDS: Duration = Duration::from_secs(5);
+/// How long it may take to answer: what it tells is an addition, and one that hangs holds up nothing.
+const ANSWERS: Duration = Duration::from_secs(1);
 
 /// Show which process uses which TCP connections.
 #[derive(Debug, Args)]
@@ -84,8 +87,17 @@ impl Asked {
     /// Asks the daemon once more.
     async fn learn(&self) {
         let Some(place) = &self.place else { return };
-        let told = daemon::told(place).await.unwrap_or_default();
+        let told = daemon::told(place, ANSWERS).await.unwrap_or_default();
         *self.uses.lock().unwrap_or_else(PoisonError::into_inner) = Uses::of_daemon(&told);
+    }
+
+    /// Asks it again and again, and calls `each` after each time.
+    async fn keep_learning(&self, each: impl Fn()) -> Infallible {
+        loop {
+            tokio::time::sleep(FORWARDS).await;
+            self.learn().await;
+            each();
+        }
     }
 }
 
@@ -148,16 +160,25 @@ async fn show(
     view: View,
     asked: &Arc<Asked>,
 ) -> Result<ExitCode, Failure> {
-    let signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let (scope, streams) = (Scope::root(), global.output == Format::Json && !arguments.once);
-    asked.learn().await;
+    tokio::select! {
+        biased;
+        signal = signals.next() => return Ok(cut_off(signal)),
+        () = asked.learn() => {}
+    }
     if streams {
         return stream(&scope, source, every, view.filter(), asked, signals).await;
     }
     if arguments.once {
-        return once(global, source, every, view, asked, arguments.lines).await;
+        return once(global, source, every, view, asked, arguments.lines, signals).await;
     }
     live(&scope, source, every, view, asked, signals).await
+}
+
+/// Of a signal that came before anything was shown.
+fn cut_off(signal: StopSignal) -> ExitCode {
+    ExitCode::from(if signal == StopSignal::Interrupt { 130 } else { 143 })
 }
 
 fn no_terminal() -> Failure {
@@ -173,10 +194,15 @@ async fn once(
     mut view: View,
     asked: &Arc<Asked>,
     lines: Option<usize>,
+    mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
     let mut agent = Agent::new(source, Limits::default(), every);
     agent.survey().map_err(|error| failure(&error))?;
-    tokio::time::sleep(every).await;
+    tokio::select! {
+        biased;
+        signal = signals.next() => return Ok(cut_off(signal)),
+        () = tokio::time::sleep(every) => {}
+    }
     agent.source().reconcile().map_err(|error| failure(&error))?;
     agent.survey().map_err(|error| failure(&error))?;
     let shared = agent.shared();
@@ -228,18 +254,18 @@ async fn stream(
     }));
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
-    tokio::pin!(working);
+    let learning = asked.keep_learning(|| {
+        if terminal::is_unread() {
+            shared.stop();
+        }
+    });
+    tokio::pin!(working, learning);
     let ended = loop {
         tokio::select! {
             biased;
             _ = signals.next() => shared.stop(),
             ended = &mut working => break ended,
-            () = tokio::time::sleep(FORWARDS) => {
-                asked.learn().await;
-                if terminal::is_unread() {
-                    shared.stop();
-                }
-            }
+            never = &mut learning => match never {},
         }
     };
     output.flush().await;
@@ -267,7 +293,8 @@ async fn live(
     let working = scope.spawn_blocking("monitor", move || agent.run());
     let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
     let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
-    tokio::pin!(working, drawing);
+    let learning = asked.keep_learning(|| ());
+    tokio::pin!(working, drawing, learning);
     let mut end = None;
     loop {
         tokio::select! {
@@ -293,7 +320,7 @@ async fn live(
                     Some(problem) => Err(Failure::new(Fault::Internal, problem, "start it again")),
                 };
             }
-            () = tokio::time::sleep(FORWARDS) => asked.learn().await,
+            never = &mut learning => match never {},
         }
     }
 }

@@ -139,6 +139,62 @@ async fn s21_no_thread_of_the_monitor_keeps_more_rights_than_it_needs() {
 }
 
 #[test]
+fn s21_with_sudo_every_thread_of_top_goes_on_as_the_user_who_called_it_and_with_no_more_rights_than_it_needs() {
+    const OF_PROGRAMS: u64 = 1 << 23 | 1 << 38 | 1 << 39;
+    const OF_A_POLL: u64 = 1 << 19 | 1 << 2;
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become somebody else");
+        return;
+    }
+    let home = home();
+    let mut command = adit(home.path());
+    command.env("SUDO_UID", "65534").env("SUDO_GID", "65534").args(["top", "-o", "json", "--interval", "200ms"]);
+    let process = Process::start(&mut command).expect("it starts");
+    let begun = process.wait_line(DEADLINE, |line| line.contains("\"started\"")).expect("it says how it sees");
+    let may_have = if begun.contains("\"kind\":\"ebpf\"") { OF_PROGRAMS } else { OF_A_POLL };
+    let nobody = [65_534; 4].map(|id: u32| id.to_string()).join("\t");
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", process.pid())).expect("its threads").flatten();
+    let statuses: Vec<String> =
+        tasks.filter_map(|task| std::fs::read_to_string(task.path().join("status")).ok()).collect();
+    assert!(statuses.len() > 1, "its own, and that of the agent");
+    for status in &statuses {
+        let line = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).expect("a line").trim();
+        assert_eq!([line("Uid:"), line("Gid:"), line("Groups:")], [&*nobody, &*nobody, "65534"], "{status}");
+        for key in ["CapEff:", "CapPrm:", "CapInh:", "CapAmb:"] {
+            let have = u64::from_str_radix(line(key), 16).expect("a number");
+            assert_eq!(have & !may_have, 0, "{key} {status}");
+        }
+        assert_eq!(line("NoNewPrivs:"), "1");
+    }
+    process.signal(Signal::INT).unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success(), "{}", process.stderr());
+    assert!(!process.stderr().contains("goes on as root"), "{}", process.stderr());
+}
+
+#[test]
+fn s21_where_top_may_not_become_the_user_who_called_sudo_it_says_so() {
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can become somebody else");
+        return;
+    }
+    let home = home();
+    let own = adit(home.path());
+    let mut command = std::process::Command::new("setpriv");
+    command.args(["--bounding-set", "-setuid", "--inh-caps", "-setuid"]).arg(own.get_program());
+    command.env("HOME", home.path());
+    command.env("SUDO_UID", "65534").env("SUDO_GID", "65534").args(["top", "--once", "--interval", "100ms"]);
+    let Ok((status, said)) = process::run(&mut command, b"", DEADLINE) else {
+        eprintln!("SKIPPED: there is no setpriv here");
+        return;
+    };
+    if said.stderr().contains("setpriv:") {
+        eprintln!("SKIPPED: {}", said.stderr());
+        return;
+    }
+    assert!(status.success() && said.stderr().contains("it goes on as root"), "{}", said.stderr());
+}
+
+#[test]
 fn programs_that_are_refused_are_told_with_the_missing_rights_and_the_command_that_grants_them() {
     use std::os::unix::process::CommandExt as _;
     if !rustix::process::geteuid().is_root() {
@@ -329,4 +385,31 @@ fn a_column_that_does_not_exist_is_named_with_those_that_do() {
     let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it ends");
     assert_eq!(status.code(), Some(2));
     assert!(said.stderr().contains("it is one of pid, command, open"), "{}", said.stderr());
+}
+
+#[test]
+fn a_daemon_that_hangs_holds_up_no_table_and_no_signal() {
+    use std::os::unix::fs::DirBuilderExt as _;
+    let home = home();
+    let runtime = tempfile::tempdir().unwrap();
+    std::fs::DirBuilder::new().mode(0o700).create(runtime.path().join("adit")).unwrap();
+    // It takes connections, and answers none of them.
+    let daemon = std::os::unix::net::UnixListener::bind(runtime.path().join("adit/control.sock")).unwrap();
+    let top = |interval: &str| {
+        let mut command = adit(home.path());
+        command.env("XDG_RUNTIME_DIR", runtime.path()).env_remove("RUNTIME_DIRECTORY").env_remove("SUDO_UID");
+        command.args(["top", "--once", "--interval", interval]);
+        command
+    };
+    let (status, said) = process::run(&mut top("100ms"), b"", DEADLINE).expect("it does not wait for it");
+    assert!(status.success() && said.stdout().contains("COMMAND"), "{}", said.stderr());
+    // Those of the first one are taken here as well, so that this is the second one's.
+    daemon.set_nonblocking(true).unwrap();
+    while daemon.accept().is_ok() {}
+    daemon.set_nonblocking(false).unwrap();
+    let process = Process::start(&mut top("1h")).expect("it starts");
+    let asked = daemon.accept().expect("it asks, so its signals are taken");
+    process.signal(Signal::INT).unwrap();
+    assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(130), "there was no table");
+    drop(asked);
 }

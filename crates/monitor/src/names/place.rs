@@ -21,6 +21,8 @@ pub enum Place {
     },
     /// A container.
     Container(String),
+    /// A container that a user has started without more rights, or what he has given the looks of one.
+    OfUser(String),
     /// A unit of systemd.
     Unit(String),
     /// Nothing that has a name.
@@ -46,10 +48,14 @@ impl Place {
         let (mut pod, mut container, mut unit) = (None, None, None);
         // In what belongs to a user anybody may call a directory what he likes: no pod is there.
         let mut may_be_pod = false;
+        // A container with a namespace of its own for control groups sees those beside it from its own place upwards,
+        // and where the kubelet makes the directories itself only the classes of quality are between there and a pod.
+        let mut is_beside = path.starts_with("/..");
         let is_of_user = path.split('/').any(|part| part == "user.slice");
         for part in path.split('/') {
             may_be_pod |= part.contains("kubepods") && !is_of_user;
-            pod = pod_of(part).filter(|_| may_be_pod).or(pod);
+            pod = pod_of(part).filter(|_| may_be_pod || is_beside && !is_of_user).or(pod);
+            is_beside &= matches!(part, "" | ".." | "burstable" | "besteffort");
             container = container_of(part).or(container);
             if part.ends_with(".service") {
                 unit = Some(printable::part(part, UNIT_MAX));
@@ -57,6 +63,7 @@ impl Place {
         }
         match (pod, container, unit) {
             (Some(uid), container, _) => Self::Pod { uid, container },
+            (None, Some(container), _) if is_of_user => Self::OfUser(container),
             (None, Some(container), _) => Self::Container(container),
             (None, None, Some(unit)) => Self::Unit(unit),
             (None, None, None) => Self::Host,
@@ -68,8 +75,9 @@ impl Place {
         match self {
             Self::Host => 0,
             Self::Unit(_) => 1,
-            Self::Container(_) => 2,
-            Self::Pod { .. } => 3,
+            Self::OfUser(_) => 2,
+            Self::Container(_) => 3,
+            Self::Pod { .. } => 4,
         }
     }
 }
@@ -80,6 +88,7 @@ impl fmt::Display for Place {
             Self::Pod { uid, container: Some(container) } => write!(f, "pod/{uid}/{container}"),
             Self::Pod { uid, container: None } => write!(f, "pod/{uid}"),
             Self::Container(container) => write!(f, "container/{container}"),
+            Self::OfUser(container) => write!(f, "user-container/{container}"),
             Self::Unit(unit) => f.write_str(unit),
             Self::Host => f.write_str("host"),
         }
@@ -135,9 +144,21 @@ mod tests {
                 format!("pod/{uid}/0123456789ab"),
             ),
             (format!("/kubelet/kubepods/besteffort/pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../../besteffort/pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../../pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (format!("/../../pod{uid}/{HEX}"), format!("pod/{uid}/0123456789ab")),
+            (
+                format!("/../../kubepods-besteffort-pod{slice}.slice/cri-containerd-{HEX}.scope"),
+                format!("pod/{uid}/0123456789ab"),
+            ),
+            (format!("/../{HEX}"), "container/0123456789ab".into()),
             (format!("/docker/{HEX}"), "container/0123456789ab".into()),
             (format!("/system.slice/docker-{HEX}.scope"), "container/0123456789ab".into()),
             (format!("/machine.slice/libpod-{HEX}.scope/container"), "container/0123456789ab".into()),
+            (
+                format!("/user.slice/user-1000.slice/user@1000.service/user.slice/libpod-{HEX}.scope/container"),
+                "user-container/0123456789ab".into(),
+            ),
             ("/system.slice/nginx.service".into(), "nginx.service".into()),
             ("/user.slice/user-1000.slice/session-3.scope".into(), "host".into()),
             ("/".into(), "host".into()),
@@ -159,7 +180,13 @@ mod tests {
         let long = Place::of(&format!("0::/{}.service", "x".repeat(5_000))).to_string();
         assert_eq!(long.chars().count(), UNIT_MAX);
         let uid = "1b6f0c3e-9a55-4b1e-8f3a-0d2a3c4b5e6f";
-        for path in [format!("/user.slice/kubepods/pod{uid}"), format!("/system.slice/pod{uid}")] {
+        for path in [
+            format!("/user.slice/kubepods/pod{uid}"),
+            format!("/system.slice/pod{uid}"),
+            format!("/../../../user.slice/pod{uid}"),
+            format!("/../../../besteffort/user.slice/pod{uid}"),
+            format!("/../../../system.slice/x.slice/pod{uid}"),
+        ] {
             assert_eq!(Place::of(&format!("0::{path}")), Place::Host, "{path}");
         }
     }

@@ -22,6 +22,8 @@ use crate::names;
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
+/// Bytes of the kernel's own before each record in the ring.
+const HEADER: usize = 8;
 /// Bytes of `struct kept` in `bpf/tcp.bpf.c`.
 const KEPT: usize = 72;
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
@@ -38,6 +40,8 @@ pub struct Ebpf {
     /// The same map, for surveys.
     kept: OwnedFd,
     events: RingBuf<MapData>,
+    /// Bytes that have room there.
+    ring: usize,
     counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
     /// What was taken of that already, and the count of all then.
@@ -47,6 +51,8 @@ pub struct Ebpf {
     undecoded: u64,
     /// Looks through open files that the system has refused.
     refused_looks: u64,
+    /// What each of the programs has missed, at the last survey.
+    missed: Vec<u64>,
     // Last: links go before programs and maps.
     _programs: aya::Ebpf,
 }
@@ -71,16 +77,17 @@ impl Ebpf {
         let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
         // So many places of connections that are over are kept for others, beside those that are there.
         let many = capacity / 2;
+        let places = capacity.saturating_add(many);
         let mut programs = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("every_step", &every_step, true)
             .override_global("patience", &patience, true)
             .override_global("many", &many, true)
-            .map_max_entries("connections", capacity.saturating_add(many))
+            .map_max_entries("connections", places)
             .map_max_entries("events", ring)
             .load(object)
             .map_err(|error| obstacle(&error))?;
-        let mut way = Way { source: "ebpf", capacity: capacity as usize, ..Way::default() };
+        let mut way = Way { source: "ebpf", capacity: places as usize, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
         if way.chosen("state").is_none() {
             let state = way.parts.iter().filter(|part| part.purpose == "state");
@@ -106,6 +113,7 @@ impl Ebpf {
             kept,
             connections,
             events,
+            ring: ring as usize,
             counts,
             folded,
             taken: std::collections::HashMap::new(),
@@ -113,6 +121,7 @@ impl Ebpf {
             attached,
             undecoded: 0,
             refused_looks: 0,
+            missed: Vec::new(),
             _programs: programs,
         };
         if let Some(program) = source.attached.listening.take() {
@@ -140,19 +149,24 @@ impl Source for Ebpf {
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        while let Some(bytes) = self.events.next() {
+        let Self { events, ring, undecoded, .. } = self;
+        one_ring(*ring, || {
+            let bytes = events.next()?;
             match decode::record(&bytes) {
                 Ok(record) => each(record),
                 Err(error) => {
-                    self.undecoded += 1;
+                    *undecoded += 1;
                     tracing::debug!(%error, "a record could not be read");
                 }
             }
-        }
+            Some(bytes.len())
+        });
         Ok(())
     }
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
+        let now = self.attached.hooks.iter().map(|hook| missed(hook.as_fd()));
+        keep_greatest(&mut self.missed, now);
         let Some(program) = self.attached.survey.as_ref() else { return Ok(()) };
         let run = iterator::over_map(program.as_fd(), self.kept.as_fd());
         run.and_then(|file| records(file, each, &mut self.undecoded))
@@ -214,7 +228,7 @@ impl Source for Ebpf {
             folded,
             undecoded: self.undecoded,
             listeners_full: unheard,
-            hook_missed: self.attached.hooks.iter().map(|hook| missed(hook.as_fd())).sum(),
+            hook_missed: self.missed.iter().sum(),
             refused_looks: self.refused_looks,
         })
     }
@@ -233,6 +247,16 @@ impl Source for Ebpf {
         let up_to = Timespec::try_from(up_to).ok();
         // A signal ends the wait early, which does no harm.
         let _ = poll(&mut look, up_to.as_ref());
+    }
+}
+
+/// Takes what there is, but no more than the ring has room for: so much may have been there when it began. Should others
+/// bring more as fast as it is taken, the rest is for the next turn, and there are surveys and ends in between.
+fn one_ring(ring: usize, mut take: impl FnMut() -> Option<usize>) {
+    let mut left = ring;
+    while left > 0 {
+        let Some(bytes) = take() else { return };
+        left = left.saturating_sub(bytes + HEADER);
     }
 }
 
@@ -262,6 +286,12 @@ fn records(mut file: impl Read, each: &mut dyn FnMut(Record), undecoded: &mut u6
 fn missed(program: BorrowedFd<'_>) -> u64 {
     let facts = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", program.as_raw_fd()));
     facts.ok().and_then(|facts| recursion_misses(&facts)).unwrap_or_default()
+}
+
+/// A count never falls, also when it could not be read this time.
+fn keep_greatest(kept: &mut Vec<u64>, now: impl ExactSizeIterator<Item = u64>) {
+    kept.resize(now.len(), 0);
+    kept.iter_mut().zip(now).for_each(|(kept, now)| *kept = now.max(*kept));
 }
 
 fn recursion_misses(facts: &str) -> Option<u64> {
@@ -331,10 +361,33 @@ mod tests {
     }
 
     #[test]
+    fn a_turn_ends_with_one_ring_however_fast_others_bring_more() {
+        let mut taken = 0;
+        one_ring(4_096, || {
+            taken += 1;
+            // It fails, and not never ends, without the bound.
+            (taken < 100_000).then_some(RECORD)
+        });
+        assert_eq!(taken, 4_096_usize.div_ceil(RECORD + HEADER));
+        let mut few = 3;
+        one_ring(4_096, || {
+            few -= 1;
+            (few > 0).then_some(RECORD)
+        });
+        assert_eq!(few, 0);
+    }
+
+    #[test]
     fn what_a_program_has_missed_is_read_from_its_descriptor() {
         let facts = "pos:\t0\nprog_type:\t26\nrun_cnt:\t0\nrecursion_misses:\t7\nverified_insns:\t900\n";
         assert_eq!(recursion_misses(facts), Some(7));
         assert_eq!(recursion_misses("prog_type:\t26\n"), None, "before 5.12");
+        let mut kept = Vec::new();
+        for now in [[7, 0], [0, 1], [8, 1]] {
+            keep_greatest(&mut kept, now.into_iter());
+        }
+        keep_greatest(&mut kept, [0, 0].into_iter());
+        assert_eq!(kept, [8, 1], "one that could not be read");
     }
 
     /// What opening an object that is none of ours says.

@@ -74,9 +74,6 @@ impl Facts {
         if self.has(SYS_ADMIN) {
             return Vec::new();
         }
-        if self.release < (5, 8) {
-            return vec!["CAP_SYS_ADMIN"];
-        }
         let wanted = [(BPF, "CAP_BPF"), (PERFMON, "CAP_PERFMON")];
         wanted.into_iter().filter(|(number, _)| !self.has(*number)).map(|(_, name)| name).collect()
     }
@@ -121,11 +118,19 @@ fn of_refusal(facts: &Facts, said: &str) -> Option<Obstacle> {
 #[must_use]
 pub fn foresee(facts: &Facts) -> Option<Obstacle> {
     let obstacle = |message: String, hint: String| Some(Obstacle { message, hint });
+    // First: on an older one no right would help, and there are none of these.
+    if facts.release < (5, 8) {
+        let (major, minor) = facts.release;
+        return obstacle(
+            format!("this kernel is {major}.{minor}, and the programs need 5.8 or newer"),
+            "use a newer kernel".into(),
+        );
+    }
     let missing = facts.missing();
     if !missing.is_empty() {
         let verb = if missing.len() == 1 { "is" } else { "are" };
         let names = missing.join(" and ");
-        let has_bpf = !missing.contains(&"CAP_BPF") && !missing.contains(&"CAP_SYS_ADMIN");
+        let has_bpf = !missing.contains(&"CAP_BPF");
         let unprivileged = match facts.unprivileged_disabled {
             Some(0) => "",
             // With CAP_BPF that is no matter.
@@ -144,13 +149,6 @@ pub fn foresee(facts: &Facts) -> Option<Obstacle> {
         return obstacle(
             "this kernel does not describe its types: there is no /sys/kernel/btf/vmlinux".into(),
             "use a kernel built with CONFIG_DEBUG_INFO_BTF=y, as those of the distributions are since 5.4 or so; in a container mount /sys".into(),
-        );
-    }
-    if facts.release < (5, 8) {
-        let (major, minor) = facts.release;
-        return obstacle(
-            format!("this kernel is {major}.{minor}, and the programs need 5.8 or newer"),
-            "use a newer kernel".into(),
         );
     }
     if facts.lockdown.as_deref() == Some("confidentiality") {
@@ -215,7 +213,9 @@ mod tests {
     fn the_administrators_capability_stands_for_both() {
         let facts = Facts { capabilities: 1 << SYS_ADMIN, ..root() };
         assert!(facts.missing().is_empty());
-        assert_eq!(Facts { capabilities: 0, release: (5, 4), ..root() }.missing(), ["CAP_SYS_ADMIN"]);
+        // On a kernel that is too old no right is asked for, as none would help.
+        let old = judge(&Facts { capabilities: 0, release: (5, 4), ..root() }, "EPERM");
+        assert!(old.message.contains("5.8") && !old.hint.contains("setcap"), "{old:?}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
-//! Sums by name, for so many names at most. What has no room goes under `other`, and so does a name that nothing was
-//! heard of for a while: its room is for the next one.
+//! Sums by name, for so many names at most. What has no room goes under `other`. When the room is needed, a name that
+//! nothing was heard of for a while gives its own to the next one. Its sums go with it: whoever reads them has counted
+//! them under the name already, and would count them twice if `other` took them over.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,9 +8,7 @@ use std::time::Duration;
 
 use super::{OTHER, Sums};
 
-/// A name that is not used for so long gives its room back, and its sums go to `other`.
-const KEPT: Duration = Duration::from_secs(600);
-/// When there is no room, one that is not used for so long must go at once: two looks of a scraper have seen it.
+/// When there is no room, a name that is not used for so long must go: two looks of a scraper have seen it.
 const IDLE: Duration = Duration::from_secs(60);
 /// The part of the names that a user may have who is not the administrator: he can make as many names as he likes.
 const OF_A_USER: usize = 4;
@@ -49,8 +48,7 @@ impl Labels {
         if let Some((known, _)) = self.all.get_key_value(name) {
             return Arc::clone(known);
         }
-        let has_share = user.is_none() || self.of_user(user) < (self.limit / OF_A_USER).max(1);
-        if !has_share || !self.make_room(now) {
+        if !self.make_room(now, user) {
             return Arc::clone(&self.other);
         }
         let name: Arc<str> = name.into();
@@ -81,48 +79,30 @@ impl Labels {
         }
     }
 
-    /// Takes the room back of names that are not used any more.
-    pub(super) fn expire(&mut self, now: Duration) {
-        let is_old = |label: &Label| label.open == 0 && now.saturating_sub(label.last) >= KEPT;
-        let old: Vec<Arc<str>> = self
-            .all
-            .iter()
-            .filter(|(name, label)| ***name != *OTHER && is_old(label))
-            .map(|(name, _)| name.clone())
-            .collect();
-        for name in old {
-            self.fold(&name);
-        }
-    }
-
     pub(super) fn iter(&self) -> impl ExactSizeIterator<Item = (&Arc<str>, &Sums)> {
         self.all.iter().map(|(name, label)| (name, &label.sums))
     }
 
-    /// Whether there is room for one more, if need be that of the one that is idle longest.
-    fn make_room(&mut self, now: Duration) -> bool {
+    /// Whether there is room for one more, if need be that of the one that is idle longest: of the same user, when his
+    /// share is full.
+    fn make_room(&mut self, now: Duration, user: Option<u32>) -> bool {
+        let is_share_full = user.is_some() && self.of_user(user) >= (self.limit / OF_A_USER).max(1);
         let have = self.all.len() - usize::from(self.all.contains_key(OTHER));
-        if have < self.limit {
+        if have < self.limit && !is_share_full {
             return true;
         }
-        let idle = |(name, label): &(&Arc<str>, &Label)| {
-            ***name != *OTHER && label.open == 0 && now.saturating_sub(label.last) >= IDLE
+        let may_go = |(name, label): &(&Arc<str>, &Label)| {
+            let is_idle = label.open == 0 && now.saturating_sub(label.last) >= IDLE;
+            ***name != *OTHER && is_idle && (!is_share_full || label.user == user)
         };
-        let oldest = self.all.iter().filter(idle).min_by_key(|(_, label)| label.last);
+        let oldest = self.all.iter().filter(may_go).min_by_key(|(_, label)| label.last);
         let Some(oldest) = oldest.map(|(name, _)| Arc::clone(name)) else { return false };
-        self.fold(&oldest);
+        self.all.remove(&oldest);
         true
     }
 
     fn of_user(&self, user: Option<u32>) -> usize {
         self.all.values().filter(|label| label.user == user).count()
-    }
-
-    /// No sum is lost: together they never fall.
-    fn fold(&mut self, name: &str) {
-        let Some(label) = self.all.remove(name) else { return };
-        let other = self.all.entry(Arc::clone(&self.other)).or_insert_with(|| Label::new(None));
-        other.sums.join(&label.sums);
     }
 }
 
@@ -145,14 +125,15 @@ mod tests {
     }
 
     #[test]
-    fn names_that_are_not_used_any_more_give_their_room_back_and_no_count_is_lost() {
+    fn a_name_keeps_its_sums_as_long_as_nobody_needs_its_room_and_they_are_never_counted_again_under_other() {
         let mut labels = Labels::new(2);
         assert_eq!(["a", "b", "c"].map(|name| count(&mut labels, SECOND, name, None)), ["a", "b", "other"]);
-        count(&mut labels, SECOND * 50, "b", None);
-        assert_eq!(count(&mut labels, SECOND * 62, "c", None), "c", "`a` was idle for a minute");
-        assert_eq!(all(&labels), [("b".into(), 2), ("c".into(), 1), ("other".into(), 2)]);
-        labels.expire(SECOND * 655);
-        assert_eq!(all(&labels), [("c".into(), 1), ("other".into(), 4)]);
+        assert_eq!(count(&mut labels, SECOND * 9_000, "b", None), "b");
+        assert_eq!(all(&labels), [("a".into(), 1), ("b".into(), 2), ("other".into(), 1)], "`a` was idle for hours");
+        assert_eq!(count(&mut labels, SECOND * 9_000, "c", None), "c", "now its room is needed");
+        assert_eq!(all(&labels), [("b".into(), 2), ("c".into(), 1), ("other".into(), 1)]);
+        assert_eq!(count(&mut labels, SECOND * 9_059, "a", None), "other", "the others are not idle for a minute");
+        assert_eq!(count(&mut labels, SECOND * 9_060, "a", None), "a");
     }
 
     #[test]
@@ -160,7 +141,6 @@ mod tests {
         let mut labels = Labels::new(1);
         let name = labels.name(SECOND, "a", None);
         labels.enter(SECOND, &name).opened += 1;
-        labels.expire(SECOND * 9_000);
         assert_eq!(count(&mut labels, SECOND * 9_000, "b", None), "other");
         labels.leave(SECOND * 9_000, &name);
         assert_eq!(count(&mut labels, SECOND * 9_100, "b", None), "b");
@@ -173,5 +153,11 @@ mod tests {
         assert_eq!(own, 64);
         assert_eq!(count(&mut labels, SECOND, "nginx", Some(33)), "nginx");
         assert_eq!(count(&mut labels, SECOND, "sshd", None), "sshd");
+        // The share is full: a new name of his takes the room of an old one of his, and of nobody else.
+        assert_eq!(count(&mut labels, SECOND * 30, "n300", Some(65_534)), "other");
+        assert_eq!(count(&mut labels, SECOND * 90, "n300", Some(65_534)), "n300");
+        let left = all(&labels);
+        assert_eq!(left.iter().filter(|(name, _)| name.starts_with('n')).count(), 65, "64 of his, and nginx");
+        assert!(["nginx", "sshd"].iter().all(|name| left.contains(&((*name).into(), 1))), "{left:?}");
     }
 }

@@ -54,17 +54,6 @@ impl Sums {
         self.carry(more.sent, more.received, more.retransmits);
     }
 
-    /// Those of another name that goes under this one from now on.
-    pub(super) const fn join(&mut self, more: &Self) {
-        self.opened += more.opened;
-        self.incoming += more.incoming;
-        self.failed += more.failed;
-        self.closed += more.closed;
-        self.reset += more.reset;
-        self.aborted += more.aborted;
-        self.carry(more.sent, more.received, more.retransmits);
-    }
-
     pub(super) const fn end(&mut self, end: End) {
         match end {
             End::Failed(_) => self.failed += 1,

@@ -155,12 +155,17 @@ fn what_has_no_room_is_counted() {
     for pid in (1..=4).chain(1..=4) {
         table.handle_record(SECOND, &record(pid), None);
     }
+    for _ in 0..3 {
+        table.begin_survey();
+        (1..=4).for_each(|pid| table.handle_record(SECOND, &record(pid), None));
+        table.end_survey(SECOND);
+    }
     assert_eq!(table.totals().opened, 2, "one without room is not counted again and again");
     for pid in 3..=4 {
         table.handle_record(SECOND, &ended(record(pid), End::Closed), None);
     }
     assert_eq!((table.totals().opened, table.totals().closed), (4, 2));
-    assert_eq!(table.overflow(), Overflow { connections: 4, processes: 2, remotes: 3, unseen: 0 });
+    assert_eq!(table.overflow(), Overflow { connections: 2, processes: 2, remotes: 3, unseen: 0 });
     assert_eq!((table.connections().len(), table.processes().len(), table.remotes().len()), (2, 2, 1));
     assert_eq!(opened(table.commands()), [("other", 2), ("p1", 1), ("p2", 1)]);
 }
@@ -250,6 +255,36 @@ fn three_hundred_names_of_one_user_leave_room_for_a_real_one() {
     let all = opened(table.commands());
     assert_eq!(all.iter().map(|(_, count)| count).sum::<u64>(), 302);
     assert!(all.contains(&("nginx", 1)) && all.contains(&("sshd", 1)) && all.contains(&("other", 236)), "{all:?}");
+}
+
+#[test]
+fn a_user_cannot_fill_the_places_with_control_groups_that_look_like_containers() {
+    let mut table = Table::default();
+    let owned = |number: u64, user: u32| {
+        let owner = Owner { user: Some(user), ..owner(7, 1) };
+        ended(Record { owner: Some(owner), ..live(number, 7) }, End::Closed)
+    };
+    for number in 0..300 {
+        let path = format!("0::/user.slice/user-1000.slice/user@1000.service/{number:012x}{:052x}", 0);
+        let place = crate::names::Place::of(&path).to_string();
+        table.handle_record(SECOND, &owned(number, 1_000), Some(&place.into()));
+    }
+    let place = crate::names::Place::of(&format!("0::/system.slice/docker-{:064x}.scope", 7)).to_string();
+    table.handle_record(SECOND, &owned(300, 101), Some(&place.into()));
+    let all = opened(table.places());
+    assert!(all.contains(&("container/000000000000", 1)) && all.contains(&("other", 236)), "{all:?}");
+}
+
+#[test]
+fn a_command_that_runs_once_an_hour_is_counted_under_its_name_alone() {
+    let mut table = Table::default();
+    for hour in 0..3 {
+        let now = SECOND * 3_600 * u32::try_from(hour).unwrap();
+        table.handle_record(now, &ended(live(hour, 7), End::Closed), Some(&"backup.service".into()));
+        table.expire(now + SECOND * 3_000, |_| false);
+        assert_eq!(opened(table.commands()), [("p7", hour + 1)]);
+        assert_eq!(opened(table.places()), [("backup.service", hour + 1)]);
+    }
 }
 
 #[test]

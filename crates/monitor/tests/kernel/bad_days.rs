@@ -227,6 +227,7 @@ fn old_connections_without_room_are_not_counted_again_at_each_look() {
     (0..5).for_each(|_| source.reconcile().unwrap());
     let after = source.counts().unwrap();
     // There are places for half as many more, some of which others may have.
+    assert_eq!(source.way().capacity, 96);
     assert!(
         survey(&mut *source, port).len() <= 96 && after.seen_late <= 96 + (after.closed - before.closed),
         "{after:?}"

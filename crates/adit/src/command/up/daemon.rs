@@ -555,13 +555,17 @@ fn done(global: &Global, value: &Value, text: &str) {
     }
 }
 
-/// What the running daemon says of itself; nothing when none runs, or when the socket is another user's.
-pub(in crate::command) async fn told(place: &Place) -> Option<Value> {
+/// What the running daemon says of itself; nothing when none runs, when the socket is another user's, or when it takes
+/// longer than `patience`.
+pub(in crate::command) async fn told(place: &Place, patience: Duration) -> Option<Value> {
     let client = Client::new(place);
-    if !place.is_own() || !client.is_there().await {
-        return None;
-    }
-    client.get("/v1/status").await.ok()
+    let asking = async {
+        if !place.is_own() || !client.is_there().await {
+            return None;
+        }
+        client.get("/v1/status").await.ok()
+    };
+    tokio::time::timeout(patience, asking).await.ok().flatten()
 }
 
 fn with_client(

@@ -7,7 +7,7 @@ use adit_core::diagnose::Fault;
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, HOST, HeaderValue};
 use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
@@ -21,6 +21,9 @@ use crate::report::Failure;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take to answer: a start waits for targets.
 const ANSWER: Duration = Duration::from_secs(120);
+
+/// Bytes of an answer at most: far more than the longest log or list, so that what is no daemon takes no memory at will.
+const ANSWER_MOST: usize = 64 * 1024 * 1024;
 
 /// The file beside the socket that has the daemon's process id.
 const LOCK: &str = "daemon.lock";
@@ -96,7 +99,14 @@ impl Client {
         let whole = async move {
             let response = sender.send_request(request).await?;
             let status = response.status();
-            let body = response.into_body().collect().await?.to_bytes();
+            // An answer that breaks off is told by its own error, one that is too long by none.
+            let body = match Limited::new(response.into_body(), ANSWER_MOST).collect().await {
+                Ok(body) => Some(body.to_bytes()),
+                Err(error) => match error.downcast::<hyper::Error>() {
+                    Ok(error) => return Err(*error),
+                    Err(_) => None,
+                },
+            };
             Ok::<_, hyper::Error>((status, body))
         };
         // The connection runs only while it is polled; its end may come before the answer was taken from it.
@@ -113,6 +123,10 @@ impl Client {
             // It ended between taking the connection and reading from it, or before its answer was out.
             Err(error) if error.is_incomplete_message() && may_be_repeated(path) => return Ok(None),
             Err(error) => return Err(broken(error)),
+        };
+        let Some(body) = body else {
+            let text = format!("the daemon's answer has more than {} MiB", ANSWER_MOST / 1024 / 1024);
+            return Err(Failure::new(Fault::Internal, text, "see `adit logs`"));
         };
         let text = String::from_utf8_lossy(&body);
         if status == StatusCode::MISDIRECTED_REQUEST {
