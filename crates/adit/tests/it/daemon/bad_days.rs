@@ -238,6 +238,24 @@ async fn a_daemon_whose_runtime_directory_was_removed_is_found_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_is_stopped_is_told_and_how_to_end_it() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    signal(pid, Signal::STOP);
+    for arguments in [&["status"][..], &["daemon", "stop"]] {
+        let (code, text) = place.fails(arguments);
+        assert!(
+            code == 1 && text.contains(&format!("the daemon (pid {pid}) does not answer")),
+            "{arguments:?}: {text}"
+        );
+        assert!(text.contains(&format!("kill -9 {pid}")), "{text}");
+    }
+    signal(pid, Signal::KILL);
+    assert_ne!(place.start(), pid, "it was as good as its word");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_taken_port_stops_no_other_forward_and_is_had_when_it_is_free() {
     let place = Place::new().await;
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,5 +1,6 @@
 //! Asks the running daemon.
 
+use std::error::Error as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -21,6 +22,11 @@ use crate::report::Failure;
 const CONNECT: Duration = Duration::from_secs(5);
 /// How long it may take to answer: a start waits for targets.
 const ANSWER: Duration = Duration::from_secs(120);
+
+/// After so long without an answer it is looked at whether the daemon lives, and so long that takes at most.
+const SILENT: Duration = Duration::from_secs(3);
+/// What every daemon answers at once.
+const SIGN_OF_LIFE: &str = "/v1/openapi.json";
 
 /// Bytes of an answer at most: far more than the longest log or list, so that what is no daemon takes no memory at will.
 const ANSWER_MOST: usize = 64 * 1024 * 1024;
@@ -71,7 +77,14 @@ impl Client {
                 }
             }
         };
-        match tokio::time::timeout(ANSWER, answering).await {
+        let answered = async {
+            tokio::select! {
+                biased;
+                answer = answering => answer,
+                () = self.hangs() => Err(self.silent()),
+            }
+        };
+        match tokio::time::timeout(ANSWER, answered).await {
             // It was about to end when it was asked.
             Ok(Err(failure)) if failure.kind() == Fault::Upstream && !self.is_there().await => Err(self.none_answers()),
             Ok(answer) => answer,
@@ -80,6 +93,30 @@ impl Client {
                 format!("the daemon has not answered for {} s", ANSWER.as_secs()),
                 "see `adit logs`; `adit daemon stop` asks it to end",
             )),
+        }
+    }
+
+    /// Ready when the daemon does not even answer what costs it nothing.
+    async fn hangs(&self) {
+        loop {
+            tokio::time::sleep(SILENT).await;
+            let sign = self.exchange(Method::GET, SIGN_OF_LIFE, None);
+            if tokio::time::timeout(SILENT, sign).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn silent(&self) -> Failure {
+        let lock = std::fs::read_to_string(self.socket.with_file_name(LOCK)).unwrap_or_default();
+        match lock.trim().parse::<u32>().ok().filter(|pid| others::is_daemon(*pid)) {
+            Some(pid) => {
+                let text = format!("the daemon (pid {pid}) does not answer: it is stopped or hangs");
+                let hint =
+                    format!("`kill -CONT {pid}` lets a stopped one go on, `kill -9 {pid}` ends it; see `adit logs`");
+                Failure::new(Fault::Internal, text, hint)
+            }
+            None => none_runs(),
         }
     }
 
@@ -120,6 +157,8 @@ impl Client {
             Ok(answer) => answer,
             // It was never sent.
             Err(error) if error.is_canceled() || error.is_closed() => return Ok(None),
+            // It had closed the connection before it had all of the request.
+            Err(error) if was_not_taken(&error) => return Ok(None),
             // It ended between taking the connection and reading from it, or before its answer was out.
             Err(error) if error.is_incomplete_message() && may_be_repeated(path) => return Ok(None),
             Err(error) => return Err(broken(error)),
@@ -160,6 +199,12 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether a request was refused while it was written: nobody has acted on it.
+fn was_not_taken(error: &hyper::Error) -> bool {
+    let cause = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
+    cause.is_some_and(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 /// The daemon in the usual directory of this user, and that directory, when no variable says where it is.

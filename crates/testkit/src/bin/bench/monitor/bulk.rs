@@ -36,7 +36,7 @@ pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Ve
     for _ in 0..options.count(PAIRS) {
         let watcher = stand.watcher(peer)?;
         let with = carried(&mut client, window)?;
-        end(watcher)?;
+        end(&watcher)?;
         let after = carried(&mut client, window)?;
         parts.push(with / before.midpoint(after) * 100.0);
         without.push(before.midpoint(after));

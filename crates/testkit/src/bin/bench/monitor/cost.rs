@@ -39,7 +39,7 @@ pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Ve
             let watcher = stand.watcher(peer)?;
             block(&listener, BLOCK / 20, paced)?;
             let with = block(&listener, BLOCK, paced)?;
-            end(watcher)?;
+            end(&watcher)?;
             let after = block(&listener, BLOCK, paced)?;
             added.push(with - before.midpoint(after));
             without.push(before.midpoint(after));
@@ -61,7 +61,7 @@ fn counted(stand: &Stand, peer: Peer, listener: &TcpListener) -> Result<[f64; 2]
     let done = block(listener, BLOCK, false);
     let after = programs(&watcher);
     fs::write(STATS, was.trim()).map_err(told)?;
-    end(watcher)?;
+    end(&watcher)?;
     done?;
     let count = BLOCK as f64;
     Ok([(after.1 - before.1) / count, (after.0 - before.0) / count / 1e3])

@@ -54,7 +54,7 @@ impl Stand {
             return Err("programs in the kernel need root: run it with sudo".to_owned());
         }
         let mut stand = Self { adit, runtime: runtimes::apart(1)?, has_tcplife: true };
-        match stand.tcplife().and_then(end) {
+        match stand.tcplife().and_then(|process| end(&process)) {
             Ok(()) => {}
             Err(error) => {
                 note(&format!("skipped: tcplife (libbpf-tools) cannot be measured ({error})"));
@@ -139,12 +139,12 @@ impl Stand {
 impl Monitor {
     /// See [`end`].
     pub(super) fn end(self) -> Result<(), String> {
-        end(self.process)
+        end(&self.process)
     }
 }
 
 /// Ends somebody who looks; everything of his is out of the kernel then.
-pub(super) fn end(process: Process) -> Result<(), String> {
+pub(super) fn end(process: &Process) -> Result<(), String> {
     process.terminate().map_err(told)?;
     process.wait(DEADLINE).map_err(told)?;
     // The kernel frees programs a moment after their last descriptor is gone.
