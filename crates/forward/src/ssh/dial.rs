@@ -48,6 +48,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) secrets: &'a Secrets,
     pub(crate) notes: Notes<'a>,
+    /// A person wants it anew: so the servers on the way, too.
+    pub(crate) asked: bool,
 }
 
 /// What a server shows of itself.
@@ -155,6 +157,9 @@ impl Dial<'_> {
         if let Some((last, before)) = settings.jumps.split_last() {
             (self.notes)(format!("the way to {}:{} is through {last}", settings.host, settings.port));
             let hop = hop(last, before, &known.server);
+            if self.asked {
+                self.servers.prove(&hop);
+            }
             let via = self.servers.bastion(&hop);
             // Boxed: a hop may have hops.
             let opening: runtime::connect::BoxFuture<'_, _> =

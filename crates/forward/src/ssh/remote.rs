@@ -179,7 +179,8 @@ impl RemotePorts {
                 if known.by_openssh() {
                     return Err(by_openssh(&known));
                 }
-                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
+                let dial =
+                    Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {}, asked: false };
                 let (limits, budget) = (self.servers.limits(), self.servers.budget());
                 dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
             };

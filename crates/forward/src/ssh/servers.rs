@@ -1,6 +1,6 @@
 //! The SSH servers in use, each once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -25,6 +25,8 @@ pub struct SshServers {
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
     /// Refused logins, for as long as each holds: who comes when the last user is gone waits as long as that one would.
     refusals: Mutex<HashMap<SshServer, Refusal>>,
+    /// Servers that somebody wants anew and that nobody uses yet, see [`Bastion::prove`].
+    asked: Mutex<HashSet<SshServer>>,
 }
 
 /// That a server has refused a login.
@@ -46,7 +48,14 @@ impl SshServers {
 
     pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
         let budget = Budget::new(limits.total);
-        Arc::new(Self { ask, limits, budget, known: Mutex::default(), refusals: Mutex::default() })
+        Arc::new(Self {
+            ask,
+            limits,
+            budget,
+            known: Mutex::default(),
+            refusals: Mutex::default(),
+            asked: Mutex::default(),
+        })
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -69,6 +78,9 @@ impl SshServers {
         known.retain(|_, bastion| bastion.strong_count() > 0);
         let refusal = self.refusals().get(&login).cloned();
         let bastion = Bastion::with_refusal(Arc::clone(self), server.clone(), self.secrets(), refusal);
+        if self.asked().remove(&login) {
+            bastion.prove();
+        }
         known.insert(login, Arc::downgrade(&bastion));
         bastion
     }
@@ -95,6 +107,10 @@ impl SshServers {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn asked(&self) -> MutexGuard<'_, HashSet<SshServer>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// A forward through the server is made, perhaps because its key is trusted now.
     pub(crate) fn look_again(&self, server: &SshServer) {
         if let Some(bastion) = self.known(server) {
@@ -103,11 +119,12 @@ impl SshServers {
     }
 
     /// Somebody has a forward through the server made anew: a connection that is there must show that it lives, and a
-    /// login that was refused may be let in now.
+    /// login that was refused may be let in now. The same holds for the servers on the way, which the next login finds.
     pub(crate) fn prove(&self, server: &SshServer) {
         self.forgive(server);
-        if let Some(bastion) = self.known(server) {
-            bastion.prove();
+        match self.known(server) {
+            Some(bastion) => bastion.prove(),
+            None => drop(self.asked().insert(login(server))),
         }
     }
 
@@ -127,7 +144,7 @@ impl SshServers {
     pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
         let known = Known::of(scope, server).await?;
         let secrets = self.secrets();
-        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {} };
+        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {}, asked: false };
         dial.shown_key(&known).await
     }
 

@@ -15,6 +15,7 @@ use super::link::Limits;
 use super::servers::SshServers;
 
 mod held;
+mod hops;
 mod leaving;
 mod lying;
 mod masters;
