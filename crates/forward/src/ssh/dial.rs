@@ -165,9 +165,16 @@ impl Dial<'_> {
             let opening: runtime::connect::BoxFuture<'_, _> =
                 Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
             return match opening.await {
-                Ok(io) => Ok(io),
+                // The next one who comes by this hop finds it logged in.
+                Ok(io) => Ok(io.with(via)),
                 Err(OpenedVia::Ssh(error)) => Err(error),
-                Err(OpenedVia::Stream(error)) => Err(unreachable(known, &error)),
+                Err(OpenedVia::Stream(error)) => {
+                    // Its connection may be dead without anybody having noticed.
+                    if matches!(error, ConnectError::Timeout { .. }) {
+                        via.renew(self.scope);
+                    }
+                    Err(unreachable(known, &error))
+                }
             };
         }
         (self.notes)(format!("connecting to {}:{}", settings.host, settings.port));

@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -129,6 +130,8 @@ pub struct RemotePorts {
     events: RemoteEvents,
     /// The machine slept: nothing that is known of failures holds.
     woken: Notify,
+    /// It slept: the servers on the way have to show that they live.
+    asked: AtomicBool,
     /// What the last attempt failed for may be mended.
     looked: Notify,
 }
@@ -143,6 +146,7 @@ impl RemotePorts {
             wanted: watch::Sender::new(ports),
             events,
             woken: Notify::new(),
+            asked: AtomicBool::new(false),
             looked: Notify::new(),
         })
     }
@@ -160,6 +164,7 @@ impl RemotePorts {
 
     /// Makes the connection anew at once: the machine slept, or its network changed.
     pub fn wake(&self) {
+        self.asked.store(true, Ordering::Release);
         self.woken.notify_one();
     }
 
@@ -179,8 +184,8 @@ impl RemotePorts {
                 if known.by_openssh() {
                     return Err(by_openssh(&known));
                 }
-                let dial =
-                    Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {}, asked: false };
+                let asked = self.asked.swap(false, Ordering::AcqRel);
+                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {}, asked };
                 let (limits, budget) = (self.servers.limits(), self.servers.budget());
                 dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
             };

@@ -98,9 +98,15 @@ impl SshServers {
         self.refusals().remove(&login(server));
     }
 
-    /// The machine slept, or its network changed: nothing that is known of refusals holds.
-    pub(crate) fn forget_refusals(&self) {
+    /// The machine slept, or its network changed: nothing that is known of refusals holds, and hops, which no forward
+    /// wakes, are dialled anew.
+    pub(crate) fn wake(&self) {
         self.refusals().clear();
+        let known: Vec<_> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().filter_map(Weak::upgrade).collect()
+        };
+        known.iter().for_each(|bastion| bastion.wake());
     }
 
     fn refusals(&self) -> MutexGuard<'_, HashMap<SshServer, Refusal>> {

@@ -253,7 +253,7 @@ async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
     assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
     // The machine wakes, and a person has seen to it meanwhile.
     bed.sshd.authorize(&bed.sshd.key());
-    bed.servers.forget_refusals();
+    bed.servers.wake();
     trip(&mut bed.say(&bed.bastion(), "echo\n").await, b"let in").await;
 }
 

@@ -52,3 +52,22 @@ async fn a_person_who_wants_a_forward_anew_is_not_made_to_wait_for_what_a_hop_re
     trip(&mut bed.say(&bed.servers.bastion(&server), "echo\n").await, b"let in").await;
     assert_eq!((bed.sshd.logins(), sshd.logins()), (1, 1));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_behind_one_hop_and_their_later_logins_share_its_login() {
+    let bed = Bed::new(Limits::default()).await;
+    let (one, first) = behind(&bed, 1).await;
+    let (other, second) = behind(&bed, 2).await;
+    let (first, second) = (bed.servers.bastion(&first), bed.servers.bastion(&second));
+    trip(&mut bed.say(&first, "echo\n").await, b"one").await;
+    trip(&mut bed.say(&second, "echo\n").await, b"the other").await;
+    other.drop_connections();
+    within(second.lost()).await;
+    trip(&mut bed.say(&second, "echo\n").await, b"again").await;
+    assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (1, 1, 2));
+    // What leads over a network that is gone is left, hops too.
+    bed.servers.wake();
+    trip(&mut bed.say(&first, "echo\n").await, b"anew").await;
+    trip(&mut bed.say(&second, "echo\n").await, b"anew").await;
+    assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (2, 2, 3));
+}
