@@ -14,7 +14,7 @@ use russh::client::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
 use tokio::time::Instant;
 
-use super::link::LinkShared;
+use super::link::{LinkShared, last_moment};
 
 /// A server has so much time to end a stream whose target says nothing more.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -90,7 +90,17 @@ struct Watch {
 }
 
 impl Watch {
+    /// At the end not for long: a server that is frozen takes no word of it.
     async fn run(mut self) {
+        let scope = self.shared.scope().clone();
+        tokio::select! {
+            biased;
+            () = self.end_all() => {}
+            () = last_moment(&scope) => {}
+        }
+    }
+
+    async fn end_all(&mut self) {
         while let Some(due) = self.next() {
             tokio::select! {
                 biased;

@@ -315,16 +315,18 @@ impl Drop for Opening {
 pub(crate) fn close_in(scope: &Scope, closing: BoxFuture<'static, ()>) {
     let until = scope.clone();
     scope.spawn("close an ssh stream", async move {
-        let ending = async {
-            until.drained().await;
-            tokio::time::sleep(LAST).await;
-        };
         tokio::select! {
             biased;
             () = closing => {}
-            () = ending => {}
+            () = last_moment(&until) => {}
         }
     });
+}
+
+/// Returns when streams have had their time to be closed at the end.
+pub(super) async fn last_moment(scope: &Scope) {
+    scope.drained().await;
+    tokio::time::sleep(LAST).await;
 }
 
 /// What russh asks.
