@@ -132,7 +132,7 @@ pub struct RemotePorts {
     woken: Notify,
     /// It slept: the servers on the way have to show that they live.
     asked: AtomicBool,
-    /// What the last attempt failed for may be mended.
+    /// A host key that was not believed may be known now.
     looked: Notify,
 }
 
@@ -168,7 +168,7 @@ impl RemotePorts {
         self.woken.notify_one();
     }
 
-    /// Ends a pause after a failure: the file was read again, or a person has done something about it.
+    /// Ends a pause after a host key that was not believed: the file was read again, or a person has done something about it.
     pub fn look_again(&self) {
         self.looked.notify_waiters();
     }
@@ -195,6 +195,7 @@ impl RemotePorts {
                 () = self.woken.notified() => continue,
                 linked = linking => linked,
             };
+            let mut is_key = false;
             let (reason, hint, wait) = match linked {
                 Ok(link) => {
                     (self.events)(RemoteEvent::Connected);
@@ -212,6 +213,7 @@ impl RemotePorts {
                     }
                 }
                 Err(error) => {
+                    is_key = error.is_host_key();
                     let wait = paces.after(&error);
                     let hint = adit_core::diagnose::Diagnose::hint(&error);
                     (crate::error::chain(&error), hint, wait)
@@ -222,7 +224,8 @@ impl RemotePorts {
                 biased;
                 () = scope.drained() => return,
                 () = self.woken.notified() => paces = Paces::new(),
-                () = self.looked.notified() => {}
+                // A refused login is not asked for by each version of the file: servers lock out whoever tries often.
+                () = self.looked.notified(), if is_key => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }

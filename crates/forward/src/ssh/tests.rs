@@ -20,6 +20,7 @@ mod leaving;
 mod lying;
 mod masters;
 mod passwords;
+mod published;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 
