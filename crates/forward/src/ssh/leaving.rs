@@ -71,6 +71,10 @@ impl LinkShared {
         let Some(flow) = self.known_flow(id) else { return };
         if flow.end() && by == By::Us {
             self.left.fetch_add(1, Ordering::Relaxed);
+            if self.is_worn() {
+                // Kept for who comes to wait.
+                self.worn.notify_one();
+            }
         }
         if flow.is_handed_out() {
             self.forget(id);

@@ -83,6 +83,8 @@ pub(crate) struct LinkShared {
     pub(super) leaving: Leaving,
     /// Streams that we ended before the server did.
     pub(super) left: AtomicUsize,
+    /// Told when they are too many.
+    pub(super) worn: Notify,
     /// The server may be another one than it was.
     doubted: AtomicBool,
     limits: Limits,
@@ -118,6 +120,7 @@ impl LinkShared {
             crowd: Mutex::default(),
             leaving: Leaving::default(),
             left: AtomicUsize::new(0),
+            worn: Notify::new(),
             doubted: AtomicBool::new(false),
             limits,
             budget: Arc::clone(budget),
@@ -232,6 +235,13 @@ impl Link {
     /// Whether it is to be replaced by another one.
     pub(crate) fn is_worn(&self) -> bool {
         self.shared.is_worn()
+    }
+
+    /// Waits until it is to be replaced. For one who waits.
+    pub(crate) async fn worn(&self) {
+        while !self.is_worn() {
+            self.shared.worn.notified().await;
+        }
     }
 
     /// Whether the server answers in time. Of one from which nothing is taken no answer can come; that says nothing of it.

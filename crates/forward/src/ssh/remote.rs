@@ -248,6 +248,8 @@ impl RemotePorts {
                 () = scope.drained() => break None,
                 reason = link.ended() => return Some(reason),
                 () = self.woken.notified() => break Some("the network may have changed".to_owned()),
+                // Its visitors stay; the ports go over to a successor.
+                () = link.worn() => break Some("the connection has carried many visitors and is replaced".to_owned()),
                 Ok(()) = wanted.changed() => {}
                 Some(gone) = kept.next() => {
                     places.remove(&gone);

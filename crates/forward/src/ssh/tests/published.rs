@@ -3,6 +3,8 @@
 use std::sync::Mutex;
 
 use runtime::connect::TcpConnect;
+use testkit::process::free_port;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::super::remote::{RemoteEvent, RemotePort, RemotePorts};
 use super::*;
@@ -46,4 +48,36 @@ async fn a_refused_login_is_not_tried_again_with_each_version_of_the_file() {
         bed.sshd.connections() > 1
     });
     assert!(tokio::time::timeout(Duration::from_millis(500), again).await.is_err(), "{}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_connection_with_much_left_of_its_visitors_is_replaced_and_they_stay() {
+    let bed = Bed::new(Limits { left: 4, ..Limits::default() }).await;
+    let (target, number) = (TcpListener::bind("127.0.0.1:0").await.unwrap(), free_port().unwrap());
+    let published = Published::start(&bed, bed.server(), number, target.local_addr().unwrap().port());
+    let listening = || published.said(|event| matches!(event, RemoteEvent::Listening { .. }));
+    until(|| listening() == 1).await;
+    let visit = async || {
+        let visitor = within(TcpStream::connect(("127.0.0.1", number))).await.unwrap();
+        (visitor, within(target.accept()).await.unwrap().0)
+    };
+    let (mut held, mut service) = visit().await;
+    let mut visits = 0;
+    // The service cuts them off. While the port goes over it may lead nowhere.
+    while listening() < 2 && visits < 40 {
+        visits += 1;
+        let second = Duration::from_secs(1);
+        let Ok(mut visitor) = TcpStream::connect(("127.0.0.1", number)).await else { continue };
+        let Ok(Ok((service, _))) = tokio::time::timeout(second, target.accept()).await else { continue };
+        service.set_zero_linger().unwrap();
+        drop(service);
+        let _ = within(visitor.read(&mut [0])).await;
+    }
+    until(|| listening() == 2).await;
+    assert_eq!((bed.sshd.logins(), published.lost("carried many visitors")), (2, 1));
+    within(service.write_all(b"!")).await.unwrap();
+    assert_eq!(within(held.read_u8()).await.unwrap(), b'!');
+    let (mut visitor, mut service) = visit().await;
+    within(service.write_all(b"?")).await.unwrap();
+    assert_eq!(within(visitor.read_u8()).await.unwrap(), b'?');
 }
