@@ -125,16 +125,16 @@ impl Bastion {
         Self::with_refusal(servers, server, secrets, None)
     }
 
-    /// One that may have been refused a login when others used it; a refusal whose time has passed is none.
+    /// One that may have been refused a login when others used it; a refusal whose time has passed makes the next wait longer.
     pub(crate) fn with_refusal(
         servers: Arc<SshServers>,
         server: SshServer,
         secrets: Secrets,
         refusal: Option<Refusal>,
     ) -> Arc<Self> {
-        let refusal = refusal.filter(|refusal| refusal.until > Instant::now());
-        let (failure, refused) = match refusal {
-            Some(Refusal { error, until, backoff }) => (Some((error, until)), backoff),
+        let now = Instant::now();
+        let (failure, refused) = match refusal.filter(|refusal| refusal.counts(now)) {
+            Some(Refusal { error, until, backoff }) => (Some((error, until)).filter(|_| until > now), backoff),
             None => (None, Backoff::new(REFUSED)),
         };
         let state = State {
@@ -513,6 +513,12 @@ impl Bastion {
         links.iter().for_each(|link| link.retire());
         self.woken.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// How long is waited after the next refused login.
+    #[cfg(test)]
+    pub(super) fn next_refusal(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).refused.longest()
     }
 
     /// How bytes are carried.

@@ -9,7 +9,7 @@ use adit_core::target::SshServer;
 use runtime::Scope;
 
 use super::ask::{Secrets, SshAsk};
-use super::bastion::Bastion;
+use super::bastion::{Bastion, REFUSED};
 use super::budget::Budget;
 use super::dial::{Dial, ShownKey};
 use super::error::SshError;
@@ -23,7 +23,7 @@ pub struct SshServers {
     budget: Arc<Budget>,
     /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
-    /// Refused logins, for as long as each holds: who comes when the last user is gone waits as long as that one would.
+    /// Refused logins, for as long as each counts: who comes when the last user is gone waits as long as that one would.
     refusals: Mutex<HashMap<SshServer, Refusal>>,
     /// Servers that somebody wants anew and that nobody uses yet, see [`Bastion::prove`].
     asked: Mutex<HashSet<SshServer>>,
@@ -37,6 +37,13 @@ pub(crate) struct Refusal {
     pub(crate) until: Instant,
     /// What the wait after the next refusal is by.
     pub(crate) backoff: Backoff,
+}
+
+impl Refusal {
+    /// Whether the wait after another one is still by this one: forwards on demand come and go.
+    pub(crate) fn counts(&self, now: Instant) -> bool {
+        self.until + REFUSED.cap > now
+    }
 }
 
 impl SshServers {
@@ -89,7 +96,7 @@ impl SshServers {
     pub(crate) fn refuses(&self, server: &SshServer, refusal: Refusal) {
         let now = Instant::now();
         let mut refusals = self.refusals();
-        refusals.retain(|_, refusal| refusal.until > now);
+        refusals.retain(|_, refusal| refusal.counts(now));
         refusals.insert(login(server), refusal);
     }
 

@@ -1,8 +1,9 @@
 //! What needs a real `sshd` and more than the public interface: short limits, one server's connections.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use adit_core::backoff::Backoff;
 use adit_core::target::{SshBackend, SshOptions, SshServer};
 use runtime::Scope;
 use runtime::connect::Io;
@@ -10,9 +11,10 @@ use testkit::origin::TcpOrigin;
 use testkit::sshd::Sshd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::bastion::{Bastion, OpenedVia};
+use super::bastion::{Bastion, OpenedVia, REFUSED};
+use super::error::SshError;
 use super::link::Limits;
-use super::servers::SshServers;
+use super::servers::{Refusal, SshServers};
 
 mod held;
 mod hops;
@@ -274,7 +276,7 @@ async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
     .await;
     drop(bastion);
     bed.scope.drain();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     until(|| !closing()).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     bed.sshd.thaw();
@@ -316,6 +318,21 @@ async fn waking_gives_up_a_login_under_way() {
         () = network => panic!("the stream is opened first"),
     };
     assert!(opened.is_ok());
+}
+
+#[tokio::test]
+async fn who_comes_after_a_refusal_whose_time_is_over_waits_longer_after_the_next() {
+    let servers = SshServers::new(None);
+    let server = SshServer::parse("me@bastion").unwrap();
+    let waits = |ago: Duration| {
+        let mut backoff = Backoff::new(REFUSED);
+        backoff.next_wait(0);
+        let error = SshError::BadKey { server: "bastion".to_owned(), reason: "any".to_owned() };
+        servers.refuses(&server, Refusal { error, until: Instant::now() - ago, backoff });
+        servers.bastion(&server).next_refusal()
+    };
+    assert_eq!(waits(Duration::from_secs(1)), 2 * REFUSED.first);
+    assert_eq!(waits(REFUSED.cap), REFUSED.first, "long ago");
 }
 
 #[tokio::test]

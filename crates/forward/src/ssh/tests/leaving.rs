@@ -47,7 +47,7 @@ async fn a_stream_that_nobody_wants_any_more_is_ended_at_once_where_it_would_go_
     let mut io = bed.say(&bastion, "source\n").await;
     within(io.read_u8()).await.unwrap();
     within(io.shutdown()).await.unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     drop(io);
     until(|| bed.origin.open() == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -100,7 +100,7 @@ async fn the_end_does_not_wait_for_a_frozen_server_to_take_the_ends_of_streams()
     let leaving = || bed.scope.running().contains_key("leave ssh streams");
     until(leaving).await;
     bed.scope.drain();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     until(|| !leaving()).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     bed.sshd.thaw();

@@ -1,7 +1,6 @@
 //! Masters of OpenSSH that are replaced.
 
 use super::super::bastion::Way;
-use super::super::error::SshError;
 use super::*;
 
 fn by_openssh(bed: &Bed) -> Arc<Bastion> {
