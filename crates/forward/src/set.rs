@@ -151,16 +151,17 @@ impl Entry {
         }
     }
 
-    /// A new one comes: what a person had to do about its server's key may be done.
+    /// A new one comes, or the file was read anew: what a person had to do about its server's key may be done.
     fn look_again(&self) {
-        if !self.is_new.swap(false, Ordering::AcqRel) {
-            return;
-        }
+        let is_new = self.is_new.swap(false, Ordering::AcqRel);
         if let Target::Ssh(target) = &self.spec.target {
             self.clusters.ssh().look_again(&target.server);
-            if self.is_renewed {
+            if is_new && self.is_renewed {
                 self.clusters.ssh().prove(&target.server);
             }
+        }
+        if !is_new {
+            self.forward.look_again();
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::Backoff;
-use adit_core::target::{SshBackend, SshOptions, SshServer};
+use adit_core::target::{SshBackend, SshOptions, SshServer, Target};
 use runtime::Scope;
 use runtime::connect::Io;
 use testkit::origin::TcpOrigin;
@@ -15,6 +15,9 @@ use super::bastion::{Bastion, OpenedVia, REFUSED};
 use super::error::SshError;
 use super::link::Limits;
 use super::servers::{Refusal, SshServers};
+use crate::clusters::Clusters;
+use crate::set::{ForwardSet, ForwardSpec};
+use crate::supervisor::ForwardOptions;
 
 mod held;
 mod hops;
@@ -318,6 +321,29 @@ async fn waking_gives_up_a_login_under_way() {
         () = network => panic!("the stream is opened first"),
     };
     assert!(opened.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_key_that_is_trusted_meanwhile_is_seen_when_the_file_is_read_anew() {
+    let bed = Bed::new(Limits::default()).await;
+    let known = bed.sshd.path("known_later");
+    std::fs::write(&known, "").unwrap();
+    let mut server = bed.server();
+    server.options.known_hosts = Some(known.clone());
+    let Ok(Target::Ssh(mut target)) = Target::parse("ssh://any/127.0.0.1:1") else { panic!("a target") };
+    target.server = server;
+    let spec = ForwardSpec { name: "db".into(), target: Target::Ssh(target), options: ForwardOptions::default() };
+    let clusters = Clusters::with_ssh(crate::KubeSettings::default(), Arc::clone(&bed.servers));
+    let first = ForwardSet::default().next(&bed.scope, &clusters, vec![spec.clone()]);
+    first.start();
+    let forward = first.get("db").unwrap().clone();
+    until(|| forward.report().waiting_for.is_some_and(|what| what.contains("is not known"))).await;
+    std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    // The forward stays as it is.
+    let next = first.next(&bed.scope, &clusters, vec![spec]);
+    next.start();
+    until(|| bed.sshd.logins() == 1).await;
+    assert!(next.get("db").unwrap().is(&forward));
 }
 
 #[tokio::test]
