@@ -28,8 +28,10 @@ use super::words::printable;
 /// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
 /// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
 const WINDOW: u32 = 4 * 1024 * 1024;
-/// The same through another server, where all that is under way to the inner connection must find room in its stream of the outer one:
-/// the outer one would take nothing more else, and the inner one, which writes by it, could not go on to read.
+/// The same through another server. What is under way to the inner connection has to find room in its stream of the outer one: where it
+/// does not, the outer one takes nothing more until the inner one reads, and the inner one, when it waits to write, does not. A window is
+/// of each inner stream, so this keeps a few of them from that and not many: with an upload beside seven or more large downloads
+/// they may stand still until the deadline of a write ends the inner connection.
 const WINDOW_THROUGH: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
