@@ -9,6 +9,7 @@ use adit_core::target::Target;
 use runtime::Scope;
 
 use crate::clusters::Clusters;
+use crate::ssh::servers::SshServers;
 use crate::supervisor::{Forward, ForwardOptions, Lease};
 
 /// What a forward of a configuration is: two that are equal are the same forward.
@@ -114,10 +115,16 @@ impl ForwardSet {
 
     /// The machine slept, or its network changed.
     pub fn wake(&self) {
+        // Each once, and before the first of them dials: a login that has begun would be given up.
+        let mut woken: Vec<&Arc<SshServers>> = Vec::new();
         for entry in self.entries.values() {
-            entry.clusters.ssh().forget_refusals();
-            entry.forward.wake();
+            let servers = entry.clusters.ssh();
+            if !woken.iter().any(|known| Arc::ptr_eq(known, servers)) {
+                servers.wake();
+                woken.push(servers);
+            }
         }
+        self.entries.values().for_each(|entry| entry.forward.wake());
     }
 
     /// All take nothing new.
@@ -144,16 +151,17 @@ impl Entry {
         }
     }
 
-    /// A new one comes: what a person had to do about its server's key may be done.
+    /// A new one comes, or the file was read anew: what a person had to do about its server's key may be done.
     fn look_again(&self) {
-        if !self.is_new.swap(false, Ordering::AcqRel) {
-            return;
-        }
+        let is_new = self.is_new.swap(false, Ordering::AcqRel);
         if let Target::Ssh(target) = &self.spec.target {
             self.clusters.ssh().look_again(&target.server);
-            if self.is_renewed {
+            if is_new && self.is_renewed {
                 self.clusters.ssh().prove(&target.server);
             }
+        }
+        if !is_new {
+            self.forward.look_again();
         }
     }
 }

@@ -311,6 +311,17 @@ impl Forward {
         self.shared.tell(ForwardInput::Wake);
     }
 
+    /// The file was read anew: what a person had to do about a server's key may be done, and is not waited for any longer.
+    pub(crate) fn look_again(&self) {
+        let is_key = {
+            let known = self.shared.error.lock().unwrap_or_else(PoisonError::into_inner);
+            matches!(&*known, Some(ForwardError::Ssh(error)) if error.is_host_key())
+        };
+        if is_key {
+            self.shared.tell(ForwardInput::Wake);
+        }
+    }
+
     /// Takes nothing new; what is live finishes.
     pub fn stop(&self) {
         self.shared.stops.fetch_add(1, Ordering::AcqRel);

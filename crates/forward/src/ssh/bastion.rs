@@ -60,6 +60,8 @@ struct State {
     unproven: bool,
     /// They are asked for it.
     proving: bool,
+    /// Somebody wants it anew: what the next login goes through has to show as much.
+    asked: bool,
     /// When the last login succeeded.
     since: Option<Instant>,
     again: Backoff,
@@ -123,16 +125,16 @@ impl Bastion {
         Self::with_refusal(servers, server, secrets, None)
     }
 
-    /// One that may have been refused a login when others used it; a refusal whose time has passed is none.
+    /// One that may have been refused a login when others used it; a refusal whose time has passed makes the next wait longer.
     pub(crate) fn with_refusal(
         servers: Arc<SshServers>,
         server: SshServer,
         secrets: Secrets,
         refusal: Option<Refusal>,
     ) -> Arc<Self> {
-        let refusal = refusal.filter(|refusal| refusal.until > Instant::now());
-        let (failure, refused) = match refusal {
-            Some(Refusal { error, until, backoff }) => (Some((error, until)), backoff),
+        let now = Instant::now();
+        let (failure, refused) = match refusal.filter(|refusal| refusal.counts(now)) {
+            Some(Refusal { error, until, backoff }) => (Some((error, until)).filter(|_| until > now), backoff),
             None => (None, Backoff::new(REFUSED)),
         };
         let state = State {
@@ -141,6 +143,7 @@ impl Bastion {
             renewing: false,
             unproven: false,
             proving: false,
+            asked: false,
             since: None,
             again: Backoff::new(AGAIN),
             refused,
@@ -204,6 +207,8 @@ impl Bastion {
         }
         let best = state.links.iter().filter(|link| !link.is_behind()).min_by_key(|link| link.streams());
         if let Some(link) = best.cloned() {
+            // It lives, and so does its way.
+            state.asked = false;
             if link.is_worn() && !state.dialing && !state.is_held(Instant::now()) {
                 (state.dialing, state.renewing) = (true, true);
                 drop(state);
@@ -291,7 +296,7 @@ impl Bastion {
     /// one that was refused is not made to wait for its time: a person asks, not a machine again and again.
     pub(crate) fn prove(&self) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.unproven = true;
+        (state.unproven, state.asked) = (true, true);
         if !state.failure.as_ref().is_some_and(|(error, _)| error.is_login()) {
             return;
         }
@@ -316,11 +321,12 @@ impl Bastion {
     }
 
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
+        let asked = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).asked);
         let known = Known::of(scope, &self.server).await?;
         if known.by_openssh() {
             return Master::log_in(scope, known).await.map(Way::OpenSsh);
         }
-        let dial = Dial { servers: &self.servers, scope, secrets: &self.secrets, notes };
+        let dial = Dial { servers: &self.servers, scope, secrets: &self.secrets, notes, asked };
         dial.link(&known).await.map(|link| Way::Link(Arc::new(link)))
     }
 
@@ -507,6 +513,12 @@ impl Bastion {
         links.iter().for_each(|link| link.retire());
         self.woken.send_modify(|count| *count += 1);
         self.changed.send_modify(|count| *count += 1);
+    }
+
+    /// How long is waited after the next refused login.
+    #[cfg(test)]
+    pub(super) fn next_refusal(&self) -> Duration {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).refused.longest()
     }
 
     /// How bytes are carried.

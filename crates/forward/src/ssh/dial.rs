@@ -28,8 +28,10 @@ use super::words::printable;
 /// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
 /// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
 const WINDOW: u32 = 4 * 1024 * 1024;
-/// The same through another server, where all that is under way to the inner connection must find room in its stream of the outer one:
-/// the outer one would take nothing more else, and the inner one, which writes by it, could not go on to read.
+/// The same through another server. What is under way to the inner connection has to find room in its stream of the outer one: where it
+/// does not, the outer one takes nothing more until the inner one reads, and the inner one, when it waits to write, does not. A window is
+/// of each inner stream, so this keeps a few of them from that and not many: with an upload beside seven or more large downloads
+/// they may stand still until the deadline of a write ends the inner connection.
 const WINDOW_THROUGH: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
@@ -48,6 +50,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) scope: &'a Scope,
     pub(crate) secrets: &'a Secrets,
     pub(crate) notes: Notes<'a>,
+    /// A person wants it anew: so the servers on the way, too.
+    pub(crate) asked: bool,
 }
 
 /// What a server shows of itself.
@@ -155,14 +159,24 @@ impl Dial<'_> {
         if let Some((last, before)) = settings.jumps.split_last() {
             (self.notes)(format!("the way to {}:{} is through {last}", settings.host, settings.port));
             let hop = hop(last, before, &known.server);
+            if self.asked {
+                self.servers.prove(&hop);
+            }
             let via = self.servers.bastion(&hop);
             // Boxed: a hop may have hops.
             let opening: runtime::connect::BoxFuture<'_, _> =
                 Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
             return match opening.await {
-                Ok(io) => Ok(io),
+                // The next one who comes by this hop finds it logged in.
+                Ok(io) => Ok(io.with(via)),
                 Err(OpenedVia::Ssh(error)) => Err(error),
-                Err(OpenedVia::Stream(error)) => Err(unreachable(known, &error)),
+                Err(OpenedVia::Stream(error)) => {
+                    // Its connection may be dead without anybody having noticed.
+                    if matches!(error, ConnectError::Timeout { .. }) {
+                        via.renew(self.scope);
+                    }
+                    Err(unreachable(known, &error))
+                }
             };
         }
         (self.notes)(format!("connecting to {}:{}", settings.host, settings.port));
@@ -245,19 +259,23 @@ fn config(known: &Known, host_keys: &HostKeys) -> client::Config {
         preferred,
         keepalive_interval: Some(settings.alive_interval),
         // The one after the last that is allowed ends it.
-        keepalive_max: (settings.alive_count.max(1) - 1).max(1),
+        keepalive_max: asks(known) - 1,
         // See `Watched`.
         inactivity_timeout: None,
         ..client::Config::default()
     }
 }
 
+/// After so many intervals without an answer a server is given up. Fewer than two cannot be told to russh.
+fn asks(known: &Known) -> usize {
+    known.settings.alive_count.max(2)
+}
+
 /// How long a server may take nothing of what is sent: while a write to a dead peer waits no keep-alive is sent. A little
 /// longer than keep-alives take, which say it better.
 fn patience(known: &Known) -> Duration {
-    let settings = &known.settings;
-    let count = u32::try_from(settings.alive_count.max(1)).unwrap_or(u32::MAX);
-    settings.alive_interval.saturating_mul(count.saturating_add(1))
+    let count = u32::try_from(asks(known)).unwrap_or(u32::MAX);
+    known.settings.alive_interval.saturating_mul(count.saturating_add(1))
 }
 
 /// russh's ciphers in an order of ours: AES-GCM before ChaCha20 where the processor has instructions for it, since it takes
@@ -368,7 +386,7 @@ mod tests {
             let asks = u32::try_from(config.keepalive_max).unwrap() + 1;
             assert_eq!(config.inactivity_timeout, None, "a reader that pauses is not the server");
             let by_asking = config.keepalive_interval.unwrap() * asks;
-            assert!(patience(&known) > by_asking || asks == 2, "keep-alives come first");
+            assert!(patience(&known) > by_asking, "keep-alives come first");
             by_asking
         };
         let seconds = Duration::from_secs;

@@ -14,7 +14,7 @@ use russh::client::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
 use tokio::time::Instant;
 
-use super::link::LinkShared;
+use super::link::{LinkShared, last_moment};
 
 /// A server has so much time to end a stream whose target says nothing more.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -71,6 +71,10 @@ impl LinkShared {
         let Some(flow) = self.known_flow(id) else { return };
         if flow.end() && by == By::Us {
             self.left.fetch_add(1, Ordering::Relaxed);
+            if self.is_worn() {
+                // Kept for who comes to wait.
+                self.worn.notify_one();
+            }
         }
         if flow.is_handed_out() {
             self.forget(id);
@@ -90,7 +94,17 @@ struct Watch {
 }
 
 impl Watch {
+    /// At the end not for long: a server that is frozen takes no word of it.
     async fn run(mut self) {
+        let scope = self.shared.scope().clone();
+        tokio::select! {
+            biased;
+            () = self.end_all() => {}
+            () = last_moment(&scope) => {}
+        }
+    }
+
+    async fn end_all(&mut self) {
         while let Some(due) = self.next() {
             tokio::select! {
                 biased;

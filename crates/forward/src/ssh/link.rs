@@ -83,6 +83,8 @@ pub(crate) struct LinkShared {
     pub(super) leaving: Leaving,
     /// Streams that we ended before the server did.
     pub(super) left: AtomicUsize,
+    /// Told when they are too many.
+    pub(super) worn: Notify,
     /// The server may be another one than it was.
     doubted: AtomicBool,
     limits: Limits,
@@ -118,6 +120,7 @@ impl LinkShared {
             crowd: Mutex::default(),
             leaving: Leaving::default(),
             left: AtomicUsize::new(0),
+            worn: Notify::new(),
             doubted: AtomicBool::new(false),
             limits,
             budget: Arc::clone(budget),
@@ -234,6 +237,13 @@ impl Link {
         self.shared.is_worn()
     }
 
+    /// Waits until it is to be replaced. For one who waits.
+    pub(crate) async fn worn(&self) {
+        while !self.is_worn() {
+            self.shared.worn.notified().await;
+        }
+    }
+
     /// Whether the server answers in time. Of one from which nothing is taken no answer can come; that says nothing of it.
     pub(crate) async fn is_alive(&self, within: Duration) -> bool {
         let answers = async { matches!(tokio::time::timeout(within, self.handle.send_ping()).await, Ok(Ok(()))) };
@@ -315,16 +325,18 @@ impl Drop for Opening {
 pub(crate) fn close_in(scope: &Scope, closing: BoxFuture<'static, ()>) {
     let until = scope.clone();
     scope.spawn("close an ssh stream", async move {
-        let ending = async {
-            until.drained().await;
-            tokio::time::sleep(LAST).await;
-        };
         tokio::select! {
             biased;
             () = closing => {}
-            () = ending => {}
+            () = last_moment(&until) => {}
         }
     });
+}
+
+/// Returns when streams have had their time to be closed at the end.
+pub(super) async fn last_moment(scope: &Scope) {
+    scope.drained().await;
+    tokio::time::sleep(LAST).await;
 }
 
 /// What russh asks.
@@ -466,7 +478,9 @@ impl Drop for BeingOpened {
 impl LinkShared {
     /// Whether one stream that is stuck holds up another, or one that is to be.
     fn others_wait(&self) -> bool {
-        let open = self.flows.lock().unwrap_or_else(PoisonError::into_inner).len();
+        // One whose owner is gone waits for nothing.
+        let is_open = |flow: &&Arc<Flow>| !flow.is_closed();
+        let open = self.flows.lock().unwrap_or_else(PoisonError::into_inner).values().filter(is_open).take(2).count();
         open > 1 || self.opening.load(Ordering::Acquire) > 0
     }
 

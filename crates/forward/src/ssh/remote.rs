@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -129,7 +130,9 @@ pub struct RemotePorts {
     events: RemoteEvents,
     /// The machine slept: nothing that is known of failures holds.
     woken: Notify,
-    /// What the last attempt failed for may be mended.
+    /// It slept: the servers on the way have to show that they live.
+    asked: AtomicBool,
+    /// A host key that was not believed may be known now.
     looked: Notify,
 }
 
@@ -143,6 +146,7 @@ impl RemotePorts {
             wanted: watch::Sender::new(ports),
             events,
             woken: Notify::new(),
+            asked: AtomicBool::new(false),
             looked: Notify::new(),
         })
     }
@@ -160,10 +164,11 @@ impl RemotePorts {
 
     /// Makes the connection anew at once: the machine slept, or its network changed.
     pub fn wake(&self) {
+        self.asked.store(true, Ordering::Release);
         self.woken.notify_one();
     }
 
-    /// Ends a pause after a failure: the file was read again, or a person has done something about it.
+    /// Ends a pause after a host key that was not believed: the file was read again, or a person has done something about it.
     pub fn look_again(&self) {
         self.looked.notify_waiters();
     }
@@ -179,7 +184,8 @@ impl RemotePorts {
                 if known.by_openssh() {
                     return Err(by_openssh(&known));
                 }
-                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {} };
+                let asked = self.asked.swap(false, Ordering::AcqRel);
+                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {}, asked };
                 let (limits, budget) = (self.servers.limits(), self.servers.budget());
                 dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
             };
@@ -189,6 +195,7 @@ impl RemotePorts {
                 () = self.woken.notified() => continue,
                 linked = linking => linked,
             };
+            let mut is_key = false;
             let (reason, hint, wait) = match linked {
                 Ok(link) => {
                     (self.events)(RemoteEvent::Connected);
@@ -206,6 +213,7 @@ impl RemotePorts {
                     }
                 }
                 Err(error) => {
+                    is_key = error.is_host_key();
                     let wait = paces.after(&error);
                     let hint = adit_core::diagnose::Diagnose::hint(&error);
                     (crate::error::chain(&error), hint, wait)
@@ -216,7 +224,8 @@ impl RemotePorts {
                 biased;
                 () = scope.drained() => return,
                 () = self.woken.notified() => paces = Paces::new(),
-                () = self.looked.notified() => {}
+                // A refused login is not asked for by each version of the file: servers lock out whoever tries often.
+                () = self.looked.notified(), if is_key => {}
                 () = tokio::time::sleep(wait) => {}
             }
         }
@@ -239,6 +248,8 @@ impl RemotePorts {
                 () = scope.drained() => break None,
                 reason = link.ended() => return Some(reason),
                 () = self.woken.notified() => break Some("the network may have changed".to_owned()),
+                // Its visitors stay; the ports go over to a successor.
+                () = link.worn() => break Some("the connection has carried many visitors and is replaced".to_owned()),
                 Ok(()) = wanted.changed() => {}
                 Some(gone) = kept.next() => {
                     places.remove(&gone);

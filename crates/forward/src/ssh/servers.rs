@@ -1,6 +1,6 @@
 //! The SSH servers in use, each once.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Instant;
 
@@ -9,7 +9,7 @@ use adit_core::target::SshServer;
 use runtime::Scope;
 
 use super::ask::{Secrets, SshAsk};
-use super::bastion::Bastion;
+use super::bastion::{Bastion, REFUSED};
 use super::budget::Budget;
 use super::dial::{Dial, ShownKey};
 use super::error::SshError;
@@ -23,8 +23,10 @@ pub struct SshServers {
     budget: Arc<Budget>,
     /// By what a login is made with.
     known: Mutex<HashMap<SshServer, Weak<Bastion>>>,
-    /// Refused logins, for as long as each holds: who comes when the last user is gone waits as long as that one would.
+    /// Refused logins, for as long as each counts: who comes when the last user is gone waits as long as that one would.
     refusals: Mutex<HashMap<SshServer, Refusal>>,
+    /// Servers that somebody wants anew and that nobody uses yet, see [`Bastion::prove`].
+    asked: Mutex<HashSet<SshServer>>,
 }
 
 /// That a server has refused a login.
@@ -37,6 +39,13 @@ pub(crate) struct Refusal {
     pub(crate) backoff: Backoff,
 }
 
+impl Refusal {
+    /// Whether the wait after another one is still by this one: forwards on demand come and go.
+    pub(crate) fn counts(&self, now: Instant) -> bool {
+        self.until + REFUSED.cap > now
+    }
+}
+
 impl SshServers {
     /// Connects to none yet. `ask` puts questions to a person, when there is one.
     #[must_use]
@@ -46,7 +55,14 @@ impl SshServers {
 
     pub(crate) fn with_limits(ask: Option<SshAsk>, limits: Limits) -> Arc<Self> {
         let budget = Budget::new(limits.total);
-        Arc::new(Self { ask, limits, budget, known: Mutex::default(), refusals: Mutex::default() })
+        Arc::new(Self {
+            ask,
+            limits,
+            budget,
+            known: Mutex::default(),
+            refusals: Mutex::default(),
+            asked: Mutex::default(),
+        })
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -69,6 +85,9 @@ impl SshServers {
         known.retain(|_, bastion| bastion.strong_count() > 0);
         let refusal = self.refusals().get(&login).cloned();
         let bastion = Bastion::with_refusal(Arc::clone(self), server.clone(), self.secrets(), refusal);
+        if self.asked().remove(&login) {
+            bastion.prove();
+        }
         known.insert(login, Arc::downgrade(&bastion));
         bastion
     }
@@ -77,7 +96,7 @@ impl SshServers {
     pub(crate) fn refuses(&self, server: &SshServer, refusal: Refusal) {
         let now = Instant::now();
         let mut refusals = self.refusals();
-        refusals.retain(|_, refusal| refusal.until > now);
+        refusals.retain(|_, refusal| refusal.counts(now));
         refusals.insert(login(server), refusal);
     }
 
@@ -86,13 +105,23 @@ impl SshServers {
         self.refusals().remove(&login(server));
     }
 
-    /// The machine slept, or its network changed: nothing that is known of refusals holds.
-    pub(crate) fn forget_refusals(&self) {
+    /// The machine slept, or its network changed: nothing that is known of refusals holds, and hops, which no forward
+    /// wakes, are dialled anew.
+    pub(crate) fn wake(&self) {
         self.refusals().clear();
+        let known: Vec<_> = {
+            let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.values().filter_map(Weak::upgrade).collect()
+        };
+        known.iter().for_each(|bastion| bastion.wake());
     }
 
     fn refusals(&self) -> MutexGuard<'_, HashMap<SshServer, Refusal>> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asked(&self) -> MutexGuard<'_, HashSet<SshServer>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A forward through the server is made, perhaps because its key is trusted now.
@@ -103,11 +132,12 @@ impl SshServers {
     }
 
     /// Somebody has a forward through the server made anew: a connection that is there must show that it lives, and a
-    /// login that was refused may be let in now.
+    /// login that was refused may be let in now. The same holds for the servers on the way, which the next login finds.
     pub(crate) fn prove(&self, server: &SshServer) {
         self.forgive(server);
-        if let Some(bastion) = self.known(server) {
-            bastion.prove();
+        match self.known(server) {
+            Some(bastion) => bastion.prove(),
+            None => drop(self.asked().insert(login(server))),
         }
     }
 
@@ -127,7 +157,7 @@ impl SshServers {
     pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
         let known = Known::of(scope, server).await?;
         let secrets = self.secrets();
-        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {} };
+        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {}, asked: false };
         dial.shown_key(&known).await
     }
 

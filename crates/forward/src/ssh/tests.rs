@@ -1,24 +1,31 @@
 //! What needs a real `sshd` and more than the public interface: short limits, one server's connections.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use adit_core::target::{SshBackend, SshOptions, SshServer};
+use adit_core::backoff::Backoff;
+use adit_core::target::{SshBackend, SshOptions, SshServer, Target};
 use runtime::Scope;
 use runtime::connect::Io;
 use testkit::origin::TcpOrigin;
 use testkit::sshd::Sshd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::bastion::{Bastion, OpenedVia};
+use super::bastion::{Bastion, OpenedVia, REFUSED};
+use super::error::SshError;
 use super::link::Limits;
-use super::servers::SshServers;
+use super::servers::{Refusal, SshServers};
+use crate::clusters::Clusters;
+use crate::set::{ForwardSet, ForwardSpec};
+use crate::supervisor::ForwardOptions;
 
 mod held;
+mod hops;
 mod leaving;
 mod lying;
 mod masters;
 mod passwords;
+mod published;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 
@@ -252,7 +259,7 @@ async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
     assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
     // The machine wakes, and a person has seen to it meanwhile.
     bed.sshd.authorize(&bed.sshd.key());
-    bed.servers.forget_refusals();
+    bed.servers.wake();
     trip(&mut bed.say(&bed.bastion(), "echo\n").await, b"let in").await;
 }
 
@@ -272,7 +279,7 @@ async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
     .await;
     drop(bastion);
     bed.scope.drain();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     until(|| !closing()).await;
     assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
     bed.sshd.thaw();
@@ -314,6 +321,44 @@ async fn waking_gives_up_a_login_under_way() {
         () = network => panic!("the stream is opened first"),
     };
     assert!(opened.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_key_that_is_trusted_meanwhile_is_seen_when_the_file_is_read_anew() {
+    let bed = Bed::new(Limits::default()).await;
+    let known = bed.sshd.path("known_later");
+    std::fs::write(&known, "").unwrap();
+    let mut server = bed.server();
+    server.options.known_hosts = Some(known.clone());
+    let Ok(Target::Ssh(mut target)) = Target::parse("ssh://any/127.0.0.1:1") else { panic!("a target") };
+    target.server = server;
+    let spec = ForwardSpec { name: "db".into(), target: Target::Ssh(target), options: ForwardOptions::default() };
+    let clusters = Clusters::with_ssh(crate::KubeSettings::default(), Arc::clone(&bed.servers));
+    let first = ForwardSet::default().next(&bed.scope, &clusters, vec![spec.clone()]);
+    first.start();
+    let forward = first.get("db").unwrap().clone();
+    until(|| forward.report().waiting_for.is_some_and(|what| what.contains("is not known"))).await;
+    std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    // The forward stays as it is.
+    let next = first.next(&bed.scope, &clusters, vec![spec]);
+    next.start();
+    until(|| bed.sshd.logins() == 1).await;
+    assert!(next.get("db").unwrap().is(&forward));
+}
+
+#[tokio::test]
+async fn who_comes_after_a_refusal_whose_time_is_over_waits_longer_after_the_next() {
+    let servers = SshServers::new(None);
+    let server = SshServer::parse("me@bastion").unwrap();
+    let waits = |ago: Duration| {
+        let mut backoff = Backoff::new(REFUSED);
+        backoff.next_wait(0);
+        let error = SshError::BadKey { server: "bastion".to_owned(), reason: "any".to_owned() };
+        servers.refuses(&server, Refusal { error, until: Instant::now() - ago, backoff });
+        servers.bastion(&server).next_refusal()
+    };
+    assert_eq!(waits(Duration::from_secs(1)), 2 * REFUSED.first);
+    assert_eq!(waits(REFUSED.cap), REFUSED.first, "long ago");
 }
 
 #[tokio::test]

@@ -42,6 +42,16 @@ async fn a_lone_reader_that_pauses_is_waited_for_without_a_timer_until_another_s
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_lone_reader_is_not_ended_for_streams_whose_owners_are_gone() {
+    let shared = shared(Limits { unread: 100, stuck: SECOND, ..Limits::default() });
+    let flow = shared.flow(id(1));
+    // It is kept until the server has ended it, which it cannot say.
+    shared.flow(id(2)).close();
+    flow.arrived(100);
+    assert!(tokio::time::timeout(60 * SECOND, shared.wait_for_room(&flow, 100)).await.is_err());
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_reader_that_goes_on_is_not_ended_though_others_wait() {
     let shared = shared(Limits { unread: 100, stuck: SECOND, ..Limits::default() });
     let flow = shared.flow(id(1));

@@ -1,7 +1,5 @@
 //! Connections from which nothing is taken, as a stream has as much as it may have.
 
-use std::time::Instant;
-
 use super::super::bastion::Way;
 use super::super::link::Link;
 use super::*;

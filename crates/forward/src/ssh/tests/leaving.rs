@@ -47,7 +47,7 @@ async fn a_stream_that_nobody_wants_any_more_is_ended_at_once_where_it_would_go_
     let mut io = bed.say(&bastion, "source\n").await;
     within(io.read_u8()).await.unwrap();
     within(io.shutdown()).await.unwrap();
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     drop(io);
     until(|| bed.origin.open() == 0).await;
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -78,4 +78,30 @@ async fn a_connection_with_much_left_of_its_streams_is_replaced() {
     trip(&mut kept, b"its streams stay").await;
     trip(&mut bed.say(&bastion, "echo\n").await, b"by another").await;
     assert_eq!(bed.sshd.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_end_does_not_wait_for_a_frozen_server_to_take_the_ends_of_streams() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    let mut told = bed.say(&bastion, "hold\n").await;
+    within(told.shutdown()).await.unwrap();
+    let mut full = Vec::new();
+    for _ in 0..8 {
+        full.push(bed.say(&bastion, "hold\n").await);
+    }
+    bed.sshd.freeze();
+    // More than is on its way to the server and what the connection takes: there is no room for an end.
+    let much = vec![0; 4 << 20];
+    for io in &mut full {
+        let _ = tokio::time::timeout(Duration::from_millis(100), io.write_all(&much)).await;
+    }
+    drop(told);
+    let leaving = || bed.scope.running().contains_key("leave ssh streams");
+    until(leaving).await;
+    bed.scope.drain();
+    let begun = Instant::now();
+    until(|| !leaving()).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    bed.sshd.thaw();
 }

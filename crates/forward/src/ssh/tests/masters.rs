@@ -1,7 +1,6 @@
 //! Masters of OpenSSH that are replaced.
 
 use super::super::bastion::Way;
-use super::super::error::SshError;
 use super::*;
 
 fn by_openssh(bed: &Bed) -> Arc<Bastion> {
@@ -43,7 +42,14 @@ async fn a_master_that_is_to_be_proven_is_left_for_a_successor_and_not_before() 
     std::fs::write(bed.sshd.path("authorized"), "").unwrap();
     bastion.prove();
     trip(&mut bed.say(&bastion, "echo\n").await, b"by the same").await;
+    let refusals = bed.sshd.refusals();
+    assert!(refusals > 0);
+    for _ in 0..3 {
+        trip(&mut bed.say(&bastion, "echo\n").await, b"by the same, and the server is not asked again").await;
+    }
+    assert_eq!(bed.sshd.refusals(), refusals);
+    // But by who wants it anew once more.
     bastion.prove();
-    trip(&mut bed.say(&bastion, "echo\n").await, b"by the same, and nobody is asked so soon again").await;
-    assert_eq!(bed.sshd.logins(), 2);
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by the same still").await;
+    assert_eq!((bed.sshd.logins(), bed.sshd.refusals()), (2, 2 * refusals));
 }

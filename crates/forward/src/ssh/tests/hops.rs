@@ -1,0 +1,73 @@
+//! Servers on the way to others.
+
+use super::*;
+
+/// A server that is reached through the bed's, by that name.
+async fn behind(bed: &Bed, number: usize) -> (Sshd, SshServer) {
+    let sshd = Sshd::start(&[]).await;
+    let known = bed.sshd.path(&format!("known_{number}"));
+    let both = [bed.sshd.known_hosts(), sshd.known_hosts()].map(|file| std::fs::read_to_string(file).unwrap());
+    std::fs::write(&known, both.concat()).unwrap();
+    let config = bed.sshd.path("hops_config");
+    let lines = format!(
+        "Host hop\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\nHost *\n  IdentityAgent none\n  IdentitiesOnly yes\n  UserKnownHostsFile {}\n",
+        bed.sshd.addr().port(),
+        bed.sshd.user(),
+        bed.sshd.key().display(),
+        bed.sshd.known_hosts().display(),
+    );
+    std::fs::write(&config, lines).unwrap();
+    let options = SshOptions {
+        key: Some(sshd.key()),
+        config: Some(config),
+        jump: Some("hop".to_owned()),
+        ..SshOptions::default()
+    };
+    let server = SshServer::parse(&format!("{}@{}", sshd.user(), sshd.addr())).unwrap().with(options);
+    // One file for both: a hop is the same one for all who name the same files.
+    std::fs::copy(&known, bed.sshd.known_hosts()).unwrap();
+    (sshd, server)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_person_who_wants_a_forward_anew_is_not_made_to_wait_for_what_a_hop_refused() {
+    let bed = Bed::new(Limits::default()).await;
+    let (sshd, server) = behind(&bed, 1).await;
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    let refused = async |bastion: &Arc<Bastion>| {
+        let opened = bed.open(bastion, bed.origin.addr().port()).await;
+        assert!(matches!(opened, Err(OpenedVia::Ssh(error)) if error.is_login()));
+    };
+    let bastion = bed.servers.bastion(&server);
+    refused(&bastion).await;
+    refused(&bastion).await;
+    assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
+    bed.servers.prove(&server);
+    refused(&bastion).await;
+    assert_eq!(bed.sshd.connections(), 2, "the hop is asked again");
+    // The same where nobody uses the server at the moment.
+    drop(bastion);
+    bed.sshd.authorize(&bed.sshd.key());
+    bed.servers.prove(&server);
+    trip(&mut bed.say(&bed.servers.bastion(&server), "echo\n").await, b"let in").await;
+    assert_eq!((bed.sshd.logins(), sshd.logins()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn servers_behind_one_hop_and_their_later_logins_share_its_login() {
+    let bed = Bed::new(Limits::default()).await;
+    let (one, first) = behind(&bed, 1).await;
+    let (other, second) = behind(&bed, 2).await;
+    let (first, second) = (bed.servers.bastion(&first), bed.servers.bastion(&second));
+    trip(&mut bed.say(&first, "echo\n").await, b"one").await;
+    trip(&mut bed.say(&second, "echo\n").await, b"the other").await;
+    other.drop_connections();
+    within(second.lost()).await;
+    trip(&mut bed.say(&second, "echo\n").await, b"again").await;
+    assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (1, 1, 2));
+    // What leads over a network that is gone is left, hops too.
+    bed.servers.wake();
+    trip(&mut bed.say(&first, "echo\n").await, b"anew").await;
+    trip(&mut bed.say(&second, "echo\n").await, b"anew").await;
+    assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (2, 2, 3));
+}
