@@ -224,4 +224,6 @@ fn differ_little(host: &str, pattern: &str) -> bool {
 }
 
 #[cfg(test)]
+mod servers;
+#[cfg(test)]
 mod tests;
