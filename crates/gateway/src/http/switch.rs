@@ -37,15 +37,14 @@ pub(crate) async fn switch(
     connection.scope.spawn("upgraded", async move {
         let mut target = Target { io: target, told: false, flight: &flight };
         let Some(Ok(client)) = scope.until_cancelled(on_upgrade).await else { return };
-        let mut client = Client { io: TokioIo::new(client), told: false };
+        let mut client = Client { io: Some(TokioIo::new(client)), told: false };
         let carry = async {
             client.write_all(&first).await?;
             flight.sent(first.len());
             tokio::io::copy_bidirectional(&mut client, &mut target).await
         };
-        // How either side leaves is its own business, and then the other's: either is dropped here.
+        // How either side leaves is its own business, and then the other's: either is dropped here, or with the task.
         let _ = scope.until_cancelled(carry).await;
-        client.end();
     });
     let mut response = Response::new(AnswerBody::own(bytes::Bytes::new()));
     *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
@@ -55,19 +54,24 @@ pub(crate) async fn switch(
 
 /// The client's side.
 struct Client {
-    io: TokioIo<Upgraded>,
+    /// There until it is dropped.
+    io: Option<TokioIo<Upgraded>>,
     /// The end of what the target says.
     told: bool,
 }
 
 impl Client {
-    /// Closes it; when it was not told an end, with a reset.
-    fn end(self) {
-        if self.told {
-            return;
-        }
+    fn io(self: Pin<&mut Self>) -> Pin<&mut TokioIo<Upgraded>> {
+        Pin::new(self.get_mut().io.as_mut().expect("it is taken by the drop alone"))
+    }
+}
+
+impl Drop for Client {
+    /// When it was not told an end it sees a reset, whether its task has ended or was aborted.
+    fn drop(&mut self) {
+        let Some(io) = self.io.take().filter(|_| !self.told) else { return };
         // Whatever it is, hyper has it in a box; these are what a door serves.
-        match self.io.into_inner().downcast::<TokioIo<Guarded<TcpStream>>>() {
+        match io.into_inner().downcast::<TokioIo<Guarded<TcpStream>>>() {
             Ok(plain) => refuse(plain.io.inner().get_ref()),
             Err(other) => {
                 if let Ok(tls) = other.downcast::<TokioIo<Guarded<TlsStream<Replay>>>>() {
@@ -79,22 +83,22 @@ impl Client {
 }
 
 impl AsyncRead for Client {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for Client {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.io().poll_write(cx, buf)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.io().poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = Pin::new(&mut self.io).poll_shutdown(cx);
+        let shut = self.as_mut().io().poll_shutdown(cx);
         self.told |= matches!(shut, Poll::Ready(Ok(())));
         shut
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use testkit::origin::HttpOrigin;
 use testkit::raw::{self, Client};
 use testkit::ws::{Message, WebSocket};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::support::{Gate, PATIENCE, options, until};
@@ -91,14 +91,22 @@ async fn a_drain_leaves_an_upgraded_connection_alone_and_a_cancel_ends_it() {
 
 /// A client and its service, with a connection between them that is no HTTP any more.
 async fn upgraded(gate: &Gate, listener: &TcpListener) -> (TcpStream, TcpStream) {
-    let mut client = Client::connect(gate.addr).await.unwrap();
+    switched(Client::connect(gate.addr).await.unwrap(), async { listener.accept().await.unwrap().0 }).await
+}
+
+async fn switched<C, S>(mut client: Client<C>, service: impl Future<Output = S>) -> (C, S)
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     client.send(&raw::head("GET", "app.localhost", "/", &UPGRADE, None)).await.unwrap();
-    let (mut service, _) = listener.accept().await.unwrap();
+    let mut service = service.await;
     let mut said = Vec::new();
     while !said.ends_with(b"\r\n\r\n") {
         assert_ne!(service.read_buf(&mut said).await.unwrap(), 0);
     }
     service.write_all(b"HTTP/1.1 101 Go\r\nConnection: Upgrade\r\nUpgrade: echo/1\r\n\r\n").await.unwrap();
+    service.flush().await.unwrap();
     assert_eq!(client.response_head(false).await.unwrap().status, 101);
     client.send(b"half of").await.unwrap();
     service.read_exact(&mut [0; 7]).await.unwrap();
@@ -130,12 +138,14 @@ async fn what_is_reset_at_one_end_of_an_upgraded_connection_is_reset_at_the_othe
 }
 
 #[tokio::test]
-async fn a_cancel_is_a_reset_at_both_ends_of_an_upgraded_connection() {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let gate = Gate::to(listener.local_addr().unwrap()).await;
-    let (mut client, mut service) = upgraded(&gate, &listener).await;
-    gate.scope.cancel();
-    assert!(is_reset(&mut client).await && is_reset(&mut service).await);
+async fn a_cancel_is_a_reset_at_both_ends_of_an_upgraded_connection_and_so_is_an_abort() {
+    for end in [runtime::Scope::cancel, runtime::Scope::abort] {
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let gate = Gate::to(listener.local_addr().unwrap()).await;
+        let (mut client, mut service) = upgraded(&gate, &listener).await;
+        end(&gate.scope);
+        assert!(is_reset(&mut client).await && is_reset(&mut service).await);
+    }
 }
 
 #[tokio::test]
