@@ -52,6 +52,21 @@ pub(crate) async fn switch(
     Ok(response)
 }
 
+/// What comes of a read, where TLS that was ended by TCP alone has ended: the other side would see no more of a plain
+/// connection. A reset, or a stream behind a pod that broke off, stays a failure.
+fn or_end(read: Poll<io::Result<()>>) -> Poll<io::Result<()>> {
+    match read {
+        Poll::Ready(Err(error)) if is_end_of_tcp(&error) => Poll::Ready(Ok(())),
+        read => read,
+    }
+}
+
+/// Whether it is what rustls says of an end of TCP before an end of TLS; others say UnexpectedEof of other things.
+fn is_end_of_tcp(error: &io::Error) -> bool {
+    let said = || error.get_ref().is_some_and(|inner| inner.to_string().contains("without sending TLS close_notify"));
+    error.kind() == io::ErrorKind::UnexpectedEof && said()
+}
+
 /// The client's side.
 struct Client {
     /// There until it is dropped.
@@ -84,7 +99,7 @@ impl Drop for Client {
 
 impl AsyncRead for Client {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        self.io().poll_read(cx, buf)
+        or_end(self.io().poll_read(cx, buf))
     }
 }
 
@@ -126,7 +141,7 @@ impl Drop for Target<'_> {
 impl AsyncRead for Target<'_> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
-        let result = Pin::new(&mut self.io).poll_read(cx, buf);
+        let result = or_end(Pin::new(&mut self.io).poll_read(cx, buf));
         self.flight.sent(buf.filled().len() - before);
         result
     }
@@ -149,5 +164,16 @@ impl AsyncWrite for Target<'_> {
         let shut = Pin::new(&mut self.io).poll_shutdown(cx);
         self.told |= matches!(shut, Poll::Ready(Ok(())));
         shut
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_behind_a_pod_that_broke_off_has_not_ended() {
+        assert!(!is_end_of_tcp(&io::ErrorKind::UnexpectedEof.into()));
+        assert!(!is_end_of_tcp(&io::ErrorKind::ConnectionReset.into()));
     }
 }
