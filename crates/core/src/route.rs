@@ -83,16 +83,16 @@ impl<T> RouteTable<T> {
     /// Without a path, as when TLS is passed through unread, only routes for every path of a host are found. A path that
     /// leads to another route when `..`, `//`, a backslash or an escaped slash in it is resolved, or the parameters of its
     /// segments (`;x=y`) are left out, leads to none: servers differ in what they resolve, and nobody shall walk around
-    /// the rules of a route.
+    /// the rules of a route. Nor does one that is long and can be read in so many ways that they are not all tried.
     #[must_use]
     pub fn find(&self, host: &str, path: Option<&str>) -> Option<&T> {
-        let index = match path.map(Readings::new) {
-            None => self.place(host, None),
-            Some(readings) => {
+        let index = match path {
+            Some(path) if self.has_paths(host) => {
+                let readings = Readings::new(path);
                 let found = self.place(host, Some(&readings.written));
-                let mut others = readings.resolved.iter().map(|path| self.place(host, Some(path)));
-                others.all(|other| other == found).then_some(found).flatten()
+                (!self.differs(host, found, &readings)).then_some(found).flatten()
             }
+            _ => self.place(host, None),
         };
         self.routes.get(index?).map(|route| &route.value)
     }
@@ -101,9 +101,10 @@ impl<T> RouteTable<T> {
     /// another one instead, where such a path is not looked for.
     #[must_use]
     pub fn is_ambiguous(&self, host: &str, path: &str) -> bool {
-        let readings = Readings::new(path);
-        let written = self.place(host, Some(&readings.written));
-        readings.resolved.iter().any(|path| self.place(host, Some(path)) != written)
+        self.has_paths(host) && {
+            let readings = Readings::new(path);
+            self.differs(host, self.place(host, Some(&readings.written)), &readings)
+        }
     }
 
     /// Every route, in the order in which they were given.
@@ -135,6 +136,18 @@ impl<T> RouteTable<T> {
         rest.sort_unstable();
         found.extend(rest);
         found.into_iter().take(most).map(str::to_owned).collect()
+    }
+
+    /// Whether another reading of a path leads to another place, as far as anyone knows.
+    fn differs(&self, host: &str, found: Option<usize>, readings: &Readings<'_>) -> bool {
+        readings.too_many || readings.resolved.iter().any(|path| self.place(host, Some(path)) != found)
+    }
+
+    /// Whether the path of a request may make a difference for a host.
+    fn has_paths(&self, host: &str) -> bool {
+        let above = std::iter::successors(parent(host), |name| parent(name));
+        let mut all = self.exact.get(host).into_iter().chain(above.filter_map(|name| self.wildcards.get(name)));
+        all.any(|paths| !paths.prefixes.is_empty())
     }
 
     fn place(&self, host: &str, path: Option<&[u8]>) -> Option<usize> {
@@ -210,5 +223,7 @@ fn differ_little(host: &str, pattern: &str) -> bool {
     related || !near::near_matches(&host, [pattern.as_str()], 1).is_empty()
 }
 
+#[cfg(test)]
+mod servers;
 #[cfg(test)]
 mod tests;

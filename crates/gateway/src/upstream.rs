@@ -126,7 +126,7 @@ pub struct BasicAuth {
 pub enum UpstreamError {
     /// Its `host_header` is no header value.
     // Without the text: what a variable put into it is nobody's to read.
-    #[error("its host_header is none")]
+    #[error("its host_header cannot be a Host header")]
     HostHeader,
     /// TLS cannot be set up for it.
     #[error("tls for route {name} cannot be set up")]

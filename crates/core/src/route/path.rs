@@ -1,6 +1,7 @@
 //! The path of a route, and the plain form in which paths are compared.
 
 use std::borrow::Cow;
+use std::collections::HashSet;
 use std::fmt;
 use std::str::FromStr;
 
@@ -10,6 +11,9 @@ use crate::diagnose::{Diagnose, Fault};
 
 /// The longest prefix. It bounds what one look-up of a hostile path costs.
 const LENGTH_MAX: usize = 1024;
+/// How much is read of one path in all its readings. It bounds what a path costs that has nothing but letters which servers
+/// read differently; what people write has a few of them, and takes a few kilobytes.
+const READ_AT_MOST: usize = 1 << 20;
 
 /// The beginning of a path in whole segments: `/api` is for `/api` and `/api/x`, not for `/apix`.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -136,67 +140,124 @@ impl FromStr for PathPrefix {
 pub(super) struct Readings<'a> {
     /// Escapes resolved, and nothing else.
     pub(super) written: Cow<'a, [u8]>,
-    /// What else it may be, only for a path that has something of these: with `.` and `..` resolved, with a backslash and
-    /// an escaped slash as slashes and several slashes as one, without the parameters of its segments (`;` and what
-    /// follows), as servers of Java have it.
-    pub(super) resolved: Vec<Vec<u8>>,
+    /// What else it may be, only for a path that has something of these: `.` and `..`, several slashes, a backslash, an
+    /// escaped slash, parameters of segments (`;` and what follows). Each may be resolved or stand for itself.
+    pub(super) resolved: HashSet<Vec<u8>>,
+    /// There are more than anyone needs: nobody knows what it is.
+    pub(super) too_many: bool,
 }
 
 impl<'a> Readings<'a> {
     pub(super) fn new(path: &'a str) -> Self {
         let written = decode(path.as_bytes());
-        let mut resolved = Vec::new();
-        if !is_straight(&written) || has_escaped_slash(path.as_bytes()) {
-            resolved.extend([strict(&written), loose(&slashed(&written))]);
+        if is_straight(&written) && memchr::memchr(b';', &written).is_none() && !has_escaped_slash(path.as_bytes()) {
+            return Self { written, resolved: HashSet::new(), too_many: false };
         }
-        if memchr::memchr(b';', &written).is_some() {
-            // Some take parameters off before they resolve escapes, so that an escaped `;` stays; some after that; and some
-            // after the escaped slashes as well. Who does so resolves no dots as a rule, or all of them.
-            let before = decode(&without_parameters(path.as_bytes())).into_owned();
-            let after = without_parameters(&written);
-            for bare in [before, after] {
-                resolved.extend([strict(&bare), loose(&slashed(&bare)), bare]);
+        // Whoever reads it may do so before escapes are resolved, after, or first and once more: what splits an address up
+        // (`new URL`, a proxy in front) knows a few escapes, and the program behind it resolves them all.
+        let (mut before, mut after) = (Found::default(), Found::default());
+        before.read(path.as_bytes(), Stage::Escaped);
+        for path in &before.readings {
+            after.read(&decode(path), Stage::Decoded);
+        }
+        let too_many = before.is_full() || after.is_full();
+        let mut resolved = after.readings;
+        resolved.remove(&*written);
+        Self { written, resolved, too_many }
+    }
+}
+
+/// Whether escapes are resolved when a path is read.
+#[derive(Clone, Copy, PartialEq)]
+enum Stage {
+    Escaped,
+    Decoded,
+}
+
+/// Readings of a path, each once.
+#[derive(Default)]
+struct Found {
+    readings: HashSet<Vec<u8>>,
+    /// What they took.
+    bytes: usize,
+}
+
+impl Found {
+    fn is_full(&self) -> bool {
+        self.bytes > READ_AT_MOST
+    }
+
+    /// Adds what a path is to one server or another.
+    fn read(&mut self, path: &[u8], stage: Stage) {
+        let backslash = memchr::memchr(b'\\', path).is_some();
+        // Before escapes are resolved that of a slash is none.
+        let escaped = stage == Stage::Decoded && has_escaped_slash(path);
+        let ways = [(false, false), (true, false), (false, true), (true, true)];
+        let ways = ways.into_iter().filter(|way| (backslash || !way.0) && (escaped || !way.1));
+        for (backslash, escaped) in ways {
+            let slashed = |path: &[u8]| slashed(path, backslash, escaped);
+            // Parameters end with the segment, whatever ends that for who takes them off.
+            if memchr::memchr(b';', path).is_some() {
+                self.resolve(&slashed(&without_parameters(path)), stage);
+                self.resolve(&without_parameters(&slashed(path)), stage);
             }
-            resolved.push(loose(&without_parameters(&slashed(&written))));
+            self.resolve(&slashed(path), stage);
         }
-        Self { written, resolved }
+    }
+
+    /// Adds a path as it is, and with dots resolved and slashes merged, in every order of it.
+    fn resolve(&mut self, path: &[u8], stage: Stage) {
+        let dots = if stage == Stage::Escaped { &[Dots::Plain, Dots::Escaped][..] } else { &[Dots::Plain] };
+        self.add(path.len(), || path.to_vec());
+        self.add(path.len(), || resolve(path, true, Dots::Kept));
+        for dots in dots {
+            self.add(path.len(), || resolve(path, false, *dots));
+            self.add(path.len(), || resolve(path, true, *dots));
+            self.add(path.len(), || resolve(&resolve(path, false, *dots), true, Dots::Kept));
+        }
+    }
+
+    fn add(&mut self, bytes: usize, reading: impl FnOnce() -> Vec<u8>) {
+        self.bytes = self.bytes.saturating_add(bytes);
+        if !self.is_full() {
+            self.readings.insert(reading());
+        }
     }
 }
 
-/// As RFC 3986 §5.2.4 has it.
-fn strict(path: &[u8]) -> Vec<u8> {
+/// What `.` and `..` are.
+#[derive(Clone, Copy, PartialEq)]
+enum Dots {
+    /// Names as any other.
+    Kept,
+    /// Resolved, as RFC 3986 §5.2.4 has it.
+    Plain,
+    /// Resolved, `%2e` as well.
+    Escaped,
+}
+
+fn resolve(path: &[u8], merged: bool, dots: Dots) -> Vec<u8> {
     let mut segments: Vec<&[u8]> = Vec::new();
-    for segment in path.split(|byte| *byte == b'/').skip(1) {
-        match segment {
-            b"." => {}
-            b".." => drop(segments.pop()),
-            segment => segments.push(segment),
+    for segment in path.strip_prefix(b"/").unwrap_or(path).split(|byte| *byte == b'/') {
+        let plain = if dots == Dots::Escaped { decode(segment) } else { Cow::Borrowed(segment) };
+        match &*plain {
+            b"" if merged => {}
+            b"." if dots != Dots::Kept => {}
+            b".." if dots != Dots::Kept => drop(segments.pop()),
+            _ => segments.push(segment),
         }
     }
-    joined(&segments)
+    segments.iter().flat_map(|segment| b"/".iter().chain(*segment)).copied().collect()
 }
 
-/// As the most forgiving server has it, once all that may be a slash is one.
-fn loose(slashed: &[u8]) -> Vec<u8> {
-    let mut segments: Vec<&[u8]> = Vec::new();
-    for segment in slashed.split(|byte| *byte == b'/') {
-        match segment {
-            b"" | b"." => {}
-            b".." => drop(segments.pop()),
-            segment => segments.push(segment),
-        }
-    }
-    joined(&segments)
-}
-
-/// With a slash for each backslash and each escaped slash.
-fn slashed(path: &[u8]) -> Vec<u8> {
+/// With a slash for each backslash, and for each escaped slash.
+fn slashed(path: &[u8], backslash: bool, escaped_slash: bool) -> Vec<u8> {
     let mut slashed = Vec::with_capacity(path.len());
     let mut rest = path;
     while let [first, tail @ ..] = rest {
-        let escaped_slash = escaped(rest) == Some(b'/');
-        slashed.push(if escaped_slash || *first == b'\\' { b'/' } else { *first });
-        rest = if escaped_slash { rest.get(3..).unwrap_or_default() } else { tail };
+        let escaped = escaped_slash && escaped(rest) == Some(b'/');
+        slashed.push(if escaped || backslash && *first == b'\\' { b'/' } else { *first });
+        rest = if escaped { rest.get(3..).unwrap_or_default() } else { tail };
     }
     slashed
 }
@@ -211,10 +272,6 @@ fn without_parameters(path: &[u8]) -> Vec<u8> {
         bare.extend(segment.iter().take_while(|byte| **byte != b';'));
     }
     bare
-}
-
-fn joined(segments: &[&[u8]]) -> Vec<u8> {
-    segments.iter().flat_map(|segment| b"/".iter().chain(*segment)).copied().collect()
 }
 
 /// Whether every server understands it alike.
@@ -299,8 +356,43 @@ mod tests {
             ("/a%5cb", "/a\\b", "/a/b"),
             ("/../..", "", ""),
         ] {
-            assert_eq!(Readings::new(path).resolved, [strictly.as_bytes(), loosely.as_bytes()], "{path}");
+            let Readings { written, resolved, .. } = Readings::new(path);
+            for reading in [strictly.as_bytes(), loosely.as_bytes()] {
+                assert!(*written == *reading || resolved.contains(reading), "{path}: {resolved:?}");
+            }
         }
+    }
+
+    #[test]
+    fn what_one_server_resolves_may_stand_for_itself_at_the_next() {
+        for (path, among) in [
+            // `new URL` of Node: backslashes are slashes, dots are resolved, slashes are not merged.
+            ("/admin\\\\..\\secret", "/admin/secret"),
+            ("/admin\\b%5c..\\..\\x", "/admin/x"),
+            // And then the escapes, as `decodeURIComponent` does.
+            ("/x/../admin%2f../secret", "/admin/../secret"),
+            // nginx: slashes are merged, a backslash is a letter.
+            ("//admin/x\\..\\..", "/admin/x\\..\\.."),
+            ("//admin/x%5c..%5c..", "/admin/x\\..\\.."),
+            // nginx with `merge_slashes off`.
+            ("/admin%2f%2f../secret", "/admin/secret"),
+            // Envoy: dots first, then slashes.
+            ("/x/..//admin//../secret", "/admin/secret"),
+            ("/x/../admin/%2e%2e/y", "/admin/../y"),
+        ] {
+            let resolved = Readings::new(path).resolved;
+            assert!(resolved.contains(among.as_bytes()), "{path}: {among} among {resolved:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_path_costs_is_bounded() {
+        assert!(!Readings::new(&"/a/..;b\\c%2f%5c%3b%2e".repeat(20)).too_many);
+        assert!(!Readings::new(&"//a".repeat(8000)).too_many);
+        let path = "/a/..;b\\c%2f%5c%3b%2e".repeat(3000);
+        let readings = Readings::new(&path);
+        assert!(readings.too_many);
+        assert!(readings.resolved.iter().map(Vec::len).sum::<usize>() <= READ_AT_MOST);
     }
 
     #[test]
@@ -322,7 +414,7 @@ mod tests {
             ("/;a=b/c", "/c"),
         ] {
             let resolved = Readings::new(path).resolved;
-            assert!(resolved.iter().any(|reading| reading == among.as_bytes()), "{path}: {among} among {resolved:?}");
+            assert!(resolved.contains(among.as_bytes()), "{path}: {among} among {resolved:?}");
         }
     }
 
@@ -348,26 +440,6 @@ mod tests {
                 prop_assert!(readings.resolved.is_empty());
                 prop_assert_eq!(readings.written.strip_suffix(b"/").unwrap_or(&readings.written), prefix.plain());
                 prop_assert_eq!(PathPrefix::parse(prefix.as_str()), Ok(prefix));
-            }
-        }
-
-        #[test]
-        fn what_is_resolved_has_no_dots_left(path in "/[/.%2eF\\\\a]{0,24}") {
-            let [strict, loose] = &*Readings::new(&path).resolved else { return Ok(()) };
-            for segment in strict.split(|byte| *byte == b'/').chain(loose.split(|byte| *byte == b'/').skip(1)) {
-                prop_assert!(!matches!(segment, b"." | b".."), "{path}");
-            }
-            prop_assert!(is_straight(loose) && !has_escaped_slash(loose), "{path}");
-        }
-
-        #[test]
-        fn what_a_server_of_java_would_serve_is_among_the_readings(path in "(/([ab.]{1,2}|%2e)?((;|%3b)[ab=]?)?){1,6}") {
-            let readings = Readings::new(&path);
-            // Parameters off, escapes, slashes, dots; each `;` as it is written or escaped as well.
-            for bare in [decode(&without_parameters(path.as_bytes())).into_owned(), without_parameters(&readings.written)] {
-                let served = loose(&bare);
-                let found = served == *readings.written || readings.resolved.contains(&served);
-                prop_assert!(found || !readings.written.contains(&b';') && is_straight(&readings.written), "{path}");
             }
         }
 

@@ -108,6 +108,34 @@ fn a_path_that_servers_read_differently_leads_nowhere_when_it_matters() {
 }
 
 #[test]
+fn what_servers_of_one_kind_read_in_part_does_not_walk_around_the_rules_of_a_route() {
+    let routes = table(&["a.b", "a.b/admin"]);
+    for path in [
+        "/admin\\\\..\\secret",
+        "//admin/x\\..\\..",
+        "//admin/x%5c..%5c..",
+        "/admin%2f%2f../secret",
+        "/admin\\b%5c..\\..\\x",
+        "/x/../admin%2f../secret",
+        "/x/..//admin//../secret",
+        "/x/../admin/%2e%2e/y",
+    ] {
+        assert_eq!(routes.find("a.b", Some(path)), None, "{path}");
+        assert!(routes.is_ambiguous("a.b", path), "{path}");
+    }
+}
+
+#[test]
+fn a_path_of_too_many_readings_leads_nowhere_where_paths_make_a_difference() {
+    let routes = table(&["a.b", "a.b/admin", "*.c", "*.x.c/admin", "e.f"]);
+    let path = "/a/..;b\\c%2f%5c%3b%2e".repeat(3000);
+    for (host, expected) in [("a.b", None), ("y.x.c", None), ("y.c", Some(&"*.c")), ("e.f", Some(&"e.f"))] {
+        assert_eq!(routes.find(host, Some(&path)), expected, "{host}");
+        assert_eq!(routes.is_ambiguous(host, &path), expected.is_none(), "{host}");
+    }
+}
+
+#[test]
 fn parameters_of_a_path_do_not_walk_around_the_rules_of_a_route() {
     let routes = table(&["a.b", "a.b/admin", "a.b/public"]);
     for path in [

@@ -270,7 +270,7 @@ impl Fault {
             Self::Timeout(after) => Problem::Timeout { target: upstream.target(), after },
             Self::Hyper(_) if source.is_some_and(|source| source.is_slow()) => Problem::SlowBody,
             Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => {
-                Problem::BadRequest { status: 400, what: "its body was cut short".into() }
+                Problem::bad("its body was cut short")
             }
             Self::Hyper(error) => {
                 tracing::debug!(route = %upstream.name(), error = %adit_core::diagnose::chain(&error), "no answer from the upstream");

@@ -59,7 +59,7 @@ words! {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Problem {
     /// The request is malformed: what is wrong with it.
-    BadRequest { status: u16, what: String },
+    BadRequest { what: String },
     /// The route wants a user and a password.
     Unauthorized { realm: String },
     /// The client gave wrong passwords, and has to wait for so long.
@@ -106,7 +106,7 @@ pub(crate) enum Problem {
 
 impl Problem {
     pub(crate) fn bad(what: &str) -> Self {
-        Self::BadRequest { status: 400, what: what.to_owned() }
+        Self::BadRequest { what: what.to_owned() }
     }
 
     /// Why there is no connection for an upstream; `terminates` as in its options.
@@ -136,9 +136,8 @@ impl Problem {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
             Self::NotHttp { problem, .. } => problem.status(),
-            Self::BadRequest { status, .. } | Self::NotSupported { status, .. } => {
-                StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST)
-            }
+            Self::BadRequest { .. } => StatusCode::BAD_REQUEST,
+            Self::NotSupported { status, .. } => StatusCode::from_u16(*status).unwrap_or(StatusCode::BAD_REQUEST),
             Self::Unauthorized { .. } => StatusCode::UNAUTHORIZED,
             Self::TooManyGuesses { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::Refused { .. } | Self::ForeignList { .. } => StatusCode::FORBIDDEN,
@@ -259,7 +258,7 @@ impl From<HeadFault> for Problem {
         match status {
             431 => Self::HeadTooLarge { what },
             501 | 505 => Self::NotSupported { status, what },
-            status => Self::BadRequest { status, what },
+            _ => Self::BadRequest { what },
         }
     }
 }

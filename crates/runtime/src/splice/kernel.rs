@@ -79,7 +79,7 @@ impl Pipe {
         })
     }
 
-    /// What is in it becomes what the direction keeps, for copies to go on with.
+    /// What is in it becomes what the direction keeps, for copies to go on with until it is seen to carry much again.
     fn empty_into(&mut self, direction: &mut Direction) -> io::Result<()> {
         let mut rest = vec![0; self.holds];
         let mut filled = 0;
@@ -92,7 +92,7 @@ impl Pipe {
             }
         }
         self.holds = 0;
-        direction.keep(&rest);
+        (direction.kept, direction.sent, direction.large) = (rest, 0, 0);
         Ok(())
     }
 
@@ -308,8 +308,10 @@ mod tests {
         let mut others: Vec<Pipe> = std::iter::from_fn(Pipe::take).collect();
         assert_eq!(others.len() + 1, most);
         others.truncate(most / 2);
-        let (direction, ends) = stalled().await;
+        let (mut direction, ends) = stalled().await;
         assert!(direction.pipe.is_none() && direction.has_kept());
+        direction.sent = direction.kept.len();
+        assert!(!direction.by_kernel(), "once it is taken no other pipe is");
         drop((others, ends));
         PIPES.with_borrow_mut(Vec::clear);
         assert_eq!(COUNT.load(Ordering::Relaxed), 1, "the first one has its own");
