@@ -269,9 +269,7 @@ impl Fault {
         match self {
             Self::Timeout(after) => Problem::Timeout { target: upstream.target(), after },
             Self::Hyper(_) if source.is_some_and(|source| source.is_slow()) => Problem::SlowBody,
-            Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => {
-                Problem::bad("its body was cut short")
-            }
+            Self::Hyper(_) if source.is_some_and(|source| source.is_broken()) => Problem::bad("its body was cut short"),
             Self::Hyper(error) => {
                 tracing::debug!(route = %upstream.name(), error = %adit_core::diagnose::chain(&error), "no answer from the upstream");
                 if let Some(reason) = said_by_connector(&error) {
