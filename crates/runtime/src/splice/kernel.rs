@@ -92,7 +92,7 @@ impl Pipe {
             }
         }
         self.holds = 0;
-        (direction.kept, direction.sent, direction.large) = (rest, 0, direction.large);
+        (direction.kept, direction.sent, direction.large) = (rest, 0, 0);
         Ok(())
     }
 
