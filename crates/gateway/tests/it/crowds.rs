@@ -81,6 +81,7 @@ async fn an_http2_client_that_takes_nothing_holds_a_bounded_part_of_each_answer(
     client.write_all(&sent).await.unwrap();
     let taken = || gate.site.counters.sent.load(Ordering::Relaxed);
     until("all answers", || origin.requests() == u64::from(ANSWERS)).await;
+    until("a part of each", || taken() >= u64::from(ANSWERS) * 16 * 1024).await;
     // Until nothing more is taken from the service.
     let mut before = u64::MAX;
     while taken() != before {
