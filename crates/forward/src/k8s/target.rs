@@ -357,8 +357,15 @@ impl KubeTargetShared {
             Ok(result) => result,
             Err(_) => {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let reason = reason.or_else(|| self.resolver.detail()).unwrap_or_else(|| "no pod took it".into());
                 let hint = self.resolver.now().hint();
+                let (reason, hint) = match reason.or_else(|| self.resolver.detail()) {
+                    Some(reason) => (reason, hint),
+                    // A pod is known, and nobody has refused anything: it is the way there that hangs.
+                    None => (
+                        format!("the API server (context `{}`) opens no stream to its pod", self.api.context()),
+                        Some(format!("is the VPN up? `kubectl{} cluster-info` tells more", self.api.kubectl_flags())),
+                    ),
+                };
                 Err(ConnectError::NotReady { target: self.text.clone(), after: self.patience, reason, hint })
             }
         }
