@@ -357,9 +357,9 @@ impl KubeTargetShared {
             Ok(result) => result,
             Err(_) => {
                 let reason = last.into_inner().unwrap_or_else(PoisonError::into_inner);
-                let hint = self.resolver.now().hint();
-                let (reason, hint) = match reason.or_else(|| self.resolver.detail()) {
-                    Some(reason) => (reason, hint),
+                let known = self.resolver.now().hint();
+                let (reason, hint) = match reason.or_else(|| Some((self.resolver.detail()?, None))) {
+                    Some((reason, hint)) => (reason, known.or(hint)),
                     // A pod is known, and nobody has refused anything: it is the way there that hangs.
                     None => (
                         format!("the API server (context `{}`) opens no stream to its pod", self.api.context()),
@@ -394,7 +394,7 @@ impl KubeTargetShared {
 
     async fn open_somewhere(
         &self,
-        last: &Mutex<Option<String>>,
+        last: &Mutex<Option<(String, Option<String>)>>,
         patience: Duration,
     ) -> Result<(PortStream, PodRef), ConnectError> {
         let mut resolution = self.resolver.resolution();
@@ -405,7 +405,7 @@ impl KubeTargetShared {
             let now = resolution.borrow_and_update().clone();
             let Some(candidate) = self.choose(&now) else {
                 if let Some(none) = now.none.as_ref() {
-                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(none.detail());
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((none.detail(), None));
                 }
                 if resolution.changed().await.is_err() {
                     return Err(unavailable("it was stopped".into(), None));
@@ -419,8 +419,10 @@ impl KubeTargetShared {
                 }
                 Err(error) => {
                     tracing::debug!(pod = candidate.pod.name, %error, "no stream to this pod");
-                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(crate::error::chain(&error));
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some((crate::error::chain(&error), None));
                     if let Some(unreached) = Unreached::of(&self.api, &error) {
+                        *last.lock().unwrap_or_else(PoisonError::into_inner) =
+                            Some((crate::error::chain(&error), Some(unreached.hint().to_owned())));
                         let since = *unreached_since.get_or_insert_with(Instant::now);
                         if since.elapsed() >= patience {
                             return Err(unreached.into_connect(self.text.clone(), since.elapsed()));

@@ -34,6 +34,11 @@ impl Unreached {
         Some(Self { reason, hint, is_silent })
     }
 
+    /// What to do.
+    pub(super) fn hint(&self) -> &str {
+        &self.hint
+    }
+
     /// As the error of a connection to `target` that has waited so long.
     pub(crate) fn into_connect(self, target: String, after: Duration) -> ConnectError {
         let hint = Some(self.hint);
