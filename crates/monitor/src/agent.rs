@@ -244,6 +244,10 @@ impl Agent {
         let Self { source, shared, names, .. } = self;
         let mut all = Vec::new();
         source.folded(&mut |folded| all.push(folded))?;
+        for owner in all.iter_mut().map(|folded| &mut folded.owner).filter(|owner| owner.user == Some(0)) {
+            // So the kernel has it of root, and of everybody whose socket was found among files.
+            owner.user = names.user(owner.process);
+        }
         let places: Vec<_> = all.iter().map(|folded| names.place(at, &folded.owner)).collect();
         let mut table = shared.table();
         for (folded, place) in all.iter().zip(&places) {
@@ -283,7 +287,10 @@ impl<'a> Batch<'a> {
         Self { shared, names, listener, records: Vec::new() }
     }
 
-    fn push(&mut self, record: Record) {
+    fn push(&mut self, mut record: Record) {
+        if let Some(owner) = record.owner.as_mut().filter(|owner| owner.user.is_none()) {
+            owner.user = self.names.user(owner.process);
+        }
         let place = record.owner.and_then(|owner| self.names.place(now(), &owner));
         self.records.push((record, place));
         if self.records.len() >= BATCH {
@@ -336,7 +343,7 @@ pub fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{End, Step};
+    use crate::decode::{End, OwnedBy, Owner, Step};
     use crate::table::tests::{ended, live};
 
     /// A source that tells what it is given, and fails at the survey of this number.
@@ -496,6 +503,22 @@ mod tests {
         let table = shared.table();
         assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
         assert!(forgotten.lock().unwrap().is_empty(), "another connection may have the place by now");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_user_of_a_process_that_was_found_among_files_is_looked_up() {
+        let (this, command) = names::process(std::process::id()).expect("this process is there");
+        let owner = |user| Owner { process: this, command, user, cgroup: 0, by: OwnedBy::File };
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener = Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push(record.owner));
+        let script = Script { events: vec![Record { owner: Some(owner(None)), ..live(1, 7) }], ..script() };
+        let mut agent = agent(script).with_listener(listener);
+        agent.take().unwrap();
+        let user = Some(rustix::process::getuid().as_raw());
+        assert_eq!(agent.shared().table().processes().next().map(|process| process.user), Some(user));
+        assert_eq!(*heard.lock().unwrap(), [Some(owner(user))]);
     }
 
     #[test]

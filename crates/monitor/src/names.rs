@@ -1,4 +1,4 @@
-//! Names for numbers: where a process runs, from its control group; whether it is alive; with a cache.
+//! Names for numbers: where a process runs, from its control group; its user; whether it is alive; with a cache.
 
 mod groups;
 mod place;
@@ -24,6 +24,7 @@ const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 #[derive(Debug, Default)]
 pub struct Names {
     places: HashMap<Key, Option<Arc<str>>>,
+    users: HashMap<ProcessId, Option<u32>>,
     groups: Groups,
 }
 
@@ -65,6 +66,20 @@ impl Names {
         found
     }
 
+    /// Whose process it is, for where a source does not tell. Without that all daemons whose sockets were found among
+    /// their files would share the names of one user. It reads files, as [`Self::place`] does.
+    pub fn user(&mut self, process: ProcessId) -> Option<u32> {
+        if let Some(known) = self.users.get(&process) {
+            return *known;
+        }
+        let found = user_of(process);
+        if self.users.len() >= REMEMBERED {
+            self.users.clear();
+        }
+        self.users.insert(process, found);
+        found
+    }
+
     /// Whether the path that a process is at now tells of the group that its connection had: it may have moved.
     fn is_of_group(&mut self, text: &str, number: u64) -> bool {
         let path = text.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
@@ -76,6 +91,20 @@ impl Names {
 fn groups_of(id: ProcessId) -> Option<String> {
     let text = fs::read(format!("/proc/{}/cgroup", id.pid)).ok()?;
     is_alive(id).then(|| String::from_utf8_lossy(&text).into_owned())
+}
+
+/// The user of a process, if the number is still its own. The owner of its directory would not do: that is root where a
+/// process has given up rights.
+fn user_of(id: ProcessId) -> Option<u32> {
+    let text = fs::read(format!("/proc/{}/status", id.pid)).ok()?;
+    let user = real_user(&String::from_utf8_lossy(&text))?;
+    is_alive(id).then_some(user)
+}
+
+/// The first number of the line: who it is, and not whose rights it uses for the moment; so the kernel's programs have it.
+fn real_user(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|line| line.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
 }
 
 /// Whether /proc has the processes of the whole machine. In a container that does not share them, numbers that the
@@ -183,6 +212,18 @@ mod tests {
         let (this, _) = process(std::process::id()).expect("this process is there");
         assert!(groups_of(this).is_some());
         assert_eq!(groups_of(ProcessId { start: this.start + 100, ..this }), None);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn the_user_of_a_process_is_known_as_long_as_its_number_is_its_own() {
+        assert_eq!(real_user("Name:\tx\nUid:\t33\t0\t0\t0\nGid:\t1\t1\t1\t1\n"), Some(33));
+        assert_eq!((real_user("Name:\tx\n"), real_user("Uid:\n")), (None, None));
+        let (this, _) = process(std::process::id()).expect("this process is there");
+        let mut names = Names::default();
+        assert_eq!(names.user(this), Some(rustix::process::getuid().as_raw()));
+        assert_eq!(names.user(ProcessId { start: this.start + 100, ..this }), None);
+        assert_eq!(names.users.len(), 2, "asked once each");
     }
 
     #[cfg(target_os = "linux")]
