@@ -136,6 +136,10 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
 
 /// What cannot be told with what was attached.
 pub(super) fn missing(way: &Way) -> Vec<&'static str> {
+    missing_of(way, std::path::Path::new("/proc/net/if_inet6").exists())
+}
+
+fn missing_of(way: &Way, has_ipv6: bool) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if way.chosen("state").is_some_and(|part| part.way == "kprobe tcp_connect") {
         missing.push("ends, failures and bytes of connections, and incoming ones");
@@ -149,8 +153,12 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
     if way.chosen("close").is_none() {
         missing.push("at once: connections that were reset before their process was known");
     }
-    if way.chosen("unreachable").is_none() {
-        missing.push("attempts for which there is no route");
+    match way.chosen("unreachable") {
+        None => missing.push("attempts for which there is no route"),
+        Some(part) if has_ipv6 && !part.way.contains("tcp_v6_connect") => {
+            missing.push("attempts over IPv6 for which there is no route");
+        }
+        Some(_) => {}
     }
     if way.chosen("survey").is_none() {
         missing.push("bytes and round-trip times of connections that are open");
@@ -240,4 +248,23 @@ fn said(error: &ProgramError) -> String {
         return format!("the kernel does not load it: {io_error}");
     }
     super::chain(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// All that there is, with this way for attempts without a route.
+    fn way(unreachable: &'static str) -> Way {
+        let part = |purpose, way| Part { purpose, way, refused: None };
+        let parts = ["state", "accept", "close", "owners", "survey"].map(|purpose| part(purpose, "a way"));
+        Way { parts: [&parts[..], &[part("unreachable", unreachable)]].concat(), ..Way::default() }
+    }
+
+    #[test]
+    fn what_is_seen_over_ipv4_alone_is_said() {
+        assert!(missing_of(&way(UNREACHABLE[0].way), true).is_empty());
+        assert_eq!(missing_of(&way(UNREACHABLE[1].way), true), ["attempts over IPv6 for which there is no route"]);
+        assert!(missing_of(&way(UNREACHABLE[1].way), false).is_empty(), "there is no IPv6");
+    }
 }
