@@ -221,12 +221,16 @@ pub struct RemoteId {
     pub port: u16,
     /// Whether the connections came from there.
     pub incoming: bool,
+    /// The network namespace of an address that each has for itself, as loopback; 0 of all others.
+    pub netns: u32,
 }
 
 impl RemoteId {
     const fn of(record: &Record) -> Self {
         let port = if record.incoming { record.local.port() } else { record.remote.port() };
-        Self { address: record.remote.ip(), port, incoming: record.incoming }
+        let address = record.remote.ip();
+        let netns = if address.is_loopback() { record.netns } else { 0 };
+        Self { address, port, incoming: record.incoming, netns }
     }
 }
 

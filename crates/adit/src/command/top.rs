@@ -5,7 +5,6 @@ mod rows;
 mod uses;
 mod view;
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -23,7 +22,7 @@ use runtime::signals::{StopSignal, StopSignals};
 use serde_json::json;
 
 use self::rows::By;
-use self::uses::Uses;
+use self::uses::{Entrances, Uses};
 use self::view::{After, View};
 use super::monitor::{SourceArguments, interval, open_source, way};
 use super::output::{Line, Output, Weight};
@@ -242,10 +241,12 @@ async fn stream(
     let begun = json!({ "event": "started", "source": way(source.way()) });
     output.put(Line::Data(begun.to_string()), Weight::Full);
     let (lines, known, filter) = (Arc::clone(&output), Arc::clone(asked), filter.to_lowercase());
+    let mut entrances = Entrances::default();
     let agent = Agent::new(source, Limits::default(), every).with_listener(Box::new(move |record, place| {
         let forward = {
             let known = known.uses.lock().unwrap_or_else(PoisonError::into_inner);
-            known.of(record, &HashMap::new()).map(str::to_owned)
+            entrances.note(record, &known);
+            known.of(record, &entrances).map(str::to_owned)
         };
         let value = event::value(record, place, forward.as_deref());
         if event::has(&value, &filter) {

@@ -335,6 +335,43 @@ fn what_was_added_up_in_the_kernel_is_in_the_sums() {
 }
 
 #[test]
+fn the_loopback_address_of_another_network_namespace_is_another_remote() {
+    let mut table = Table::default();
+    let remotes = |table: &Table| {
+        let mut all: Vec<_> = table.remotes().map(|remote| (remote.id.netns, remote.sums.opened)).collect();
+        all.sort_unstable();
+        all
+    };
+    for (number, netns) in [(1, 5), (2, 6), (3, 6)] {
+        let remote = SocketAddr::from((Ipv4Addr::LOCALHOST, 80));
+        table.handle_record(SECOND, &Record { netns, remote, ..live(number, 7) }, None);
+    }
+    assert_eq!(remotes(&table), [(5, 1), (6, 2)]);
+    for (number, netns) in [(4, 5), (5, 6)] {
+        table.handle_record(SECOND, &Record { netns, ..live(number, 7) }, None);
+    }
+    assert_eq!(remotes(&table), [(0, 2), (5, 1), (6, 2)], "a machine is the same for all");
+}
+
+#[test]
+fn a_connection_that_is_half_closed_for_minutes_stays_with_its_process() {
+    let mut table = Table::default();
+    let half = Record { state: State::FinWait2, sent: 5, ..live(1, 7) };
+    for at in (0..600).step_by(5).map(|at| SECOND * at) {
+        table.begin_survey();
+        table.handle_record(at, &half, None);
+        assert!(table.end_survey(at).is_empty());
+        table.handle_tick(at);
+        // Nobody can say whether the process lives.
+        table.expire(at, |_| false);
+    }
+    assert_eq!((table.connections().len(), only(&table).open, table.open().outgoing), (1, 1, 1));
+    assert_eq!(table.connections().next().unwrap().record.state, State::FinWait2);
+    table.handle_record(SECOND * 601, &ended(half, End::Closed), None);
+    assert_eq!((table.connections().len(), only(&table).sums.closed, table.overflow().unseen), (0, 1, 0));
+}
+
+#[test]
 fn a_remote_is_an_address_with_the_port_of_the_service() {
     let mut table = Table::default();
     let incoming = Record {

@@ -1,14 +1,13 @@
 //! Lines of the table, from what is known.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use ::monitor::table::{Connection, Process, Remote, Table};
 use serde_json::{Value, json};
 
 use super::event;
-use super::uses::Uses;
+use super::uses::{Entrances, Uses};
 use super::view::View;
 use crate::command::up::table::bytes;
 
@@ -118,15 +117,15 @@ fn all<'a>(by: By, table: &'a Table, uses: &'a Uses) -> Box<dyn Iterator<Item = 
             (row, Box::new(value) as Told<'a>)
         })),
         By::Remote => Box::new(table.remotes().map(move |remote| {
-            let forward = uses.of_remote(remote.id);
-            let row = of_remote(remote, forward);
-            (row, Box::new(move || remote_json(remote, forward)) as Told<'a>)
+            let forward = uses.of_remote(remote.id, &entrances).map(str::to_owned);
+            let row = of_remote(remote, forward.as_deref());
+            (row, Box::new(move || remote_json(remote, forward.as_deref())) as Told<'a>)
         })),
     }
 }
 
 /// The forwards that each process uses now.
-fn used(table: &Table, uses: &Uses, entrances: &HashMap<SocketAddr, String>) -> HashMap<u32, Vec<String>> {
+fn used(table: &Table, uses: &Uses, entrances: &Entrances) -> HashMap<u32, Vec<String>> {
     let mut used: HashMap<u32, Vec<String>> = HashMap::new();
     if uses.is_empty() && entrances.is_empty() {
         return used;
@@ -225,7 +224,7 @@ fn process_json(process: &Process, forwards: &[String]) -> Value {
 fn remote_json(remote: &Remote, forward: Option<&str>) -> Value {
     let (id, sums) = (remote.id, &remote.sums);
     json!({
-        "address": id.address.to_string(), "port": id.port, "direction": event::direction(id.incoming),
+        "address": id.address.to_string(), "port": id.port, "netns": (id.netns != 0).then_some(id.netns), "direction": event::direction(id.incoming),
         "open": remote.open, "connections": sums.opened + sums.incoming, "failed": sums.failed,
         "sent": sums.sent, "received": sums.received, "retransmits": sums.retransmits,
         "rtt_us": remote.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),

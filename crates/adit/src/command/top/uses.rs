@@ -11,6 +11,9 @@ use serde_json::Value;
 /// What our programs are called.
 const PROGRAM: &str = "adit";
 
+/// Entrances of other processes that are remembered while a stream runs; then it begins anew.
+const REMEMBERED: usize = 1_024;
+
 /// What is known of them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Uses {
@@ -21,6 +24,36 @@ pub(super) struct Uses {
     daemon: Option<u32>,
     /// The network namespace of all of that. An address in another one is another one.
     netns: Option<u32>,
+}
+
+/// Where other processes of adit accept connections: one that runs in a terminal has nobody who could be asked. By the
+/// network namespace, too: the same address in another one is another entrance.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Entrances(HashMap<(u32, SocketAddr), String>);
+
+impl Entrances {
+    /// Learns from a connection that somebody has accepted.
+    pub(super) fn note(&mut self, record: &Record, uses: &Uses) {
+        let Some(owner) = record.owner.filter(|_| record.incoming) else { return };
+        let entrance = (record.netns, record.local);
+        if owner.command.text() != PROGRAM || Some(owner.process.pid) == uses.daemon {
+            // It may have been one's that has gone.
+            self.0.remove(&entrance);
+            return;
+        }
+        if self.0.len() >= REMEMBERED {
+            self.0.clear();
+        }
+        self.0.insert(entrance, format!("{PROGRAM} {}", owner.process.pid));
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn at(&self, netns: u32, entrance: SocketAddr) -> Option<&str> {
+        self.0.get(&(netns, entrance)).map(String::as_str)
+    }
 }
 
 impl Uses {
@@ -42,41 +75,48 @@ impl Uses {
             tunnels.extend(targets.into_iter().map(|address| (address, format!("tunnel {}", name(&one)))));
         }
         let daemon = status["daemon"]["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
-        Self { forwards, tunnels, daemon, netns: own_netns() }
+        // It may run in another namespace than this program: its socket is a file, and can be reached all the same.
+        let netns = daemon.and_then(|pid| netns_of(&pid.to_string())).or_else(|| netns_of("self"));
+        Self { forwards, tunnels, daemon, netns }
     }
 
     pub(super) fn is_empty(&self) -> bool {
         self.forwards.is_empty() && self.tunnels.is_empty()
     }
 
-    /// Where other processes of adit accept connections now: one that runs in a terminal has nobody who could be asked.
-    pub(super) fn entrances(&self, table: &Table) -> HashMap<SocketAddr, String> {
-        let mut entrances = HashMap::new();
-        for record in table.connections().map(|one| &one.record).filter(|record| record.incoming) {
-            let Some(owner) = record.owner.filter(|owner| Some(owner.process.pid) != self.daemon) else { continue };
-            if owner.command.text() == PROGRAM {
-                entrances.entry(record.local).or_insert_with(|| format!("{PROGRAM} {}", owner.process.pid));
-            }
-        }
+    /// Where other processes of adit accept connections now.
+    pub(super) fn entrances(&self, table: &Table) -> Entrances {
+        let mut entrances = Entrances::default();
+        table.connections().for_each(|one| entrances.note(&one.record, self));
         entrances
     }
 
     /// The forward or tunnel that a connection uses, or that it came in by.
-    pub(super) fn of<'a>(&'a self, record: &Record, entrances: &'a HashMap<SocketAddr, String>) -> Option<&'a str> {
-        if record.netns != 0 && self.netns.is_some_and(|netns| netns != record.netns) {
-            return None;
-        }
+    pub(super) fn of<'a>(&'a self, record: &Record, entrances: &'a Entrances) -> Option<&'a str> {
+        let is_here = self.is_here(record.netns);
         let is_daemons = record.owner.is_some_and(|owner| Some(owner.process.pid) == self.daemon);
         if is_daemons && !record.incoming {
-            return self.tunnels.get(&record.remote).map(String::as_str);
+            return self.tunnels.get(&record.remote).filter(|_| is_here).map(String::as_str);
         }
         let entrance = if record.incoming { record.local } else { record.remote };
-        self.at(entrance).or_else(|| entrances.get(&entrance).map(String::as_str))
+        self.at(entrance).filter(|_| is_here).or_else(|| entrances.at(record.netns, entrance))
     }
 
     /// The forward at this address.
-    pub(super) fn of_remote(&self, id: RemoteId) -> Option<&str> {
-        if id.incoming { None } else { self.at(SocketAddr::new(id.address, id.port)) }
+    pub(super) fn of_remote<'a>(&'a self, id: RemoteId, entrances: &'a Entrances) -> Option<&'a str> {
+        if id.incoming {
+            return None;
+        }
+        let entrance = SocketAddr::new(id.address, id.port);
+        // Of addresses that are the same for all namespaces those here are meant.
+        let netns = if id.netns == 0 { self.netns.unwrap_or_default() } else { id.netns };
+        let of_others = || entrances.at(netns, entrance).or_else(|| entrances.at(0, entrance));
+        self.at(entrance).filter(|_| self.is_here(id.netns)).or_else(of_others)
+    }
+
+    /// Whether a namespace is the one of the daemon; a poll sees no other and does not tell.
+    fn is_here(&self, netns: u32) -> bool {
+        netns == 0 || self.netns.is_none_or(|own| own == netns)
     }
 
     /// An entrance at all addresses is at each.
@@ -104,9 +144,9 @@ fn targets(target: &str) -> Vec<SocketAddr> {
     if host == "localhost" { loopbacks.map(|ip| SocketAddr::new(ip, port)).to_vec() } else { Vec::new() }
 }
 
-/// The number of this process's network namespace.
-fn own_netns() -> Option<u32> {
-    let link = std::fs::read_link("/proc/self/ns/net").ok()?;
+/// The number of a process's network namespace; it may be that it is not to be seen.
+fn netns_of(process: &str) -> Option<u32> {
+    let link = std::fs::read_link(format!("/proc/{process}/ns/net")).ok()?;
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
 
@@ -139,9 +179,71 @@ mod tests {
         }
         let to = |text: &str, incoming| {
             let address = address(text);
-            uses.of_remote(RemoteId { address: address.ip(), port: address.port(), incoming })
+            let id = RemoteId { address: address.ip(), port: address.port(), incoming, netns: 0 };
+            uses.of_remote(id, &Entrances::default()).map(str::to_owned)
         };
-        assert_eq!((to("127.0.0.1:5432", false), to("127.0.0.1:5432", true)), (Some("db"), None));
+        assert_eq!((to("127.0.0.1:5432", false).as_deref(), to("127.0.0.1:5432", true)), (Some("db"), None));
+    }
+
+    /// A connection of a process of this number and name, from or to 127.0.0.1:5432, in a network namespace.
+    fn record(command: &str, pid: u32, incoming: bool, netns: u32) -> Record {
+        let mut bytes = [0_u8; ::monitor::decode::RECORD];
+        bytes[64..68].copy_from_slice(&pid.to_ne_bytes());
+        bytes[72..72 + command.len()].copy_from_slice(command.as_bytes());
+        bytes[88..92].copy_from_slice(&netns.to_ne_bytes());
+        let mut record = ::monitor::decode::record(&with_ends(bytes)).unwrap();
+        record.incoming = incoming;
+        let (entrance, client) = (address("127.0.0.1:5432"), address("127.0.0.1:40000"));
+        (record.local, record.remote) = if incoming { (entrance, client) } else { (client, entrance) };
+        record
+    }
+
+    /// A family, a state and a kind that there are.
+    fn with_ends(mut bytes: [u8; ::monitor::decode::RECORD]) -> [u8; ::monitor::decode::RECORD] {
+        bytes[142..146].copy_from_slice(&[2, 1, 1, 5]);
+        bytes
+    }
+
+    #[test]
+    fn the_same_address_in_another_network_namespace_is_another_entrance() {
+        let uses = Uses {
+            forwards: [(address("127.0.0.1:5432"), "db".to_owned())].into(),
+            daemon: Some(7),
+            netns: Some(5),
+            ..Uses::default()
+        };
+        let mut entrances = Entrances::default();
+        assert_eq!(uses.of(&record("psql", 9, false, 5), &entrances), Some("db"));
+        assert_eq!(uses.of(&record("psql", 9, false, 6), &entrances), None);
+        // An adit of a container has the same address there, and is not the one here.
+        entrances.note(&record("adit", 8, true, 6), &uses);
+        assert_eq!(uses.of(&record("psql", 9, false, 5), &entrances), Some("db"));
+        assert_eq!(uses.of(&record("psql", 9, false, 6), &entrances), Some("adit 8"));
+        assert_eq!(uses.of(&record("psql", 9, false, 7), &entrances), None);
+        let other = Uses { forwards: HashMap::new(), ..uses.clone() };
+        assert_eq!(other.of(&record("psql", 9, false, 5), &entrances), None, "nobody is there in this one");
+        let to = |netns| RemoteId { address: address("127.0.0.1:1").ip(), port: 5432, incoming: false, netns };
+        let names: Vec<_> = [5, 6, 7].map(|netns| uses.of_remote(to(netns), &entrances)).to_vec();
+        assert_eq!(names, [Some("db"), Some("adit 8"), None]);
+    }
+
+    #[test]
+    fn an_entrance_is_forgotten_when_another_program_accepts_there() {
+        let uses = Uses { daemon: Some(7), ..Uses::default() };
+        let mut entrances = Entrances::default();
+        entrances.note(&record("adit", 8, true, 5), &uses);
+        assert_eq!(uses.of(&record("psql", 9, false, 5), &entrances), Some("adit 8"));
+        entrances.note(&record("adit", 7, true, 5), &uses);
+        assert!(entrances.is_empty(), "that is the daemon, which tells its names itself");
+        entrances.note(&record("adit", 8, true, 5), &uses);
+        entrances.note(&record("nginx", 10, true, 5), &uses);
+        assert_eq!(uses.of(&record("psql", 9, false, 5), &entrances), None);
+        for port in 0..=REMEMBERED {
+            let mut one = record("adit", 8, true, 5);
+            one.local.set_port(u16::try_from(port).unwrap());
+            entrances.note(&one, &uses);
+        }
+        assert!(entrances.0.len() <= REMEMBERED);
     }
 
     #[test]
