@@ -28,7 +28,9 @@ fn open(options: &Options) -> Option<Box<dyn Source>> {
         Ok(source) => {
             let parts = &source.way().parts;
             for purpose in ["close", "state", "owners", "survey"] {
-                assert!(source.way().chosen(purpose).is_some(), "nothing was found for {purpose}: {parts:#?}");
+                let is_said = || !source.way().missing.is_empty() && !looks_through_files();
+                let is_there = source.way().chosen(purpose).is_some() || purpose == "owners" && is_said();
+                assert!(is_there, "nothing was found for {purpose}: {parts:#?}");
             }
             Some(source)
         }
@@ -41,6 +43,29 @@ fn open(options: &Options) -> Option<Box<dyn Source>> {
     }
 }
 
+/// Whether the kernel has what a look through open files needs: that came with 5.11.
+fn looks_through_files() -> bool {
+    release() >= (5, 11)
+}
+
+/// The kernel's version.
+fn release() -> (u32, u32) {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = text.split(|one: char| !one.is_ascii_digit()).map(|number| number.parse().unwrap_or_default());
+    (numbers.next().unwrap_or_default(), numbers.next().unwrap_or_default())
+}
+
+/// The source, where it finds owners and old connections among open files.
+fn open_with_files(options: &Options) -> Option<Box<dyn Source>> {
+    let source = open(options)?;
+    if source.way().chosen("owners").is_none() {
+        assert!(source.way().missing.contains(&"connections that are older than the monitor"), "{:?}", source.way());
+        eprintln!("SKIPPED: this kernel does not let files be looked through, and the source says so");
+        return None;
+    }
+    Some(source)
+}
+
 /// Whether the kernel has what a way to see changes of state needs.
 fn has(state: Option<&str>) -> bool {
     let is_there = |path: &str| std::path::Path::new(path).exists();
@@ -48,6 +73,8 @@ fn has(state: Option<&str>) -> bool {
         Some("tracepoint") => ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"]
             .iter()
             .any(|mounted| is_there(&format!("{mounted}/events/sock/inet_sock_set_state"))),
+        // The process that runs, by its type: since 5.11.
+        Some("tp_btf") => release() >= (5, 11),
         Some("kprobe" | "kprobe_connect") => is_there("/sys/bus/event_source/devices/kprobe"),
         _ => true,
     }
@@ -234,7 +261,8 @@ fn the_return_of_accept_tells_who_accepts() {
 
 #[test]
 fn the_owner_of_an_open_accepted_connection_is_found_among_files() {
-    let Some(mut source) = open(&Options { accept: Some("close".into()), ..Options::default() }) else { return };
+    let options = Options { accept: Some("close".into()), ..Options::default() };
+    let Some(mut source) = open_with_files(&options) else { return };
     let mut server = Child::server();
     let port = server.port();
     let mut client = TcpStream::connect(("127.0.0.1", port)).unwrap();

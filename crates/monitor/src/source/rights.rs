@@ -38,7 +38,8 @@ impl Facts {
     /// Those of this process on this system.
     #[must_use]
     pub fn here() -> Self {
-        let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+        // Of this thread: each has its own.
+        let status = fs::read_to_string("/proc/thread-self/status").unwrap_or_default();
         let lockdown = fs::read_to_string("/sys/kernel/security/lockdown").ok();
         let disabled = fs::read_to_string("/proc/sys/kernel/unprivileged_bpf_disabled").ok();
         let tracefs = ["/sys/kernel/tracing", "/sys/kernel/debug/tracing"];

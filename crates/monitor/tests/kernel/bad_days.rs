@@ -13,7 +13,7 @@ use monitor::source::{Options, Source};
 use monitor::table::Limits;
 
 use super::child::Child;
-use super::{DEADLINE, ends, exchange, has_port, listen, open, pair, survey, take};
+use super::{DEADLINE, ends, exchange, has_port, listen, open, open_with_files, pair, release, survey, take};
 
 /// A port that nobody listens at.
 fn closed_port() -> u16 {
@@ -165,7 +165,7 @@ fn a_connection_that_is_older_than_the_monitor_is_found_with_its_process() {
     let (mut client, mut served) = pair(&listener);
     client.write_all(&[1; 500]).unwrap();
     served.read_exact(&mut [0; 500]).unwrap();
-    let Some(mut source) = open(&Options::default()) else { return };
+    let Some(mut source) = open_with_files(&Options::default()) else { return };
     let found = survey(&mut *source, port);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found.iter().all(|record| record.seen_late && record.owner.unwrap().process.pid == std::process::id()));
@@ -222,7 +222,7 @@ fn connections_that_find_no_room_are_counted_and_the_counts_stay_exact() {
 fn old_connections_without_room_are_not_counted_again_at_each_look() {
     let (listener, port) = listen("127.0.0.1:0");
     let all: Vec<_> = (0..128).map(|_| pair(&listener)).collect();
-    let Some(mut source) = open(&Options { capacity: Some(64), ..Options::default() }) else { return };
+    let Some(mut source) = open_with_files(&Options { capacity: Some(64), ..Options::default() }) else { return };
     let before = source.counts().unwrap();
     (0..5).for_each(|_| source.reconcile().unwrap());
     let after = source.counts().unwrap();
@@ -250,7 +250,7 @@ fn an_attempt_that_is_older_than_the_monitor_is_outgoing_when_it_succeeds() {
     rustix::io::ioctl_fionbio(&asking, true).unwrap();
     let waits = rustix::net::connect(&asking, &address).unwrap_err();
     assert_eq!(waits, rustix::io::Errno::INPROGRESS);
-    let Some(mut source) = open(&Options::default()) else { return };
+    let Some(mut source) = open_with_files(&Options::default()) else { return };
     drop((listener.accept().unwrap(), first));
     let served = listener.accept().unwrap().0;
     // The second side of the handshake is here before the first has heard of it.
@@ -412,44 +412,90 @@ fn loaded() -> (usize, usize) {
 }
 
 /// A monitor in another process runs, is ended, and nothing of it is left. These tests run alone.
-fn leaves_nothing(end: impl FnOnce(&mut Child)) {
+fn leaves_nothing(mut start: impl FnMut() -> Child, end: impl FnOnce(&mut Child)) {
     if open(&Options::default()).is_none() {
         return;
     }
-    let deadline = Instant::now() + DEADLINE;
+    let until = |done: &dyn Fn() -> bool| {
+        let deadline = Instant::now() + DEADLINE;
+        while !done() && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+    };
     // The kernel frees programs and maps a moment after their last descriptor is gone.
-    while loaded() != (0, 0) && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    until(&|| loaded() == (0, 0));
     let before = loaded();
-    let mut child = Child::monitor();
+    let mut child = start();
     assert_eq!(child.line("opened "), "true");
     let during = loaded();
     assert!(during.0 >= before.0 + 2 && during.1 >= before.1 + 3, "{before:?} {during:?}");
     end(&mut child);
-    let deadline = Instant::now() + DEADLINE;
-    while loaded() != before && Instant::now() < deadline {
-        std::thread::yield_now();
-    }
+    until(&|| loaded() == before);
     assert_eq!(loaded(), before);
 }
 
 #[test]
 fn a_monitor_that_is_killed_leaves_nothing_in_the_kernel() {
-    leaves_nothing(Child::stop);
+    leaves_nothing(Child::monitor, Child::stop);
 }
 
 #[test]
 fn a_monitor_that_is_told_to_end_leaves_nothing_in_the_kernel() {
-    leaves_nothing(Child::terminate);
+    leaves_nothing(Child::monitor, Child::terminate);
+}
+
+#[test]
+fn an_agent_that_is_stopped_has_detached_everything_while_its_process_goes_on() {
+    leaves_nothing(Child::agent, |child| {
+        child.say("stop");
+        assert_eq!(child.line("ended "), "true");
+        assert!(child.is_there());
+    });
+}
+
+#[test]
+fn a_small_limit_of_locked_memory_is_no_matter_or_is_named() {
+    if open(&Options::default()).is_none() {
+        return;
+    }
+    // 64 KiB, and no right to raise it: before 5.11 maps count as such memory.
+    let mut child = Child::with_little_memory_to_lock();
+    let said = child.line("opened ");
+    if release() < (5, 11) {
+        assert!(said.starts_with("false only 64 KiB of memory may be locked"), "{said}");
+        assert!(said.contains("cap_sys_resource"), "{said}");
+    } else {
+        assert_eq!(said, "true");
+    }
+}
+
+#[test]
+fn a_refusal_of_the_kernel_is_told_and_the_poll_takes_its_place() {
+    use monitor::source::{Wanted, open};
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    if super::open(&Options::default()).is_none() {
+        return;
+    }
+    // Of a thread of its own that may load programs, but none that look into the kernel.
+    let refused = std::thread::spawn(|| {
+        let have = capabilities(None).unwrap().permitted.difference(CapabilitySet::SYS_ADMIN | CapabilitySet::PERFMON);
+        let sets = CapabilitySets { effective: have, permitted: have, inheritable: CapabilitySet::empty() };
+        set_capabilities(None, sets).unwrap();
+        let with = |wanted| open(&Options { wanted, ..Options::default() });
+        let said = with(Wanted::Ebpf).map(drop).unwrap_err().to_string();
+        let polls = with(Wanted::Best).unwrap();
+        (said, polls.way().clone())
+    });
+    let (said, way) = refused.join().unwrap();
+    assert_eq!(said, "CAP_PERFMON is missing");
+    assert_eq!((way.source, way.reason.unwrap().message), ("sock_diag", said));
+    assert!(way.missing.contains(&"failed connections and their errors"), "{:?}", way.missing);
 }
 
 #[test]
 fn connections_of_another_network_namespace_are_seen_and_told_apart() {
     let Some(mut source) = open(&Options::default()) else { return };
-    let script = "ip link set lo up && python3 -c 'import socket; s=socket.create_server((\"127.0.0.1\",18471)); \
-                  c=socket.create_connection((\"127.0.0.1\",18471)); p=s.accept()[0]; c.close(); p.close()'";
-    let ran = std::process::Command::new("unshare").args(["-n", "sh", "-c", script]).output();
+    let ran = Child::pair_in_a_network_namespace(18_471);
     if !ran.as_ref().is_ok_and(|output| output.status.success()) {
         eprintln!("SKIPPED, as there is no other network namespace to be had: {ran:?}");
         return;

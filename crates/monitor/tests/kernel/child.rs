@@ -2,10 +2,18 @@
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
+
+use adit_core::diagnose::Diagnose as _;
+use monitor::agent::Agent;
+use monitor::source::{self, Options, Source, SourceError, Wanted};
+use monitor::table::Limits;
 
 /// What the other process is to be.
 const ROLE: &str = "ADIT_TEST_ROLE";
+/// What makes another process of this program.
+const ARGUMENTS: [&str; 4] = ["--exact", "child::the_other_process", "--nocapture", "--test-threads=1"];
 
 /// Another process; it is killed when this is dropped.
 pub(crate) struct Child {
@@ -29,11 +37,29 @@ impl Child {
         Self::start("monitor")
     }
 
+    /// An agent that runs until it hears a line, and then waits.
+    pub(crate) fn agent() -> Self {
+        Self::start("agent")
+    }
+
+    /// A monitor that may lock 64 KiB of memory.
+    pub(crate) fn with_little_memory_to_lock() -> Self {
+        Self::start("little-memory")
+    }
+
+    /// A client and a server in a network namespace of their own, to their end.
+    pub(crate) fn pair_in_a_network_namespace(port: u16) -> std::io::Result<Output> {
+        let mut command = Command::new("unshare");
+        command.args(["-n", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(std::env::current_exe()?);
+        command.args(ARGUMENTS).env(ROLE, format!("pair {port}")).output()
+    }
+
     fn start(role: &str) -> Self {
         let this = std::env::current_exe().expect("this program");
         let mut process = Command::new(this)
-            .args(["--exact", "child::the_other_process", "--nocapture", "--test-threads=1"])
+            .args(ARGUMENTS)
             .env(ROLE, role)
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
@@ -72,6 +98,17 @@ impl Child {
         assert!(self.process.wait().expect("its end").success(), "{rest}");
     }
 
+    /// Says a line to it.
+    pub(crate) fn say(&mut self, line: &str) {
+        let input = self.process.stdin.as_mut().expect("its input");
+        writeln!(input, "{line}").expect("it listens");
+    }
+
+    /// Whether it is still there.
+    pub(crate) fn is_there(&mut self) -> bool {
+        self.process.try_wait().expect("the system says").is_none()
+    }
+
     /// Tells it to end, and waits until it has.
     pub(crate) fn terminate(&mut self) {
         let pid = rustix::process::Pid::from_child(&self.process);
@@ -108,14 +145,23 @@ fn the_other_process() {
             }
         }
         ["monitor"] => {
-            let source = monitor::source::open(&monitor::source::Options {
-                wanted: monitor::source::Wanted::Ebpf,
-                ..Default::default()
-            });
-            println!("opened {}", source.is_ok());
-            std::io::stdout().flush().unwrap();
+            let source = ebpf();
+            say(&format!("opened {}", source.is_ok()));
             let _ = std::io::stdin().read(&mut [0]);
             std::thread::park();
+        }
+        ["agent"] => watch_until_a_line_comes(),
+        ["little-memory"] => {
+            lock_no_more_than(64 * 1024);
+            match ebpf() {
+                Ok(_) => say("opened true"),
+                Err(error) => say(&format!("opened false {error}; {}", error.hint().unwrap_or_default())),
+            }
+        }
+        ["pair", port] => {
+            let listener = TcpListener::bind(("127.0.0.1", port.parse().unwrap())).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            drop((client, listener.accept().unwrap()));
         }
         _ => panic!("{role}"),
     }
@@ -136,4 +182,35 @@ fn serve() {
             }
         });
     }
+}
+
+fn say(line: &str) {
+    println!("{line}");
+    std::io::stdout().flush().unwrap();
+}
+
+fn ebpf() -> Result<Box<dyn Source>, SourceError> {
+    source::open(&Options { wanted: Wanted::Ebpf, ..Options::default() })
+}
+
+/// As `adit monitor` does it, but that the process stays when the agent has ended.
+fn watch_until_a_line_comes() {
+    let agent = Agent::new(ebpf().unwrap(), Limits::default(), Duration::from_millis(100));
+    let shared = agent.shared();
+    let working = std::thread::spawn(move || agent.run());
+    say("opened true");
+    std::io::stdin().read_line(&mut String::new()).unwrap();
+    shared.stop();
+    say(&format!("ended {}", working.join().unwrap().is_ok()));
+    std::thread::park();
+}
+
+/// The limit, and no right to raise it.
+fn lock_no_more_than(bytes: u64) {
+    use rustix::process::{Resource, Rlimit, setrlimit};
+    use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
+    setrlimit(Resource::Memlock, Rlimit { current: Some(bytes), maximum: Some(bytes) }).unwrap();
+    let have = capabilities(None).unwrap().permitted.difference(CapabilitySet::SYS_RESOURCE);
+    let sets = CapabilitySets { effective: have, permitted: have, inheritable: CapabilitySet::empty() };
+    set_capabilities(None, sets).unwrap();
 }
