@@ -221,6 +221,24 @@ fn the_monitors_board_and_alerts_ask_for_metrics_that_there_are() {
     assert!(inner.iter().zip(alerts.lines()).all(same), "deploy/monitor/alerts.yaml and its copy differ");
 }
 
+/// What Kubernetes reads in the end: named rights and nothing else, and no file of the machine.
+fn has_the_least_rights(overlay: &str, rendered: &str) {
+    let lines: Vec<&str> = rendered.lines().map(str::trim).collect();
+    for wanted in [
+        "hostPID: true",
+        "readOnlyRootFilesystem: true",
+        "allowPrivilegeEscalation: false",
+        "automountServiceAccountToken: false",
+    ] {
+        assert!(lines.contains(&wanted), "{overlay}: {wanted}");
+    }
+    let rights: Vec<&str> = lines.iter().skip_while(|line| **line != "capabilities:").take(6).copied().collect();
+    assert_eq!(rights, ["capabilities:", "add:", "- BPF", "- PERFMON", "drop:", "- ALL"], "{overlay}");
+    for unwanted in ["privileged: true", "hostNetwork: true", "hostIPC: true", "hostPath:", "- SYS_ADMIN"] {
+        assert!(!lines.contains(&unwanted), "{overlay}: {unwanted}");
+    }
+}
+
 #[test]
 fn the_monitors_kustomizations_are_whole() {
     let Ok((status, _)) = process::run(Command::new("kubectl").args(["version", "--client"]), b"", DEADLINE) else {
@@ -232,5 +250,6 @@ fn the_monitors_kustomizations_are_whole() {
         let (status, said) =
             process::run(command.arg("kustomize").arg(path(overlay)), b"", DEADLINE).expect("kubectl ends");
         assert!(status.success() && said.stdout().contains("kind: DaemonSet"), "{overlay}: {}", said.output());
+        has_the_least_rights(overlay, &said.stdout());
     }
 }

@@ -1,6 +1,8 @@
 //! `adit monitor` and `adit top`, as their users run them. Where programs in the kernel are not permitted both poll, and
 //! all of this holds as well.
 
+mod board;
+
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -211,6 +213,45 @@ fn programs_that_are_refused_are_told_with_the_missing_rights_and_the_command_th
     assert_eq!(status.code(), Some(5), "{text}");
     assert!(text.contains("CAP_BPF and CAP_PERFMON are missing"), "{text}");
     assert!(text.contains("sudo setcap cap_bpf,cap_perfmon+ep /"), "{text}");
+}
+
+/// The capabilities that the manifest of Kubernetes adds to none.
+fn granted() -> Vec<String> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/monitor/base/daemonset.yaml");
+    let text = std::fs::read_to_string(manifest).expect("the manifest");
+    let list = text.split_once("drop: [ALL], add: [").and_then(|(_, rest)| rest.split_once(']')).expect("a list").0;
+    list.split(',').map(|one| one.trim().to_lowercase()).collect()
+}
+
+#[tokio::test]
+async fn s21_the_rights_and_the_file_system_that_the_manifest_gives_are_enough_for_programs_in_the_kernel() {
+    let home = home();
+    if !rustix::process::geteuid().is_root() || !Monitor::start(home.path(), &[]).sees_all().await {
+        eprintln!("SKIPPED: here no program may be loaded into the kernel");
+        return;
+    }
+    let bounds = granted().iter().map(|one| format!(",+{one}")).collect::<String>();
+    let read_only = "mount -o remount,bind,ro / && exec setpriv --no-new-privs --inh-caps=-all \"$0\" \"$@\"";
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", read_only, &format!("--bounding-set=-all{bounds}")]);
+    command.arg(adit(home.path()).get_program()).env("HOME", home.path());
+    command.args(["monitor", "--source", "ebpf", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0"]);
+    let process = Process::start(&mut command).expect("there is a shell");
+    let said = process.wait_line(DEADLINE, |line| line.starts_with("health") || line.contains("mount:"));
+    let said = said.unwrap_or_else(|_| panic!("{}", process.output()));
+    if said.contains("mount:") {
+        eprintln!("SKIPPED: no file system that cannot be written to is to be had: {said}");
+        return;
+    }
+    let health = said.split("http://").nth(1).and_then(|rest| rest.split('/').next()).expect("an address");
+    let address = health.parse().expect("an address");
+    let ready = || async { raw::get(address, "localhost", "/readiness").await.ok().filter(|one| one.status == 200) };
+    eventually(DEADLINE, "ready", ready).await;
+    let told = raw::get(address, "localhost", "/health").await.expect("an answer");
+    let told: Value = serde_json::from_slice(&told.body).expect("JSON");
+    assert_eq!((&told["source"]["kind"], &told["source"]["degraded"]), (&"ebpf".into(), &false.into()), "{told}");
+    process.terminate().unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success());
 }
 
 #[test]
