@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Runs the kernel tests on a kernel of Debian within QEMU, without virtualisation: other-kernel.sh SUITE TEST-PROGRAM
 # [ARGUMENTS], where SUITE is a release of Debian: bullseye (5.10), bookworm (6.1), bookworm-backports (6.12), trixie.
-# With `aarch64` in the place of the program, the kept object for that machine is loaded and attached there by bpftool.
+# A program for aarch64 is run there. With `aarch64` in the place of the program, the kept object for that machine is loaded
+# and attached there by bpftool.
 # Needs qemu-system-x86 (or qemu-system-arm), busybox-static and cpio; the kernel and what else is of another machine
 # comes by apt-get, and is unpacked and not installed. Ends with 77 when that cannot be had.
 set -euo pipefail
@@ -9,7 +10,10 @@ suite=$1 program=$2
 shift 2
 here=$(dirname "$(realpath "${BASH_SOURCE[0]}")")
 arch=amd64
-[ "$program" != aarch64 ] || arch=arm64
+# The machine of a program, as its file says: 183 is aarch64.
+if [ "$program" = aarch64 ] || [ "$(od -An -tu1 -j18 -N1 "$program" | tr -d ' ')" = 183 ]; then
+    arch=arm64
+fi
 work=${ADIT_KERNEL_DIR:-${TMPDIR:-/tmp}/adit-other-kernel}/$suite-$arch
 mkdir -p "$work"
 
@@ -90,14 +94,31 @@ INIT
 # Runs QEMU with these arguments and what is in the tree.
 boot() {
     (cd "$work/tree" && find . | cpio -o -H newc --quiet | gzip -1) >"$work/initrd.gz"
-    timeout 600 "$@" -smp 2 -m 1536 -nographic -no-reboot -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/initrd.gz" \
+    timeout 1500 "$@" -smp 2 -m 1536 -nographic -no-reboot -kernel "$work"/kernel/boot/vmlinuz-* -initrd "$work/initrd.gz" \
         </dev/null | tee "$work/log"
     grep -q "all well on this kernel" "$work/log"
 }
 
+# Everything that a program of the other machine needs beside itself.
+fetch_tools() {
+    local elf library
+    if [ ! -d "$work/tools" ]; then
+        prepare_apt
+        elf=$(apt apt-cache depends bpftool | grep -o 'libelf1[^ ]*' | head -n 1)
+        unpack "$work/tools" busybox-static bpftool libc6 libgcc-s1 "$elf" zlib1g libcap2 libzstd1
+    fi
+    cp "$(find "$work/tools" -name busybox -type f -perm -1 | head -n 1)" "$work/tree/bin/busybox"
+    mkdir -p "$work/tree/lib/aarch64-linux-gnu"
+    cp -L "$(find "$work/tools" -name ld-linux-aarch64.so.1 | head -n 1)" "$work/tree/lib/"
+    for library in libc.so.6 libm.so.6 libgcc_s.so.1 libcap.so.2 libelf.so.1 libz.so.1 libzstd.so.1; do
+        cp -L "$(find "$work/tools" -name "$library" | head -n 1)" "$work/tree/lib/aarch64-linux-gnu/"
+    done
+}
+
 fetch_kernel
+tests="/bin/tests --test-threads=1 --nocapture $*"
 if [ "$arch" = amd64 ]; then
-    begin_tree "/bin/tests --test-threads=1 --nocapture $*"
+    begin_tree "$tests"
     cp "$(command -v busybox)" "$work/tree/bin/busybox"
     cp "$program" "$work/tree/bin/tests"
     ldd "$program" | grep -o '/[^ ]*' | while read -r library; do
@@ -105,19 +126,17 @@ if [ "$arch" = amd64 ]; then
         cp -L "$library" "$work/tree$library"
     done
     boot qemu-system-x86_64 -accel tcg,thread=multi -cpu max -append "console=ttyS0 quiet panic=-1"
-else
-    [ -d "$work/tools" ] || prepare_apt
-    elf=$(apt apt-cache depends bpftool | grep -o 'libelf1[^ ]*' | head -n 1)
-    unpack "$work/tools" busybox-static bpftool libc6 "$elf" zlib1g libcap2 libzstd1
+    exit
+fi
+if [ "$program" = aarch64 ]; then
     begin_tree "sh /look"
-    cp "$(find "$work/tools" -name busybox -type f -perm -1 | head -n 1)" "$work/tree/bin/busybox"
+    fetch_tools
     cp "$(find "$work/tools" -name bpftool -type f -perm -1 | head -n 1)" "$work/tree/bin/bpftool"
-    mkdir -p "$work/tree/lib/aarch64-linux-gnu"
-    cp -L "$(find "$work/tools" -name ld-linux-aarch64.so.1 | head -n 1)" "$work/tree/lib/"
-    for library in libc.so.6 libcap.so.2 libelf.so.1 libz.so.1 libzstd.so.1; do
-        cp -L "$(find "$work/tools" -name "$library" | head -n 1)" "$work/tree/lib/aarch64-linux-gnu/"
-    done
     cp "$here/../bpf/prebuilt/tcp.aarch64.bpf.o" "$work/tree/object"
     cp "$here/other-machine.sh" "$work/tree/look"
-    boot qemu-system-aarch64 -M virt -cpu max -accel tcg,thread=multi -append "console=ttyAMA0 quiet panic=-1"
+else
+    begin_tree "$tests"
+    fetch_tools
+    aarch64-linux-gnu-strip -o "$work/tree/bin/tests" "$program"
 fi
+boot qemu-system-aarch64 -M virt -cpu max -accel tcg,thread=multi -append "console=ttyAMA0 quiet panic=-1"

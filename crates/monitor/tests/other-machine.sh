@@ -18,8 +18,7 @@ until echo hello | nc 127.0.0.1 9999; do
     usleep 100000
 done
 wait "$server"
-# Places of connections stay in the map: the name of the one who had them, and how that was found out (8: accept).
-bpftool map dump name connections >/tmp/connections
-grep -q '"comm": "nc"\|"comm": "busybox"' /tmp/connections
-grep -q '"by": 8' /tmp/connections
-bpftool map dump name counts | grep -q '"value": \[.*[1-9]'
+# Places of connections stay in the map with who had them, and how he was found (8: accept). It is large: no file.
+bpftool map dump name connections | grep -m 1 '"by": 8'
+bpftool map dump name connections | grep -m 1 '"comm": "\(nc\|busybox\)"'
+bpftool map dump name counts | grep '"value": \[.*[1-9]'
