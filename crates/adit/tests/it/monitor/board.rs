@@ -174,7 +174,7 @@ async fn every_question_of_the_board_has_an_answer_and_every_alert_is_understood
         let rules: Vec<Value> = list(&data["groups"]).iter().flat_map(|group| list(&group["rules"]).to_vec()).collect();
         let is_well = rules.iter().all(|rule| rule["health"] == "ok" && text(&rule["lastError"]).is_empty());
         let fails = rules.iter().any(|rule| rule["name"] == "AditTcpConnectsFail" && rule["state"] == "pending");
-        (is_well && fails && rules.len() == 5).then_some(())
+        (is_well && fails && rules.len() == 6).then_some(())
     };
     eventually(DEADLINE, "all alerts are computed, and one of them waits for its time", pending).await;
 }
