@@ -2,6 +2,7 @@
 //! all of this holds as well.
 
 mod board;
+mod without;
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
