@@ -151,7 +151,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Logs(arguments) => up::daemon::logs(&global, arguments),
         Command::Server(arguments) => server::run(&global, *arguments),
         Command::Monitor(arguments) => monitor::run(&global, &arguments),
-        Command::Top(arguments) => top::run(&global, arguments),
+        Command::Top(arguments) => top::run(&global, &arguments),
         Command::Ssh(command) => ssh::run(&global, &command),
         Command::Trust(arguments) => trust::run(&global, &arguments),
         Command::Doctor => doctor::run(&global),

@@ -119,6 +119,20 @@ impl Screen {
         data(&text);
     }
 
+    /// Its columns and lines, however few; a terminal that does not say has the usual ones.
+    #[expect(clippy::unused_self, reason = "only who has the screen fills it")]
+    pub(crate) fn size(&self) -> (usize, usize) {
+        let size = rustix::termios::tcgetwinsize(std::io::stdout());
+        let size = size.map_or((0, 0), |size| (usize::from(size.ws_col), usize::from(size.ws_row)));
+        (if size.0 == 0 { 80 } else { size.0 }, if size.1 == 0 { 24 } else { size.1 })
+    }
+
+    /// Takes away whatever is there, also what others have written.
+    #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
+    pub(crate) fn clear(&self) {
+        data("\x1b[2J");
+    }
+
     /// Keys that were pressed, as bytes, after `up_to` at most.
     #[expect(clippy::unused_self, reason = "only who has the screen gets keys one by one")]
     pub(crate) fn keys(&self, up_to: std::time::Duration) -> Vec<u8> {

@@ -39,6 +39,15 @@ pub use server::ServerConfig;
 /// Looks up an environment variable; the caller has the environment.
 pub type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
+/// Reads an address to listen on, in the short forms of the files: `IP:PORT`, `:PORT`, `PORT`, `localhost:PORT`,
+/// `*:PORT`. A port alone is at the `default` address.
+///
+/// # Errors
+/// When it is none; the problem has no place.
+pub fn listen_address(text: &str, default: std::net::IpAddr) -> Result<std::net::SocketAddr, Problem> {
+    reader::listen_address(text, default).map_err(reader::Complaint::without_place)
+}
+
 /// The version that both files state.
 pub const CONFIG_VERSION: u32 = 1;
 

@@ -36,6 +36,14 @@ pub struct ConnectionId {
     pub(crate) opened: u64,
 }
 
+impl ConnectionId {
+    /// The connection of a socket that was opened at this time, in nanoseconds since the system started.
+    #[must_use]
+    pub const fn new(socket: u64, opened: u64) -> Self {
+        Self { socket, opened }
+    }
+}
+
 /// What a record tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {

@@ -96,7 +96,7 @@ pub fn text(table: &Snapshot, counts: &Counts, way: &Way) -> String {
     By::of("place", &table.places).register(&mut registry, "place");
     By::of("service", &table.services).register(&mut registry, "service");
     of_times(&mut registry, table);
-    of_monitor(&mut registry, table, counts, way);
+    of_monitor(&mut registry, table, counts, way, (way.capacity > 0).then_some(way.capacity));
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
         // Writing into a string does not fail; a scraper would take half a text for the whole.
@@ -141,7 +141,7 @@ pub fn names() -> String {
         By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
     }
     of_times(&mut registry, &empty);
-    of_monitor(&mut registry, &empty, &Counts::default(), &Way::default());
+    of_monitor(&mut registry, &empty, &Counts::default(), &Way::default(), Some(0));
     let mut text = String::new();
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
     text
@@ -250,7 +250,7 @@ fn of_times(registry: &mut Registry, table: &Snapshot) {
     }
 }
 
-fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &Way) {
+fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &Way, room: Option<usize>) {
     let chosen = |purpose: &str| way.chosen(purpose).map_or("none", |part| part.way).to_owned();
     let info = Labels(vec![
         ("version", env!("CARGO_PKG_VERSION").to_owned()),
@@ -301,11 +301,10 @@ fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &
         "Entries of the tables; those of the kernel's map as the last survey found them",
         entries,
     );
-    registry.register(
-        "adit_monitor_capacity",
-        "Connections that the kernel's map has room for",
-        gauge(size(way.capacity)),
-    );
+    let capacity = "Connections that the kernel's map has room for; not there when it polls, as there is no map";
+    if let Some(room) = room {
+        registry.register("adit_monitor_capacity", capacity, gauge(size(room)));
+    }
 }
 
 fn labels(name: &'static str, value: &str) -> Labels {

@@ -81,6 +81,12 @@ impl Way {
     pub fn chosen(&self, purpose: &str) -> Option<&Part> {
         self.parts.iter().find(|part| part.purpose == purpose && part.refused.is_none())
     }
+
+    /// Whether it is seen that a connection fails: a poll and a look at attempts alone do not see that.
+    #[must_use]
+    pub fn sees_failures(&self) -> bool {
+        self.chosen("state").is_some_and(|part| part.way != "kprobe tcp_connect")
+    }
 }
 
 /// One attempt to attach something.

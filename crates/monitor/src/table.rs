@@ -3,6 +3,7 @@
 mod histogram;
 mod labels;
 mod sums;
+mod traffic;
 
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
@@ -12,6 +13,7 @@ use std::time::Duration;
 pub use self::histogram::Histogram;
 use self::labels::Labels;
 pub use self::sums::{Rate, Sums};
+use self::traffic::Traffic;
 use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, Step};
 
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
@@ -156,38 +158,6 @@ pub struct Connection {
     survey: u64,
 }
 
-/// What a connection has carried.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Traffic {
-    sent: u64,
-    received: u64,
-    retransmits: u64,
-}
-
-impl Traffic {
-    const fn of(record: &Record) -> Self {
-        Self { sent: record.sent, received: record.received, retransmits: record.retransmits as u64 }
-    }
-
-    /// What is more than before. A count never falls; one that seems to was read of another socket.
-    const fn since(self, before: Self) -> Self {
-        Self {
-            sent: self.sent.saturating_sub(before.sent),
-            received: self.received.saturating_sub(before.received),
-            retransmits: self.retransmits.saturating_sub(before.retransmits),
-        }
-    }
-
-    /// The greater of each.
-    fn most(self, other: Self) -> Self {
-        Self {
-            sent: self.sent.max(other.sent),
-            received: self.received.max(other.received),
-            retransmits: self.retransmits.max(other.retransmits),
-        }
-    }
-}
-
 /// A process with connections.
 #[derive(Clone, Debug)]
 pub struct Process {
@@ -205,6 +175,8 @@ pub struct Process {
     pub sums: Sums,
     /// Bytes a second of late.
     pub rate: Rate,
+    /// What its connections had carried when they were seen first: it is in no sum.
+    before: Traffic,
     at_tick: (u64, u64),
     last_seen: Duration,
     /// When it was last looked whether it lives.
@@ -247,6 +219,8 @@ pub struct Remote {
     pub rtt: Option<Duration>,
     /// Bytes a second of late.
     pub rate: Rate,
+    /// What its connections had carried when they were seen first: it is in no sum.
+    before: Traffic,
     at_tick: (u64, u64),
     last_seen: Duration,
 }
@@ -500,6 +474,7 @@ impl Table {
         let remote = self.remote(now, record).map(|remote| {
             remote.open += 1;
             remote.sums.begin(record);
+            remote.before = remote.before.and(counted);
             remote.id
         });
         Connection {
@@ -541,6 +516,7 @@ impl Table {
             Some(process) => {
                 process.open += 1;
                 process.sums.begin(&record);
+                process.before = process.before.and(connection.of_process);
                 connection.in_process = true;
             }
             None => self.overflow.processes += 1,
@@ -661,6 +637,7 @@ impl Table {
             open: 0,
             sums: Sums::default(),
             rate: Rate::default(),
+            before: Traffic::default(),
             at_tick: (0, 0),
             last_seen: now,
             checked: Duration::ZERO,
@@ -717,6 +694,7 @@ impl Table {
             sums: Sums::default(),
             rtt: None,
             rate: Rate::default(),
+            before: Traffic::default(),
             at_tick: (0, 0),
             last_seen: now,
         }))
@@ -743,6 +721,22 @@ impl Table {
             self.overflow.remotes += u64::from(now.saturating_sub(last_seen) < KEPT);
         }
         true
+    }
+}
+
+impl Process {
+    /// What it has done, with all that its connections have carried, also before anybody looked.
+    #[must_use]
+    pub const fn whole(&self) -> Sums {
+        self.before.before(&self.sums)
+    }
+}
+
+impl Remote {
+    /// What was done with it, with all that its connections have carried, also before anybody looked.
+    #[must_use]
+    pub const fn whole(&self) -> Sums {
+        self.before.before(&self.sums)
     }
 }
 

@@ -1,6 +1,6 @@
 //! `adit monitor`: the agent that tells monitoring of the machine's TCP connections.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -21,7 +21,7 @@ use runtime::signals::StopSignals;
 use serde_json::{Value, json};
 
 use super::{Global, on_runtime};
-use crate::report::{Failure, chain, failure};
+use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal;
 
 /// How long what is in flight may take at the end.
@@ -40,11 +40,11 @@ Examples:
   sudo adit monitor
   adit monitor --metrics 0.0.0.0:9090 --health 0.0.0.0:8080   in a pod, where Prometheus and the kubelet read")]
 pub(crate) struct MonitorArguments {
-    /// Where metrics are served
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090")]
+    /// Where metrics are served: IP:PORT, or a port alone, which is at 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9090", value_parser = address)]
     metrics: SocketAddr,
-    /// Where health is served
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
+    /// Where health is served: IP:PORT, or a port alone, which is at 127.0.0.1
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     health: SocketAddr,
     /// How often bytes and round-trip times of open connections are looked at
     #[arg(long, value_name = "TIME", default_value = "5s")]
@@ -83,8 +83,17 @@ enum SourceName {
 }
 
 impl SourceArguments {
-    pub(super) fn options(&self, every_step: bool) -> Options {
-        Options {
+    /// The options, as they are taken; what the poll has no use for is refused beside it.
+    pub(super) fn options(&self, every_step: bool) -> Result<Options, Failure> {
+        if let (SourceName::SockDiag, Some(option)) = (self.source, self.of_programs().first()) {
+            let hint = "leave it out, or use --source ebpf";
+            return Err(Failure::new(
+                Fault::Usage,
+                format!("{option} is for programs in the kernel, not for the poll"),
+                hint,
+            ));
+        }
+        Ok(Options {
             wanted: match self.source {
                 SourceName::Best => Wanted::Best,
                 SourceName::Ebpf => Wanted::Ebpf,
@@ -96,19 +105,57 @@ impl SourceArguments {
             ring: None,
             every_step,
             ..Options::default()
-        }
+        })
+    }
+
+    /// Those that were given and are for programs in the kernel alone.
+    fn of_programs(&self) -> Vec<&'static str> {
+        let given = [
+            ("--attach", self.attach.is_some()),
+            ("--accept", self.accept.is_some()),
+            ("--max-connections", self.max_connections.is_some()),
+        ];
+        given.into_iter().filter_map(|(option, is_given)| is_given.then_some(option)).collect()
+    }
+
+    /// What is to be said of options that the way that was taken has no use for.
+    pub(super) fn unused(&self, way: &Way) -> Option<String> {
+        let unused = self.of_programs();
+        let is_unused = way.source != "ebpf" && !unused.is_empty();
+        is_unused.then(|| format!("not used, as it polls: {}", unused.join(", ")))
     }
 }
 
+/// Neither this nor `adit top` has a configuration file: one that is given would be ignored.
+pub(super) fn refuse_config(global: &Global, command: &str) -> Result<(), Failure> {
+    let Some(path) = &global.config else { return Ok(()) };
+    let message = format!("--config {} has no meaning for adit {command}", path.display());
+    Err(Failure::new(Fault::Usage, message, "leave it out: all that can be set is an option"))
+}
+
+/// An address to listen on, in the short forms that adit's files take.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    adit_core::config::listen_address(text, IpAddr::V4(Ipv4Addr::LOCALHOST)).map_err(|problem| match problem.hint {
+        Some(hint) => format!("{}; {hint}", problem.message),
+        None => problem.message,
+    })
+}
+
 pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitCode, Failure> {
-    global.start_logs(None, false)?;
+    refuse_config(global, "monitor")?;
+    let is_json = global.output == Format::Json;
+    global.start_logs(None, is_json)?;
     let interval = interval(&arguments.interval)?;
+    let options = arguments.source.options(false)?;
     let sockets =
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
     // Before there is a second thread: each has the rights of the one that starts it.
-    let (source, rights) = open_source(&arguments.source.options(false), None)?;
+    let (source, rights) = open_source(&options, None)?;
+    if let Some(unused) = arguments.source.unused(source.way()) {
+        tracing::warn!("{unused}");
+    }
     // One thread is enough for the signals; the agent and each server have their own.
-    on_runtime(Some(1), serve(sockets, interval, source, rights))?
+    on_runtime(Some(1), serve(sockets, interval, source, rights, is_json))?
 }
 
 /// Opens the source, and gives up what is not needed after that; with the rights that are left.
@@ -159,6 +206,7 @@ async fn serve(
     interval: Duration,
     source: Box<dyn Source>,
     rights: Vec<&'static str>,
+    is_json: bool,
 ) -> Result<ExitCode, Failure> {
     let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let readiness = Readiness::new();
@@ -173,8 +221,7 @@ async fn serve(
     let shared = agent.shared();
     // It is set once, here.
     let _ = told.shared.set(Arc::clone(&shared));
-    terminal::say(&format!("metrics  http://{}/metrics", metrics.local_addr()));
-    terminal::say(&format!("health   http://{}/health", health.local_addr()));
+    announce([metrics.local_addr(), health.local_addr()], shared.way(), is_json);
     let working = work(&scope, agent, &component, &readiness);
     tokio::pin!(working);
     component.ready();
@@ -197,6 +244,18 @@ async fn serve(
     metrics.stop();
     health.stop();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Says where it is to be asked: to people, or as a line for programs.
+fn announce([metrics, health]: [SocketAddr; 2], seen: &Way, is_json: bool) {
+    let (metrics, health) = (format!("http://{metrics}/metrics"), format!("http://{health}/health"));
+    if is_json {
+        let line = json!({ "event": "started", "metrics": metrics, "health": health, "source": way(seen) });
+        terminal::data(&format!("{line}\n"));
+        return;
+    }
+    terminal::say(&format!("metrics  {metrics}"));
+    terminal::say(&format!("health   {health}"));
 }
 
 /// Runs the agent; when it fails, the monitor is not alive any more.
@@ -279,7 +338,8 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         let (counts, table) = (shared.counts(), shared.table());
         value["connections"] = json!({
             "open": table.connections().len(), "opened": counts.opened, "incoming": counts.incoming,
-            "established": counts.established, "failed": counts.failed, "closed": counts.closed,
+            "established": counts.established,
+            "failed": shared.way().sees_failures().then_some(counts.failed), "closed": counts.closed,
         });
         value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost });
     }
@@ -396,6 +456,40 @@ mod tests {
         let old = Instant::now().checked_sub(FRESH).expect("the machine runs for longer");
         *told.metrics.lock().unwrap() = Some((old, first));
         assert_ne!(told.metrics(&shared).as_ptr(), second.as_ptr());
+    }
+
+    #[test]
+    fn an_address_may_be_a_port_alone_and_what_is_none_is_told_with_the_form() {
+        let read = |text: &str| address(text).map(|address| address.to_string());
+        for (text, meant) in [
+            ("9091", "127.0.0.1:9091"),
+            (":8081", "127.0.0.1:8081"),
+            ("localhost:1", "127.0.0.1:1"),
+            ("*:9090", "0.0.0.0:9090"),
+            ("[::1]:0", "[::1]:0"),
+        ] {
+            assert_eq!(read(text).unwrap(), meant);
+        }
+        let said = read("node7").unwrap_err();
+        assert!(said.contains("`node7` is not an address") && said.contains("127.0.0.1:9090"), "{said}");
+        assert!(read("70000").unwrap_err().contains("70000 is no port"));
+    }
+
+    #[test]
+    fn options_of_programs_are_refused_beside_the_poll_and_told_when_it_comes_to_polling() {
+        let given = SourceArguments {
+            source: SourceName::SockDiag,
+            attach: None,
+            accept: Some("close".into()),
+            max_connections: Some(100),
+        };
+        let said = given.options(false).unwrap_err();
+        assert!(said.message().starts_with("--accept is for programs in the kernel"), "{}", said.message());
+        let best = SourceArguments { source: SourceName::Best, ..given };
+        assert_eq!(best.options(false).unwrap().capacity, Some(100));
+        let way = |source| Way { source, ..Way::default() };
+        assert_eq!(best.unused(&way("sock_diag")).unwrap(), "not used, as it polls: --accept, --max-connections");
+        assert_eq!(best.unused(&way("ebpf")), None);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! `adit top`: which process uses which TCP connections, live on a terminal, once as a table, or as JSON.
 
 mod event;
+mod keys;
+mod look;
 mod rows;
 mod uses;
 mod view;
@@ -21,10 +23,12 @@ use runtime::scope::Scope;
 use runtime::signals::{StopSignal, StopSignals};
 use serde_json::json;
 
+use self::keys::Keys;
+use self::look::Look;
 use self::rows::By;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
-use super::monitor::{SourceArguments, interval, open_source, way};
+use super::monitor::{SourceArguments, interval, open_source, refuse_config, way};
 use super::output::{Line, Output, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime};
@@ -41,28 +45,29 @@ const ANSWERS: Duration = Duration::from_secs(1);
 /// Show which process uses which TCP connections.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Keys: 1 2 3 or Tab what is shown, < > the column to sort by, r the other way round, / filter, p pause, q quit.
+Keys: 1 2 3 or Tab what is shown, < > the column to sort by, r the other way round, / filter, p pause, arrows, PgUp, PgDn, Home and End \
+move, ? help, q quit.
 
-With -o json every step of a connection is a line as it happens; with --once the table is one object.
+With -o json every step of a connection is a line as it happens; with --once the table is one object. All fields: docs/reference/top.md.
 
 Examples:
   sudo adit top
   adit top --once --by remote --sort sent
   sudo adit top -o json --filter curl")]
 pub(crate) struct TopArguments {
-    /// What a line is for
-    #[arg(long, value_enum, default_value_t)]
-    by: By,
+    /// What a line is for [default: process]
+    #[arg(long, value_enum)]
+    by: Option<By>,
     /// Print one table and end
     #[arg(long)]
     once: bool,
-    /// The column to sort by
-    #[arg(long, value_name = "COLUMN")]
+    /// The column to sort by [default: rate]
+    #[arg(long, value_name = "COLUMN", long_help = rows::sort_help())]
     sort: Option<String>,
-    /// Show only lines with this text
-    #[arg(long, value_name = "TEXT", default_value = "")]
+    /// Show only lines with this text in any column
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     filter: String,
-    /// Lines at most; all of them when it is left out
+    /// Lines at most, with --once; all of them when it is left out
     #[arg(long, value_name = "N")]
     lines: Option<usize>,
     /// How often it is looked
@@ -127,52 +132,106 @@ impl Behind {
     }
 }
 
-pub(crate) fn run(global: &Global, arguments: TopArguments) -> Result<ExitCode, Failure> {
-    global.start_logs(Some("warn"), false)?;
-    let every = interval(&arguments.interval)?;
-    let mut view = View::new(arguments.by, &arguments.filter);
-    if let Some(column) = &arguments.sort {
-        view.sort_by(column).map_err(|known| {
-            Failure::new(Fault::Usage, format!("--sort {column}: no such column"), format!("it is one of {known}"))
-        })?;
+impl TopArguments {
+    /// What is made of it: each option is used, or refused.
+    fn form(&self, global: &Global) -> Result<Form, Failure> {
+        let form = match (self.once, global.output) {
+            (true, Format::Json) => Form::Object,
+            (true, Format::Text) => Form::Table,
+            (false, Format::Json) => Form::Steps,
+            (false, Format::Text) => Form::Live,
+        };
+        let refused = |option: &str, why: &str, hint: &str| {
+            Err(Failure::new(Fault::Usage, format!("{option} has no meaning {why}"), hint))
+        };
+        match form {
+            Form::Steps if self.by.is_some() || self.sort.is_some() => {
+                let option = if self.by.is_some() { "--by" } else { "--sort" };
+                refused(option, "for steps, which are told as they happen", "add --once for tables as one object")
+            }
+            Form::Steps | Form::Live if self.lines.is_some() => {
+                let hint =
+                    "add --once for one table; the live view fills the screen, and steps go on until you stop it";
+                refused("--lines", "without --once", hint)
+            }
+            _ => Ok(form),
+        }
     }
-    let streams = global.output == Format::Json && !arguments.once;
-    if !streams && !arguments.once && !terminal::is_interactive() {
+
+    /// The view that is asked for.
+    fn view(&self) -> Result<View, Failure> {
+        let by = self.by.unwrap_or_default();
+        let mut view = View::new(by, &self.filter, ::monitor::agent::now());
+        if let Some(column) = &self.sort {
+            view.sort_by(column).map_err(|known| {
+                let hint = format!("{} have {known}; --by shows others", by.as_str());
+                Failure::new(Fault::Usage, format!("--sort {column}: no such column"), hint)
+            })?;
+        }
+        Ok(view)
+    }
+}
+
+/// What is printed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    /// The live view.
+    Live,
+    /// One table.
+    Table,
+    /// All tables as one object.
+    Object,
+    /// Each step of a connection as a line.
+    Steps,
+}
+
+pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode, Failure> {
+    refuse_config(global, "top")?;
+    let form = arguments.form(global)?;
+    global.start_logs(Some("warn"), form == Form::Steps)?;
+    let every = interval(&arguments.interval)?;
+    let mut view = arguments.view()?;
+    if form == Form::Live && !terminal::is_interactive() {
         return Err(no_terminal());
     }
     let behind = Behind::sudo();
     let user = behind.as_ref().map(|behind| (behind.user, behind.group));
-    let (source, _) = open_source(&arguments.source.options(streams), user)?;
+    let (source, _) = open_source(&arguments.source.options(form == Form::Steps)?, user)?;
+    if let Some(unused) = arguments.source.unused(source.way()) {
+        if form == Form::Live {
+            view.note(unused);
+        } else {
+            tracing::warn!("{unused}");
+        }
+    }
     let place = match &behind {
         Some(behind) => Some(daemon::Place::of_user(behind.user, &behind.home)),
         None => daemon::Place::find().ok(),
     };
     let asked = Arc::new(Asked { place, uses: Mutex::default() });
-    on_runtime(Some(1), show(global, arguments, source, every, view, &asked))?
+    on_runtime(Some(1), show(form, arguments.lines, source, every, view, &asked))?
 }
 
 async fn show(
-    global: &Global,
-    arguments: TopArguments,
+    form: Form,
+    lines: Option<usize>,
     source: Box<dyn Source>,
     every: Duration,
     view: View,
     asked: &Arc<Asked>,
 ) -> Result<ExitCode, Failure> {
     let mut signals = StopSignals::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
-    let (scope, streams) = (Scope::root(), global.output == Format::Json && !arguments.once);
+    let scope = Scope::root();
     tokio::select! {
         biased;
         signal = signals.next() => return Ok(cut_off(signal)),
         () = asked.learn() => {}
     }
-    if streams {
-        return stream(&scope, source, every, view.filter(), asked, signals).await;
+    match form {
+        Form::Steps => stream(&scope, source, every, view.filter(), asked, signals).await,
+        Form::Live => live(&scope, source, every, view, asked, signals).await,
+        Form::Table | Form::Object => once(source, every, view, asked, signals, (form, lines)).await,
     }
-    if arguments.once {
-        return once(global, source, every, view, asked, arguments.lines, signals).await;
-    }
-    live(&scope, source, every, view, asked, signals).await
 }
 
 /// Of a signal that came before anything was shown.
@@ -187,13 +246,12 @@ fn no_terminal() -> Failure {
 
 /// One table, of two looks: a rate takes two.
 async fn once(
-    global: &Global,
     source: Box<dyn Source>,
     every: Duration,
     mut view: View,
     asked: &Arc<Asked>,
-    lines: Option<usize>,
     mut signals: StopSignals,
+    (form, lines): (Form, Option<usize>),
 ) -> Result<ExitCode, Failure> {
     let mut agent = Agent::new(source, Limits::default(), every);
     agent.survey().map_err(|error| failure(&error))?;
@@ -205,21 +263,18 @@ async fn once(
     agent.source().reconcile().map_err(|error| failure(&error))?;
     agent.survey().map_err(|error| failure(&error))?;
     let shared = agent.shared();
-    if global.output == Format::Json {
-        let table = shared.table();
-        let mut value = rows::json(&table, &asked.uses(), &view, lines);
+    let look = Look::of(&shared, asked.uses());
+    if form == Form::Object {
+        let mut value = rows::json(&look, &view, lines);
         value["source"] = way(shared.way());
         terminal::data(&format!("{value}\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    if let Some(reason) = &shared.way().reason {
-        terminal::say(&format!("seen by polling only: {}\nhint: {}", reason.message, reason.hint));
-    }
-    if !shared.way().missing.is_empty() {
-        terminal::say(&format!("not seen: {}", shared.way().missing.join("; ")));
+    for note in view::notes(shared.way(), &[]) {
+        terminal::say(&note);
     }
     let width = if terminal::is_interactive() { terminal::width() } else { usize::MAX };
-    view.look(&shared.table(), &asked.uses());
+    view.look(look);
     for line in view.table(width, lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));
     }
@@ -310,13 +365,13 @@ async fn live(
                 shared.stop();
             }
             // Its screen is given back before anything is said.
-            _ = &mut drawing => {
+            drawn = &mut drawing => {
                 shared.stop();
                 let problem = match end {
                     Some(problem) => problem,
                     None => working.await.ok().and_then(|ended| ended.err().map(|error| chain(&error))),
                 };
-                return match problem {
+                return match problem.or_else(|| drawn.err().map(|lost| lost.to_string())) {
                     None => Ok(ExitCode::SUCCESS),
                     Some(problem) => Err(Failure::new(Fault::Internal, problem, "start it again")),
                 };
@@ -328,24 +383,26 @@ async fn live(
 
 /// Draws and takes keys until somebody wants to leave. What has not changed is not computed anew.
 fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) {
-    let (mut looked, mut drawn) = (None::<Duration>, None::<(usize, usize)>);
+    let (mut looked, mut drawn, mut keys) = (None::<Duration>, None::<(usize, usize)>, Keys::default());
     while !shared.is_stopped() {
         let at = ::monitor::agent::now();
-        let is_due = looked.is_none_or(|last| at.saturating_sub(last) >= every) || view.is_empty();
+        let is_due = looked.is_none_or(|last| at.saturating_sub(last) >= every) || view.is_bare();
         if is_due && !view.is_paused() {
-            let uses = asked.uses();
-            view.look(&shared.table(), &uses);
+            view.look(Look::of(shared, asked.uses()));
             (looked, drawn) = (Some(at), None);
         }
-        let size = (terminal::width(), terminal::height());
+        let size = screen.size();
         if drawn != Some(size) {
-            screen.draw(&view.draw(shared.way(), &shared.counts(), size.0, size.1));
+            screen.draw(&view.draw(shared.way(), size.0, size.1));
             drawn = Some(size);
         }
-        for key in screen.keys(KEYS) {
+        for key in keys.read(&screen.keys(KEYS)) {
             drawn = None;
-            if view.handle_key(key) == After::Leave {
-                shared.stop();
+            match view.handle_key(key) {
+                After::Stay => {}
+                After::GoOn => looked = None,
+                After::Redraw => screen.clear(),
+                After::Leave => shared.stop(),
             }
         }
     }

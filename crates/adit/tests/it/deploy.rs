@@ -221,6 +221,19 @@ fn the_monitors_board_and_alerts_ask_for_metrics_that_there_are() {
     assert!(inner.iter().zip(alerts.lines()).all(same), "deploy/monitor/alerts.yaml and its copy differ");
 }
 
+#[test]
+fn the_monitors_alerts_do_what_they_say() {
+    for arguments in [["check", "rules", "alerts.yaml"], ["test", "rules", "alerts-test.yaml"]] {
+        let mut command = Command::new("promtool");
+        command.args(arguments).current_dir(path("monitor"));
+        let Ok((status, said)) = process::run(&mut command, b"", DEADLINE) else {
+            eprintln!("SKIPPED: there is no promtool here");
+            return;
+        };
+        assert!(status.success(), "{}", said.output());
+    }
+}
+
 /// What Kubernetes reads in the end: named rights and nothing else, and no file of the machine.
 fn has_the_least_rights(overlay: &str, rendered: &str) {
     let lines: Vec<&str> = rendered.lines().map(str::trim).collect();

@@ -110,6 +110,25 @@ async fn connects_are_told_by_process_with_their_errors() {
     drop(client);
 }
 
+/// Each field that was printed is in the reference, by its name.
+fn is_described(what: &str, printed: &[&Value]) {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/reference/top.md");
+    let page = std::fs::read_to_string(page).expect("the reference");
+    let mut left: Vec<&Value> = printed.to_vec();
+    while let Some(value) = left.pop() {
+        match value {
+            Value::Object(fields) => {
+                for (name, value) in fields {
+                    assert!(page.contains(&format!("`{name}`")), "{what}: {name} is not in docs/reference/top.md");
+                    left.push(value);
+                }
+            }
+            Value::Array(items) => left.extend(items),
+            _ => {}
+        }
+    }
+}
+
 /// A line of each thread's status.
 fn of_threads(pid: u32, key: &str) -> Vec<u64> {
     let tasks = std::fs::read_dir(format!("/proc/{pid}/task")).expect("its threads").flatten();
@@ -286,7 +305,7 @@ async fn twenty_scrapers_at_once_all_get_the_whole_text() {
                     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
                     let mut text = String::new();
                     stream.read_to_string(&mut text).unwrap();
-                    text.starts_with("HTTP/1.1 200 ") && text.contains("\nadit_monitor_capacity ")
+                    text.starts_with("HTTP/1.1 200 ") && text.contains("\nadit_monitor_folded_total ")
                 })
             })
         })
@@ -339,6 +358,7 @@ async fn a_process_is_shown_once_as_a_table_and_as_json() {
     assert!(lines[1..].iter().all(|line| line.trim_start().starts_with(&std::process::id().to_string())), "{table}");
     let json = top(&["--once", "-o", "json", "--interval", "200ms"]);
     let json: Value = serde_json::from_str(&json).expect("JSON");
+    is_described("a table", &[&json]);
     let ours = |list: &str, key: &str, value: Value| {
         json[list].as_array().is_some_and(|list| list.iter().any(|one| one[key] == value))
     };
@@ -370,12 +390,22 @@ async fn events_are_lines_of_json_as_they_happen() {
     process.wait_line(DEADLINE, |line| line.contains("\"started\"")).expect("it says how it sees");
     let client = TcpStream::connect(address).unwrap();
     let (served, _) = listener.accept().unwrap();
-    let established = |line: &str| line.contains("\"established\"") && line.contains("\"outgoing\"");
-    let line = process.wait_line(DEADLINE, established).expect("an event");
-    let event: Value = serde_json::from_str(&line).expect("JSON");
-    assert_eq!(event["remote"], address.to_string());
+    let step = |name: &str| {
+        let name = format!("\"event\":\"{name}\"");
+        let fits = |line: &str| line.contains(&name) && line.contains("\"outgoing\"");
+        serde_json::from_str::<Value>(&process.wait_line(DEADLINE, fits).expect("an event")).expect("JSON")
+    };
+    let established = step("established");
+    assert_eq!(established["remote"], address.to_string());
+    assert!(established["duration_us"].is_null(), "it lives: {established}");
     drop((client, served));
-    process.wait_line(DEADLINE, |line| line.contains("\"event\":\"ended\"")).expect("its end");
+    let ended = step("ended");
+    assert!(established["id"].is_string() && ended["id"] == established["id"], "{established}\n{ended}");
+    if ended["end"] != "unseen" {
+        assert!(ended["duration_us"].as_u64().is_some_and(|lived| lived > 0), "{ended}");
+        assert!(ended["time"].as_f64() >= established["time"].as_f64(), "{established}\n{ended}");
+    }
+    is_described("an event", &[&established, &ended]);
     process.signal(Signal::INT).unwrap();
     assert!(process.wait(DEADLINE).expect("it ends").success());
 }
@@ -419,14 +449,140 @@ async fn the_live_view_shows_this_process_takes_keys_and_leaves_the_terminal_as_
     drop((client, served));
 }
 
+#[tokio::test]
+async fn a_pause_holds_in_other_views_and_a_stop_signal_gives_the_terminal_back() {
+    let home = home();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let client = TcpStream::connect(address).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let terminal = Terminal::open(100, 24).expect("a terminal");
+    let before = terminal.modes().expect("its modes");
+    let mut command = adit(home.path());
+    command.args(["top", "--interval", "100ms", "--by", "connection", "--filter", &address.to_string()]);
+    let mut program = terminal.run(&mut command).expect("it runs");
+    let terminal = &terminal;
+    let shows = |what: String| async move {
+        let look = || async { Some(()).filter(|()| terminal.screen().text().contains(&what)) };
+        let seen = tokio::time::timeout(DEADLINE, eventually(DEADLINE * 2, "the screen", look)).await;
+        seen.unwrap_or_else(|_| panic!("{what} is not on the screen:\n{}", terminal.screen().text()));
+    };
+    shows(format!("{}  in", client.local_addr().unwrap())).await;
+    terminal.type_text("p").unwrap();
+    shows("PAUSED".into()).await;
+    drop((client, served));
+    // Remotes, then connections again, in another order: what has ended meanwhile is still there.
+    terminal.type_text("3").unwrap();
+    shows("remotes by".into()).await;
+    terminal.type_text("2>\x1b[C").unwrap();
+    shows("connections by".into()).await;
+    shows(format!("{address}  out")).await;
+    assert!(terminal.screen().text().contains("PAUSED"), "{}", terminal.screen().text());
+    terminal.type_text("p").unwrap();
+    shows("nothing fits the filter".into()).await;
+    program.signal(Signal::TERM).expect("it is told");
+    let program = std::sync::Mutex::new(&mut program);
+    let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+    assert!(eventually(DEADLINE, "its end", end).await.success());
+    let screen = terminal.screen();
+    assert!(!screen.cursor_hidden && !screen.alternate, "{}", screen.text());
+    assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}", screen.unknown);
+    assert_eq!(terminal.modes().expect("its modes"), before);
+}
+
 #[test]
-fn a_column_that_does_not_exist_is_named_with_those_that_do() {
+fn what_would_be_ignored_is_refused_with_what_to_do_instead() {
+    let home = home();
+    for (arguments, words) in [
+        (
+            &["top", "--once", "--sort", "colour"][..],
+            ["--sort colour: no such column", "processes have pid, command, open"],
+        ),
+        (&["top", "-o", "json", "--sort", "rate"], ["--sort has no meaning for steps", "add --once"]),
+        (&["top", "-o", "json", "--by", "remote"], ["--by has no meaning for steps", "add --once"]),
+        (&["top", "-o", "json", "--lines", "3"], ["--lines has no meaning without --once", "add --once"]),
+        (&["-f", "x.yaml", "top"], ["--config x.yaml has no meaning for adit top", "leave it out"]),
+        (&["-f", "x.yaml", "monitor"], ["--config x.yaml has no meaning for adit monitor", "leave it out"]),
+        (&["top", "--lines", "3"], ["--lines has no meaning without --once", "add --once"]),
+        (
+            &["top", "--once", "--source", "sock-diag", "--attach", "kprobe"],
+            ["--attach is for programs in the kernel", "leave it out"],
+        ),
+        (
+            &["monitor", "--source", "sock-diag", "--accept", "close"],
+            ["--accept is for programs in the kernel", "leave it out"],
+        ),
+        (&["monitor", "--metrics", "node7"], ["`node7` is not an address to listen on", "127.0.0.1:9090"]),
+    ] {
+        let mut command = adit(home.path());
+        let (status, said) = process::run(command.args(arguments), b"", DEADLINE).expect("it ends");
+        assert_eq!(status.code(), Some(2), "{arguments:?}: {}", said.stderr());
+        let text = said.stderr().replace("\n", " ");
+        assert!(words.iter().all(|word| text.contains(word)), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn the_columns_that_can_be_sorted_by_are_in_the_help() {
+    let home = home();
+    let (_, said) = process::run(adit(home.path()).args(["top", "--help"]), b"", DEADLINE).expect("it ends");
+    let text = said.stdout().split_whitespace().collect::<Vec<_>>().join(" ");
+    for columns in ["pid, command, open, opened", "local, remote, way, state, age", "remote, port, way, open"] {
+        assert!(text.contains(columns), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn where_it_polls_unknown_is_no_zero_and_connections_of_nobody_known_are_told() {
+    use std::os::unix::process::CommandExt as _;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (served, _) = listener.accept().unwrap();
+    let is_root = rustix::process::geteuid().is_root();
+    let top = |arguments: &[&str]| {
+        let mut command = adit(Path::new("/"));
+        command.args(["top", "--once", "--source", "sock-diag", "--interval", "100ms"]).args(arguments);
+        if is_root {
+            // Somebody who may not see whose the sockets here are.
+            command.uid(65_534).gid(65_534);
+        }
+        process::run(&mut command, b"", DEADLINE).ok().filter(|(status, _)| status.success()).map(|(_, said)| said)
+    };
+    let Some(said) = top(&["-o", "json"]) else {
+        eprintln!("SKIPPED: nobody may not run the program where it is");
+        return;
+    };
+    let json: Value = serde_json::from_str(&said.stdout()).expect("JSON");
+    let processes = json["processes"].as_array().expect("a list");
+    assert!(processes.iter().all(|one| one["failed"].is_null()), "a poll sees no failures: {json}");
+    assert!(json["connections"].as_array().is_some_and(|all| all.iter().all(|one| one["netns"].is_null())), "{json}");
+    is_described("a table", &[&json]);
+    if is_root {
+        let nobodys = processes.iter().find(|one| one["pid"].is_null()).expect("those of others");
+        assert!(nobodys["open"].as_u64() >= Some(2), "{nobodys}");
+        let said = top(&[]).expect("as before");
+        assert!(said.stdout().contains("–  (not known)"), "{}", said.stdout());
+        assert!(said.stderr().contains("not seen: ") && said.stderr().contains("processes of other users"));
+    }
+    drop((client, served));
+}
+
+#[tokio::test]
+async fn with_json_the_monitor_says_where_it_is_in_a_line_for_programs_and_logs_in_json() {
     let home = home();
     let mut command = adit(home.path());
-    command.args(["top", "--once", "--sort", "colour"]);
-    let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it ends");
-    assert_eq!(status.code(), Some(2));
-    assert!(said.stderr().contains("it is one of pid, command, open"), "{}", said.stderr());
+    command.args(["-o", "json", "monitor", "--metrics", "0", "--health", ":0"]);
+    let process = Process::start(&mut command).expect("it starts");
+    let line = process.wait_line(DEADLINE, |line| line.contains("\"started\"")).expect("it says where it is");
+    let begun: Value = serde_json::from_str(&line).expect("JSON");
+    let metrics = begun["metrics"].as_str().expect("an address");
+    assert!(metrics.starts_with("http://127.0.0.1:") && metrics.ends_with("/metrics"), "{begun}");
+    is_described("the monitor's line", &[&begun]);
+    process.terminate().unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success());
+    for line in process.stderr().lines() {
+        assert!(serde_json::from_str::<Value>(line).is_ok(), "{line}");
+    }
 }
 
 #[test]

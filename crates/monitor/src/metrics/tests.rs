@@ -42,6 +42,13 @@ fn errors_times_and_losses_are_told() {
 }
 
 #[test]
+fn a_poll_has_no_map_and_so_no_capacity() {
+    let told = |capacity| text(&filled(), &Counts::default(), &Way { capacity, ..Way::default() });
+    assert!(told(64).contains("\nadit_monitor_capacity 64\n"));
+    assert!(!told(0).contains("adit_monitor_capacity"), "0 would be a map that is always full");
+}
+
+#[test]
 fn the_text_is_what_promtool_reads() {
     let text = text(&filled(), &Counts::default(), &Way::default());
     judged_by_promtool(&text);

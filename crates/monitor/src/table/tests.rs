@@ -451,3 +451,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_a_connection_carried_before_anybody_looked_is_in_no_sum_but_in_the_whole_of_its_process_and_remote() {
+    let mut table = Table::default();
+    let old = |sent| Record { seen_late: true, sent, received: 30, retransmits: 2, ..live(1, 0) };
+    table.handle_record(SECOND, &old(500), None);
+    // Whose it is becomes known later.
+    table.handle_record(SECOND, &Record { owner: Some(owner(7, 1)), ..old(600) }, None);
+    let process = only(&table);
+    assert_eq!((process.sums.sent, process.whole().sent, process.whole().retransmits), (100, 600, 2));
+    let remote = table.remotes().next().unwrap();
+    assert_eq!((remote.sums.sent, remote.whole().sent, remote.whole().received), (100, 600, 30));
+    // One that begins before our eyes has nothing before.
+    table.handle_record(SECOND, &Record { sent: 50, ..live(2, 7) }, None);
+    assert_eq!((only(&table).sums.sent, only(&table).whole().sent), (150, 650));
+}

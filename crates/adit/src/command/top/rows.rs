@@ -1,13 +1,17 @@
-//! Lines of the table, from what is known.
+//! Lines of the table, from what was known at a moment.
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
-use ::monitor::table::{Connection, Process, Remote, Table};
+use ::monitor::decode::Command;
+use ::monitor::table::{Connection, Process, Rate, Remote, Sums};
 use serde_json::{Value, json};
 
 use super::event;
-use super::uses::{Entrances, Uses};
+use super::look::Look;
 use super::view::View;
 use crate::command::up::table::bytes;
 
@@ -23,6 +27,83 @@ pub(super) enum By {
     Remote,
 }
 
+/// A column.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Column {
+    pub(super) title: &'static str,
+    /// So wide at least, so that nothing moves for every figure.
+    pub(super) wide: usize,
+    pub(super) meaning: &'static str,
+}
+
+const fn column(title: &'static str, wide: usize, meaning: &'static str) -> Column {
+    Column { title, wide, meaning }
+}
+
+const PID: Column = column("PID", 7, "number of the process; – is nobody that is known");
+const COMMAND: Column = column("COMMAND", 12, "name of the process");
+const OPEN: Column = column("OPEN", 5, "connections that are open now");
+const OPENED: Column = column("OPENED", 6, "connections asked for from here, since adit top began");
+const INCOMING: Column = column("INCOMING", 8, "connections that others asked for, since adit top began");
+const FAILED: Column = column("FAILED", 6, "connections that never came to be, since adit top began");
+const RATE: Column = column("RATE", 7, "bytes a second now, both ways");
+const SENT: Column = column(
+    "SENT",
+    5,
+    "all bytes sent by its connections: those open now, from their beginning, and those over since adit top began",
+);
+const SENT_OF_ONE: Column = column("SENT", 5, "all bytes sent, from its beginning");
+const RECEIVED: Column = column("RECEIVED", 8, "all bytes received, counted as those sent");
+const RETRANS: Column = column("RETRANS", 7, "packets sent again, counted as the bytes");
+const RTT: Column = column("RTT", 7, "smoothed round-trip time");
+const FORWARD: Column = column("FORWARD", 7, "forward or tunnel of adit that is used");
+const PORT: Column = column("PORT", 5, "port of the service: there, or here when they came in");
+const WAY: Column = column("WAY", 3, "out: asked for here; in: asked for there");
+
+const OF_PROCESSES: [Column; 12] = [
+    PID,
+    COMMAND,
+    OPEN,
+    OPENED,
+    INCOMING,
+    FAILED,
+    RATE,
+    SENT,
+    RECEIVED,
+    RETRANS,
+    FORWARD,
+    column("PLACE", 5, "pod, container or unit of the process; host is none of them"),
+];
+const OF_CONNECTIONS: [Column; 13] = [
+    PID,
+    COMMAND,
+    column("LOCAL", 15, "address here"),
+    column("REMOTE", 15, "address there"),
+    WAY,
+    column("STATE", 11, "as TCP names it"),
+    column("AGE", 6, "time since it was opened; – when it is older than adit top"),
+    RATE,
+    SENT_OF_ONE,
+    RECEIVED,
+    RTT,
+    RETRANS,
+    FORWARD,
+];
+const OF_REMOTES: [Column; 12] = [
+    column("REMOTE", 15, "address there"),
+    PORT,
+    WAY,
+    OPEN,
+    column("OPENED", 6, "connections that began, either way, since adit top began"),
+    FAILED,
+    RATE,
+    SENT,
+    RECEIVED,
+    RTT,
+    RETRANS,
+    FORWARD,
+];
+
 impl By {
     /// In the order of the keys 1, 2, 3.
     pub(super) const ALL: [Self; 3] = [Self::Process, Self::Connection, Self::Remote];
@@ -35,53 +116,115 @@ impl By {
         }
     }
 
-    /// The titles of its columns.
-    pub(super) const fn columns(self) -> &'static [&'static str] {
+    /// Its columns.
+    pub(super) const fn columns(self) -> &'static [Column] {
         match self {
-            Self::Process => &[
-                "PID", "COMMAND", "OPEN", "OPENED", "INCOMING", "FAILED", "RATE", "SENT", "RECEIVED", "RETRANS",
-                "FORWARD", "PLACE",
-            ],
-            Self::Connection => &[
-                "PID", "COMMAND", "LOCAL", "REMOTE", "WAY", "STATE", "AGE", "RATE", "SENT", "RECEIVED", "RTT",
-                "RETRANS", "FORWARD",
-            ],
-            Self::Remote => &[
-                "REMOTE", "PORT", "WAY", "OPEN", "OPENED", "FAILED", "RATE", "SENT", "RECEIVED", "RTT", "RETRANS",
-                "FORWARD",
-            ],
+            Self::Process => &OF_PROCESSES,
+            Self::Connection => &OF_CONNECTIONS,
+            Self::Remote => &OF_REMOTES,
         }
+    }
+
+    /// Their names as `--sort` takes them.
+    pub(super) fn names(self) -> String {
+        let names: Vec<&str> = self.columns().iter().map(|column| column.title).collect();
+        names.join(", ").to_lowercase()
     }
 }
 
-/// A cell: what is shown, and what it is sorted by when that is a number.
+/// What `--sort` says of itself.
+pub(super) fn sort_help() -> String {
+    let [process, connection, remote] = By::ALL.map(By::names);
+    format!(
+        "The column to sort by: the greatest first, names from A\n\nWith --by process: {process}\nWith --by connection: \
+         {connection}\nWith --by remote: {remote}\n\n[default: rate]"
+    )
+}
+
+/// A cell: kept as what it is, and made a text when it is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Cell {
-    pub(super) text: String,
-    pub(super) number: Option<u64>,
+pub(super) enum Cell {
+    /// It is not known here: the way that was taken does not tell.
+    Unknown,
+    Word(&'static str),
+    Text(String),
+    Name(Arc<str>),
+    Command(Command),
+    Ip(IpAddr),
+    Address(SocketAddr),
+    Count(u64),
+    Bytes(u64),
+    Rate(u64),
+    Time(Duration),
 }
 
 impl Cell {
-    fn text(text: impl Into<String>) -> Self {
-        Self { text: text.into(), number: None }
+    /// What is shown.
+    pub(super) fn text(&self) -> String {
+        match self {
+            Self::Unknown => "–".to_owned(),
+            Self::Word(text) => (*text).to_owned(),
+            Self::Text(text) => text.clone(),
+            Self::Name(text) => text.as_ref().to_owned(),
+            Self::Command(command) => command.text(),
+            Self::Ip(ip) => ip.to_string(),
+            Self::Address(address) => address.to_string(),
+            Self::Count(number) => number.to_string(),
+            Self::Bytes(0) | Self::Rate(0) => "0".to_owned(),
+            Self::Bytes(number) => bytes(*number),
+            Self::Rate(number) => format!("{}/s", bytes(*number)),
+            Self::Time(time) => short(*time),
+        }
     }
 
-    fn count(number: u64) -> Self {
-        Self { text: number.to_string(), number: Some(number) }
+    pub(super) fn is_empty(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_empty(),
+            Self::Word(text) => text.is_empty(),
+            _ => false,
+        }
     }
 
-    fn bytes(number: u64) -> Self {
-        Self { text: if number == 0 { "0".into() } else { bytes(number) }, number: Some(number) }
+    /// Whether it says nothing.
+    pub(super) fn is_unknown(&self) -> bool {
+        *self == Self::Unknown || self.is_empty()
     }
 
-    fn rate(number: u64) -> Self {
-        let text = if number == 0 { "0".into() } else { format!("{}/s", bytes(number)) };
-        Self { text, number: Some(number) }
+    fn number(&self) -> Option<u128> {
+        match self {
+            Self::Count(number) | Self::Bytes(number) | Self::Rate(number) => Some((*number).into()),
+            Self::Time(time) => Some(time.as_nanos()),
+            _ => None,
+        }
+    }
+
+    /// The greatest number first, texts and addresses from their beginning; what is not known is last.
+    pub(super) fn compare(&self, other: &Self) -> Ordering {
+        let rank = self.is_unknown().cmp(&other.is_unknown());
+        rank.then_with(|| match (self, other) {
+            (Self::Word(a), Self::Word(b)) => a.cmp(b),
+            (Self::Command(a), Self::Command(b)) => a.cmp(b),
+            (Self::Ip(a), Self::Ip(b)) => a.cmp(b),
+            (Self::Address(a), Self::Address(b)) => a.cmp(b),
+            (Self::Name(a), Self::Name(b)) => a.cmp(b),
+            (a, b) => match (a.number(), b.number()) {
+                (Some(a), Some(b)) => b.cmp(&a),
+                _ => a.text().cmp(&b.text()),
+            },
+        })
+    }
+
+    fn count(number: usize) -> Self {
+        Self::Count(u64::try_from(number).unwrap_or(u64::MAX))
+    }
+
+    /// A number that there is, or not.
+    fn known(number: Option<u64>) -> Self {
+        number.map_or(Self::Unknown, Self::Count)
     }
 
     fn time(time: Option<Duration>) -> Self {
-        let number = time.map_or(0, |time| u64::try_from(time.as_micros()).unwrap_or(u64::MAX));
-        Self { text: time.map_or_else(|| "-".to_owned(), short), number: Some(number) }
+        time.map_or(Self::Unknown, Self::Time)
     }
 }
 
@@ -89,49 +232,61 @@ impl Cell {
 pub(super) type Row = Vec<Cell>;
 
 /// All lines of a kind, in no order.
-pub(super) fn rows(by: By, table: &Table, uses: &Uses) -> Vec<Row> {
-    all(by, table, uses).map(|(row, _)| row).collect()
+pub(super) fn rows(by: By, look: &Look) -> Vec<Row> {
+    all(by, look).map(|(row, _)| row).collect()
 }
 
 /// What a line is for programs, made when it is asked for.
 type Told<'a> = Box<dyn Fn() -> Value + 'a>;
 
 /// All lines of a kind with what they are for programs, in no order.
-fn all<'a>(by: By, table: &'a Table, uses: &'a Uses) -> Box<dyn Iterator<Item = (Row, Told<'a>)> + 'a> {
-    let now = ::monitor::agent::now();
-    let entrances = uses.entrances(table);
+fn all<'a>(by: By, look: &'a Look) -> Box<dyn Iterator<Item = (Row, Told<'a>)> + 'a> {
+    let uses = &look.uses;
     match by {
         By::Process => {
-            let used = used(table, uses, &entrances);
-            Box::new(table.processes().map(move |process| {
+            let used = used(look);
+            let processes = look.processes.iter().map(move |process| {
                 let mut forwards = used.get(&process.id.pid).cloned().unwrap_or_default();
                 forwards.sort_unstable();
-                let row = of_process(process, &forwards);
-                (row, Box::new(move || process_json(process, &forwards)) as Told<'a>)
+                let failed = look.sees_failures.then_some(process.sums.failed);
+                let row = of_process(process, failed, &forwards);
+                (row, Box::new(move || process_json(process, failed, &forwards)) as Told<'a>)
+            });
+            Box::new(processes.chain(Nobodys::of(look).map(|nobodys| {
+                let row = nobodys.row();
+                (row, Box::new(move || nobodys.json()) as Told<'a>)
+            })))
+        }
+        By::Connection => {
+            let entrances = uses.entrances(look.connections.iter());
+            Box::new(look.connections.iter().map(move |one| {
+                let forward = uses.of(&one.record, &entrances).map(str::to_owned);
+                let row = of_connection(one, look.at, forward.as_deref());
+                let value = move || connection_json(one, look.at, forward.as_deref());
+                (row, Box::new(value) as Told<'a>)
             }))
         }
-        By::Connection => Box::new(table.connections().map(move |one| {
-            let forward = uses.of(&one.record, &entrances).map(str::to_owned);
-            let row = of_connection(one, now, forward.as_deref());
-            let value = move || event::connection(&one.record, one.place.as_deref(), forward.as_deref());
-            (row, Box::new(value) as Told<'a>)
-        })),
-        By::Remote => Box::new(table.remotes().map(move |remote| {
-            let forward = uses.of_remote(remote.id, &entrances).map(str::to_owned);
-            let row = of_remote(remote, forward.as_deref());
-            (row, Box::new(move || remote_json(remote, forward.as_deref())) as Told<'a>)
-        })),
+        By::Remote => {
+            let entrances = uses.entrances(look.connections.iter());
+            Box::new(look.remotes.iter().map(move |remote| {
+                let forward = uses.of_remote(remote.id, &entrances).map(str::to_owned);
+                let failed = look.sees_failures.then_some(remote.sums.failed);
+                let row = of_remote(remote, failed, forward.as_deref());
+                (row, Box::new(move || remote_json(remote, failed, forward.as_deref())) as Told<'a>)
+            }))
+        }
     }
 }
 
 /// The forwards that each process uses now.
-fn used(table: &Table, uses: &Uses, entrances: &Entrances) -> HashMap<u32, Vec<String>> {
+fn used(look: &Look) -> HashMap<u32, Vec<String>> {
     let mut used: HashMap<u32, Vec<String>> = HashMap::new();
-    if uses.is_empty() && entrances.is_empty() {
+    let entrances = look.uses.entrances(look.connections.iter());
+    if look.uses.is_empty() && entrances.is_empty() {
         return used;
     }
-    for one in table.connections() {
-        let (Some(owner), Some(name)) = (one.record.owner, uses.of(&one.record, entrances)) else { continue };
+    for one in &look.connections {
+        let (Some(owner), Some(name)) = (one.record.owner, look.uses.of(&one.record, &entrances)) else { continue };
         let names = used.entry(owner.process.pid).or_default();
         if !names.iter().any(|have| have == name) {
             names.push(name.to_owned());
@@ -140,107 +295,164 @@ fn used(table: &Table, uses: &Uses, entrances: &Entrances) -> HashMap<u32, Vec<S
     used
 }
 
-fn of_process(process: &Process, forwards: &[String]) -> Row {
-    let sums = &process.sums;
+/// Open connections of which it is not known whose they are, together: without rights that may be nearly all.
+struct Nobodys {
+    open: usize,
+    rate: Rate,
+    sums: Sums,
+}
+
+impl Nobodys {
+    /// What is said in the place of a name.
+    const NAME: &'static str = "(not known)";
+
+    fn of(look: &Look) -> Option<Self> {
+        let mut all = Self { open: 0, rate: Rate::default(), sums: Sums::default() };
+        for one in look.connections.iter().filter(|one| one.record.owner.is_none()) {
+            all.open += 1;
+            all.rate.sent = all.rate.sent.saturating_add(one.rate.sent);
+            all.rate.received = all.rate.received.saturating_add(one.rate.received);
+            all.sums.sent = all.sums.sent.saturating_add(one.record.sent);
+            all.sums.received = all.sums.received.saturating_add(one.record.received);
+            all.sums.retransmits += u64::from(one.record.retransmits);
+        }
+        (all.open > 0).then_some(all)
+    }
+
+    fn row(&self) -> Row {
+        vec![
+            Cell::Unknown,
+            Cell::Word(Self::NAME),
+            Cell::count(self.open),
+            Cell::Unknown,
+            Cell::Unknown,
+            Cell::Unknown,
+            Cell::Rate(self.rate.both()),
+            Cell::Bytes(self.sums.sent),
+            Cell::Bytes(self.sums.received),
+            Cell::Count(self.sums.retransmits),
+            Cell::Word(""),
+            Cell::Word(""),
+        ]
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "pid": null, "command": null, "user": null, "place": null, "open": self.open, "opened": null,
+            "incoming": null, "failed": null, "closed": null, "sent": self.sums.sent, "received": self.sums.received,
+            "sent_per_second": self.rate.sent, "received_per_second": self.rate.received,
+            "retransmits": self.sums.retransmits, "forwards": [],
+        })
+    }
+}
+
+fn of_process(process: &Process, failed: Option<u64>, forwards: &[String]) -> Row {
+    let sums = process.whole();
     vec![
-        Cell::count(process.id.pid.into()),
-        Cell::text(process.command.text()),
-        Cell::count(process.open as u64),
-        Cell::count(sums.opened),
-        Cell::count(sums.incoming),
-        Cell::count(sums.failed),
-        Cell::rate(process.rate.both()),
-        Cell::bytes(sums.sent),
-        Cell::bytes(sums.received),
-        Cell::count(sums.retransmits),
-        Cell::text(forwards.join(",")),
-        Cell::text(process.place.as_deref().unwrap_or_default()),
+        Cell::Count(process.id.pid.into()),
+        Cell::Command(process.command),
+        Cell::count(process.open),
+        Cell::Count(sums.opened),
+        Cell::Count(sums.incoming),
+        Cell::known(failed),
+        Cell::Rate(process.rate.both()),
+        Cell::Bytes(sums.sent),
+        Cell::Bytes(sums.received),
+        Cell::Count(sums.retransmits),
+        Cell::Text(forwards.join(",")),
+        process.place.as_ref().map_or(Cell::Word(""), |place| Cell::Name(Arc::clone(place))),
     ]
 }
 
 fn of_connection(one: &Connection, now: Duration, forward: Option<&str>) -> Row {
     let record = &one.record;
-    let (pid, command) = record.owner.map_or_else(
-        || (Cell { text: "-".into(), number: Some(0) }, "-".to_owned()),
-        |owner| (Cell::count(owner.process.pid.into()), owner.command.text()),
-    );
-    let age = Cell::time((!record.seen_late).then(|| record.duration(now)));
+    let owner = record.owner;
     vec![
-        pid,
-        Cell::text(command),
-        Cell::text(record.local.to_string()),
-        Cell::text(record.remote.to_string()),
-        Cell::text(if record.incoming { "in" } else { "out" }),
-        Cell::text(record.state.as_str()),
-        age,
-        Cell::rate(one.rate.both()),
-        Cell::bytes(record.sent),
-        Cell::bytes(record.received),
+        owner.map_or(Cell::Unknown, |owner| Cell::Count(owner.process.pid.into())),
+        owner.map_or(Cell::Unknown, |owner| Cell::Command(owner.command)),
+        Cell::Address(record.local),
+        Cell::Address(record.remote),
+        Cell::Word(if record.incoming { "in" } else { "out" }),
+        Cell::Word(record.state.as_str()),
+        Cell::time((!record.seen_late).then(|| record.duration(now))),
+        Cell::Rate(one.rate.both()),
+        Cell::Bytes(record.sent),
+        Cell::Bytes(record.received),
         Cell::time(record.rtt),
-        Cell::count(record.retransmits.into()),
-        Cell::text(forward.unwrap_or_default()),
+        Cell::Count(record.retransmits.into()),
+        forward.map_or(Cell::Word(""), |name| Cell::Text(name.to_owned())),
     ]
 }
 
-fn of_remote(remote: &Remote, forward: Option<&str>) -> Row {
-    let (id, sums) = (remote.id, &remote.sums);
+fn of_remote(remote: &Remote, failed: Option<u64>, forward: Option<&str>) -> Row {
+    let (id, sums) = (remote.id, remote.whole());
     vec![
-        Cell::text(id.address.to_string()),
-        Cell::count(id.port.into()),
-        Cell::text(if id.incoming { "in" } else { "out" }),
-        Cell::count(remote.open as u64),
-        Cell::count(sums.opened + sums.incoming),
-        Cell::count(sums.failed),
-        Cell::rate(remote.rate.both()),
-        Cell::bytes(sums.sent),
-        Cell::bytes(sums.received),
+        Cell::Ip(id.address),
+        Cell::Count(id.port.into()),
+        Cell::Word(if id.incoming { "in" } else { "out" }),
+        Cell::count(remote.open),
+        Cell::Count(sums.opened + sums.incoming),
+        Cell::known(failed),
+        Cell::Rate(remote.rate.both()),
+        Cell::Bytes(sums.sent),
+        Cell::Bytes(sums.received),
         Cell::time(remote.rtt),
-        Cell::count(sums.retransmits),
-        Cell::text(forward.unwrap_or_default()),
+        Cell::Count(sums.retransmits),
+        forward.map_or(Cell::Word(""), |name| Cell::Text(name.to_owned())),
     ]
 }
 
 /// All tables as one object, with stable names; chosen and ordered as the lines of the table are.
-pub(super) fn json(table: &Table, uses: &Uses, view: &View, lines: Option<usize>) -> Value {
+pub(super) fn json(look: &Look, view: &View, lines: Option<usize>) -> Value {
     let list = |by: By| {
-        let mut all: Vec<_> = all(by, table, uses).filter(|(row, _)| view.fits(row)).collect();
+        let mut all: Vec<_> = all(by, look).filter(|(row, _)| view.fits(row)).collect();
         all.sort_by(|(a, _), (b, _)| view.compare(by, a, b));
         Value::from(all.iter().take(lines.unwrap_or(usize::MAX)).map(|(_, value)| value()).collect::<Vec<_>>())
     };
     json!({ "processes": list(By::Process), "connections": list(By::Connection), "remotes": list(By::Remote) })
 }
 
-fn process_json(process: &Process, forwards: &[String]) -> Value {
-    let sums = &process.sums;
+fn process_json(process: &Process, failed: Option<u64>, forwards: &[String]) -> Value {
+    let sums = process.whole();
     json!({
         "pid": process.id.pid, "command": process.command.text(), "user": process.user,
         "place": process.place.as_deref(), "open": process.open, "opened": sums.opened, "incoming": sums.incoming,
-        "failed": sums.failed, "closed": sums.closed, "sent": sums.sent, "received": sums.received,
+        "failed": failed, "closed": sums.closed, "sent": sums.sent, "received": sums.received,
         "sent_per_second": process.rate.sent, "received_per_second": process.rate.received,
         "retransmits": sums.retransmits, "forwards": forwards,
     })
 }
 
-fn remote_json(remote: &Remote, forward: Option<&str>) -> Value {
-    let (id, sums) = (remote.id, &remote.sums);
+fn connection_json(one: &Connection, now: Duration, forward: Option<&str>) -> Value {
+    let mut value = event::connection(&one.record, one.place.as_deref(), forward);
+    value["duration_us"] = (!one.record.seen_late).then(|| event::micros(one.record.duration(now))).into();
+    value["sent_per_second"] = one.rate.sent.into();
+    value["received_per_second"] = one.rate.received.into();
+    value
+}
+
+fn remote_json(remote: &Remote, failed: Option<u64>, forward: Option<&str>) -> Value {
+    let (id, sums) = (remote.id, remote.whole());
     json!({
-        "address": id.address.to_string(), "port": id.port, "netns": (id.netns != 0).then_some(id.netns), "direction": event::direction(id.incoming),
-        "open": remote.open, "connections": sums.opened + sums.incoming, "failed": sums.failed,
+        "address": id.address.to_string(), "port": id.port,
+        "netns": (id.netns != 0).then_some(id.netns), "direction": event::direction(id.incoming),
+        "open": remote.open, "connections": sums.opened + sums.incoming, "failed": failed,
         "sent": sums.sent, "received": sums.received, "retransmits": sums.retransmits,
-        "rtt_us": remote.rtt.map(|rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
-        "forward": forward,
+        "sent_per_second": remote.rate.sent, "received_per_second": remote.rate.received,
+        "rtt_us": remote.rtt.map(event::micros), "forward": forward,
     })
 }
 
 /// A time in a few characters.
-fn short(time: Duration) -> String {
+pub(super) fn short(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0..1_000 => format!("{micros}us"),
         1_000..1_000_000 => format!("{:.1}ms", time.as_secs_f64() * 1e3),
         1_000_000..60_000_000 => format!("{:.0}s", time.as_secs_f64().floor()),
         60_000_000..3_600_000_000 => format!("{}m{:02}s", time.as_secs() / 60, time.as_secs() % 60),
-        _ => format!("{}h{:02}m", time.as_secs() / 3600, time.as_secs() / 60 % 60),
+        3_600_000_000..86_400_000_000 => format!("{}h{:02}m", time.as_secs() / 3600, time.as_secs() / 60 % 60),
+        _ => format!("{}d{:02}h", time.as_secs() / 86_400, time.as_secs() / 3600 % 24),
     }
 }
 
@@ -250,10 +462,37 @@ mod tests {
 
     #[test]
     fn times_are_short() {
-        let times =
-            [(80, "80us"), (1_500, "1.5ms"), (59_900_000, "59s"), (61_000_000, "1m01s"), (7_260_000_000, "2h01m")];
+        let times = [
+            (80, "80us"),
+            (1_500, "1.5ms"),
+            (59_900_000, "59s"),
+            (61_000_000, "1m01s"),
+            (7_260_000_000, "2h01m"),
+            (180_000_000_000, "2d02h"),
+        ];
         for (micros, text) in times {
             assert_eq!(short(Duration::from_micros(micros)), text);
+        }
+    }
+
+    #[test]
+    fn numbers_are_ordered_from_the_greatest_addresses_and_names_from_their_beginning_and_what_is_unknown_is_last() {
+        let address = |text: &str| Cell::Address(text.parse().unwrap());
+        let before = |a: &Cell, b: &Cell| a.compare(b) == Ordering::Less && b.compare(a) == Ordering::Greater;
+        assert!(before(&Cell::Count(100), &Cell::Count(20)));
+        assert!(before(&Cell::Time(Duration::from_secs(1)), &Cell::Time(Duration::from_nanos(1))));
+        assert!(before(&address("9.0.0.1:80"), &address("10.0.0.1:80")), "by number, not as a text");
+        for cell in [Cell::Count(0), address("1.1.1.1:1"), Cell::Text("z".into())] {
+            assert!(before(&cell, &Cell::Unknown), "{cell:?}");
+        }
+        assert!(before(&Cell::Text("z".into()), &Cell::Word("")), "a place that there is comes before none");
+    }
+
+    #[test]
+    fn every_column_says_what_it_means_and_all_are_in_the_help_of_sort() {
+        let help = sort_help();
+        for column in By::ALL.iter().flat_map(|by| by.columns()) {
+            assert!(!column.meaning.is_empty() && help.contains(&column.title.to_lowercase()), "{}", column.title);
         }
     }
 }

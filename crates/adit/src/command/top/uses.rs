@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use ::monitor::decode::Record;
-use ::monitor::table::{RemoteId, Table};
+use ::monitor::table::{Connection, RemoteId};
 use serde_json::Value;
 
 /// What our programs are called.
@@ -85,9 +85,9 @@ impl Uses {
     }
 
     /// Where other processes of adit accept connections now.
-    pub(super) fn entrances(&self, table: &Table) -> Entrances {
+    pub(super) fn entrances<'a>(&self, all: impl Iterator<Item = &'a Connection>) -> Entrances {
         let mut entrances = Entrances::default();
-        table.connections().for_each(|one| entrances.note(&one.record, self));
+        all.for_each(|one| entrances.note(&one.record, self));
         entrances
     }
 

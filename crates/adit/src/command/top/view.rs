@@ -1,21 +1,32 @@
 //! The live view: what is chosen, and its lines. Pure: keys and looks come in, lines go out.
 
-use std::cmp::Ordering;
+mod help;
+mod layout;
 
-use ::monitor::source::{Counts, Way};
-use ::monitor::table::Table;
+use std::cmp::Ordering;
+use std::time::Duration;
+
+use ::monitor::source::Way;
 use adit_core::printable;
 
-use super::rows::{self, By, Row};
-use super::uses::Uses;
+use self::layout::{Layout, clip, shortened};
+use super::keys::Key;
+use super::look::Look;
+use super::rows::{self, By, Cell, Row, short};
 
-/// Columns that a narrow screen does without, in this order.
-const LEAST: [&str; 9] = ["RETRANS", "PLACE", "RTT", "INCOMING", "STATE", "AGE", "FAILED", "RECEIVED", "SENT"];
+/// A screen of fewer lines has none to spare: for notes, or to be empty.
+const ROOMY: usize = 14;
+/// Of a screen's lines one in so many may have notes.
+const NOTES: usize = 6;
 
 /// What a key leads to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum After {
     Stay,
+    /// It goes on after a pause: what is shown is old.
+    GoOn,
+    /// All of the screen is drawn anew.
+    Redraw,
     Leave,
 }
 
@@ -26,28 +37,64 @@ pub(super) struct View {
     sort: [usize; 3],
     reverse: bool,
     filter: String,
-    /// While the filter is typed.
-    typing: bool,
+    /// While the filter is typed: what it was before.
+    typing: Option<String>,
     paused: bool,
+    /// When the view began, since the system started.
+    begun: Duration,
+    look: Option<Look>,
+    /// All lines of the kind that is shown, and those of them that fit, in their order.
     rows: Vec<Row>,
-    open: usize,
+    order: Vec<usize>,
+    /// What a filter looks at, of each line; made when there is one.
+    texts: Vec<String>,
+    /// Whether lines are to be chosen and ordered anew: once for all keys of a moment.
+    is_stale: bool,
+    /// The first line that is shown, and how many there was room for.
+    first: usize,
+    page: usize,
+    layout: Layout,
+    /// While the page of help is shown: its first line.
+    help: Option<usize>,
+    /// What else is to be said.
+    notes: Vec<String>,
 }
 
 impl View {
-    pub(super) fn new(by: By, filter: &str) -> Self {
+    pub(super) fn new(by: By, filter: &str, begun: Duration) -> Self {
         // By rate at first: what is busy is on top.
-        let sort = By::ALL.map(|by| by.columns().iter().position(|title| *title == "RATE").unwrap_or_default());
-        let filter = filter.to_owned();
-        Self { by, sort, reverse: false, filter, typing: false, paused: false, rows: Vec::new(), open: 0 }
+        let sort = By::ALL.map(|by| by.columns().iter().position(|one| one.title == "RATE").unwrap_or_default());
+        Self {
+            by,
+            sort,
+            reverse: false,
+            filter: filter.to_owned(),
+            typing: None,
+            paused: false,
+            begun,
+            look: None,
+            rows: Vec::new(),
+            order: Vec::new(),
+            texts: Vec::new(),
+            is_stale: false,
+            first: 0,
+            page: 1,
+            layout: Layout::default(),
+            help: None,
+            notes: Vec::new(),
+        }
     }
 
     /// Sorts by a column of what is shown. The error has the names of all.
     pub(super) fn sort_by(&mut self, column: &str) -> Result<(), String> {
-        let columns = self.by.columns();
-        let found = columns.iter().position(|title| title.eq_ignore_ascii_case(column));
-        let at = found.ok_or_else(|| columns.join(", ").to_lowercase())?;
-        self.sort[self.by as usize] = at;
+        let found = self.by.columns().iter().position(|one| one.title.eq_ignore_ascii_case(column));
+        self.sort[self.by as usize] = found.ok_or_else(|| self.by.names())?;
         Ok(())
+    }
+
+    /// Says something beside what is seen.
+    pub(super) fn note(&mut self, text: impl Into<String>) {
+        self.notes.push(text.into());
     }
 
     pub(super) fn filter(&self) -> &str {
@@ -56,214 +103,332 @@ impl View {
 
     /// Whether a line has the text that is asked for.
     pub(super) fn fits(&self, row: &Row) -> bool {
-        let filter = self.filter.to_lowercase();
-        filter.is_empty() || row.iter().any(|cell| cell.text.to_lowercase().contains(&filter))
+        self.filter.is_empty() || searched(row).contains(&self.filter.to_lowercase())
     }
 
-    /// The order of two lines of a kind.
+    /// The order of two lines of a kind; what is alike, by the other columns.
     pub(super) fn compare(&self, by: By, a: &Row, b: &Row) -> Ordering {
-        let order = compare(a, b, self.sort[by as usize]);
-        if self.reverse { order.reverse() } else { order }
+        let column = self.sort[by as usize];
+        let at = |at: usize| match (a.get(at), b.get(at)) {
+            (Some(a), Some(b)) => a.compare(b),
+            _ => Ordering::Equal,
+        };
+        let order = at(column);
+        // What is not known is last in both directions.
+        let is_known = |row: &Row| row.get(column).is_some_and(|cell| !cell.is_unknown());
+        let order = if self.reverse && is_known(a) && is_known(b) { order.reverse() } else { order };
+        order.then_with(|| (0..a.len()).map(at).find(|order| order.is_ne()).unwrap_or(Ordering::Equal))
     }
 
-    /// Whether there is nothing to be seen yet, as after a change to another kind.
-    pub(super) const fn is_empty(&self) -> bool {
-        self.rows.is_empty()
+    /// Whether there was nothing to be seen yet.
+    pub(super) fn is_bare(&self) -> bool {
+        self.look.as_ref().is_none_or(|look| look.connections.is_empty() && look.processes.is_empty())
     }
 
     pub(super) const fn is_paused(&self) -> bool {
         self.paused
     }
 
-    /// Takes a new look.
-    pub(super) fn look(&mut self, table: &Table, uses: &Uses) {
-        self.rows = rows::rows(self.by, table, uses);
-        self.open = table.connections().len();
+    /// Takes a new look. What a pause holds stays.
+    pub(super) fn look(&mut self, look: Look) {
+        if !self.paused || self.look.is_none() {
+            self.layout.forwards |= !look.uses.is_empty();
+            self.look = Some(look);
+            self.make_rows();
+        }
+    }
+
+    /// The lines of what is known, of the kind that is shown.
+    fn make_rows(&mut self) {
+        self.rows = self.look.as_ref().map(|look| rows::rows(self.by, look)).unwrap_or_default();
+        let forward = self.by.columns().iter().position(|one| one.title == "FORWARD");
+        let uses = |row: &Row| forward.and_then(|at| row.get(at)).is_some_and(|cell| !cell.is_empty());
+        self.layout.forwards |= self.rows.iter().any(uses);
+        self.texts.clear();
+        self.is_stale = true;
+    }
+
+    /// Chooses and orders lines anew, when that is due.
+    fn arrange(&mut self) {
+        if !std::mem::take(&mut self.is_stale) {
+            return;
+        }
+        if !self.filter.is_empty() && self.texts.len() != self.rows.len() {
+            self.texts = self.rows.iter().map(searched).collect();
+        }
+        let filter = self.filter.to_lowercase();
+        let fits = |at: &usize| filter.is_empty() || self.texts.get(*at).is_some_and(|text| text.contains(&filter));
+        let mut order: Vec<usize> = (0..self.rows.len()).filter(fits).collect();
+        order.sort_by(|a, b| self.compare(self.by, &self.rows[*a], &self.rows[*b]));
+        self.order = order;
     }
 
     /// Does what a key says.
-    pub(super) fn handle_key(&mut self, key: u8) -> After {
-        const CONTROL_C: u8 = 3;
-        const ESCAPE: u8 = 27;
-        const BACKSPACE: [u8; 2] = [8, 127];
-        if key == CONTROL_C {
-            return After::Leave;
+    pub(super) fn handle_key(&mut self, key: Key) -> After {
+        match key {
+            Key::Interrupt => return After::Leave,
+            Key::Redraw => return After::Redraw,
+            _ => {}
         }
-        if self.typing {
-            match key {
-                b'\r' | b'\n' => self.typing = false,
-                ESCAPE => {
-                    self.typing = false;
-                    self.filter.clear();
-                }
-                key if BACKSPACE.contains(&key) => {
-                    self.filter.pop();
-                }
-                b' '..=b'~' => self.filter.push(char::from(key)),
-                _ => {}
-            }
+        if self.typing.is_some() {
+            self.type_filter(key);
             return After::Stay;
         }
+        if let Some(first) = self.help {
+            let page = self.page.max(1);
+            self.help = match key {
+                Key::Letter('q' | '?' | 'h') | Key::Escape | Key::Enter => None,
+                _ => Some(moved(key, first, page, usize::MAX).unwrap_or(first)),
+            };
+            return After::Stay;
+        }
+        self.command(key)
+    }
+
+    fn command(&mut self, key: Key) -> After {
         let columns = self.by.columns().len();
         let sort = &mut self.sort[self.by as usize];
         match key {
-            b'q' => return After::Leave,
-            b'1'..=b'3' => self.show(By::ALL[usize::from(key - b'1')]),
-            b'\t' => self.show(By::ALL[(self.by as usize + 1) % By::ALL.len()]),
-            b'<' | b',' => *sort = (*sort + columns - 1) % columns,
-            b'>' | b'.' => *sort = (*sort + 1) % columns,
-            b'r' => self.reverse = !self.reverse,
-            b'/' => {
-                self.typing = true;
-                self.filter.clear();
+            Key::Letter('q') => return After::Leave,
+            Key::Letter('?' | 'h') => self.help = Some(0),
+            Key::Letter(digit @ '1'..='3') => self.show(By::ALL[digit as usize - '1' as usize]),
+            Key::Tab => self.show(By::ALL[(self.by as usize + 1) % By::ALL.len()]),
+            Key::BackTab => self.show(By::ALL[(self.by as usize + By::ALL.len() - 1) % By::ALL.len()]),
+            Key::Letter('<' | ',') | Key::Left => {
+                *sort = (*sort + columns - 1) % columns;
+                self.resort();
             }
-            b'p' | b' ' => self.paused = !self.paused,
-            _ => {}
+            Key::Letter('>' | '.') | Key::Right => {
+                *sort = (*sort + 1) % columns;
+                self.resort();
+            }
+            Key::Letter('r') => {
+                self.reverse = !self.reverse;
+                self.resort();
+            }
+            Key::Letter('/') => self.typing = Some(std::mem::take(&mut self.filter)),
+            Key::Letter('p' | ' ') => {
+                self.paused = !self.paused;
+                return if self.paused { After::Stay } else { After::GoOn };
+            }
+            key => {
+                self.arrange();
+                let last = self.order.len().saturating_sub(self.page);
+                self.first = moved(key, self.first, self.page, last).unwrap_or(self.first);
+            }
+        }
+        if self.typing.is_some() {
+            self.refilter();
         }
         After::Stay
+    }
+
+    fn type_filter(&mut self, key: Key) {
+        match key {
+            Key::Enter => self.typing = None,
+            // As it was before.
+            Key::Escape => self.filter = self.typing.take().unwrap_or_default(),
+            Key::Backspace => {
+                self.filter.pop();
+            }
+            Key::Clear => self.filter.clear(),
+            Key::Letter(letter) => self.filter.push(letter),
+            _ => return,
+        }
+        self.refilter();
+    }
+
+    fn refilter(&mut self) {
+        self.first = 0;
+        self.layout.forget();
+        self.is_stale = true;
+    }
+
+    /// Where one was in the list is of no meaning in another order.
+    fn resort(&mut self) {
+        self.first = 0;
+        self.is_stale = true;
     }
 
     fn show(&mut self, by: By) {
         if self.by != by {
             self.by = by;
-            // Those of another kind; the next look brings the right ones.
-            self.rows.clear();
-            self.paused = false;
+            self.first = 0;
+            self.layout.forget();
+            self.make_rows();
         }
     }
 
     /// The whole screen.
-    pub(super) fn draw(&self, way: &Way, counts: &Counts, width: usize, height: usize) -> Vec<String> {
-        let mut lines = vec![clip(&self.head(way, counts), width)];
-        if let Some(reason) = &way.reason {
-            lines.push(clip(&format!("polled only: {}", reason.message), width));
-            lines.push(clip(&format!("hint: {}", reason.hint), width));
+    pub(super) fn draw(&mut self, way: &Way, width: usize, height: usize) -> Vec<String> {
+        if let Some(first) = self.help {
+            return self.draw_help(first, way, width, height);
         }
-        if !way.missing.is_empty() {
-            lines.push(clip(&format!("not seen: {}", way.missing.join("; ")), width));
+        self.arrange();
+        let is_roomy = height >= ROOMY;
+        let mut lines = vec![clip(&self.title(way), width)];
+        if is_roomy {
+            lines.push(clip(&self.counts(way), width));
+            lines.extend(shortened(&notes(way, &self.notes), width, (height / NOTES).max(2)));
+            lines.push(String::new());
         }
-        lines.push(String::new());
-        let room = height.saturating_sub(lines.len() + 3);
-        let mut table = self.table(width, room);
-        if let Some(titles) = table.first_mut() {
-            *titles = format!("\x1b[7m{titles:<width$}\x1b[0m");
+        self.page = height.saturating_sub(lines.len() + 2).max(1);
+        self.first = self.first.min(self.order.len().saturating_sub(self.page));
+        if self.paused {
+            lines[0] = lines[0].replacen("PAUSED", "\x1b[7mPAUSED\x1b[0m", 1);
         }
-        lines.append(&mut table);
-        lines.resize(height.saturating_sub(1).max(lines.len()), String::new());
-        lines.push(clip(&self.foot(), width));
+        let sort = self.sort[self.by as usize];
+        let shown: Vec<&Row> = self.shown(self.first, self.page);
+        let drawn = self.layout.draw(self.by, &shown, sort, width);
+        lines.push(drawn.titles_marked(width));
+        lines.extend(drawn.lines);
+        self.layout.widths = drawn.widths;
+        if self.order.is_empty() {
+            lines.push(clip(&self.none(), width));
+        }
+        if is_roomy && self.is_nobodys() {
+            lines.push(clip("whose they are is not known: 2 shows the connections, 3 where they go", width));
+        }
+        lines.resize(height.saturating_sub(1), String::new());
+        lines.push(self.foot(width));
         lines
     }
 
-    fn head(&self, way: &Way, counts: &Counts) -> String {
+    /// Whether there is no process that is known.
+    fn is_nobodys(&self) -> bool {
+        let all = self.order.iter().map(|at| &self.rows[*at]);
+        self.by == By::Process && self.order.len() == 1 && all.flatten().next().is_some_and(Cell::is_unknown)
+    }
+
+    /// The lines that are seen.
+    fn shown(&self, first: usize, most: usize) -> Vec<&Row> {
+        self.order.iter().skip(first).take(most).map(|at| &self.rows[*at]).collect()
+    }
+
+    fn title(&self, way: &Way) -> String {
+        let columns = self.by.columns();
+        let column = columns.get(self.sort[self.by as usize]).map_or("", |one| one.title);
+        let turned = if self.reverse { ", turned round" } else { "" };
+        let paused = if self.paused { " PAUSED (p goes on)" } else { "" };
+        let seen = if way.source == "ebpf" { "eBPF" } else { "polling" };
+        let filter = match &*self.filter {
+            "" => String::new(),
+            filter => format!(", with \"{}\"", printable::part(filter, 40)),
+        };
+        format!("adit top{paused}: {} by {column}{turned}{filter}; seen by {seen}", self.by.as_str())
+    }
+
+    fn counts(&self, way: &Way) -> String {
+        let Some(look) = &self.look else { return "looking".to_owned() };
+        let counts = &look.counts;
+        let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
+        let failed = if way.sees_failures() { counts.failed.to_string() } else { "–".to_owned() };
         let mut text = format!(
-            "adit top  {}  {} open, {} opened, {} incoming, {} failed",
-            way.source, self.open, counts.opened, counts.incoming, counts.failed
+            "{} open; in {}: {} opened, {} incoming, {failed} failed",
+            look.connections.len(),
+            short(watched),
+            counts.opened,
+            counts.incoming,
         );
         let lost = counts.events_lost + counts.map_full;
         if lost > 0 {
             text.push_str(&format!(", {lost} not seen for want of room"));
         }
-        if self.paused {
-            text.push_str("  PAUSED");
-        }
         text
     }
 
-    fn foot(&self) -> String {
-        if self.typing {
-            return format!("filter: {}_   Enter keeps it, Esc takes it away", self.filter);
+    /// What is said where there is no line.
+    fn none(&self) -> String {
+        if self.filter.is_empty() {
+            return format!("no {} yet", self.by.as_str());
         }
-        let filter = if self.filter.is_empty() { String::new() } else { format!("filter: {}  ", self.filter) };
-        format!("{filter}1 process  2 connection  3 remote  < > sort  r turn  / filter  p pause  q quit")
+        format!("nothing fits the filter \"{}\"", printable::part(&self.filter, 40))
     }
 
-    /// Titles and lines, no wider and no more than there is room for.
-    pub(super) fn table(&self, width: usize, lines: usize) -> Vec<String> {
-        let (columns, sort) = (self.by.columns(), self.sort[self.by as usize]);
-        let mut rows: Vec<&Row> = self.rows.iter().filter(|row| self.fits(row)).collect();
-        rows.sort_by(|a, b| self.compare(self.by, a, b));
-        let all = rows.len();
-        let shown = if all > lines { lines.saturating_sub(1) } else { all };
-        rows.truncate(shown);
-        let mut widths: Vec<usize> = columns.iter().map(|title| title.len() + 1).collect();
-        for row in &rows {
-            for (wide, cell) in widths.iter_mut().zip(*row) {
-                *wide = (*wide).max(cell.text.chars().count());
-            }
+    fn foot(&self, width: usize) -> String {
+        if self.typing.is_some() {
+            let filter = printable::part(&self.filter, usize::MAX);
+            return clip(&format!("filter: {filter}_   Enter keeps it, Esc takes it back"), width);
         }
-        let shown_columns = choose(columns, &widths, sort, &rows, width);
-        let mut drawn = Vec::with_capacity(rows.len() + 2);
-        let titles = shown_columns.iter().map(|at| {
-            let mark = if *at == sort { if self.reverse { "^" } else { "v" } } else { "" };
-            (format!("{}{mark}", columns[*at]), *at)
-        });
-        drawn.push(self.line(titles, &widths, width));
-        for row in rows {
-            let cells = shown_columns.iter().filter_map(|at| Some((row.get(*at)?.text.clone(), *at)));
-            drawn.push(self.line(cells, &widths, width));
+        let all = self.order.len();
+        if all <= self.page {
+            return keys(width);
         }
-        if all > shown {
-            drawn.push(clip(&format!("and {} more", all - shown), width));
-        }
-        if all == 0 {
-            let none = if self.filter.is_empty() { "nothing yet" } else { "nothing fits the filter" };
-            drawn.push(clip(&format!("{none}: {}", self.by.as_str()), width));
-        }
-        drawn
+        let last = (self.first + self.page).min(all);
+        let place = format!("{}–{last} of {all}, {} hidden", self.first + 1, all - (last - self.first));
+        let room = width.saturating_sub(place.chars().count() + 2);
+        clip(&format!("{:<room$}  {place}", keys(room)), width)
     }
 
-    /// One line. Names come from strangers, so whatever a terminal would obey is replaced here, too.
-    fn line(&self, cells: impl Iterator<Item = (String, usize)>, widths: &[usize], width: usize) -> String {
-        let mut text = String::new();
-        for (cell, at) in cells {
-            let (cell, wide) = (printable::part(&cell, usize::MAX), widths.get(at).copied().unwrap_or_default());
-            if is_number(self.by, at) {
-                text.push_str(&format!("{cell:>wide$}  "));
-            } else {
-                text.push_str(&format!("{cell:<wide$}  "));
-            }
+    /// Titles and lines for a reader that is no screen: so many lines at most.
+    pub(super) fn table(&mut self, width: usize, lines: usize) -> Vec<String> {
+        self.arrange();
+        let shown: Vec<&Row> = self.shown(0, lines);
+        let hidden = self.order.len() - shown.len();
+        let drawn = self.layout.draw(self.by, &shown, self.sort[self.by as usize], width);
+        let mut table = vec![drawn.titles];
+        table.extend(drawn.lines);
+        if hidden > 0 {
+            table.push(clip(&format!("and {hidden} more"), width));
         }
-        clip(text.trim_end(), width)
+        if self.order.is_empty() {
+            table.push(clip(&self.none(), width));
+        }
+        table
+    }
+
+    fn draw_help(&mut self, first: usize, way: &Way, width: usize, height: usize) -> Vec<String> {
+        let all = help::page(self.by, way, &self.notes, width);
+        self.page = height.saturating_sub(1).max(1);
+        let first = first.min(all.len().saturating_sub(self.page));
+        self.help = Some(first);
+        let mut lines: Vec<String> = all.into_iter().skip(first).take(self.page).collect();
+        lines.resize(height.saturating_sub(1), String::new());
+        lines.push(clip("q or Esc goes back; ↓ ↑ PgDn PgUp move", width));
+        lines
     }
 }
 
-/// The columns for which there is room: those that say least go first, so that what a process is and which forward it
-/// uses stays. What is sorted by stays as well.
-fn choose(columns: &[&str], widths: &[usize], sort: usize, rows: &[&Row], width: usize) -> Vec<usize> {
-    let mut shown: Vec<usize> = (0..columns.len()).collect();
-    let is_empty = |at: usize| rows.iter().all(|row| row.get(at).is_none_or(|cell| cell.text.is_empty()));
-    let empty = ["FORWARD", "PLACE"]
-        .into_iter()
-        .filter(|title| columns.iter().position(|have| have == title).is_some_and(is_empty));
-    for title in empty.chain(LEAST) {
-        let wanted = shown.iter().map(|at| widths[*at] + 2).sum::<usize>().saturating_sub(2);
-        if wanted <= width {
-            break;
-        }
-        shown.retain(|at| columns[*at] != title || *at == sort);
+/// What is to be said of the way: what it does not see, and what would help.
+pub(super) fn notes(way: &Way, more: &[String]) -> Vec<String> {
+    let mut notes = more.to_vec();
+    if !way.missing.is_empty() {
+        notes.push(format!("not seen: {}", way.missing.join("; ")));
     }
-    shown
+    if let Some(reason) = &way.reason {
+        notes.push(format!("polling, as {}", reason.message));
+        notes.push(format!("hint: {}", reason.hint));
+    }
+    notes
 }
 
-/// The greatest number first, texts from A; then by what else tells them apart.
-fn compare(a: &Row, b: &Row, column: usize) -> Ordering {
-    let by = |at: usize| match (a.get(at), b.get(at)) {
-        (Some(a), Some(b)) => match (a.number, b.number) {
-            (Some(a), Some(b)) => b.cmp(&a),
-            _ => a.text.cmp(&b.text),
-        },
-        _ => Ordering::Equal,
-    };
-    (0..a.len()).map(by).fold(by(column), Ordering::then)
+/// The keys, as many as there is room for.
+fn keys(room: usize) -> String {
+    const KEYS: [&str; 6] = ["1 2 3 view", "? help", "q quit", "/ filter", "p pause", "< > sort"];
+    const ORDER: [usize; 6] = [0, 5, 3, 4, 1, 2];
+    let wide = |count: usize| KEYS[..count].iter().map(|key| key.len() + 2).sum::<usize>().saturating_sub(2);
+    let count = (0..=KEYS.len()).rev().find(|count| wide(*count) <= room).unwrap_or_default();
+    let shown: Vec<&str> = ORDER.into_iter().filter(|at| *at < count).map(|at| KEYS[at]).collect();
+    shown.join("  ")
 }
 
-/// Numbers stand at the right of their column.
-fn is_number(by: By, column: usize) -> bool {
-    !matches!(by.columns().get(column), Some(&("COMMAND" | "LOCAL" | "REMOTE" | "WAY" | "STATE" | "FORWARD" | "PLACE")))
+/// What a filter looks at: all cells, also those for which there is no column on the screen.
+fn searched(row: &Row) -> String {
+    row.iter().map(|cell| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
 }
 
-fn clip(text: &str, width: usize) -> String {
-    text.chars().take(width).collect()
+/// Where a key moves to in a list; `None` when it moves nothing.
+fn moved(key: Key, first: usize, page: usize, last: usize) -> Option<usize> {
+    let step = page.saturating_sub(1).max(1);
+    Some(match key {
+        Key::Up | Key::Letter('k') => first.saturating_sub(1),
+        Key::Down | Key::Letter('j') => (first + 1).min(last),
+        Key::PageUp => first.saturating_sub(step),
+        Key::PageDown => first.saturating_add(step).min(last),
+        Key::Home | Key::Letter('g') => 0,
+        Key::End | Key::Letter('G') => last,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]
