@@ -89,9 +89,11 @@ impl Dial<'_> {
             known,
             secrets: self.secrets,
             scope: self.scope,
+            notes: self.notes,
             timeout,
             only_keys,
             tried: Vec::new(),
+            unfit: None,
         };
         let by = login.run().await?;
         logging.done();

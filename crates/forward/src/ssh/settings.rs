@@ -1,6 +1,6 @@
 //! What `ssh -G` says of a server, or its files without that program, and our options over it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use super::own_config;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// `ssh -G` reads files; `Match exec` may run something.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The keys in `~/.ssh` that OpenSSH looks for when none is named.
+const LOOKED_FOR: [&str; 7] = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa"];
 
 /// Everything that is known of a server before it is connected to.
 #[derive(Clone)]
@@ -132,6 +135,13 @@ impl Known {
             SshBackend::Native => false,
             SshBackend::Auto => self.only_openssh.is_some(),
         }
+    }
+
+    /// Whether it is one of the keys that OpenSSH looks for when none is named.
+    pub(crate) fn is_looked_for(&self, key: &Path) -> bool {
+        let of_home = self.home.as_ref().and_then(|home| key.strip_prefix(home).ok()?.strip_prefix(".ssh").ok());
+        self.server.options.key.is_none()
+            && of_home.is_some_and(|name| LOOKED_FOR.iter().any(|known| name == Path::new(known)))
     }
 
     /// A proxy command with its tokens.
