@@ -11,6 +11,7 @@
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream`, `flow`, `leaving` | one connection, its streams, what of them waits, how they end |
 //! | `budget` | how much of all streams may wait |
+//! | `roomy` | the way through another server |
 //! | `remote` | ports of a server that lead here |
 //! | `words` | what a server says |
 //! | `openssh` | the same by child processes `ssh -W` |
@@ -32,6 +33,7 @@ mod leaving;
 mod link;
 mod openssh;
 mod own_config;
+mod roomy;
 mod settings;
 mod stream;
 mod transport;
