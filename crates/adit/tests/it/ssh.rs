@@ -108,6 +108,10 @@ async fn what_a_companys_configuration_has_besides_stops_nothing() {
     assert!(said.contains(&format!("by key {}\n", key.display())), "{said}");
     assert!(said.contains(&format!("ok  bastion reaches {}\n", origin.addr())), "{said}");
     assert_eq!(faults, "", "nothing else is said");
+    // A key that is named by `~` where no shell resolves it.
+    let output = test_alone(home.path(), &["--key=~/.ssh/nowhere", "bastion"]);
+    let faults = String::from_utf8_lossy(&output.stderr);
+    assert!(faults.contains(&format!("not {} (no such file)", own("nowhere").display())), "{faults}");
 }
 
 /// `adit ssh trust`, with nobody to be asked; what it said.

@@ -64,9 +64,12 @@ pub(crate) enum Unfit {
 impl Unfit {
     /// What to do about it.
     fn hint(self, path: &Path, by_key: bool) -> Option<String> {
-        let (file, setting) = (path.display(), if by_key { "the key that was asked for" } else { "IdentityFile" });
+        let file = path.display();
         Some(match self {
-            Self::Missing => format!("{setting} names {file}, and there is no such file: correct it"),
+            Self::Missing if by_key => format!("there is no key {file}: correct its name"),
+            Self::Missing => {
+                format!("IdentityFile names {file}, and there is no such file: correct it in ~/.ssh/config")
+            }
             Self::Open => format!("let nobody else read the key: chmod 600 {file}"),
             Self::Public => match path.to_string_lossy().strip_suffix(".pub") {
                 Some(private) => format!("name the private key, {private}, or give it to the agent: ssh-add {private}"),
@@ -107,6 +110,7 @@ impl Login<'_> {
             match outcome {
                 Some(Outcome::In) => {
                     let by = self.tried.pop().unwrap_or_default();
+                    self.warn_of_open_keys();
                     // Whoever looks wonders about the keys that were named in vain.
                     self.tried.iter().filter_map(|tried| tried.strip_prefix("not ")).for_each(|passed| {
                         (self.notes)(format!("passed over {passed}"));
@@ -119,6 +123,14 @@ impl Login<'_> {
             }
         }
         Err(self.refused(&allowed, false))
+    }
+
+    /// Another one was let in, so that no error tells it.
+    fn warn_of_open_keys(&self) {
+        if let Some((Unfit::Open, path)) = &self.unfit {
+            let (server, file) = (&self.known.server, path.display());
+            tracing::warn!(%server, "the private key {file} is not used, as others may read it: chmod 600 {file}");
+        }
     }
 
     /// The next method that the server takes and the settings allow, in their order.
@@ -257,12 +269,6 @@ impl Login<'_> {
             FileKey::Missing => return Ok(self.pass_over(path, Unfit::Missing, "no such file")),
             FileKey::Open(mode) => {
                 let reason = format!("others may read it (mode {mode:03o})");
-                tracing::warn!(
-                    server = %self.known.server,
-                    "the private key {} is not used: {reason}; chmod 600 {}",
-                    path.display(),
-                    path.display()
-                );
                 return Ok(self.pass_over(path, Unfit::Open, &reason));
             }
             FileKey::Unusable(reason) => {

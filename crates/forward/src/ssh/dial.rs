@@ -340,7 +340,8 @@ fn unreachable(known: &Known, error: &ConnectError) -> SshError {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    let hint = matches!(error, ConnectError::Resolve { .. }).then(|| no_such_name(known)).flatten();
+    let of_hop = || known.settings.jumps.last().map(|hop| format!("check the name: it is {hop} that looks it up"));
+    let hint = matches!(error, ConnectError::Resolve { .. }).then(|| no_such_name(known).or_else(of_hop)).flatten();
     SshError::Unreachable { server: known.server.to_string(), reason: crate::error::words(cause), hint }
 }
 

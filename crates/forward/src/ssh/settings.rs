@@ -190,9 +190,16 @@ async fn printed(server: &SshServer) -> Result<Option<String>, String> {
     let output = output.map_err(|_| format!("`ssh -G` took longer than {DEADLINE:?}"))?;
     let output = output.map_err(|error| crate::error::words(&error))?;
     if !output.status.success() {
-        return Err(last_line(&output.stderr).unwrap_or_else(|| format!("`ssh -G` ended with {}", output.status)));
+        return Err(complaint(&output.stderr).unwrap_or_else(|| format!("`ssh -G` ended with {}", output.status)));
     }
     Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// What `ssh` has against its files: the line that it names, which is not its last word.
+fn complaint(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let named = text.lines().find(|line| line.contains(" line "));
+    named.map(|line| super::words::printable(line.trim())).or_else(|| last_line(said))
 }
 
 /// The last words of a program.
@@ -205,4 +212,33 @@ pub(crate) fn last_line(said: &[u8]) -> Option<String> {
 fn local_user() -> String {
     let found = ["USER", "LOGNAME"].into_iter().find_map(|variable| std::env::var(variable).ok());
     found.filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_ssh_complains_about_is_told() {
+        let said = b"/h/.ssh/config: line 2: Bad configuration option: fancy\r\n/h/.ssh/config: terminating, 1 bad configuration options\r\n";
+        assert_eq!(complaint(said).unwrap(), "/h/.ssh/config: line 2: Bad configuration option: fancy");
+        let said = b"/h/.ssh/config line 3: no argument after keyword \"port\"\n/h/.ssh/config: terminating, 1 bad\n";
+        assert_eq!(complaint(said).unwrap(), "/h/.ssh/config line 3: no argument after keyword \"port\"");
+        assert_eq!(
+            complaint(b"Bad owner or permissions on /h/.ssh/config\n").unwrap(),
+            "Bad owner or permissions on /h/.ssh/config"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_keys_that_nobody_named_may_be_missing_without_a_word() {
+        let server = SshServer::parse("me@bastion.example").unwrap();
+        let mut known = Known::of(&Scope::root(), &server).await.unwrap();
+        known.home = Some("/home/me".to_owned());
+        assert!(known.is_looked_for(Path::new("/home/me/.ssh/id_ed25519")));
+        assert!(!known.is_looked_for(Path::new("/home/me/.ssh/company")));
+        assert!(!known.is_looked_for(Path::new("/keys/id_ed25519")));
+        known.server.options.key = Some("/home/me/.ssh/id_rsa".into());
+        assert!(!known.is_looked_for(Path::new("/home/me/.ssh/id_rsa")), "it was asked for");
+    }
 }

@@ -233,7 +233,7 @@ async fn a_key_that_cannot_be_used_is_named_with_what_to_do() {
     std::fs::create_dir(&dir).unwrap();
     let missing = bed.sshd.path("missing");
     for (key, reason, hint) in [
-        (missing.clone(), "no such file", "there is no such file: correct it"),
+        (missing.clone(), "no such file", "correct it"),
         (bed.sshd.path("id.pub"), "a public key, and no agent has the private one", "name the private key, "),
         (locked, "no passphrase: none given", "$ADIT_SSH_PASSPHRASE"),
         (junk, "it is no key", "name the key"),
