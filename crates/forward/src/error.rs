@@ -142,6 +142,11 @@ impl ForwardError {
         }
     }
 
+    /// Whether it waits for a person, and nobody is to wait with it.
+    pub(crate) fn is_for_a_person(&self) -> bool {
+        matches!(self, Self::Ssh(error) if error.is_for_a_person())
+    }
+
     pub(crate) fn no_target(none: &NoTarget) -> Self {
         let shared = match none {
             NoTarget::Api { error, .. } => error.reason("").shared,

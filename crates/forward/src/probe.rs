@@ -162,7 +162,7 @@ impl ProbeError {
     pub const fn blame(&self) -> Blame {
         match self {
             // Somebody said no, in the target's place: the way there is well.
-            Self::Connect { source: ConnectError::Refused { .. } } => Blame::Target,
+            Self::Connect { source: ConnectError::Refused { .. } | ConnectError::Resolve { .. } } => Blame::Target,
             Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Command { .. } => Blame::Path,
             Self::Tls { .. } | Self::Protocol { .. } | Self::Malformed { .. } | Self::Refused { .. } => Blame::Target,
             Self::Setup { .. } => Blame::Probe,

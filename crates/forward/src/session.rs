@@ -157,6 +157,21 @@ impl Session {
         }
     }
 
+    /// Somebody finds no place: perhaps those who are there hold theirs in vain.
+    pub(crate) fn doubt(&self) {
+        if let Self::Ssh(session) = self {
+            session.doubt();
+        }
+    }
+
+    /// Waits until what only a person can see to is seen to.
+    pub(crate) async fn seen_to(&self) {
+        match self {
+            Self::Ssh(session) => session.seen_to().await,
+            Self::Kube(_) | Self::Jump(_) | Self::Direct { .. } => std::future::pending().await,
+        }
+    }
+
     /// The machine slept, or its network changed.
     pub(crate) fn wake(&self) {
         match self {

@@ -8,9 +8,13 @@
 //! | `settings` | what `ssh -G` says, and our options over it |
 //! | `own_config` | the same without that program |
 //! | `host_keys` | which key a server may show |
+//! | `key_files` | when a key that was not believed is looked at again |
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream`, `flow`, `leaving` | one connection, its streams, what of them waits, how they end |
+//! | `life` | which connections live |
+//! | `refusals` | why a server opens no stream |
 //! | `budget` | how much of all streams may wait |
+//! | `roomy` | the way through another server |
 //! | `remote` | ports of a server that lead here |
 //! | `words` | what a server says |
 //! | `openssh` | the same by child processes `ssh -W` |
@@ -27,11 +31,15 @@ mod bastion;
 mod budget;
 mod flow;
 mod host_keys;
+mod key_files;
 mod keys;
 mod leaving;
+mod life;
 mod link;
 mod openssh;
 mod own_config;
+mod refusals;
+mod roomy;
 mod settings;
 mod stream;
 mod transport;

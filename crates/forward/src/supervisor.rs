@@ -445,6 +445,15 @@ impl Shared {
         self.machine_status().state == ForwardState::Failed
     }
 
+    /// Whether it waits for a person to do something: nobody is made to wait with it.
+    fn waits_for_a_person(&self) -> bool {
+        let is_asked_for = || {
+            let known = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+            known.as_ref().is_some_and(ForwardError::is_for_a_person)
+        };
+        self.machine_status().state == ForwardState::Backoff && is_asked_for()
+    }
+
     fn failure(&self, report: &ForwardReport) -> ForwardError {
         let known = self.error.lock().unwrap_or_else(PoisonError::into_inner).clone();
         known.unwrap_or_else(|| ForwardError::NoTarget {
@@ -478,6 +487,9 @@ impl Shared {
     fn place(&self) -> Result<Option<ConnectionPermit>, ConnectError> {
         let Some(places) = &self.places else { return Ok(None) };
         places.try_acquire().map(Some).ok_or_else(|| {
+            if let Some(session) = &*self.session.borrow() {
+                session.doubt();
+            }
             let noun = if places.max() == 1 { "connection" } else { "connections" };
             ConnectError::Unavailable {
                 target: self.target.to_string(),
@@ -516,7 +528,7 @@ impl Shared {
                 if self.ended.load(Ordering::Acquire) || self.stops.load(Ordering::Acquire) != stops {
                     return Err(unavailable("it was stopped".into(), None));
                 }
-                if self.has_failed() {
+                if self.has_failed() || self.waits_for_a_person() {
                     let report = Arc::clone(&self.report.borrow());
                     return Err(self.failure(&report).into_connect(self.target.to_string()));
                 }

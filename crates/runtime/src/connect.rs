@@ -493,6 +493,9 @@ impl Diagnose for ConnectError {
         let hint = match self {
             Self::Refused { target, .. } => format!("start the service, or check that it listens on {target}"),
             Self::Timeout { .. } => "check that the address is right and no firewall is in between".into(),
+            Self::Resolve { target, .. } if target.starts_with("ssh://") => {
+                "check the spelling of the host name; the ssh server looks it up, not this machine".into()
+            }
             Self::Resolve { .. } => "check the spelling of the host name and this machine's name servers".into(),
             Self::Unreachable { .. } => "check the address and this machine's network".into(),
             Self::Exhausted { .. } => {

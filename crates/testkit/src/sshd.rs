@@ -167,6 +167,16 @@ impl Sshd {
         }
     }
 
+    /// Stops its connections in their tracks and leaves the listener; they go on with [`Sshd::thaw`].
+    pub fn freeze_connections(&self) {
+        let process = self.process.lock().expect("no panic while it is held");
+        if let Some(process) = process.as_ref() {
+            for pid in process::tree(process.pid()).into_iter().filter(|pid| *pid != process.pid()) {
+                kill(pid, Signal::STOP);
+            }
+        }
+    }
+
     /// How many connections it has taken so far.
     pub fn connections(&self) -> usize {
         self.log().matches("Connection from ").count()

@@ -1,6 +1,6 @@
 //! `adit ssh`: whether an SSH server can be used, step by step, and which of its keys is believed.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -76,14 +76,23 @@ impl SshArguments {
         let connect_timeout = timeout
             .map_err(|error| Failure::new(Fault::Usage, format!("--connect-timeout: {error}"), "write it as 5s"))?;
         Ok(SshOptions {
-            key: self.key.clone(),
-            config: self.ssh_config.clone(),
-            known_hosts: self.known_hosts.clone(),
+            key: self.key.as_deref().map(of_home),
+            config: self.ssh_config.as_deref().map(of_home),
+            known_hosts: self.known_hosts.as_deref().map(of_home),
             jump: self.jump.clone(),
             connect_timeout,
             backend: if self.openssh { SshBackend::OpenSsh } else { SshBackend::Auto },
             ..SshOptions::default()
         })
+    }
+}
+
+/// A file below the home directory: of `--key=~/.ssh/id` shells leave the `~` as it is.
+fn of_home(path: &Path) -> PathBuf {
+    let home = std::env::var_os("HOME").filter(|home| !home.is_empty());
+    match (path.strip_prefix("~"), home) {
+        (Ok(rest), Some(home)) => Path::new(&home).join(rest),
+        _ => path.to_owned(),
     }
 }
 

@@ -78,6 +78,42 @@ fn a_short_name_that_nobody_knows_leads_to_the_file_of_its_hosts() {
     assert!(said.contains("no Host no-such-bastion in ~/.ssh/config"), "{said}");
 }
 
+/// As many people have it: words for OpenSSH alone, of other systems, of other versions, and two files of host keys.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_companys_configuration_has_besides_stops_nothing() {
+    let (sshd, origin) = (Sshd::start(&[]).await, TcpOrigin::start().await.unwrap());
+    let home = home_for(&sshd);
+    let own = |name: &str| home.path().join(".ssh").join(name);
+    let key = sshd.make_key("locked", "ed25519", "open sesame");
+    sshd.authorize(&key);
+    let lines = format!(
+        "Host bastion\n  HostName {}\n  Port {}\n  IdentityFile {}\n  UserKnownHostsFile {} {}\nHost *\n  IgnoreUnknown \
+         UseKeychain\n  UseKeychain yes\n  AddKeysToAgent yes\n  IdentityAgent {}\n  ControlMaster auto\n  ControlPath \
+         ~/.ssh/%r@%h:%p\n  ControlPersist 10m\n  HashKnownHosts yes\n  SendEnv LANG LC_*\n  ForwardAgent yes\n  \
+         IdentityFile ~/.ssh/company\n  User {}\n",
+        sshd.addr().ip(),
+        sshd.addr().port(),
+        key.display(),
+        own("none").display(),
+        sshd.known_hosts().display(),
+        own("no-agent.sock").display(),
+        sshd.user(),
+    );
+    std::fs::write(own("config"), lines).unwrap();
+    let mut command = adit(home.path());
+    command.env("PATH", home.path()).env_remove("SSH_AUTH_SOCK").env("ADIT_SSH_PASSPHRASE", "open sesame");
+    let output = command.args(["ssh", "test", &format!("ssh://bastion/{}", origin.addr())]).output().unwrap();
+    let (said, faults) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{faults}");
+    assert!(said.contains(&format!("by key {}\n", key.display())), "{said}");
+    assert!(said.contains(&format!("ok  bastion reaches {}\n", origin.addr())), "{said}");
+    assert_eq!(faults, "", "nothing else is said");
+    // A key that is named by `~` where no shell resolves it.
+    let output = test_alone(home.path(), &["--key=~/.ssh/nowhere", "bastion"]);
+    let faults = String::from_utf8_lossy(&output.stderr);
+    assert!(faults.contains(&format!("not {} (no such file)", own("nowhere").display())), "{faults}");
+}
+
 /// `adit ssh trust`, with nobody to be asked; what it said.
 fn trust(home: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = adit(home);

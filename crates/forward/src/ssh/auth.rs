@@ -1,7 +1,7 @@
 //! Who we are to a server: keys of the agent and of files, certificates, answers, a password.
 
 use std::collections::HashSet;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use russh::{MethodKind, MethodSet};
 use tokio::net::UnixStream;
 
 use super::ask::Secrets;
+use super::dial::Notes;
 use super::error::SshError;
 use super::keys::{self, FileKey};
 use super::link::Client;
@@ -41,10 +42,47 @@ pub(crate) struct Login<'a> {
     pub(crate) known: &'a Known,
     pub(crate) secrets: &'a Secrets,
     pub(crate) scope: &'a Scope,
+    pub(crate) notes: Notes<'a>,
     pub(crate) timeout: Duration,
     /// The server may be another one: no secret is told to it, as OpenSSH has it. A signature is none.
     pub(crate) only_keys: bool,
     pub(crate) tried: Vec<String>,
+    /// The first key that could not be used.
+    pub(crate) unfit: Option<(Unfit, PathBuf)>,
+}
+
+/// Why a key of a file cannot be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unfit {
+    Missing,
+    Open,
+    Public,
+    Locked,
+    Other,
+}
+
+impl Unfit {
+    /// What to do about it.
+    fn hint(self, path: &Path, by_key: bool) -> Option<String> {
+        let file = path.display();
+        Some(match self {
+            Self::Missing if by_key => format!("there is no key {file}: correct its name"),
+            Self::Missing => {
+                format!("IdentityFile names {file}, and there is no such file: correct it in ~/.ssh/config")
+            }
+            Self::Open => format!("let nobody else read the key: chmod 600 {file}"),
+            Self::Public => match path.to_string_lossy().strip_suffix(".pub") {
+                Some(private) => format!("name the private key, {private}, or give it to the agent: ssh-add {private}"),
+                None => {
+                    format!("{file} is the public half: name the private key, or give it to the agent with ssh-add")
+                }
+            },
+            Self::Locked => format!(
+                "give the passphrase of {file} with $ADIT_SSH_PASSPHRASE or passphrase_file, or the key to the agent: ssh-add {file}"
+            ),
+            Self::Other => return None,
+        })
+    }
 }
 
 impl Login<'_> {
@@ -70,13 +108,29 @@ impl Login<'_> {
                 _ => self.password().await?,
             };
             match outcome {
-                Some(Outcome::In) => return Ok(self.tried.last().cloned().unwrap_or_default()),
+                Some(Outcome::In) => {
+                    let by = self.tried.pop().unwrap_or_default();
+                    self.warn_of_open_keys();
+                    // Whoever looks wonders about the keys that were named in vain.
+                    self.tried.iter().filter_map(|tried| tried.strip_prefix("not ")).for_each(|passed| {
+                        (self.notes)(format!("passed over {passed}"));
+                    });
+                    return Ok(by);
+                }
                 Some(Outcome::Next(next)) => allowed = next,
                 Some(Outcome::Gone) => return Err(self.refused(&allowed, true)),
                 None => {}
             }
         }
         Err(self.refused(&allowed, false))
+    }
+
+    /// Another one was let in, so that no error tells it.
+    fn warn_of_open_keys(&self) {
+        if let Some((Unfit::Open, path)) = &self.unfit {
+            let (server, file) = (&self.known.server, path.display());
+            tracing::warn!(%server, "the private key {file} is not used, as others may read it: chmod 600 {file}");
+        }
     }
 
     /// The next method that the server takes and the settings allow, in their order.
@@ -208,12 +262,18 @@ impl Login<'_> {
     async fn file_key(&mut self, path: &Path) -> Result<Option<Arc<PrivateKey>>, SshError> {
         let file = path.to_owned();
         let text = match self.aside(move || keys::read(&file)).await? {
-            None => return Ok(None),
-            Some(FileKey::Ready(key)) => return Ok(Some(Arc::new(*key))),
-            Some(FileKey::Locked(text)) => text,
-            Some(FileKey::Unusable(reason)) => {
-                self.tried.push(format!("not {} ({reason})", path.display()));
-                return Ok(None);
+            FileKey::Ready(key) => return Ok(Some(Arc::new(*key))),
+            FileKey::Locked(text) => text,
+            // Of the keys that OpenSSH looks for by itself most are not there.
+            FileKey::Missing if self.known.is_looked_for(path) => return Ok(None),
+            FileKey::Missing => return Ok(self.pass_over(path, Unfit::Missing, "no such file")),
+            FileKey::Open(mode) => {
+                let reason = format!("others may read it (mode {mode:03o})");
+                return Ok(self.pass_over(path, Unfit::Open, &reason));
+            }
+            FileKey::Unusable(reason) => {
+                let why = if reason == keys::PUBLIC { Unfit::Public } else { Unfit::Other };
+                return Ok(self.pass_over(path, why, &reason));
             }
         };
         if let Some(key) = self.secrets.opened(&text) {
@@ -243,8 +303,16 @@ impl Login<'_> {
             }
             self.secrets.forget(&question);
         }
+        Ok(self.pass_over(path, Unfit::Locked, &reason))
+    }
+
+    /// A key is not used: that is told, and if nothing else lets us in what to do about the first of them.
+    fn pass_over<T>(&mut self, path: &Path, why: Unfit, reason: &str) -> Option<T> {
         self.tried.push(format!("not {} ({reason})", path.display()));
-        Ok(None)
+        if self.unfit.as_ref().is_none_or(|(known, _)| *known == Unfit::Missing && why != Unfit::Missing) {
+            self.unfit = Some((why, path.to_owned()));
+        }
+        None
     }
 
     /// Does what takes long, or waits for a disk, where it holds up no stream.
@@ -400,6 +468,14 @@ impl Login<'_> {
         SshError::Protocol { server: self.known.server.to_string(), reason, transient: true }
     }
 
+    fn unfit_hint(&self) -> Option<String> {
+        let (why, path) = self.unfit.as_ref()?;
+        // A file that is named for all hosts and is not there is nothing to look into when there are others.
+        let nothing_offered = self.tried.iter().all(|tried| tried.starts_with("not "));
+        let counts = *why != Unfit::Missing || nothing_offered;
+        counts.then(|| why.hint(path, self.known.server.options.key.is_some()))?
+    }
+
     fn refused(&self, allowed: &MethodSet, cut: bool) -> SshError {
         let server = self.known.server.to_string();
         let names: Vec<&str> = allowed.iter().map(<&str>::from).collect();
@@ -415,6 +491,8 @@ impl Login<'_> {
                 .to_owned()
         } else if self.tried.iter().any(|tried| tried.contains(keys::IN_HARDWARE)) {
             "only OpenSSH can use a key in hardware: `backend: openssh`".to_owned()
+        } else if let Some(hint) = self.unfit_hint() {
+            hint
         } else if names == ["publickey"] {
             format!("name the key that {server} knows: IdentityFile in ~/.ssh/config, `key` in adit.yaml, or ssh-add")
         } else {

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
 use adit_core::target::SshServer;
-use futures_util::future::join_all;
 use runtime::Scope;
 use runtime::connect::{ConnectError, Io};
 use tokio::sync::watch;
@@ -13,6 +12,7 @@ use tokio::sync::watch;
 use super::ask::Secrets;
 use super::dial::{Dial, Notes};
 use super::error::SshError;
+use super::key_files::KeyFiles;
 use super::link::{Link, OpenError};
 use super::openssh::{self, Master};
 use super::servers::{Refusal, SshServers};
@@ -41,52 +41,67 @@ const OPENS: usize = 3;
 
 /// One SSH server.
 pub(crate) struct Bastion {
-    servers: Arc<SshServers>,
-    server: SshServer,
+    pub(super) servers: Arc<SshServers>,
+    pub(super) server: SshServer,
     secrets: Secrets,
     state: Mutex<State>,
     /// Told when a login ended, well or not.
-    changed: watch::Sender<u64>,
+    pub(super) changed: watch::Sender<u64>,
     /// Told when everything is to be dialled anew: a login under way goes over the old network.
     woken: watch::Sender<u64>,
 }
 
-struct State {
-    links: Vec<Arc<Link>>,
-    dialing: bool,
+pub(super) struct State {
+    pub(super) links: Vec<Arc<Link>>,
+    pub(super) dialing: bool,
     /// The login under way is for a successor of all connections.
     renewing: bool,
     /// Its connections have to show that they live before they take another stream.
-    unproven: bool,
+    pub(super) unproven: bool,
     /// They are asked for it.
-    proving: bool,
+    pub(super) proving: bool,
     /// Somebody wants it anew: what the next login goes through has to show as much.
-    asked: bool,
+    pub(super) asked: bool,
+    /// Connections that take nothing new and have streams: those that show no life are ended when there is another.
+    pub(super) retired: Vec<Arc<Link>>,
+    /// Whether they live is asked for somebody who waits in vain.
+    pub(super) doubted: bool,
+    /// The files of host keys as they were before the last login.
+    pub(super) key_files: KeyFiles,
     /// When the last login succeeded.
     since: Option<Instant>,
     again: Backoff,
     refused: Backoff,
-    key: Backoff,
+    pub(super) key: Backoff,
     /// Since when it cannot be reached.
     away: Option<Instant>,
     /// What the last attempt failed with, and when the next may be.
-    failure: Option<(SshError, Instant)>,
+    pub(super) failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
-    openssh: Option<Arc<Master>>,
+    pub(super) openssh: Option<Arc<Master>>,
     /// Until when its successor is waited for.
     awaited: Option<Instant>,
 }
 
 impl State {
     /// Leaves what is gone.
-    fn clean(&mut self) {
-        self.links.retain(|link| link.is_usable());
+    pub(super) fn clean(&mut self) {
+        let gone = self.links.extract_if(.., |link| !link.is_usable()).filter(|link| link.has_live_streams());
+        self.retired.extend(gone);
+        self.retired.retain(|link| link.has_live_streams());
         self.openssh.take_if(|master| master.has_ended());
     }
 
     /// Whether the last attempt failed, and it is too soon for the next.
     fn is_held(&self, now: Instant) -> bool {
         self.failure.as_ref().is_some_and(|(_, until)| *until > now)
+    }
+
+    /// No connection takes anything new.
+    fn retire_all(&mut self) {
+        self.links.iter().for_each(|link| link.retire());
+        let left = self.links.drain(..).filter(|link| link.has_live_streams());
+        self.retired.extend(left);
     }
 
     fn forgive(&mut self) {
@@ -144,6 +159,9 @@ impl Bastion {
             unproven: false,
             proving: false,
             asked: false,
+            retired: Vec::new(),
+            doubted: false,
+            key_files: KeyFiles::default(),
             since: None,
             again: Backoff::new(AGAIN),
             refused,
@@ -189,8 +207,22 @@ impl Bastion {
         }
     }
 
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether the last login was so long ago.
+    pub(super) fn has_been_there_for(&self, long: Duration) -> bool {
+        self.state().since.is_some_and(|since| since.elapsed() >= long)
+    }
+
+    /// Tells those who wait.
+    pub(super) fn tell(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+
     fn next(self: &Arc<Self>, scope: &Scope, waited: bool) -> Next {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.clean();
         if let Some(master) = state.openssh.clone() {
             return self.by_openssh(scope, state, master);
@@ -269,48 +301,34 @@ impl Bastion {
                 () = own.drained() => None,
                 result = bastion.dial(&own, &|_| {}) => Some(result),
             };
-        });
-    }
-
-    /// Connections that do not answer are left: what is opened next is opened by another one.
-    fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
-        let (bastion, life, own) = (Arc::clone(self), self.servers.limits().life, scope.clone());
-        scope.spawn("ssh sign of life", async move {
-            let _proving = Proving { bastion };
-            // All at once: every stream that is opened meanwhile waits for this.
-            let asking = links.iter().map(async |link| {
-                if !link.is_alive(life).await {
-                    link.retire();
-                }
-            });
-            tokio::select! {
-                biased;
-                // At the end nobody opens another one.
-                () = own.drained() => {}
-                _ = join_all(asking) => {}
+            let is_key = matches!(&dialing.result, Some(Err(error)) if error.is_host_key());
+            drop(dialing);
+            if is_key {
+                bastion.watch_key_files(&own);
             }
         });
     }
 
     /// Somebody has a forward through it made anew: a login that is there may be dead without anybody having noticed, and
-    /// one that was refused is not made to wait for its time: a person asks, not a machine again and again.
+    /// one that was refused, or a key that was not believed, is not made to wait for its time: a person asks, not a machine again and again.
     pub(crate) fn prove(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         (state.unproven, state.asked) = (true, true);
-        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_login()) {
+        if !state.failure.as_ref().is_some_and(|(error, _)| error.is_for_a_person()) {
             return;
         }
         state.failure = None;
         state.refused.reset();
+        state.key.reset();
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.tell();
     }
 
     /// A target behind it says nothing. Others use these connections and may be well: they are left when a successor is
     /// there, and not before; and one target that is dead for long does not make a login of each of its probes.
     pub(crate) fn renew(self: &Arc<Self>, scope: &Scope) {
         let now = Instant::now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let is_young = state.since.is_none_or(|since| now - since < self.servers.limits().renew);
         if is_young || state.is_held(now) || state.dialing || state.links.is_empty() {
             return;
@@ -321,8 +339,11 @@ impl Bastion {
     }
 
     async fn dial(&self, scope: &Scope, notes: Notes<'_>) -> Result<Way, SshError> {
-        let asked = std::mem::take(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner).asked);
+        let asked = std::mem::take(&mut self.state().asked);
         let known = Known::of(scope, &self.server).await?;
+        // Before they are read: what changes from here on is seen.
+        let files = KeyFiles::of(scope, &known).await;
+        self.state().key_files = files;
         if known.by_openssh() {
             return Master::log_in(scope, known).await.map(Way::OpenSsh);
         }
@@ -331,16 +352,18 @@ impl Bastion {
     }
 
     fn dialed(&self, result: Option<Result<Way, SshError>>) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         state.dialing = false;
         let renewed = std::mem::take(&mut state.renewing);
+        let mut left = Vec::new();
         match result {
             Some(Ok(way)) => {
                 state.since = Some(Instant::now());
                 if renewed {
-                    state.links.drain(..).for_each(|link| link.retire());
+                    state.retire_all();
                     state.openssh = None;
                 }
+                left = std::mem::take(&mut state.retired);
                 match way {
                     Way::Link(link) => state.links.push(link),
                     Way::OpenSsh(master) => state.openssh = Some(master),
@@ -352,7 +375,8 @@ impl Bastion {
             None => {}
         }
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.tell();
+        left.into_iter().for_each(|link| self.end_if_silent(link));
     }
 
     fn failed(&self, state: &mut State, error: SshError) {
@@ -391,25 +415,25 @@ impl Bastion {
     /// The master of the child processes is gone, and a stream that noticed it first was not let in: the next login is made
     /// by the pace of all logins, and not by each stream. The late end of an older one says nothing of its successor.
     pub(super) fn openssh_failed(&self, failed: &Weak<Master>, error: SshError) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if state.openssh.take_if(|master| std::ptr::eq(Arc::as_ptr(master), failed.as_ptr())).is_none() {
             return;
         }
         self.failed(&mut state, error);
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.tell();
     }
 
     /// A forward through it is made anew: what a person had to do about its key may be done.
     pub(crate) fn look_again(&self) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         if !state.failure.as_ref().is_some_and(|(error, _)| error.is_host_key()) {
             return;
         }
         state.failure = None;
         state.key.reset();
         drop(state);
-        self.changed.send_modify(|count| *count += 1);
+        self.tell();
     }
 
     /// Opens a stream to a host as the server sees it.
@@ -433,7 +457,7 @@ impl Bastion {
                         };
                         return openssh::open(scope, &master, host, port, refused).map_err(OpenedVia::Ssh);
                     }
-                    Way::Link(link) => match link.open(host.to_owned(), port).await {
+                    Way::Link(link) => match self.open_by(link, host, port).await {
                         Ok(stream) => return Ok(Io::buffered(stream)),
                         Err(OpenError::Lost) => {}
                         Err(error) => return Err(OpenedVia::Stream(self.refusal(&error, target(), host, port))),
@@ -452,22 +476,30 @@ impl Bastion {
     fn refusal(&self, error: &OpenError, target: String, host: &str, port: u16) -> ConnectError {
         let (server, there) = (&self.server, authority(host, port));
         match error {
-            OpenError::Prohibited => ConnectError::Unavailable {
+            OpenError::Prohibited(words) => ConnectError::Unavailable {
                 target,
-                reason: format!("{server} forbids to forward there"),
+                reason: format!("{server} forbids to forward there{}", as_said("administratively prohibited", words)),
                 hint: Some(format!("allow it there: AllowTcpForwarding and PermitOpen {there} in sshd_config")),
             },
-            OpenError::Busy => ConnectError::Unavailable {
+            OpenError::Busy(words) => ConnectError::Unavailable {
                 target,
-                reason: format!("{server} has no room for another stream"),
+                reason: format!("{server} has no room for another stream{}", as_said("resource shortage", words)),
                 hint: None,
             },
-            OpenError::Failed | OpenError::Lost => {
-                let source = std::io::Error::new(
-                    std::io::ErrorKind::ConnectionRefused,
-                    format!("{server} got no connection to {there}"),
-                );
-                ConnectError::Refused { target, source }
+            OpenError::Failed(words) if has_no_address(words) => {
+                let text = format!("{server} does not know {host}{}", as_said("connect failed", words));
+                ConnectError::Resolve { target, source: std::io::Error::other(text) }
+            }
+            OpenError::Failed(words) => {
+                let text = format!("{server} got no connection to {there}{}", as_said("connect failed", words));
+                ConnectError::Refused {
+                    target,
+                    source: std::io::Error::new(std::io::ErrorKind::ConnectionRefused, text),
+                }
+            }
+            OpenError::Lost => {
+                let reason = "the ssh connection was lost".to_owned();
+                ConnectError::Unavailable { target, reason, hint: None }
             }
         }
     }
@@ -479,7 +511,7 @@ impl Bastion {
         loop {
             changed.mark_unchanged();
             let last = {
-                let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut state = self.state();
                 state.clean();
                 match (state.links.last(), &state.openssh) {
                     (Some(link), _) => Way::Link(Arc::clone(link)),
@@ -503,27 +535,26 @@ impl Bastion {
 
     /// The machine slept or its network changed, or somebody wants it anew: nothing that is known of failures holds.
     pub(crate) fn wake(&self) {
-        let links = {
-            let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        {
+            let mut state = self.state();
             self.forgive(&mut state);
             // Its settings may have changed.
             state.openssh = None;
-            std::mem::take(&mut state.links)
-        };
-        links.iter().for_each(|link| link.retire());
+            state.retire_all();
+        }
         self.woken.send_modify(|count| *count += 1);
-        self.changed.send_modify(|count| *count += 1);
+        self.tell();
     }
 
     /// How long is waited after the next refused login.
     #[cfg(test)]
     pub(super) fn next_refusal(&self) -> Duration {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner).refused.longest()
+        self.state().refused.longest()
     }
 
     /// How bytes are carried.
     pub(crate) fn transport(&self) -> &'static str {
-        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state();
         if state.openssh.is_some() { "openssh" } else { "ssh" }
     }
 }
@@ -537,18 +568,6 @@ struct Dialing {
 impl Drop for Dialing {
     fn drop(&mut self) {
         self.bastion.dialed(self.result.take());
-    }
-}
-
-/// Connections are asked for a sign of life; also when its task is dropped, those who wait are told.
-struct Proving {
-    bastion: Arc<Bastion>,
-}
-
-impl Drop for Proving {
-    fn drop(&mut self) {
-        self.bastion.state.lock().unwrap_or_else(PoisonError::into_inner).proving = false;
-        self.bastion.changed.send_modify(|count| *count += 1);
     }
 }
 
@@ -587,4 +606,17 @@ pub(crate) async fn test(
 
 fn authority(host: &str, port: u16) -> String {
     if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// The reason as `ssh` would print it.
+fn as_said(code: &str, words: &str) -> String {
+    // What sshd says when it says nothing.
+    if words.is_empty() || words == "open failed" { format!(" ({code})") } else { format!(" ({code}: {words})") }
+}
+
+/// Whether they are the words of a resolver.
+fn has_no_address(words: &str) -> bool {
+    let of_resolvers =
+        ["not known", "name resolution", "No address associated", "no such host", "Non-recoverable failure"];
+    of_resolvers.iter().any(|part| words.contains(part))
 }

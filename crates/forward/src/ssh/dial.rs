@@ -20,6 +20,7 @@ use super::bastion::OpenedVia;
 use super::error::SshError;
 use super::host_keys::{HostKeys, fingerprint};
 use super::link::{Client, Link, LinkShared};
+use super::roomy::Roomy;
 use super::servers::SshServers;
 use super::settings::Known;
 use super::transport::{Logging, Pipes, Watched};
@@ -28,10 +29,8 @@ use super::words::printable;
 /// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
 /// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
 const WINDOW: u32 = 4 * 1024 * 1024;
-/// The same through another server. What is under way to the inner connection has to find room in its stream of the outer one: where it
-/// does not, the outer one takes nothing more until the inner one reads, and the inner one, when it waits to write, does not. A window is
-/// of each inner stream, so this keeps a few of them from that and not many: with an upload beside seven or more large downloads
-/// they may stand still until the deadline of a write ends the inner connection.
+/// The same through another server: what is under way to the inner connection has to find room in its stream of the outer one, and where
+/// it does not the other streams of that wait for the inner one.
 const WINDOW_THROUGH: u32 = 2 * 1024 * 1024;
 /// The largest piece, as OpenSSH has it.
 const PACKET: u32 = 32 * 1024;
@@ -89,9 +88,11 @@ impl Dial<'_> {
             known,
             secrets: self.secrets,
             scope: self.scope,
+            notes: self.notes,
             timeout,
             only_keys,
             tried: Vec::new(),
+            unfit: None,
         };
         let by = login.run().await?;
         logging.done();
@@ -168,7 +169,7 @@ impl Dial<'_> {
                 Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
             return match opening.await {
                 // The next one who comes by this hop finds it logged in.
-                Ok(io) => Ok(io.with(via)),
+                Ok(io) => Ok(Io::other(Roomy::new(io)).with(via)),
                 Err(OpenedVia::Ssh(error)) => Err(error),
                 Err(OpenedVia::Stream(error)) => {
                     // Its connection may be dead without anybody having noticed.
@@ -339,7 +340,8 @@ fn unreachable(known: &Known, error: &ConnectError) -> SshError {
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    let hint = matches!(error, ConnectError::Resolve { .. }).then(|| no_such_name(known)).flatten();
+    let of_hop = || known.settings.jumps.last().map(|hop| format!("check the name: it is {hop} that looks it up"));
+    let hint = matches!(error, ConnectError::Resolve { .. }).then(|| no_such_name(known).or_else(of_hop)).flatten();
     SshError::Unreachable { server: known.server.to_string(), reason: crate::error::words(cause), hint }
 }
 

@@ -134,6 +134,11 @@ impl SshError {
         matches!(self, Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. })
     }
 
+    /// Whether somebody has to see to it: then it is not tried again for long, and nobody is made to wait.
+    pub(crate) fn is_for_a_person(&self) -> bool {
+        self.is_host_key() || self.is_login()
+    }
+
     /// Whether there is no way to it now: nothing was said yet that it could hold against us.
     pub(crate) fn is_away(&self) -> bool {
         matches!(self, Self::Unreachable { .. })

@@ -48,6 +48,8 @@ pub(crate) enum Cut {
     Unread,
     /// The server sends by it what no such stream has, and nothing counts that.
     Foreign,
+    /// Its connection shows no life, and another one to the server does.
+    Silent,
 }
 
 impl Cut {
@@ -55,6 +57,7 @@ impl Cut {
         let reason = match self {
             Self::Unread => "nobody read the stream, and it held up others",
             Self::Foreign => "the ssh server sent what no forwarded stream has",
+            Self::Silent => "the ssh connection does not answer any more",
         };
         io::Error::new(io::ErrorKind::ConnectionReset, reason)
     }

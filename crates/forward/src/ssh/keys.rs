@@ -1,5 +1,7 @@
 //! Private keys and certificates of files.
 
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use runtime::regular_file;
@@ -8,35 +10,60 @@ use russh::keys::{Algorithm, Certificate, PrivateKey, PublicKey, decode_secret_k
 /// Why such a key cannot be used here.
 pub(crate) const IN_HARDWARE: &str = "a key in hardware, see backend: openssh";
 
+/// Why the public half of a key cannot be used.
+pub(crate) const PUBLIC: &str = "a public key, and no agent has the private one";
+
 /// A private key's file, read.
 pub(crate) enum FileKey {
     Ready(Box<PrivateKey>),
     /// A passphrase is needed.
     Locked(String),
+    /// There is no such file.
+    Missing,
+    /// Others may use it, so that it is no secret; the mode of the file.
+    Open(u32),
     /// It cannot be used; why.
     Unusable(String),
 }
 
-/// Reads a key; `None` when there is no such file.
-pub(crate) fn read(path: &Path) -> Option<FileKey> {
-    let text = match regular_file::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
-        Err(error) => return Some(FileKey::Unusable(crate::error::words(&error))),
+/// Reads a key.
+pub(crate) fn read(path: &Path) -> FileKey {
+    let (text, mode) = match text_and_mode(path) {
+        Ok(read) => read,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return FileKey::Missing,
+        Err(error) => return FileKey::Unusable(crate::error::words(&error)),
     };
     if let Some(key) = public_of(&text) {
         let is_hardware = is_hardware(&key.algorithm());
-        let reason = if is_hardware { IN_HARDWARE } else { "a public key, and no agent has the private one" };
-        return Some(FileKey::Unusable(reason.into()));
+        return FileKey::Unusable(if is_hardware { IN_HARDWARE } else { PUBLIC }.into());
     }
-    Some(match decode_secret_key(&text, None) {
+    if let Some(mode) = mode {
+        return FileKey::Open(mode);
+    }
+    match decode_secret_key(&text, None) {
         Ok(key) if is_hardware(&key.algorithm()) => FileKey::Unusable(IN_HARDWARE.into()),
         Ok(key) => FileKey::Ready(Box::new(key)),
         Err(russh::keys::Error::KeyIsEncrypted) => FileKey::Locked(text),
         // The PEM kinds of encryption say it in other ways.
         Err(_) if text.contains("ENCRYPTED") => FileKey::Locked(text),
+        Err(_) if !text.contains("PRIVATE KEY") => FileKey::Unusable("it is no key".into()),
         Err(error) => FileKey::Unusable(error.to_string()),
-    })
+    }
+}
+
+/// What a file holds, and its mode if others than its owner may use it (S6). As with OpenSSH a file of another owner is let pass: one that
+/// was given to us, as a secret is to a container.
+fn text_and_mode(path: &Path) -> std::io::Result<(String, Option<u32>)> {
+    let file = regular_file::open(path)?;
+    // Of the open file: the name may lead to another one in the next moment.
+    let found = file.metadata()?;
+    let is_ours = found.uid() == rustix::process::getuid().as_raw();
+    let mode = (is_ours && found.is_file() && found.mode() & 0o077 != 0).then_some(found.mode() & 0o777);
+    let mut text = String::new();
+    if found.is_file() {
+        file.take(regular_file::SIZE_MAX).read_to_string(&mut text)?;
+    }
+    Ok((text, mode))
 }
 
 /// Opens a locked key.
@@ -103,13 +130,10 @@ mod tests {
         let public = public::SkEd25519::new(public::Ed25519PublicKey([7; 32]), "ssh:".to_owned());
         let key = PrivateKey::new(private::SkEd25519::new(public, 1, vec![1; 64]).unwrap().into(), "me").unwrap();
         fs::write(&path, key.to_openssh(LineEnding::LF).unwrap().as_bytes()).unwrap();
+        fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         fs::write(&half, key.public_key().to_openssh().unwrap()).unwrap();
         for file in [&path, &half] {
-            assert!(
-                matches!(read(file), Some(FileKey::Unusable(reason)) if reason == IN_HARDWARE),
-                "{}",
-                file.display()
-            );
+            assert!(matches!(read(file), FileKey::Unusable(reason) if reason == IN_HARDWARE), "{}", file.display());
             assert!(are_in_hardware(&[dir.path().join("none"), file.clone()]), "{}", file.display());
         }
         let plain = dir.path().join("plain.pub");

@@ -23,6 +23,7 @@ use super::error::SshError;
 use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
 use super::leaving::{By, Leaving};
+use super::refusals::Refusals;
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 use super::words::printable;
@@ -52,6 +53,8 @@ pub(crate) struct Limits {
     pub(crate) renew: Duration,
     /// How long a connection has to show that it lives, when somebody asks for that.
     pub(crate) life: Duration,
+    /// One that is left has so long to show it before its streams are ended: a server may be looking up a name, and does nothing else then.
+    pub(crate) dead: Duration,
     /// A connection on which so many streams were ended before the server did is replaced: russh keeps some 3 KiB of each.
     pub(crate) left: usize,
 }
@@ -65,6 +68,7 @@ impl Default for Limits {
             stuck: Duration::from_secs(30),
             renew: Duration::from_secs(60),
             life: Duration::from_secs(5),
+            dead: Duration::from_secs(30),
             left: 4096,
         }
     }
@@ -81,6 +85,7 @@ pub(crate) struct LinkShared {
     held: Mutex<Option<Instant>>,
     crowd: Mutex<Crowd>,
     pub(super) leaving: Leaving,
+    refusals: Refusals,
     /// Streams that we ended before the server did.
     pub(super) left: AtomicUsize,
     /// Told when they are too many.
@@ -89,6 +94,8 @@ pub(crate) struct LinkShared {
     doubted: AtomicBool,
     limits: Limits,
     budget: Arc<Budget>,
+    /// How often something of a stream has come.
+    heard: AtomicUsize,
     /// Why it ended.
     ended: watch::Sender<Option<String>>,
     scope: Scope,
@@ -119,11 +126,13 @@ impl LinkShared {
             held: Mutex::default(),
             crowd: Mutex::default(),
             leaving: Leaving::default(),
+            refusals: Refusals::default(),
             left: AtomicUsize::new(0),
             worn: Notify::new(),
             doubted: AtomicBool::new(false),
             limits,
             budget: Arc::clone(budget),
+            heard: AtomicUsize::new(0),
             ended: watch::Sender::new(None),
             scope: scope.clone(),
             ports,
@@ -179,6 +188,13 @@ impl LinkShared {
     pub(crate) fn has_ended(&self) -> bool {
         self.ended.borrow().is_some()
     }
+
+    /// Ends all its streams here, as the server takes no word of it.
+    fn give_up(&self) {
+        self.end("the ssh server does not answer any more");
+        let flows: Vec<_> = self.flows.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        flows.iter().for_each(|flow| flow.cut(Cut::Silent));
+    }
 }
 
 /// One authenticated connection.
@@ -187,23 +203,25 @@ pub(crate) struct Link {
     shared: Arc<LinkShared>,
     /// Takes nothing new.
     retired: AtomicBool,
+    /// It shows no life, and somebody waits for the place of one of its streams.
+    in_the_way: AtomicBool,
 }
 
-/// Why a stream was not opened.
+/// Why a stream was not opened, with the words of the server.
 pub(crate) enum OpenError {
     /// The connection is gone; another may do.
     Lost,
     /// The server does not forward there.
-    Prohibited,
+    Prohibited(String),
     /// The server got no connection there.
-    Failed,
+    Failed(String),
     /// The server has no room for it now.
-    Busy,
+    Busy(String),
 }
 
 impl Link {
     pub(crate) fn new(handle: Handle<Client>, shared: Arc<LinkShared>) -> Self {
-        Self { handle, shared, retired: AtomicBool::new(false) }
+        Self { handle, shared, retired: AtomicBool::new(false), in_the_way: AtomicBool::new(false) }
     }
 
     /// What it shares with its streams.
@@ -215,6 +233,11 @@ impl Link {
     /// Streams that are open.
     pub(crate) fn streams(&self) -> usize {
         self.shared.flows.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
+    /// Whether it is there, and has streams.
+    pub(crate) fn has_live_streams(&self) -> bool {
+        !self.handle.is_closed() && !self.shared.has_ended() && self.streams() > 0
     }
 
     pub(crate) fn is_usable(&self) -> bool {
@@ -232,9 +255,28 @@ impl Link {
         self.retired.store(true, Ordering::Release);
     }
 
+    /// It shows no life, and somebody waits for the place of one of its streams.
+    pub(super) fn be_in_the_way(&self) {
+        self.in_the_way.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_in_the_way(&self) -> bool {
+        self.in_the_way.load(Ordering::Acquire)
+    }
+
+    /// It shows no life: its streams are ended.
+    pub(crate) fn give_up(&self) {
+        self.retire();
+        self.shared.give_up();
+    }
+
     /// Whether it is to be replaced by another one.
     pub(crate) fn is_worn(&self) -> bool {
         self.shared.is_worn()
+    }
+
+    pub(super) fn scope(&self) -> &Scope {
+        self.shared.scope()
     }
 
     /// Waits until it is to be replaced. For one who waits.
@@ -244,10 +286,13 @@ impl Link {
         }
     }
 
-    /// Whether the server answers in time. Of one from which nothing is taken no answer can come; that says nothing of it.
+    /// Whether the server answers in time, or says anything at all: on a slow way the question stands behind all that is sent. Of one from
+    /// which nothing is taken no answer can come; that says nothing of it.
     pub(crate) async fn is_alive(&self, within: Duration) -> bool {
+        let heard = || self.shared.heard.load(Ordering::Relaxed);
+        let before = heard();
         let answers = async { matches!(tokio::time::timeout(within, self.handle.send_ping()).await, Ok(Ok(()))) };
-        self.shared.is_held() || answers.await || self.shared.is_held()
+        self.shared.is_held() || answers.await || self.shared.is_held() || heard() != before
     }
 
     /// Waits for its end; why.
@@ -274,19 +319,10 @@ impl Link {
         let scope = self.shared.scope.clone();
         let opening: BoxFuture<'static, _> = Box::pin(async move {
             let _counted = BeingOpened::begin(&self.shared);
-            let opened = self.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0).await;
-            match opened {
-                Ok(channel) => {
-                    let flow = self.shared.flow(channel.id());
-                    Ok(SshStream::new(channel, flow, Arc::clone(&self.shared)))
-                }
-                Err(russh::Error::ChannelOpenFailure(reason)) => Err(match reason {
-                    ChannelOpenFailure::AdministrativelyProhibited => OpenError::Prohibited,
-                    ChannelOpenFailure::ResourceShortage => OpenError::Busy,
-                    _ => OpenError::Failed,
-                }),
-                Err(_) => Err(OpenError::Lost),
-            }
+            let asking = self.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0);
+            let channel = self.shared.refusals.asking(asking).await?;
+            let flow = self.shared.flow(channel.id());
+            Ok(SshStream::new(channel, flow, Arc::clone(&self.shared)))
         });
         Opening { opening: Some(opening), scope }.finish().await
     }
@@ -383,6 +419,7 @@ impl Client {
 
     /// A piece has come into a stream's queue: what follows waits until there is room for it.
     async fn queued(&self, id: ChannelId, bytes: usize, session: &mut client::Session) -> Result<(), russh::Error> {
+        self.shared.heard.fetch_add(1, Ordering::Relaxed);
         let Some(flow) = self.shared.known_flow(id) else { return Ok(()) };
         flow.arrived(bytes);
         // Nobody will read what it goes on to send. What was read before it was counted here may be the last.
@@ -582,6 +619,18 @@ impl client::Handler for Client {
         _: &mut client::Session,
     ) -> Result<(), Self::Error> {
         self.shared.flow(id);
+        Ok(())
+    }
+
+    async fn channel_open_failure(
+        &mut self,
+        id: ChannelId,
+        _: ChannelOpenFailure,
+        words: &str,
+        _: &str,
+        _: &mut client::Session,
+    ) -> Result<(), Self::Error> {
+        self.shared.refusals.said(id, words);
         Ok(())
     }
 

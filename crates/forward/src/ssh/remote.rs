@@ -27,6 +27,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use super::bastion::{KEY, REFUSED};
 use super::dial::Dial;
 use super::error::SshError;
+use super::key_files::KeyFiles;
 use super::link::{Link, LinkShared};
 use super::servers::SshServers;
 use super::settings::Known;
@@ -179,8 +180,10 @@ impl RemotePorts {
         let mut paces = Paces::new();
         loop {
             let table = Arc::new(RemoteTable::new(&self.events));
+            let mut key_files = KeyFiles::default();
             let linking = async {
                 let known = Known::of(&scope, &self.server).await?;
+                key_files = KeyFiles::of(&scope, &known).await;
                 if known.by_openssh() {
                     return Err(by_openssh(&known));
                 }
@@ -226,6 +229,8 @@ impl RemotePorts {
                 () = self.woken.notified() => paces = Paces::new(),
                 // A refused login is not asked for by each version of the file: servers lock out whoever tries often.
                 () = self.looked.notified(), if is_key => {}
+                // The key may be that of a server on the way.
+                () = key_files.changed(&scope), if is_key => self.asked.store(true, Ordering::Release),
                 () = tokio::time::sleep(wait) => {}
             }
         }

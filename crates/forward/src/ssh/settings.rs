@@ -1,6 +1,6 @@
 //! What `ssh -G` says of a server, or its files without that program, and our options over it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use super::own_config;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// `ssh -G` reads files; `Match exec` may run something.
 const DEADLINE: Duration = Duration::from_secs(10);
+
+/// The keys in `~/.ssh` that OpenSSH looks for when none is named.
+const LOOKED_FOR: [&str; 7] = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa"];
 
 /// Everything that is known of a server before it is connected to.
 #[derive(Clone)]
@@ -134,6 +137,13 @@ impl Known {
         }
     }
 
+    /// Whether it is one of the keys that OpenSSH looks for when none is named.
+    pub(crate) fn is_looked_for(&self, key: &Path) -> bool {
+        let of_home = self.home.as_ref().and_then(|home| key.strip_prefix(home).ok()?.strip_prefix(".ssh").ok());
+        self.server.options.key.is_none()
+            && of_home.is_some_and(|name| LOOKED_FOR.iter().any(|known| name == Path::new(known)))
+    }
+
     /// A proxy command with its tokens.
     pub(crate) fn expanded(&self, command: &str) -> String {
         let path = expand(command, &self.settings, &self.server.host, self.home.as_deref(), &self.local_user);
@@ -180,9 +190,16 @@ async fn printed(server: &SshServer) -> Result<Option<String>, String> {
     let output = output.map_err(|_| format!("`ssh -G` took longer than {DEADLINE:?}"))?;
     let output = output.map_err(|error| crate::error::words(&error))?;
     if !output.status.success() {
-        return Err(last_line(&output.stderr).unwrap_or_else(|| format!("`ssh -G` ended with {}", output.status)));
+        return Err(complaint(&output.stderr).unwrap_or_else(|| format!("`ssh -G` ended with {}", output.status)));
     }
     Ok(Some(String::from_utf8_lossy(&output.stdout).into_owned()))
+}
+
+/// What `ssh` has against its files: the line that it names, which is not its last word.
+fn complaint(said: &[u8]) -> Option<String> {
+    let text = String::from_utf8_lossy(said);
+    let named = text.lines().find(|line| line.contains(" line "));
+    named.map(|line| super::words::printable(line.trim())).or_else(|| last_line(said))
 }
 
 /// The last words of a program.
@@ -195,4 +212,33 @@ pub(crate) fn last_line(said: &[u8]) -> Option<String> {
 fn local_user() -> String {
     let found = ["USER", "LOGNAME"].into_iter().find_map(|variable| std::env::var(variable).ok());
     found.filter(|user| !user.is_empty()).unwrap_or_else(|| "root".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_that_ssh_complains_about_is_told() {
+        let said = b"/h/.ssh/config: line 2: Bad configuration option: fancy\r\n/h/.ssh/config: terminating, 1 bad configuration options\r\n";
+        assert_eq!(complaint(said).unwrap(), "/h/.ssh/config: line 2: Bad configuration option: fancy");
+        let said = b"/h/.ssh/config line 3: no argument after keyword \"port\"\n/h/.ssh/config: terminating, 1 bad\n";
+        assert_eq!(complaint(said).unwrap(), "/h/.ssh/config line 3: no argument after keyword \"port\"");
+        assert_eq!(
+            complaint(b"Bad owner or permissions on /h/.ssh/config\n").unwrap(),
+            "Bad owner or permissions on /h/.ssh/config"
+        );
+    }
+
+    #[tokio::test]
+    async fn only_keys_that_nobody_named_may_be_missing_without_a_word() {
+        let server = SshServer::parse("me@bastion.example").unwrap();
+        let mut known = Known::of(&Scope::root(), &server).await.unwrap();
+        known.home = Some("/home/me".to_owned());
+        assert!(known.is_looked_for(Path::new("/home/me/.ssh/id_ed25519")));
+        assert!(!known.is_looked_for(Path::new("/home/me/.ssh/company")));
+        assert!(!known.is_looked_for(Path::new("/keys/id_ed25519")));
+        known.server.options.key = Some("/home/me/.ssh/id_rsa".into());
+        assert!(!known.is_looked_for(Path::new("/home/me/.ssh/id_rsa")), "it was asked for");
+    }
 }

@@ -89,6 +89,16 @@ impl SshSession {
         self.bastion.renew(&self.scope);
     }
 
+    /// Somebody finds no place: perhaps the others hold theirs in vain.
+    pub(crate) fn doubt(&self) {
+        self.bastion.doubt(&self.scope);
+    }
+
+    /// Waits until what a person has to see to is over, or may be: a key that is not believed, a login that is refused.
+    pub(crate) async fn seen_to(&self) {
+        self.bastion.seen_to().await;
+    }
+
     pub(crate) fn wake(&self) {
         self.bastion.wake();
     }

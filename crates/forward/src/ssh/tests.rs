@@ -26,6 +26,7 @@ mod lying;
 mod masters;
 mod passwords;
 mod published;
+mod silent;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 

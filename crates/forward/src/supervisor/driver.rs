@@ -31,6 +31,8 @@ enum Outcome {
     ResolveFailed(Attempt, ForwardError),
     Connected(Attempt),
     ConnectFailed(Attempt, ForwardError),
+    /// What waited for a person may be seen to.
+    SeenTo,
     Lost(Attempt, Reason),
 }
 
@@ -243,9 +245,17 @@ impl Driver {
                 }
             }
             Outcome::ConnectFailed(attempt, error) => {
+                let waits = error.is_for_a_person();
                 let trouble = self.trouble(error, true);
                 self.shared.tell(ForwardInput::ConnectFailed { attempt, trouble });
+                if let Some((session, _)) = self.session.clone().filter(|_| waits) {
+                    self.work = Some(Box::pin(async move {
+                        session.seen_to().await;
+                        Outcome::SeenTo
+                    }));
+                }
             }
+            Outcome::SeenTo => self.shared.tell(ForwardInput::Wake),
             Outcome::Lost(attempt, reason) => self.shared.tell(ForwardInput::Lost { attempt, reason }),
         }
     }

@@ -113,3 +113,27 @@ async fn all_connections_are_asked_for_a_sign_of_life_at_once() {
     assert!(begun.elapsed() < 2 * life, "{:?}", begun.elapsed());
     bed.sshd.thaw();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_asks_for_life_ends_a_connection_whose_reader_pauses_and_new_streams_go_by_another() {
+    let bed = Bed::new(Limits::default()).await;
+    let path = bed.sshd.path("sshd_config");
+    let lines = std::fs::read_to_string(&path).unwrap();
+    bed.sshd.kill().await;
+    std::fs::write(&path, format!("ClientAliveInterval 1\nClientAliveCountMax 2\n{lines}")).unwrap();
+    bed.sshd.restart().await;
+    let bastion = bed.bastion();
+    // Without one that pauses its questions are answered.
+    let mut beside = bed.say(&bastion, "echo\n").await;
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    trip(&mut beside, b"before").await;
+    drop(beside);
+    // Alone: so it may pause, and nobody ends it here.
+    let mut paused = bed.say(&bastion, "source\n").await;
+    bed.sshd.says(DEADLINE, |log| log.contains("Timeout, client not responding")).await;
+    trip(&mut bed.say(&bastion, "echo\n").await, b"by another").await;
+    assert_eq!(bed.sshd.logins(), 2);
+    // What had come is still there, and then it is cut: that is no end of file.
+    within(paused.read_exact(&mut vec![0; 1 << 20])).await.unwrap();
+    assert!(end_of(&mut paused).await.is_err());
+}

@@ -71,3 +71,62 @@ async fn servers_behind_one_hop_and_their_later_logins_share_its_login() {
     trip(&mut bed.say(&second, "echo\n").await, b"anew").await;
     assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (2, 2, 3));
 }
+
+/// How much of each stream came within a time.
+async fn progress(streams: &mut [Io], time: Duration) -> Vec<usize> {
+    let reading = streams.iter_mut().map(async |io| {
+        let (mut piece, mut sum, end) = (vec![0; 64 * 1024], 0, tokio::time::Instant::now() + time);
+        while let Ok(Ok(got @ 1..)) = tokio::time::timeout_at(end, io.read(&mut piece)).await {
+            sum += got;
+        }
+        sum
+    });
+    futures_util::future::join_all(reading).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_upload_and_many_downloads_through_a_hop_that_is_far_away_do_not_stop_each_other() {
+    // Less than the windows of all of them, as it is with the usual limit and more streams.
+    let bed = Bed::new(Limits { total: 8 * 1024 * 1024, ..Limits::default() }).await;
+    let wire = testkit::relay::Link::round_trip(Duration::from_millis(200));
+    let relay = testkit::relay::Relay::start(bed.sshd.addr(), wire).await.unwrap();
+    let (_sshd, server) = behind(&bed, 1).await;
+    let config = bed.sshd.path("hops_config");
+    let lines = std::fs::read_to_string(&config).unwrap();
+    let port = |port: u16| format!("  Port {port}\n");
+    let far = format!("{}  HostKeyAlias {}\n", port(relay.addr().port()), bed.sshd.known_name());
+    std::fs::write(&config, lines.replace(&port(bed.sshd.addr().port()), &far)).unwrap();
+    let bastion = bed.servers.bastion(&server);
+    let open = async || match bed.open(&bastion, bed.origin.addr().port()).await {
+        Ok(io) => io,
+        Err(_) => panic!("a stream"),
+    };
+    let mut upload = open().await;
+    let mut downloads = Vec::new();
+    for _ in 0..12 {
+        downloads.push(open().await);
+    }
+    within(upload.write_all(b"sink\n")).await.unwrap();
+    for download in &mut downloads {
+        within(download.write_all(b"source\n")).await.unwrap();
+    }
+    let (_read, mut write) = tokio::io::split(upload);
+    let piece = vec![7; 1024 * 1024];
+    let sending = async {
+        let mut sent = 0;
+        while write.write_all(&piece).await.is_ok() {
+            sent += piece.len();
+        }
+        sent
+    };
+    let (sent, came) = (std::pin::pin!(sending), async {
+        let first = progress(&mut downloads, Duration::from_secs(12)).await;
+        (first, progress(&mut downloads, Duration::from_secs(4)).await)
+    });
+    let (first, then) = tokio::select! {
+        sent = sent => panic!("the upload broke after {sent} bytes"),
+        came = came => came,
+    };
+    eprintln!("{first:?} {then:?}");
+    assert!(then.iter().all(|got| *got > 0), "they go on: {first:?}, then {then:?}");
+}

@@ -216,3 +216,57 @@ async fn a_changed_key_of_a_server_that_was_down_first_is_told_with_its_own_hint
     crate::support::waiting(&forward, "HAS CHANGED").await;
     assert!(forward.hint().unwrap().contains("adit ssh trust"), "{:?}", forward.hint());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nobody_waits_for_a_key_that_is_not_believed_and_it_is_seen_when_it_is_trusted() {
+    use adit_core::backoff::BackoffSettings;
+    use std::time::{Duration, Instant};
+    let bed = SshBed::new().await;
+    // A forward that by itself would try again in a minute.
+    let minute = Duration::from_secs(60);
+    let slow = BackoffSettings { first: minute, base: minute, growth: 2.0, cap: minute };
+    let mut options = crate::support::patience(Duration::from_secs(10));
+    (options.settings.backoff, options.settings.stable_after) = (slow, Duration::ZERO);
+    let forward = bed.forward_of(bed.target(bed.options()), options);
+    call(&forward).await;
+    bed.sshd.change_host_key().await;
+    crate::support::waiting(&forward, "HAS CHANGED").await;
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let error = within("it is told", runtime::Connect::connect(&forward)).await.unwrap_err();
+        assert!(error.to_string().contains("HAS CHANGED"), "{error}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+    // As `adit ssh trust` does, without a word to whoever runs the forward.
+    let line = format!("{} {}\n", bed.sshd.known_name(), bed.sshd.host_key());
+    std::fs::write(bed.sshd.known_hosts(), line).unwrap();
+    let begun = Instant::now();
+    ready(&forward).await;
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+    call(&forward).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_key_of_a_hop_is_seen_when_it_is_trusted() {
+    use std::time::{Duration, Instant};
+    let bed = SshBed::new().await;
+    let hop = testkit::sshd::Sshd::start(&[]).await;
+    let lines = format!(
+        "Host hop\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\nHost *\n  UserKnownHostsFile {}\n",
+        hop.addr().port(),
+        hop.user(),
+        hop.key().display(),
+        bed.sshd.known_hosts().display(),
+    );
+    let options = SshOptions { jump: Some("hop".to_owned()), config: Some(bed.config(&lines)), ..bed.options() };
+    let forward = bed.forward_with(SshOptions { known_hosts: None, ..options });
+    let _lease = forward.lease();
+    refusal(&forward).await.has(&["the host key of hop", "is not known"], &["adit ssh trust hop"]);
+    let both = [bed.sshd.known_hosts(), hop.known_hosts()].map(|file| std::fs::read_to_string(file).unwrap());
+    std::fs::write(bed.sshd.known_hosts(), both.concat()).unwrap();
+    let begun = Instant::now();
+    let mut reports = forward.status();
+    within("it is ready", reports.wait_for(|report| report.is_ready())).await.map(drop).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    call(&forward).await;
+}

@@ -209,3 +209,44 @@ async fn s6_a_secret_in_a_file_that_others_may_read_is_not_used() {
     refused.has(&["phrase: others may read it (mode 644)", "password: others may read it (mode 644)"], &[]);
     assert_eq!(bed.sshd.refusals(), 0, "{}", bed.sshd.log());
 }
+
+fn mode(path: &std::path::Path, mode: u32) {
+    std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn s6_a_private_key_that_others_may_read_is_not_used() {
+    let bed = SshBed::new().await;
+    mode(&bed.sshd.key(), 0o640);
+    let chmod = format!("chmod 600 {}", bed.sshd.key().display());
+    refusal(&bed.forward()).await.has(&["others may read it (mode 640)"], &[&chmod]);
+    assert_eq!(bed.sshd.refusals(), 0, "nothing is offered: {}", bed.sshd.log());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_cannot_be_used_is_named_with_what_to_do() {
+    let bed = SshBed::new().await;
+    // Of different lengths, as the names of their configurations are by those.
+    let locked = bed.sshd.make_key("locked-one", "ed25519", "open sesame");
+    let junk = bed.secret("junk", "-----BEGIN CERTIFICATE-----");
+    let dir = bed.sshd.path("dir");
+    std::fs::create_dir(&dir).unwrap();
+    let missing = bed.sshd.path("missing");
+    for (key, reason, hint) in [
+        (missing.clone(), "no such file", "correct it"),
+        (bed.sshd.path("id.pub"), "a public key, and no agent has the private one", "name the private key, "),
+        (locked, "no passphrase: none given", "$ADIT_SSH_PASSPHRASE"),
+        (junk, "it is no key", "name the key"),
+        (dir, "it is a directory", "name the key"),
+    ] {
+        let text = format!("not {} ({reason})", key.display());
+        let by_key = SshOptions { key: Some(key.clone()), ..bed.options() };
+        refusal(&bed.forward_with(by_key)).await.has(&[&text], &[hint]);
+        let config = bed.config(&format!("IdentityFile {}\nIdentitiesOnly yes", key.display()));
+        let configured = SshOptions { key: None, config: Some(config), ..bed.options() };
+        refusal(&bed.forward_with(configured)).await.has(&[&text], &[hint]);
+    }
+    // Beside one that is let in it stops nothing.
+    let lines = format!("Host *\n  IdentityFile {}\n  IdentityFile {}\n", missing.display(), bed.sshd.key().display());
+    call(&bed.forward_with(SshOptions { key: None, config: Some(bed.config(&lines)), ..bed.options() })).await;
+}

@@ -176,3 +176,36 @@ async fn a_server_that_is_away_uses_up_no_tries_of_its_forwards() {
     assert!(back.elapsed() < Duration::from_millis(1500), "{:?}", back.elapsed());
     assert_eq!(bed.sshd.logins(), 1, "one for all");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_a_frozen_connection_do_not_keep_their_places_of_a_limit() {
+    let bed = SshBed::new().await;
+    let limits = adit_core::config::forwards::LimitsConfig { connections: Some(2), bytes_per_second: None };
+    let options = ForwardOptions { limits, ..crate::support::patience(Duration::from_secs(10)) };
+    let forward = bed.forward_of(bed.target(bed.options()), options);
+    let mut stuck = Vec::new();
+    for _ in 0..2 {
+        let mut io = open(&forward).await;
+        trip(&mut io, b"before\n").await.unwrap();
+        stuck.push(io);
+    }
+    bed.sshd.freeze_connections();
+    let begun = Instant::now();
+    let again = async {
+        loop {
+            match runtime::Connect::connect(&forward).await {
+                Ok(io) => return io,
+                Err(error) => assert!(error.to_string().contains("its limit"), "{error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let cut = stuck.into_iter().map(async |mut io| io.read_u8().await.is_err());
+    let both = futures_util::future::join(again, futures_util::future::join_all(cut));
+    let (mut io, cut) = within("there is a place", both).await;
+    assert!(cut.into_iter().all(|cut| cut), "those that hang are told");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    tokio::io::AsyncWriteExt::write_all(&mut io, b"echo\n").await.unwrap();
+    trip(&mut io, b"after\n").await.unwrap();
+    bed.sshd.thaw();
+}

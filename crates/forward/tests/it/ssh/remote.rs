@@ -292,3 +292,16 @@ async fn a_key_that_is_trusted_meanwhile_is_seen_when_somebody_looks_again() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_trusted_is_seen_though_nobody_says_so() {
+    let bed = SshBed::new().await;
+    let known = bed.sshd.path("others");
+    std::fs::write(&known, "").unwrap();
+    let options = SshOptions { known_hosts: Some(known.clone()), ..bed.options() };
+    let published = Published::start(&bed, options, vec![port("web", 0, to(bed.origin.addr()))]);
+    let waits = |event: &RemoteEvent| matches!(event, RemoteEvent::Lost { wait, .. } if *wait == SOON_FOR_KEYS);
+    published.until("the key is not known", waits).await;
+    std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    published.until("the port is open", |event| matches!(event, RemoteEvent::Listening { .. })).await;
+}

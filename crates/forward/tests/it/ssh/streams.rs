@@ -184,7 +184,8 @@ async fn a_destination_that_refuses_ends_that_stream_only() {
     let error = within("it is refused", refused.connect()).await.unwrap_err();
     assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
     let text = adit_core::diagnose::chain(&error);
-    assert!(text.contains(&format!("got no connection to 127.0.0.1:{nobody}")), "{text}");
+    let said = format!("got no connection to 127.0.0.1:{nobody} (connect failed: Connection refused)");
+    assert!(text.contains(&said), "{text}");
     call(&forward).await;
     assert_eq!(bed.sshd.logins(), 1);
 }
@@ -196,7 +197,7 @@ async fn a_server_that_forbids_forwarding_says_so_with_a_hint() {
     let forward = bed.forward();
     ready(&forward).await;
     let error = within("it is refused", forward.connect()).await.unwrap_err();
-    assert!(error.to_string().contains("forbids to forward there"), "{error}");
+    assert!(error.to_string().contains("forbids to forward there (administratively prohibited)"), "{error}");
     assert!(error.hint().unwrap().contains("AllowTcpForwarding"), "{:?}", error.hint());
 }
 
@@ -218,5 +219,30 @@ async fn a_dead_service_does_not_take_the_other_forwards_of_its_server_down() {
     assert!(fine.report().is_ready());
     trip(&mut io, b"after\n").await.unwrap();
     call(&fine).await;
+    assert_eq!(bed.sshd.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_of_many_refused_streams_has_the_words_of_its_own_refusal() {
+    let bed = SshBed::with(&["PermitOpen 127.0.0.1:* nobody.invalid:*"]).await;
+    let nobody = testkit::process::free_port().unwrap();
+    let kinds = [
+        (format!("127.0.0.1:{nobody}"), "(connect failed: Connection refused)"),
+        (format!("nobody.invalid:{nobody}"), "does not know nobody.invalid (connect failed: "),
+        (format!("127.0.0.2:{nobody}"), "(administratively prohibited)"),
+    ];
+    let forwards: Vec<_> = kinds.iter().map(|(to, _)| bed.forward_to(bed.target_to(bed.options(), to))).collect();
+    for forward in &forwards {
+        ready(forward).await;
+    }
+    let all = (0..60).map(|number| {
+        let (forward, wanted) = (&forwards[number % 3], kinds[number % 3].1);
+        async move {
+            let error = within("it is refused", forward.connect()).await.unwrap_err();
+            let text = adit_core::diagnose::chain(&error);
+            assert!(text.contains(wanted), "{text}, not {wanted}");
+        }
+    });
+    futures_util::future::join_all(all).await;
     assert_eq!(bed.sshd.logins(), 1);
 }

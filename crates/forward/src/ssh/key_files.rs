@@ -1,0 +1,111 @@
+//! The files of host keys, as long as a key is not believed: what a person writes there is seen at once.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use runtime::Scope;
+use tokio::sync::watch;
+
+use super::bastion::Bastion;
+use super::settings::Known;
+
+/// From one look to the next.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// The files, and what tells one state of them from another.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct KeyFiles(Vec<(PathBuf, Option<Stamp>)>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Stamp {
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+impl KeyFiles {
+    pub(super) async fn of(scope: &Scope, known: &Known) -> Self {
+        let files = known.user_known_hosts.iter().chain(&known.global_known_hosts).chain(&known.revoked);
+        let all = Self(files.map(|path| (path.clone(), None)).collect());
+        all.again(scope).await
+    }
+
+    /// Waits until they are others than they were.
+    pub(super) async fn changed(&self, scope: &Scope) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            if self.clone().again(scope).await != *self {
+                return;
+            }
+        }
+    }
+
+    /// The same files as they are now; a disk that is slow holds up no stream.
+    async fn again(self, scope: &Scope) -> Self {
+        let known = self.clone();
+        let look = move || {
+            let stamped = self.0.into_iter().map(|(path, _)| {
+                let stamp = fs::metadata(&path).ok().map(|found| Stamp {
+                    inode: found.ino(),
+                    size: found.size(),
+                    changed: (found.mtime(), found.mtime_nsec()),
+                });
+                (path, stamp)
+            });
+            Self(stamped.collect())
+        };
+        scope.spawn_blocking("look at known_hosts", look).await.unwrap_or(known)
+    }
+}
+
+impl Bastion {
+    /// A key is not believed: as soon as the files change it is looked at again.
+    pub(super) fn watch_key_files(self: &Arc<Self>, scope: &Scope) {
+        let (files, failure) = {
+            let state = self.state();
+            (state.key_files.clone(), state.failure.as_ref().map(|(_, until)| *until))
+        };
+        let mut changed = self.changed.subscribe();
+        let (bastion, own) = (Arc::downgrade(self), scope.clone());
+        scope.spawn("watch known_hosts", async move {
+            tokio::select! {
+                biased;
+                () = own.drained() => {}
+                // Another attempt, which has a watch of its own, or nobody is left who wants one.
+                () = until_another(&bastion, failure, &mut changed) => {}
+                () = files.changed(&own) => {
+                    if let Some(bastion) = bastion.upgrade() {
+                        // The key may be that of a server on the way.
+                        bastion.state().asked = true;
+                        bastion.look_again();
+                    }
+                }
+            }
+        });
+    }
+
+    /// Waits until what a person has to see to is over, or may be.
+    pub(crate) async fn seen_to(&self) {
+        let mut changed = self.changed.subscribe();
+        loop {
+            changed.mark_unchanged();
+            if !self.state().failure.as_ref().is_some_and(|(error, _)| error.is_for_a_person()) {
+                return;
+            }
+            // The sender is ours.
+            let _ = changed.changed().await;
+        }
+    }
+}
+
+async fn until_another(bastion: &Weak<Bastion>, failure: Option<Instant>, changed: &mut watch::Receiver<u64>) {
+    while changed.changed().await.is_ok() {
+        let Some(bastion) = bastion.upgrade() else { return };
+        if bastion.state().failure.as_ref().map(|(_, until)| *until) != failure {
+            return;
+        }
+    }
+}
