@@ -180,7 +180,7 @@ mod tests {
                 },
             );
         };
-        let both = async { tokio::join!(one(&counts[0], &counts[1]), one(&counts[2], &counts[3])) };
+        let both = Box::pin(async { tokio::join!(one(&counts[0], &counts[1]), one(&counts[2], &counts[3])) });
         assert!(tokio::time::timeout(Duration::from_secs(3), both).await.is_err(), "it goes on for ever");
         let expected = 3.0 * RATE as f64;
         let of = |at: usize| counts[at].get() as f64;

@@ -14,11 +14,11 @@ pub struct Holder {
     /// Its process id.
     pub pid: u32,
     /// Its short name.
-    pub name: String,
+    pub name: Box<str>,
     /// Its program file, when this user may see it.
     pub program: Option<PathBuf>,
     /// Nobody listens there: the port is its end of a connection to this address. The system gives such ports out.
-    pub connection: Option<SocketAddr>,
+    pub connection: Option<Box<SocketAddr>>,
 }
 
 /// A socket that stands in the way.
@@ -47,26 +47,26 @@ impl Holder {
         processes.find_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
             let socket = socket_of(&process.path(), &sockets)?;
-            Some(Self { connection: socket.peer, ..Self::read(pid, &process.path()) })
+            Some(Self { connection: socket.peer.map(Box::new), ..Self::read(pid, &process.path()) })
         })
     }
 
     fn read(pid: u32, process: &Path) -> Self {
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
         let program = fs::read_link(process.join("exe")).ok();
-        Self { pid, name: name.trim().to_owned(), program, connection: None }
+        Self { pid, name: name.trim().into(), program, connection: None }
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() { "a process" } else { &self.name };
+        let name = if self.name.is_empty() { "a process" } else { &*self.name };
         write!(f, "{name} (pid {}", self.pid)?;
         if let Some(program) = &self.program {
             write!(f, ", {}", program.display())?;
         }
         f.write_str(")")?;
-        match self.connection {
+        match &self.connection {
             Some(peer) => write!(f, " for its connection to {peer}"),
             None => Ok(()),
         }
@@ -162,7 +162,8 @@ mod tests {
         let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let client = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
         let holder = Holder::of(client.local_addr().unwrap()).expect("somebody has it");
-        assert_eq!((holder.pid, holder.connection), (std::process::id(), server.local_addr().ok()));
+        let peer = server.local_addr().ok().map(Box::new);
+        assert_eq!((holder.pid, &holder.connection), (std::process::id(), &peer));
         assert!(holder.to_string().ends_with(&format!("for its connection to {}", server.local_addr().unwrap())));
         // A server's own connections are not why its port is taken.
         let (_accepted, _) = server.accept().unwrap();
@@ -183,7 +184,7 @@ mod tests {
         assert_eq!(holder.to_string(), "postgres (pid 812, /usr/lib/postgresql/15/bin/postgres)");
         holder.program = None;
         assert_eq!(holder.to_string(), "postgres (pid 812)");
-        holder.connection = Some("10.0.0.7:443".parse().unwrap());
+        holder.connection = Some(Box::new("10.0.0.7:443".parse().unwrap()));
         assert_eq!(holder.to_string(), "postgres (pid 812) for its connection to 10.0.0.7:443");
     }
 }

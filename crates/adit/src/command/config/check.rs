@@ -291,7 +291,7 @@ impl Named {
     }
 
     /// A forward, if the keys are those of one, cannot be used.
-    fn note_forward(&mut self, keys: &[&str], error: &(impl Diagnose + std::error::Error)) {
+    fn note_forward(&mut self, keys: &[&str], error: &impl Diagnose) {
         if let ["forwards", name, ..] = keys {
             self.of_forwards.insert((*name).to_owned(), (chain(error), error.hint()));
         }

@@ -106,13 +106,13 @@ async fn a_limit_that_is_changed_holds_for_new_connections_and_those_that_run_go
 /// What a client asks of the service, and how many bytes it gets.
 fn carry(port: SocketAddr, line: String, upload: usize) -> std::thread::JoinHandle<usize> {
     std::thread::spawn(move || {
-        let mut stream = TcpStream::connect(port).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        stream.write_all(line.as_bytes()).unwrap();
-        stream.write_all(&vec![7; upload]).unwrap();
-        stream.shutdown(Shutdown::Write).unwrap();
+        let mut stream = TcpStream::connect(port).expect("it works");
+        stream.set_read_timeout(Some(DEADLINE)).expect("it works");
+        stream.write_all(line.as_bytes()).expect("it works");
+        stream.write_all(&vec![7; upload]).expect("it works");
+        stream.shutdown(Shutdown::Write).expect("it works");
         let mut all = Vec::new();
-        stream.read_to_end(&mut all).unwrap();
+        stream.read_to_end(&mut all).expect("it works");
         all.len()
     })
 }
