@@ -167,7 +167,6 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     doors.inherit(sockets.doors.into_iter().chain(passed.doors).collect());
     running.leave_out();
     running.apply(&read)?;
-    let missing = read.contexts.clone();
     left_out::tell(&running, &view)?;
     running.close_inherited();
     view.started(&running.snapshot());
@@ -190,7 +189,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         doors,
         is_activated: sockets.is_activated,
         file,
-        missing,
+        missing: read.contexts,
         desired,
         presence,
         notify: notify.clone(),
