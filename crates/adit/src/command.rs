@@ -2,6 +2,7 @@
 
 mod agent;
 mod clock;
+mod complete;
 mod config;
 mod demo;
 mod doctor;
@@ -35,6 +36,18 @@ use crate::terminal;
 #[derive(Debug, Parser)]
 #[command(name = "adit", version, about, arg_required_else_help = true, propagate_version = true)]
 #[command(after_help = "Start with `adit demo`: everything on this machine, nothing to set up.")]
+#[command(after_long_help = "\
+Exit codes:
+  0    done
+  1    failed
+  2    a mistake in the arguments or the configuration
+  3    credentials were refused
+  4    a target or server cannot be reached
+  5    not permitted on this machine
+  6    a daemon in the foreground was told to end, and had to cut off something live
+  130  interrupted by Ctrl-C; with a command after `--`, its own exit code
+
+Start with `adit demo`: everything on this machine, nothing to set up.")]
 pub(crate) struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -124,6 +137,12 @@ enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Print names for a completion script, a line each
+    #[command(hide = true)]
+    Complete {
+        /// Which names
+        what: complete::Names,
+    },
     /// Print the manual page
     Man,
     /// Print a reference page
@@ -157,7 +176,11 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Doctor => doctor::run(&global),
         Command::Config(command) => config::run(&global, &command),
         Command::Completions { shell } => {
-            reference::completions(shell);
+            complete::script(shell);
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Complete { what } => {
+            complete::names(&global, what);
             Ok(ExitCode::SUCCESS)
         }
         Command::Man => reference::man(),

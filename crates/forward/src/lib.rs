@@ -30,7 +30,7 @@ pub use k8s::api::{Api, ApiError};
 pub use k8s::kubeconfig::{KubeSettings, KubeconfigError, Kubeconfigs, PluginUse};
 pub use k8s::plugin::PluginError;
 pub use k8s::proxy::ProxyError;
-pub use report::{ForwardReport, HealthReport};
+pub use report::{ForwardReport, HealthReport, LastTrouble};
 pub use services::{ServiceEntry, ServiceList, Wanted as WantedServices};
 pub use session::{CreatePod, JumpOptions};
 pub use set::{ForwardSet, ForwardSpec};

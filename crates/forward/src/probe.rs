@@ -170,6 +170,20 @@ impl ProbeError {
     }
 }
 
+/// What somebody may do about a probe that fails: the service may be ill, or the probe wrong, and who reads it knows which.
+pub(crate) fn what_to_do(error: &ProbeError, kind: &str) -> String {
+    if let Some(hint) = error.hint() {
+        return format!("{hint}; it is the {kind} probe in `health` of the forward");
+    }
+    match error.blame() {
+        Blame::Target => {
+            format!("the way there holds: mend the service, or what the {kind} probe in `health` expects of it")
+        }
+        Blame::Path => format!("see whether the service answers; if it does, mend the {kind} probe in `health`"),
+        Blame::Probe => format!("mend the {kind} probe in `health`: nothing is started anew for it"),
+    }
+}
+
 impl Diagnose for ProbeError {
     fn fault(&self) -> Fault {
         match self {

@@ -51,6 +51,17 @@ pub struct ForwardReport {
     pub took: Option<Duration>,
     /// What probes say, when it is probed.
     pub health: Option<HealthReport>,
+    /// What went wrong last: an attempt, a connection of anybody's, a probe.
+    pub last_error: Option<LastTrouble>,
+}
+
+/// Something that went wrong, though it may be well since.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LastTrouble {
+    /// When.
+    pub at: SystemTime,
+    /// What, in one line.
+    pub text: String,
 }
 
 /// What probes of a forward say.
@@ -66,10 +77,14 @@ pub struct HealthReport {
     pub error: Option<String>,
     /// What the last good one learnt.
     pub detail: Option<String>,
-    /// Failures in a row.
+    /// What to do about the error.
+    pub hint: Option<String>,
+    /// Failures in a row of this target.
     pub failures: u32,
-    /// It was started anew because its probes failed, and none has succeeded since.
-    pub doubted: bool,
+    /// Failures since a probe succeeded last, of whatever target.
+    pub missed: u32,
+    /// How often it was started anew since then, because its probes failed.
+    pub renewals: u32,
 }
 
 impl HealthReport {
@@ -81,21 +96,30 @@ impl HealthReport {
             latency: None,
             error: None,
             detail: None,
+            hint: None,
             failures: 0,
-            doubted: false,
+            missed: 0,
+            renewals: 0,
         }
+    }
+
+    /// Whether it was started anew because its probes failed, and none has succeeded since.
+    #[must_use]
+    pub const fn is_doubted(&self) -> bool {
+        self.renewals > 0
     }
 
     /// Why it is not taken to be well, though streams can be opened.
     pub(crate) fn doubt(&self) -> Option<String> {
         let error = self.error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
-        self.doubted.then(|| format!("started anew because its probes failed, and none has succeeded since{error}"))
+        self.is_doubted()
+            .then(|| format!("started anew because its probes failed, and none has succeeded since{error}"))
     }
 
     /// The same to a reader who does not count probes.
     fn is_same(&self, other: &Self) -> bool {
-        (self.state, &self.error, self.failures, self.doubted)
-            == (other.state, &other.error, other.failures, other.doubted)
+        (self.state, &self.error, self.failures, self.missed, self.renewals)
+            == (other.state, &other.error, other.failures, other.missed, other.renewals)
     }
 }
 
@@ -110,7 +134,7 @@ impl ForwardReport {
     /// is not known that this helps.
     #[must_use]
     pub fn is_doubted(&self) -> bool {
-        self.is_ready() && self.health.as_ref().is_some_and(|health| health.doubted)
+        self.is_ready() && self.health.as_ref().is_some_and(HealthReport::is_doubted)
     }
 
     /// What keeps it waiting, if that keeps everything else of its cluster waiting, too: the part of the reason that is

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use adit_core::backoff::BackoffSettings;
 use adit_core::config::forwards::{HealthConfig, LimitsConfig};
@@ -19,7 +19,7 @@ use crate::clusters::Clusters;
 use crate::error::ForwardError;
 use crate::k8s::target::KubeStatus;
 use crate::reach::Reach;
-use crate::report::{ForwardReport, HealthReport};
+use crate::report::{ForwardReport, HealthReport, LastTrouble};
 use crate::session::{JumpOptions, Session, SessionOptions};
 
 mod counted;
@@ -124,6 +124,8 @@ pub(crate) struct Shared {
     error: Mutex<Option<ForwardError>>,
     /// What probes say, when it is probed.
     health: Mutex<Option<HealthReport>>,
+    /// What went wrong last.
+    last_error: Mutex<Option<LastTrouble>>,
     /// Streams that there may be, and the rate of all of them.
     places: Option<ConnectionLimit>,
     rate: Option<Arc<Rate>>,
@@ -200,6 +202,7 @@ impl Forward {
             lost_since: None,
             took: None,
             health: options.health.as_ref().map(|_| HealthReport::unknown()),
+            last_error: None,
         };
         let shared = Arc::new(Shared {
             name: name.to_owned(),
@@ -215,6 +218,7 @@ impl Forward {
             kept: Mutex::default(),
             reach: Mutex::default(),
             error: Mutex::default(),
+            last_error: Mutex::default(),
             abandoned: AtomicBool::new(false),
             stops: AtomicU64::new(0),
             ended: AtomicBool::new(false),
@@ -245,7 +249,9 @@ impl Forward {
     #[must_use]
     pub fn report(&self) -> ForwardReport {
         let known = Arc::clone(&self.shared.report.borrow());
-        ForwardReport { status: self.shared.machine_status(), health: self.shared.health(), ..(*known).clone() }
+        let (status, health, last_error) =
+            (self.shared.machine_status(), self.shared.health(), self.shared.last_error());
+        ForwardReport { status, health, last_error, ..(*known).clone() }
     }
 
     /// What to do about why it is not ready.
@@ -421,6 +427,17 @@ impl Shared {
         self.health.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// What went wrong last.
+    pub(crate) fn last_error(&self) -> Option<LastTrouble> {
+        self.last_error.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Something went wrong.
+    pub(crate) fn note_error(&self, text: String) {
+        let last = LastTrouble { at: SystemTime::now(), text };
+        *self.last_error.lock().unwrap_or_else(PoisonError::into_inner) = Some(last);
+    }
+
     async fn wait_ready(&self) -> Result<Arc<ForwardReport>, ForwardError> {
         let mut reports = self.report.subscribe();
         loop {
@@ -466,6 +483,10 @@ impl Shared {
     }
 
     async fn connect(self: &Arc<Self>, waiting: Waiting) -> Result<Io, ConnectError> {
+        self.open(waiting).await.inspect_err(|error| self.note_error(crate::error::chain(error)))
+    }
+
+    async fn open(self: &Arc<Self>, waiting: Waiting) -> Result<Io, ConnectError> {
         let place = self.place()?;
         // Counted from here on, so that it is not stopped while the stream is opened.
         let count = Counted::begin(self, place);

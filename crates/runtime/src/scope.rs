@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
@@ -82,6 +82,20 @@ impl Scope {
     /// Raises the first signal: take nothing new, finish what is in flight.
     pub fn drain(&self) {
         self.inner.raise(DRAIN);
+    }
+
+    /// From now on a drain is not the beginning of an end that somebody waits for: what is in flight has its time, however
+    /// long that is, until cancel is raised.
+    pub fn linger(&self) {
+        self.inner.lingers.store(true, Ordering::Release);
+    }
+
+    /// Returns once somebody waits for the end: at the drain, or at the cancel of a scope that lingers.
+    pub async fn awaited(&self) {
+        self.drained().await;
+        if self.inner.lingers() {
+            self.cancelled().await;
+        }
     }
 
     /// Raises the second signal (and the first): end what is in flight, in an orderly way.
@@ -195,6 +209,8 @@ struct Inner {
     parent: Option<Arc<Inner>>,
     /// The highest signal raised so far.
     level: AtomicU8,
+    /// Whether its drain is none that an end follows soon.
+    lingers: AtomicBool,
     signals: [Notify; ABORT as usize],
     /// Own tasks, plus one for each child scope that has any.
     count: AtomicUsize,
@@ -209,6 +225,7 @@ impl Inner {
         Self {
             parent,
             level: AtomicU8::new(level),
+            lingers: AtomicBool::new(false),
             signals: [const { Notify::const_new() }; ABORT as usize],
             count: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -229,6 +246,10 @@ impl Inner {
 
     fn is_raised(&self, level: u8) -> bool {
         self.level.load(Ordering::Acquire) >= level
+    }
+
+    fn lingers(&self) -> bool {
+        self.lingers.load(Ordering::Acquire) || self.parent.as_ref().is_some_and(|parent| parent.lingers())
     }
 
     async fn raised(&self, level: u8) {
@@ -474,6 +495,20 @@ mod tests {
 
     async fn idle(scope: &Scope) {
         timeout(DEADLINE, scope.idle()).await.expect("the scope becomes idle");
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_scope_that_lingers_is_awaited_from_its_cancel_on() {
+        let (usual, lingering) = (Scope::root(), Scope::root());
+        let (of_usual, of_lingering) = (usual.child(), lingering.child().child());
+        lingering.linger();
+        usual.drain();
+        lingering.drain();
+        of_usual.awaited().await;
+        let mut awaited = std::pin::pin!(of_lingering.awaited());
+        assert!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        lingering.cancel();
+        awaited.await;
     }
 
     #[tokio::test]

@@ -1,4 +1,4 @@
-//! Completions, manual page, and the reference pages that are made from the program itself.
+//! Manual page, and the reference pages that are made from the program itself.
 
 mod api;
 
@@ -20,13 +20,6 @@ pub(crate) enum Page {
     Cli,
     /// Every request of the daemon's API.
     Api,
-}
-
-/// Prints a completion script.
-pub(crate) fn completions(shell: clap_complete::Shell) {
-    let mut script = Vec::new();
-    clap_complete::generate(shell, &mut Arguments::command(), "adit", &mut script);
-    terminal::data(&String::from_utf8_lossy(&script));
 }
 
 /// Prints the manual page.

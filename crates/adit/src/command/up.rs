@@ -82,7 +82,7 @@ pub(super) fn run(global: &Global, arguments: UpArguments) -> Result<ExitCode, F
 }
 
 /// The file that is named, or the one in the usual places.
-fn path(global: &Global) -> Option<PathBuf> {
+pub(in crate::command) fn path(global: &Global) -> Option<PathBuf> {
     let named = global.config.clone().or_else(|| std::env::var_os("ADIT_CONFIG").map(PathBuf::from));
     named.or_else(|| files::find(FILE))
 }

@@ -314,6 +314,33 @@ async fn the_demo_prints_an_address_that_answers_and_ends_at_once() {
 }
 
 #[test]
+fn the_names_of_forwards_are_completed_from_the_file_when_no_daemon_runs() {
+    let home = home();
+    let file = "version: 1\nforwards:\n  database: { to: 1, listen: 1, tags: [dev] }\n  web: { to: \"${NOT_SET}\", listen: 2 }\n";
+    std::fs::write(home.path().join("adit.yaml"), file.replace("\"${NOT_SET}\"", "3")).unwrap();
+    let bin = Path::new(env!("CARGO_BIN_EXE_adit")).parent().unwrap().to_owned();
+    let script = "source <(adit completions bash)\n\
+        try() { COMP_WORDS=(\"$@\"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _adit_with_names adit \"${@: -1}\" \"${@: -2:1}\"; echo \"${COMPREPLY[*]}\"; }\n\
+        try adit start ''\ntry adit stop da\ntry adit status -t ''\ntry adit -f adit.yaml restart w\ntry adit start -o ''\n";
+    let mut command = adit(home.path());
+    let path = format!("{}:{}", bin.display(), std::env::var("PATH").unwrap_or_default());
+    let mut bash = std::process::Command::new("bash");
+    bash.args(["-c", script]).current_dir(home.path()).env_clear();
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            bash.env(name, value);
+        }
+    }
+    let output = bash.env("PATH", path).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(said, "database web\ndatabase\ndev\nweb\ntext json\n", "{}", String::from_utf8_lossy(&output.stderr));
+    // What is mistyped in the file, or not there, is no message for whoever presses a key.
+    std::fs::write(home.path().join("adit.yaml"), "forwards: nonsense").unwrap();
+    let output = command.args(["complete", "forwards"]).output().unwrap();
+    assert!(output.status.success() && output.stdout.is_empty() && output.stderr.is_empty());
+}
+
+#[test]
 fn completions_and_the_manual_are_printed() {
     let home = home();
     for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {

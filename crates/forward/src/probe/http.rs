@@ -1,6 +1,6 @@
 //! A request whose status, and perhaps content, decides.
 
-use adit_core::config::forwards::HttpProbe;
+use adit_core::config::forwards::{HttpProbe, StatusRange};
 use bytes::Bytes;
 use http::header::{HOST, USER_AGENT};
 use http_body_util::{BodyExt as _, Empty};
@@ -46,7 +46,8 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &HttpProbe) -> Result<String
     let path = probe.shown_path.split('?').next().unwrap_or_default();
     let said = format!("{} {path} answered {status}", probe.method);
     if !probe.accepts(status.as_u16()) {
-        return Err(ProbeError::Refused { message: said });
+        let message = if probe.status.is_empty() { said } else { format!("{said}; expected {}", expected(probe)) };
+        return Err(ProbeError::Refused { message });
     }
     if let Some(content) = &probe.content {
         asking.doing.begin("reading its answer");
@@ -56,6 +57,11 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &HttpProbe) -> Result<String
         }
     }
     Ok(said)
+}
+
+/// The statuses that are good, as in the file.
+fn expected(probe: &HttpProbe) -> String {
+    probe.status.iter().map(StatusRange::to_string).collect::<Vec<_>>().join(", ")
 }
 
 async fn contains(mut body: Incoming, wanted: &[u8]) -> Result<bool, ProbeError> {

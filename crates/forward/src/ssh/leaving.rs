@@ -108,7 +108,7 @@ impl Watch {
         while let Some(due) = self.next() {
             tokio::select! {
                 biased;
-                () = self.shared.scope().drained() => {}
+                () = self.shared.scope().awaited() => {}
                 () = tokio::time::sleep_until(due) => {}
             }
             let stream = self.shared.leaving.list().streams.pop_front();

@@ -369,9 +369,10 @@ pub(crate) fn close_in(scope: &Scope, closing: BoxFuture<'static, ()>) {
     });
 }
 
-/// Returns when streams have had their time to be closed at the end.
+/// Returns when streams have had their time to be closed at the end. Where nobody waits for the end, as in a daemon that
+/// was replaced, they have as long as at any other time.
 pub(super) async fn last_moment(scope: &Scope) {
-    scope.drained().await;
+    scope.awaited().await;
     tokio::time::sleep(LAST).await;
 }
 

@@ -4,11 +4,11 @@
 //! refuses is asked for again, since the usual reason goes by itself: the server has not noticed yet that the connection
 //! before this one is gone, and holds the port for it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -51,6 +51,9 @@ const PORT_AGAIN: BackoffSettings = BackoffSettings {
     growth: 2.0,
     cap: Duration::from_secs(15),
 };
+/// So often a number that the server chose is asked for again before it may choose another one: it holds the port for the
+/// connection before this one until it has noticed its end.
+const SAME_AGAIN: u32 = 3;
 /// A connection that has lived so long was a good one.
 const STABLE: Duration = Duration::from_secs(10);
 /// An answer about a port may take so long.
@@ -87,6 +90,8 @@ pub enum RemoteEvent {
         bind: String,
         /// The number of the port, also when 0 was asked for.
         port: u16,
+        /// The number that it had before, when the server has not given that one again.
+        before: Option<u16>,
     },
     /// The server does not listen; it is asked again.
     Refused {
@@ -135,6 +140,8 @@ pub struct RemotePorts {
     asked: AtomicBool,
     /// A host key that was not believed may be known now.
     looked: Notify,
+    /// The numbers that the server chose: visitors know them.
+    chosen: Mutex<HashMap<Place, u16>>,
 }
 
 impl RemotePorts {
@@ -149,6 +156,7 @@ impl RemotePorts {
             woken: Notify::new(),
             asked: AtomicBool::new(false),
             looked: Notify::new(),
+            chosen: Mutex::default(),
         })
     }
 
@@ -236,6 +244,10 @@ impl RemotePorts {
         }
     }
 
+    fn chosen(&self) -> MutexGuard<'_, HashMap<Place, u16>> {
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Has the ports opened, and waits for the end of the connection; why. `None`: nobody wants them any more.
     async fn serve(&self, link: &Link, table: &Arc<RemoteTable>, scope: &Scope) -> Option<String> {
         let mut wanted = self.wanted.subscribe();
@@ -277,18 +289,25 @@ impl RemotePorts {
         let mut wanted = self.wanted.subscribe();
         let mut again = Backoff::new(PORT_AGAIN);
         let bind = if place.bind == "*" { "" } else { &place.bind };
+        let before = self.chosen().get(&place).copied();
+        let mut same = before.map_or(0, |_| SAME_AGAIN);
         loop {
             let Some(port) = place.find(&wanted.borrow_and_update()) else { return place };
+            let number = before.filter(|_| same > 0).unwrap_or(port.port);
             // Known before it is asked for: a visitor may come before the answer.
-            if port.port != 0 {
-                table.set(port.port, bind, &port);
+            if number != 0 {
+                table.set(number, bind, &port);
             }
             // Without an answer it is not open as far as anybody knows, and it is asked for again.
-            let answer = tokio::time::timeout(ANSWER, link.open_port(bind, port.port)).await;
+            let answer = tokio::time::timeout(ANSWER, link.open_port(bind, number)).await;
             if let Ok(Some(found)) = answer {
-                let found = if port.port == 0 { found } else { port.port };
+                let found = if number == 0 { found } else { number };
+                let before = before.filter(|before| *before != found);
+                if port.port == 0 {
+                    self.chosen().insert(place.clone(), found);
+                }
                 let (name, asked) = (place.name.clone(), place.bind.clone());
-                (self.events)(RemoteEvent::Listening { name, bind: asked, port: found });
+                (self.events)(RemoteEvent::Listening { name, bind: asked, port: found, before });
                 loop {
                     let Some(port) = place.find(&wanted.borrow_and_update()) else { break };
                     table.set(found, bind, &port);
@@ -300,8 +319,11 @@ impl RemotePorts {
                 let _ = tokio::time::timeout(ANSWER, link.close_port(bind.to_owned(), found)).await;
                 return place;
             }
-            table.remove(port.port, bind);
-            (self.events)(RemoteEvent::Refused { name: place.name.clone(), port: port.port });
+            table.remove(number, bind);
+            same = same.saturating_sub(1);
+            if number == port.port {
+                (self.events)(RemoteEvent::Refused { name: place.name.clone(), port: number });
+            }
             tokio::select! {
                 () = tokio::time::sleep(again.next_wait(rand::random())) => {}
                 _ = wanted.changed() => {}

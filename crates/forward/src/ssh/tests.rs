@@ -287,6 +287,30 @@ async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_nobody_waits_for_the_end_a_stream_is_closed_however_long_the_server_takes() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    let closing = || bed.scope.running().contains_key("close an ssh stream");
+    within(async {
+        while !closing() {
+            // On a busy machine it may answer once more before it stands still.
+            bed.sshd.freeze();
+            let _ = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100)).await;
+        }
+    })
+    .await;
+    // As a daemon that was replaced.
+    bed.scope.linger();
+    bed.scope.drain();
+    let given_up = tokio::time::timeout(Duration::from_millis(1500), until(|| !closing())).await;
+    assert!(given_up.is_err(), "the server may be slow");
+    bed.sshd.thaw();
+    until(|| !closing()).await;
+    drop(bastion);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_young_connection_is_not_made_anew() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();

@@ -256,7 +256,10 @@ impl Driver {
                 }
             }
             Outcome::SeenTo => self.shared.tell(ForwardInput::Wake),
-            Outcome::Lost(attempt, reason) => self.shared.tell(ForwardInput::Lost { attempt, reason }),
+            Outcome::Lost(attempt, reason) => {
+                self.shared.note_error(format!("lost: {}", reason.text));
+                self.shared.tell(ForwardInput::Lost { attempt, reason });
+            }
         }
     }
 
@@ -268,6 +271,7 @@ impl Driver {
         if machine.state == ForwardState::Ready
             && let (None, Some(reason)) = (&status.pod, status.waiting)
         {
+            self.shared.note_error(format!("lost: {}", reason.text));
             self.shared.tell(ForwardInput::NoTarget { attempt: machine.attempt, reason });
         }
     }
@@ -278,6 +282,7 @@ impl Driver {
         let (permanent, away) = (!error.is_transient() && !self.worked, in_turns && error.is_away());
         self.goes_on = away && !permanent;
         let reason = error.reason();
+        self.shared.note_error(reason.text.to_string());
         *self.shared.error.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         match (permanent, away) {
             (true, _) => Trouble::permanent(reason),
@@ -345,6 +350,7 @@ impl Driver {
             lost_since: self.lost_since,
             took: self.took,
             health,
+            last_error: None,
             status,
         };
         self.shared.report.send_if_modified(|known| {

@@ -13,7 +13,7 @@ use runtime::connect::{BoxFuture, Connect, ConnectError, Io};
 use tokio::sync::watch;
 
 use super::Shared;
-use crate::probe::{Blame, ProbeError, ProbeReport, probe};
+use crate::probe::{Blame, ProbeError, ProbeReport, probe, what_to_do};
 use crate::report::HealthReport;
 use crate::session::Session;
 
@@ -45,16 +45,17 @@ struct Prober {
     knows: bool,
     sessions: watch::Receiver<Option<Arc<Session>>>,
     blame: Blame,
-    /// It was started anew because of what probes say, and none has succeeded since.
-    doubted: bool,
+    /// Probes that failed since one succeeded, and how often it was started anew because of them.
+    missed: u32,
+    renewals: u32,
 }
 
 /// Probes until the forward is gone or the scope drains.
 pub(super) async fn run(shared: Arc<Shared>, config: HealthConfig, scope: Scope) {
     let sessions = shared.session.subscribe();
     let health = Health::patient(config.settings, Instant::now());
-    let mut prober =
-        Prober { shared, config, health, pod: None, knows: false, sessions, blame: Blame::Path, doubted: false };
+    let (knows, blame) = (false, Blame::Path);
+    let mut prober = Prober { shared, config, health, pod: None, knows, sessions, blame, missed: 0, renewals: 0 };
     tokio::select! {
         biased;
         () = scope.drained() => {}
@@ -102,7 +103,7 @@ impl Prober {
             if self.shared.machine_status().state == ForwardState::Idle && std::mem::take(&mut self.knows) {
                 self.pod = None;
                 self.health.reset(Instant::now());
-                self.doubted = false;
+                (self.missed, self.renewals) = (0, 0);
                 self.publish(self.unknown());
             }
             if self.shared.ended.load(Ordering::Acquire) || self.sessions.changed().await.is_err() {
@@ -126,7 +127,11 @@ impl Prober {
 
     /// Of a target that was not probed yet.
     fn unknown(&self) -> HealthReport {
-        HealthReport { doubted: self.doubted, ..HealthReport::unknown() }
+        // What the one before said is why it was started anew.
+        let (error, hint) =
+            self.shared.health().filter(|_| self.renewals > 0).map(|known| (known.error, known.hint)).unzip();
+        let (error, hint) = (error.flatten(), hint.flatten());
+        HealthReport { error, hint, missed: self.missed, renewals: self.renewals, ..HealthReport::unknown() }
     }
 
     async fn probe(&mut self, session: &Arc<Session>) {
@@ -149,20 +154,25 @@ impl Prober {
 
     fn note_result(&mut self, result: Result<ProbeReport, ProbeError>) {
         self.knows = true;
-        self.doubted &= result.is_err();
+        match &result {
+            Ok(_) => (self.missed, self.renewals) = (0, 0),
+            Err(_) => self.missed = self.missed.saturating_add(1),
+        }
         self.health.handle_result(Instant::now(), result.is_ok(), rand::random());
         let known = self.shared.health().unwrap_or_else(HealthReport::unknown);
         let (state, failures, last) = (self.health.state(), self.health.failures(), Some(SystemTime::now()));
-        let doubted = self.doubted;
+        let (missed, renewals) = (self.missed, self.renewals);
         let report = match result {
             Ok(ProbeReport { latency, detail }) => {
                 let (latency, detail) = (Some(latency), Some(detail));
-                HealthReport { state, last, latency, error: None, detail, failures, doubted }
+                HealthReport { state, last, latency, error: None, detail, hint: None, failures, missed, renewals }
             }
             Err(error) => {
                 self.blame = error.blame();
-                let error = Some(crate::error::chain(&error));
-                HealthReport { state, last, error, failures, doubted, ..known }
+                let hint = Some(what_to_do(&error, self.config.probe.as_str()));
+                let error = crate::error::chain(&error);
+                self.shared.note_error(format!("probe: {error}"));
+                HealthReport { state, last, error: Some(error), hint, failures, missed, renewals, ..known }
             }
         };
         if let Some(error) = &report.error {
@@ -186,8 +196,8 @@ impl Prober {
             return;
         }
         // Before it is ready again: that alone says nothing, as what was there before was ready, too.
-        self.doubted = true;
-        self.publish(HealthReport { doubted: true, ..report });
+        self.renewals = self.renewals.saturating_add(1);
+        self.publish(HealthReport { renewals: self.renewals, ..report });
         session.renew();
         let attempt: Attempt = status.attempt;
         self.shared.tell(ForwardInput::Unhealthy { attempt, reason: format!("its probes fail: {error}").into() });

@@ -156,6 +156,42 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn within_three_seconds_as_much_goes_each_way_as_the_rate_says() {
+        let rate = Rate::new(RATE);
+        let counts: [std::cell::Cell<usize>; 4] = Default::default();
+        let one = async |up: &std::cell::Cell<usize>, down: &std::cell::Cell<usize>| {
+            let (near, far) = tokio::io::duplex(1 << 16);
+            let (mut from_near, mut to_near) = tokio::io::split(Limited::new(near, &rate));
+            let (mut from_far, mut to_far) = tokio::io::split(far);
+            let piece = [7; 10_000];
+            let (mut at_far, mut at_near) = ([0; 10_000], [0; 10_000]);
+            tokio::join!(
+                async { while to_near.write_all(&piece).await.is_ok() {} },
+                async { while to_far.write_all(&piece).await.is_ok() {} },
+                async {
+                    while let Ok(read @ 1..) = from_far.read(&mut at_far).await {
+                        up.set(up.get() + read);
+                    }
+                },
+                async {
+                    while let Ok(read @ 1..) = from_near.read(&mut at_near).await {
+                        down.set(down.get() + read);
+                    }
+                },
+            );
+        };
+        let both = Box::pin(async { tokio::join!(one(&counts[0], &counts[1]), one(&counts[2], &counts[3])) });
+        assert!(tokio::time::timeout(Duration::from_secs(3), both).await.is_err(), "it goes on for ever");
+        let expected = 3.0 * RATE as f64;
+        let of = |at: usize| counts[at].get() as f64;
+        for (up, down) in [(0, 2), (1, 3)] {
+            let share = (of(up) + of(down)) / expected;
+            assert!((0.9..1.1).contains(&share), "{share} of the rate");
+            assert!(of(up) > 0.3 * expected && of(down) > 0.3 * expected, "each stream has a part of it");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_read_from_its_buffer_is_held_to_the_rate_as_well() {
         let (near, mut far) = tokio::io::duplex(1 << 20);
         let mut near = Limited::new(BufReader::with_capacity(1 << 20, near), &Rate::new(RATE));

@@ -1,4 +1,4 @@
-//! Who listens on a port: read from `/proc`, as far as this user may.
+//! Who has a port, as a listener or for a connection of its own: read from `/proc`, as far as this user may.
 
 use std::fmt;
 use std::fs;
@@ -14,60 +14,78 @@ pub struct Holder {
     /// Its process id.
     pub pid: u32,
     /// Its short name.
-    pub name: String,
+    pub name: Box<str>,
     /// Its program file, when this user may see it.
     pub program: Option<PathBuf>,
+    /// Nobody listens there: the port is its end of a connection to this address. The system gives such ports out.
+    pub connection: Option<Box<SocketAddr>>,
+}
+
+/// A socket that stands in the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Socket {
+    inode: u64,
+    /// The other end, when it is no listener.
+    peer: Option<SocketAddr>,
 }
 
 impl Holder {
-    /// Looks for the listener that stands in the way of `address`.
+    /// Looks for the listener that stands in the way of `address`, or else for the connection that does.
     pub(super) fn of(address: SocketAddr) -> Option<Self> {
-        let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
+        let all: Vec<Socket> = ["/proc/net/tcp", "/proc/net/tcp6"]
             .iter()
             .filter_map(|table| fs::read_to_string(table).ok())
-            .flat_map(|table| listening_inodes(&table, address))
+            .flat_map(|table| sockets_at(&table, address))
             .collect();
-        if inodes.is_empty() {
+        // A server has connections at its port, too.
+        let listens = all.iter().any(|socket| socket.peer.is_none());
+        let sockets: Vec<Socket> = all.into_iter().filter(|socket| socket.peer.is_none() == listens).collect();
+        if sockets.is_empty() {
             return None;
         }
         let mut processes = fs::read_dir("/proc").ok()?.flatten();
         processes.find_map(|process| {
             let pid = process.file_name().to_str()?.parse().ok()?;
-            has_socket(&process.path(), &inodes).then(|| Self::read(pid, &process.path()))
+            let socket = socket_of(&process.path(), &sockets)?;
+            Some(Self { connection: socket.peer.map(Box::new), ..Self::read(pid, &process.path()) })
         })
     }
 
     fn read(pid: u32, process: &Path) -> Self {
         let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
-        Self { pid, name: name.trim().to_owned(), program: fs::read_link(process.join("exe")).ok() }
+        let program = fs::read_link(process.join("exe")).ok();
+        Self { pid, name: name.trim().into(), program, connection: None }
     }
 }
 
 impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let name = if self.name.is_empty() { "a process" } else { &self.name };
+        let name = if self.name.is_empty() { "a process" } else { &*self.name };
         write!(f, "{name} (pid {}", self.pid)?;
         if let Some(program) = &self.program {
             write!(f, ", {}", program.display())?;
         }
-        f.write_str(")")
+        f.write_str(")")?;
+        match &self.connection {
+            Some(peer) => write!(f, " for its connection to {peer}"),
+            None => Ok(()),
+        }
     }
 }
 
-/// The inodes of the sockets in `table` that listen on `address` or on a wildcard that covers it.
-fn listening_inodes(table: &str, address: SocketAddr) -> Vec<u64> {
-    table
-        .lines()
-        .skip(1)
-        .filter_map(|line| {
-            let mut fields = line.split_ascii_whitespace();
-            let local = fields.nth(1)?;
-            let state = fields.nth(1)?;
-            let inode = fields.nth(5)?.parse().ok()?;
-            let found = parse_address(local)?;
-            (state == LISTEN && found.port() == address.port() && overlaps(found.ip(), address.ip())).then_some(inode)
-        })
-        .collect()
+/// The sockets in `table` whose own end is `address` or a wildcard that covers it.
+fn sockets_at(table: &str, address: SocketAddr) -> Vec<Socket> {
+    let socket = |line: &str| {
+        let mut fields = line.split_ascii_whitespace();
+        let found = parse_address(fields.nth(1)?)?;
+        let peer = parse_address(fields.next()?)?;
+        let state = fields.next()?;
+        let inode = fields.nth(5)?.parse().ok()?;
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let socket = Socket { inode, peer: (state != LISTEN).then_some(peer) };
+        (found.port() == address.port() && overlaps(found.ip(), address.ip())).then_some(socket)
+    };
+    table.lines().skip(1).filter_map(socket).collect()
 }
 
 fn overlaps(held: IpAddr, wanted: IpAddr) -> bool {
@@ -96,15 +114,12 @@ pub(super) fn parse_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(ip, port))
 }
 
-fn has_socket(process: &Path, inodes: &[u64]) -> bool {
-    let Ok(descriptors) = fs::read_dir(process.join("fd")) else {
-        return false;
-    };
-    descriptors.flatten().any(|descriptor| {
-        fs::read_link(descriptor.path())
-            .ok()
-            .and_then(|link| link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-            .is_some_and(|inode: u64| inodes.contains(&inode))
+/// The one of the sockets that a process has.
+fn socket_of(process: &Path, sockets: &[Socket]) -> Option<Socket> {
+    fs::read_dir(process.join("fd")).ok()?.flatten().find_map(|descriptor| {
+        let link = fs::read_link(descriptor.path()).ok()?;
+        let inode: u64 = link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()?;
+        sockets.iter().find(|socket| socket.inode == inode).copied()
     })
 }
 
@@ -122,7 +137,11 @@ mod tests {
     #[test]
     #[cfg(target_endian = "little")]
     fn the_table_gives_listening_sockets_of_the_address_and_of_wildcards() {
-        let inodes = |address: &str| listening_inodes(TABLE, address.parse().unwrap());
+        let inodes = |address: &str| {
+            let all = sockets_at(TABLE, address.parse().unwrap());
+            let listeners = all.into_iter().filter(|socket| socket.peer.is_none());
+            listeners.map(|socket| socket.inode).collect::<Vec<_>>()
+        };
         assert_eq!(inodes("127.0.0.1:5432"), [4711]);
         assert_eq!(inodes("0.0.0.0:5432"), [4711]);
         assert_eq!(inodes("10.0.0.1:5432"), [0; 0]);
@@ -139,6 +158,19 @@ mod tests {
     }
 
     #[test]
+    fn whoever_has_a_port_for_a_connection_of_its_own_is_named_with_the_connection() {
+        let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = std::net::TcpStream::connect(server.local_addr().unwrap()).unwrap();
+        let holder = Holder::of(client.local_addr().unwrap()).expect("somebody has it");
+        let peer = server.local_addr().ok().map(Box::new);
+        assert_eq!((holder.pid, &holder.connection), (std::process::id(), &peer));
+        assert!(holder.to_string().ends_with(&format!("for its connection to {}", server.local_addr().unwrap())));
+        // A server's own connections are not why its port is taken.
+        let (_accepted, _) = server.accept().unwrap();
+        assert_eq!(Holder::of(server.local_addr().unwrap()).unwrap().connection, None);
+    }
+
+    #[test]
     fn damaged_lines_are_skipped() {
         for line in ["", "x", "0100007F", "0100007F:zz", "01:0050", "é100007F:0050"] {
             assert_eq!(parse_address(line), None, "{line}");
@@ -147,10 +179,12 @@ mod tests {
 
     #[test]
     fn a_holder_reads_as_in_the_interface_page() {
-        let mut holder =
-            Holder { pid: 812, name: "postgres".into(), program: Some("/usr/lib/postgresql/15/bin/postgres".into()) };
+        let program = Some("/usr/lib/postgresql/15/bin/postgres".into());
+        let mut holder = Holder { pid: 812, name: "postgres".into(), program, connection: None };
         assert_eq!(holder.to_string(), "postgres (pid 812, /usr/lib/postgresql/15/bin/postgres)");
         holder.program = None;
         assert_eq!(holder.to_string(), "postgres (pid 812)");
+        holder.connection = Some(Box::new("10.0.0.7:443".parse().unwrap()));
+        assert_eq!(holder.to_string(), "postgres (pid 812) for its connection to 10.0.0.7:443");
     }
 }

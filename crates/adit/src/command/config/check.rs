@@ -1,5 +1,6 @@
 //! `adit config check`: the file itself, then what it names.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use ::forward::Kubeconfigs;
@@ -91,13 +92,15 @@ pub(in crate::command) struct Contexts {
     pub(in crate::command) problems: Vec<Problem>,
     /// They are mistakes: there is a kubeconfig, and it does not have these. Without one nobody knows yet.
     pub(in crate::command) are_mistakes: bool,
+    /// Why each forward that leads to one of them cannot be used, by its name, with what to do.
+    pub(in crate::command) of_forwards: HashMap<String, (String, Option<String>)>,
 }
 
 /// The contexts that a file names and the kubeconfig does not have.
 pub(in crate::command) fn missing_contexts(path: &Path, text: &str, file: &AgentFile) -> Contexts {
     let mut named = Named::new(Places::read(&path.display().to_string(), text));
     let are_mistakes = named.contexts(file);
-    Contexts { problems: named.problems, are_mistakes }
+    Contexts { problems: named.problems, are_mistakes, of_forwards: named.of_forwards }
 }
 
 /// The contexts that a file leads to, each with the key of what does; `None` is the current one.
@@ -148,11 +151,13 @@ struct Named {
     /// What is wrong with forwards that are not used: it harms nobody until they are.
     notes: Vec<Problem>,
     unused: Vec<String>,
+    /// Forwards whose context is not there.
+    of_forwards: HashMap<String, (String, Option<String>)>,
 }
 
 impl Named {
     fn new(places: Places) -> Self {
-        Self { places, problems: Vec::new(), notes: Vec::new(), unused: Vec::new() }
+        Self { places, problems: Vec::new(), notes: Vec::new(), unused: Vec::new(), of_forwards: HashMap::new() }
     }
 
     fn of_server(&mut self, config: &ServerConfig) {
@@ -272,15 +277,24 @@ impl Named {
                 let first = first.unwrap_or_else(|| wanted[0].0.as_slice());
                 let keys = if config.kubernetes.kubeconfig.is_empty() { first } else { &of_file };
                 self.fault(keys, &error);
+                wanted.iter().for_each(|(keys, _)| self.note_forward(keys, &error));
                 return false;
             }
         };
         for (keys, context) in wanted {
             if let Err(error) = kubeconfigs.context_name(context.as_deref()) {
                 self.fault(&keys, &error);
+                self.note_forward(&keys, &error);
             }
         }
         true
+    }
+
+    /// A forward, if the keys are those of one, cannot be used.
+    fn note_forward(&mut self, keys: &[&str], error: &impl Diagnose) {
+        if let ["forwards", name, ..] = keys {
+            self.of_forwards.insert((*name).to_owned(), (chain(error), error.hint()));
+        }
     }
 
     fn authorities(&mut self, keys: &[&str], path: &Path) {

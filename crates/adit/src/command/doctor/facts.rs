@@ -334,16 +334,18 @@ fn port(address: SocketAddr, daemon: &Daemon, is_wanted: impl Fn(u16) -> bool) -
             let trouble = Trouble::of(&error);
             match (&error, daemon) {
                 (BindError::Taken { holder: Some(holder), .. }, Daemon::Runs { pid, .. })
-                    if u64::from(holder.pid) == *pid =>
+                    if u64::from(holder.pid) == *pid && holder.connection.is_none() =>
                 {
                     PortState::Ours
                 }
-                (BindError::Taken { holder: Some(holder), .. }, _) if others::is_daemon(holder.pid) => {
+                (BindError::Taken { holder: Some(holder), .. }, _)
+                    if others::is_daemon(holder.pid) && holder.connection.is_none() =>
+                {
                     PortState::OtherDaemon(holder.pid)
                 }
                 (BindError::Taken { holder, .. }, _) => PortState::Taken {
                     holder: holder.as_ref().map(ToString::to_string),
-                    by_adit: holder.as_ref().is_some_and(|holder| holder.name == "adit"),
+                    by_adit: holder.as_ref().is_some_and(|holder| &*holder.name == "adit"),
                     trouble,
                 },
                 _ => PortState::Refused(trouble),

@@ -214,15 +214,29 @@ fn authority(authority: &Authority, wanted: bool, now: SystemTime) -> Check {
             Check::warn("trust", format!("the local authority is valid until {until}"), "renew it: adit trust")
         }
         Authority::There { stores, .. } => {
-            let without: Vec<&str> =
-                stores.iter().filter(|(_, trusted)| !trusted).map(|(store, _)| store.as_str()).collect();
-            if without.is_empty() {
-                let stores: Vec<&str> = stores.iter().map(|(store, _)| store.as_str()).collect();
-                let stores = if stores.is_empty() { "no store".to_owned() } else { stores.join(", ") };
-                return Check::ok("trust", format!("the local authority is trusted by {stores}"));
+            let of = |trusts: bool| {
+                let stores = stores.iter().filter(|(_, trusted)| *trusted == trusts).map(|(store, _)| store.as_str());
+                stores.collect::<Vec<_>>().join(", ")
+            };
+            let (with, without) = (of(true), of(false));
+            match (without.is_empty(), with.is_empty()) {
+                (true, false) => Check::ok("trust", format!("the local authority is in the stores of {with}")),
+                _ if !wanted => Check::ok("trust", "there is a local authority, and nothing in the file needs it"),
+                (true, true) => {
+                    let message = "no store of certificates is known here, so browsers will warn";
+                    Check::warn(
+                        "trust",
+                        message,
+                        "run: adit trust; it says where the certificate is, to import it by hand",
+                    )
+                }
+                (false, _) => {
+                    let has = if with.is_empty() { String::new() } else { format!(" ({with} has it)") };
+                    let message =
+                        format!("the local authority is missing in the stores of {without}{has}, so they will warn");
+                    Check::warn("trust", message, "run: adit trust")
+                }
             }
-            let message = format!("the local authority is not trusted by {}", without.join(", "));
-            Check::warn("trust", message, "run: adit trust")
         }
     }
 }

@@ -13,6 +13,7 @@ mod guarded;
 mod handover;
 mod heard;
 pub(in crate::command::up) mod journal;
+mod last_change;
 mod launch;
 mod leaving;
 mod left_out;
@@ -193,11 +194,12 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             global.start_logs(Some("warn"), false)?;
             start_daemon(global)
         }
-        DaemonCommand::Stop => with_client(global, stop),
+        DaemonCommand::Stop => with_client(global, async |global, client| {
+            has_this_file(global, client).await?;
+            stop(global, client).await
+        }),
         DaemonCommand::Restart => with_client(global, async |global, client| {
-            if global.config.is_some() {
-                keeps_its_file(global, &client.get("/v1/status").await?)?;
-            }
+            keeps_its_file(global, client, "a restart keeps that file").await?;
             let answer = client.post("/v1/handover", None).await?;
             // The old process may answer once more before it takes nothing new.
             let begun = std::time::Instant::now();
@@ -216,6 +218,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             Ok(ExitCode::SUCCESS)
         }),
         DaemonCommand::Reload => with_client(global, async |global, client| {
+            keeps_its_file(global, client, "a reload reads that file again").await?;
             let answer = client.post("/v1/reload", None).await;
             let answer = answer.map_err(|failure| failure.and("everything stays as it is"))?;
             done(global, &answer, &changes(&answer));
@@ -223,6 +226,7 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
         }),
         DaemonCommand::Status => with_client(global, async |global, client| {
             let status = client.get("/v1/status").await?;
+            is_of_this_file(global, &status)?;
             let daemon = &status["daemon"];
             let text = |key: &str| daemon[key].as_str().unwrap_or_default().to_owned();
             let words = format!(
@@ -273,12 +277,29 @@ fn start_daemon(global: &Global) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// A restart takes over listening sockets, so it is no way to another file.
-fn keeps_its_file(global: &Global, status: &Value) -> Result<(), Failure> {
-    let Some((asked, own)) = other_file(global, status) else { return Ok(()) };
-    let text = format!("the daemon runs {}, and a restart keeps that file", own.display());
+/// A restart takes over listening sockets, and a reload what runs: they are no way to another file.
+async fn keeps_its_file(global: &Global, client: &Client, why: &str) -> Result<(), Failure> {
+    if global.config.is_none() {
+        return Ok(());
+    }
+    let Some((asked, own)) = other_file(global, &client.get("/v1/status").await?) else { return Ok(()) };
+    let text = format!("the daemon runs {}, and {why}", own.display());
     let hint = format!("for another: adit daemon stop, then adit daemon start --config {}", asked.display());
     Err(Failure::new(Fault::Usage, text, hint))
+}
+
+/// Whoever names another file than the daemon's means something that is not there.
+async fn has_this_file(global: &Global, client: &Client) -> Result<(), Failure> {
+    match global.config {
+        Some(_) => is_of_this_file(global, &client.get("/v1/status").await?),
+        None => Ok(()),
+    }
+}
+
+fn is_of_this_file(global: &Global, status: &Value) -> Result<(), Failure> {
+    let Some((_, own)) = other_file(global, status) else { return Ok(()) };
+    let text = format!("the daemon runs {}", own.display());
+    Err(Failure::new(Fault::Usage, text, "there is one daemon, with one file: leave out --config"))
 }
 
 /// The file that is asked for, and the one that runs, when they are two.
@@ -299,6 +320,7 @@ pub(in crate::command) fn forwards(
     let ChosenArguments { names, tag, all, no_wait } = arguments;
     let chosen = Chosen { names, tags: tag, all, forget, wait_ms: no_wait.then_some(0) };
     with_client(global, async move |global, client| {
+        has_this_file(global, client).await?;
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
         let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
@@ -355,10 +377,7 @@ pub(in crate::command) fn status(global: &Global, arguments: StatusArguments) ->
         let path = if global.verbose > 0 { "/v1/status?clients=true" } else { "/v1/status" };
         let mut shown = Shown::default();
         let mut status = client.get(path).await?;
-        if let Some((_, own)) = other_file(global, &status) {
-            let text = format!("the daemon runs {}", own.display());
-            return Err(Failure::new(Fault::Usage, text, "there is one daemon, with one file: leave out --config"));
-        }
+        is_of_this_file(global, &status)?;
         choose(&mut status, &arguments)?;
         loop {
             shown.show(global, &status, arguments.watch);
@@ -501,8 +520,12 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
             one["tags"].as_array().into_iter().flatten().any(|tag| arguments.tag.iter().any(|asked| *tag == **asked));
         tagged || arguments.names.iter().any(|name| one["name"] == **name)
     });
-    let summary = status::summary(services);
+    let (summary, left) = (status::summary(services), std::mem::take(services));
+    if let Some(published) = status["published"].as_array_mut() {
+        published.retain(|tunnel| left.iter().any(|one| one["name"] == tunnel["forward"]));
+    }
     status["summary"] = summary;
+    status["services"] = left.into();
     Ok(())
 }
 
@@ -542,9 +565,23 @@ fn changes(answer: &Value) -> String {
     };
     let parts: Vec<String> = ["added", "changed", "removed"].into_iter().filter_map(list).collect();
     let rest = answer["unchanged"].as_u64().unwrap_or(0);
-    match parts.is_empty() {
-        true => format!("nothing has changed; {rest} untouched"),
-        false => format!("{}; {rest} untouched", parts.join("; ")),
+    match (parts.is_empty(), answer["last"]["ago_ms"].as_u64()) {
+        (false, _) => format!("{}; {rest} untouched", parts.join("; ")),
+        // It is read by itself when it is saved, which may have been quicker.
+        (true, Some(ago)) => {
+            let last = changes(&json!({ "added": answer["last"]["added"], "changed": answer["last"]["changed"],
+                "removed": answer["last"]["removed"], "unchanged": rest }));
+            format!("already in force for {}: {last}", ago_in_words(ago))
+        }
+        (true, None) => format!("nothing has changed since the start; {rest} untouched"),
+    }
+}
+
+/// Tenths of a second matter to whoever has just saved a file.
+fn ago_in_words(milliseconds: u64) -> String {
+    match milliseconds {
+        0..60_000 => format!("{}.{} s", milliseconds / 1000, milliseconds / 100 % 10),
+        more => show::duration(more / 1000),
     }
 }
 
@@ -553,6 +590,11 @@ fn done(global: &Global, value: &Value, text: &str) {
         Output::Json => terminal::data(&format!("{value}\n")),
         Output::Text => terminal::data(&format!("{text}\n")),
     }
+}
+
+/// The forwards that have a log.
+pub(in crate::command) fn log_names(place: &Place) -> Vec<String> {
+    logs::names(&place.logs())
 }
 
 /// What the running daemon says of itself; nothing when none runs, when the socket is another user's, or when it takes
@@ -580,6 +622,27 @@ fn with_client(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_what_is_published_that_of_the_chosen_forwards_is_shown() {
+        let mut status = json!({
+            "services": [{ "name": "web", "tags": [] }, { "name": "db", "tags": ["x"] }],
+            "published": [{ "name": "shop", "forward": "web" }, { "name": "base", "forward": "db" }, { "name": "own", "forward": null }],
+        });
+        let of = |names: &[&str], tag: &[&str]| StatusArguments {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            tag: tag.iter().map(|tag| (*tag).to_owned()).collect(),
+            watch: false,
+            metrics: false,
+        };
+        let all = status.clone();
+        choose(&mut status, &of(&[], &[])).unwrap();
+        assert_eq!(status, all);
+        choose(&mut status, &of(&[], &["x"])).unwrap();
+        assert_eq!(status["published"], json!([{ "name": "base", "forward": "db" }]));
+        assert_eq!((&status["services"][0]["name"], &status["summary"]["total"]), (&json!("db"), &json!(1)));
+        assert!(choose(&mut status, &of(&["web"], &[])).is_err());
+    }
 
     #[test]
     fn a_start_that_was_waited_for_in_vain_is_no_success() {

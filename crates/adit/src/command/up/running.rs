@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use ::forward::{Clusters, KubeSettings};
+use ::forward::{Clusters, ForwardReport, KubeSettings};
 use adit_core::config::diff::{ListDiff, SectionDiff};
 use adit_core::config::{AgentFile, GatewayConfig, GatewayTls};
+use adit_core::forward::ForwardState;
 use adit_core::target::Target;
 use gateway::entrances::{EntranceError, Entrances};
 use gateway::rows::Row;
@@ -208,6 +209,15 @@ impl Running {
     /// Takes nothing new.
     pub(super) fn stop(&self) {
         self.entrances.stop();
+    }
+
+    /// Whether a connection waits for a forward that is being started.
+    pub(super) fn awaits_a_target(&self) -> bool {
+        let waits = |report: &ForwardReport| {
+            let starts = matches!(report.status.state, ForwardState::Resolving | ForwardState::Connecting);
+            starts && report.streams() > 0
+        };
+        self.entrances.targets().forwards().iter().any(|(_, forward)| waits(&forward.report()))
     }
 
     /// How its forwards are, as it changes.

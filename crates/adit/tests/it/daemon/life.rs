@@ -283,6 +283,37 @@ async fn every_request_that_is_described_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_example_of_the_reference_works() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("db", 0, ", tags: [dev]")));
+    place.start();
+    place.ok(&["start", "db"]);
+    // Where the page says that the socket is.
+    let runtime = place.home.path().join("x");
+    std::fs::create_dir(&runtime).unwrap();
+    std::os::unix::fs::symlink(place.home.path().join("state/adit/run"), runtime.join("adit")).unwrap();
+    let page = include_str!("../../../../../docs/reference/api.md");
+    let guide = include_str!("../../../../../docs/guide/daemon.md");
+    let all = page.lines().chain(guide.lines()).filter_map(|line| line.strip_prefix("$ "));
+    let mut examples: Vec<&str> = all.filter(|line| line.starts_with("curl --unix-socket")).collect();
+    assert!(examples.len() >= 19, "{examples:?}");
+    // These end the process that is asked.
+    examples.sort_by_key(|line| line.contains("/handover") || line.contains("/shutdown"));
+    examples.retain(|line| !line.contains("/handover"));
+    for example in examples {
+        let goes_on = example.contains(" -N ");
+        // What goes on is read for a moment.
+        let fast = if goes_on { "curl --max-time 1 " } else { "curl " };
+        let line = example.replacen("curl ", fast, 1).replacen("curl ", "curl --silent --show-error --fail ", 1);
+        let mut command = std::process::Command::new("sh");
+        let output = command.args(["-c", &line]).env("XDG_RUNTIME_DIR", &runtime).output().unwrap();
+        let errors = String::from_utf8_lossy(&output.stderr);
+        let is_cut = goes_on && output.status.code() == Some(28);
+        assert!(output.status.success() || is_cut, "{line}: {errors}{}", String::from_utf8_lossy(&output.stdout));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_mistyped_name_is_answered_with_the_one_that_is_meant() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("database", 0, "")));
@@ -342,6 +373,21 @@ async fn whose_file_the_daemon_runs_is_told_to_whoever_names_another() {
     let (code, text) = place.fails(&["status", "--config", &other]);
     assert!(code == 2 && text.contains(&format!("the daemon runs {own}")), "{text}");
     place.ok(&["status", "--config", &own]);
+    // None of them does what it does for a file that is not the daemon's.
+    let silent: [&[&str]; 6] = [
+        &["daemon", "reload"],
+        &["daemon", "status"],
+        &["daemon", "stop"],
+        &["start", "web"],
+        &["stop", "web"],
+        &["restart", "web"],
+    ];
+    for arguments in silent {
+        let (code, text) = place.fails(&[arguments, &["--config", &other]].concat());
+        assert!(code == 2 && text.contains(&format!("the daemon runs {own}")), "{arguments:?}: {text}");
+        assert!(text.contains("hint: "), "{arguments:?}: {text}");
+    }
+    place.ok(&["daemon", "reload", "--config", &own]);
     let (_, text) = place.fails(&["daemon", "start", "--config", &other]);
     assert!(text.contains("a daemon runs already") && text.contains(&format!("that one runs {own}")), "{text}");
 }

@@ -221,6 +221,170 @@ async fn probes_that_begin_to_fail_and_succeed_again_are_in_the_log() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_reload_that_came_by_itself_is_told_to_whoever_asks_for_it_later() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, "");
+    place.write(&format!("forwards:\n{web}"));
+    place.start();
+    let text = place.ok(&["daemon", "reload"]);
+    assert!(text.starts_with("nothing has changed since the start; 1 untouched"), "{text}");
+    place.write(&format!("forwards:\n{web}{}", place.forward("other", 0, "")));
+    place.logged("reloaded: added forward other").await;
+    let text = place.ok(&["daemon", "reload"]);
+    assert!(text.starts_with("already in force for ") && text.contains(" s: added: forward other; 2 "), "{text}");
+    // What is started and stopped is no change of the file.
+    place.ok(&["stop", "web"]);
+    let answer = place.json(&["daemon", "reload"]);
+    assert_eq!(answer["added"], serde_json::json!([]), "{answer}");
+    let last = &answer["last"];
+    assert!(last["added"][0] == "forward other" && last["ago_ms"].is_u64() && last["at"].is_string(), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_whose_context_is_not_there_says_so_before_anybody_uses_it() {
+    let place = Place::new().await;
+    let kubeconfig = place.home.path().join("kubeconfig");
+    let with = |context: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Config\nclusters: [{{ name: c, cluster: {{ server: \"http://127.0.0.1:9\" }} }}]\n\
+             users: [{{ name: u, user: {{}} }}]\ncontexts: [{{ name: {context}, context: {{ cluster: c, user: u }} }}]\n"
+        );
+        std::fs::write(&kubeconfig, text).unwrap();
+    };
+    with("prod");
+    let yaml = format!(
+        "kubernetes: {{ kubeconfig: {} }}\nforwards:\n{}  db: {{ to: \"k8s://prdo/x/service/db:80\", listen: 0 }}\n",
+        kubeconfig.display(),
+        place.forward("web", 0, "")
+    );
+    place.write(&yaml);
+    assert_eq!(place.json(&["daemon", "start"])["failed"], 1);
+    let db = place.status("db");
+    assert_eq!((&db["status"], &db["state"]), (&"failed".into(), &"idle".into()), "{db}");
+    assert!(db["reason"].as_str().unwrap().contains("context `prdo` is not in"), "{db}");
+    assert!(db["hint"].as_str().unwrap().contains("did you mean `prod`?"), "{db}");
+    assert_eq!(place.status("web")["status"], "idle");
+    // Asked for once more nothing is told twice.
+    place.ok(&["daemon", "reload"]);
+    place.ok(&["stop", "web"]);
+    assert_eq!(place.log().matches("\"event\":\"missing\"").count(), 1, "{}", place.log());
+    with("prdo");
+    let idle = || async { (place.status("db")["status"] == "idle").then_some(()) };
+    eventually(DEADLINE, "the context is there", idle).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_status_has_every_field_that_scripts_for_localport_read() {
+    let place = Place::new().await;
+    let more = ", start: always, tags: [dev], description: a shop, health: { type: tcp, interval: 1s, timeout: 1s }";
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, more)));
+    place.start();
+    let well = || async { (place.status("web")["is_healthy"] == true).then_some(()) };
+    eventually(DEADLINE, "it is healthy", well).await;
+    let status = place.json(&["status"]);
+    for key in ["total", "running", "stopped", "failed", "healthy", "unhealthy", "success_rate", "health_rate"] {
+        assert!(status["summary"][key].is_number(), "{key}: {status}");
+    }
+    let web = &status["services"][0];
+    for (key, is) in [
+        ("name", web["name"] == "web"),
+        ("status", web["status"] == "running"),
+        ("technology", web["technology"] == "tcp"),
+        ("local_port", web["local_port"].as_u64() > Some(0)),
+        ("remote_port", web["remote_port"] == place.origin.addr().port()),
+        ("target", web["target"] == format!("tcp://{}", place.origin.addr())),
+        ("uptime_seconds", web["uptime_seconds"].is_u64()),
+        ("last_health_check", web["last_health_check"].is_string()),
+        ("failure_count", web["failure_count"] == 0),
+        ("restart_count", web["restart_count"] == 0),
+        ("tags", web["tags"] == serde_json::json!(["dev"])),
+        ("description", web["description"] == "a shop"),
+    ] {
+        assert!(is, "{key}: {web}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_expects_something_else_is_named_with_what_to_do() {
+    let place = Place::new().await;
+    let health = ", start: always, health: { type: http, status: [204], interval: 1s, timeout: 1s, fall: 1 }";
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, health)));
+    place.start();
+    let missed = || async { (place.status("web")["health"]["missed"].as_u64() > Some(1)).then_some(()) };
+    eventually(DEADLINE, "some probes have failed", missed).await;
+    let web = place.status("web");
+    assert_eq!((&web["health"]["type"], &web["is_healthy"]), (&"http".into(), &false.into()), "{web}");
+    let text = place.ok(&["status"]);
+    assert!(
+        text.contains("    the http probe fails, ")
+            && text.contains(" times in a row: GET / answered 200 OK; expected 204"),
+        "{text}"
+    );
+    assert!(text.contains("    hint: ") && text.contains("`health`") && text.ends_with("; unhealthy: web\n"), "{text}");
+    assert!(web["last_error"]["text"].as_str().unwrap().starts_with("probe: GET / answered 200 OK"), "{web}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_probe_that_nothing_answers_is_the_reason_for_restarts_in_the_status() {
+    let place = Place::new().await;
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let health = "health: { type: postgres, interval: 1s, timeout: 100ms, fall: 1 }";
+    let to = silent.local_addr().unwrap();
+    place.write(&format!("forwards:\n  db: {{ to: \"tcp://{to}\", listen: 0, start: always, {health} }}\n"));
+    place.start();
+    let anew = || async {
+        let db = place.status("db");
+        (db["status"] == "restarting" && db["health"]["restarts"].as_u64() > Some(0)).then_some(db)
+    };
+    let db = eventually(DEADLINE, "it was started anew", anew).await;
+    assert!(db["hint"].as_str().is_some_and(|hint| hint.contains("postgres probe in `health`")), "{db}");
+    let text = place.ok(&["status"]);
+    assert!(text.contains("the postgres probe fails") && text.contains("because of it, which did not help"), "{text}");
+    assert!(text.ends_with("1 forward: 1 restarting; unhealthy: db\n"), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_last_error_is_the_last_one_by_whatever_way_it_came() {
+    let place = Place::new().await;
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    place.write(&format!(
+        "forwards:\n  db: {{ to: \"tcp://{closed}\", listen: 0 }}\n\
+         gateway: {{ listen: \"127.0.0.1:0\", routes: {{ db.localhost: {{ to: \"forward:db\" }} }} }}\n"
+    ));
+    place.start();
+    assert_eq!(get(place.entrance("db")).await, None);
+    let of_port = place.status("db")["last_error"]["at"].as_str().unwrap().to_owned();
+    let gateway = place.json(&["status"])["gateway"]["addresses"][0].as_str().unwrap().parse().unwrap();
+    let later = || async {
+        let _ = testkit::raw::get(gateway, "db.localhost", "/").await;
+        let last = place.status("db")["last_error"].clone();
+        (last["at"].as_str() > Some(of_port.as_str())).then_some(last)
+    };
+    let last = eventually(DEADLINE, "what came by the gateway is the last one", later).await;
+    assert!(last["text"].as_str().unwrap().contains("refused"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_command_leads_to_is_in_the_log_after_the_command() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    for _ in 0..5 {
+        place.ok(&["start", "web"]);
+        place.ok(&["restart", "web"]);
+        place.ok(&["stop", "web"]);
+    }
+    place.ok(&["start", "web"]);
+    let log = place.ok(&["logs", "-n", "1000"]);
+    let at = |text: &str| log.find(text).unwrap_or_else(|| panic!("{text}: {log}"));
+    assert!(at("web: restarted by a user") < at("web: running after the restart"), "{log}");
+    // That is told only of what was seen at rest before.
+    assert!(log.find("ready in").is_none_or(|ready| at("web: started by a user") < ready), "{log}");
+    let times: Vec<&str> = log.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    assert!(times.is_sorted(), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_started_and_stopped_can_be_forgotten() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}{}", place.forward("a", 0, ""), place.forward("b", 0, ", start: always")));

@@ -158,6 +158,33 @@ async fn what_is_live_outlasts_a_restart_for_longer_than_an_end_would_wait() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_waits_for_a_slow_target_reaches_it_though_another_process_takes_over() {
+    let place = Place::new().await;
+    let cluster = testkit::cluster::Cluster::start(testkit::cluster::ClusterOptions::default()).await;
+    cluster.add_service("default", "web", &[("app", "web")], &[testkit::cluster::ServicePort::new(80).to(8080)]);
+    let pod = testkit::cluster::PodSpec::new("default", "web-1").label("app", "web").port("http", 8080);
+    cluster.add_pod(pod.backend(8080, place.origin.addr()));
+    let kubeconfig = place.home.path().join("kubeconfig");
+    cluster.write_kubeconfig(&kubeconfig);
+    place.write(&format!(
+        "kubernetes: {{ kubeconfig: {} }}\nforwards:\n  web: {{ to: \"k8s:///default/service/web:80\", listen: 0 }}\n",
+        kubeconfig.display()
+    ));
+    place.start();
+    // Longer than the moment for those who only have to be passed on.
+    cluster.faults().api_delay(std::time::Duration::from_millis(1200));
+    let mut waits = TcpStream::connect(place.entrance("web")).unwrap();
+    waits.write_all(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    let accepted = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "it is waited for", accepted).await;
+    place.ok(&["daemon", "restart"]);
+    waits.set_read_timeout(Some(DEADLINE)).unwrap();
+    let mut answer = String::new();
+    waits.read_to_string(&mut answer).unwrap_or_else(|error| panic!("{error}: {}", place.log()));
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_process_before_still_carries_is_told_by_its_successor() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));

@@ -189,6 +189,47 @@ async fn waking_up_connects_anew_and_has_the_same_port() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_the_server_chose_is_asked_for_again() {
+    let bed = SshBed::new().await;
+    let published = Published::start(&bed, bed.options(), vec![port("web", 0, to(bed.origin.addr()))]);
+    let number = published.listening("web", 1).await;
+    for nth in 2..4 {
+        published.ports.wake();
+        assert_eq!(published.listening("web", nth).await, number, "visitors know it");
+    }
+    assert_eq!(published.said(|event| matches!(event, RemoteEvent::Listening { before: Some(_), .. })), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_is_another_ones_now_is_told_with_the_new_one() {
+    let bed = SshBed::new().await;
+    let published = Published::start(&bed, bed.options(), vec![port("web", 0, to(bed.origin.addr()))]);
+    let number = published.listening("web", 1).await;
+    bed.sshd.kill().await;
+    published.until("it is told", |event| matches!(event, RemoteEvent::Lost { .. })).await;
+    // `localhost` is the other one as well, where there is IPv6; one of both would be enough for the server. What it was
+    // killed with may hold them for a moment.
+    let has_ipv6 = std::net::TcpListener::bind(("::1", 0)).is_ok();
+    let mut taken = Vec::new();
+    let wanted = ["127.0.0.1", "::1"].into_iter().take(1 + usize::from(has_ipv6));
+    for host in wanted {
+        eventually(DEADLINE, "its port is free", || {
+            taken.extend(std::net::TcpListener::bind((host, number)));
+            taken.iter().any(|listener| listener.local_addr().is_ok_and(|at| at.ip().to_string() == host))
+        })
+        .await;
+    }
+    bed.sshd.restart().await;
+    let another = published.listening("web", 2).await;
+    assert_ne!(another, number);
+    let told = |event: &RemoteEvent| matches!(event, RemoteEvent::Listening { before, .. } if *before == Some(number));
+    assert_eq!(published.said(told), 1);
+    let mut stream = visit(another, b"echo\n").await;
+    stream.shutdown().await.unwrap();
+    assert_eq!(rest(&mut stream).await, b"");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn ports_come_and_go_and_lead_elsewhere_while_the_others_keep_their_visitors() {
     let bed = SshBed::new().await;
     let (stays, goes, comes) = (free_port().unwrap(), free_port().unwrap(), free_port().unwrap());

@@ -190,10 +190,14 @@ fn an_authority_is_looked_at_where_there_is_one() {
     assert_eq!(authority(&Authority::None, true, now).grade, Grade::Warn);
     assert_eq!(
         authority(&there(true, SOON * 2), true, now).message,
-        "the local authority is trusted by system, chromium"
+        "the local authority is in the stores of system, chromium"
     );
-    let not = authority(&there(false, SOON * 2), false, now);
-    assert_eq!((not.grade, not.message.as_str()), (Grade::Warn, "the local authority is not trusted by chromium"));
+    let not = authority(&there(false, SOON * 2), true, now);
+    let says = "the local authority is missing in the stores of chromium (system has it), so they will warn";
+    assert_eq!((not.grade, not.message.as_str()), (Grade::Warn, says));
+    assert_eq!(authority(&there(false, SOON * 2), false, now).grade, Grade::Ok, "nothing needs it");
+    let nowhere = Authority::There { not_after: now + SOON * 2, stores: Vec::new() };
+    assert_eq!(authority(&nowhere, true, now).grade, Grade::Warn, "no store at all is no trust");
     assert_eq!(authority(&there(true, SOON / 2), true, now).fix.as_deref(), Some("renew it: adit trust"));
 }
 

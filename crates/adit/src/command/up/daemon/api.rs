@@ -42,6 +42,28 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 /// The description for programs, and what the reference page is made of.
 pub(in crate::command) const OPENAPI: &str = include_str!("../../../../assets/openapi.json");
 
+const READ: &str = "GET, HEAD";
+const DO: &str = "POST";
+/// Everything that there is, and how it is asked for: what is not here is not answered, and all of it is described.
+const PATHS: [(&str, &str); 16] = [
+    ("/metrics", READ),
+    ("/v1/status", READ),
+    ("/v1/forwards", READ),
+    ("/v1/forwards/{name}", READ),
+    ("/v1/forwards/{name}/start", DO),
+    ("/v1/forwards/{name}/stop", DO),
+    ("/v1/forwards/{name}/restart", DO),
+    ("/v1/start", DO),
+    ("/v1/stop", DO),
+    ("/v1/restart", DO),
+    ("/v1/reload", DO),
+    ("/v1/events", READ),
+    ("/v1/logs", READ),
+    ("/v1/shutdown", DO),
+    ("/v1/handover", DO),
+    ("/v1/openapi.json", READ),
+];
+
 /// Answers requests for a daemon.
 #[derive(Clone)]
 pub(super) struct Api {
@@ -107,7 +129,7 @@ impl Api {
             ["reload"] => match self.daemon.reload().await {
                 Ok(change) => ok(&json!({
                     "added": change.added, "changed": change.changed, "removed": change.removed,
-                    "unchanged": change.unchanged,
+                    "unchanged": change.unchanged, "last": self.daemon.last_change(),
                 })),
                 Err(failure) => failed(&failure),
             },
@@ -234,7 +256,13 @@ impl Handler for Api {
         if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
             return unavailable(&ending::refused());
         }
-        if let Some(allowed) = methods(&path).filter(|allowed| !allowed.split(", ").any(|one| head.method == one)) {
+        let Some(allowed) = methods(head.uri.path()) else {
+            return not_found(match path.as_slice() {
+                ["forwards", _, _] => "a forward can be started, stopped and restarted",
+                _ => "there is nothing of this name; see /v1/openapi.json",
+            });
+        };
+        if !allowed.split(", ").any(|one| head.method == one) {
             let text = format!("{} is not for this; it takes {allowed}", head.method);
             let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "usage", &text, None);
             answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
@@ -253,23 +281,18 @@ impl Handler for Api {
                 let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
                 self.post(&path, &body).await
             }
-            _ => {
-                let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "usage", "only GET and POST", None);
-                answer.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST"));
-                answer
-            }
+            _ => not_found("only GET, HEAD and POST are taken"),
         }
     }
 }
 
 /// How what is at a path is asked for; nothing when there is nothing.
-fn methods(path: &[&str]) -> Option<&'static str> {
-    match path {
-        ["status" | "forwards" | "events" | "logs" | "openapi.json"] | ["forwards", _] => Some("GET, HEAD"),
-        ["reload" | "shutdown" | "handover"] => Some("POST"),
-        [verb] | ["forwards", _, verb] => verb_of(verb).map(|_| "POST"),
-        _ => None,
-    }
+fn methods(path: &str) -> Option<&'static str> {
+    let is = |pattern: &str| {
+        let same = |(pattern, asked): (&str, &str)| pattern == asked || pattern == "{name}";
+        pattern.split('/').count() == path.split('/').count() && pattern.split('/').zip(path.split('/')).all(same)
+    };
+    PATHS.iter().find(|(pattern, _)| is(pattern)).map(|(_, methods)| *methods)
 }
 
 /// Hands a line to a reader; not when it has gone, nor at the end, which no reader holds up.
@@ -327,4 +350,27 @@ fn with(status: StatusCode, body: Lines, content_type: &'static str) -> Response
     answer.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn what_is_answered_is_described_and_the_other_way_round() {
+        let described: Value = serde_json::from_str(OPENAPI).unwrap();
+        let mut found = BTreeSet::new();
+        for (path, verbs) in described["paths"].as_object().unwrap() {
+            for verb in verbs.as_object().unwrap().keys() {
+                found.insert((path.clone(), verb.to_uppercase()));
+            }
+        }
+        let first = |methods: &str| methods.split(", ").next().unwrap_or_default().to_owned();
+        let answered: BTreeSet<_> = PATHS.iter().map(|(path, methods)| ((*path).to_owned(), first(methods))).collect();
+        assert_eq!(found, answered);
+        assert_eq!(methods("/v1/forwards/a/start"), Some(DO));
+        assert_eq!((methods("/v1/forwards/a/jump"), methods("/v1/nothing"), methods("/")), (None, None, None));
+    }
 }

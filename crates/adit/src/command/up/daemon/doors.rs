@@ -21,6 +21,7 @@ use tunnel::agent::TokenSource;
 use super::api::Api;
 use super::guarded::{Door, Key};
 use super::state::{Daemon, internal};
+use crate::command::clock::ticks;
 use crate::report::{Failure, failure};
 
 /// Conversations at the same time at one port: some programs.
@@ -239,8 +240,7 @@ impl Doors {
 pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
     let (until, daemon) = (scope.clone(), Arc::downgrade(daemon));
     scope.spawn("daemon's ports", async move {
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticks(AGAIN);
         loop {
             tokio::select! {
                 biased;

@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc as std_mpsc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use adit_core::timestamp;
@@ -30,6 +30,8 @@ pub(in crate::command::up) struct Journal {
     queue: std_mpsc::SyncSender<Item>,
     listeners: broadcast::Sender<Arc<Entry>>,
     dropped: Arc<AtomicU64>,
+    /// Held from an entry's time until it stands in line: lines are in the order of their times.
+    order: Mutex<()>,
 }
 
 /// One thing that has happened.
@@ -58,12 +60,13 @@ impl Journal {
         let missing = Arc::clone(&dropped);
         // No task: a write to a disk that hangs cannot be cancelled, and the end does not wait for it.
         std::thread::Builder::new().name("journal".into()).spawn(move || write(&logs, &items, &missing))?;
-        Ok(Arc::new(Self { queue, listeners: broadcast::Sender::new(BEHIND), dropped }))
+        Ok(Arc::new(Self { queue, listeners: broadcast::Sender::new(BEHIND), dropped, order: Mutex::default() }))
     }
 
     /// Notes something. `details` is a map, or null.
     pub(in crate::command::up) fn note(&self, event: &str, text: &str, details: &Value) {
         let name = details.get("name").and_then(Value::as_str).map(str::to_owned);
+        let _in_order = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = Arc::new(Entry { line: line(event, text, details), name });
         // Without a listener there is nobody to tell.
         let _ = self.listeners.send(Arc::clone(&entry));
@@ -107,7 +110,7 @@ impl Journal {
 fn level(event: &str) -> &'static str {
     match event {
         "lost" | "failed" | "error" | "reload-failed" | "unhealthy" | "missing" | "exposed" | "left-out"
-        | "warning" | "not-opened" | "cancelling" => "warn",
+        | "warning" | "not-opened" | "cancelling" | "renumbered" => "warn",
         _ => "info",
     }
 }
@@ -220,6 +223,25 @@ mod tests {
         journal.flush();
         let all = std::fs::read_to_string(logs.daemon()).unwrap();
         assert!(all.contains("two") && all.contains("1 entries of this log were lost"), "{all}");
+    }
+
+    #[test]
+    fn lines_of_one_moment_are_in_the_order_of_their_times() {
+        let (_directory, logs, journal) = journal();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let journal = &journal;
+                scope.spawn(move || {
+                    (0..500).for_each(|at| journal.note("ready", &format!("{thread}/{at}"), &Value::Null));
+                });
+            }
+        });
+        journal.flush();
+        assert_eq!(journal.dropped(), 0);
+        let all = std::fs::read_to_string(logs.daemon()).unwrap();
+        let times: Vec<String> =
+            all.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["time"].to_string()).collect();
+        assert!(times.len() == 2000 && times.is_sorted(), "{} lines", times.len());
     }
 
     #[test]

@@ -10,6 +10,7 @@ use runtime::scope::Scope;
 
 use super::others;
 use super::state::{Daemon, lock};
+use crate::command::clock::ticks;
 use crate::command::up::running::Running;
 use crate::command::up::view::View;
 use crate::report::{Failure, failure};
@@ -50,8 +51,7 @@ pub(super) fn reason(error: &EntranceError) -> String {
 pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
     let (task_scope, daemon) = (scope.clone(), Arc::downgrade(daemon));
     scope.spawn("left out", async move {
-        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + AGAIN, AGAIN);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticks(AGAIN);
         loop {
             tokio::select! {
                 biased;
@@ -59,6 +59,9 @@ pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
                 _ = tick.tick() => {}
             }
             let Some(daemon) = daemon.upgrade() else { return };
+            if daemon.has_all() {
+                continue;
+            }
             let running = Arc::clone(&daemon.running);
             // A reload may hold it and wait for a task: that must not be one of this thread.
             let handle = tokio::runtime::Handle::current();

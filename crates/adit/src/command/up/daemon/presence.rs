@@ -15,6 +15,7 @@ use serde_json::Value;
 use super::api::Api;
 use super::place::Place;
 use super::state::{Daemon, control};
+use crate::command::clock::ticks;
 use crate::report::Failure;
 
 /// How often the daemon looks whether it can be found; whoever misses it waits no longer than this.
@@ -103,6 +104,11 @@ impl Presence {
         }
     }
 
+    /// Whether nothing is gone, as far as can be said at once.
+    pub(super) fn is_found(&self, place: &Place) -> bool {
+        self.held.try_lock().is_ok_and(|held| held.kept.is_none() || held.told.is_none() && held.is_found(place))
+    }
+
     fn again(&self, held: &mut Held, daemon: &Arc<Daemon>) -> Result<(), Failure> {
         let Some(kept) = &mut held.kept else { return Ok(()) };
         let directory = daemon.place.open()?;
@@ -140,8 +146,7 @@ impl Held {
 pub(super) fn keep(scope: &Scope, daemon: &Arc<Daemon>) {
     let (until, daemon) = (scope.clone(), Arc::downgrade(daemon));
     scope.spawn("presence", async move {
-        let mut tick = tokio::time::interval(LOOK);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut tick = ticks(LOOK);
         loop {
             tokio::select! {
                 biased;
@@ -149,7 +154,10 @@ pub(super) fn keep(scope: &Scope, daemon: &Arc<Daemon>) {
                 _ = tick.tick() => {}
             }
             let Some(daemon) = daemon.upgrade() else { return };
-            daemon.be_found().await;
+            // Two looks at a directory in memory; only what is gone is worth a thread.
+            if !daemon.is_found() {
+                daemon.be_found().await;
+            }
         }
     });
 }

@@ -37,8 +37,12 @@ use crate::command::{Global, on_runtime};
 use crate::report::Failure;
 use crate::terminal;
 
-/// How long connections that were accepted before a successor took over have to reach their target.
+/// How long connections that were accepted before a successor took over have to ask for their target at least.
 const SETTLE: Duration = Duration::from_millis(500);
+/// How long they have to reach it when it is being started: they would not have been waited for longer anyway.
+const REACH: Duration = Duration::from_secs(10);
+/// How often it is looked whether one still waits.
+const REACH_LOOK: Duration = Duration::from_millis(50);
 
 /// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
 /// as it ends any daemon.
@@ -185,6 +189,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         doors,
         is_activated: sockets.is_activated,
         file,
+        missing: read.contexts,
         desired,
         presence,
         notify: notify.clone(),
@@ -229,7 +234,9 @@ async fn until_the_end(
             // Whoever was accepted last is connected before forwards take nothing new.
             listening.drain();
             daemon.stop_answering();
-            tokio::time::sleep(SETTLE).await;
+            settle(daemon).await;
+            // Nobody waits for its end: what takes its time to be closed has it.
+            scope.linger();
             // Its phases begin only when it carries nothing more: nobody waits for its end.
             daemon.journal.note("stopping", "another process has taken over", &Value::Null);
             lock(&daemon.running).stop();
@@ -273,6 +280,16 @@ async fn until_the_end(
     let details = json!({ "clean": ended.clean, "took_ms": took, "pid": std::process::id(), "cut": left });
     daemon.journal.note("ended", &text, &details);
     ended
+}
+
+/// Waits until whoever was accepted has reached its target, as far as that is to be had.
+async fn settle(daemon: &Daemon) {
+    let begun = tokio::time::Instant::now();
+    tokio::time::sleep(SETTLE).await;
+    let waits = || lock(&daemon.running).awaits_a_target();
+    while begun.elapsed() < REACH && waits() {
+        tokio::time::sleep(REACH_LOOK).await;
+    }
 }
 
 /// Says what is still carried here, for the process that is the daemon now.
@@ -341,6 +358,17 @@ mod tests {
             unit.contains("Restart=on-failure") && unit.contains(&format!("\nSuccessExitStatus={CUT}\n")),
             "{unit}"
         );
+    }
+
+    #[test]
+    fn every_exit_code_is_in_the_help() {
+        use clap::CommandFactory as _;
+
+        let help = crate::command::Arguments::command().render_long_help().to_string();
+        let codes = Fault::ALL.map(adit_core::diagnose::exit_code);
+        for code in codes.into_iter().chain([0, CUT, 130]) {
+            assert!(help.lines().any(|line| line.trim_start().starts_with(&format!("{code} "))), "{code}: {help}");
+        }
     }
 
     #[test]

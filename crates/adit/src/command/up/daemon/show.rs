@@ -91,7 +91,7 @@ fn summary(services: &[Value]) -> String {
     let count = |word: &str| services.iter().filter(|one| one["status"] == word).count();
     let counts = words.map(|word| (count(word), word)).into_iter().filter(|(count, _)| *count > 0);
     let counts: Vec<String> = counts.map(|(count, word)| format!("{count} {word}")).collect();
-    let is_bad = |one: &&Value| one["is_healthy"] == false && one["status"] == "running";
+    let is_bad = |one: &&Value| one["is_healthy"] == false && (one["status"] == "running" || is_doubted(one));
     let bad: Vec<&str> = services.iter().filter(is_bad).filter_map(|one| one["name"].as_str()).collect();
     let bad = if bad.is_empty() { String::new() } else { format!("; unhealthy: {}", bad.join(", ")) };
     format!("{}: {}{bad}", counted(services.len() as u64, "forward"), counts.join(", "))
@@ -207,6 +207,25 @@ fn row(service: &Value) -> [String; 8] {
     ]
 }
 
+/// Whether it was started anew because its probes failed, and none has succeeded since.
+fn is_doubted(service: &Value) -> bool {
+    service["state"] == "ready" && service["health"]["restarts"].as_u64().is_some_and(|restarts| restarts > 0)
+}
+
+/// What fails about its probes, how often, and what was done about it.
+fn probe(health: &Value) -> Option<String> {
+    let error = health["error"].as_str()?;
+    let kind = health["type"].as_str().unwrap_or("its");
+    let missed = health["missed"].as_u64().or_else(|| health["failures"].as_u64()).unwrap_or(0);
+    let times = if missed > 1 { format!(", {missed} times in a row") } else { String::new() };
+    let restarts = match health["restarts"].as_u64().unwrap_or(0) {
+        0 => String::new(),
+        1 => "; started anew once because of it, which did not help".to_owned(),
+        many => format!("; started anew {many} times because of it, which did not help"),
+    };
+    Some(format!("the {kind} probe fails{times}: {error}{restarts}"))
+}
+
 /// Why something is not as it should be, below its row.
 fn details(text: &mut String, service: &Value, verbose: bool) {
     let streams = service["streams"].as_u64().unwrap_or(0);
@@ -216,14 +235,16 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
         let _ = writeln!(text, "    {open} {verb} on until {they}; `adit status -v` says whose");
     }
     let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
-    if let Some(reason) = service["reason"].as_str().filter(|_| !is_well || verbose) {
+    let reason = service["reason"].as_str().filter(|_| (!is_well || verbose) && !is_doubted(service));
+    if let Some(reason) = reason {
         let _ = writeln!(text, "    {reason}");
-        if let Some(hint) = service["hint"].as_str() {
-            let _ = writeln!(text, "    hint: {hint}");
-        }
     }
-    if let Some(error) = service["health"]["error"].as_str() {
-        let _ = writeln!(text, "    probe: {error}");
+    let probe = probe(&service["health"]);
+    if let Some(probe) = &probe {
+        let _ = writeln!(text, "    {probe}");
+    }
+    if let Some(hint) = service["hint"].as_str().filter(|_| reason.is_some() || probe.is_some()) {
+        let _ = writeln!(text, "    hint: {hint}");
     }
     if !verbose {
         return;

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ::forward::Forward;
-use adit_core::config::{AgentFile, ForwardConfig};
+use adit_core::config::{AgentFile, ForwardConfig, Problem};
 use adit_core::diagnose::Fault;
 use adit_core::near;
 use adit_core::timestamp;
@@ -21,12 +21,13 @@ use super::desired::{Desired, Wish};
 use super::doors::Doors;
 use super::ending::End;
 use super::journal::Journal;
+use super::last_change::LastChange;
 use super::metrics;
 use super::notify::Notify;
 use super::place::Place;
 use super::presence::Presence;
 use super::status;
-use crate::command::up::publish::TunnelRow;
+use crate::command::config::check::Contexts;
 use crate::command::up::running::{Change, Running};
 use crate::command::up::source::{Read, Source};
 use crate::command::up::view::View;
@@ -78,6 +79,8 @@ pub(super) struct Daemon {
     reloads_refused: AtomicU64,
     /// Why the file as it is now is not in force, and since when.
     mistake: Mutex<Option<(SystemTime, Failure)>>,
+    /// The last change of what is in force that the file asked for.
+    last: Mutex<Option<LastChange>>,
     /// What was read last and what is wished; held during a change, so that there is one at a time.
     known: Mutex<Known>,
 }
@@ -88,6 +91,8 @@ struct Known {
     desired: Desired,
     /// The version of the file that was refused for an address that cannot be had: it is tried again.
     waiting: Option<Read>,
+    /// Contexts that the version in force names and that are not there, as they were told.
+    missing: Contexts,
     /// Why the wishes are not written down. They hold, and are written with the next change that can be.
     unsaved: Option<String>,
 }
@@ -106,6 +111,7 @@ pub(super) struct Parts {
     pub(super) doors: Doors,
     pub(super) is_activated: bool,
     pub(super) file: AgentFile,
+    pub(super) missing: Contexts,
     pub(super) desired: Desired,
     pub(super) presence: Presence,
     pub(super) notify: Notify,
@@ -118,8 +124,11 @@ enum Cause {
     /// An address that a version of the file was refused for may be free.
     Address,
     /// Somebody wants something of forwards, and some of them anew.
-    Command { wish: Box<dyn FnOnce(&mut Desired) + Send>, renew: Vec<String> },
+    Command { wish: Box<dyn FnOnce(&mut Desired) + Send>, renew: Vec<String>, told: Vec<Told> },
 }
+
+/// What is noted of a command: an event, its words, and the forward.
+struct Told(&'static str, String, Value);
 
 /// Which forwards a command is about.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -142,7 +151,7 @@ pub(in crate::command) struct Chosen {
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { place, config, journal, running, source, watch, view, .. } = parts;
-        let Parts { scope, answering, doors, is_activated, file, desired, presence, notify, .. } = parts;
+        let Parts { scope, answering, doors, is_activated, file, missing, desired, presence, notify, .. } = parts;
         Arc::new(Self {
             place,
             config,
@@ -167,7 +176,8 @@ impl Daemon {
             reloads: AtomicU64::new(0),
             reloads_refused: AtomicU64::new(0),
             mistake: Mutex::default(),
-            known: Mutex::new(Known { file, desired, waiting: None, unsaved: None }),
+            last: Mutex::default(),
+            known: Mutex::new(Known { file, desired, waiting: None, missing, unsaved: None }),
         })
     }
 
@@ -222,6 +232,17 @@ impl Daemon {
         });
         // It fails only at the end of everything.
         let _ = looked.await;
+    }
+
+    /// Whether it is found where it is looked for, as far as can be said at once.
+    pub(super) fn is_found(&self) -> bool {
+        self.presence.is_found(&self.place)
+    }
+
+    /// Whether every address is open and the file in force, as far as can be said at once: then nothing is to be tried again.
+    pub(super) fn has_all(&self) -> bool {
+        let is_open = self.running.try_lock().is_ok_and(|running| running.entrances().unopened().next().is_none());
+        is_open && self.mistake.try_lock().is_ok_and(|mistake| mistake.is_none())
     }
 
     /// Answers at the control socket.
@@ -319,7 +340,7 @@ impl Daemon {
     fn status_now(&self) -> Value {
         let known = self.known();
         let running = lock(&self.running);
-        let mut value = status::forwards(&known.file, &known.desired, running.entrances());
+        let mut value = status::forwards(&known.file, &known.desired, running.entrances(), &known.missing.of_forwards);
         let socket = self.place.socket();
         let logs = self.place.logs();
         let daemon = status::OfDaemon {
@@ -340,7 +361,7 @@ impl Daemon {
         value["daemon"]["ending"] = self.end.json(&running);
         let snapshot = running.snapshot();
         value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
-        value["published"] = snapshot.published.iter().map(TunnelRow::json).collect();
+        value["published"] = snapshot.published.iter().map(|row| status::published(row, &known.file)).collect();
         value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
         value
     }
@@ -370,9 +391,8 @@ impl Daemon {
         let changed = self.change(Cause::File).await.map(Option::unwrap_or_default);
         self.notify.reloaded();
         match &changed {
-            Ok(change) => {
+            Ok(_) => {
                 self.reloads.fetch_add(1, Ordering::Relaxed);
-                self.view.reloaded(change);
             }
             Err(failure) => {
                 self.reloads_refused.fetch_add(1, Ordering::Relaxed);
@@ -391,9 +411,8 @@ impl Daemon {
         }
         match self.change(Cause::Address).await {
             Ok(None) => {}
-            Ok(Some(change)) => {
+            Ok(Some(_)) => {
                 self.reloads.fetch_add(1, Ordering::Relaxed);
-                self.view.reloaded(&change);
             }
             Err(failure) if before == failure.text().trim_end() => {}
             Err(failure) => self.view.not_reloaded(&failure),
@@ -417,14 +436,15 @@ impl Daemon {
             }
             desired.set(&list, if verb == Verb::Stop { Wish::Stopped } else { Wish::Started });
         };
-        self.change(Cause::Command { wish: Box::new(wish), renew }).await?;
-        for name in &names {
+        let told = names.iter().map(|name| {
             let text = match forget {
                 true => format!("{name}: as the file says, by a user"),
                 false => format!("{name}: {} by a user", verb.past()),
             };
-            self.journal.note(verb.past(), &text, &json!({ "name": name }));
-        }
+            Told(verb.past(), text, json!({ "name": name }))
+        });
+        let told = told.collect();
+        self.change(Cause::Command { wish: Box::new(wish), renew, told }).await?;
         if verb != Verb::Stop && !forget {
             let wait = chosen.wait_ms.map_or(WAIT, Duration::from_millis);
             self.wait_ready(&names, wait).await?;
@@ -564,18 +584,18 @@ impl Daemon {
 
     fn change_now(self: &Arc<Self>, cause: Cause) -> Result<Option<Change>, Failure> {
         let mut known = self.known();
-        let (read, wish, renew) = match cause {
+        let (read, wish, renew, told) = match cause {
             Cause::File => {
                 known.waiting = None;
-                (self.read(&known)?, None, Vec::new())
+                (self.read(&known)?, None, Vec::new(), Vec::new())
             }
             Cause::Address => match known.waiting.clone() {
-                Some(read) => (read, None, Vec::new()),
+                Some(read) => (read, None, Vec::new(), Vec::new()),
                 None => return Ok(None),
             },
             // The successor may have read what was wished before: it is to be asked.
             Cause::Command { .. } if self.hands_over() => return Err(super::ending::given_up_to_another()),
-            Cause::Command { wish, renew } => (self.read(&known)?, Some(wish), renew),
+            Cause::Command { wish, renew, told } => (self.read(&known)?, Some(wish), renew, told),
         };
         let is_command = wish.is_some();
         // Not from the disk: what could not be written there holds as well.
@@ -594,6 +614,13 @@ impl Daemon {
             let mut running = lock(&self.running);
             running.renew(&renew);
             let applied = running.apply(&next).map(|change| (change, running.snapshot()));
+            // While nobody sees what comes of it: what it leads to is told after it.
+            if let Ok((change, _)) = &applied {
+                told.iter().for_each(|Told(event, text, details)| self.journal.note(event, text, details));
+                if !is_command {
+                    self.view.reloaded(change);
+                }
+            }
             (applied, running.wants_address())
         };
         let (change, snapshot) = match applied {
@@ -620,9 +647,10 @@ impl Daemon {
             self.notifies.store(own.notify, Ordering::Relaxed);
             self.doors.apply(self, &own, token);
         }
-        self.view.missing(&next.contexts.problems);
+        self.tell_missing(&mut known, next.contexts.clone());
         self.watch.set_files(next.files());
         let diff = super::audit::diff(&known.file, &as_written);
+        self.note_last(&change, !is_command || diff.is_some());
         if let Some(diff) = diff {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
@@ -633,6 +661,29 @@ impl Daemon {
         }
         (known.file, known.desired) = (as_written, desired);
         Ok(Some(change))
+    }
+
+    /// Says which contexts are not there that were, or that nobody asked for before.
+    fn tell_missing(&self, known: &mut Known, missing: Contexts) {
+        let was_told = |problem: &&Problem| {
+            known.missing.problems.iter().any(|told| (&told.key, &told.message) == (&problem.key, &problem.message))
+        };
+        let news: Vec<Problem> = missing.problems.iter().filter(|problem| !was_told(problem)).cloned().collect();
+        self.view.missing(&news);
+        known.missing = missing;
+    }
+
+    /// Keeps in mind what the file has changed, for whoever asks for a reload when the watcher was quicker.
+    fn note_last(&self, change: &Change, is_of_file: bool) {
+        if is_of_file && !change.is_empty() {
+            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastChange::now(change.clone()));
+        }
+    }
+
+    /// What the file has changed last, and when; nothing since the start.
+    pub(super) fn last_change(&self) -> Value {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.as_ref().map_or(Value::Null, LastChange::json)
     }
 
     /// Writes the wishes down; why not.

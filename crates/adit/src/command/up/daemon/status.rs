@@ -1,21 +1,24 @@
 //! How the daemon and its forwards are, as JSON: what `adit status -o json` prints and `GET /v1/forwards` answers.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use ::forward::ForwardReport;
+use ::forward::{ForwardReport, HealthReport};
 use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::forward::{ForwardState, Start};
 use adit_core::health::HealthState;
 use adit_core::target::Target;
 use adit_core::timestamp;
 use gateway::entrances::Entrances;
+use gateway::failures::LastError;
 use gateway::traffic::Traffic;
 use serde_json::{Value, json};
 
 use super::desired::{Desired, Wish};
 use super::left_out;
+use crate::command::up::publish::TunnelRow;
 
 /// What is known of one forward.
 struct Known {
@@ -26,11 +29,28 @@ struct Known {
     hint: Option<String>,
     /// Why it cannot be reached where it should be.
     unopened: Vec<String>,
+    /// Why it can lead nowhere, though nobody has tried it: its context is not there.
+    nowhere: Option<(String, Option<String>)>,
 }
 
 impl Known {
     fn reason(&self) -> Option<String> {
         (!self.unopened.is_empty()).then(|| self.unopened.join("; "))
+    }
+
+    /// Why it will fail for whoever uses it first.
+    fn will_fail(&self) -> Option<&(String, Option<String>)> {
+        let rests = self.report.as_ref().is_some_and(|report| report.status.state == ForwardState::Idle);
+        self.nowhere.as_ref().filter(|_| rests)
+    }
+
+    /// The later one of what is known of its port, and of everything that goes through it.
+    fn last_error(&self) -> Option<(SystemTime, String)> {
+        let of_port = self.traffic.as_ref().and_then(|traffic| traffic.last_error());
+        let of_port = of_port.map(|LastError { at, text, .. }| (at, text));
+        let all = self.report.as_ref().and_then(|report| report.last_error.clone()).map(|last| (last.at, last.text));
+        // Of the same thing the port knows more, and a moment later.
+        all.into_iter().chain(of_port).max_by_key(|(at, _)| *at)
     }
 }
 
@@ -63,7 +83,12 @@ pub(super) fn add_clients(status: &mut Value) {
 }
 
 /// All forwards of the file, with a summary.
-pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrances) -> Value {
+pub(super) fn forwards(
+    file: &AgentFile,
+    desired: &Desired,
+    entrances: &Entrances,
+    nowhere: &HashMap<String, (String, Option<String>)>,
+) -> Value {
     let open: Vec<_> = entrances.open().collect();
     let all = entrances.targets().forwards();
     let services: Vec<Value> = file
@@ -80,6 +105,7 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
                     .map(|(_, traffic)| Arc::clone(traffic)),
                 hint: all.get(&config.name).and_then(::forward::Forward::hint),
                 unopened: unopened(entrances, Some(&config.name)),
+                nowhere: nowhere.get(&config.name).cloned(),
             };
             one(config, desired.get(&config.name), &known)
         })
@@ -91,6 +117,18 @@ pub(super) fn forwards(file: &AgentFile, desired: &Desired, entrances: &Entrance
 fn unopened(entrances: &Entrances, owner: Option<&str>) -> Vec<String> {
     let left = entrances.unopened().filter(|(of, ..)| *of == owner);
     left.map(|(_, _, error)| left_out::reason(error)).collect()
+}
+
+/// What is published, with the forward that it leads to.
+pub(super) fn published(row: &TunnelRow, file: &AgentFile) -> Value {
+    let mut tunnels = file.publish.iter().flat_map(|publish| &publish.tunnels);
+    let tunnel = tunnels.find(|tunnel| tunnel.key == row.name);
+    let mut value = row.json();
+    value["forward"] = match tunnel.map(|tunnel| &tunnel.to) {
+        Some(Target::Forward(name)) => name.as_str().into(),
+        _ => Value::Null,
+    };
+    value
 }
 
 /// The gateway's addresses; nothing when there is none.
@@ -139,14 +177,17 @@ fn tenths(value: f64) -> f64 {
 fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let report = known.report.as_ref();
     let status = match report {
-        _ if !known.unopened.is_empty() => "failed",
+        _ if !known.unopened.is_empty() || known.will_fail().is_some() => "failed",
         None if !config.enabled && wish != Some(Wish::Started) => "disabled",
         _ => word(report),
     };
     let traffic = known.traffic.as_deref();
     let local_port = known.addresses.first().or(config.listen.first()).map(SocketAddr::port);
     let probed = report.and_then(|report| report.health.as_ref());
-    let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health.state));
+    let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health));
+    let will_fail = known.will_fail().cloned();
+    let of_probe =
+        probed.filter(|_| report.is_some_and(ForwardReport::is_ready)).and_then(|health| health.hint.clone());
     json!({
         "name": config.name,
         "status": status,
@@ -164,6 +205,9 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
             "error": health.error,
             "detail": health.detail,
             "failures": health.failures,
+            "type": config.health.as_ref().map(|health| health.probe.as_str()),
+            "missed": health.missed,
+            "restarts": health.renewals,
         })),
         "failure_count": report.map_or(0, |report| report.status.failures)
             .max(probed.map_or(0, |health| health.failures)),
@@ -179,24 +223,25 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "pod": report.and_then(|report| report.pod.clone()),
         "transport": report.and_then(|report| report.transport),
         "took_ms": report.and_then(|report| report.took).map(millis),
-        "reason": known.reason().or_else(|| report.and_then(|report| report.waiting_for.clone()
+        "reason": known.reason().or_else(|| Some(will_fail.as_ref()?.0.clone())).or_else(|| report.and_then(|report| report.waiting_for.clone()
             .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
         "cluster_trouble": report.and_then(ForwardReport::cluster_trouble),
-        "hint": known.hint,
+        "hint": known.hint.clone().or_else(|| will_fail.as_ref()?.1.clone()).or(of_probe),
         "retry_in_ms": report.and_then(|report| report.status.retry_at)
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
         "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
         "opened": traffic.map_or(0, Traffic::opened),
         "bytes_in": traffic.map_or(0, |traffic| traffic.meter().inward()),
         "bytes_out": traffic.map_or(0, |traffic| traffic.meter().outward()),
-        "last_error": traffic.and_then(Traffic::last_error)
-            .map(|error| json!({ "at": timestamp::format(error.at), "text": error.text })),
+        "last_error": known.last_error().map(|(at, text)| json!({ "at": timestamp::format(at), "text": text })),
     })
 }
 
 /// What probes say; of what nobody probes nothing is known.
-const fn is_healthy(state: ForwardState, health: HealthState) -> Option<bool> {
-    match (state, health) {
+fn is_healthy(state: ForwardState, health: &HealthReport) -> Option<bool> {
+    match (state, health.state) {
+        // It was started anew for that, and nothing shows that it helped.
+        (ForwardState::Ready, HealthState::Unknown) if health.is_doubted() => Some(false),
         (ForwardState::Ready, HealthState::Healthy) => Some(true),
         (ForwardState::Ready, HealthState::Unhealthy) | (ForwardState::Failed | ForwardState::Backoff, _) => {
             Some(false)
@@ -291,10 +336,27 @@ mod tests {
 
     #[test]
     fn health_is_what_probes_say() {
-        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Healthy), Some(true));
-        assert_eq!(is_healthy(ForwardState::Ready, HealthState::Unknown), None);
-        assert_eq!(is_healthy(ForwardState::Backoff, HealthState::Unknown), Some(false));
-        assert_eq!(is_healthy(ForwardState::Idle, HealthState::Healthy), None);
+        let report = |state, renewals| HealthReport {
+            state,
+            last: None,
+            latency: None,
+            error: None,
+            detail: None,
+            hint: None,
+            failures: 0,
+            missed: 0,
+            renewals,
+        };
+        let of = |state, health| is_healthy(state, &report(health, 0));
+        assert_eq!(of(ForwardState::Ready, HealthState::Healthy), Some(true));
+        assert_eq!(of(ForwardState::Ready, HealthState::Unknown), None);
+        assert_eq!(of(ForwardState::Backoff, HealthState::Unknown), Some(false));
+        assert_eq!(of(ForwardState::Idle, HealthState::Healthy), None);
+        assert_eq!(
+            is_healthy(ForwardState::Ready, &report(HealthState::Unknown, 1)),
+            Some(false),
+            "started anew in vain"
+        );
     }
 
     #[test]

@@ -87,7 +87,7 @@ pub(super) fn start(
 fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
     match event {
         RemoteEvent::Connected => state.enter(Phase::Connected),
-        RemoteEvent::Listening { name, bind, port } => state.set(name, |row| {
+        RemoteEvent::Listening { name, bind, port, .. } => state.set(name, |row| {
             row.url = place(server, bind, *port);
             row.open();
         }),
@@ -119,7 +119,10 @@ fn tell(view: &View, state: &State, server: &SshServer, event: &RemoteEvent) {
     let text = server.to_string();
     let (name, key, line, value) = match event {
         RemoteEvent::Connected => ("connected", "publish", format!("connected to {server}"), json!({ "server": text })),
-        RemoteEvent::Listening { name, bind, port } => {
+        RemoteEvent::Listening { name, bind, port, before } => {
+            if let Some(before) = before {
+                renumbered(view, server, name, *before, *port);
+            }
             let url = place(server, bind, *port);
             let target = state.target(name);
             let line = format!("{name}  {url} → {target}");
@@ -149,6 +152,16 @@ fn tell(view: &View, state: &State, server: &SshServer, event: &RemoteEvent) {
     if new {
         view.remote(name, &line, || with_server(value, &text));
     }
+}
+
+/// Whoever was given the number before must be given the new one.
+fn renumbered(view: &View, server: &SshServer, name: &str, before: u16, port: u16) {
+    let hint = "name a port in `publish` that is yours there: `port: 0` takes what the server has";
+    let line = format!(
+        "{name}: its port at {server} is {port} now, not {before}, which was not to be had again\nhint: {hint}"
+    );
+    let value = || json!({ "tunnel": name, "port": port, "before": before, "server": server.to_string() });
+    view.remote("renumbered", &line, value);
 }
 
 fn line_without_wait(event: &RemoteEvent, line: &str) -> String {

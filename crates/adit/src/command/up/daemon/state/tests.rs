@@ -45,6 +45,7 @@ impl Bed {
             doors: Doors::default(),
             is_activated: false,
             file: read.file,
+            missing: read.contexts,
             notify: Notify::default(),
         });
         Self { directory, daemon }
