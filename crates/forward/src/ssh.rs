@@ -30,6 +30,7 @@ mod auth;
 mod bastion;
 mod budget;
 mod flow;
+mod gathered;
 mod host_keys;
 mod key_files;
 mod keys;

@@ -47,6 +47,8 @@ pub fn is_gone(local: SocketAddr, peer: SocketAddr) -> Option<bool> {
 pub struct PeerWatch {
     /// As this side sees them; `None` when nothing can be known.
     addresses: Option<(SocketAddr, SocketAddr)>,
+    /// Others were let go first.
+    gave_way: bool,
     look: Option<Pin<Box<Sleep>>>,
     patience: Duration,
 }
@@ -70,7 +72,7 @@ impl PeerWatch {
     }
 
     const fn blind() -> Self {
-        Self { addresses: None, look: None, patience: LOOK_FIRST }
+        Self { addresses: None, gave_way: false, look: None, patience: LOOK_FIRST }
     }
 
     /// Whether anything can be known, as far as was found until now.
@@ -82,6 +84,11 @@ impl PeerWatch {
     /// has ended its half.
     pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let Some((local, peer)) = self.addresses else { return Poll::Pending };
+        if !std::mem::replace(&mut self.gave_way, true) {
+            // To ask the kernel takes a while, and whoever leaves has often just come again: that is seen to first.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
         loop {
             let look = match &mut self.look {
                 Some(look) => look,

@@ -146,13 +146,13 @@ async fn carry_both(
     mut answered: impl FnMut(),
 ) -> SpliceEnd {
     let tcp = target.plain_tcp().is_some();
-    let watch = PeerWatch::of(&client);
+    crate::peer::prepare();
     let (said, within) = opening.map_or((Vec::new(), Duration::MAX), |opening| (opening.bytes, opening.within));
     let mut patience = Patience { bytes: said.len() as u64, within, timer: None };
     let mut pair = Pair {
         client,
         target,
-        watch,
+        watch: None,
         ended: false,
         inward: Direction { tcp, kept: said, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
@@ -281,7 +281,8 @@ impl Direction {
 struct Pair {
     client: TcpStream,
     target: Io,
-    watch: PeerWatch,
+    /// Made when it is needed: to ask for both addresses takes time that a new client waits.
+    watch: Option<PeerWatch>,
     /// It came to an end of its own.
     ended: bool,
     /// Client to target.
@@ -327,8 +328,9 @@ impl Pair {
             return Poll::Ready(None);
         }
         // A client that has ended its half, which the target has, may have left: then nobody wants the answer.
-        if self.inward.ended && self.inward.done && self.watch.poll_gone(cx).is_ready() {
-            return Poll::Ready(None);
+        if self.inward.ended && self.inward.done {
+            let watch = self.watch.get_or_insert_with(|| PeerWatch::of(&self.client));
+            return watch.poll_gone(cx).map(|()| None);
         }
         Poll::Pending
     }

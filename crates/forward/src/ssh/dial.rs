@@ -18,6 +18,7 @@ use super::ask::{Secrets, withhold_secrets};
 use super::auth::Login;
 use super::bastion::OpenedVia;
 use super::error::SshError;
+use super::gathered::Gathered;
 use super::host_keys::{HostKeys, fingerprint};
 use super::link::{Client, Link, LinkShared};
 use super::roomy::Roomy;
@@ -138,7 +139,7 @@ impl Dial<'_> {
         let step = async {
             // russh reads the length of each packet by itself: without a buffer that is a system call more for each.
             let (transport, logging) = Watched::new(self.transport(known).await?, patience(known));
-            let transport = BufReader::with_capacity(READ_BUFFER, transport);
+            let transport = Gathered::new(BufReader::with_capacity(READ_BUFFER, transport));
             match client::connect_stream(config, transport, client).await {
                 Ok(handle) => Ok((handle, logging)),
                 Err(error) => Err(refused.get().cloned().unwrap_or_else(|| protocol(known, &error))),
