@@ -7,6 +7,6 @@ case $arch in
     x86_64 | aarch64) ;;
     *) echo "build.sh: no object for $arch: x86_64 or aarch64" >&2; exit 2 ;;
 esac
-"${CLANG:-clang}" -target bpfel -mcpu=v2 -O2 -g -Wall -Werror -Wno-unused-variable -Wno-unused-const-variable \
+"${CLANG:-clang}" -target bpfel -mcpu=v3 -O2 -g -Wall -Werror -Wno-unused-variable -Wno-unused-const-variable \
     -fdebug-prefix-map="$PWD=." "-DADIT_ARCH_$arch" -c tcp.bpf.c -o "$output"
 "${LLVM_STRIP:-llvm-strip}" -g "$output"

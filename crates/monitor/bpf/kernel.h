@@ -23,12 +23,18 @@ typedef __u32 __be32;
 #define __type(name, value) typeof(value) *name
 #define NULL ((void *)0)
 /* What is written before is not moved behind it by the compiler. */
+#define FIELD_EXISTS 2
 #define barrier() asm volatile("" ::: "memory")
 
 enum {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_RINGBUF = 27,
+};
+
+enum {
+	BPF_F_MMAPABLE = 1024,
 };
 
 enum {
@@ -47,6 +53,7 @@ static void *(*bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
 static long (*bpf_map_update_elem)(void *map, const void *key, const void *value, __u64 flags) = (void *)2;
 static long (*bpf_map_delete_elem)(void *map, const void *key) = (void *)3;
 static __u64 (*bpf_ktime_get_ns)(void) = (void *)5;
+static __u32 (*bpf_get_smp_processor_id)(void) = (void *)8;
 static __u64 (*bpf_get_current_pid_tgid)(void) = (void *)14;
 static __u64 (*bpf_get_current_uid_gid)(void) = (void *)15;
 static __u64 (*bpf_get_current_task)(void) = (void *)35;
@@ -114,6 +121,9 @@ struct minmax {
 
 struct tcp_sock {
 	__u32 segs_out;
+	__u32 snd_una;
+	__u32 write_seq;
+	__u64 tcp_clock_cache;
 	__u64 bytes_received;
 	__u64 bytes_sent;
 	__u64 bytes_retrans;
@@ -184,7 +194,8 @@ struct sockaddr_in6 {
 };
 
 struct seq_file {
-	void *buf;
+	unsigned long size;
+	unsigned long count;
 };
 
 struct bpf_iter_meta {

@@ -2,14 +2,17 @@
 /*
  * What is kept of connections, what is told of them, and the maps.
  *
- * A connection is kept by the address of its socket. The kernel gives that address to another socket at once, so a place
- * whose connection is over mostly stays in the map, marked as free, and is used again without taking anything away and
- * putting it back. Only when many places are taken (`many`) are they given back.
+ * A connection is kept in a place of an array, which is found by the address of its socket: to look there is a few
+ * instructions, to look into a hash map is a call that costs ten times as much. Each socket has a row of places in which
+ * it may be kept, all over the array, and takes the first that is free (`known`, `place_for`). The kernel gives the
+ * address of a socket that is gone to another one at once, so a place that is free keeps the address, and is mostly used
+ * again by the next connection.
  *
  * Who writes what of a place: a change of state writes everything but the owner, and the kernel lets one such change
  * happen at a time for a socket. Who claims a connection writes `by` and the owner, the number of the process last: with
- * it the owner is whole. Only the end (`ended`, `destroyed`) tells that a connection is over, never a claim; so none is
- * told twice, and none is left untold.
+ * it the owner is whole, so it is read first. Only the end (`ended`, `destroyed`) tells that a connection is over, never a
+ * claim. A connection that waits to be closed may be told by several: it is told by him who takes it out of `waiting`, as
+ * only one can. So none is told twice, and none is left untold.
  */
 #ifndef ADIT_RECORD_H
 #define ADIT_RECORD_H
@@ -41,6 +44,8 @@ enum state {
 	LAST_ACK,
 	LISTEN,
 	CLOSING,
+	/* Of a place: it is taken, and not filled in yet. */
+	BEGUN = 15,
 };
 
 /* What a record says has happened. */
@@ -71,9 +76,10 @@ struct owner {
 	char comm[16];
 };
 
-/* What is kept of a connection while it lives. */
+/* What is kept of a connection while it lives. The size is known to src/source/ebpf.rs. */
 struct kept {
-	/* The first, as src/source/ebpf.rs reads it. */
+	/* Whose place it is; while it is free, whose it was. */
+	__u64 socket;
 	__u64 opened;
 	__u64 established;
 	__u64 ended;
@@ -87,6 +93,11 @@ struct kept {
 	__u8 by;
 	/* Whether userspace has heard of it. */
 	__u8 told;
+	/* Whether a survey has not found its socket. */
+	__u8 missed;
+	__u8 spare[3];
+	/* How many try to take the place at this moment. */
+	__u32 takers;
 };
 
 /* What userspace reads. The layout is known to src/decode.rs. No holes. */
@@ -150,13 +161,21 @@ enum count {
 	COUNTS,
 };
 
-/* With room for `many` free places more than connections are to be kept. */
+/* A power of two, at least twice as many as connections are to be kept: then there is always room in a row. */
 struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 98304);
-	__type(key, __u64);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 131072);
+	__type(key, __u32);
 	__type(value, struct kept);
 } connections SEC(".maps");
+
+/* Sockets whose connection a packet has ended before anybody was seen to own it. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 32768);
+	__type(key, __u64);
+	__type(value, __u8);
+} waiting SEC(".maps");
 
 /* Where processes listen: a network namespace and a port. It tells which side opened a connection that is older. */
 struct {
@@ -171,6 +190,40 @@ struct {
 	__uint(max_entries, 2097152);
 } events SEC(".maps");
 
+#ifdef ADIT_ARCH_x86_64
+/*
+ * Ends of connections, a ring for each processor, which userspace reads where they lie. The kernel's own ring waits, with
+ * its lock and at the end of each record, until memory that has not been used for long is there. What finds no room here
+ * goes there. Only where stores are seen in the order in which they are made: programs have no other means to say it.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 8192);
+	__type(key, __u32);
+	__type(value, struct record);
+} ends SEC(".maps");
+
+/* Where each of these rings is written and read. The layout is known to src/source/ebpf/ends.rs. */
+struct turn {
+	__u64 written;
+	__u32 comers;
+	__u32 busy;
+	__u32 spare[12];
+	/* Written by userspace. */
+	__u64 read;
+	__u64 more[7];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct turn);
+} turns SEC(".maps");
+#endif
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 8192);
@@ -178,9 +231,10 @@ struct {
 	__type(value, struct sums);
 } folded SEC(".maps");
 
+/* Twice: of changes of state, and of all else. Userspace adds them up. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, 2);
 	__type(key, __u32);
 	__type(value, __u64[COUNTS]);
 } counts SEC(".maps");
@@ -188,29 +242,52 @@ struct {
 /* Set before loading: whether every step is an event, or the end of a connection alone. */
 const volatile __u32 every_step = 0;
 
-/* Set before loading: with so many places taken, free ones are given back. */
-const volatile __u32 many = 32768;
+/* Set before loading: the number of the last place. */
+const volatile __u32 last_place = 131071;
+
+/* Set before loading: the number of the last record in the ring of a processor; a power of two less one. */
+const volatile __u32 last_end = 127;
+
+/* Set before loading: whether a change of state may interrupt another one on its processor. Since 6.1 it is not run then. */
+const volatile __u32 nests = 1;
 
 /* Set before loading: how long an ended connection waits for a process to close it; then nobody is its owner. */
 const volatile __u64 patience = 90000000000;
 
-/* Places that are taken, free or not. The survey counts them anew. */
-__u64 taken = 0;
+/* How far in its row any socket had to go until now. Mostly all have the first place. */
+__u32 deepest = 1;
 
-/* Connections that a packet has ended before anybody was seen to own them. Mostly there are none, and nothing to look for. */
-__u64 waiting = 0;
+/* How many sockets are in `waiting`. Mostly there are none, and nothing to look for. */
+__u64 waiting_now = 0;
 
 /* Whether accept itself is seen: then nobody need be looked for at close. */
 __u32 accept_seen = 0;
 
+static __inline __u64 *count_of(const enum count which, const __u32 whose)
+{
+	__u32 key = whose;
+	__u64 *all = bpf_map_lookup_elem(&counts, &key);
+
+	return all ? all + which : NULL;
+}
+
 static __inline void count(const enum count which)
 {
-	__u32 first = 0;
-	__u64 *all = bpf_map_lookup_elem(&counts, &first);
+	__u64 *count = count_of(which, 1);
 
-	/* A packet may interrupt us, and before 6.1 its programs run then. */
-	if (all)
-		__sync_fetch_and_add(&all[which], 1);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+}
+
+/* The same for changes of state, which write alone there: that costs a quarter of it. */
+static __inline void count_change(const enum count which)
+{
+	__u64 *count = count_of(which, 0);
+
+	if (count && nests)
+		__sync_fetch_and_add(count, 1);
+	else if (count)
+		*count += 1;
 }
 
 /* Reads a field: a plain load where the type is known, permitted even where reading kernel memory is not. */
@@ -229,34 +306,161 @@ static __inline __u16 swapped(__be16 port)
 
 /* ---- what is kept ---- */
 
-static __inline struct kept *known(struct sock *sk)
+/*
+ * The address of a socket as a number. Where its type is known the verifier lets nobody compute with it. It forgets what is
+ * on the stack when it does not know at which of two places it was put (since 5.12).
+ */
+static __inline __u64 number_of(struct sock *sk, const int typed)
 {
-	__u64 key = (__u64)sk;
+	__u64 either[2] = {}, number, at = *(volatile __u32 *)&deepest & 8;
 
-	return bpf_map_lookup_elem(&connections, &key);
+	if (!typed)
+		return (__u64)sk;
+	asm volatile("%0 = %1\n\t"
+		     "%0 += %2\n\t"
+		     "*(u64 *)(%0 + 0) = %3\n\t"
+		     "%0 = *(u64 *)(%0 + 0)"
+		     : "=&r"(number)
+		     : "r"(either), "r"(at), "r"(sk)
+		     : "memory");
+	return number;
 }
 
-/* A new place, free; or none, when the map is full. */
-static __noinline struct kept *new_place(struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-	struct kept nothing = {};
+/* So many places may be a socket's, one after another: half of all are free, so that there is one. */
+#define ROW 16
 
-	if (!bpf_map_update_elem(&connections, &key, &nothing, BPF_NOEXIST))
-		__sync_fetch_and_add(&taken, 1);
-	return bpf_map_lookup_elem(&connections, &key);
+static __inline struct kept *nth_place(__u64 number, __u32 nth)
+{
+	__u64 mixed = number * 0x9e3779b97f4a7c15ULL;
+	__u32 at = ((__u32)(mixed >> 32) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
+
+	return bpf_map_lookup_elem(&connections, &at);
 }
 
-/* Whatever stands in the place is of a socket that is gone; now it is a connection's that has no state and no owner yet. */
+static __noinline struct kept *known_further(__u64 number)
+{
+	struct kept *free = NULL;
+
+	for (__u32 nth = 1; nth < ROW && nth < deepest; nth++) {
+		struct kept *kept = nth_place(number, nth);
+
+		if (!kept || kept->socket != number)
+			continue;
+		if (kept->state)
+			return kept;
+		if (!free)
+			free = kept;
+	}
+	return free;
+}
+
+/* The place of a socket; else one that was its place, and is free. */
+static __inline struct kept *known(__u64 number)
+{
+	struct kept *kept = nth_place(number, 0), *further;
+
+	if (!kept || kept->socket != number)
+		return deepest > 1 ? known_further(number) : NULL;
+	if (kept->state || deepest == 1)
+		return kept;
+	further = known_further(number);
+	return further && further->state ? further : kept;
+}
+
+/* Whether the place stood free with this address and is taken now. Of two who want it at once neither has it. */
+static __inline int take(struct kept *kept, __u64 address, __u64 number)
+{
+	int taken = 0;
+
+	__sync_fetch_and_add(&kept->takers, 1);
+	if (*(volatile __u32 *)&kept->takers == 1 && kept->state == NO_STATE && kept->socket == address) {
+		kept->socket = number;
+		barrier();
+		kept->state = BEGUN;
+		taken = 1;
+	}
+	barrier();
+	__sync_fetch_and_add(&kept->takers, -1);
+	return taken;
+}
+
+/* Only one of all who call this for a socket at the same time is let in, until he leaves. */
+static __inline int enter(__u64 number)
+{
+	__u8 one = 1;
+
+	return !bpf_map_update_elem(&waiting, &number, &one, BPF_NOEXIST);
+}
+
+static __inline int leave(__u64 number)
+{
+	return !bpf_map_delete_elem(&waiting, &number);
+}
+
+/* Whether this is the one who tells of a connection that was waiting. */
+static __inline int waited(__u64 number)
+{
+	if (!leave(number))
+		return 0;
+	__sync_fetch_and_add(&waiting_now, -1);
+	return 1;
+}
+
+/* The place still has a connection whose socket is gone, as its end was missed or nobody was seen to close it. */
+static __inline struct kept *left_over(struct kept *kept, __u64 number)
+{
+	if (kept->ended) {
+		if (!waited(number))
+			return NULL;
+		count(COUNT_UNOWNED);
+		kept->state = BEGUN;
+		return kept;
+	}
+	if (!enter(number))
+		return NULL;
+	kept->state = BEGUN;
+	leave(number);
+	return kept;
+}
+
+/* The place of a socket that has none that is free at once. */
+static __noinline struct kept *other_place(__u64 number)
+{
+	struct kept *kept = known(number);
+
+	if (kept) {
+		for (int i = 0; i < 4 && kept->socket == number; i++) {
+			if (kept->state)
+				return left_over(kept, number);
+			if (take(kept, number, number))
+				return kept;
+		}
+	}
+	for (__u32 nth = 0; nth < ROW; nth++) {
+		kept = nth_place(number, nth);
+		if (!kept)
+			return NULL;
+		if (kept->state || !take(kept, kept->socket, number))
+			continue;
+		/* It never falls, however many raise it at once. */
+		for (int i = 0; i < ROW && *(volatile __u32 *)&deepest <= nth; i++)
+			__sync_fetch_and_add(&deepest, 1);
+		return kept;
+	}
+	return NULL;
+}
+
+/* A place for a connection that begins, or none when all are taken. */
+static __inline struct kept *place_for(__u64 number, struct kept *kept)
+{
+	if (kept && take(kept, number, number))
+		return kept;
+	return other_place(number);
+}
+
+/* Whatever is left in the place is of a connection that is over; now it is another's that has no state and no owner yet. */
 static __inline void begin(struct kept *kept, const __u64 now, const __u8 flags)
 {
-	if (kept->state && kept->ended) {
-		/* Nobody was seen to close it. */
-		__sync_fetch_and_add(&waiting, -1);
-		count(COUNT_UNOWNED);
-	}
-	kept->state = NO_STATE;
-	barrier();
 	kept->opened = now;
 	kept->established = 0;
 	kept->ended = 0;
@@ -266,17 +470,8 @@ static __inline void begin(struct kept *kept, const __u64 now, const __u8 flags)
 	kept->flags = flags;
 	kept->by = 0;
 	kept->told = 0;
+	kept->missed = 0;
 	barrier();
-}
-
-/* Its connection is over, and told. */
-static __inline void leave(struct kept *kept, struct sock *sk)
-{
-	__u64 key = (__u64)sk;
-
-	kept->state = NO_STATE;
-	if (taken > many && !bpf_map_delete_elem(&connections, &key))
-		__sync_fetch_and_add(&taken, -1);
 }
 
 /* The process that runs now, by the leader of its threads. */
@@ -318,7 +513,7 @@ static __inline int read_owner(struct owner *owner, const int typed)
 	return 0;
 }
 
-static __noinline int own_typed(struct owner *owner)
+static __inline int own_typed(struct owner *owner)
 {
 	return owner ? read_owner(owner, 1) : 0;
 }
@@ -354,6 +549,9 @@ static __inline void read_ends(struct record *record, struct sock *sk, const int
 	if (family == AF_INET) {
 		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
 		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
+#pragma unroll
+		for (int i = 1; i < 4; i++)
+			record->local[i] = record->remote[i] = 0;
 		return;
 	}
 #pragma unroll
@@ -367,7 +565,7 @@ static __inline void read_traffic(struct record *record, struct sock *sk, struct
 {
 	__u64 sent = 0, again = 0, received = 0;
 	unsigned long flags = 0;
-	__u32 srtt = 0, min = 0;
+	__u32 srtt = 0, min = 0, packets = 0;
 
 	READ(typed, sent, tcp->bytes_sent);
 	READ(typed, again, tcp->bytes_retrans);
@@ -382,43 +580,54 @@ static __inline void read_traffic(struct record *record, struct sock *sk, struct
 	record->srtt = srtt >> 3;
 	READ(typed, min, tcp->rtt_min.s[0].v);
 	record->min_rtt = min == ~0U ? 0 : min;
-	READ(typed, record->retransmits, tcp->total_retrans);
+	READ(typed, packets, tcp->total_retrans);
+	record->retransmits = packets;
 }
 
 /* The whole record, into memory that may hold anything. */
-static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, const enum kind kind,
-			  const int typed)
+static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, struct tcp_sock *tcp,
+			  const enum kind kind, const int typed)
 {
-	struct tcp_sock *tcp;
+	/* Without it the owner may be half there. */
+	__u32 pid = *(volatile __u32 *)&kept->owner.pid;
 
-	__builtin_memset(record, 0, sizeof(*record));
-	record->socket = (__u64)sk;
+	barrier();
+	record->owner = kept->owner;
+	record->owner.pid = pid;
+	record->socket = kept->socket;
 	record->opened = kept->opened;
 	record->established = kept->established;
 	record->ended = kept->ended;
-	record->owner = kept->owner;
 	record->local_port = kept->local_port;
 	record->error = kept->error;
 	record->state = kept->state & 15;
 	record->last_state = kept->state >> 4;
 	record->kind = kind;
 	record->flags = kept->flags | kept->by;
+	__builtin_memset(record->spare, 0, sizeof(record->spare));
 	read_ends(record, sk, typed);
-	if (typed)
-		tcp = bpf_skc_to_tcp_sock(sk);
-	else
-		tcp = (struct tcp_sock *)sk;
-	if (tcp)
-		read_traffic(record, sk, tcp, typed);
+	read_traffic(record, sk, tcp, typed);
 }
 
-static __inline int write(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
+/* The same socket, as what the kernel keeps of TCP. None, if it is of another protocol. */
+static __inline struct tcp_sock *tcp_of(struct sock *sk, const int typed)
+{
+	__u16 protocol = 0;
+
+	if (typed)
+		return bpf_skc_to_tcp_sock(sk);
+	READ(0, protocol, sk->sk_protocol);
+	return protocol == IPPROTO_TCP ? (struct tcp_sock *)sk : NULL;
+}
+
+static __inline int write(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const enum kind kind,
+			  const int typed)
 {
 	struct record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 
 	if (!record)
 		return 0;
-	fill(record, kept, sk, kind, typed);
+	fill(record, kept, sk, tcp, kind, typed);
 	/* Userspace looks often enough; only who wants every step wants it at once. */
 	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 1;
@@ -426,12 +635,14 @@ static __inline int write(const struct kept *kept, struct sock *sk, const enum k
 
 static __noinline int tell_typed(const struct kept *kept, struct sock *sk, enum kind kind)
 {
-	return kept ? write(kept, sk, kind, 1) : 0;
+	struct tcp_sock *tcp = tcp_of(sk, 1);
+
+	return kept && tcp ? write(kept, sk, tcp, kind, 1) : 0;
 }
 
 static __noinline int tell_copied(const struct kept *kept, struct sock *sk, enum kind kind)
 {
-	return kept ? write(kept, sk, kind, 0) : 0;
+	return kept ? write(kept, sk, (struct tcp_sock *)sk, kind, 0) : 0;
 }
 
 static __inline int tell(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
@@ -454,7 +665,7 @@ static __inline void tell_step(struct kept *kept, struct sock *sk, const enum ki
  * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
  * done; else only how it ended is lost, as the next survey does not find it.
  */
-static __noinline int fold(const struct kept *kept, __u64 sk)
+static __noinline int fold(const struct kept *kept)
 {
 	struct process process = {};
 	struct record record = {};
@@ -479,25 +690,80 @@ static __noinline int fold(const struct kept *kept, __u64 sk)
 			return 0;
 		}
 	}
-	count(COUNT_FOLDED);
-	read_traffic(&record, (struct sock *)sk, (struct tcp_sock *)sk, 0);
+	read_traffic(&record, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, 0);
 	if (!(kept->flags & SEEN_LATE))
 		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
 	__sync_fetch_and_add(kept->state >> 4 == SYN_SENT ? &sums->failed : &sums->closed, 1);
 	__sync_fetch_and_add(&sums->sent, record.sent);
 	__sync_fetch_and_add(&sums->received, record.received);
 	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
+	/* Last: who sees it looks for the sums. */
+	count(COUNT_FOLDED);
 	return 0;
 }
 
+#ifdef ADIT_ARCH_x86_64
+/* Whether nobody else writes into the ring: whoever is interrupted in it keeps it. */
+static __inline int enter_ring(struct turn *turn)
+{
+	int alone = 0;
+
+	__sync_fetch_and_add(&turn->comers, 1);
+	if (*(volatile __u32 *)&turn->comers == 1 && !turn->busy)
+		turn->busy = alone = 1;
+	barrier();
+	__sync_fetch_and_add(&turn->comers, -1);
+	return alone;
+}
+
+/*
+ * The end of a connection, into the ring of this processor. The memory of a record has not been used for long, so between
+ * its first store and the last there is nothing that has to wait for all of them.
+ */
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	__u32 processor = bpf_get_smp_processor_id(), at;
+	struct turn *turn = bpf_map_lookup_elem(&turns, &processor);
+	struct record *record = NULL;
+	__u64 written;
+
+	if (!turn || every_step || !enter_ring(turn))
+		return 0;
+	written = turn->written;
+	if (written - *(volatile __u64 *)&turn->read <= last_end) {
+		at = processor * (last_end + 1) + ((__u32)written & last_end);
+		record = bpf_map_lookup_elem(&ends, &at);
+	}
+	if (record) {
+		fill(record, kept, sk, tcp, ENDED, typed);
+		barrier();
+		*(volatile __u64 *)&turn->written = written + 1;
+	}
+	barrier();
+	*(volatile __u32 *)&turn->busy = 0;
+	return record != NULL;
+}
+#else
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	return 0;
+}
+#endif
+
+static __noinline int put_copied(const struct kept *kept, struct sock *sk)
+{
+	return kept ? put(kept, sk, (struct tcp_sock *)sk, 0) : 0;
+}
+
 /* The last of a connection. */
-static __inline void tell_end(struct kept *kept, struct sock *sk, const int typed)
+static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
 {
 	if (!kept->owner.pid)
 		count(COUNT_UNOWNED);
-	if (!tell(kept, sk, ENDED, typed))
-		fold(kept, (__u64)sk);
-	leave(kept, sk);
+	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed))
+		fold(kept);
+	barrier();
+	kept->state = NO_STATE;
 }
 
 #endif

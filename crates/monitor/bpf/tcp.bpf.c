@@ -19,14 +19,26 @@ char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
 
 /* ---- changes of state ---- */
 
+/*
+ * The time of the packet that is just handled: the kernel has read the clock for it, which costs as much as all of a
+ * program's other work.
+ */
+static __inline __u64 time_of_packet(struct tcp_sock *tcp, const int typed)
+{
+	__u64 time = 0;
+
+	if (__builtin_preserve_field_info(tcp->tcp_clock_cache, FIELD_EXISTS))
+		READ(typed, time, tcp->tcp_clock_cache);
+	return time ? time : bpf_ktime_get_ns();
+}
+
 /* An outgoing connection begins: in the context of the process that called connect. */
 static __inline void opened(struct sock *sk, const int typed)
 {
-	struct kept *kept = known(sk);
+	__u64 number = number_of(sk, typed);
+	struct kept *kept = place_for(number, known(number));
 
-	count(COUNT_OPENED);
-	if (!kept)
-		kept = new_place(sk);
+	count_change(COUNT_OPENED);
 	if (!kept) {
 		count(COUNT_MAP_FULL);
 		return;
@@ -39,16 +51,21 @@ static __inline void opened(struct sock *sk, const int typed)
 
 static __inline void established(struct sock *sk, int last, const int typed)
 {
-	struct kept *kept = known(sk);
-	__u64 now = bpf_ktime_get_ns();
-	/* Seen from before: what stands there with another state was left by a socket that is gone. */
-	int same = kept && kept->state == last && (last == SYN_SENT || last == SYN_RECV);
-	int incoming = same ? kept->flags & INCOMING : last == SYN_RECV;
+	struct tcp_sock *tcp = tcp_of(sk, typed);
+	__u64 number = number_of(sk, typed), now;
+	struct kept *kept;
+	int same, incoming;
 
-	count(incoming ? COUNT_INCOMING : COUNT_REACHED);
+	if (!tcp)
+		return;
+	kept = known(number);
+	/* Seen from before: what stands there with another state was left by a socket that is gone. */
+	same = kept && kept->state == last && (last == SYN_SENT || last == SYN_RECV);
+	incoming = same ? kept->flags & INCOMING : last == SYN_RECV;
+	count_change(incoming ? COUNT_INCOMING : COUNT_REACHED);
+	now = time_of_packet(tcp, typed);
 	if (!same) {
-		if (!kept)
-			kept = new_place(sk);
+		kept = place_for(number, kept);
 		if (!kept) {
 			/* An outgoing one was counted when it began. */
 			if (incoming)
@@ -59,6 +76,9 @@ static __inline void established(struct sock *sk, int last, const int typed)
 		begin(kept, now, incoming ? INCOMING : SEEN_LATE);
 		if (!incoming)
 			count(COUNT_SEEN_LATE);
+	} else if (now < kept->opened) {
+		/* Without a packet: a socket that is restored. */
+		now = bpf_ktime_get_ns();
 	}
 	kept->established = now;
 	READ(typed, kept->local_port, sk->__sk_common.skc_num);
@@ -67,49 +87,73 @@ static __inline void established(struct sock *sk, int last, const int typed)
 }
 
 /* Both sides have asked each other at the same time: it stays an outgoing one. */
-static __inline void crossed(struct sock *sk)
+static __inline void crossed(struct sock *sk, const int typed)
 {
-	struct kept *kept = known(sk);
+	struct kept *kept = known(number_of(sk, typed));
 
 	if (kept && kept->state == SYN_SENT)
 		kept->state = SYN_RECV;
 }
 
 /* Why a connection never came to be. */
-static __inline int why_failed(struct sock *sk, int error)
+static __inline int why_failed(struct tcp_sock *tcp, int error, const int typed)
 {
 	__u32 packets = 1;
 
 	/* connect found no free port: it says so to the process, leaves nothing at the socket, and has sent nothing. */
-	READ(0, packets, ((struct tcp_sock *)sk)->segs_out);
+	READ(typed, packets, tcp->segs_out);
 	return !error && !packets ? EADDRNOTAVAIL : error;
+}
+
+/*
+ * Whether a packet ends the connection, and no process and no timer: what was sent is acknowledged by now, which ends
+ * LAST-ACK at once, or the peer's FIN is here, which ends FIN-WAIT-2 at once.
+ */
+static __inline int by_packet(struct tcp_sock *tcp, int last, unsigned long socket, const int typed)
+{
+	__u32 acknowledged = 0, written = 1;
+
+	if (last == FIN_WAIT2)
+		return socket & (1UL << SOCK_DONE);
+	if (last != LAST_ACK)
+		return 0;
+	READ(typed, acknowledged, tcp->snd_una);
+	READ(typed, written, tcp->write_seq);
+	return acknowledged == written;
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
 {
-	struct kept *kept = known(sk);
+	struct tcp_sock *tcp = tcp_of(sk, typed);
+	__u64 number = number_of(sk, typed);
 	unsigned long socket = 0;
+	struct kept *kept;
 	int error = 0, failed;
 
+	if (!tcp)
+		return;
+	kept = known(number);
 	if (kept && (!kept->state || kept->ended))
 		kept = NULL;
 	failed = last == SYN_SENT || (last == SYN_RECV && kept && !(kept->flags & INCOMING));
 	if (failed)
-		count(COUNT_FAILED);
+		count_change(COUNT_FAILED);
 	else if (last != LISTEN && last != CLOSE && last != SYN_RECV)
-		count(COUNT_CLOSED);
+		count_change(COUNT_CLOSED);
 	if (!kept)
 		return;
 	if (last == SYN_RECV && !failed) {
 		/* Accepted before it was established, and never counted. */
-		leave(kept, sk);
+		kept->state = NO_STATE;
 		return;
 	}
 	READ(typed, error, sk->sk_err);
+	READ(typed, socket, sk->__sk_common.skc_flags);
+	kept->ended = !error && by_packet(tcp, last, socket, typed) ? time_of_packet(tcp, typed) : bpf_ktime_get_ns();
 	if (failed) {
 		__be16 port = 0;
 
-		error = why_failed(sk, error);
+		error = why_failed(tcp, error, typed);
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
@@ -122,20 +166,17 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	}
 	kept->error = error;
 	kept->state = CLOSE | last << 4;
-	barrier();
-	kept->ended = bpf_ktime_get_ns();
-	READ(typed, socket, sk->__sk_common.skc_flags);
 	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket, unless it has. */
-	if (kept->owner.pid || failed || (socket & (1UL << SOCK_DEAD)))
-		tell_end(kept, sk, typed);
+	if (!kept->owner.pid && !failed && !(socket & (1UL << SOCK_DEAD)) && enter(number))
+		__sync_fetch_and_add(&waiting_now, 1);
 	else
-		__sync_fetch_and_add(&waiting, 1);
+		tell_end(kept, sk, tcp, typed);
 }
 
 /* Only close and shutdown lead to these, so the process that runs is the one that has the socket. */
 static __inline void closing(struct sock *sk, const int typed)
 {
-	struct kept *kept = known(sk);
+	struct kept *kept = known(number_of(sk, typed));
 
 	if (!kept || !kept->state || kept->owner.pid || kept->by)
 		return;
@@ -143,40 +184,37 @@ static __inline void closing(struct sock *sk, const int typed)
 	tell_step(kept, sk, CLAIMED, typed);
 }
 
-static __inline int on_state(struct sock *sk, int last, int state, const int typed)
+static __inline int is_tcp(struct sock *sk, const int typed)
 {
 	__u16 protocol = 0;
 
+	READ(typed, protocol, sk->sk_protocol);
+	return protocol == IPPROTO_TCP;
+}
+
+static __inline int on_state(struct sock *sk, int last, int state, const int typed)
+{
 	switch (state) {
 	case SYN_SENT:
+		if (is_tcp(sk, typed))
+			opened(sk, typed);
+		break;
 	case ESTABLISHED:
-	case CLOSE:
+		established(sk, last, typed);
 		break;
 	case FIN_WAIT1:
 	case LAST_ACK:
-		if (accept_seen)
-			return 0;
+		if (!accept_seen && is_tcp(sk, typed))
+			closing(sk, typed);
+		break;
+	case CLOSE:
+		ended(sk, last, typed);
 		break;
 	case SYN_RECV:
-		if (last != SYN_SENT)
-			return 0;
+		if (last == SYN_SENT && is_tcp(sk, typed))
+			crossed(sk, typed);
 		break;
-	default:
-		return 0;
 	}
-	READ(typed, protocol, sk->sk_protocol);
-	if (protocol != IPPROTO_TCP)
-		return 0;
-	if (state == SYN_SENT)
-		opened(sk, typed);
-	else if (state == ESTABLISHED)
-		established(sk, last, typed);
-	else if (state == CLOSE)
-		ended(sk, last, typed);
-	else if (state == SYN_RECV)
-		crossed(sk);
-	else
-		closing(sk, typed);
 	return 0;
 }
 
@@ -215,6 +253,7 @@ int connect_probe(struct pt_regs *ctx)
 	struct sock *sk = (struct sock *)FIRST(ctx);
 	struct kept kept = {};
 
+	kept.socket = (__u64)sk;
 	kept.opened = bpf_ktime_get_ns();
 	READ(0, kept.local_port, sk->__sk_common.skc_num);
 	own(&kept, 0, 0);
@@ -233,11 +272,12 @@ int connect_probe(struct pt_regs *ctx)
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
-	struct kept *last = known(sk), kept = {};
+	struct kept *last = known((__u64)sk), kept = {};
 	struct record *record;
 
 	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
 		return 0;
+	kept.socket = (__u64)sk;
 	kept.opened = kept.ended = bpf_ktime_get_ns();
 	if (last && kept.opened - last->ended < 1000000)
 		return 0;
@@ -249,10 +289,10 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	READ(0, kept.local_port, sk->__sk_common.skc_num);
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
-		fold(&kept, (__u64)sk);
+		fold(&kept);
 		return 0;
 	}
-	fill(record, &kept, sk, ENDED, 0);
+	fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
 	record->family = family;
 	record->remote_port = swapped(port);
 	if (family == AF_INET) {
@@ -302,31 +342,31 @@ int connect6_exit(__u64 *ctx)
 /* ---- who has accepted ---- */
 
 /* The process that runs has it. If it has ended already, this is told when it is closed. */
-static __inline int claim(struct sock *sk, const enum flag by, const int typed)
+static __inline int claim(struct sock *sk, const enum flag by)
 {
-	struct kept *kept;
+	__u64 number = (__u64)sk;
 	unsigned char state = 0;
+	struct kept *kept;
 
 	if (!sk)
 		return 0;
-	kept = known(sk);
+	kept = known(number);
 	READ(0, state, sk->__sk_common.skc_state);
 	if (state == SYN_RECV && (!kept || !kept->state)) {
 		/* Accepted before it is established: that is seen next. */
-		if (!kept)
-			kept = new_place(sk);
+		kept = place_for(number, kept);
 		if (!kept)
 			return 0;
 		begin(kept, bpf_ktime_get_ns(), INCOMING);
-		own(kept, by, typed);
+		own(kept, by, 0);
 		kept->state = SYN_RECV;
 		return 0;
 	}
-	if (!kept || !kept->state || kept->owner.pid || kept->by)
+	if (!kept || !kept->state || kept->state == BEGUN || kept->owner.pid || kept->by)
 		return 0;
-	own(kept, by, typed);
+	own(kept, by, 0);
 	if (!kept->ended)
-		tell_step(kept, sk, CLAIMED, typed);
+		tell_step(kept, sk, CLAIMED, 0);
 	return 0;
 }
 
@@ -339,13 +379,13 @@ int accept_exit(__u64 *ctx)
 		accept_seen = 1;
 	/* Not by its place behind the arguments: there are fewer of them since 6.10. */
 	bpf_get_func_ret(ctx, &sk);
-	return claim((struct sock *)sk, BY_ACCEPT, 0);
+	return claim((struct sock *)sk, BY_ACCEPT);
 }
 
 SEC("kretprobe/inet_csk_accept")
 int accept_probe(struct pt_regs *ctx)
 {
-	return claim((struct sock *)RESULT(ctx), BY_ACCEPT, 0);
+	return claim((struct sock *)RESULT(ctx), BY_ACCEPT);
 }
 
 static __inline int accept_returned(long fd)
@@ -369,7 +409,7 @@ static __inline int accept_returned(long fd)
 	bpf_probe_read_kernel(&file, sizeof(file), all + fd);
 	READ(0, socket, file->private_data);
 	READ(0, sk, socket->sk);
-	return claim(sk, BY_ACCEPT, 0);
+	return claim(sk, BY_ACCEPT);
 }
 
 SEC("tracepoint/syscalls/sys_exit_accept")
@@ -388,17 +428,20 @@ int accept4_call(struct sys_exit_context *ctx)
  * process that closes it. */
 static __inline int destroyed(struct sock *sk, const int typed)
 {
+	struct tcp_sock *tcp;
 	struct kept *kept;
+	__u64 number;
 
-	if (!waiting)
+	if (!waiting_now)
 		return 0;
-	kept = known(sk);
-	if (!kept || !kept->state || !kept->ended)
+	tcp = tcp_of(sk, typed);
+	number = number_of(sk, typed);
+	kept = known(number);
+	if (!tcp || !kept || !kept->state || !kept->ended || !waited(number))
 		return 0;
-	__sync_fetch_and_add(&waiting, -1);
 	if (!kept->owner.pid)
 		own(kept, BY_CLOSE, typed);
-	tell_end(kept, sk, typed);
+	tell_end(kept, sk, tcp, typed);
 	return 0;
 }
 
@@ -438,12 +481,12 @@ static __inline void owned_by(struct kept *kept, struct task_struct *task)
 
 static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 {
-	struct kept *kept = known(sk);
 	__u8 state = sk->__sk_common.skc_state, flags = SEEN_LATE;
-	__u64 place;
+	__u64 number = number_of(sk, 1), place;
+	struct kept *kept = known(number);
 
 	if (kept && kept->state) {
-		if (kept->owner.pid || kept->by)
+		if (kept->state == BEGUN || kept->owner.pid || kept->by)
 			return 0;
 		owned_by(kept, task);
 		if (!kept->ended)
@@ -452,8 +495,7 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	}
 	if (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV)
 		return 0;
-	if (!kept)
-		kept = new_place(sk);
+	kept = place_for(number, kept);
 	/* It finds no room each time it is looked at; that is no loss of another connection. */
 	if (!kept)
 		return 0;
@@ -470,7 +512,7 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 }
 
 /* The TCP socket of an open file, if it is one. */
-static __inline struct sock *tcp_of(struct file *file)
+static __inline struct sock *tcp_of_file(struct file *file)
 {
 	struct socket *socket = bpf_sock_from_file(file);
 	struct sock *sk;
@@ -498,7 +540,7 @@ int files(struct task_file_context *ctx)
 
 	if (!task || !file)
 		return 0;
-	sk = tcp_of(file);
+	sk = tcp_of_file(file);
 	return sk ? owned_by_file(sk, task) : 0;
 }
 
@@ -513,7 +555,7 @@ int listening(struct task_file_context *ctx)
 
 	if (!ctx->task || !file)
 		return 0;
-	sk = tcp_of(file);
+	sk = tcp_of_file(file);
 	if (!sk || sk->__sk_common.skc_state != LISTEN)
 		return 0;
 	key = place_of(sk);
@@ -521,9 +563,6 @@ int listening(struct task_file_context *ctx)
 		count(COUNT_LISTENERS_FULL);
 	return 0;
 }
-
-/* Places that this survey has found. */
-__u64 found = 0;
 
 /* Whether the socket is gone, and its place perhaps another's: then what is kept is left from what was missed. */
 static __inline int is_gone(const struct record *record, struct sock *sk)
@@ -538,50 +577,81 @@ static __inline int is_gone(const struct record *record, struct sock *sk)
 	return record->local_port && port != record->local_port;
 }
 
+/* Whether the place is still that of the connection, in the same state. */
+static __inline int is_still(const struct kept *kept, const struct kept *copy)
+{
+	const volatile struct kept *now = kept;
+
+	return now->socket == copy->socket && now->state == copy->state && now->opened == copy->opened &&
+	       now->ended == copy->ended;
+}
+
+/* A socket that was gone at the survey before is, too, at this one: nobody will tell the end of its connection. */
+static __inline void give_up(struct kept *kept, const struct kept *copy)
+{
+	if (!kept->missed) {
+		kept->missed = 1;
+		return;
+	}
+	if (!enter(copy->socket))
+		return;
+	if (is_still(kept, copy))
+		kept->state = NO_STATE;
+	leave(copy->socket);
+}
+
 /* Every connection that is known, with what it has carried until now. */
 SEC("iter/bpf_map_elem")
 int live(struct map_elem_context *ctx)
 {
+	struct seq_file *seq = ctx->meta->seq;
 	struct kept *kept = ctx->value, copy;
-	const __u64 *key = ctx->key;
 	struct record record;
 	struct sock *sk;
 	unsigned char state = 0;
+	__u32 pid;
 
-	if (!ctx->meta->seq_num)
-		found = 0;
-	if (!kept || !key) {
-		taken = found;
+	if (!kept || !kept->state || kept->state == BEGUN)
 		return 0;
-	}
-	copy = *kept;
+	/* The number of the process first: with it the owner is whole. */
+	pid = *(volatile __u32 *)&kept->owner.pid;
 	barrier();
-	/* Free; or another connection's since. */
-	if (!copy.state || kept->state != copy.state || kept->opened != copy.opened) {
-		found++;
-		return 0;
-	}
-	sk = (struct sock *)*key;
-	fill(&record, &copy, sk, LIVE, 0);
+	copy = *kept;
+	copy.owner.pid = pid;
+	barrier();
+	sk = (struct sock *)copy.socket;
+	fill(&record, &copy, sk, (struct tcp_sock *)sk, LIVE, 0);
 	if (!copy.ended) {
 		READ(0, state, sk->__sk_common.skc_state);
 		record.state = state;
-		if (is_gone(&record, sk))
+		if (is_gone(&record, sk)) {
 			record.flags |= GONE;
-	} else if (bpf_ktime_get_ns() - copy.ended > patience) {
+			/* Its memory may be anything by now, and the record is to be read. */
+			record.family = AF_INET;
+			record.state = CLOSE;
+		}
+	} else if (bpf_ktime_get_ns() > copy.ended + patience) {
 		record.kind = ENDED;
 	}
-	/* Without room in this reading it comes again in the next. */
-	if (bpf_seq_write(ctx->meta->seq, &record, sizeof(record)))
+	barrier();
+	/* Over meanwhile, and told; or another connection's. */
+	if (!is_still(kept, &copy))
 		return 0;
-	found++;
-	kept->told = 1;
-	if (record.kind == ENDED) {
+	if (record.kind == ENDED && seq->count + sizeof(record) <= seq->size) {
 		/* Nobody closes it, or nobody has seen it. */
-		kept->state = NO_STATE;
-		__sync_fetch_and_add(&waiting, -1);
+		if (!waited(copy.socket))
+			return 0;
 		if (!copy.owner.pid)
 			count(COUNT_UNOWNED);
+		kept->state = NO_STATE;
 	}
+	/* Without room in this reading it comes again in the next. */
+	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind == ENDED)
+		return 0;
+	kept->told = 1;
+	if (record.flags & GONE)
+		give_up(kept, &copy);
+	else
+		kept->missed = 0;
 	return 0;
 }

@@ -208,6 +208,69 @@ fn connects_alone_are_seen_by_the_oldest_kprobe() {
     assert!(survey(&mut *source, port).is_empty(), "nothing is kept, as nobody sees the end");
 }
 
+/// The times are those of what has happened, whether a packet did it, of which the kernel has the time, or a process.
+fn times_are_right(options: &Options) {
+    let Some(mut source) = open(options) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let now = monitor::agent::now;
+    let asked = now();
+    let (client, mut served) = pair(&listener);
+    let there = now();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    assert_eq!(served.read(&mut [0]).unwrap(), 0);
+    let (other, other_served) = pair(&listener);
+    // Time passes in which no packet comes.
+    let quiet = Instant::now();
+    while quiet.elapsed() < Duration::from_millis(20) {
+        std::thread::yield_now();
+    }
+    let closing = now();
+    // Half closed, and closed with that: no packet of the other side says so.
+    drop(client);
+    let closed = now();
+    let port_of = |stream: &TcpStream| stream.peer_addr().unwrap().port();
+    let (first, second) = (port_of(&served), port_of(&other_served));
+    let ending = now();
+    drop((other, other_served));
+    let end = now();
+    let found = ends(&mut *source, port, 3);
+    let of = |port: u16, incoming: bool| {
+        let mine = |record: &&Record| record.incoming == incoming && has_port(record, port);
+        *found.iter().find(mine).unwrap_or_else(|| panic!("{port} {incoming} {found:#?}"))
+    };
+    let client = of(first, false);
+    let between =
+        |from: Duration, at: Duration, to: Duration| assert!(from <= at && at <= to, "{from:?} {at:?} {to:?}");
+    between(asked, client.opened(), client.established.unwrap());
+    between(client.opened(), client.established.unwrap(), there);
+    between(closing, client.ended.unwrap().0, closed);
+    for record in [of(second, false), of(second, true)] {
+        between(there, record.established.unwrap(), closing);
+        between(ending, record.ended.unwrap().0, end);
+    }
+    drop(served);
+}
+
+#[test]
+fn times_are_right_by_the_best_way() {
+    times_are_right(&Options::default());
+}
+
+#[test]
+fn times_are_right_by_raw_tracepoint() {
+    times_are_right(&by("raw_tracepoint"));
+}
+
+#[test]
+fn times_are_right_by_tracepoint() {
+    times_are_right(&by("tracepoint"));
+}
+
+#[test]
+fn times_are_right_by_kprobe_where_the_kernel_has_them() {
+    times_are_right(&by("kprobe"));
+}
+
 /// The process that accepts is another one, and packets of the client change the states of its sockets.
 fn an_accepted_connection_is_its_servers(accept: Option<&str>, by: &[OwnedBy]) {
     let options = Options { accept: accept.map(str::to_owned), ..Options::default() };

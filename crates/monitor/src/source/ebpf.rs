@@ -3,6 +3,7 @@
 //! Nothing is pinned, so everything is gone with the process, however it ends.
 
 mod attach;
+mod ends;
 mod iterator;
 
 use std::io::Read;
@@ -14,18 +15,17 @@ use aya::{Btf, EbpfLoader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use self::attach::Attached;
+use self::ends::Ends;
 use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
 use crate::names;
 
-/// Connections kept at the same time, unless asked otherwise: about 12 MB of the kernel's memory.
+/// Connections kept at the same time, unless asked otherwise: about 14 MB of the kernel's memory.
 pub const CAPACITY: u32 = 65_536;
 /// Bytes of the ring: a third of a second of 20,000 connections a second.
 pub const RING: u32 = 2 * 1024 * 1024;
 /// Bytes of the kernel's own before each record in the ring.
 const HEADER: usize = 8;
-/// Bytes of `struct kept` in `bpf/tcp.bpf.c`.
-const KEPT: usize = 72;
 /// The order is that of `enum count` in `bpf/tcp.bpf.c`.
 const COUNTS: usize = 11;
 /// An ended connection that no process closes is told without an owner after this.
@@ -36,9 +36,10 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tc
 /// The source.
 pub struct Ebpf {
     way: Way,
-    connections: HashMap<MapData, u64, [u8; KEPT]>,
-    /// The same map, for surveys.
+    /// The places of connections, for surveys.
     kept: OwnedFd,
+    /// Ends of connections, where the programs can write them without the kernel's ring.
+    ends: Option<Ends>,
     events: RingBuf<MapData>,
     /// Bytes that have room there.
     ring: usize,
@@ -75,16 +76,22 @@ impl Ebpf {
         let capacity = options.capacity.unwrap_or(CAPACITY);
         let every_step = u32::from(options.every_step);
         let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
-        // So many places of connections that are over are kept for others, beside those that are there.
-        let many = capacity / 2;
-        let places = capacity.saturating_add(many);
+        let places = places(capacity);
+        let processors = aya::util::nr_cpus().map_err(|(_, error)| obstacle(&error))?;
+        let ends_of_each = ends::records_of_each(ring, processors);
+        let by_processor = |each: u32| each.saturating_mul(u32::try_from(processors).unwrap_or(u32::MAX));
         let mut programs = EbpfLoader::new()
             .btf(Some(&btf))
             .override_global("every_step", &every_step, true)
             .override_global("patience", &patience, true)
-            .override_global("many", &many, true)
+            .override_global("last_place", &(places - 1), true)
+            .override_global("nests", &u32::from(may_nest()), true)
+            .override_global("last_end", &(ends_of_each - 1), true)
             .map_max_entries("connections", places)
+            .map_max_entries("waiting", places / 4)
             .map_max_entries("events", ring)
+            .map_max_entries("ends", by_processor(ends_of_each))
+            .map_max_entries("turns", by_processor(1))
             .load(object)
             .map_err(|error| obstacle(&error))?;
         let mut way = Way { source: "ebpf", capacity: places as usize, ..Way::default() };
@@ -97,21 +104,20 @@ impl Ebpf {
         }
         way.missing = attach::missing(&way);
         way.missing.extend(super::unseen_processes());
+        let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
+        let ends = ends(&mut programs, processors, ends_of_each as usize).map_err(|error| broken(&error))?;
         let mut map = |name: &'static str| {
             programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
         };
-        let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
-        let connections = map("connections")?;
-        let Map::HashMap(data) = &connections else { return Err(broken(&"it is of another kind")) };
-        let kept = data.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
-        let connections = HashMap::try_from(connections).map_err(|error| broken(&error))?;
+        let Map::Array(connections) = map("connections")? else { return Err(broken(&"it is of another kind")) };
+        let kept = connections.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
         let folded = HashMap::try_from(map("folded")?).map_err(|error| broken(&error))?;
         let mut source = Self {
             way,
             kept,
-            connections,
+            ends,
             events,
             ring: ring as usize,
             counts,
@@ -149,16 +155,20 @@ impl Source for Ebpf {
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        let Self { events, ring, undecoded, .. } = self;
+        let Self { ends, events, ring, undecoded, .. } = self;
+        let mut read = |bytes: &[u8]| match decode::record(bytes) {
+            Ok(record) => each(record),
+            Err(error) => {
+                *undecoded += 1;
+                tracing::debug!(%error, "a record could not be read");
+            }
+        };
+        if let Some(ends) = ends {
+            ends.take(|bytes| read(bytes));
+        }
         one_ring(*ring, || {
             let bytes = events.next()?;
-            match decode::record(&bytes) {
-                Ok(record) => each(record),
-                Err(error) => {
-                    *undecoded += 1;
-                    tracing::debug!(%error, "a record could not be read");
-                }
-            }
+            read(&bytes);
             Some(bytes.len())
         });
         Ok(())
@@ -208,10 +218,14 @@ impl Source for Ebpf {
     }
 
     fn counts(&mut self) -> Result<Counts, SourceError> {
-        let by_cpu = self.counts.get(&0, 0).map_err(|error| SourceError::broken("the kernel's counts", &error))?;
         let mut sums = [0; COUNTS];
-        for counts in by_cpu.iter() {
-            sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+        // Of changes of state, and of all else.
+        for whose in 0..2 {
+            let by_cpu = self.counts.get(&whose, 0);
+            let by_cpu = by_cpu.map_err(|error| SourceError::broken("the kernel's counts", &error))?;
+            for counts in by_cpu.iter() {
+                sums.iter_mut().zip(counts).for_each(|(sum, count)| *sum += count);
+            }
         }
         let [opened, incoming, reached, failed, closed, map_full, events_lost, unowned, seen_late, folded, unheard] =
             sums;
@@ -233,14 +247,8 @@ impl Source for Ebpf {
         })
     }
 
-    fn forget(&mut self, id: ConnectionId) {
-        // Its place may be another connection's by now, which must not lose it.
-        let is_it =
-            |kept: [u8; KEPT]| kept.first_chunk().is_some_and(|opened| u64::from_ne_bytes(*opened) == id.opened);
-        if self.connections.get(&id.socket, 0).is_ok_and(is_it) {
-            let _ = self.connections.remove(&id.socket);
-        }
-    }
+    /// The survey does that itself: only in the kernel can it be seen whether the place is another connection's by now.
+    fn forget(&mut self, _: ConnectionId) {}
 
     fn wait(&self, up_to: Duration) {
         let mut look = [PollFd::new(&self.events, PollFlags::IN)];
@@ -248,6 +256,27 @@ impl Source for Ebpf {
         // A signal ends the wait early, which does no harm.
         let _ = poll(&mut look, up_to.as_ref());
     }
+}
+
+/// The rings of ended connections, where the programs have them.
+fn ends(programs: &mut aya::Ebpf, processors: usize, each: usize) -> std::io::Result<Option<Ends>> {
+    match (programs.take_map("turns"), programs.take_map("ends")) {
+        (Some(Map::Array(turns)), Some(Map::Array(ends))) => {
+            Ends::new(turns.fd().as_fd(), ends.fd().as_fd(), processors, each).map(Some)
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Whether the kernel runs a program that interrupts itself on a processor; not since 6.1.
+fn may_nest() -> bool {
+    use aya::util::KernelVersion;
+    KernelVersion::current().map_or(true, |version| version < KernelVersion::new(6, 1, 0))
+}
+
+/// So many places that of so many connections each finds one: a power of two, and at most half of them are in use then.
+fn places(capacity: u32) -> u32 {
+    (capacity.clamp(32, 1 << 29) * 2).next_power_of_two()
 }
 
 /// Takes what there is, but no more than the ring has room for: so much may have been there when it began. Should others
@@ -337,8 +366,11 @@ fn chain(error: &dyn std::error::Error) -> String {
 mod tests {
     use super::*;
 
+    /// Bytes of `struct kept` in `bpf/record.h`.
+    const KEPT: usize = 88;
+
     #[test]
-    fn what_is_forgotten_is_the_old_connection_and_never_the_one_that_has_its_place() {
+    fn the_place_of_a_socket_that_two_surveys_do_not_find_is_free_and_the_others_stay() {
         let Ok(mut source) = Ebpf::open(&Options::default()) else {
             assert!(!rustix::process::geteuid().is_root() || std::env::var_os("ADIT_NO_EBPF").is_some());
             return;
@@ -346,18 +378,33 @@ mod tests {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         let client = std::net::TcpStream::connect(listener.local_addr().expect("an address")).expect("a connection");
         let local = client.local_addr().expect("an address");
-        let find = |source: &mut Ebpf| {
-            let mut found = None;
+        // As it is left when the end of a connection was missed, in a place that is free: there is no socket any more.
+        let map = MapData::from_fd(source.kept.try_clone().expect("a descriptor")).expect("the map");
+        let mut places: aya::maps::Array<_, [u8; KEPT]> = Map::Array(map).try_into().expect("an array");
+        let free = |place: &[u8; KEPT]| place[76] == 0;
+        let at = (0..places.len()).find(|at| free(&places.get(at, 0).expect("a place"))).expect("a free place");
+        let mut left = [0; KEPT];
+        left[0] = 8;
+        left[8] = 7;
+        left[76] = 1;
+        places.set(at, left, 0).expect("a place");
+        let mut look = || {
+            let mut found = (0, 0);
             source
-                .survey(&mut |record| found = found.or((record.local == local).then_some(record.id)))
+                .survey(&mut |record| {
+                    found.0 += usize::from(record.local == local);
+                    found.1 += usize::from(record.gone && record.id == ConnectionId { socket: 8, opened: 7 });
+                })
                 .expect("a survey");
             found
         };
-        let id = find(&mut source).expect("it is there");
-        source.forget(ConnectionId { opened: id.opened - 1, ..id });
-        assert_eq!(find(&mut source), Some(id), "that was another one");
-        source.forget(id);
-        assert_eq!(find(&mut source), None);
+        assert_eq!([look(), look(), look()], [(1, 1), (1, 1), (1, 0)]);
+        assert!(free(&places.get(&at, 0).expect("a place")));
+    }
+
+    #[test]
+    fn there_are_twice_as_many_places_as_connections_are_to_be_kept() {
+        assert_eq!([0, 64, 65, 65_536, u32::MAX].map(places), [64, 128, 256, 131_072, 1 << 30]);
     }
 
     #[test]

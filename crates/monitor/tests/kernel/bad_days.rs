@@ -221,15 +221,15 @@ fn connections_that_find_no_room_are_counted_and_the_counts_stay_exact() {
 #[test]
 fn old_connections_without_room_are_not_counted_again_at_each_look() {
     let (listener, port) = listen("127.0.0.1:0");
-    let all: Vec<_> = (0..128).map(|_| pair(&listener)).collect();
+    let all: Vec<_> = (0..160).map(|_| pair(&listener)).collect();
     let Some(mut source) = open_with_files(&Options { capacity: Some(64), ..Options::default() }) else { return };
     let before = source.counts().unwrap();
     (0..5).for_each(|_| source.reconcile().unwrap());
     let after = source.counts().unwrap();
-    // There are places for half as many more, some of which others may have.
-    assert_eq!(source.way().capacity, 96);
+    // There are places for twice as many, some of which others may have.
+    assert_eq!(source.way().capacity, 128);
     assert!(
-        survey(&mut *source, port).len() <= 96 && after.seen_late <= 96 + (after.closed - before.closed),
+        survey(&mut *source, port).len() <= 128 && after.seen_late <= 128 + (after.closed - before.closed),
         "{after:?}"
     );
     assert_eq!(after.map_full - before.map_full, 0, "{after:?}");
