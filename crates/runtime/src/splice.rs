@@ -146,13 +146,14 @@ async fn carry_both(
     mut answered: impl FnMut(),
 ) -> SpliceEnd {
     let tcp = target.plain_tcp().is_some();
-    crate::peer::prepare();
+    // Now: of one that has left, with something unread, the kernel has no address any more.
+    let watch = PeerWatch::of(&client);
     let (said, within) = opening.map_or((Vec::new(), Duration::MAX), |opening| (opening.bytes, opening.within));
     let mut patience = Patience { bytes: said.len() as u64, within, timer: None };
     let mut pair = Pair {
         client,
         target,
-        watch: None,
+        watch,
         ended: false,
         inward: Direction { tcp, kept: said, ..Direction::default() },
         outward: Direction { tcp, ..Direction::default() },
@@ -281,8 +282,7 @@ impl Direction {
 struct Pair {
     client: TcpStream,
     target: Io,
-    /// Made when it is needed: to ask for both addresses takes time that a new client waits.
-    watch: Option<PeerWatch>,
+    watch: PeerWatch,
     /// It came to an end of its own.
     ended: bool,
     /// Client to target.
@@ -329,8 +329,7 @@ impl Pair {
         }
         // A client that has ended its half, which the target has, may have left: then nobody wants the answer.
         if self.inward.ended && self.inward.done {
-            let watch = self.watch.get_or_insert_with(|| PeerWatch::of(&self.client));
-            return watch.poll_gone(cx).map(|()| None);
+            return self.watch.poll_gone(cx).map(|()| None);
         }
         Poll::Pending
     }
@@ -788,6 +787,23 @@ mod tests {
         drop(client);
         let end = tokio::time::timeout(DEADLINE, splice(served, Io::other(near))).await.expect("it ends");
         assert!(end.cut.is_none());
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_client_that_ended_its_half_and_left_with_something_unread_is_let_go() {
+        let (mut client, served) = pair().await;
+        let (near, mut far) = duplex(64);
+        let leaving = async {
+            far.write_all(b"a banner").await.unwrap();
+            client.readable().await.unwrap();
+            client.shutdown().await.unwrap();
+            // A reset after its end: the kernel has no address of it any more.
+            drop(client);
+            far
+        };
+        let both = async { tokio::join!(splice(served, Io::other(near)), leaving) };
+        let (_, _silent) = tokio::time::timeout(DEADLINE, both).await.expect("nobody wants an answer");
     }
 
     #[tokio::test]

@@ -37,7 +37,12 @@ const BASH: &str = r#"_adit_with_names() {
         --config|-o|--output|--log-format|-n|--lines|--since|--until|-g|--grep|--level) return 0 ;;
     esac
     [[ $cur == -* ]] && return 0
-    COMPREPLY=($(compgen -W "$("${COMP_WORDS[0]}" complete "$what" 2>/dev/null)" -- "$cur"))
+    # Never compgen -W: it would run what stands in a name, and a tag of a file that somebody else wrote may hold anything.
+    local name
+    COMPREPLY=()
+    while IFS= read -r name; do
+        [[ $name == "$cur"* ]] && COMPREPLY+=("$(printf %q "$name")")
+    done < <("${COMP_WORDS[0]}" complete "$what" 2>/dev/null)
 }
 
 "#;
@@ -195,6 +200,25 @@ mod tests {
             fish.contains("using_subcommand start stop restart status\" -f -a \"(adit complete forwards"),
             "{fish}"
         );
+    }
+
+    #[test]
+    fn a_name_of_the_file_is_never_run_by_bash() {
+        let dir = tempfile::tempdir().unwrap();
+        let marks = dir.path().join("run");
+        let script = format!(
+            "adit() {{ printf '%s\\n' 'web' '$(touch {mark})' '`touch {mark}`' 'we;touch {mark}'; }}\n_adit() {{ :; }}\n{BASH}\n\
+             COMP_WORDS=(adit start --tag \"$1\") COMP_CWORD=3; _adit_with_names; printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+            mark = marks.display()
+        );
+        let complete = |cur: &str| {
+            let output = std::process::Command::new("bash").args(["-c", &script, "bash", cur]).output().unwrap();
+            String::from_utf8(output.stdout).unwrap()
+        };
+        assert_eq!(complete("web"), "web\n");
+        assert_eq!(complete("").lines().count(), 4, "{}", complete(""));
+        assert!(complete("we").contains("we\\;touch"), "{}", complete("we"));
+        assert!(!marks.exists(), "what stood in a name was run");
     }
 
     #[test]

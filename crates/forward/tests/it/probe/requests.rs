@@ -30,7 +30,7 @@ async fn status_and_content_decide() {
     good("type: http, content: UP", fine.addr()).await;
     let said = bad("type: http, content: DOWN", fine.addr()).await;
     assert_eq!(said, "GET / does not say `DOWN`");
-    assert_eq!(bad("type: http, status: 204", fine.addr()).await, "GET / answered 200 OK");
+    assert_eq!(bad("type: http, status: 204", fine.addr()).await, "GET / answered 200 OK; expected 204");
 }
 
 #[tokio::test]

@@ -209,7 +209,13 @@ fn row(service: &Value) -> [String; 8] {
 
 /// Whether it was started anew because its probes failed, and none has succeeded since.
 fn is_doubted(service: &Value) -> bool {
-    service["state"] == "ready" && service["health"]["restarts"].as_u64().is_some_and(|restarts| restarts > 0)
+    service["health"]["restarts"].as_u64().is_some_and(|restarts| restarts > 0)
+}
+
+/// Whether the line about its probes says all that its reason does.
+fn is_told_by_probe(service: &Value) -> bool {
+    let by_probe = service["reason"].as_str().is_some_and(|reason| reason.starts_with("its probes fail"));
+    is_doubted(service) && (by_probe || service["state"] == "ready")
 }
 
 /// What fails about its probes, how often, and what was done about it.
@@ -235,7 +241,7 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
         let _ = writeln!(text, "    {open} {verb} on until {they}; `adit status -v` says whose");
     }
     let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
-    let reason = service["reason"].as_str().filter(|_| (!is_well || verbose) && !is_doubted(service));
+    let reason = service["reason"].as_str().filter(|_| (!is_well || verbose) && !is_told_by_probe(service));
     if let Some(reason) = reason {
         let _ = writeln!(text, "    {reason}");
     }

@@ -186,8 +186,10 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let probed = report.and_then(|report| report.health.as_ref());
     let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health));
     let will_fail = known.will_fail().cloned();
-    let of_probe =
-        probed.filter(|_| report.is_some_and(ForwardReport::is_ready)).and_then(|health| health.hint.clone());
+    // Between two starts because of it as well.
+    let of_probe = probed
+        .filter(|health| health.missed > 0 || report.is_some_and(ForwardReport::is_ready))
+        .and_then(|health| health.hint.clone());
     json!({
         "name": config.name,
         "status": status,
