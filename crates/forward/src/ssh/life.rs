@@ -71,9 +71,15 @@ impl Bastion {
                 std::future::pending::<()>().await;
             }
         };
+        // Nothing was carried by it yet, so whoever waits for it need not stay when it is left: the machine slept, or its network changed.
+        let left = async {
+            link.retired().await;
+            tokio::time::sleep(LAST_CHANCE).await;
+        };
         tokio::select! {
             biased;
             opened = Arc::clone(&link).open(host.to_owned(), port) => opened,
+            () = left => Err(OpenError::Lost),
             () = silent => {
                 tracing::debug!(server = %self.server, "an ssh connection shows no life, and is left");
                 link.retire();

@@ -203,6 +203,8 @@ pub(crate) struct Link {
     shared: Arc<LinkShared>,
     /// Takes nothing new.
     retired: AtomicBool,
+    /// Told then.
+    left: Notify,
     /// It shows no life, and somebody waits for the place of one of its streams.
     in_the_way: AtomicBool,
 }
@@ -221,7 +223,13 @@ pub(crate) enum OpenError {
 
 impl Link {
     pub(crate) fn new(handle: Handle<Client>, shared: Arc<LinkShared>) -> Self {
-        Self { handle, shared, retired: AtomicBool::new(false), in_the_way: AtomicBool::new(false) }
+        Self {
+            handle,
+            shared,
+            retired: AtomicBool::new(false),
+            left: Notify::new(),
+            in_the_way: AtomicBool::new(false),
+        }
     }
 
     /// What it shares with its streams.
@@ -253,6 +261,19 @@ impl Link {
     /// keep-alives.
     pub(crate) fn retire(&self) {
         self.retired.store(true, Ordering::Release);
+        self.left.notify_waiters();
+    }
+
+    /// Waits until it takes nothing new.
+    pub(crate) async fn retired(&self) {
+        loop {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            if self.retired.load(Ordering::Acquire) {
+                return;
+            }
+            left.await;
+        }
     }
 
     /// It shows no life, and somebody waits for the place of one of its streams.

@@ -246,6 +246,25 @@ async fn a_connection_that_shows_no_life_when_it_is_asked_for_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_waits_for_a_stream_when_the_network_changes_has_it_by_another_connection() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
+    // The way to the server is gone, and nobody says so; the connection is too young to be doubted for that.
+    bed.sshd.freeze_connections();
+    let opening = bed.say(&bastion, "echo\n");
+    let changing = async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        bastion.wake();
+    };
+    let begun = std::time::Instant::now();
+    let (mut stream, ()) = within(async { tokio::join!(opening, changing) }).await;
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    trip(&mut stream, b"after").await;
+    assert_eq!(bed.sshd.logins(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
     let bed = Bed::new(Limits::default()).await;
     std::fs::write(bed.sshd.path("authorized"), "").unwrap();
