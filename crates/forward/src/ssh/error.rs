@@ -46,6 +46,8 @@ pub enum SshError {
         kind: String,
         /// `SHA256:…`.
         fingerprint: String,
+        /// The command that accepts it.
+        accept: String,
     },
     /// It has another key than the one that is known.
     #[error(
@@ -61,6 +63,8 @@ pub enum SshError {
         fingerprint: String,
         /// File and line of the key that is known.
         place: String,
+        /// The command that accepts another one.
+        accept: String,
     },
     /// Its key or certificate must not be used.
     #[error("the host key of {server} must not be used: {reason}")]
@@ -170,12 +174,12 @@ impl Diagnose for SshError {
             Self::Unreachable { server, .. } | Self::Timeout { server, .. } | Self::Protocol { server, .. } => {
                 format!("see each step with `adit ssh test {server}`")
             }
-            Self::UnknownKey { server, .. } => format!(
-                "compare the fingerprint with the one that the server's owner names, then accept it: adit ssh trust {server}"
-            ),
-            Self::ChangedKey { server, place, .. } => format!(
-                "ask the server's owner; if the key was changed on purpose, delete {place}, then: adit ssh trust {server}"
-            ),
+            Self::UnknownKey { accept, .. } => {
+                format!("compare the fingerprint with the one that the server's owner names, then accept it: {accept}")
+            }
+            Self::ChangedKey { place, accept, .. } => {
+                format!("ask the server's owner; if the key was changed on purpose, delete {place}, then: {accept}")
+            }
             Self::BadKey { .. } => {
                 "ask the server's owner for its key, or for a certificate that is in force".to_owned()
             }

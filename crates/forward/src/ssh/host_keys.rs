@@ -6,6 +6,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
 use adit_core::ssh::{HostKey, KnownHosts, StrictHostKeys, Verdict, key_list};
+use adit_core::target::SshServer;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -31,6 +32,8 @@ pub(crate) enum Belief {
 pub(crate) struct HostKeys {
     known: KnownHosts,
     server: String,
+    /// The command that accepts its key.
+    accept: String,
     name: String,
     /// The name that is looked up when nothing is known of the first.
     bare: Option<String>,
@@ -63,6 +66,7 @@ impl HostKeys {
         Self {
             known: hosts,
             server: known.server.to_string(),
+            accept: accept(&known.server),
             name: settings.known_name(),
             bare: settings.bare_name(),
             principal: settings.host_key_alias.clone().unwrap_or_else(|| settings.host.clone()),
@@ -142,9 +146,13 @@ impl HostKeys {
                 tracing::warn!(server, %place, fingerprint, "the host key has changed, and StrictHostKeyChecking is off");
                 Ok(Belief::Doubted)
             }
-            Verdict::Changed(place) => {
-                Err(SshError::ChangedKey { server, kind, fingerprint, place: place.to_string() })
-            }
+            Verdict::Changed(place) => Err(SshError::ChangedKey {
+                server,
+                kind,
+                fingerprint,
+                place: place.to_string(),
+                accept: self.accept.clone(),
+            }),
             Verdict::Unknown if matches!(self.strict, StrictHostKeys::AcceptNew | StrictHostKeys::No) => {
                 tracing::info!(server, fingerprint, "a new host key is accepted, as StrictHostKeyChecking says");
                 if let Err(error) = self.accept(key) {
@@ -152,7 +160,10 @@ impl HostKeys {
                 }
                 Ok(Belief::Sure)
             }
-            Verdict::Unknown => Err(SshError::UnknownKey { server, kind, fingerprint }),
+            Verdict::Unknown => {
+                let accept = self.accept.clone();
+                Err(SshError::UnknownKey { server, kind, fingerprint, accept })
+            }
         }
     }
 
@@ -255,6 +266,23 @@ fn append(path: &Path, line: &str) -> std::io::Result<()> {
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path)?.write_all(line.as_bytes())
 }
 
+/// `adit ssh trust` for a server, with what its forward says besides.
+fn accept(server: &SshServer) -> String {
+    let options = &server.options;
+    let file = |flag: &str, path: &Option<std::path::PathBuf>| {
+        path.as_ref().map_or_else(String::new, |path| format!(" {flag} {}", word(&path.display().to_string())))
+    };
+    let jump = options.jump.as_ref().map_or_else(String::new, |jump| format!(" --jump {}", word(jump)));
+    let (known_hosts, config) = (file("--known-hosts", &options.known_hosts), file("--ssh-config", &options.config));
+    format!("adit ssh trust{config}{known_hosts}{jump} {server}")
+}
+
+/// As a shell takes it for one.
+fn word(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@,+=~".contains(c);
+    if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -276,5 +304,14 @@ mod tests {
         fs::write(&path, "one").unwrap();
         append(&path, "two\n").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "one\ntwo\n");
+    }
+
+    #[test]
+    fn the_command_that_accepts_a_key_has_what_the_forward_says() {
+        let mut server = SshServer { user: None, host: "h".into(), port: None, options: Box::default() };
+        assert_eq!(accept(&server), "adit ssh trust h");
+        server.options.known_hosts = Some("/my files/kh".into());
+        server.options.jump = Some("me@b:2222".into());
+        assert_eq!(accept(&server), "adit ssh trust --known-hosts '/my files/kh' --jump me@b:2222 h");
     }
 }

@@ -41,6 +41,12 @@ impl Entrances {
             self.0.remove(&entrance);
             return;
         }
+        if self.0.contains_key(&entrance) {
+            return;
+        }
+        if !std::fs::read(format!("/proc/{}/cmdline", owner.process.pid)).map_or(true, |line| has_forwards(&line)) {
+            return;
+        }
         if self.0.len() >= REMEMBERED {
             self.0.clear();
         }
@@ -54,6 +60,20 @@ impl Entrances {
     fn at(&self, netns: u32, entrance: SocketAddr) -> Option<&str> {
         self.0.get(&(netns, entrance)).map(String::as_str)
     }
+}
+
+/// Whether a program of ours with this command line has entrances to something else: who scrapes a monitor uses no forward.
+fn has_forwards(line: &[u8]) -> bool {
+    let mut words = line.split(|byte| *byte == 0).skip(1);
+    let takes_a_value: [&[u8]; 5] = [b"-f", b"--config", b"-o", b"--output", b"--log-format"];
+    while let Some(word) = words.next() {
+        if takes_a_value.contains(&word) {
+            words.next();
+        } else if !word.starts_with(b"-") {
+            return !matches!(word, b"monitor" | b"top" | b"server");
+        }
+    }
+    true
 }
 
 impl Uses {
@@ -158,6 +178,15 @@ mod tests {
 
     fn address(text: &str) -> SocketAddr {
         text.parse().unwrap()
+    }
+
+    #[test]
+    fn a_monitor_is_no_forward() {
+        assert!(has_forwards(b"adit\0forward\0monitor\0\x38\x30\0"));
+        assert!(has_forwards(b"adit\0-o\0json\0up\0"));
+        assert!(has_forwards(b""), "of one that has gone nothing is known");
+        assert!(!has_forwards(b"adit\0-o\0json\0monitor\0--metrics\0:1\0"));
+        assert!(!has_forwards(b"/usr/bin/adit\0--config=x\0server\0"));
     }
 
     #[test]
