@@ -7,6 +7,7 @@ mod without;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
 use testkit::process::{self, Process, Signal};
@@ -488,6 +489,31 @@ async fn a_pause_holds_in_other_views_and_a_stop_signal_gives_the_terminal_back(
     assert!(!screen.cursor_hidden && !screen.alternate, "{}", screen.text());
     assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}", screen.unknown);
     assert_eq!(terminal.modes().expect("its modes"), before);
+}
+
+#[tokio::test]
+async fn a_live_view_whose_terminal_nobody_reads_ends_by_a_signal_and_gives_it_back() {
+    let home = home();
+    let terminal = Terminal::open(200, 60).expect("a terminal");
+    let before = terminal.modes().expect("its modes");
+    let mut command = adit(home.path());
+    command.args(["top", "--interval", "100ms"]);
+    let mut program = terminal.run(&mut command).expect("it runs");
+    let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("COMMAND")) };
+    eventually(DEADLINE, "the screen", begun).await;
+    terminal.freeze(true);
+    let full = || async { Some(()).filter(|()| terminal.is_full(Duration::from_millis(500)).expect("it is open")) };
+    eventually(DEADLINE, "a full terminal", full).await;
+    program.signal(Signal::TERM).expect("it is told");
+    let program = std::sync::Mutex::new(&mut program);
+    let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+    assert!(eventually(DEADLINE, "its end", end).await.success());
+    assert_eq!(terminal.modes().expect("its modes"), before);
+    // Whoever comes back to it finds the page of the shell.
+    terminal.freeze(false);
+    let given_back =
+        || async { Some(terminal.screen()).filter(|screen| !screen.cursor_hidden && !screen.alternate).map(drop) };
+    eventually(DEADLINE, "the page of the shell", given_back).await;
 }
 
 #[test]
