@@ -4,7 +4,8 @@
 # A program for aarch64 is run there. With `aarch64` in the place of the program, the kept object for that machine is loaded
 # and attached there by bpftool.
 # Needs qemu-system-x86 (or qemu-system-arm), busybox-static and cpio; the kernel and what else is of another machine
-# comes by apt-get, and is unpacked and not installed. Ends with 77 when that cannot be had, or when this machine is too slow.
+# comes by apt-get from the mirror that apt knows (or ADIT_KERNEL_MIRROR), and is unpacked and not installed. Ends with 77
+# when that cannot be had, or when this machine is too slow.
 set -euo pipefail
 # Seconds for what apt does, and for the tests. Who has no mirror, or no time, is not to wait half an hour to hear that.
 fetches=300 runs=${ADIT_KERNEL_SECONDS:-600}
@@ -30,8 +31,11 @@ apt() {
 }
 
 prepare_apt() {
-    local mirror
-    mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | sed -n 1p) || mirror=''
+    local mirror=${ADIT_KERNEL_MIRROR:-}
+    if [ -z "$mirror" ]; then
+        mirror=$(apt-get indextargets --format '$(LABEL) $(REPO_URI)' 'Created-By: Packages' | sed -n 's/^Debian //p' | sed -n 1p) ||
+            mirror=''
+    fi
     [ -n "$mirror" ] || skip "apt has no lists of Debian: apt-get update"
     mkdir -p "$work"/apt/{lists,archives}/partial
     printf 'deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] %s %s main\n' "$mirror" "$suite" >"$work/apt/sources"
