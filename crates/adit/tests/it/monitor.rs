@@ -10,7 +10,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
-use testkit::process::{self, Process, Signal};
+use testkit::process::{self, Closed, Process, Signal};
 use testkit::raw;
 use testkit::terminal::Terminal;
 
@@ -86,8 +86,8 @@ async fn connects_are_told_by_process_with_their_errors() {
         eprintln!("SKIPPED: failed connections are seen by programs in the kernel only");
         return;
     }
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    (0..7).for_each(|_| assert!(TcpStream::connect(closed).is_err()));
+    let closed = Closed::take().unwrap();
+    (0..7).for_each(|_| assert!(TcpStream::connect(closed.address).is_err()));
     let pid = std::process::id();
     let told = || async {
         let metrics = monitor.metrics().await;
