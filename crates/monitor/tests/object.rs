@@ -16,6 +16,12 @@ fn the_kept_objects_are_what_the_source_gives() {
         eprintln!("SKIPPED: the objects are compared where there is {COMPILER}; here: {have}");
         return;
     }
+    let strip = std::env::var_os("LLVM_STRIP").unwrap_or_else(|| "llvm-strip".into());
+    if Command::new(strip).arg("--version").output().is_err() {
+        assert!(std::env::var_os("ADIT_COMPARE_BPF").is_none(), "there is no llvm-strip here");
+        eprintln!("SKIPPED: the objects are compared where there is llvm-strip");
+        return;
+    }
     let directory = std::env::temp_dir().join(format!("adit-bpf-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
     for arch in ["x86_64", "aarch64"] {
