@@ -85,7 +85,7 @@ pub(crate) fn ask_secret(question: &str) -> Option<String> {
 
 /// The whole terminal, for a view with keys; it is given back when this is dropped.
 pub(crate) struct Screen {
-    before: rustix::termios::Termios,
+    before: Before,
 }
 
 impl Screen {
@@ -99,9 +99,19 @@ impl Screen {
         let mut raw = before.clone();
         raw.make_raw();
         tcsetattr(std::io::stdin(), OptionalActions::Flush, &raw).ok()?;
-        // Another page than that of the shell, without a cursor.
+        Some(Self { before: Before(before) })
+    }
+
+    /// How the terminal was before.
+    pub(crate) fn before(&self) -> Before {
+        self.before.clone()
+    }
+
+    /// Turns to another page than that of the shell, without a cursor. Like all that writes, it takes as long as the terminal
+    /// has no room, for ever when nobody reads it.
+    #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
+    pub(crate) fn begin(&self) {
         data("\x1b[?1049h\x1b[?25l\x1b[2J");
-        Some(Self { before })
     }
 
     /// Draws it anew, line by line over what was there, so that nothing flickers.
@@ -149,10 +159,34 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        use rustix::termios::{OptionalActions, tcsetattr};
         data("\x1b[?25h\x1b[?1049l");
-        let _ = tcsetattr(std::io::stdin(), OptionalActions::Flush, &self.before);
+        let _ = set(rustix::termios::OptionalActions::Flush, &self.before.0);
     }
+}
+
+/// How a terminal was before a screen was taken there: for a terminal that nobody reads, where the screen stands in a write.
+#[derive(Clone)]
+pub(crate) struct Before(rustix::termios::Termios);
+
+impl Before {
+    /// Throws away what was written and not read, so that who stands in a write goes on.
+    #[expect(clippy::unused_self, reason = "only who had the screen may throw away what is on it")]
+    pub(crate) fn make_room(&self) {
+        use rustix::termios::{Action, QueueSelector, tcflow, tcflush};
+        let out = std::io::stdout();
+        let _ = tcflush(&out, QueueSelector::OFlush);
+        // Linux wakes nobody for that, but for this.
+        let _ = tcflow(&out, Action::OOff).and_then(|()| tcflow(&out, Action::OOn));
+    }
+
+    /// Sets the modes back at once; another page than that of the shell may stay.
+    pub(crate) fn restore(&self) {
+        let _ = set(rustix::termios::OptionalActions::Now, &self.0);
+    }
+}
+
+fn set(when: rustix::termios::OptionalActions, modes: &rustix::termios::Termios) -> rustix::io::Result<()> {
+    rustix::termios::tcsetattr(std::io::stdin(), when, modes)
 }
 
 /// A terminal that does not say has the usual width.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{ConnectionId, ProcessId, Record};
+use crate::decode::{ProcessId, Record};
 use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
 use crate::source::{Counts, Source, SourceError, Way};
@@ -108,8 +108,6 @@ pub struct Agent {
     names: Names,
     every: Duration,
     listener: Option<Listener>,
-    /// Connections whose socket was not there at the last survey.
-    gone: HashSet<ConnectionId>,
 }
 
 impl Agent {
@@ -128,7 +126,7 @@ impl Agent {
             every,
             kept: AtomicUsize::new(0),
         };
-        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, gone: HashSet::new() }
+        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None }
     }
 
     /// The same, with somebody who hears of every record that is no survey's.
@@ -201,7 +199,6 @@ impl Agent {
         let at = now();
         // Without a program for it a survey finds nothing, which says nothing.
         let finds_all = self.shared.way.chosen("survey").is_some();
-        let mut gone = HashSet::new();
         {
             let Self { source, shared, names, .. } = self;
             if finds_all {
@@ -211,9 +208,8 @@ impl Agent {
             let mut kept = 0;
             source.survey(&mut |record| {
                 kept += 1;
-                if record.gone {
-                    gone.insert(record.id);
-                } else {
+                // The end of a socket that is gone may be on its way: that tells it.
+                if !record.gone {
                     batch.push(record);
                 }
             })?;
@@ -225,16 +221,10 @@ impl Agent {
         {
             let mut table = self.shared.table();
             if finds_all {
-                // Those that are lost have no place any more, or one that the next survey finds: there is nothing to forget.
                 table.end_survey(at);
             }
             table.handle_tick(at);
         }
-        // Twice: its end may be on its way, or its place taken by a connection that began in between.
-        for id in gone.intersection(&self.gone) {
-            self.source.forget(*id);
-        }
-        self.gone = gone;
         self.take_folded(at)?;
         Ok(())
     }
@@ -351,7 +341,6 @@ mod tests {
         way: Way,
         events: Vec<Record>,
         found: Vec<Record>,
-        forgotten: Arc<Mutex<Vec<ConnectionId>>>,
         fails: bool,
     }
 
@@ -377,17 +366,13 @@ mod tests {
             Ok(Counts { opened: 3, ..Counts::default() })
         }
 
-        fn forget(&mut self, id: ConnectionId) {
-            self.forgotten.lock().unwrap().push(id);
-        }
-
         fn wait(&self, _: Duration) {}
     }
 
     fn script() -> Script {
         let part = crate::source::Part { purpose: "survey", way: "a list", refused: None };
         let way = Way { parts: vec![part], ..Way::default() };
-        Script { way, events: Vec::new(), found: Vec::new(), forgotten: Arc::default(), fails: false }
+        Script { way, events: Vec::new(), found: Vec::new(), fails: false }
     }
 
     fn agent(script: Script) -> Agent {
@@ -433,8 +418,6 @@ mod tests {
             Ok(Counts::default())
         }
 
-        fn forget(&mut self, _: ConnectionId) {}
-
         fn wait(&self, _: Duration) {}
     }
 
@@ -476,33 +459,28 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_is_gone_at_two_surveys_is_forgotten_and_a_listener_hears_of_events_alone() {
+    fn a_socket_that_is_gone_is_no_open_connection_and_a_listener_hears_of_events_alone() {
         let gone = Record { gone: true, ..live(9, 7) };
         let script = Script { events: vec![live(1, 7)], found: vec![gone, live(2, 7)], ..script() };
-        let forgotten = Arc::clone(&script.forgotten);
         let heard = Arc::new(Mutex::new(Vec::new()));
         let hears = Arc::clone(&heard);
         let listener =
             Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push((record.id, record.step)));
         let mut agent = agent(script).with_listener(listener);
         agent.survey().unwrap();
-        assert!(forgotten.lock().unwrap().is_empty(), "its end may be on its way");
         agent.survey().unwrap();
-        assert_eq!(*forgotten.lock().unwrap(), [gone.id]);
         assert_eq!(*heard.lock().unwrap(), [(live(1, 7).id, Step::Live)]);
         assert_eq!(agent.shared().table().connections().len(), 2);
     }
 
     #[test]
-    fn a_connection_that_surveys_do_not_find_is_over_but_its_place_is_not_forgotten() {
+    fn a_connection_that_surveys_do_not_find_is_over() {
         let script = Script { events: vec![live(1, 7)], ..script() };
-        let forgotten = Arc::clone(&script.forgotten);
         let mut agent = agent(script);
         (0..6).for_each(|_| agent.survey().unwrap());
         let shared = agent.shared();
         let table = shared.table();
         assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
-        assert!(forgotten.lock().unwrap().is_empty(), "another connection may have the place by now");
     }
 
     #[cfg(target_os = "linux")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use adit_core::diagnose::{Diagnose, Fault};
 
-use crate::decode::{ConnectionId, Folded, Record};
+use crate::decode::{Folded, Record};
 
 #[cfg(all(has_object, feature = "ebpf"))]
 pub mod ebpf;
@@ -52,9 +52,6 @@ pub trait Source: Send {
     /// # Errors
     /// When the system does not tell any more.
     fn counts(&mut self) -> Result<Counts, SourceError>;
-
-    /// Drops what is kept of a connection whose socket is gone. What has its place by now stays.
-    fn forget(&mut self, id: ConnectionId);
 
     /// Waits for events, at most so long.
     fn wait(&self, up_to: Duration);

@@ -16,6 +16,12 @@ fn the_kept_objects_are_what_the_source_gives() {
         eprintln!("SKIPPED: the objects are compared where there is {COMPILER}; here: {have}");
         return;
     }
+    let strip = std::env::var_os("LLVM_STRIP").unwrap_or_else(|| "llvm-strip".into());
+    if Command::new(strip).arg("--version").output().is_err() {
+        assert!(std::env::var_os("ADIT_COMPARE_BPF").is_none(), "there is no llvm-strip here");
+        eprintln!("SKIPPED: the objects are compared where there is llvm-strip");
+        return;
+    }
     let directory = std::env::temp_dir().join(format!("adit-bpf-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("a directory");
     for arch in ["x86_64", "aarch64"] {
@@ -35,4 +41,34 @@ fn the_source_is_the_one_that_the_kept_objects_were_built_from() {
     let sums = Command::new("cksum").args(sources).output().expect("cksum");
     let kept = std::fs::read_to_string("bpf/prebuilt/sources").expect("what the objects were built from");
     assert_eq!(String::from_utf8_lossy(&sums.stdout), kept, "run ./dev bpf and commit the result");
+}
+
+#[test]
+fn without_a_mirror_the_tests_on_other_kernels_are_skipped_loudly_and_do_not_fail() {
+    if Command::new("bash").arg("--version").output().is_err() {
+        eprintln!("SKIPPED: there is no bash here");
+        return;
+    }
+    let directory = tempfile::tempdir().expect("a directory");
+    let run = |tools: &std::path::Path| {
+        let mut command = Command::new("bash");
+        command.args(["tests/other-kernel.sh", "bookworm"]).arg(std::env::current_exe().expect("this program"));
+        command.env("ADIT_KERNEL_DIR", directory.path()).env("ADIT_KERNEL_MIRROR", "http://127.0.0.1:1/debian");
+        let mut path = std::ffi::OsString::from(tools);
+        path.push(":");
+        path.push(std::env::var_os("PATH").unwrap_or_default());
+        let output = command.env("PATH", path).output().expect("a shell");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(77), "{said}");
+        assert!(said.contains("test-kernels: SKIPPED: Debian's bookworm"), "{said}");
+    };
+    run(directory.path());
+    // An older apt takes a failed download for a warning, and then there is no package.
+    for (tool, script) in [("apt-get", "#!/bin/sh\nexit 0\n"), ("apt-cache", "#!/bin/sh\nexit 100\n")] {
+        let file = directory.path().join(tool);
+        std::fs::write(&file, script).expect("a file");
+        let executable = Command::new("chmod").arg("+x").arg(&file).status().expect("chmod");
+        assert!(executable.success());
+    }
+    run(directory.path());
 }

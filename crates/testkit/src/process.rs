@@ -2,6 +2,7 @@
 
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -281,6 +282,28 @@ pub fn run(command: &mut Command, input: &[u8], deadline: Duration) -> Result<(E
 pub fn free_port() -> io::Result<u16> {
     let listener = TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
     Ok(listener.local_addr()?.port())
+}
+
+/// An address of 127.0.0.1 that refuses connections: as long as this is there, nobody else can listen at it.
+#[derive(Debug)]
+pub struct Closed {
+    /// The address.
+    pub address: SocketAddr,
+    _held: OwnedFd,
+}
+
+impl Closed {
+    /// Takes one.
+    ///
+    /// # Errors
+    /// When there is no port.
+    pub fn take() -> io::Result<Self> {
+        use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, getsockname, socket_with};
+        let held = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        bind(&held, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+        let address = getsockname(&held)?.try_into().map_err(|_| io::ErrorKind::AddrNotAvailable)?;
+        Ok(Self { address, _held: held })
+    }
 }
 
 /// Raises this process's limit of open files to its hard limit and returns it; children inherit it.

@@ -10,6 +10,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal};
@@ -29,6 +30,7 @@ pub struct Terminal {
     seat: Option<File>,
     screen: Arc<Mutex<Screen>>,
     closing: Arc<AtomicBool>,
+    frozen: Arc<AtomicBool>,
     keys: Option<File>,
     reader: Option<JoinHandle<()>>,
 }
@@ -49,9 +51,11 @@ impl Terminal {
         let screen = Arc::new(Mutex::new(Screen::new(usize::from(columns), usize::from(rows))));
         let closing = Arc::new(AtomicBool::new(false));
         let keys = File::from(front.try_clone()?);
-        let (shown, end) = (Arc::clone(&screen), Arc::clone(&closing));
-        let reader = std::thread::Builder::new().name("terminal".into()).spawn(move || show(front, &shown, &end))?;
-        Ok(Self { path, seat: Some(seat), screen, closing, keys: Some(keys), reader: Some(reader) })
+        let frozen = Arc::new(AtomicBool::new(false));
+        let (shown, end, still) = (Arc::clone(&screen), Arc::clone(&closing), Arc::clone(&frozen));
+        let reader =
+            std::thread::Builder::new().name("terminal".into()).spawn(move || show(front, &shown, &end, &still))?;
+        Ok(Self { path, seat: Some(seat), screen, closing, frozen, keys: Some(keys), reader: Some(reader) })
     }
 
     /// Runs a program on it.
@@ -108,6 +112,22 @@ impl Terminal {
             .map_or_else(|| Err(io::ErrorKind::NotConnected.into()), |mut keys| keys.write_all(text.as_bytes()))
     }
 
+    /// While it is frozen, nobody reads what is written, as in a window whose connection hangs.
+    pub fn freeze(&self, frozen: bool) {
+        self.frozen.store(frozen, Ordering::Relaxed);
+    }
+
+    /// Whether it has no room for anything, for as long as this: who writes to it stands still.
+    ///
+    /// # Errors
+    /// When it is closed.
+    pub fn is_full(&self, for_all_of: Duration) -> io::Result<bool> {
+        let seat = self.seat.as_ref().ok_or(io::ErrorKind::NotConnected)?;
+        let limit = Timespec::try_from(for_all_of).map_err(io::Error::other)?;
+        let mut look = [PollFd::new(seat, PollFlags::OUT)];
+        Ok(poll(&mut look, Some(&limit))? == 0)
+    }
+
     /// Its window is closed: whoever is on it is hung up.
     pub fn close(&mut self) {
         self.seat = None;
@@ -162,12 +182,15 @@ fn open(path: &std::path::Path) -> io::Result<File> {
 }
 
 /// Shows what is written, until the terminal is closed.
-fn show(front: OwnedFd, screen: &Mutex<Screen>, closing: &AtomicBool) {
+fn show(front: OwnedFd, screen: &Mutex<Screen>, closing: &AtomicBool, frozen: &AtomicBool) {
     let mut front = File::from(front);
     let mut bytes = [0; 4096];
     while !closing.load(Ordering::Relaxed) {
-        let mut look = [PollFd::from_borrowed_fd(front.as_fd(), PollFlags::IN)];
-        if !matches!(poll(&mut look, Some(&LOOK)), Ok(ready) if ready > 0) {
+        // A frozen one is looked at for nothing that could come, so that it waits all the same.
+        let is_frozen = frozen.load(Ordering::Relaxed);
+        let wanted = if is_frozen { PollFlags::empty() } else { PollFlags::IN };
+        let mut look = [PollFd::from_borrowed_fd(front.as_fd(), wanted)];
+        if !matches!(poll(&mut look, Some(&LOOK)), Ok(ready) if ready > 0) || is_frozen {
             continue;
         }
         match front.read(&mut bytes) {

@@ -33,7 +33,7 @@ use super::output::{Line, Output, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime};
 use crate::report::{Failure, Output as Format, chain, failure};
-use crate::terminal::{self, Screen};
+use crate::terminal::{self, Before, Screen};
 
 /// How long a key waits at most for its effect to be seen.
 const KEYS: Duration = Duration::from_millis(100);
@@ -41,6 +41,11 @@ const KEYS: Duration = Duration::from_millis(100);
 const FORWARDS: Duration = Duration::from_secs(5);
 /// How long it may take to answer: what it tells is an addition, and one that hangs holds up nothing.
 const ANSWERS: Duration = Duration::from_secs(1);
+
+/// How long the view has to leave when it is to end. When nobody reads the terminal, it stands in a write meanwhile.
+const LEAVES: Duration = Duration::from_secs(2);
+/// How often room is made for it then, and how long one of these is.
+const ROOM: (usize, Duration) = (20, Duration::from_millis(100));
 
 /// Show which process uses which TCP connections.
 #[derive(Debug, Args)]
@@ -344,13 +349,16 @@ async fn live(
     let Some(screen) = Screen::take() else {
         return Err(no_terminal());
     };
+    let before = screen.before();
     let agent = Agent::new(source, Limits::default(), every);
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
     let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
     let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
     let learning = asked.keep_learning(|| ());
-    tokio::pin!(working, drawing, learning);
+    // Its time begins with the first look, which is when the end has begun.
+    let cutting = cut_loose(&before);
+    tokio::pin!(working, drawing, learning, cutting);
     let mut end = None;
     loop {
         tokio::select! {
@@ -376,13 +384,27 @@ async fn live(
                     Some(problem) => Err(Failure::new(Fault::Internal, problem, "start it again")),
                 };
             }
+            // There nothing can be said, either.
+            () = &mut cutting, if shared.is_stopped() => return Ok(ExitCode::FAILURE),
             never = &mut learning => match never {},
         }
     }
 }
 
+/// Ends a view that nobody reads, as in a frozen window: room is made for what it still writes. When that does not help, the
+/// terminal gets its modes back without it.
+async fn cut_loose(terminal: &Before) {
+    tokio::time::sleep(LEAVES).await;
+    for _ in 0..ROOM.0 {
+        terminal.make_room();
+        tokio::time::sleep(ROOM.1).await;
+    }
+    terminal.restore();
+}
+
 /// Draws and takes keys until somebody wants to leave. What has not changed is not computed anew.
 fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) {
+    screen.begin();
     let (mut looked, mut drawn, mut keys) = (None::<Duration>, None::<(usize, usize)>, Keys::default());
     while !shared.is_stopped() {
         let at = ::monitor::agent::now();

@@ -7,9 +7,10 @@ mod without;
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
+use std::time::Duration;
 
 use serde_json::Value;
-use testkit::process::{self, Process, Signal};
+use testkit::process::{self, Closed, Process, Signal};
 use testkit::raw;
 use testkit::terminal::Terminal;
 
@@ -85,8 +86,8 @@ async fn connects_are_told_by_process_with_their_errors() {
         eprintln!("SKIPPED: failed connections are seen by programs in the kernel only");
         return;
     }
-    let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    (0..7).for_each(|_| assert!(TcpStream::connect(closed).is_err()));
+    let closed = Closed::take().unwrap();
+    (0..7).for_each(|_| assert!(TcpStream::connect(closed.address).is_err()));
     let pid = std::process::id();
     let told = || async {
         let metrics = monitor.metrics().await;
@@ -488,6 +489,31 @@ async fn a_pause_holds_in_other_views_and_a_stop_signal_gives_the_terminal_back(
     assert!(!screen.cursor_hidden && !screen.alternate, "{}", screen.text());
     assert_eq!((screen.broken, screen.unknown.len()), (0, 0), "{:?}", screen.unknown);
     assert_eq!(terminal.modes().expect("its modes"), before);
+}
+
+#[tokio::test]
+async fn a_live_view_whose_terminal_nobody_reads_ends_by_a_signal_and_gives_it_back() {
+    let home = home();
+    let terminal = Terminal::open(200, 60).expect("a terminal");
+    let before = terminal.modes().expect("its modes");
+    let mut command = adit(home.path());
+    command.args(["top", "--interval", "100ms"]);
+    let mut program = terminal.run(&mut command).expect("it runs");
+    let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("COMMAND")) };
+    eventually(DEADLINE, "the screen", begun).await;
+    terminal.freeze(true);
+    let full = || async { Some(()).filter(|()| terminal.is_full(Duration::from_millis(500)).expect("it is open")) };
+    eventually(DEADLINE, "a full terminal", full).await;
+    program.signal(Signal::TERM).expect("it is told");
+    let program = std::sync::Mutex::new(&mut program);
+    let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+    assert!(eventually(DEADLINE, "its end", end).await.success());
+    assert_eq!(terminal.modes().expect("its modes"), before);
+    // Whoever comes back to it finds the page of the shell.
+    terminal.freeze(false);
+    let given_back =
+        || async { Some(terminal.screen()).filter(|screen| !screen.cursor_hidden && !screen.alternate).map(drop) };
+    eventually(DEADLINE, "the page of the shell", given_back).await;
 }
 
 #[test]

@@ -17,7 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use self::attach::Attached;
 use self::ends::Ends;
 use super::{Counts, Options, Source, SourceError, Way, rights};
-use crate::decode::{self, ConnectionId, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
+use crate::decode::{self, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
 use crate::names;
 
 /// Connections kept at the same time, unless asked otherwise: about 14 MB of the kernel's memory.
@@ -247,9 +247,6 @@ impl Source for Ebpf {
         })
     }
 
-    /// The survey does that itself: only in the kernel can it be seen whether the place is another connection's by now.
-    fn forget(&mut self, _: ConnectionId) {}
-
     fn wait(&self, up_to: Duration) {
         let mut look = [PollFd::new(&self.events, PollFlags::IN)];
         let up_to = Timespec::try_from(up_to).ok();
@@ -393,7 +390,7 @@ mod tests {
             source
                 .survey(&mut |record| {
                     found.0 += usize::from(record.local == local);
-                    found.1 += usize::from(record.gone && record.id == ConnectionId { socket: 8, opened: 7 });
+                    found.1 += usize::from(record.gone && record.id == decode::ConnectionId { socket: 8, opened: 7 });
                 })
                 .expect("a survey");
             found

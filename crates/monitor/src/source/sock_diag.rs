@@ -193,10 +193,6 @@ impl Source for SockDiag {
         Ok(self.counts)
     }
 
-    fn forget(&mut self, id: ConnectionId) {
-        self.known.remove(&id.socket);
-    }
-
     fn wait(&self, up_to: Duration) {
         // Nobody wakes us: there are no events.
         std::thread::park_timeout(up_to);

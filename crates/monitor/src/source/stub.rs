@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Counts, Obstacle, Source, SourceError, Way};
-use crate::decode::{ConnectionId, Record};
+use crate::decode::Record;
 
 /// Tells nothing.
 #[derive(Debug)]
@@ -39,8 +39,6 @@ impl Source for Stub {
     fn counts(&mut self) -> Result<Counts, SourceError> {
         Ok(Counts::default())
     }
-
-    fn forget(&mut self, _: ConnectionId) {}
 
     fn wait(&self, up_to: Duration) {
         std::thread::park_timeout(up_to);

@@ -15,9 +15,13 @@ use monitor::table::Limits;
 use super::child::Child;
 use super::{DEADLINE, ends, exchange, has_port, listen, open, open_with_files, pair, release, survey, take};
 
-/// A port that nobody listens at.
+/// A port that nobody listens at, nor can: its socket is held until the program ends.
 fn closed_port() -> u16 {
-    listen("127.0.0.1:0").1
+    let held = socket(false);
+    rustix::net::bind(&held, &SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0))).unwrap();
+    let address = SocketAddr::try_from(rustix::net::getsockname(&held).unwrap()).unwrap();
+    let _ = std::os::fd::IntoRawFd::into_raw_fd(held);
+    address.port()
 }
 
 #[test]

@@ -422,7 +422,7 @@ fn moved(key: Key, first: usize, page: usize, last: usize) -> Option<usize> {
     let step = page.saturating_sub(1).max(1);
     Some(match key {
         Key::Up | Key::Letter('k') => first.saturating_sub(1),
-        Key::Down | Key::Letter('j') => (first + 1).min(last),
+        Key::Down | Key::Letter('j') => first.saturating_add(1).min(last),
         Key::PageUp => first.saturating_sub(step),
         Key::PageDown => first.saturating_add(step).min(last),
         Key::Home | Key::Letter('g') => 0,

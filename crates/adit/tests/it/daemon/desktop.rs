@@ -12,12 +12,12 @@ const LONG: Duration = Duration::from_secs(30);
 /// A daemon whose notifications are written down by a `notify-send` of ours.
 struct Desktop {
     place: Place,
-    closed: std::net::SocketAddr,
+    closed: testkit::process::Closed,
 }
 
 impl Desktop {
     async fn new() -> Self {
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address");
+        let closed = testkit::process::Closed::take().expect("a port");
         Self { place: Place::new().await, closed }
     }
 
@@ -26,7 +26,7 @@ impl Desktop {
         let forward = |name: &&str| {
             format!(
                 "  {name}: {{ to: \"tcp://{}\", start: always, health: {{ type: tcp, interval: 100ms, fall: 1 }} }}\n",
-                self.closed
+                self.closed.address
             )
         };
         self.place.write(&format!("{daemon}forwards:\n{}", forwards.iter().map(forward).collect::<String>()));

@@ -346,9 +346,10 @@ async fn a_probe_that_nothing_answers_is_the_reason_for_restarts_in_the_status()
 #[tokio::test(flavor = "multi_thread")]
 async fn the_last_error_is_the_last_one_by_whatever_way_it_came() {
     let place = Place::new().await;
-    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let closed = testkit::process::Closed::take().unwrap();
+    let address = closed.address;
     place.write(&format!(
-        "forwards:\n  db: {{ to: \"tcp://{closed}\", listen: 0 }}\n\
+        "forwards:\n  db: {{ to: \"tcp://{address}\", listen: 0 }}\n\
          gateway: {{ listen: \"127.0.0.1:0\", routes: {{ db.localhost: {{ to: \"forward:db\" }} }} }}\n"
     ));
     place.start();

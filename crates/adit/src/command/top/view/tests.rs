@@ -242,6 +242,21 @@ fn what_is_not_seen_is_said_in_lines_that_fit_and_in_full_on_the_page_of_help() 
 }
 
 #[test]
+fn keys_that_come_together_move_the_page_of_help_no_further_than_its_end() {
+    let way = Way { source: "sock_diag", ..Way::default() };
+    let text = |view: &mut View| view.draw(&way, 80, 12).join("\n");
+    let mut view = view();
+    press(&mut view, "?G");
+    let end = text(&mut view);
+    // Nothing is drawn in between.
+    press(&mut view, "GjjG");
+    view.handle_key(Key::End);
+    view.handle_key(Key::Down);
+    view.handle_key(Key::PageDown);
+    assert_eq!(text(&mut view), end);
+}
+
+#[test]
 fn what_a_poll_cannot_see_is_unknown_and_no_zero() {
     let mut view = View::new(By::Process, "", SECOND);
     let mut records = busy();
