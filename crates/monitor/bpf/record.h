@@ -95,7 +95,9 @@ struct kept {
 	__u8 told;
 	/* Whether a survey has not found its socket. */
 	__u8 missed;
-	__u8 spare[3];
+	/* Whether it has failed within connect itself, which is about to return that. */
+	__u8 in_call;
+	__u8 spare[2];
 	/* How many try to take the place at this moment. */
 	__u32 takers;
 };
@@ -471,6 +473,7 @@ static __inline void begin(struct kept *kept, const __u64 now, const __u8 flags)
 	kept->by = 0;
 	kept->told = 0;
 	kept->missed = 0;
+	kept->in_call = 0;
 	barrier();
 }
 

@@ -152,8 +152,11 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	kept->ended = !error && by_packet(tcp, last, socket, typed) ? time_of_packet(tcp, typed) : bpf_ktime_get_ns();
 	if (failed) {
 		__be16 port = 0;
+		int why = why_failed(tcp, error, typed);
 
-		error = why_failed(tcp, error, typed);
+		/* It is connect that has failed. */
+		kept->in_call = why != error;
+		error = why;
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
@@ -268,19 +271,24 @@ int connect_probe(struct pt_regs *ctx)
 
 /*
  * connect has failed. There was no way to the address, if no change of state was seen in this very call; of what it has
- * told to the socket there is only the address that it was given.
+ * told to the socket there is only the address that it was given. A call that told an end left a mark (`in_call`): its
+ * place may have been used for the address of the socket before, so that an end just now says nothing. With TCP_FASTOPEN_CONNECT
+ * a mark may be left by who closes without a packet, and is no longer believed after a while.
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
 	struct kept *last = known((__u64)sk), kept = {};
 	struct record *record;
 
+	kept.opened = kept.ended = bpf_ktime_get_ns();
+	if (last && last->in_call) {
+		last->in_call = 0;
+		if (kept.opened - last->ended < 1000000)
+			return 0;
+	}
 	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
 		return 0;
 	kept.socket = (__u64)sk;
-	kept.opened = kept.ended = bpf_ktime_get_ns();
-	if (last && kept.opened - last->ended < 1000000)
-		return 0;
 	count(COUNT_OPENED);
 	count(COUNT_FAILED);
 	own(&kept, 0, 0);

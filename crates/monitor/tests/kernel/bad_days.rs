@@ -356,6 +356,23 @@ fn an_attempt_without_a_way_to_the_address_is_told_with_its_error() {
 }
 
 #[test]
+fn an_attempt_without_a_way_is_told_also_when_another_connection_has_just_ended_at_the_same_socket() {
+    const COUNT: usize = 200;
+    let Some(mut source) = open(&Options::default()) else { return };
+    if source.way().chosen("unreachable").is_none() {
+        eprintln!("SKIPPED: this kernel does not let it be seen, and the source says so");
+        return;
+    }
+    let refused = closed_port();
+    for _ in 0..COUNT {
+        // The kernel gives the second socket the address that the first has left.
+        TcpStream::connect(("127.0.0.1", refused)).unwrap_err();
+        TcpStream::connect("224.0.0.1:9").unwrap_err();
+    }
+    assert_eq!(ends(&mut *source, 9, COUNT).len(), COUNT);
+}
+
+#[test]
 fn ends_that_find_no_room_are_added_up_by_process() {
     // A page of ring, and nobody who reads it before the end.
     let Some(mut source) = open(&Options { ring: Some(4096), ..Options::default() }) else { return };
