@@ -549,7 +549,8 @@ static __inline void read_ends(struct record *record, struct sock *sk, const int
 	record->remote_port = swapped(port);
 	READ(typed, net, sk->__sk_common.skc_net.net);
 	READ(typed, record->netns, net->ns.inum);
-	if (family == AF_INET) {
+	/* A kernel without IPv6 has none of the fields for it. */
+	if (family == AF_INET || !__builtin_preserve_field_info(sk->__sk_common.skc_v6_daddr, FIELD_EXISTS)) {
 		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
 		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
 #pragma unroll

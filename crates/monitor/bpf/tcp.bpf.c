@@ -475,11 +475,12 @@ static __inline __u64 place_of(struct sock *sk)
 static __inline void owned_by(struct kept *kept, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
+	const struct cred *cred = task->cred;
 	struct css_set *groups = task->cgroups;
 
 	kept->by = BY_FILE;
 	kept->owner.start = leader->start_boottime;
-	kept->owner.uid = 0;
+	kept->owner.uid = cred ? cred->uid.val : 0;
 	bpf_probe_read_kernel(kept->owner.comm, sizeof(kept->owner.comm),
 			      __builtin_preserve_access_index(&leader->comm));
 	READ(0, kept->owner.cgroup, groups->dfl_cgrp->kn->id);

@@ -52,6 +52,10 @@ pub struct Ebpf {
     undecoded: u64,
     /// Looks through open files that the system has refused.
     refused_looks: u64,
+    /// Where processes listen, as far as it was looked at.
+    listeners: HashMap<MapData, u64, u8>,
+    /// How many connections had been missed when that was looked at last.
+    missed_then: Option<u64>,
     /// What each of the programs has missed, at the last survey.
     missed: Vec<u64>,
     // Last: links go before programs and maps.
@@ -114,6 +118,7 @@ impl Ebpf {
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
         let folded = HashMap::try_from(map("folded")?).map_err(|error| broken(&error))?;
+        let listeners = HashMap::try_from(map("listeners")?).map_err(|error| broken(&error))?;
         let mut source = Self {
             way,
             kept,
@@ -127,19 +132,36 @@ impl Ebpf {
             attached,
             undecoded: 0,
             refused_looks: 0,
+            listeners,
+            missed_then: None,
             missed: Vec::new(),
             _programs: programs,
         };
-        if let Some(program) = source.attached.listening.take() {
-            // Once: later beginnings are seen as they happen. Without it the direction of older connections is not known.
-            if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
-                source.look_refused(&error);
-            }
-        }
         source.reconcile()?;
         drop(btf);
         give_back();
         Ok(source)
+    }
+
+    /// Who listens where, as it tells the direction of connections that are found late. That is looked at once, and again
+    /// when the beginnings of others were missed since: these may be of servers that listen only since then.
+    fn look_who_listens(&mut self) -> Result<(), SourceError> {
+        let counts = self.counts()?;
+        let missed = counts.map_full + counts.hook_missed;
+        let Some(program) = self.attached.listening.as_ref() else { return Ok(()) };
+        if self.missed_then.is_some_and(|then| missed <= then) {
+            return Ok(());
+        }
+        // A port that nobody listens at any more may be a client's now.
+        let keys: Vec<u64> = self.listeners.keys().flatten().collect();
+        for key in keys {
+            let _ = self.listeners.remove(&key);
+        }
+        match iterator::over_all(program.as_fd()).and_then(iterator::run) {
+            Ok(()) => self.missed_then = Some(missed),
+            Err(error) => self.look_refused(&error),
+        }
+        Ok(())
     }
 
     /// One look through open files less is no reason to end: what it would have found is found by the next, or not at all.
@@ -184,6 +206,7 @@ impl Source for Ebpf {
     }
 
     fn reconcile(&mut self) -> Result<(), SourceError> {
+        self.look_who_listens()?;
         let Some(program) = self.attached.files.as_ref() else { return Ok(()) };
         if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
             self.look_refused(&error);
@@ -452,6 +475,19 @@ mod tests {
             let said = refused(object);
             assert!(said.contains("does not take the programs") || said.contains("missing"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_takes_the_programs_as_well() {
+        // As it has none of its addresses, what they are read for is never reached.
+        let mut object = OBJECT.to_vec();
+        for name in [&b"\0skc_v6_daddr\0"[..], b"\0skc_v6_rcv_saddr\0"] {
+            let at = object.windows(name.len()).position(|window| window == name).expect("a name in the types");
+            object[at + 1] = b'X';
+        }
+        let Ok(usual) = Ebpf::open(&Options::default()) else { return };
+        let without = Ebpf::open_object(&object, &Options::default()).expect("programs that do without");
+        assert_eq!(without.way.parts, usual.way.parts);
     }
 
     #[test]
