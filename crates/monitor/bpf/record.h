@@ -233,6 +233,16 @@ struct {
 	__type(value, struct sums);
 } folded SEC(".maps");
 
+/*
+ * Ends that found no room and are in no sum: of connections that userspace has heard of, and of those without an owner. Of
+ * the first there are no more than connections that were open at a survey.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 4096);
+	__uint(value_size, sizeof(struct record));
+} later SEC(".maps");
+
 /* Twice: of changes of state, and of all else. Userspace adds them up. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -369,13 +379,18 @@ static __inline struct kept *known(__u64 number)
 	return further && further->state ? further : kept;
 }
 
-/* Whether the place stood free with this address and is taken now. Of two who want it at once neither has it. */
+/*
+ * Whether the place stood free with this address and is taken now. Of two who want it at once neither has it: whoever sees
+ * himself alone among the takers looks at the place after the one before has written it, and the next one sees two. For
+ * that the number of takers is read before the place, and left after it is written.
+ */
 static __inline int take(struct kept *kept, __u64 address, __u64 number)
 {
 	int taken = 0;
 
 	__sync_fetch_and_add(&kept->takers, 1);
-	if (*(volatile __u32 *)&kept->takers == 1 && kept->state == NO_STATE && kept->socket == address) {
+	if (*(volatile __u32 *)&kept->takers == 1 && *(volatile __u8 *)&kept->state == NO_STATE &&
+	    *(volatile __u64 *)&kept->socket == address) {
 		kept->socket = number;
 		barrier();
 		kept->state = BEGUN;
@@ -415,6 +430,9 @@ static __inline struct kept *left_over(struct kept *kept, __u64 number)
 		if (!waited(number))
 			return NULL;
 		count(COUNT_UNOWNED);
+		/* Its addresses are gone with its socket, so it is not told; if a survey has told it, the next one misses it. */
+		if (!kept->told)
+			count(COUNT_RING_FULL);
 		kept->state = BEGUN;
 		return kept;
 	}
@@ -632,6 +650,11 @@ static __inline int write(const struct kept *kept, struct sock *sk, struct tcp_s
 	if (!record)
 		return 0;
 	fill(record, kept, sk, tcp, kind, typed);
+	/* It has ended while it was claimed: then its end, which may be before this in the ring, tells the owner or has none. */
+	if (kind == CLAIMED && record->ended) {
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return 1;
+	}
 	/* Userspace looks often enough; only who wants every step wants it at once. */
 	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 1;
@@ -665,9 +688,22 @@ static __inline void tell_step(struct kept *kept, struct sock *sk, const enum ki
 		count(COUNT_RING_FULL);
 }
 
+/* The end of a connection that finds no room elsewhere. There are few, so they wait one by one. */
+static __noinline int tell_later(const struct kept *kept)
+{
+	struct record record;
+
+	if (!kept)
+		return 0;
+	fill(&record, kept, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, ENDED, 0);
+	if (bpf_map_push_elem(&later, &record, BPF_ANY))
+		count(COUNT_RING_FULL);
+	return 0;
+}
+
 /*
  * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
- * done; else only how it ended is lost, as the next survey does not find it.
+ * done, which is many of them in one place. Else it is not: userspace would have it twice.
  */
 static __noinline int fold(const struct kept *kept)
 {
@@ -677,10 +713,8 @@ static __noinline int fold(const struct kept *kept)
 
 	if (!kept)
 		return 0;
-	if (kept->told || !kept->owner.pid) {
-		count(COUNT_RING_FULL);
+	if (*(volatile __u8 *)&kept->told || !kept->owner.pid)
 		return 0;
-	}
 	process.start = kept->owner.start;
 	process.pid = kept->owner.pid;
 	sums = bpf_map_lookup_elem(&folded, &process);
@@ -689,10 +723,8 @@ static __noinline int fold(const struct kept *kept)
 		/* Another processor may have been quicker. */
 		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
 		sums = bpf_map_lookup_elem(&folded, &process);
-		if (!sums) {
-			count(COUNT_RING_FULL);
+		if (!sums)
 			return 0;
-		}
 	}
 	read_traffic(&record, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, 0);
 	if (!(kept->flags & SEEN_LATE))
@@ -703,18 +735,31 @@ static __noinline int fold(const struct kept *kept)
 	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
 	/* Last: who sees it looks for the sums. */
 	count(COUNT_FOLDED);
-	return 0;
+	return 1;
 }
 
 #ifdef ADIT_ARCH_x86_64
-/* Whether nobody else writes into the ring: whoever is interrupted in it keeps it. */
+/*
+ * Whether nobody else writes into the ring: whoever is interrupted in it keeps it.
+ *
+ * A program of a tracepoint stays on its processor: the kernel forbids preemption around it, or at least migration (with
+ * real-time preemption, or where tracepoints may be preempted). So only the programs of one processor come here for one
+ * ring, but they do come between each other: an interruption's (a change of state in the softirq while this processor
+ * ends another connection in a process; the kernel holds back only the same program), or another process's that took the processor.
+ *
+ * Two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
+ * sure, and he does not go in. Who is let in says `busy` before he counts himself out, so that whoever comes after sees
+ * the one or the other. For that the comers are read before `busy`. Who is not let in uses the kernel's ring.
+ */
 static __inline int enter_ring(struct turn *turn)
 {
 	int alone = 0;
 
 	__sync_fetch_and_add(&turn->comers, 1);
-	if (*(volatile __u32 *)&turn->comers == 1 && !turn->busy)
-		turn->busy = alone = 1;
+	if (*(volatile __u32 *)&turn->comers == 1 && !*(volatile __u32 *)&turn->busy) {
+		*(volatile __u32 *)&turn->busy = 1;
+		alone = 1;
+	}
 	barrier();
 	__sync_fetch_and_add(&turn->comers, -1);
 	return alone;
@@ -723,6 +768,10 @@ static __inline int enter_ring(struct turn *turn)
 /*
  * The end of a connection, into the ring of this processor. The memory of a record has not been used for long, so between
  * its first store and the last there is nothing that has to wait for all of them.
+ *
+ * Userspace never sees half a record: it reads up to `written`, which is stored after the record (x86 shows stores in their
+ * order, and the compiler keeps it at the barrier), and the place is written again only when `read`, which is stored after
+ * the record was copied, has passed it.
  */
 static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
 {
@@ -764,8 +813,8 @@ static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_soc
 {
 	if (!kept->owner.pid)
 		count(COUNT_UNOWNED);
-	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed))
-		fold(kept);
+	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed) && !fold(kept))
+		tell_later(kept);
 	barrier();
 	kept->state = NO_STATE;
 }

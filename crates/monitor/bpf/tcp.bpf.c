@@ -297,7 +297,8 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	READ(0, kept.local_port, sk->__sk_common.skc_num);
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
-		fold(&kept);
+		if (!fold(&kept))
+			count(COUNT_RING_FULL);
 		return 0;
 	}
 	fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
@@ -586,6 +587,14 @@ static __inline int is_gone(const struct record *record, struct sock *sk)
 	return record->local_port && port != record->local_port;
 }
 
+/* What was written before is seen by all before what is read after: an operation with a lock is the only means to say so. */
+static __inline void all_stores_before(struct kept *kept)
+{
+	__u32 nothing = 0;
+
+	asm volatile("lock *(u32 *)(%0 + 0) += %1" : : "r"(&kept->takers), "r"(nothing) : "memory");
+}
+
 /* Whether the place is still that of the connection, in the same state. */
 static __inline int is_still(const struct kept *kept, const struct kept *copy)
 {
@@ -642,7 +651,12 @@ int live(struct map_elem_context *ctx)
 	} else if (bpf_ktime_get_ns() > copy.ended + patience) {
 		record.kind = ENDED;
 	}
-	barrier();
+	/*
+	 * Before it is looked whether it is over: who ends it after that look knows that userspace hears of it, and does not
+	 * add it to the sums. (If it is another's by now, that one's end is told singly if it finds no room, which does no harm.)
+	 */
+	kept->told = 1;
+	all_stores_before(kept);
 	/* Over meanwhile, and told; or another connection's. */
 	if (!is_still(kept, &copy))
 		return 0;
@@ -657,7 +671,6 @@ int live(struct map_elem_context *ctx)
 	/* Without room in this reading it comes again in the next. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind == ENDED)
 		return 0;
-	kept->told = 1;
 	if (record.flags & GONE)
 		give_up(kept, &copy);
 	else

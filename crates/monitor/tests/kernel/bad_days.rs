@@ -433,6 +433,25 @@ fn ends_that_find_no_room_are_added_up_by_process() {
 }
 
 #[test]
+fn ends_that_find_no_room_are_told_singly_when_the_connection_was_told_before() {
+    // A page of ring, and nobody who reads it before the end.
+    let Some(mut source) = open(&Options { ring: Some(4096), ..Options::default() }) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let all: Vec<_> = (0..100).map(|_| pair(&listener)).collect();
+    let told: HashSet<_> = survey(&mut *source, port).iter().map(|record| record.id).collect();
+    for (client, served) in &all {
+        (&mut &*client).write_all(&[1; 10]).unwrap();
+        (&mut &*served).read_exact(&mut [0; 10]).unwrap();
+    }
+    drop(all);
+    let ended = ends(&mut *source, port, 200);
+    assert_eq!(ended.iter().map(|record| record.id).collect::<HashSet<_>>(), told);
+    assert_eq!(ended.iter().map(|record| record.sent).sum::<u64>(), 1_000);
+    assert!(ended.len() == 200 && ended.iter().all(|record| record.owner.is_some()));
+    assert_eq!(source.counts().unwrap().events_lost, 0);
+}
+
+#[test]
 fn two_monitors_see_the_same() {
     let (Some(mut first), Some(mut second)) = (open(&Options::default()), open(&Options::default())) else { return };
     let (listener, port) = listen("127.0.0.1:0");
