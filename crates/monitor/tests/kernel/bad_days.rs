@@ -594,9 +594,17 @@ fn ten_thousand_open_connections_are_in_one_survey() {
 
 #[test]
 fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly() {
-    const PROCESSES: usize = 200;
-    const EACH: usize = 250;
-    let Some(source) = open(&Options::default()) else { return };
+    are_counted_exactly(200, 250, Duration::from_millis(200), &Options::default());
+}
+
+#[test]
+fn short_connections_are_counted_exactly_also_when_there_is_never_room_and_surveys_tell_many_before_their_end() {
+    are_counted_exactly(20, 200, Duration::from_millis(5), &Options { ring: Some(4096), ..Options::default() });
+}
+
+/// So many processes open so many connections each, while an agent surveys this often.
+fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: &Options) {
+    let Some(source) = open(options) else { return };
     let (listener, port) = listen("127.0.0.1:0");
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
@@ -605,10 +613,10 @@ fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly
             drop(listener.accept().unwrap());
         }
     });
-    let agent = Agent::new(source, Limits::default(), Duration::from_millis(200));
+    let agent = Agent::new(source, Limits::default(), every);
     let shared = agent.shared();
     let working = std::thread::spawn(move || agent.run());
-    let clients: Vec<Child> = (0..PROCESSES).map(|_| Child::clients(port, EACH)).collect();
+    let clients: Vec<Child> = (0..processes).map(|_| Child::clients(port, each)).collect();
     let pids: Vec<u32> = clients.iter().map(Child::pid).collect();
     clients.into_iter().for_each(Child::wait);
     let deadline = Instant::now() + DEADLINE;
@@ -619,12 +627,12 @@ fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly
             .collect::<Vec<_>>()
     };
     // (A client that is being forked may hold, and so close, a socket that the server accepted: those are not counted.)
-    let each = (EACH as u64, EACH as u64, 0);
-    while count() != vec![each; PROCESSES] && Instant::now() < deadline {
+    let each = (each as u64, each as u64, 0);
+    while count() != vec![each; processes] && Instant::now() < deadline {
         std::thread::yield_now();
     }
     let (found, counts) = (count(), shared.counts());
-    assert_eq!(found.len(), PROCESSES, "{counts:?}");
+    assert_eq!(found.len(), processes, "{counts:?}");
     assert!(found.iter().all(|one| *one == each), "{counts:?} {found:?}");
     assert_eq!((counts.events_lost, counts.map_full), (0, 0));
     shared.stop();
