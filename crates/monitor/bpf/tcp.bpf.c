@@ -13,7 +13,7 @@
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
-#include "record.h"
+#include "tell.h"
 
 char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
 
@@ -271,9 +271,9 @@ int connect_probe(struct pt_regs *ctx)
 
 /*
  * connect has failed. There was no way to the address, if no change of state was seen in this very call; of what it has
- * told to the socket there is only the address that it was given. A call that told an end left a mark (`in_call`): its
- * place may have been used for the address of the socket before, so that an end just now says nothing. With TCP_FASTOPEN_CONNECT
- * a mark may be left by who closes without a packet, and is no longer believed after a while.
+ * told to the socket there is only the address that it was given. A call that told an end has left a mark (`in_call`); an
+ * end a moment ago says nothing, as the place may have been that of another socket with this address. With
+ * TCP_FASTOPEN_CONNECT who closes without a packet leaves a mark, so it is not believed for long.
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
@@ -653,7 +653,7 @@ int live(struct map_elem_context *ctx)
 	}
 	/*
 	 * Before it is looked whether it is over: who ends it after that look knows that userspace hears of it, and does not
-	 * add it to the sums. (If it is another's by now, that one's end is told singly if it finds no room, which does no harm.)
+	 * add it to the sums. (If the place is another's by now, that one's end is told singly if it finds no room.)
 	 */
 	kept->told = 1;
 	all_stores_before(kept);
