@@ -315,6 +315,18 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	return 0;
 }
 
+/*
+ * The first argument, which is the socket, as a number: the verifier knows its type here, and lets nobody compute with it.
+ * Not by way of `number_of`, which there is only since 5.12.
+ */
+static __inline struct sock *first_argument(__u64 *ctx)
+{
+	__u64 sk = 0;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), ctx);
+	return (struct sock *)sk;
+}
+
 SEC("fexit/tcp_v4_connect")
 int connect4_exit(__u64 *ctx)
 {
@@ -327,7 +339,7 @@ int connect4_exit(__u64 *ctx)
 		return 0;
 	READ(0, port, name->sin_port);
 	READ(0, to[0], name->sin_addr.s_addr);
-	return unreachable((struct sock *)ctx[0], -result, port, AF_INET, to);
+	return unreachable(first_argument(ctx), -result, port, AF_INET, to);
 }
 
 SEC("fexit/tcp_v6_connect")
@@ -345,7 +357,7 @@ int connect6_exit(__u64 *ctx)
 	/* An IPv4 address in IPv6 clothes: the other program has seen it. */
 	if (!to.in6_u.u6_addr32[0] && !to.in6_u.u6_addr32[1] && to.in6_u.u6_addr32[2] == 0xffff0000)
 		return 0;
-	return unreachable((struct sock *)ctx[0], -result, port, AF_INET6, to.in6_u.u6_addr32);
+	return unreachable(first_argument(ctx), -result, port, AF_INET6, to.in6_u.u6_addr32);
 }
 
 /* ---- who has accepted ---- */
