@@ -649,6 +649,9 @@ int live(struct map_elem_context *ctx)
 	copy = *kept;
 	copy.owner.pid = pid;
 	barrier();
+	/* Begun meanwhile: it is not to be marked before it is filled in, which takes the mark away. */
+	if (!copy.state || copy.state == BEGUN || !is_still(kept, &copy))
+		return 0;
 	sk = (struct sock *)copy.socket;
 	fill(&record, &copy, sk, (struct tcp_sock *)sk, LIVE, 0);
 	if (!copy.ended) {
@@ -671,6 +674,9 @@ int live(struct map_elem_context *ctx)
 	all_stores_before(kept);
 	/* Over meanwhile, and told; or another connection's. */
 	if (!is_still(kept, &copy))
+		return 0;
+	/* It has ended and does not wait, so somebody tells it at this moment. Who tells one that waits takes it out first. */
+	if (copy.ended && record.kind == LIVE && !bpf_map_lookup_elem(&waiting, &copy.socket))
 		return 0;
 	if (record.kind == ENDED && seq->count + sizeof(record) <= seq->size) {
 		/* Nobody closes it, or nobody has seen it. */
