@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
 /*
- * What is kept of connections, what is told of them, and the maps.
+ * What is kept of connections, and the maps.
  *
  * A connection is kept in a place of an array, which is found by the address of its socket: to look there is a few
  * instructions, to look into a hash map is a call that costs ten times as much. Each socket has a row of places in which
@@ -95,7 +95,9 @@ struct kept {
 	__u8 told;
 	/* Whether a survey has not found its socket. */
 	__u8 missed;
-	__u8 spare[3];
+	/* Whether it has failed within connect itself, which is about to return that. */
+	__u8 in_call;
+	__u8 spare[2];
 	/* How many try to take the place at this moment. */
 	__u32 takers;
 };
@@ -230,6 +232,16 @@ struct {
 	__type(key, struct process);
 	__type(value, struct sums);
 } folded SEC(".maps");
+
+/*
+ * Ends that found no room and are in no sum: of connections that userspace has heard of, and of those without an owner. Of
+ * the first there are no more than connections that were open at a survey.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_QUEUE);
+	__uint(max_entries, 4096);
+	__uint(value_size, sizeof(struct record));
+} later SEC(".maps");
 
 /* Twice: of changes of state, and of all else. Userspace adds them up. */
 struct {
@@ -367,13 +379,18 @@ static __inline struct kept *known(__u64 number)
 	return further && further->state ? further : kept;
 }
 
-/* Whether the place stood free with this address and is taken now. Of two who want it at once neither has it. */
+/*
+ * Whether the place stood free with this address and is taken now. Of two who want it at once neither has it: whoever sees
+ * himself alone among the takers looks at the place after the one before has written it, and the next one sees two. For
+ * that the number of takers is read before the place, and left after it is written.
+ */
 static __inline int take(struct kept *kept, __u64 address, __u64 number)
 {
 	int taken = 0;
 
 	__sync_fetch_and_add(&kept->takers, 1);
-	if (*(volatile __u32 *)&kept->takers == 1 && kept->state == NO_STATE && kept->socket == address) {
+	if (*(volatile __u32 *)&kept->takers == 1 && *(volatile __u8 *)&kept->state == NO_STATE &&
+	    *(volatile __u64 *)&kept->socket == address) {
 		kept->socket = number;
 		barrier();
 		kept->state = BEGUN;
@@ -413,6 +430,9 @@ static __inline struct kept *left_over(struct kept *kept, __u64 number)
 		if (!waited(number))
 			return NULL;
 		count(COUNT_UNOWNED);
+		/* Its addresses are gone with its socket, so it is not told. If a survey has, the next ones miss it. */
+		if (!kept->told)
+			count(COUNT_RING_FULL);
 		kept->state = BEGUN;
 		return kept;
 	}
@@ -471,6 +491,7 @@ static __inline void begin(struct kept *kept, const __u64 now, const __u8 flags)
 	kept->by = 0;
 	kept->told = 0;
 	kept->missed = 0;
+	kept->in_call = 0;
 	barrier();
 }
 
@@ -530,240 +551,6 @@ static __inline void own(struct kept *kept, const __u8 by, const int typed)
 		own_typed(&kept->owner);
 	else
 		own_copied(&kept->owner);
-}
-
-/* ---- what is told ---- */
-
-static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
-{
-	__be16 port = 0;
-	__u16 family = 0;
-	struct net *net = NULL;
-
-	READ(typed, family, sk->__sk_common.skc_family);
-	record->family = family;
-	READ(typed, port, sk->__sk_common.skc_dport);
-	record->remote_port = swapped(port);
-	READ(typed, net, sk->__sk_common.skc_net.net);
-	READ(typed, record->netns, net->ns.inum);
-	if (family == AF_INET) {
-		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
-		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
-#pragma unroll
-		for (int i = 1; i < 4; i++)
-			record->local[i] = record->remote[i] = 0;
-		return;
-	}
-#pragma unroll
-	for (int i = 0; i < 4; i++) {
-		READ(typed, record->local[i], sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
-		READ(typed, record->remote[i], sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
-	}
-}
-
-static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
-{
-	__u64 sent = 0, again = 0, received = 0;
-	unsigned long flags = 0;
-	__u32 srtt = 0, min = 0, packets = 0;
-
-	READ(typed, sent, tcp->bytes_sent);
-	READ(typed, again, tcp->bytes_retrans);
-	READ(typed, received, tcp->bytes_received);
-	READ(typed, flags, sk->__sk_common.skc_flags);
-	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
-	if (received && (flags & (1UL << SOCK_DONE)))
-		received--;
-	record->sent = sent - again;
-	record->received = received;
-	READ(typed, srtt, tcp->srtt_us);
-	record->srtt = srtt >> 3;
-	READ(typed, min, tcp->rtt_min.s[0].v);
-	record->min_rtt = min == ~0U ? 0 : min;
-	READ(typed, packets, tcp->total_retrans);
-	record->retransmits = packets;
-}
-
-/* The whole record, into memory that may hold anything. */
-static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, struct tcp_sock *tcp,
-			  const enum kind kind, const int typed)
-{
-	/* Without it the owner may be half there. */
-	__u32 pid = *(volatile __u32 *)&kept->owner.pid;
-
-	barrier();
-	record->owner = kept->owner;
-	record->owner.pid = pid;
-	record->socket = kept->socket;
-	record->opened = kept->opened;
-	record->established = kept->established;
-	record->ended = kept->ended;
-	record->local_port = kept->local_port;
-	record->error = kept->error;
-	record->state = kept->state & 15;
-	record->last_state = kept->state >> 4;
-	record->kind = kind;
-	record->flags = kept->flags | kept->by;
-	__builtin_memset(record->spare, 0, sizeof(record->spare));
-	read_ends(record, sk, typed);
-	read_traffic(record, sk, tcp, typed);
-}
-
-/* The same socket, as what the kernel keeps of TCP. None, if it is of another protocol. */
-static __inline struct tcp_sock *tcp_of(struct sock *sk, const int typed)
-{
-	__u16 protocol = 0;
-
-	if (typed)
-		return bpf_skc_to_tcp_sock(sk);
-	READ(0, protocol, sk->sk_protocol);
-	return protocol == IPPROTO_TCP ? (struct tcp_sock *)sk : NULL;
-}
-
-static __inline int write(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const enum kind kind,
-			  const int typed)
-{
-	struct record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
-
-	if (!record)
-		return 0;
-	fill(record, kept, sk, tcp, kind, typed);
-	/* Userspace looks often enough; only who wants every step wants it at once. */
-	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
-	return 1;
-}
-
-static __noinline int tell_typed(const struct kept *kept, struct sock *sk, enum kind kind)
-{
-	struct tcp_sock *tcp = tcp_of(sk, 1);
-
-	return kept && tcp ? write(kept, sk, tcp, kind, 1) : 0;
-}
-
-static __noinline int tell_copied(const struct kept *kept, struct sock *sk, enum kind kind)
-{
-	return kept ? write(kept, sk, (struct tcp_sock *)sk, kind, 0) : 0;
-}
-
-static __inline int tell(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
-{
-	return typed ? tell_typed(kept, sk, kind) : tell_copied(kept, sk, kind);
-}
-
-/* A step before the end: when it finds no room, the end tells all of it once more. */
-static __inline void tell_step(struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
-{
-	if (!every_step)
-		return;
-	if (tell(kept, sk, kind, typed))
-		kept->told = 1;
-	else
-		count(COUNT_RING_FULL);
-}
-
-/*
- * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
- * done; else only how it ended is lost, as the next survey does not find it.
- */
-static __noinline int fold(const struct kept *kept)
-{
-	struct process process = {};
-	struct record record = {};
-	struct sums zero = {}, *sums;
-
-	if (!kept)
-		return 0;
-	if (kept->told || !kept->owner.pid) {
-		count(COUNT_RING_FULL);
-		return 0;
-	}
-	process.start = kept->owner.start;
-	process.pid = kept->owner.pid;
-	sums = bpf_map_lookup_elem(&folded, &process);
-	if (!sums) {
-		zero.owner = kept->owner;
-		/* Another processor may have been quicker. */
-		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
-		sums = bpf_map_lookup_elem(&folded, &process);
-		if (!sums) {
-			count(COUNT_RING_FULL);
-			return 0;
-		}
-	}
-	read_traffic(&record, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, 0);
-	if (!(kept->flags & SEEN_LATE))
-		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
-	__sync_fetch_and_add(kept->state >> 4 == SYN_SENT ? &sums->failed : &sums->closed, 1);
-	__sync_fetch_and_add(&sums->sent, record.sent);
-	__sync_fetch_and_add(&sums->received, record.received);
-	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
-	/* Last: who sees it looks for the sums. */
-	count(COUNT_FOLDED);
-	return 0;
-}
-
-#ifdef ADIT_ARCH_x86_64
-/* Whether nobody else writes into the ring: whoever is interrupted in it keeps it. */
-static __inline int enter_ring(struct turn *turn)
-{
-	int alone = 0;
-
-	__sync_fetch_and_add(&turn->comers, 1);
-	if (*(volatile __u32 *)&turn->comers == 1 && !turn->busy)
-		turn->busy = alone = 1;
-	barrier();
-	__sync_fetch_and_add(&turn->comers, -1);
-	return alone;
-}
-
-/*
- * The end of a connection, into the ring of this processor. The memory of a record has not been used for long, so between
- * its first store and the last there is nothing that has to wait for all of them.
- */
-static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
-{
-	__u32 processor = bpf_get_smp_processor_id(), at;
-	struct turn *turn = bpf_map_lookup_elem(&turns, &processor);
-	struct record *record = NULL;
-	__u64 written;
-
-	if (!turn || every_step || !enter_ring(turn))
-		return 0;
-	written = turn->written;
-	if (written - *(volatile __u64 *)&turn->read <= last_end) {
-		at = processor * (last_end + 1) + ((__u32)written & last_end);
-		record = bpf_map_lookup_elem(&ends, &at);
-	}
-	if (record) {
-		fill(record, kept, sk, tcp, ENDED, typed);
-		barrier();
-		*(volatile __u64 *)&turn->written = written + 1;
-	}
-	barrier();
-	*(volatile __u32 *)&turn->busy = 0;
-	return record != NULL;
-}
-#else
-static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
-{
-	return 0;
-}
-#endif
-
-static __noinline int put_copied(const struct kept *kept, struct sock *sk)
-{
-	return kept ? put(kept, sk, (struct tcp_sock *)sk, 0) : 0;
-}
-
-/* The last of a connection. */
-static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
-{
-	if (!kept->owner.pid)
-		count(COUNT_UNOWNED);
-	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed))
-		fold(kept);
-	barrier();
-	kept->state = NO_STATE;
 }
 
 #endif

@@ -13,7 +13,7 @@
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
-#include "record.h"
+#include "tell.h"
 
 char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
 
@@ -152,8 +152,11 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	kept->ended = !error && by_packet(tcp, last, socket, typed) ? time_of_packet(tcp, typed) : bpf_ktime_get_ns();
 	if (failed) {
 		__be16 port = 0;
+		int why = why_failed(tcp, error, typed);
 
-		error = why_failed(tcp, error, typed);
+		/* It is connect that has failed. */
+		kept->in_call = why != error;
+		error = why;
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
@@ -268,19 +271,24 @@ int connect_probe(struct pt_regs *ctx)
 
 /*
  * connect has failed. There was no way to the address, if no change of state was seen in this very call; of what it has
- * told to the socket there is only the address that it was given.
+ * told to the socket there is only the address that it was given. A call that told an end has left a mark (`in_call`); an
+ * end a moment ago says nothing, as the place may have been that of another socket with this address. With
+ * TCP_FASTOPEN_CONNECT who closes without a packet leaves a mark, so it is not believed for long.
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
 	struct kept *last = known((__u64)sk), kept = {};
 	struct record *record;
 
+	kept.opened = kept.ended = bpf_ktime_get_ns();
+	if (last && last->in_call) {
+		last->in_call = 0;
+		if (kept.opened - last->ended < 1000000)
+			return 0;
+	}
 	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
 		return 0;
 	kept.socket = (__u64)sk;
-	kept.opened = kept.ended = bpf_ktime_get_ns();
-	if (last && kept.opened - last->ended < 1000000)
-		return 0;
 	count(COUNT_OPENED);
 	count(COUNT_FAILED);
 	own(&kept, 0, 0);
@@ -289,7 +297,8 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	READ(0, kept.local_port, sk->__sk_common.skc_num);
 	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
 	if (!record) {
-		fold(&kept);
+		if (!fold(&kept))
+			count(COUNT_RING_FULL);
 		return 0;
 	}
 	fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
@@ -306,6 +315,18 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	return 0;
 }
 
+/*
+ * The first argument, which is the socket, as a number: the verifier knows its type here, and lets nobody compute with it.
+ * Not by way of `number_of`, which there is only since 5.12.
+ */
+static __inline struct sock *first_argument(__u64 *ctx)
+{
+	__u64 sk = 0;
+
+	bpf_probe_read_kernel(&sk, sizeof(sk), ctx);
+	return (struct sock *)sk;
+}
+
 SEC("fexit/tcp_v4_connect")
 int connect4_exit(__u64 *ctx)
 {
@@ -318,7 +339,7 @@ int connect4_exit(__u64 *ctx)
 		return 0;
 	READ(0, port, name->sin_port);
 	READ(0, to[0], name->sin_addr.s_addr);
-	return unreachable((struct sock *)ctx[0], -result, port, AF_INET, to);
+	return unreachable(first_argument(ctx), -result, port, AF_INET, to);
 }
 
 SEC("fexit/tcp_v6_connect")
@@ -336,7 +357,7 @@ int connect6_exit(__u64 *ctx)
 	/* An IPv4 address in IPv6 clothes: the other program has seen it. */
 	if (!to.in6_u.u6_addr32[0] && !to.in6_u.u6_addr32[1] && to.in6_u.u6_addr32[2] == 0xffff0000)
 		return 0;
-	return unreachable((struct sock *)ctx[0], -result, port, AF_INET6, to.in6_u.u6_addr32);
+	return unreachable(first_argument(ctx), -result, port, AF_INET6, to.in6_u.u6_addr32);
 }
 
 /* ---- who has accepted ---- */
@@ -467,11 +488,12 @@ static __inline __u64 place_of(struct sock *sk)
 static __inline void owned_by(struct kept *kept, struct task_struct *task)
 {
 	struct task_struct *leader = task->group_leader;
+	const struct cred *cred = task->cred;
 	struct css_set *groups = task->cgroups;
 
 	kept->by = BY_FILE;
 	kept->owner.start = leader->start_boottime;
-	kept->owner.uid = 0;
+	kept->owner.uid = cred ? cred->uid.val : 0;
 	bpf_probe_read_kernel(kept->owner.comm, sizeof(kept->owner.comm),
 			      __builtin_preserve_access_index(&leader->comm));
 	READ(0, kept->owner.cgroup, groups->dfl_cgrp->kn->id);
@@ -577,6 +599,14 @@ static __inline int is_gone(const struct record *record, struct sock *sk)
 	return record->local_port && port != record->local_port;
 }
 
+/* What was written before is seen by all before what is read after: an operation with a lock is the only means to say so. */
+static __inline void all_stores_before(struct kept *kept)
+{
+	__u32 nothing = 0;
+
+	asm volatile("lock *(u32 *)(%0 + 0) += %1" : : "r"(&kept->takers), "r"(nothing) : "memory");
+}
+
 /* Whether the place is still that of the connection, in the same state. */
 static __inline int is_still(const struct kept *kept, const struct kept *copy)
 {
@@ -619,6 +649,9 @@ int live(struct map_elem_context *ctx)
 	copy = *kept;
 	copy.owner.pid = pid;
 	barrier();
+	/* Begun meanwhile: it is not to be marked before it is filled in, which takes the mark away. */
+	if (!copy.state || copy.state == BEGUN || !is_still(kept, &copy))
+		return 0;
 	sk = (struct sock *)copy.socket;
 	fill(&record, &copy, sk, (struct tcp_sock *)sk, LIVE, 0);
 	if (!copy.ended) {
@@ -633,9 +666,17 @@ int live(struct map_elem_context *ctx)
 	} else if (bpf_ktime_get_ns() > copy.ended + patience) {
 		record.kind = ENDED;
 	}
-	barrier();
+	/*
+	 * Before it is looked whether it is over: who ends it after that look knows that userspace hears of it, and does not
+	 * add it to the sums. (If the place is another's by now, that one's end is told singly if it finds no room.)
+	 */
+	kept->told = 1;
+	all_stores_before(kept);
 	/* Over meanwhile, and told; or another connection's. */
 	if (!is_still(kept, &copy))
+		return 0;
+	/* It has ended and does not wait, so somebody tells it at this moment. Who tells one that waits takes it out first. */
+	if (copy.ended && record.kind == LIVE && !bpf_map_lookup_elem(&waiting, &copy.socket))
 		return 0;
 	if (record.kind == ENDED && seq->count + sizeof(record) <= seq->size) {
 		/* Nobody closes it, or nobody has seen it. */
@@ -648,7 +689,6 @@ int live(struct map_elem_context *ctx)
 	/* Without room in this reading it comes again in the next. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind == ENDED)
 		return 0;
-	kept->told = 1;
 	if (record.flags & GONE)
 		give_up(kept, &copy);
 	else

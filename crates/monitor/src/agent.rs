@@ -234,10 +234,6 @@ impl Agent {
         let Self { source, shared, names, .. } = self;
         let mut all = Vec::new();
         source.folded(&mut |folded| all.push(folded))?;
-        for owner in all.iter_mut().map(|folded| &mut folded.owner).filter(|owner| owner.user == Some(0)) {
-            // So the kernel has it of root, and of everybody whose socket was found among files.
-            owner.user = names.user(owner.process);
-        }
         let places: Vec<_> = all.iter().map(|folded| names.place(at, &folded.owner)).collect();
         let mut table = shared.table();
         for (folded, place) in all.iter().zip(&places) {
@@ -485,7 +481,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn the_user_of_a_process_that_was_found_among_files_is_looked_up() {
+    fn a_user_that_the_source_does_not_tell_is_looked_up() {
         let (this, command) = names::process(std::process::id()).expect("this process is there");
         let owner = |user| Owner { process: this, command, user, cgroup: 0, by: OwnedBy::File };
         let heard = Arc::new(Mutex::new(Vec::new()));

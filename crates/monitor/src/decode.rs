@@ -196,7 +196,7 @@ pub struct Owner {
     pub process: ProcessId,
     /// Its name.
     pub command: Command,
-    /// Its user; not known when it was found among files.
+    /// Its user; none until somebody has looked it up.
     pub user: Option<u32>,
     /// The number of its control group, 0 when there is none.
     pub cgroup: u64,
@@ -461,7 +461,7 @@ fn owner(pid: u32, start: u64, user: u32, cgroup: u64, flags: u8, bytes: &[u8; R
     (pid > 0).then(|| Owner {
         process: ProcessId { pid, start: start / TICK },
         command: Command(std::array::from_fn(|i| bytes[72 + i])),
-        user: (by != OwnedBy::File).then_some(user),
+        user: Some(user),
         cgroup,
         by,
     })

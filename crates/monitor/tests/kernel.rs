@@ -32,6 +32,9 @@ fn open(options: &Options) -> Option<Box<dyn Source>> {
                 let is_there = source.way().chosen(purpose).is_some() || purpose == "owners" && is_said();
                 assert!(is_there, "nothing was found for {purpose}: {parts:#?}");
             }
+            // Where one exit of a function is seen, so are others.
+            let exits = source.way().chosen("accept").is_some_and(|part| part.way.starts_with("fexit"));
+            assert!(!exits || source.way().chosen("unreachable").is_some(), "{parts:#?}");
             Some(source)
         }
         Err(error) => {

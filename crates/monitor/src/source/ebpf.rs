@@ -8,9 +8,9 @@ mod iterator;
 
 use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, Queue, RingBuf};
 use aya::{Btf, EbpfLoader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -30,6 +30,11 @@ const HEADER: usize = 8;
 const COUNTS: usize = 11;
 /// An ended connection that no process closes is told without an owner after this.
 const PATIENCE: Duration = Duration::from_secs(90);
+/// What is added up for a dead process is kept until nothing was added for so long: the kernel gives up connections that
+/// nobody has any more in less.
+const FOLDED_QUIET: Duration = Duration::from_secs(120);
+/// Or until there are so many processes: half of those that have room.
+const FOLDED_MANY: usize = 4_096;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
 
@@ -43,15 +48,21 @@ pub struct Ebpf {
     events: RingBuf<MapData>,
     /// Bytes that have room there.
     ring: usize,
+    /// Ends that found no room and can be added to no sums.
+    later: Queue<MapData, [u8; RECORD]>,
     counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
-    /// What was taken of that already, and the count of all then.
-    taken: std::collections::HashMap<ProcessId, Folded>,
+    /// What was taken of that already and when there was more last, and the count of all then.
+    taken: std::collections::HashMap<ProcessId, (Folded, Instant)>,
     folded_count: u64,
     attached: Attached,
     undecoded: u64,
     /// Looks through open files that the system has refused.
     refused_looks: u64,
+    /// Where processes listen, as far as it was looked at.
+    listeners: HashMap<MapData, u64, u8>,
+    /// How many connections had been missed when that was looked at last.
+    missed_then: Option<u64>,
     /// What each of the programs has missed, at the last survey.
     missed: Vec<u64>,
     // Last: links go before programs and maps.
@@ -112,14 +123,17 @@ impl Ebpf {
         let Map::Array(connections) = map("connections")? else { return Err(broken(&"it is of another kind")) };
         let kept = connections.fd().as_fd().try_clone_to_owned().map_err(|error| broken(&error))?;
         let events = RingBuf::try_from(map("events")?).map_err(|error| broken(&error))?;
+        let later = Queue::try_from(map("later")?).map_err(|error| broken(&error))?;
         let counts = PerCpuArray::try_from(map("counts")?).map_err(|error| broken(&error))?;
         let folded = HashMap::try_from(map("folded")?).map_err(|error| broken(&error))?;
+        let listeners = HashMap::try_from(map("listeners")?).map_err(|error| broken(&error))?;
         let mut source = Self {
             way,
             kept,
             ends,
             events,
             ring: ring as usize,
+            later,
             counts,
             folded,
             taken: std::collections::HashMap::new(),
@@ -127,19 +141,36 @@ impl Ebpf {
             attached,
             undecoded: 0,
             refused_looks: 0,
+            listeners,
+            missed_then: None,
             missed: Vec::new(),
             _programs: programs,
         };
-        if let Some(program) = source.attached.listening.take() {
-            // Once: later beginnings are seen as they happen. Without it the direction of older connections is not known.
-            if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
-                source.look_refused(&error);
-            }
-        }
         source.reconcile()?;
         drop(btf);
         give_back();
         Ok(source)
+    }
+
+    /// Who listens where, as it tells the direction of connections that are found late. That is looked at once, and again
+    /// when the beginnings of others were missed since: these may be of servers that listen only since then.
+    fn look_who_listens(&mut self) -> Result<(), SourceError> {
+        let counts = self.counts()?;
+        let missed = counts.map_full + counts.hook_missed;
+        let Some(program) = self.attached.listening.as_ref() else { return Ok(()) };
+        if self.missed_then.is_some_and(|then| missed <= then) {
+            return Ok(());
+        }
+        // A port that nobody listens at any more may be a client's now.
+        let keys: Vec<u64> = self.listeners.keys().flatten().collect();
+        for key in keys {
+            let _ = self.listeners.remove(&key);
+        }
+        match iterator::over_all(program.as_fd()).and_then(iterator::run) {
+            Ok(()) => self.missed_then = Some(missed),
+            Err(error) => self.look_refused(&error),
+        }
+        Ok(())
     }
 
     /// One look through open files less is no reason to end: what it would have found is found by the next, or not at all.
@@ -155,7 +186,7 @@ impl Source for Ebpf {
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        let Self { ends, events, ring, undecoded, .. } = self;
+        let Self { ends, events, ring, later, undecoded, .. } = self;
         let mut read = |bytes: &[u8]| match decode::record(bytes) {
             Ok(record) => each(record),
             Err(error) => {
@@ -171,6 +202,11 @@ impl Source for Ebpf {
             read(&bytes);
             Some(bytes.len())
         });
+        // After the steps before them.
+        for _ in 0..later.capacity() {
+            let Ok(bytes) = later.pop(0) else { break };
+            read(&bytes);
+        }
         Ok(())
     }
 
@@ -184,6 +220,7 @@ impl Source for Ebpf {
     }
 
     fn reconcile(&mut self) -> Result<(), SourceError> {
+        self.look_who_listens()?;
         let Some(program) = self.attached.files.as_ref() else { return Ok(()) };
         if let Err(error) = iterator::over_all(program.as_fd()).and_then(iterator::run) {
             self.look_refused(&error);
@@ -197,20 +234,28 @@ impl Source for Ebpf {
             return Ok(());
         }
         self.folded_count = count;
+        let (now, is_tight) = (Instant::now(), self.taken.len() >= FOLDED_MANY);
         let mut dead = Vec::new();
         for entry in self.folded.iter() {
             // One that went while it was looked for is no failure.
             let Ok((process, sums)) = entry else { continue };
             let all = decode::folded(&process, &sums);
-            let more = self.taken.insert(all.owner.process, all).map_or(all, |before| all.since(&before));
+            let before = self.taken.get(&all.owner.process);
+            let more = before.map_or(all, |(before, _)| all.since(before));
+            let is_quiet = before.is_some_and(|(_, last)| is_tight || now.duration_since(*last) >= FOLDED_QUIET);
             if more.opened + more.incoming + more.failed + more.closed > 0 {
+                self.taken.insert(all.owner.process, (all, now));
                 each(more);
-            } else if !names::is_alive(all.owner.process) {
-                dead.push((process, all.owner.process));
+            } else if is_quiet && !names::is_alive(all.owner.process) {
+                dead.push((process, sums, all.owner.process));
             }
         }
-        for (process, id) in dead {
-            // Nothing can be added any more: there is room again.
+        for (process, sums, id) in dead {
+            // A dead process's last connections end after it. Was something added since it was read, it stays; what is
+            // added after it was removed begins new sums.
+            if self.folded.get(&process, 0).ok() != Some(sums) {
+                continue;
+            }
             let _ = self.folded.remove(&process);
             self.taken.remove(&id);
         }
@@ -449,6 +494,19 @@ mod tests {
             let said = refused(object);
             assert!(said.contains("does not take the programs") || said.contains("missing"), "{said}");
         }
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_takes_the_programs_as_well() {
+        // As it has none of its addresses, what they are read for is never reached.
+        let mut object = OBJECT.to_vec();
+        for name in [&b"\0skc_v6_daddr\0"[..], b"\0skc_v6_rcv_saddr\0"] {
+            let at = object.windows(name.len()).position(|window| window == name).expect("a name in the types");
+            object[at + 1] = b'X';
+        }
+        let Ok(usual) = Ebpf::open(&Options::default()) else { return };
+        let without = Ebpf::open_object(&object, &Options::default()).expect("programs that do without");
+        assert_eq!(without.way.parts, usual.way.parts);
     }
 
     #[test]

@@ -172,7 +172,9 @@ fn a_connection_that_is_older_than_the_monitor_is_found_with_its_process() {
     let Some(mut source) = open_with_files(&Options::default()) else { return };
     let found = survey(&mut *source, port);
     assert_eq!(found.len(), 2, "{found:#?}");
-    assert!(found.iter().all(|record| record.seen_late && record.owner.unwrap().process.pid == std::process::id()));
+    let (pid, user) = (std::process::id(), rustix::process::getuid().as_raw());
+    assert!(found.iter().all(|record| record.seen_late && record.owner.unwrap().process.pid == pid));
+    assert!(found.iter().all(|record| record.owner.unwrap().user == Some(user)), "{found:#?}");
     assert!(found.iter().all(|record| record.incoming == (record.local.port() == port)), "{found:#?}");
     drop(client);
     drop(served);
@@ -269,6 +271,32 @@ fn an_attempt_that_is_older_than_the_monitor_is_outgoing_when_it_succeeds() {
 }
 
 #[test]
+fn which_side_asked_is_known_of_what_is_found_late_also_where_somebody_listens_only_since_then() {
+    let Some(mut source) = open_with_files(&Options { capacity: Some(64), ..Options::default() }) else { return };
+    // Begun after the monitor; there is no room for all of these.
+    let (listener, port) = listen("127.0.0.1:0");
+    let mut all: Vec<_> = (0..400).map(|_| pair(&listener)).collect();
+    assert!(source.counts().unwrap().map_full > 0);
+    // Now there is; what found none is found among files.
+    all.drain(..200);
+    ends(&mut *source, port, 1);
+    let deadline = Instant::now() + DEADLINE;
+    let found = loop {
+        source.reconcile().unwrap();
+        let found = survey(&mut *source, port);
+        if found.iter().any(|record| record.seen_late) || Instant::now() > deadline {
+            break found;
+        }
+    };
+    if !found.iter().any(|record| record.seen_late) {
+        eprintln!("SKIPPED: others have all the places: {:?}", source.counts());
+        return;
+    }
+    assert!(found.iter().all(|record| record.incoming == (record.local.port() == port)), "{found:#?}");
+    drop(all);
+}
+
+#[test]
 fn resets_that_race_with_accept_are_each_told_once() {
     const COUNT: usize = 2_000;
     let Some(mut source) = open(&Options { accept: Some("sys_exit".into()), ..Options::default() }) else { return };
@@ -360,6 +388,23 @@ fn an_attempt_without_a_way_to_the_address_is_told_with_its_error() {
 }
 
 #[test]
+fn an_attempt_without_a_way_is_told_also_when_another_connection_has_just_ended_at_the_same_socket() {
+    const COUNT: usize = 200;
+    let Some(mut source) = open(&Options::default()) else { return };
+    if source.way().chosen("unreachable").is_none() {
+        eprintln!("SKIPPED: this kernel does not let it be seen, and the source says so");
+        return;
+    }
+    let refused = closed_port();
+    for _ in 0..COUNT {
+        // The kernel gives the second socket the address that the first has left.
+        TcpStream::connect(("127.0.0.1", refused)).unwrap_err();
+        TcpStream::connect("224.0.0.1:9").unwrap_err();
+    }
+    assert_eq!(ends(&mut *source, 9, COUNT).len(), COUNT);
+}
+
+#[test]
 fn ends_that_find_no_room_are_added_up_by_process() {
     // A page of ring, and nobody who reads it before the end.
     let Some(mut source) = open(&Options { ring: Some(4096), ..Options::default() }) else { return };
@@ -388,6 +433,25 @@ fn ends_that_find_no_room_are_added_up_by_process() {
     assert_eq!((opened + told(false), incoming + told(true)), (100, 100));
     let carried = |count: fn(&Record) -> u64| records.iter().map(count).sum::<u64>();
     assert_eq!((sent + carried(|one| one.sent), received + carried(|one| one.received)), (3_000, 3_000));
+    assert_eq!(source.counts().unwrap().events_lost, 0);
+}
+
+#[test]
+fn ends_that_find_no_room_are_told_singly_when_the_connection_was_told_before() {
+    // A page of ring, and nobody who reads it before the end.
+    let Some(mut source) = open(&Options { ring: Some(4096), ..Options::default() }) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let all: Vec<_> = (0..100).map(|_| pair(&listener)).collect();
+    let told: HashSet<_> = survey(&mut *source, port).iter().map(|record| record.id).collect();
+    for (client, served) in &all {
+        (&mut &*client).write_all(&[1; 10]).unwrap();
+        (&mut &*served).read_exact(&mut [0; 10]).unwrap();
+    }
+    drop(all);
+    let ended = ends(&mut *source, port, 200);
+    assert_eq!(ended.iter().map(|record| record.id).collect::<HashSet<_>>(), told);
+    assert_eq!(ended.iter().map(|record| record.sent).sum::<u64>(), 1_000);
+    assert!(ended.len() == 200 && ended.iter().all(|record| record.owner.is_some()));
     assert_eq!(source.counts().unwrap().events_lost, 0);
 }
 
@@ -534,9 +598,17 @@ fn ten_thousand_open_connections_are_in_one_survey() {
 
 #[test]
 fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly() {
-    const PROCESSES: usize = 200;
-    const EACH: usize = 250;
-    let Some(source) = open(&Options::default()) else { return };
+    are_counted_exactly(200, 250, Duration::from_millis(200), &Options::default());
+}
+
+#[test]
+fn short_connections_are_counted_exactly_also_when_there_is_never_room_and_surveys_tell_many_before_their_end() {
+    are_counted_exactly(20, 200, Duration::from_millis(5), &Options { ring: Some(4096), ..Options::default() });
+}
+
+/// So many processes open so many connections each, while an agent surveys this often.
+fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: &Options) {
+    let Some(source) = open(options) else { return };
     let (listener, port) = listen("127.0.0.1:0");
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
@@ -545,10 +617,10 @@ fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly
             drop(listener.accept().unwrap());
         }
     });
-    let agent = Agent::new(source, Limits::default(), Duration::from_millis(200));
+    let agent = Agent::new(source, Limits::default(), every);
     let shared = agent.shared();
     let working = std::thread::spawn(move || agent.run());
-    let clients: Vec<Child> = (0..PROCESSES).map(|_| Child::clients(port, EACH)).collect();
+    let clients: Vec<Child> = (0..processes).map(|_| Child::clients(port, each)).collect();
     let pids: Vec<u32> = clients.iter().map(Child::pid).collect();
     clients.into_iter().for_each(Child::wait);
     let deadline = Instant::now() + DEADLINE;
@@ -559,12 +631,12 @@ fn fifty_thousand_short_connections_of_two_hundred_processes_are_counted_exactly
             .collect::<Vec<_>>()
     };
     // (A client that is being forked may hold, and so close, a socket that the server accepted: those are not counted.)
-    let each = (EACH as u64, EACH as u64, 0);
-    while count() != vec![each; PROCESSES] && Instant::now() < deadline {
+    let each = (each as u64, each as u64, 0);
+    while count() != vec![each; processes] && Instant::now() < deadline {
         std::thread::yield_now();
     }
     let (found, counts) = (count(), shared.counts());
-    assert_eq!(found.len(), PROCESSES, "{counts:?}");
+    assert_eq!(found.len(), processes, "{counts:?}");
     assert!(found.iter().all(|one| *one == each), "{counts:?} {found:?}");
     assert_eq!((counts.events_lost, counts.map_full), (0, 0));
     shared.stop();

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT OR Apache-2.0 OR GPL-2.0-only */
+/*
+ * What is told of connections, and what becomes of an end that finds no room: it goes into the ring of its processor, else
+ * into the kernel's, else into the sums of its process, else into a queue. Only what finds no room there is lost.
+ */
+#ifndef ADIT_TELL_H
+#define ADIT_TELL_H
+
+#include "record.h"
+
+
+static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
+{
+	__be16 port = 0;
+	__u16 family = 0;
+	struct net *net = NULL;
+
+	READ(typed, family, sk->__sk_common.skc_family);
+	record->family = family;
+	READ(typed, port, sk->__sk_common.skc_dport);
+	record->remote_port = swapped(port);
+	READ(typed, net, sk->__sk_common.skc_net.net);
+	READ(typed, record->netns, net->ns.inum);
+	/* A kernel without IPv6 has none of the fields for it. */
+	if (family == AF_INET || !__builtin_preserve_field_info(sk->__sk_common.skc_v6_daddr, FIELD_EXISTS)) {
+		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
+		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
+#pragma unroll
+		for (int i = 1; i < 4; i++)
+			record->local[i] = record->remote[i] = 0;
+		return;
+	}
+#pragma unroll
+	for (int i = 0; i < 4; i++) {
+		READ(typed, record->local[i], sk->__sk_common.skc_v6_rcv_saddr.in6_u.u6_addr32[i]);
+		READ(typed, record->remote[i], sk->__sk_common.skc_v6_daddr.in6_u.u6_addr32[i]);
+	}
+}
+
+static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	__u64 sent = 0, again = 0, received = 0;
+	unsigned long flags = 0;
+	__u32 srtt = 0, min = 0, packets = 0;
+
+	READ(typed, sent, tcp->bytes_sent);
+	READ(typed, again, tcp->bytes_retrans);
+	READ(typed, received, tcp->bytes_received);
+	READ(typed, flags, sk->__sk_common.skc_flags);
+	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
+	if (received && (flags & (1UL << SOCK_DONE)))
+		received--;
+	record->sent = sent - again;
+	record->received = received;
+	READ(typed, srtt, tcp->srtt_us);
+	record->srtt = srtt >> 3;
+	READ(typed, min, tcp->rtt_min.s[0].v);
+	record->min_rtt = min == ~0U ? 0 : min;
+	READ(typed, packets, tcp->total_retrans);
+	record->retransmits = packets;
+}
+
+/* The whole record, into memory that may hold anything. */
+static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, struct tcp_sock *tcp,
+			  const enum kind kind, const int typed)
+{
+	/* Without it the owner may be half there. */
+	__u32 pid = *(volatile __u32 *)&kept->owner.pid;
+
+	barrier();
+	record->owner = kept->owner;
+	record->owner.pid = pid;
+	record->socket = kept->socket;
+	record->opened = kept->opened;
+	record->established = kept->established;
+	record->ended = kept->ended;
+	record->local_port = kept->local_port;
+	record->error = kept->error;
+	record->state = kept->state & 15;
+	record->last_state = kept->state >> 4;
+	record->kind = kind;
+	record->flags = kept->flags | kept->by;
+	__builtin_memset(record->spare, 0, sizeof(record->spare));
+	read_ends(record, sk, typed);
+	read_traffic(record, sk, tcp, typed);
+}
+
+/* The same socket, as what the kernel keeps of TCP. None, if it is of another protocol. */
+static __inline struct tcp_sock *tcp_of(struct sock *sk, const int typed)
+{
+	__u16 protocol = 0;
+
+	if (typed)
+		return bpf_skc_to_tcp_sock(sk);
+	READ(0, protocol, sk->sk_protocol);
+	return protocol == IPPROTO_TCP ? (struct tcp_sock *)sk : NULL;
+}
+
+static __inline int write(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const enum kind kind,
+			  const int typed)
+{
+	struct record *record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+
+	if (!record)
+		return 0;
+	fill(record, kept, sk, tcp, kind, typed);
+	/* It has ended while it was claimed: then its end, which may be before this in the ring, tells the owner or has none. */
+	if (kind == CLAIMED && record->ended) {
+		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+		return 1;
+	}
+	/* Userspace looks often enough; only who wants every step wants it at once. */
+	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	return 1;
+}
+
+static __noinline int tell_typed(const struct kept *kept, struct sock *sk, enum kind kind)
+{
+	struct tcp_sock *tcp = tcp_of(sk, 1);
+
+	return kept && tcp ? write(kept, sk, tcp, kind, 1) : 0;
+}
+
+static __noinline int tell_copied(const struct kept *kept, struct sock *sk, enum kind kind)
+{
+	return kept ? write(kept, sk, (struct tcp_sock *)sk, kind, 0) : 0;
+}
+
+static __inline int tell(const struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
+{
+	return typed ? tell_typed(kept, sk, kind) : tell_copied(kept, sk, kind);
+}
+
+/* A step before the end: when it finds no room, the end tells all of it once more. */
+static __inline void tell_step(struct kept *kept, struct sock *sk, const enum kind kind, const int typed)
+{
+	if (!every_step)
+		return;
+	if (tell(kept, sk, kind, typed))
+		kept->told = 1;
+	else
+		count(COUNT_RING_FULL);
+}
+
+/* The end of a connection that finds no room elsewhere. There are few, so they wait one by one. */
+static __noinline int tell_later(const struct kept *kept)
+{
+	struct record record;
+
+	if (!kept)
+		return 0;
+	fill(&record, kept, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, ENDED, 0);
+	if (bpf_map_push_elem(&later, &record, BPF_ANY))
+		count(COUNT_RING_FULL);
+	return 0;
+}
+
+/*
+ * The end of a connection finds no room. If userspace has not heard of it before, it is added to what its process has
+ * done, which is many of them in one place. Else it is not: userspace would have it twice.
+ */
+static __noinline int fold(const struct kept *kept)
+{
+	struct process process = {};
+	struct record record = {};
+	struct sums zero = {}, *sums;
+
+	if (!kept)
+		return 0;
+	if (*(volatile __u8 *)&kept->told || !kept->owner.pid)
+		return 0;
+	process.start = kept->owner.start;
+	process.pid = kept->owner.pid;
+	sums = bpf_map_lookup_elem(&folded, &process);
+	if (!sums) {
+		zero.owner = kept->owner;
+		/* Another processor may have been quicker. */
+		bpf_map_update_elem(&folded, &process, &zero, BPF_NOEXIST);
+		sums = bpf_map_lookup_elem(&folded, &process);
+		if (!sums)
+			return 0;
+	}
+	read_traffic(&record, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, 0);
+	if (!(kept->flags & SEEN_LATE))
+		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
+	__sync_fetch_and_add(kept->state >> 4 == SYN_SENT ? &sums->failed : &sums->closed, 1);
+	__sync_fetch_and_add(&sums->sent, record.sent);
+	__sync_fetch_and_add(&sums->received, record.received);
+	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
+	/* Last: who sees it looks for the sums. */
+	count(COUNT_FOLDED);
+	return 1;
+}
+
+#ifdef ADIT_ARCH_x86_64
+/*
+ * Whether nobody else writes into the ring: whoever is interrupted in it keeps it.
+ *
+ * A program of a tracepoint stays on its processor: the kernel forbids preemption around it, or at least migration (with
+ * real-time preemption, or where tracepoints may be preempted). So only the programs of one processor come here for one
+ * ring, but they do come between each other: an interruption's (a change of state in the softirq while this processor
+ * ends another connection in a process; the kernel holds back only the same program), or those of another process that
+ * got the processor.
+ *
+ * Two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
+ * sure, and he does not go in. Who is let in says `busy` before he counts himself out, so that whoever comes after sees
+ * the one or the other. For that the comers are read before `busy`. Who is not let in uses the kernel's ring.
+ */
+static __inline int enter_ring(struct turn *turn)
+{
+	int alone = 0;
+
+	__sync_fetch_and_add(&turn->comers, 1);
+	if (*(volatile __u32 *)&turn->comers == 1 && !*(volatile __u32 *)&turn->busy) {
+		*(volatile __u32 *)&turn->busy = 1;
+		alone = 1;
+	}
+	barrier();
+	__sync_fetch_and_add(&turn->comers, -1);
+	return alone;
+}
+
+/*
+ * The end of a connection, into the ring of this processor. The memory of a record has not been used for long, so between
+ * its first store and the last there is nothing that has to wait for all of them.
+ *
+ * Userspace never sees half a record: it reads up to `written`, which is stored after the record (x86 shows stores in their
+ * order, and the compiler keeps it at the barrier), and the place is written again only when `read`, which is stored after
+ * the record was copied, has passed it.
+ */
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	__u32 processor = bpf_get_smp_processor_id(), at;
+	struct turn *turn = bpf_map_lookup_elem(&turns, &processor);
+	struct record *record = NULL;
+	__u64 written;
+
+	if (!turn || every_step || !enter_ring(turn))
+		return 0;
+	written = turn->written;
+	if (written - *(volatile __u64 *)&turn->read <= last_end) {
+		at = processor * (last_end + 1) + ((__u32)written & last_end);
+		record = bpf_map_lookup_elem(&ends, &at);
+	}
+	if (record) {
+		fill(record, kept, sk, tcp, ENDED, typed);
+		barrier();
+		*(volatile __u64 *)&turn->written = written + 1;
+	}
+	barrier();
+	*(volatile __u32 *)&turn->busy = 0;
+	return record != NULL;
+}
+#else
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	return 0;
+}
+#endif
+
+static __noinline int put_copied(const struct kept *kept, struct sock *sk)
+{
+	return kept ? put(kept, sk, (struct tcp_sock *)sk, 0) : 0;
+}
+
+/* The last of a connection. */
+static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	if (!kept->owner.pid)
+		count(COUNT_UNOWNED);
+	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed) && !fold(kept))
+		tell_later(kept);
+	barrier();
+	kept->state = NO_STATE;
+}
+
+#endif
