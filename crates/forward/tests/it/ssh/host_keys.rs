@@ -261,7 +261,7 @@ async fn the_key_of_a_hop_is_seen_when_it_is_trusted() {
     let options = SshOptions { jump: Some("hop".to_owned()), config: Some(bed.config(&lines)), ..bed.options() };
     let forward = bed.forward_with(SshOptions { known_hosts: None, ..options });
     let _lease = forward.lease();
-    refusal(&forward).await.has(&["the host key of hop", "is not known"], &["adit ssh trust hop"]);
+    refusal(&forward).await.has(&["the host key of hop", "is not known"], &["adit ssh trust --ssh-config ", " hop"]);
     let both = [bed.sshd.known_hosts(), hop.known_hosts()].map(|file| std::fs::read_to_string(file).unwrap());
     std::fs::write(bed.sshd.known_hosts(), both.concat()).unwrap();
     let begun = Instant::now();
