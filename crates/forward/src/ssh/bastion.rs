@@ -1,6 +1,6 @@
 //! One SSH server: its connections, one login at a time, and when to try again.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use adit_core::backoff::{Backoff, BackoffSettings};
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) doubted: bool,
     /// The files of host keys as they were before the last login.
     pub(super) key_files: KeyFiles,
+    /// For which hosts and ports a connection was left as it was silent, and when.
+    pub(super) blamed: Vec<(String, u16, Instant)>,
     /// When the last login succeeded.
     since: Option<Instant>,
     again: Backoff,
@@ -162,6 +164,7 @@ impl Bastion {
             retired: Vec::new(),
             doubted: false,
             key_files: KeyFiles::default(),
+            blamed: Vec::new(),
             since: None,
             again: Backoff::new(AGAIN),
             refused,
@@ -347,8 +350,13 @@ impl Bastion {
         if known.by_openssh() {
             return Master::log_in(scope, known).await.map(Way::OpenSsh);
         }
-        let dial = Dial { servers: &self.servers, scope, secrets: &self.secrets, notes, asked };
-        dial.link(&known).await.map(|link| Way::Link(Arc::new(link)))
+        let dial =
+            Dial { servers: &self.servers, scope, secrets: &self.secrets, notes, asked, hop_files: OnceLock::new() };
+        let linked = dial.link(&known).await;
+        if let Some(files) = dial.hop_files.into_inner() {
+            self.state().key_files.add(files);
+        }
+        linked.map(|link| Way::Link(Arc::new(link)))
     }
 
     fn dialed(&self, result: Option<Result<Way, SshError>>) {

@@ -20,6 +20,7 @@ use super::bastion::OpenedVia;
 use super::error::SshError;
 use super::gathered::Gathered;
 use super::host_keys::{HostKeys, fingerprint};
+use super::key_files::KeyFiles;
 use super::link::{Client, Link, LinkShared};
 use super::roomy::Roomy;
 use super::servers::SshServers;
@@ -52,6 +53,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) notes: Notes<'a>,
     /// A person wants it anew: so the servers on the way, too.
     pub(crate) asked: bool,
+    /// The files of host keys of a server on the way whose key was not believed: it may have others than the last one.
+    pub(super) hop_files: OnceLock<KeyFiles>,
 }
 
 /// What a server shows of itself.
@@ -170,8 +173,13 @@ impl Dial<'_> {
                 Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
             return match opening.await {
                 // The next one who comes by this hop finds it logged in.
-                Ok(io) => Ok(Io::other(Roomy::new(io)).with(via)),
-                Err(OpenedVia::Ssh(error)) => Err(error),
+                Ok(io) => Ok(Io::other(Roomy::new(self.scope, io)).with(via)),
+                Err(OpenedVia::Ssh(error)) => {
+                    if error.is_host_key() {
+                        let _ = self.hop_files.set(via.state().key_files.clone());
+                    }
+                    Err(error)
+                }
                 Err(OpenedVia::Stream(error)) => {
                     // Its connection may be dead without anybody having noticed.
                     if matches!(error, ConnectError::Timeout { .. }) {

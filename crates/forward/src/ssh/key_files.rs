@@ -33,6 +33,11 @@ impl KeyFiles {
         all.again(scope).await
     }
 
+    /// With those of a server on the way. A file of both is as it was when the later login began, or before.
+    pub(super) fn add(&mut self, others: Self) {
+        self.0.extend(others.0);
+    }
+
     /// Waits until they are others than they were.
     pub(super) async fn changed(&self, scope: &Scope) {
         loop {

@@ -2,10 +2,12 @@
 //!
 //! A keep-alive is patient, as a server may be slow: a minute and a half when nothing is configured. Whoever waits for a stream is not. So
 //! a connection that has not opened one for a while is asked by itself, and left when it says nothing. Its streams are ended only when
-//! another connection to the same server was made: then it is not the server that is slow.
+//! another connection to the same server was made: then it is not the server that is slow. If the silence began with the stream itself
+//! that is no proof either: sshd answers nothing while it looks up a name, and each connection has an sshd of its own. Then the streams
+//! are left to the keep-alives, and the same host and port is no reason to leave another connection soon after.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use runtime::Scope;
@@ -66,7 +68,7 @@ impl Bastion {
         let silent = async {
             tokio::time::sleep(SLOW).await;
             // One that has just been made is not replaced for that: each would be a login.
-            if !self.has_been_there_for(life * 2) || link.is_alive(life).await {
+            if self.is_blamed(host, port) || !self.has_been_there_for(life * 2) || link.is_alive(life).await {
                 // It is the target that is slow.
                 std::future::pending::<()>().await;
             }
@@ -82,6 +84,8 @@ impl Bastion {
             () = left => Err(OpenError::Lost),
             () = silent => {
                 tracing::debug!(server = %self.server, "an ssh connection shows no life, and is left");
+                self.blame(host, port);
+                link.be_busy();
                 link.retire();
                 self.tell();
                 Err(OpenError::Lost)
@@ -89,9 +93,24 @@ impl Bastion {
         }
     }
 
+    /// Whether a connection was left a short time ago that was silent when this was asked for.
+    fn is_blamed(&self, host: &str, port: u16) -> bool {
+        let renew = self.servers.limits().renew;
+        let mut state = self.state();
+        state.blamed.retain(|(_, _, since)| since.elapsed() < renew);
+        state.blamed.iter().any(|(name, number, _)| name == host && *number == port)
+    }
+
+    fn blame(&self, host: &str, port: u16) {
+        self.state().blamed.push((host.to_owned(), port, Instant::now()));
+    }
+
     /// There is another connection to the server: one that was left and shows no life is dead, and whoever waits for it is told.
     pub(super) fn end_if_silent(&self, link: Arc<Link>) {
         let (scope, server, limits) = (link.scope().clone(), self.server.clone(), self.servers.limits());
+        if link.may_be_busy() && !link.is_in_the_way() {
+            return;
+        }
         let patience = if link.is_in_the_way() { LAST_CHANCE.min(limits.life) } else { limits.dead };
         scope.clone().spawn("ssh sign of life", async move {
             let asking = async {

@@ -207,6 +207,8 @@ pub(crate) struct Link {
     left: Notify,
     /// It shows no life, and somebody waits for the place of one of its streams.
     in_the_way: AtomicBool,
+    /// Its silence began with a stream that was asked for: the server may be looking up a name, for a minute and longer.
+    busy: AtomicBool,
 }
 
 /// Why a stream was not opened, with the words of the server.
@@ -229,6 +231,7 @@ impl Link {
             retired: AtomicBool::new(false),
             left: Notify::new(),
             in_the_way: AtomicBool::new(false),
+            busy: AtomicBool::new(false),
         }
     }
 
@@ -279,6 +282,15 @@ impl Link {
     /// It shows no life, and somebody waits for the place of one of its streams.
     pub(super) fn be_in_the_way(&self) {
         self.in_the_way.store(true, Ordering::Release);
+    }
+
+    /// Its silence began with a stream that was asked for.
+    pub(super) fn be_busy(&self) {
+        self.busy.store(true, Ordering::Release);
+    }
+
+    pub(super) fn may_be_busy(&self) -> bool {
+        self.busy.load(Ordering::Acquire)
     }
 
     pub(super) fn is_in_the_way(&self) -> bool {

@@ -101,8 +101,12 @@ impl Refusals {
                 told.as_mut().enable();
                 {
                     let mut state = self.state();
-                    if let Some(words) = state.words.remove(&id) {
-                        return if state.lost_count { String::new() } else { words };
+                    let words = state.words.remove(&id);
+                    if state.lost_count {
+                        return String::new();
+                    }
+                    if let Some(words) = words {
+                        return words;
                     }
                 }
                 told.await;

@@ -8,7 +8,7 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -196,9 +196,21 @@ impl RemotePorts {
                     return Err(by_openssh(&known));
                 }
                 let asked = self.asked.swap(false, Ordering::AcqRel);
-                let dial = Dial { servers: &self.servers, scope: &scope, secrets: &secrets, notes: &|_| {}, asked };
+                let dial = Dial {
+                    servers: &self.servers,
+                    scope: &scope,
+                    secrets: &secrets,
+                    notes: &|_| {},
+                    asked,
+                    hop_files: OnceLock::new(),
+                };
                 let (limits, budget) = (self.servers.limits(), self.servers.budget());
-                dial.link_with(&known, LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table))).await
+                let shared = LinkShared::for_visitors(&scope, limits, budget, Arc::clone(&table));
+                let linked = dial.link_with(&known, shared).await;
+                if let Some(files) = dial.hop_files.into_inner() {
+                    key_files.add(files);
+                }
+                linked
             };
             let linked = tokio::select! {
                 biased;

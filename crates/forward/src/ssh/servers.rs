@@ -1,7 +1,7 @@
 //! The SSH servers in use, each once.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
 use adit_core::backoff::Backoff;
@@ -157,7 +157,8 @@ impl SshServers {
     pub async fn shown_key(self: &Arc<Self>, scope: &Scope, server: &SshServer) -> Result<ShownKey, SshError> {
         let known = Known::of(scope, server).await?;
         let secrets = self.secrets();
-        let dial = Dial { servers: self, scope, secrets: &secrets, notes: &|_| {}, asked: false };
+        let dial =
+            Dial { servers: self, scope, secrets: &secrets, notes: &|_| {}, asked: false, hop_files: OnceLock::new() };
         dial.shown_key(&known).await
     }
 

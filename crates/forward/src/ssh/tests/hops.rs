@@ -72,6 +72,28 @@ async fn servers_behind_one_hop_and_their_later_logins_share_its_login() {
     assert_eq!((bed.sshd.logins(), one.logins(), other.logins()), (2, 2, 3));
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_whose_key_is_written_to_its_own_file_is_used_at_once() {
+    let bed = Bed::new(Limits::default()).await;
+    let (_sshd, server) = behind(&bed, 1).await;
+    let (own, config) = (bed.sshd.path("known_hop"), bed.sshd.path("hops_config"));
+    std::fs::write(&own, "").unwrap();
+    let lines = std::fs::read_to_string(&config).unwrap();
+    let hop = format!("Host hop\n  UserKnownHostsFile {}\n", own.display());
+    std::fs::write(&config, lines.replacen("Host hop\n", &hop, 1)).unwrap();
+    let bastion = bed.servers.bastion(&server);
+    let refused = bed.open(&bastion, bed.origin.addr().port()).await;
+    assert!(matches!(refused, Err(OpenedVia::Ssh(error)) if error.is_host_key()));
+    std::fs::copy(bed.sshd.known_hosts(), &own).unwrap();
+    // Not the half minute of a key that is not believed.
+    within(async {
+        while bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), DEADLINE).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
 /// How much of each stream came within a time.
 async fn progress(streams: &mut [Io], time: Duration) -> Vec<usize> {
     let reading = streams.iter_mut().map(async |io| {
@@ -112,21 +134,23 @@ async fn an_upload_and_many_downloads_through_a_hop_that_is_far_away_do_not_stop
     }
     let (_read, mut write) = tokio::io::split(upload);
     let piece = vec![7; 1024 * 1024];
+    let uploaded = std::cell::Cell::new(0);
     let sending = async {
-        let mut sent = 0;
-        while write.write_all(&piece).await.is_ok() {
-            sent += piece.len();
+        while let Ok(sent) = write.write(&piece).await {
+            uploaded.set(uploaded.get() + sent);
         }
-        sent
+        uploaded.get()
     };
     let (sent, came) = (std::pin::pin!(sending), async {
         let first = progress(&mut downloads, Duration::from_secs(12)).await;
-        (first, progress(&mut downloads, Duration::from_secs(4)).await)
+        let before = uploaded.get();
+        let then = progress(&mut downloads, Duration::from_secs(4)).await;
+        (first, then, uploaded.get() - before)
     });
-    let (first, then) = tokio::select! {
+    let (first, then, up) = tokio::select! {
         sent = sent => panic!("the upload broke after {sent} bytes"),
         came = came => came,
     };
-    eprintln!("{first:?} {then:?}");
     assert!(then.iter().all(|got| *got > 0), "they go on: {first:?}, then {then:?}");
+    assert!(up > 0, "so does the upload: {} bytes", uploaded.get());
 }
