@@ -69,6 +69,25 @@ impl Bed {
         io
     }
 
+    /// Whether a stream is being closed that the server has not closed yet.
+    fn is_closing(&self) -> bool {
+        self.scope.running().contains_key("close an ssh stream")
+    }
+
+    /// The server stands still, and somebody has given up a stream that it has not opened.
+    async fn freeze_while_closing(&self, bastion: &Arc<Bastion>) {
+        trip(&mut self.say(bastion, "echo\n").await, b"before").await;
+        within(async {
+            while !self.is_closing() {
+                // On a busy machine it may answer once more before it stands still.
+                self.sshd.freeze();
+                let patience = Duration::from_millis(100);
+                let _ = bastion.open(&self.scope, "127.0.0.1", self.origin.addr().port(), patience).await;
+            }
+        })
+        .await;
+    }
+
     async fn open(&self, bastion: &Arc<Bastion>, port: u16) -> Result<Io, OpenedVia> {
         within(bastion.open(&self.scope, "127.0.0.1", port, DEADLINE)).await
     }
@@ -287,16 +306,8 @@ async fn a_refused_login_is_waited_for_by_whoever_comes_after_the_last_user() {
 async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
-    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
-    let closing = || bed.scope.running().contains_key("close an ssh stream");
-    within(async {
-        while !closing() {
-            // On a busy machine it may answer once more before it stands still.
-            bed.sshd.freeze();
-            let _ = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    let closing = || bed.is_closing();
+    bed.freeze_while_closing(&bastion).await;
     drop(bastion);
     bed.scope.drain();
     let begun = Instant::now();
@@ -309,16 +320,8 @@ async fn streams_of_a_server_that_is_frozen_hold_up_no_end() {
 async fn where_nobody_waits_for_the_end_a_stream_is_closed_however_long_the_server_takes() {
     let bed = Bed::new(Limits::default()).await;
     let bastion = bed.bastion();
-    trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
-    let closing = || bed.scope.running().contains_key("close an ssh stream");
-    within(async {
-        while !closing() {
-            // On a busy machine it may answer once more before it stands still.
-            bed.sshd.freeze();
-            let _ = bastion.open(&bed.scope, "127.0.0.1", bed.origin.addr().port(), Duration::from_millis(100)).await;
-        }
-    })
-    .await;
+    let closing = || bed.is_closing();
+    bed.freeze_while_closing(&bastion).await;
     // As a daemon that was replaced.
     bed.scope.linger();
     bed.scope.drain();

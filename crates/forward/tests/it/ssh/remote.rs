@@ -315,17 +315,23 @@ async fn who_does_not_read_holds_up_no_other_visitor() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_key_that_is_trusted_meanwhile_is_seen_when_somebody_looks_again() {
-    let bed = SshBed::new().await;
+/// A port of a server whose key is trusted only when it was refused.
+async fn trusted_later(bed: &SshBed) -> Published {
     let known = bed.sshd.path("others");
     std::fs::write(&known, "").unwrap();
     let options = SshOptions { known_hosts: Some(known.clone()), ..bed.options() };
-    let published = Published::start(&bed, options, vec![port("web", 0, to(bed.origin.addr()))]);
+    let published = Published::start(bed, options, vec![port("web", 0, to(bed.origin.addr()))]);
     // A key waits for a person, who does not need a quarter of an hour.
     let waits = |event: &RemoteEvent| matches!(event, RemoteEvent::Lost { wait, .. } if *wait == SOON_FOR_KEYS);
     published.until("the key is not known", waits).await;
     std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    published
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_is_trusted_meanwhile_is_seen_when_somebody_looks_again() {
+    let bed = SshBed::new().await;
+    let published = trusted_later(&bed).await;
     // It may not have begun to wait.
     eventually(DEADLINE, "the port is open", || {
         published.ports.look_again();
@@ -337,12 +343,6 @@ async fn a_key_that_is_trusted_meanwhile_is_seen_when_somebody_looks_again() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_that_is_trusted_is_seen_though_nobody_says_so() {
     let bed = SshBed::new().await;
-    let known = bed.sshd.path("others");
-    std::fs::write(&known, "").unwrap();
-    let options = SshOptions { known_hosts: Some(known.clone()), ..bed.options() };
-    let published = Published::start(&bed, options, vec![port("web", 0, to(bed.origin.addr()))]);
-    let waits = |event: &RemoteEvent| matches!(event, RemoteEvent::Lost { wait, .. } if *wait == SOON_FOR_KEYS);
-    published.until("the key is not known", waits).await;
-    std::fs::copy(bed.sshd.known_hosts(), &known).unwrap();
+    let published = trusted_later(&bed).await;
     published.until("the port is open", |event| matches!(event, RemoteEvent::Listening { .. })).await;
 }
