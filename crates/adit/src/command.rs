@@ -186,10 +186,21 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
         Command::Man => reference::man(),
         Command::Reference { page } => reference::print(page),
     };
-    result.unwrap_or_else(|failure| {
+    written(result).unwrap_or_else(|failure| {
         failure.print(output);
         failure.exit()
     })
+}
+
+/// What a command has done is of no use when it could not be written, as to a full disk.
+fn written(result: Result<ExitCode, Failure>) -> Result<ExitCode, Failure> {
+    match (result, terminal::unwritten()) {
+        (Ok(code), Some(problem)) if code == ExitCode::SUCCESS => {
+            let message = format!("standard output cannot be written to: {problem}");
+            Err(Failure::new(Fault::Internal, message, "what was printed before that is not the whole"))
+        }
+        (result, _) => result,
+    }
 }
 
 impl Global {

@@ -1,6 +1,10 @@
 //! What the terminal can do, and the only functions that print data.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
+
+/// What the system said when data could not be written, the first time.
+static UNWRITTEN: OnceLock<String> = OnceLock::new();
 
 /// Whether standard error is a terminal that shows colours, as far as the user allows it.
 pub(crate) fn colour(no_color: bool) -> bool {
@@ -12,15 +16,43 @@ pub(crate) fn is_interactive() -> bool {
     std::io::stdout().is_terminal()
 }
 
-/// Writes data to standard output. A closed pipe is the reader's wish, not a failure.
+/// Writes data to standard output. A closed pipe is the reader's wish, not a failure; anything else, such as a full disk, is
+/// kept for [`unwritten`].
 pub(crate) fn data(text: &str) {
-    let mut out = std::io::stdout().lock();
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+    let Err(error) = write(text) else { return };
+    if error.kind() != ErrorKind::BrokenPipe && !is_hung_up(&error) {
+        // What came first is what is told.
+        let _ = UNWRITTEN.set(error.to_string());
+    }
 }
 
-/// Whether nobody reads standard output any more. A pipe tells it without anything being written.
+/// Whether a terminal has gone; a disk that fails says the same.
+fn is_hung_up(error: &std::io::Error) -> bool {
+    use rustix::fs::FileType;
+    let is_device = || {
+        rustix::fs::fstat(std::io::stdout())
+            .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice)
+    };
+    error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) && is_device()
+}
+
+/// Why data could not be written, if that happened: then a command has not done what it was asked for.
+pub(crate) fn unwritten() -> Option<&'static str> {
+    UNWRITTEN.get().map(String::as_str)
+}
+
+fn write(text: &str) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush())
+}
+
+/// Whether it is of no use to write more: nobody reads standard output, which a pipe tells without anything being written,
+/// or it could not be written.
 pub(crate) fn is_unread() -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    if unwritten().is_some() {
+        return true;
+    }
     let out = std::io::stdout();
     let mut look = [PollFd::new(&out, PollFlags::empty())];
     let found = poll(&mut look, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
@@ -111,7 +143,7 @@ impl Screen {
     /// has no room, for ever when nobody reads it.
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn begin(&self) {
-        data("\x1b[?1049h\x1b[?25l\x1b[2J");
+        show("\x1b[?1049h\x1b[?25l\x1b[2J");
     }
 
     /// Draws it anew, line by line over what was there, so that nothing flickers.
@@ -126,7 +158,7 @@ impl Screen {
             text.push_str("\x1b[K");
             text.push_str(line);
         }
-        data(&text);
+        show(&text);
     }
 
     /// Its columns and lines, however few; a terminal that does not say has the usual ones.
@@ -140,7 +172,7 @@ impl Screen {
     /// Takes away whatever is there, also what others have written.
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn clear(&self) {
-        data("\x1b[2J");
+        show("\x1b[2J");
     }
 
     /// Keys that were pressed, as bytes, after `up_to` at most.
@@ -159,9 +191,14 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        data("\x1b[?25h\x1b[?1049l");
+        show("\x1b[?25h\x1b[?1049l");
         let _ = set(rustix::termios::OptionalActions::Flush, &self.before.0);
     }
+}
+
+/// Puts something on the screen. A terminal that has gone ends the view by its keys.
+fn show(text: &str) {
+    let _ = write(text);
 }
 
 /// How a terminal was before a screen was taken there: for a terminal that nobody reads, where the screen stands in a write.

@@ -107,10 +107,11 @@ pub fn text(table: &Snapshot, counts: &Counts, way: &Way) -> String {
 }
 
 /// The older format from the newer one: it is what the tool before had, and what `promtool check metrics` reads. A
-/// counter is described by the name that its samples have, an info is a gauge, and there are no units.
+/// counter is described by the name that its samples have, an info is a gauge, and there are no units. Samples are in the order
+/// of their labels, so that two texts can be compared; those of a histogram have theirs.
 fn plain(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
-    let mut help = None;
+    let (mut help, mut samples, mut has_order) = (None, Vec::new(), false);
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("# HELP ") {
             help = rest.split_once(' ');
@@ -120,14 +121,26 @@ fn plain(text: &str) -> String {
                 "info" => ("_info", "gauge"),
                 _ => ("", kind),
             };
+            write_samples(&mut plain, &mut samples, has_order);
+            has_order = kind == "histogram";
             let meaning = help.take().map_or("", |(_, meaning)| meaning);
             let _ = write!(plain, "# HELP {name}{suffix} {meaning}\n# TYPE {name}{suffix} {kind}\n");
         } else if !line.starts_with('#') {
-            plain.push_str(line);
-            plain.push('\n');
+            samples.push(line);
         }
     }
+    write_samples(&mut plain, &mut samples, has_order);
     plain
+}
+
+fn write_samples(text: &mut String, samples: &mut Vec<&str>, has_order: bool) {
+    if !has_order {
+        samples.sort_unstable();
+    }
+    for line in samples.drain(..) {
+        text.push_str(line);
+        text.push('\n');
+    }
 }
 
 /// The names of all metrics in the newer format, for the reference page.

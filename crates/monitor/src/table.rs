@@ -2,6 +2,7 @@
 
 mod histogram;
 mod labels;
+mod service;
 mod sums;
 mod traffic;
 
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 pub use self::histogram::Histogram;
 use self::labels::Labels;
+pub use self::service::service;
 pub use self::sums::{Rate, Sums};
 use self::traffic::Traffic;
 use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, Step};
@@ -23,6 +25,8 @@ const KEPT: Duration = Duration::from_secs(90);
 const MISSED: u64 = 4;
 /// Where those go that have no place of their own.
 pub const OTHER: &str = "other";
+/// Where connections go, once they are over, of which it is not known whose they were, or where that ran.
+pub const UNKNOWN: &str = "unknown";
 /// The part of a full table that is emptied at once: to look for the oldest takes a walk through all.
 const EMPTIED: usize = 16;
 /// When all were busy, it is looked again only after so long.
@@ -144,9 +148,10 @@ pub struct Connection {
     pub rate: Rate,
     /// Where its process runs.
     pub place: Option<Arc<str>>,
-    /// What of its traffic is in the sums already: of all, and of its process.
+    /// What of its traffic is in the sums already: of all, of its process, and of its place.
     counted: Traffic,
     of_process: Traffic,
+    of_place: Traffic,
     /// The process that has it among its own.
     process: Option<ProcessId>,
     /// Where it is counted as open: what had no room for it has nothing to take back at its end.
@@ -198,7 +203,9 @@ pub struct RemoteId {
 }
 
 impl RemoteId {
-    const fn of(record: &Record) -> Self {
+    /// The remote of a connection.
+    #[must_use]
+    pub const fn of(record: &Record) -> Self {
         let port = if record.incoming { record.local.port() } else { record.remote.port() };
         let address = record.remote.ip();
         let netns = if address.is_loopback() { record.netns } else { 0 };
@@ -287,9 +294,16 @@ impl Table {
         add(&mut self.totals);
         let name = self.commands.name(now, &folded.owner.command.text(), share(&folded.owner));
         add(self.commands.sums(now, &name));
-        if let Some(place) = place {
-            let name = self.place_label(now, place, &folded.owner);
-            add(self.places.sums(now, &name));
+        let name = match place {
+            Some(place) => self.place_label(now, place, &folded.owner),
+            None => self.places.unknown(),
+        };
+        add(self.places.sums(now, &name));
+        // How they ended is known in part, and an attempt that failed without its error.
+        for (end, error, count) in [("failed", OTHER, folded.failed), (OTHER, "", folded.closed)] {
+            if count > 0 {
+                *self.ends.entry((end, error)).or_default() += count;
+            }
         }
         add(self.ports.entry(OTHER).or_default());
         match self.process(now, &folded.owner, place.cloned()) {
@@ -484,6 +498,7 @@ impl Table {
             // What it carried before the monitor was there is not in any sum.
             counted,
             of_process: counted,
+            of_place: counted,
             process: None,
             in_process: false,
             remote,
@@ -557,6 +572,9 @@ impl Table {
             carry(self.commands.sums(now, name), more);
         }
         if let Some(name) = &connection.place_label {
+            // It may have been known later than the process.
+            let more = traffic.since(connection.of_place);
+            connection.of_place = traffic.most(connection.of_place);
             carry(self.places.sums(now, name), more);
         }
         if let Some(process) = self.process_of(connection) {
@@ -577,11 +595,20 @@ impl Table {
         let finish = |sums: &mut Sums| sums.end(end);
         finish(&mut self.totals);
         finish(self.ports.entry(service(RemoteId::of(record).port)).or_default());
-        if let Some(name) = &connection.command_label {
-            finish(self.commands.sums(now, name));
+        // Without a name of its own until now it has none, and is counted whole where such ones are.
+        let whole = |sums: &mut Sums, before: Traffic| {
+            let more = connection.counted.since(before);
+            sums.begin(record);
+            sums.carry(more.sent, more.received, more.retransmits);
+            sums.end(end);
+        };
+        match &connection.command_label {
+            Some(name) => finish(self.commands.sums(now, name)),
+            None => whole(self.commands.unknown_sums(now), connection.of_process),
         }
-        if let Some(name) = &connection.place_label {
-            finish(self.places.sums(now, name));
+        match &connection.place_label {
+            Some(name) => finish(self.places.sums(now, name)),
+            None => whole(self.places.unknown_sums(now), connection.of_place),
         }
         if let Some(process) = self.process_of(connection) {
             finish(&mut process.sums);
@@ -751,27 +778,6 @@ impl Record {
 /// Whose share of the names a new one of this owner is taken from; nothing of the administrator's.
 fn share(owner: &Owner) -> Option<u32> {
     Some(owner.user.unwrap_or(NOBODY_KNOWN)).filter(|user| *user != 0)
-}
-
-/// What a port is for, in a few words: a label with few values.
-#[must_use]
-pub const fn service(port: u16) -> &'static str {
-    match port {
-        22 => "ssh",
-        25 | 465 | 587 => "smtp",
-        53 | 853 => "dns",
-        80 | 8080 => "http",
-        443 | 8443 => "https",
-        3306 => "mysql",
-        5432 => "postgres",
-        6379 => "redis",
-        6443 => "kubernetes",
-        9092 => "kafka",
-        27017 => "mongodb",
-        0..1024 => "system",
-        1024..32768 => "registered",
-        _ => "high",
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! `adit monitor`: the agent that tells monitoring of the machine's TCP connections.
 
+mod room;
+
+use std::convert::Infallible;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -20,6 +23,7 @@ use runtime::scope::Scope;
 use runtime::signals::StopSignals;
 use serde_json::{Value, json};
 
+pub(super) use self::room::{Warned, lacks};
 use super::{Global, on_runtime};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal;
@@ -66,7 +70,7 @@ pub(crate) struct SourceArguments {
     #[arg(long, value_name = "WAY", value_parser = ["fexit", "kretprobe", "sys_exit", "close"])]
     accept: Option<String>,
     /// Connections that the kernel keeps for us at the same time
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=4_194_304))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=i64::from(room::MOST)))]
     max_connections: Option<u32>,
 }
 
@@ -147,6 +151,7 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
     global.start_logs(None, is_json)?;
     let interval = interval(&arguments.interval)?;
     let options = arguments.source.options(false)?;
+    refuse_clash(arguments.metrics, arguments.health)?;
     let sockets =
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
     // Before there is a second thread: each has the rights of the one that starts it.
@@ -180,7 +185,8 @@ pub(super) fn open_source(
     if !more.is_empty() {
         return Err(Failure::new(Fault::Internal, format!("threads with more rights: {}", more.join(", ")), ""));
     }
-    tracing::info!(rights = rights.join(" "), "the rights that are left");
+    let kept = if rights.is_empty() { "none".to_owned() } else { rights.join(" ") };
+    tracing::info!("rights that are kept: {kept}");
     Ok((source, rights))
 }
 
@@ -195,10 +201,15 @@ pub(super) fn open_source(
 
 /// How often everything is looked through.
 pub(super) fn interval(text: &str) -> Result<Duration, Failure> {
-    let usage =
-        |problem: &str| Failure::new(Fault::Usage, format!("--interval {text}: {problem}"), "as in 1s or 500ms");
-    let interval = parse_duration(text).map_err(|error| usage(&error.to_string()))?;
-    if interval < Duration::from_millis(100) { Err(usage("less than 100ms")) } else { Ok(interval) }
+    let usage = |problem: &str, hint: &str| Failure::new(Fault::Usage, format!("--interval {text}: {problem}"), hint);
+    let interval = parse_duration(text).map_err(|error| {
+        // Many a tool takes a number of seconds.
+        let is_number = text.parse::<f64>().is_ok_and(f64::is_finite);
+        let seconds = format!("for seconds write --interval {text}s");
+        if is_number { usage("it has no unit", &seconds) } else { usage(&error.to_string(), "as in 1s or 500ms") }
+    })?;
+    let is_too_often = interval < Duration::from_millis(100);
+    if is_too_often { Err(usage("less than 100ms", "as in 1s or 500ms")) } else { Ok(interval) }
 }
 
 async fn serve(
@@ -223,9 +234,11 @@ async fn serve(
     let _ = told.shared.set(Arc::clone(&shared));
     announce([metrics.local_addr(), health.local_addr()], shared.way(), is_json);
     let working = work(&scope, agent, &component, &readiness);
-    tokio::pin!(working);
+    let warning = keep_warning(&shared, interval);
+    tokio::pin!(working, warning);
     component.ready();
     let failed = tokio::select! {
+        never = &mut warning => match never {},
         signal = signals.next() => {
             tracing::info!(signal = signal.as_str(), "stopping");
             false
@@ -244,6 +257,17 @@ async fn serve(
     metrics.stop();
     health.stop();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Warns of what had no room, once or now and then. Monitoring may look at the counts; who reads the log alone is told, too.
+pub(super) async fn keep_warning(shared: &Shared, every: Duration) -> Infallible {
+    let mut warned = Warned::default();
+    loop {
+        tokio::time::sleep(every).await;
+        for text in warned.texts(::monitor::agent::now(), &shared.counts(), shared.way()) {
+            tracing::warn!("{text}");
+        }
+    }
 }
 
 /// Says where it is to be asked: to people, or as a line for programs.
@@ -299,7 +323,8 @@ fn metrics_routes(told: &Arc<Told>) -> Routes {
     Arc::new(move |path| match (path, told.shared.get()) {
         ("/metrics", Some(shared)) => AdminAnswer::new(metrics::CONTENT_TYPE, told.metrics(shared)),
         ("/metrics", None) => AdminAnswer::new(metrics::CONTENT_TYPE, ""),
-        _ => AdminAnswer::not_found(),
+        ("/", _) => AdminAnswer::text(METRICS_PATHS),
+        _ => nothing_at(path, METRICS_PATHS),
     })
 }
 
@@ -319,9 +344,24 @@ fn health_routes(readiness: &Readiness, told: &Arc<Told>) -> Routes {
                 let status = if ready && alive { http::StatusCode::OK } else { http::StatusCode::SERVICE_UNAVAILABLE };
                 AdminAnswer::json(&health(ready, alive, &readiness, &told)).with_status(status)
             }
-            _ => AdminAnswer::not_found(),
+            "/" => AdminAnswer::text(HEALTH_PATHS),
+            _ => nothing_at(path, HEALTH_PATHS),
         }
     })
+}
+
+/// What is there at each of the two addresses.
+const METRICS_PATHS: &str = "adit monitor\n\n/metrics    what Prometheus reads\n";
+const HEALTH_PATHS: &str = "adit monitor\n\n/liveness   200 OK, or 503\n/readiness  200 Ready, or 503\n/health     both, and how connections are seen, as JSON\n";
+
+/// Nothing is there, but this is; what belongs to the other address is told as such.
+fn nothing_at(path: &str, paths: &'static str) -> AdminAnswer {
+    let other = match path {
+        "/metrics" => "not here: metrics have an address of their own, as --metrics says\n\n",
+        "/liveness" | "/readiness" | "/health" => "not here: health has an address of its own, as --health says\n\n",
+        _ => "not found\n\n",
+    };
+    AdminAnswer::text(format!("{other}{paths}")).with_status(http::StatusCode::NOT_FOUND)
 }
 
 fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value {
@@ -383,6 +423,20 @@ fn say_way(way: &Way) {
 struct Sockets {
     metrics: BoundListener,
     health: BoundListener,
+}
+
+/// Each of the two has a server of its own: what would be a port that is taken, by nobody but ourselves, is told as what it is.
+fn refuse_clash(metrics: SocketAddr, health: SocketAddr) -> Result<(), Failure> {
+    // All addresses of IPv6 are those of IPv4 as well.
+    let covers = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+    let [a, b] = [metrics.ip(), health.ip()];
+    let meet = a == b || covers(a, b) || covers(b, a);
+    if metrics.port() == 0 || metrics.port() != health.port() || !meet {
+        return Ok(());
+    }
+    let message = format!("--metrics {metrics} and --health {health} are the same port, and each needs one of its own");
+    let free = if metrics.port() == 8080 { 8081 } else { 8080 };
+    Err(Failure::new(Fault::Usage, message, format!("give one of them another, such as --health {free}")))
 }
 
 /// Binds a server's socket; of a port that is taken it is said which other part of adit may have it.
@@ -498,5 +552,49 @@ mod tests {
         for text in ["1ms", "0s", "soon"] {
             assert!(interval(text).unwrap_err().message().starts_with("--interval"), "{text}");
         }
+        let said = interval("2").unwrap_err();
+        assert_eq!(
+            (said.message(), said.hint()),
+            ("--interval 2: it has no unit", Some("for seconds write --interval 2s"))
+        );
+    }
+
+    #[test]
+    fn two_servers_at_one_port_are_told_as_that() {
+        let clash = |metrics: &str, health: &str| {
+            let said = refuse_clash(address(metrics).unwrap(), address(health).unwrap()).err()?;
+            Some(format!("{}; {}", said.message(), said.hint().unwrap_or_default()))
+        };
+        let said = clash("8080", "8080").expect("they meet");
+        assert!(said.starts_with("--metrics 127.0.0.1:8080 and --health 127.0.0.1:8080 are the same port"), "{said}");
+        assert!(said.ends_with("such as --health 8081"), "{said}");
+        assert!(clash("9090", "*:9090").expect("all addresses are there").ends_with("--health 8080"));
+        for (metrics, health) in
+            [("0", "0"), ("9090", "8080"), ("127.0.0.1:9090", "127.0.0.2:9090"), ("*:9090", "[::1]:9090")]
+        {
+            assert_eq!(clash(metrics, health), None, "{metrics} {health}");
+        }
+    }
+
+    #[test]
+    fn at_the_root_and_where_nothing_is_it_says_what_there_is() {
+        let told = Arc::default();
+        let (metrics, health) = (metrics_routes(&told), health_routes(&Readiness::new(), &told));
+        let said = |routes: &Routes, path: &str| {
+            let answer = routes(path);
+            (answer.status().as_u16(), String::from_utf8_lossy(answer.body()).into_owned())
+        };
+        let (status, text) = said(&metrics, "/");
+        assert!(status == 200 && text.contains("/metrics "), "{text}");
+        let (status, text) = said(&health, "/");
+        assert!(
+            status == 200 && ["/liveness", "/readiness", "/health "].iter().all(|path| text.contains(path)),
+            "{text}"
+        );
+        let (status, text) = said(&health, "/metrics");
+        assert!(status == 404 && text.contains("--metrics"), "{text}");
+        let (status, text) = said(&metrics, "/health");
+        assert!(status == 404 && text.contains("--health"), "{text}");
+        assert!(said(&health, "/healthz").0 == 404 && said(&health, "/healthz").1.contains("/liveness"));
     }
 }

@@ -28,7 +28,7 @@ use self::look::Look;
 use self::rows::By;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
-use super::monitor::{SourceArguments, interval, open_source, refuse_config, way};
+use super::monitor::{SourceArguments, interval, keep_warning, lacks, open_source, refuse_config, way};
 use super::output::{Line, Output, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime};
@@ -39,6 +39,8 @@ use crate::terminal::{self, Before, Screen};
 const KEYS: Duration = Duration::from_millis(100);
 /// How often the daemon is asked for its forwards.
 const FORWARDS: Duration = Duration::from_secs(5);
+/// How often it is looked whether somebody reads the steps.
+const READER: Duration = Duration::from_millis(500);
 /// How long it may take to answer: what it tells is an addition, and one that hangs holds up nothing.
 const ANSWERS: Duration = Duration::from_secs(1);
 
@@ -75,7 +77,7 @@ pub(crate) struct TopArguments {
     /// Lines at most, with --once; all of them when it is left out
     #[arg(long, value_name = "N")]
     lines: Option<usize>,
-    /// How often it is looked
+    /// Time between two looks
     #[arg(long, value_name = "TIME", default_value = "1s")]
     interval: String,
     #[command(flatten)]
@@ -100,12 +102,11 @@ impl Asked {
         *self.uses.lock().unwrap_or_else(PoisonError::into_inner) = Uses::of_daemon(&told);
     }
 
-    /// Asks it again and again, and calls `each` after each time.
-    async fn keep_learning(&self, each: impl Fn()) -> Infallible {
+    /// Asks it again and again.
+    async fn keep_learning(&self) -> Infallible {
         loop {
             tokio::time::sleep(FORWARDS).await;
             self.learn().await;
-            each();
         }
     }
 }
@@ -275,7 +276,8 @@ async fn once(
         terminal::data(&format!("{value}\n"));
         return Ok(ExitCode::SUCCESS);
     }
-    for note in view::notes(shared.way(), &[]) {
+    let lacking = lacks(&shared.counts(), shared.way());
+    for note in view::notes(shared.way(), &lacking) {
         terminal::say(&note);
     }
     let width = if terminal::is_interactive() { terminal::width() } else { usize::MAX };
@@ -315,26 +317,41 @@ async fn stream(
     }));
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
-    let learning = asked.keep_learning(|| {
-        if terminal::is_unread() {
-            shared.stop();
-        }
-    });
-    tokio::pin!(working, learning);
+    let learning = asked.keep_learning();
+    let (left, warning) = (unread(), keep_warning(&shared, every));
+    tokio::pin!(working, learning, left, warning);
+    let mut code = ExitCode::SUCCESS;
     let ended = loop {
         tokio::select! {
             biased;
-            _ = signals.next() => shared.stop(),
+            signal = signals.next() => {
+                shared.stop();
+                code = ended_by(signal);
+            }
             ended = &mut working => break ended,
+            () = &mut left, if !shared.is_stopped() => shared.stop(),
+            never = &mut warning => match never {},
             never = &mut learning => match never {},
         }
     };
     output.flush().await;
     match ended {
-        Ok(Ok(())) => Ok(ExitCode::SUCCESS),
+        Ok(Ok(())) => Ok(code),
         Ok(Err(error)) => Err(failure(&error)),
         Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
     }
+}
+
+/// Waits until nobody reads any more, or nothing can be written.
+async fn unread() {
+    while !terminal::is_unread() {
+        tokio::time::sleep(READER).await;
+    }
+}
+
+/// What goes on until it is stopped has done its work when it is told to end; Ctrl-C is told as such, as everywhere in adit.
+fn ended_by(signal: StopSignal) -> ExitCode {
+    if signal == StopSignal::Interrupt { ExitCode::from(130) } else { ExitCode::SUCCESS }
 }
 
 /// The live view.
@@ -355,15 +372,18 @@ async fn live(
     let working = scope.spawn_blocking("monitor", move || agent.run());
     let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
     let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
-    let learning = asked.keep_learning(|| ());
+    let learning = asked.keep_learning();
     // Its time begins with the first look, which is when the end has begun.
     let cutting = cut_loose(&before);
     tokio::pin!(working, drawing, learning, cutting);
-    let mut end = None;
+    let (mut end, mut code) = (None, ExitCode::SUCCESS);
     loop {
         tokio::select! {
             biased;
-            _ = signals.next() => shared.stop(),
+            signal = signals.next() => {
+                shared.stop();
+                code = ended_by(signal);
+            }
             ended = &mut working, if end.is_none() => {
                 end = Some(match ended {
                     Ok(Ok(())) => None,
@@ -379,9 +399,10 @@ async fn live(
                     Some(problem) => problem,
                     None => working.await.ok().and_then(|ended| ended.err().map(|error| chain(&error))),
                 };
-                return match problem.or_else(|| drawn.err().map(|lost| lost.to_string())) {
-                    None => Ok(ExitCode::SUCCESS),
-                    Some(problem) => Err(Failure::new(Fault::Internal, problem, "start it again")),
+                return match (problem, drawn) {
+                    (None, Ok(key)) => Ok(key.unwrap_or(code)),
+                    (Some(problem), _) => Err(Failure::new(Fault::Internal, problem, "start it again")),
+                    (None, Err(lost)) => Err(Failure::new(Fault::Internal, lost.to_string(), "start it again")),
                 };
             }
             // There nothing can be said, either.
@@ -402,9 +423,11 @@ async fn cut_loose(terminal: &Before) {
     terminal.restore();
 }
 
-/// Draws and takes keys until somebody wants to leave. What has not changed is not computed anew.
-fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) {
+/// Draws and takes keys until somebody wants to leave; with the exit code, when it was by Ctrl-C. What has not changed is not
+/// computed anew.
+fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) -> Option<ExitCode> {
     screen.begin();
+    let mut code = None;
     let (mut looked, mut drawn, mut keys) = (None::<Duration>, None::<(usize, usize)>, Keys::default());
     while !shared.is_stopped() {
         let at = ::monitor::agent::now();
@@ -425,10 +448,15 @@ fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, ev
                 After::GoOn => looked = None,
                 After::Redraw => screen.clear(),
                 After::Leave => shared.stop(),
+                After::Interrupted => {
+                    code = Some(ended_by(StopSignal::Interrupt));
+                    shared.stop();
+                }
             }
         }
     }
     let _ = std::io::stdout().flush();
+    code
 }
 
 #[cfg(test)]

@@ -258,7 +258,7 @@ fn the_monitors_kustomizations_are_whole() {
         return;
     };
     assert!(status.success());
-    for overlay in ["monitor/base", "monitor/overlays/prometheus-operator"] {
+    for overlay in ["monitor", "monitor/base", "monitor/overlays/prometheus-operator"] {
         let mut command = Command::new("kubectl");
         let (status, said) =
             process::run(command.arg("kustomize").arg(path(overlay)), b"", DEADLINE).expect("kubectl ends");

@@ -2,6 +2,7 @@
 //! all of this holds as well.
 
 mod board;
+mod ends;
 mod without;
 
 use std::io::{Read as _, Write as _};
@@ -68,6 +69,8 @@ async fn the_probes_answer_as_those_of_the_tool_before() {
     assert_eq!(eventually(DEADLINE, "ready", ready).await.1, "Ready");
     assert_eq!(monitor.get("/liveness").await, (200, "OK".into()));
     assert_eq!(monitor.get("/other").await.0, 404);
+    let (status, paths) = monitor.get("/").await;
+    assert!(status == 200 && paths.contains("/readiness"), "{paths}");
     let (status, health) = monitor.get("/health").await;
     let health: Value = serde_json::from_str(&health).expect("JSON");
     assert_eq!((status, &health["ready"], &health["alive"]), (200, &true.into(), &true.into()));
@@ -189,7 +192,7 @@ fn s21_with_sudo_every_thread_of_top_goes_on_as_the_user_who_called_it_and_with_
         }
         assert_eq!(line("NoNewPrivs:"), "1");
     }
-    process.signal(Signal::INT).unwrap();
+    process.terminate().unwrap();
     assert!(process.wait(DEADLINE).expect("it ends").success(), "{}", process.stderr());
     assert!(!process.stderr().contains("goes on as root"), "{}", process.stderr());
 }
@@ -407,7 +410,7 @@ async fn events_are_lines_of_json_as_they_happen() {
         assert!(ended["time"].as_f64() >= established["time"].as_f64(), "{established}\n{ended}");
     }
     is_described("an event", &[&established, &ended]);
-    process.signal(Signal::INT).unwrap();
+    process.terminate().unwrap();
     assert!(process.wait(DEADLINE).expect("it ends").success());
 }
 
@@ -538,6 +541,11 @@ fn what_would_be_ignored_is_refused_with_what_to_do_instead() {
             &["monitor", "--source", "sock-diag", "--accept", "close"],
             ["--accept is for programs in the kernel", "leave it out"],
         ),
+        (
+            &["monitor", "--metrics", "8080"],
+            ["--metrics 127.0.0.1:8080 and --health 127.0.0.1:8080 are the same port", "--health 8081"],
+        ),
+        (&["top", "--once", "--interval", "2"], ["--interval 2: it has no unit", "--interval 2s"]),
         (&["monitor", "--metrics", "node7"], ["`node7` is not an address to listen on", "127.0.0.1:9090"]),
     ] {
         let mut command = adit(home.path());

@@ -64,6 +64,22 @@ fn the_text_is_what_promtool_reads() {
 }
 
 #[test]
+fn series_are_in_the_order_of_their_labels_and_buckets_in_their_own() {
+    let mut table = Table::default();
+    for number in (1..40).rev() {
+        let place = format!("unit-{number}.service");
+        table.handle_record(Duration::ZERO, &ended(live(number, 7), End::Closed), Some(&place.as_str().into()));
+    }
+    let texts = [0; 2].map(|_| text(&Snapshot::of(&table, None), &Counts::default(), &Way::default()));
+    assert_eq!(texts[0], texts[1]);
+    let of = |name: &str| texts[0].lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>();
+    let places = of("adit_tcp_place_connections_total{");
+    assert!(places.len() >= 39 * 6 && places.is_sorted(), "{places:#?}");
+    let buckets = of("adit_tcp_duration_seconds_bucket{");
+    assert!(buckets.len() > 5 && buckets.last().is_some_and(|last| last.contains("+Inf")), "{buckets:#?}");
+}
+
+#[test]
 fn every_metric_is_described_once() {
     let text = names();
     let mut names: Vec<&str> =

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{OTHER, Sums};
+use super::{OTHER, Sums, UNKNOWN};
 
 /// When there is no room, a name that is not used for so long must go: two looks of a scraper have seen it.
 const IDLE: Duration = Duration::from_secs(60);
@@ -19,6 +19,7 @@ pub(super) struct Labels {
     limit: usize,
     all: HashMap<Arc<str>, Label>,
     other: Arc<str>,
+    unknown: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -39,7 +40,7 @@ impl Label {
 
 impl Labels {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, all: HashMap::new(), other: OTHER.into() }
+        Self { limit, all: HashMap::new(), other: OTHER.into(), unknown: UNKNOWN.into() }
     }
 
     /// The name that is counted under: this one, or `other`. `user` is the one who brings it, where he may bring a part
@@ -61,6 +62,16 @@ impl Labels {
         let label = self.all.entry(Arc::clone(name)).or_insert_with(|| Label::new(None));
         label.last = now;
         &mut label.sums
+    }
+
+    /// The name of what has none. Like `other` it takes nobody's room.
+    pub(super) fn unknown(&self) -> Arc<str> {
+        Arc::clone(&self.unknown)
+    }
+
+    pub(super) fn unknown_sums(&mut self, now: Duration) -> &mut Sums {
+        let name = self.unknown();
+        self.sums(now, &name)
     }
 
     /// A connection begins to be counted under a name.
@@ -87,13 +98,13 @@ impl Labels {
     /// share is full.
     fn make_room(&mut self, now: Duration, user: Option<u32>) -> bool {
         let is_share_full = user.is_some() && self.of_user(user) >= (self.limit / OF_A_USER).max(1);
-        let have = self.all.len() - usize::from(self.all.contains_key(OTHER));
+        let have = self.all.keys().filter(|name| is_own(name)).count();
         if have < self.limit && !is_share_full {
             return true;
         }
         let may_go = |(name, label): &(&Arc<str>, &Label)| {
             let is_idle = label.open == 0 && now.saturating_sub(label.last) >= IDLE;
-            ***name != *OTHER && is_idle && (!is_share_full || label.user == user)
+            is_own(name) && is_idle && (!is_share_full || label.user == user)
         };
         let oldest = self.all.iter().filter(may_go).min_by_key(|(_, label)| label.last);
         let Some(oldest) = oldest.map(|(name, _)| Arc::clone(name)) else { return false };
@@ -104,6 +115,11 @@ impl Labels {
     fn of_user(&self, user: Option<u32>) -> usize {
         self.all.values().filter(|label| label.user == user).count()
     }
+}
+
+/// Whether it is the name of something, which has a room.
+fn is_own(name: &str) -> bool {
+    name != OTHER && name != UNKNOWN
 }
 
 #[cfg(test)]
@@ -144,6 +160,15 @@ mod tests {
         assert_eq!(count(&mut labels, SECOND * 9_000, "b", None), "other");
         labels.leave(SECOND * 9_000, &name);
         assert_eq!(count(&mut labels, SECOND * 9_100, "b", None), "b");
+    }
+
+    #[test]
+    fn what_has_no_name_takes_nobodys_room_and_stays() {
+        let mut labels = Labels::new(1);
+        labels.unknown_sums(SECOND).opened += 1;
+        assert_eq!(["a", "b"].map(|name| count(&mut labels, SECOND, name, None)), ["a", "other"]);
+        assert_eq!(count(&mut labels, SECOND * 9_000, "b", None), "b");
+        assert_eq!(all(&labels), [("b".into(), 1), ("other".into(), 1), ("unknown".into(), 1)]);
     }
 
     #[test]

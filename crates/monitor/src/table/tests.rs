@@ -332,6 +332,38 @@ fn what_was_added_up_in_the_kernel_is_in_the_sums() {
     assert_eq!((only(&table).sums, *table.totals(), only(&table).open), (sums, sums, 1));
     assert_eq!(folded.since(&folded).opened, 0);
     assert_eq!(opened(table.places()), [("host", 5)]);
+    // How they ended is in no record: they have a row of their own, and the sum is whole.
+    let mut ends: Vec<_> = table.ends().collect();
+    ends.sort_unstable();
+    assert_eq!(ends, [("failed", OTHER, 2), (OTHER, "", 3)]);
+    table.handle_folded(SECOND, &folded, None);
+    assert_eq!(opened(table.places()), [("host", 5), (UNKNOWN, 5)]);
+}
+
+#[test]
+fn a_connection_without_a_name_is_counted_as_unknown_once_it_is_over_so_that_sums_agree() {
+    let mut table = Table::default();
+    // Its process has gone before its place was read.
+    table.handle_record(SECOND, &ended(Record { sent: 9, ..live(1, 7) }, End::Reset), None);
+    // Nobody knows whose it was; part of what it carried is older than the monitor.
+    let nobodys = Record { seen_late: true, received: 100, ..live(2, 0) };
+    table.handle_record(SECOND, &nobodys, None);
+    let open = Record { sent: 5, ..live(3, 8) };
+    table.handle_record(SECOND, &open, None);
+    assert_eq!(opened(table.places()), [(UNKNOWN, 1)], "of one that is open it may become known");
+    table.handle_record(SECOND, &ended(Record { received: 130, ..nobodys }, End::Closed), None);
+    table.handle_record(SECOND, &ended(Record { sent: 50, ..open }, End::Closed), Some(&"host".into()));
+    let sums = |all: Vec<(&Arc<str>, &Sums)>| {
+        all.into_iter().fold([0; 5], |[opened, closed, reset, sent, received], (_, sums)| {
+            [opened + sums.opened, closed + sums.closed, reset + sums.reset, sent + sums.sent, received + sums.received]
+        })
+    };
+    assert_eq!(sums(table.places().collect()), [2, 3, 1, 59, 30]);
+    assert_eq!(sums(table.commands().collect()), [2, 3, 1, 59, 30]);
+    let totals = table.totals();
+    assert_eq!([totals.opened, totals.closed, totals.reset, totals.sent, totals.received], [2, 3, 1, 59, 30]);
+    assert_eq!(opened(table.places()), [("host", 1), (UNKNOWN, 1)]);
+    assert_eq!(opened(table.commands()), [("p7", 1), ("p8", 1), (UNKNOWN, 0)]);
 }
 
 #[test]

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use ::monitor::agent::{Shared, now};
 use ::monitor::source::Counts;
-use ::monitor::table::{Connection, Process, Remote};
+use ::monitor::table::{Connection, Overflow, Process, Remote};
 
-use super::uses::Uses;
+use super::uses::{Uses, netns_of};
 
 /// What was known at a moment.
 #[derive(Clone, Debug, Default)]
@@ -17,9 +17,13 @@ pub(super) struct Look {
     pub(super) processes: Vec<Process>,
     pub(super) remotes: Vec<Remote>,
     pub(super) counts: Counts,
+    /// What found no room in the lists.
+    pub(super) overflow: Overflow,
     /// Whether failures are seen in the way that was taken.
     pub(super) sees_failures: bool,
     pub(super) uses: Uses,
+    /// The network namespace that we are in ourselves.
+    pub(super) netns: Option<u32>,
 }
 
 impl Look {
@@ -32,9 +36,17 @@ impl Look {
             connections: table.connections().cloned().collect(),
             processes: table.processes().cloned().collect(),
             remotes: table.remotes().cloned().collect(),
+            overflow: table.overflow(),
             counts,
             sees_failures,
             uses,
+            netns: netns_of("self"),
         }
+    }
+
+    /// A network namespace that is not ours: an address there is not the one that is meant here by it.
+    pub(super) fn foreign(&self, netns: u32) -> Option<u32> {
+        let is_foreign = netns != 0 && self.netns.is_some_and(|own| own != netns);
+        is_foreign.then_some(netns)
     }
 }

@@ -90,7 +90,11 @@ const OF_CONNECTIONS: [Column; 13] = [
     FORWARD,
 ];
 const OF_REMOTES: [Column; 12] = [
-    column("REMOTE", 15, "address there"),
+    column(
+        "REMOTE",
+        15,
+        "address there; of another network namespace than this one with %, and its number as lsns has it",
+    ),
     PORT,
     WAY,
     OPEN,
@@ -150,7 +154,8 @@ pub(super) enum Cell {
     Text(String),
     Name(Arc<str>),
     Command(Command),
-    Ip(IpAddr),
+    /// An address, with the network namespace that it is of where that is not ours.
+    Ip(IpAddr, Option<u32>),
     Address(SocketAddr),
     Count(u64),
     Bytes(u64),
@@ -167,7 +172,8 @@ impl Cell {
             Self::Text(text) => text.clone(),
             Self::Name(text) => text.as_ref().to_owned(),
             Self::Command(command) => command.text(),
-            Self::Ip(ip) => ip.to_string(),
+            Self::Ip(ip, None) => ip.to_string(),
+            Self::Ip(ip, Some(netns)) => format!("{ip}%{netns}"),
             Self::Address(address) => address.to_string(),
             Self::Count(number) => number.to_string(),
             Self::Bytes(0) | Self::Rate(0) => "0".to_owned(),
@@ -204,7 +210,7 @@ impl Cell {
         rank.then_with(|| match (self, other) {
             (Self::Word(a), Self::Word(b)) => a.cmp(b),
             (Self::Command(a), Self::Command(b)) => a.cmp(b),
-            (Self::Ip(a), Self::Ip(b)) => a.cmp(b),
+            (Self::Ip(a, net_a), Self::Ip(b, net_b)) => (a, net_a).cmp(&(b, net_b)),
             (Self::Address(a), Self::Address(b)) => a.cmp(b),
             (Self::Name(a), Self::Name(b)) => a.cmp(b),
             (a, b) => match (a.number(), b.number()) {
@@ -268,10 +274,13 @@ fn all<'a>(by: By, look: &'a Look) -> Box<dyn Iterator<Item = (Row, Told<'a>)> +
         }
         By::Remote => {
             let entrances = uses.entrances(look.connections.iter());
+            let incoming = uses.incoming(&look.connections, &entrances);
+            let incoming: HashMap<_, _> = incoming.into_iter().map(|(id, name)| (id, name.to_owned())).collect();
             Box::new(look.remotes.iter().map(move |remote| {
-                let forward = uses.of_remote(remote.id, &entrances).map(str::to_owned);
+                let of_open = incoming.get(&remote.id).cloned();
+                let forward = of_open.or_else(|| uses.of_remote(remote.id, &entrances).map(str::to_owned));
                 let failed = look.sees_failures.then_some(remote.sums.failed);
-                let row = of_remote(remote, failed, forward.as_deref());
+                let row = of_remote(remote, failed, look.foreign(remote.id.netns), forward.as_deref());
                 (row, Box::new(move || remote_json(remote, failed, forward.as_deref())) as Told<'a>)
             }))
         }
@@ -384,10 +393,10 @@ fn of_connection(one: &Connection, now: Duration, forward: Option<&str>) -> Row 
     ]
 }
 
-fn of_remote(remote: &Remote, failed: Option<u64>, forward: Option<&str>) -> Row {
+fn of_remote(remote: &Remote, failed: Option<u64>, netns: Option<u32>, forward: Option<&str>) -> Row {
     let (id, sums) = (remote.id, remote.whole());
     vec![
-        Cell::Ip(id.address),
+        Cell::Ip(id.address, netns),
         Cell::Count(id.port.into()),
         Cell::Word(if id.incoming { "in" } else { "out" }),
         Cell::count(remote.open),

@@ -119,19 +119,27 @@ impl Uses {
             return self.tunnels.get(&record.remote).filter(|_| is_here).map(String::as_str);
         }
         let entrance = if record.incoming { record.local } else { record.remote };
-        self.at(entrance).filter(|_| is_here).or_else(|| entrances.at(record.netns, entrance))
+        // What came in did so by an address of this machine, whichever it is.
+        self.at(entrance, record.incoming).filter(|_| is_here).or_else(|| entrances.at(record.netns, entrance))
     }
 
-    /// The forward at this address.
+    /// The forwards that those use who came in and are still there: a remote has no address of the entrance, its connections do.
+    pub(super) fn incoming<'a>(&'a self, all: &[Connection], entrances: &'a Entrances) -> HashMap<RemoteId, &'a str> {
+        let incoming = all.iter().map(|one| &one.record).filter(|record| record.incoming);
+        incoming.filter_map(|record| Some((RemoteId::of(record), self.of(record, entrances)?))).collect()
+    }
+
+    /// The forward at this address, or by which this address came in. When its connections are over that is known of loopback
+    /// alone: there it is the same address.
     pub(super) fn of_remote<'a>(&'a self, id: RemoteId, entrances: &'a Entrances) -> Option<&'a str> {
-        if id.incoming {
+        if id.incoming && !id.address.is_loopback() {
             return None;
         }
         let entrance = SocketAddr::new(id.address, id.port);
         // Of addresses that are the same for all namespaces those here are meant.
         let netns = if id.netns == 0 { self.netns.unwrap_or_default() } else { id.netns };
         let of_others = || entrances.at(netns, entrance).or_else(|| entrances.at(0, entrance));
-        self.at(entrance).filter(|_| self.is_here(id.netns)).or_else(of_others)
+        self.at(entrance, id.incoming).filter(|_| self.is_here(id.netns)).or_else(of_others)
     }
 
     /// Whether a namespace is the one of the daemon; a poll sees no other and does not tell.
@@ -139,10 +147,10 @@ impl Uses {
         netns == 0 || self.netns.is_none_or(|own| own == netns)
     }
 
-    /// An entrance at all addresses is at each.
-    fn at(&self, entrance: SocketAddr) -> Option<&str> {
+    /// An entrance at all addresses is at each of this machine: at those of loopback, and at those that somebody came in by.
+    fn at(&self, entrance: SocketAddr, is_ours: bool) -> Option<&str> {
         let found = self.forwards.get(&entrance).or_else(|| {
-            let is_here = entrance.ip().is_loopback();
+            let is_here = is_ours || entrance.ip().is_loopback();
             let mut open = self.forwards.iter().filter(|(address, _)| address.ip().is_unspecified() && is_here);
             open.find(|(address, _)| address.port() == entrance.port()).map(|(_, name)| name)
         });
@@ -164,8 +172,8 @@ fn targets(target: &str) -> Vec<SocketAddr> {
     if host == "localhost" { loopbacks.map(|ip| SocketAddr::new(ip, port)).to_vec() } else { Vec::new() }
 }
 
-/// The number of a process's network namespace; it may be that it is not to be seen.
-fn netns_of(process: &str) -> Option<u32> {
+/// The number of a process's network namespace, `self` for our own; it may be that it is not to be seen.
+pub(super) fn netns_of(process: &str) -> Option<u32> {
     let link = std::fs::read_link(format!("/proc/{process}/ns/net")).ok()?;
     link.to_str()?.strip_prefix("net:[")?.strip_suffix(']')?.parse().ok()
 }
@@ -204,14 +212,17 @@ mod tests {
             ("127.0.0.1:8000", Some("gateway")),
             ("192.0.2.1:80", None),
         ] {
-            assert_eq!(uses.at(address(text)), name, "{text}");
+            assert_eq!(uses.at(address(text), false), name, "{text}");
         }
+        assert_eq!(uses.at(address("192.0.2.1:80"), true), Some("web"), "somebody came in by it, so it is ours");
         let to = |text: &str, incoming| {
             let address = address(text);
             let id = RemoteId { address: address.ip(), port: address.port(), incoming, netns: 0 };
             uses.of_remote(id, &Entrances::default()).map(str::to_owned)
         };
-        assert_eq!((to("127.0.0.1:5432", false).as_deref(), to("127.0.0.1:5432", true)), (Some("db"), None));
+        let both = [false, true].map(|incoming| to("127.0.0.1:5432", incoming));
+        assert_eq!(both.each_ref().map(Option::as_deref), [Some("db"), Some("db")]);
+        assert_eq!(to("192.0.2.9:80", true), None, "which of our addresses that was is not known");
     }
 
     /// A connection of a process of this number and name, from or to 127.0.0.1:5432, in a network namespace.
@@ -254,6 +265,27 @@ mod tests {
         let to = |netns| RemoteId { address: address("127.0.0.1:1").ip(), port: 5432, incoming: false, netns };
         let names: Vec<_> = [5, 6, 7].map(|netns| uses.of_remote(to(netns), &entrances)).to_vec();
         assert_eq!(names, [Some("db"), Some("adit 8"), None]);
+    }
+
+    #[test]
+    fn a_remote_that_came_in_by_a_forward_is_told_with_it() {
+        let uses = Uses {
+            forwards: [(address("0.0.0.0:5432"), "db".to_owned())].into(),
+            daemon: Some(7),
+            netns: Some(5),
+            ..Uses::default()
+        };
+        let mut came_in = record("adit", 7, true, 5);
+        (came_in.local, came_in.remote) = (address("192.0.2.1:5432"), address("192.0.2.9:40000"));
+        let other = Record { id: ::monitor::decode::ConnectionId::new(2, 1), ..record("nginx", 9, true, 6) };
+        let mut table = ::monitor::table::Table::default();
+        table.handle_record(std::time::Duration::from_secs(1), &came_in, None);
+        table.handle_record(std::time::Duration::from_secs(1), &other, None);
+        let connections: Vec<Connection> = table.connections().cloned().collect();
+        let entrances = Entrances::default();
+        let incoming = uses.incoming(&connections, &entrances);
+        let named: Vec<_> = incoming.iter().map(|(id, name)| (id.address.to_string(), *name)).collect();
+        assert_eq!(named, [("192.0.2.9".to_owned(), "db")], "the other one is of another namespace");
     }
 
     #[test]

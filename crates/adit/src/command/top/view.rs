@@ -13,6 +13,7 @@ use self::layout::{Layout, clip, shortened};
 use super::keys::Key;
 use super::look::Look;
 use super::rows::{self, By, Cell, Row, short};
+use crate::command::monitor::lacks;
 
 /// A screen of fewer lines has none to spare: for notes, or to be empty.
 const ROOMY: usize = 14;
@@ -28,6 +29,8 @@ pub(super) enum After {
     /// All of the screen is drawn anew.
     Redraw,
     Leave,
+    /// The same, by Ctrl-C.
+    Interrupted,
 }
 
 /// What is shown and how.
@@ -166,7 +169,7 @@ impl View {
     /// Does what a key says.
     pub(super) fn handle_key(&mut self, key: Key) -> After {
         match key {
-            Key::Interrupt => return After::Leave,
+            Key::Interrupt => return After::Interrupted,
             Key::Redraw => return After::Redraw,
             _ => {}
         }
@@ -205,6 +208,11 @@ impl View {
             Key::Letter('r') => {
                 self.reverse = !self.reverse;
                 self.resort();
+            }
+            // What was typed and kept is taken back, too.
+            Key::Escape if !self.filter.is_empty() => {
+                self.filter.clear();
+                self.refilter();
             }
             Key::Letter('/') => self.typing = Some(std::mem::take(&mut self.filter)),
             Key::Letter('p' | ' ') => {
@@ -266,20 +274,22 @@ impl View {
         }
         self.arrange();
         let is_roomy = height >= ROOMY;
-        let mut lines = vec![clip(&self.title(way), width)];
+        let mut lines = vec![String::new()];
         if is_roomy {
             lines.push(clip(&self.counts(way), width));
-            lines.extend(shortened(&notes(way, &self.notes), width, (height / NOTES).max(2)));
+            lines.extend(shortened(&notes(way, &self.lacking(way)), width, (height / NOTES).max(2)));
             lines.push(String::new());
         }
         self.page = height.saturating_sub(lines.len() + 2).max(1);
         self.first = self.first.min(self.order.len().saturating_sub(self.page));
-        if self.paused {
-            lines[0] = lines[0].replacen("PAUSED", "\x1b[7mPAUSED\x1b[0m", 1);
-        }
         let sort = self.sort[self.by as usize];
         let shown: Vec<&Row> = self.shown(self.first, self.page);
         let drawn = self.layout.draw(self.by, &shown, sort, width);
+        let seen = if way.source == "ebpf" { "seen by eBPF" } else { "seen by polling" };
+        lines[0] = clip(&with_hidden(&self.title(), seen, &drawn.hidden, width), width);
+        if self.paused {
+            lines[0] = lines[0].replacen("PAUSED", "\x1b[7mPAUSED\x1b[0m", 1);
+        }
         lines.push(drawn.titles_marked(width));
         lines.extend(drawn.lines);
         self.layout.widths = drawn.widths;
@@ -305,17 +315,28 @@ impl View {
         self.order.iter().skip(first).take(most).map(|at| &self.rows[*at]).collect()
     }
 
-    fn title(&self, way: &Way) -> String {
+    fn title(&self) -> String {
         let columns = self.by.columns();
         let column = columns.get(self.sort[self.by as usize]).map_or("", |one| one.title);
         let turned = if self.reverse { ", turned round" } else { "" };
         let paused = if self.paused { " PAUSED (p goes on)" } else { "" };
-        let seen = if way.source == "ebpf" { "eBPF" } else { "polling" };
         let filter = match &*self.filter {
             "" => String::new(),
             filter => format!(", with \"{}\"", printable::part(filter, 40)),
         };
-        format!("adit top{paused}: {} by {column}{turned}{filter}; seen by {seen}", self.by.as_str())
+        format!("adit top{paused}: {} by {column}{turned}{filter}", self.by.as_str())
+    }
+
+    /// What is to be said beside what is seen, with what had no room.
+    fn lacking(&self, way: &Way) -> Vec<String> {
+        let Some(look) = &self.look else { return self.notes.clone() };
+        let mut notes = lacks(&look.counts, way);
+        let count = look.overflow.connections + look.overflow.processes + look.overflow.remotes;
+        if count > 0 {
+            notes.push(format!("{count} connections, processes or remotes found no line here: its tables are full"));
+        }
+        notes.extend_from_slice(&self.notes);
+        notes
     }
 
     fn counts(&self, way: &Way) -> String {
@@ -323,18 +344,13 @@ impl View {
         let counts = &look.counts;
         let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
         let failed = if way.sees_failures() { counts.failed.to_string() } else { "–".to_owned() };
-        let mut text = format!(
+        format!(
             "{} open; in {}: {} opened, {} incoming, {failed} failed",
             look.connections.len(),
             short(watched),
             counts.opened,
             counts.incoming,
-        );
-        let lost = counts.events_lost + counts.map_full;
-        if lost > 0 {
-            text.push_str(&format!(", {lost} not seen for want of room"));
-        }
-        text
+        )
     }
 
     /// What is said where there is no line.
@@ -378,7 +394,7 @@ impl View {
     }
 
     fn draw_help(&mut self, first: usize, way: &Way, width: usize, height: usize) -> Vec<String> {
-        let all = help::page(self.by, way, &self.notes, width);
+        let all = help::page(self.by, way, &self.lacking(way), width);
         self.page = height.saturating_sub(1).max(1);
         let first = first.min(all.len().saturating_sub(self.page));
         self.help = Some(first);
@@ -386,6 +402,20 @@ impl View {
         lines.resize(height.saturating_sub(1), String::new());
         lines.push(clip("q or Esc goes back; ↓ ↑ PgDn PgUp move", width));
         lines
+    }
+}
+
+/// The first line with the columns for which there is no room: by their names, or how many they are, if need be in the place of
+/// how it is seen.
+fn with_hidden(title: &str, seen: &str, hidden: &[&str], width: usize) -> String {
+    let whole = format!("{title}; {seen}");
+    let columns = if hidden.len() == 1 { "column" } else { "columns" };
+    let count = format!("{} {columns} hidden", hidden.len());
+    let named = format!("{whole}; no room for {}", hidden.join(", "));
+    let fits = |line: &String| line.chars().count() <= width;
+    match hidden.len() {
+        0 => whole,
+        _ => [named, format!("{whole}; {count}")].into_iter().find(fits).unwrap_or_else(|| format!("{title}; {count}")),
     }
 }
 

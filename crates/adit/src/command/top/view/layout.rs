@@ -26,6 +26,8 @@ pub(super) struct Drawn {
     pub(super) titles: String,
     pub(super) lines: Vec<String>,
     pub(super) widths: Vec<usize>,
+    /// Columns for which there is no room.
+    pub(super) hidden: Vec<&'static str>,
     /// Where the title of the column is that is sorted by, and its length.
     sorted: (usize, usize),
 }
@@ -59,6 +61,9 @@ impl Layout {
             widths.iter_mut().zip(row).for_each(|(wide, cell)| *wide = (*wide).max(cell.chars().count()));
         }
         let shown = self.choose(columns, &widths, sort, width);
+        // Nothing is hidden in a column of forwards while there are none.
+        let is_hidden = |at: &usize| !shown.contains(at) && (self.forwards || columns[*at].title != "FORWARD");
+        let hidden = (0..columns.len()).filter(is_hidden).map(|at| columns[at].title).collect();
         let places = spread(columns, &shown, &widths, width);
         let line = |text: &dyn Fn(usize) -> String| {
             let mut line = String::new();
@@ -72,7 +77,7 @@ impl Layout {
         };
         let titles = line(&|at| columns[at].title.to_owned());
         let lines = cells.iter().map(|row| line(&|at| row.get(at).cloned().unwrap_or_default())).collect();
-        Drawn { titles, lines, sorted: sorted(columns, &places, sort), widths }
+        Drawn { titles, lines, sorted: sorted(columns, &places, sort), widths, hidden }
     }
 
     /// The columns for which there is room: those that say least go first, so that what a process is and which forward

@@ -64,7 +64,7 @@ fn look_at(records: &[Record], sees_failures: bool) -> Look {
         remotes: table.remotes().cloned().collect(),
         counts: Counts { opened: 3, ..Counts::default() },
         sees_failures,
-        uses: Uses::default(),
+        ..Look::default()
     }
 }
 
@@ -141,7 +141,12 @@ fn a_filter_is_typed_kept_and_taken_back() {
     press(&mut view, "/");
     view.handle_key(Key::Enter);
     assert_eq!(commands(&mut view).len(), 3);
+    press(&mut view, "/curl");
+    view.handle_key(Key::Enter);
+    view.handle_key(Key::Escape);
+    assert_eq!((commands(&mut view).len(), view.filter()), (3, ""), "also one that was kept");
     assert_eq!(view.handle_key(Key::Letter('q')), After::Leave);
+    assert_eq!(view.handle_key(Key::Interrupt), After::Interrupted);
 }
 
 #[test]
@@ -233,7 +238,7 @@ fn what_is_not_seen_is_said_in_lines_that_fit_and_in_full_on_the_page_of_help() 
     for word in ["polling, as CAP_BPF is missing", "not seen: connections that begin", "hint: sudo", "(? shows all)"] {
         assert!(text.iter().any(|line| line.contains(word)), "{word}\n{text:#?}");
     }
-    assert!(text[0].ends_with("seen by polling") && text[1].ends_with("– failed"), "{text:#?}");
+    assert!(text[0].contains("; seen by polling") && text[1].ends_with("– failed"), "{text:#?}");
     press(&mut view, "?");
     let page = view.draw(&way, 80, 200).join(" ").replace("   ", " ");
     assert!(page.contains("failed connections and their errors") && page.contains("SENT: all bytes"), "{page}");
@@ -365,4 +370,60 @@ fn the_column_that_is_sorted_by_is_marked_on_the_screen_and_its_name_stays_as_it
     assert!(lines[0].contains("processes by RATE;"), "{}", lines[0]);
     assert!(lines.iter().any(|line| line.contains("\x1b[0;1mRATE\x1b[0;7m")), "{lines:#?}");
     assert!(view.table(80, 10)[0].split_whitespace().any(|title| title == "RATE"));
+}
+
+#[test]
+fn the_first_line_says_for_which_columns_there_is_no_room_by_their_names_or_how_many() {
+    let mut view = view();
+    assert!(!screen(&mut view, 200, 24)[0].contains("no room"));
+    let first = screen(&mut view, 80, 24)[0].clone();
+    let titles =
+        |view: &mut View, width| screen(view, width, 24).into_iter().find(|line| line.contains("PID")).unwrap();
+    let (_, hidden) = first.split_once("; no room for ").unwrap_or_else(|| panic!("{first}"));
+    let shown = titles(&mut view, 80);
+    for column in By::Process.columns().iter().filter(|column| column.title != "FORWARD") {
+        let is_shown = shown.split_whitespace().any(|title| title == column.title);
+        let is_hidden = hidden.split(", ").any(|title| title == column.title);
+        assert!(is_shown != is_hidden, "{} {first}\n{shown}", column.title);
+    }
+    for width in [46, 60] {
+        let first = screen(&mut view, width, 24)[0].clone();
+        assert!(first.ends_with(" columns hidden"), "{first}");
+    }
+    press(&mut view, "p");
+    assert!(screen(&mut view, 70, 24)[0].starts_with("adit top PAUSED (p goes on)"));
+}
+
+#[test]
+fn what_had_no_room_is_said_with_the_option_that_makes_more() {
+    let mut view = view();
+    let says = |view: &mut View, text: &str| screen(view, 120, 24).iter().any(|line| line.contains(text));
+    assert!(!says(&mut view, "--max-connections"));
+    let way = Way { capacity: 128, ..kernel() };
+    let counts = Counts { map_full: 7, ..Counts::default() };
+    view.look(Look { counts, ..look_at(&busy(), true) });
+    let lines = view.draw(&way, 120, 24).join("\n");
+    assert!(
+        lines.contains("7 connections found no room in the kernel and are not seen: it has 128 places;"),
+        "{lines}"
+    );
+    assert!(lines.contains("--max-connections 128 makes 256"), "{lines}");
+    let overflow = ::monitor::table::Overflow { remotes: 9, ..Default::default() };
+    view.look(Look { overflow, ..look_at(&busy(), true) });
+    assert!(says(&mut view, "9 connections, processes or remotes found no line here"));
+}
+
+#[test]
+fn the_same_address_of_two_network_namespaces_is_marked_in_the_one_that_is_not_ours() {
+    let to = |number, netns| Record {
+        netns,
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 80)),
+        ..connection(number, 7, "curl")
+    };
+    let mut view = View::new(By::Remote, "", SECOND);
+    view.look(Look { netns: Some(5), ..look_at(&[to(1, 5), to(2, 6)], true) });
+    let table = view.table(200, 10);
+    let mut first: Vec<&str> = table[1..].iter().filter_map(|line| line.split_whitespace().next()).collect();
+    first.sort_unstable();
+    assert_eq!(first, ["127.0.0.1", "127.0.0.1%6"], "{table:#?}");
 }

@@ -1,0 +1,81 @@
+//! How `adit top` and `adit monitor` end, and with which exit code.
+
+use std::path::Path;
+use std::process::Command;
+
+use testkit::process::{self, Process, Signal};
+use testkit::terminal::Terminal;
+
+use super::Monitor;
+use crate::cli::home;
+use crate::support::{DEADLINE, adit, eventually};
+
+/// The program with these arguments, run by a shell as `script` says.
+fn by_shell(home: &Path, script: &str, arguments: &[&str]) -> Command {
+    let program = adit(home).get_program().to_owned();
+    let mut command = Command::new("sh");
+    command.arg("-c").arg(script).arg(program).args(arguments).env("HOME", home).env_remove("SUDO_UID");
+    command
+}
+
+#[test]
+fn what_cannot_be_written_is_a_failure_that_says_why_and_ends_at_once() {
+    if !Path::new("/dev/full").exists() {
+        eprintln!("SKIPPED: there is no /dev/full here");
+        return;
+    }
+    let home = home();
+    for arguments in [
+        &["top", "--once", "--interval", "100ms"][..],
+        &["top", "--once", "-o", "json", "--interval", "100ms"],
+        &["top", "-o", "json"],
+        // Other commands write in the same way.
+        &["config", "schema"],
+        &["completions", "bash"],
+        &["man"],
+    ] {
+        let mut command = by_shell(home.path(), r#"exec "$0" "$@" >/dev/full"#, arguments);
+        let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it does not go on for ever");
+        let text = said.stderr();
+        assert_eq!(status.code(), Some(1), "{arguments:?}: {text}");
+        assert!(text.contains("standard output cannot be written to: No space left"), "{arguments:?}: {text}");
+    }
+}
+
+#[test]
+fn a_reader_who_has_enough_is_no_failure() {
+    let home = home();
+    let script = r#"{ "$0" "$@"; echo "code $?" >&2; } | head -n 1"#;
+    for arguments in [&["top", "-o", "json", "--interval", "100ms"][..], &["top", "--once", "--interval", "100ms"]] {
+        let mut command = by_shell(home.path(), script, arguments);
+        let (_, said) = process::run(&mut command, b"", DEADLINE).expect("it ends when nobody reads any more");
+        assert!(said.stderr().ends_with("code 0\n") && !said.stderr().contains("error"), "{}", said.stderr());
+        assert_eq!(said.stdout().lines().count(), 1);
+    }
+}
+
+#[tokio::test]
+async fn an_interrupt_is_told_by_top_and_is_a_plain_stop_for_the_monitor() {
+    let home = home();
+    for (signal, code) in [(Signal::INT, 130), (Signal::TERM, 0)] {
+        let mut command = adit(home.path());
+        let process = Process::start(command.args(["top", "-o", "json"])).expect("it starts");
+        process.wait_line(DEADLINE, |line| line.contains("\"started\"")).expect("it says how it sees");
+        process.signal(signal).unwrap();
+        assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(code), "{}", process.stderr());
+        let monitor = Monitor::start(home.path(), &[]);
+        monitor.process.signal(signal).unwrap();
+        assert_eq!(monitor.process.wait(DEADLINE).expect("it ends").code(), Some(0), "as a server");
+    }
+    for (key, code) in [("q", 0), ("\x03", 130)] {
+        let terminal = Terminal::open(80, 24).expect("a terminal");
+        let mut program = terminal.run(adit(home.path()).args(["top", "--interval", "100ms"])).expect("it runs");
+        let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("COMMAND")) };
+        eventually(DEADLINE, "the screen", begun).await;
+        terminal.type_text(key).unwrap();
+        let program = std::sync::Mutex::new(&mut program);
+        let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+        assert_eq!(eventually(DEADLINE, "its end", end).await.code(), Some(code));
+        assert!(!terminal.screen().alternate);
+    }
+}
