@@ -22,8 +22,8 @@ typedef __u32 __be32;
 #define __uint(name, value) int(*name)[value]
 #define __type(name, value) typeof(value) *name
 #define NULL ((void *)0)
-/* What is written before is not moved behind it by the compiler. */
 #define FIELD_EXISTS 2
+/* What is written before is not moved behind it by the compiler. */
 #define barrier() asm volatile("" ::: "memory")
 
 enum {

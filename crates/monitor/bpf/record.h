@@ -4,9 +4,10 @@
  *
  * A connection is kept in a place of an array, which is found by the address of its socket: to look there is a few
  * instructions, to look into a hash map is a call that costs ten times as much. Each socket has a row of places in which
- * it may be kept, all over the array, and takes the first that is free (`known`, `place_for`). The kernel gives the
- * address of a socket that is gone to another one at once, so a place that is free keeps the address, and is mostly used
- * again by the next connection.
+ * it may be kept, all over the array, and takes the first that is free (`known`, `place_for`): nearly always the first of
+ * them. That one counts how many of the sockets whose row begins with it are kept further on, so nobody looks there for
+ * nothing. The kernel gives the address of a socket that is gone to another one at once, so a place that is free keeps the
+ * address, and is mostly used again by the next connection.
  *
  * Who writes what of a place: a change of state writes everything but the owner, and the kernel lets one such change
  * happen at a time for a socket. Who claims a connection writes `by` and the owner, the number of the process last: with
@@ -95,11 +96,19 @@ struct kept {
 	__u8 told;
 	/* Whether a survey has not found its socket. */
 	__u8 missed;
-	/* Whether it has failed within connect itself, which is about to return that. */
-	__u8 in_call;
+	/* Which place of its socket's row it is. */
+	__u8 nth;
 	__u8 spare[2];
-	/* How many try to take the place at this moment. */
-	__u32 takers;
+	union {
+		struct {
+			/* How many try to take the place at this moment. */
+			__u16 takers;
+			/* Of how many sockets it is the first place, while they are kept further on in their rows. */
+			__u16 further;
+		};
+		/* Both: there are no operations with a lock on less. */
+		__u32 counts;
+	};
 };
 
 /* What userspace reads. The layout is known to src/decode.rs. No holes. */
@@ -163,7 +172,7 @@ enum count {
 	COUNTS,
 };
 
-/* A power of two, at least twice as many as connections are to be kept: then there is always room in a row. */
+/* A power of two, at least twice as many as connections are to be kept: then a row with no room at all is rare (`ROW`). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, 131072);
@@ -266,8 +275,15 @@ const volatile __u32 nests = 1;
 /* Set before loading: how long an ended connection waits for a process to close it; then nobody is its owner. */
 const volatile __u64 patience = 90000000000;
 
-/* How far in its row any socket had to go until now. Mostly all have the first place. */
-__u32 deepest = 1;
+/*
+ * Attempts that have failed within connect itself, which is about to return that: when, at a place that the address of the
+ * socket gives. Of two with the same place at the same moment one is forgotten, and its failure may be told twice.
+ */
+#define IN_CALL 64
+struct {
+	__u64 socket;
+	__u64 ended;
+} in_call[IN_CALL];
 
 /* How many sockets are in `waiting`. Mostly there are none, and nothing to look for. */
 __u64 waiting_now = 0;
@@ -324,7 +340,7 @@ static __inline __u16 swapped(__be16 port)
  */
 static __inline __u64 number_of(struct sock *sk, const int typed)
 {
-	__u64 either[2] = {}, number, at = *(volatile __u32 *)&deepest & 8;
+	__u64 either[2] = {}, number, at = *(volatile __u32 *)&accept_seen & 8;
 
 	if (!typed)
 		return (__u64)sk;
@@ -338,67 +354,60 @@ static __inline __u64 number_of(struct sock *sk, const int typed)
 	return number;
 }
 
-/* So many places may be a socket's, one after another: half of all are free, so that there is one. */
+/* So many places may be a socket's, one after another. With half of all taken, one row in 65,536 has none that is free. */
 #define ROW 16
+
+/* What the first place of a row has in `counts` for each socket that is further on. */
+#define ONE_FURTHER 0x10000
+
+static __inline __u32 nth_at(__u64 number, __u32 nth)
+{
+	__u64 mixed = number * 0x9e3779b97f4a7c15ULL;
+
+	return ((__u32)(mixed >> 32) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
+}
 
 static __inline struct kept *nth_place(__u64 number, __u32 nth)
 {
-	__u64 mixed = number * 0x9e3779b97f4a7c15ULL;
-	__u32 at = ((__u32)(mixed >> 32) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
+	__u32 at = nth_at(number, nth);
 
 	return bpf_map_lookup_elem(&connections, &at);
 }
 
-static __noinline struct kept *known_further(__u64 number)
+static __inline int is_kept(const struct kept *kept)
 {
-	struct kept *free = NULL;
-
-	for (__u32 nth = 1; nth < ROW && nth < deepest; nth++) {
-		struct kept *kept = nth_place(number, nth);
-
-		if (!kept || kept->socket != number)
-			continue;
-		if (kept->state)
-			return kept;
-		if (!free)
-			free = kept;
-	}
-	return free;
+	return kept->state && kept->state != BEGUN;
 }
 
-/* The place of a socket; else one that was its place, and is free. */
-static __inline struct kept *known(__u64 number)
+static __noinline struct kept *known_further(__u64 number)
 {
-	struct kept *kept = nth_place(number, 0), *further;
+	for (__u32 nth = 1; nth < ROW; nth++) {
+		struct kept *kept = nth_place(number, nth);
 
-	if (!kept || kept->socket != number)
-		return deepest > 1 ? known_further(number) : NULL;
-	if (kept->state || deepest == 1)
-		return kept;
-	further = known_further(number);
-	return further && further->state ? further : kept;
+		if (kept && kept->socket == number && kept->state)
+			return kept;
+	}
+	return NULL;
 }
 
 /*
- * Whether the place stood free with this address and is taken now. Of two who want it at once neither has it: whoever sees
- * himself alone among the takers looks at the place after the one before has written it, and the next one sees two. For
- * that the number of takers is read before the place, and left after it is written.
+ * The place of a socket; else the first of its row, if it was the place of this address before and is free. Who takes a
+ * place further on has counted it before, and he is counted out after it is free: so none is overlooked.
  */
-static __inline int take(struct kept *kept, __u64 address, __u64 number)
+static __inline struct kept *known(__u64 number)
 {
-	int taken = 0;
+	struct kept *first = nth_place(number, 0), *further;
 
-	__sync_fetch_and_add(&kept->takers, 1);
-	if (*(volatile __u32 *)&kept->takers == 1 && *(volatile __u8 *)&kept->state == NO_STATE &&
-	    *(volatile __u64 *)&kept->socket == address) {
-		kept->socket = number;
-		barrier();
-		kept->state = BEGUN;
-		taken = 1;
+	if (!first)
+		return NULL;
+	if (first->socket == number && first->state)
+		return first;
+	if (first->further) {
+		further = known_further(number);
+		if (further)
+			return further;
 	}
-	barrier();
-	__sync_fetch_and_add(&kept->takers, -1);
-	return taken;
+	return first->socket == number ? first : NULL;
 }
 
 /* Only one of all who call this for a socket at the same time is let in, until he leaves. */
@@ -414,6 +423,69 @@ static __inline int leave(__u64 number)
 	return !bpf_map_delete_elem(&waiting, &number);
 }
 
+#ifdef ADIT_ARCH_x86_64
+/*
+ * Whether the place stood free with this address and is taken now. Of two who want it at once neither has it: whoever sees
+ * himself alone among the takers looks at the place after the one before has written it, and the next one sees two. For
+ * that the number of takers is read before the place, and left after it is written.
+ */
+static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 nth)
+{
+	int taken = 0;
+
+	__sync_fetch_and_add(&kept->counts, 1);
+	if (*(volatile __u16 *)&kept->takers == 1 && *(volatile __u8 *)&kept->state == NO_STATE &&
+	    *(volatile __u64 *)&kept->socket == address) {
+		kept->socket = number;
+		kept->nth = nth;
+		barrier();
+		kept->state = BEGUN;
+		taken = 1;
+	}
+	barrier();
+	__sync_fetch_and_add(&kept->counts, -1);
+	return taken;
+}
+
+/* What was written before is seen by all before what is written after: so it always is here. */
+static __inline void in_order(void)
+{
+	barrier();
+}
+#else
+/*
+ * The same where stores and loads are seen in any order, and programs have no operations that say otherwise (since 5.18):
+ * the kernel's own locks do. Who is let in for the place is alone with it.
+ */
+static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 nth)
+{
+	__u32 at = nth_at(number, nth);
+	int taken = 0;
+
+	if (!enter(at))
+		return 0;
+	if (*(volatile __u8 *)&kept->state == NO_STATE && *(volatile __u64 *)&kept->socket == address) {
+		kept->socket = number;
+		kept->nth = nth;
+		barrier();
+		kept->state = BEGUN;
+		taken = 1;
+	}
+	leave(at);
+	return taken;
+}
+
+/* What was written before is seen by all before what is written after: a lock was given back, and one taken, between. */
+static __inline void in_order(void)
+{
+	/* No socket and no place. */
+	__u64 nobody = 1ULL << 40 | bpf_get_smp_processor_id();
+
+	bpf_map_delete_elem(&waiting, &nobody);
+	bpf_map_delete_elem(&waiting, &nobody);
+}
+#endif
+
 /* Whether this is the one who tells of a connection that was waiting. */
 static __inline int waited(__u64 number)
 {
@@ -426,6 +498,9 @@ static __inline int waited(__u64 number)
 /* The place still has a connection whose socket is gone, as its end was missed or nobody was seen to close it. */
 static __inline struct kept *left_over(struct kept *kept, __u64 number)
 {
+	/* Somebody else fills it in at this moment. */
+	if (kept->state == BEGUN)
+		return NULL;
 	if (kept->ended) {
 		if (!waited(number))
 			return NULL;
@@ -443,6 +518,31 @@ static __inline struct kept *left_over(struct kept *kept, __u64 number)
 	return kept;
 }
 
+/* One more of the sockets whose row begins here is kept further on, or one less. */
+static __inline void further(struct kept *first, const __u32 by)
+{
+	__sync_fetch_and_add(&first->counts, by);
+}
+
+/* The first place that is free in the row of a socket that has none. */
+static __inline struct kept *free_place(__u64 number)
+{
+	struct kept *first = nth_place(number, 0), *kept;
+
+	if (!first)
+		return NULL;
+	if (!first->state && take(first, first->socket, number, 0))
+		return first;
+	further(first, ONE_FURTHER);
+	for (__u32 nth = 1; nth < ROW; nth++) {
+		kept = nth_place(number, nth);
+		if (kept && !kept->state && take(kept, kept->socket, number, nth))
+			return kept;
+	}
+	further(first, -ONE_FURTHER);
+	return NULL;
+}
+
 /* The place of a socket that has none that is free at once. */
 static __noinline struct kept *other_place(__u64 number)
 {
@@ -452,30 +552,60 @@ static __noinline struct kept *other_place(__u64 number)
 		for (int i = 0; i < 4 && kept->socket == number; i++) {
 			if (kept->state)
 				return left_over(kept, number);
-			if (take(kept, number, number))
+			if (take(kept, number, number, 0))
 				return kept;
 		}
 	}
-	for (__u32 nth = 0; nth < ROW; nth++) {
-		kept = nth_place(number, nth);
-		if (!kept)
-			return NULL;
-		if (kept->state || !take(kept, kept->socket, number))
-			continue;
-		/* It never falls, however many raise it at once. */
-		for (int i = 0; i < ROW && *(volatile __u32 *)&deepest <= nth; i++)
-			__sync_fetch_and_add(&deepest, 1);
-		return kept;
-	}
-	return NULL;
+	return free_place(number);
 }
 
 /* A place for a connection that begins, or none when all are taken. */
 static __inline struct kept *place_for(__u64 number, struct kept *kept)
 {
-	if (kept && take(kept, number, number))
+	/* What is known and free is the first of its row. */
+	if (kept && take(kept, number, number, 0))
 		return kept;
 	return other_place(number);
+}
+
+/* One socket less is further on in its row. */
+static __noinline int nearer(__u64 number)
+{
+	struct kept *first = nth_place(number, 0);
+
+	if (first)
+		further(first, -ONE_FURTHER);
+	return 0;
+}
+
+/* Nothing is kept in the place any more. What was there still stands, until another takes it. */
+static __inline void set_free(struct kept *kept)
+{
+	__u64 number = kept->socket;
+	__u8 nth = kept->nth;
+
+	barrier();
+	kept->state = NO_STATE;
+	if (nth)
+		nearer(number);
+}
+
+/* The number of the process that has it, and with it where its owner is read: whole, if the number is read before it. */
+static __inline __u32 pid_of(const struct kept *kept, const struct owner **owner)
+{
+	__u32 pid = *(volatile __u32 *)&kept->owner.pid;
+
+	barrier();
+	*owner = &kept->owner;
+#ifndef ADIT_ARCH_x86_64
+	/* A load from an address that an earlier one has a part in comes after it. */
+	__u64 nothing = pid;
+
+	asm volatile("%1 &= 0\n\t"
+		     "%0 += %1"
+		     : "+r"(*owner), "+r"(nothing));
+#endif
+	return pid;
 }
 
 /* Whatever is left in the place is of a connection that is over; now it is another's that has no state and no owner yet. */
@@ -491,7 +621,6 @@ static __inline void begin(struct kept *kept, const __u64 now, const __u8 flags)
 	kept->by = 0;
 	kept->told = 0;
 	kept->missed = 0;
-	kept->in_call = 0;
 	barrier();
 }
 
@@ -529,7 +658,7 @@ static __inline int read_owner(struct owner *owner, const int typed)
 		READ(0, owner->start, leader->start_boottime);
 		bpf_probe_read_kernel(owner->comm, sizeof(owner->comm), __builtin_preserve_access_index(&leader->comm));
 	}
-	barrier();
+	in_order();
 	owner->pid = pid;
 	return 0;
 }

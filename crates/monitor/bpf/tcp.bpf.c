@@ -122,40 +122,68 @@ static __inline int by_packet(struct tcp_sock *tcp, int last, unsigned long sock
 	return acknowledged == written;
 }
 
+/* The place in `in_call` of a socket. */
+static __inline __u32 in_call_at(__u64 number)
+{
+	return (number * 0x9e3779b97f4a7c15ULL >> 32) % IN_CALL;
+}
+
+/* It is connect that fails. */
+static __noinline int fails_in_call(__u64 number)
+{
+	__u32 at = in_call_at(number);
+
+	in_call[at].socket = number;
+	in_call[at].ended = bpf_ktime_get_ns();
+	return 0;
+}
+
+/* Whether it was connect itself that failed, a moment ago. */
+static __inline int failed_in_call(__u64 number, __u64 now)
+{
+	__u32 at = in_call_at(number);
+
+	if (in_call[at].socket != number)
+		return 0;
+	in_call[at].socket = 0;
+	return now - in_call[at].ended < 1000000;
+}
+
 static __inline void ended(struct sock *sk, int last, const int typed)
 {
 	struct tcp_sock *tcp = tcp_of(sk, typed);
 	__u64 number = number_of(sk, typed);
 	unsigned long socket = 0;
 	struct kept *kept;
-	int error = 0, failed;
+	int error = 0, why = 0, failed;
 
 	if (!tcp)
 		return;
 	kept = known(number);
-	if (kept && (!kept->state || kept->ended))
+	if (kept && (!is_kept(kept) || kept->ended))
 		kept = NULL;
 	failed = last == SYN_SENT || (last == SYN_RECV && kept && !(kept->flags & INCOMING));
-	if (failed)
+	READ(typed, error, sk->sk_err);
+	if (failed) {
 		count_change(COUNT_FAILED);
-	else if (last != LISTEN && last != CLOSE && last != SYN_RECV)
+		why = why_failed(tcp, error, typed);
+		if (why != error)
+			fails_in_call(number);
+	} else if (last != LISTEN && last != CLOSE && last != SYN_RECV) {
 		count_change(COUNT_CLOSED);
+	}
 	if (!kept)
 		return;
 	if (last == SYN_RECV && !failed) {
 		/* Accepted before it was established, and never counted. */
-		kept->state = NO_STATE;
+		set_free(kept);
 		return;
 	}
-	READ(typed, error, sk->sk_err);
 	READ(typed, socket, sk->__sk_common.skc_flags);
 	kept->ended = !error && by_packet(tcp, last, socket, typed) ? time_of_packet(tcp, typed) : bpf_ktime_get_ns();
 	if (failed) {
 		__be16 port = 0;
-		int why = why_failed(tcp, error, typed);
 
-		/* It is connect that has failed. */
-		kept->in_call = why != error;
 		error = why;
 		/* Its number is given back already; here it still stands. */
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
@@ -181,7 +209,7 @@ static __inline void closing(struct sock *sk, const int typed)
 {
 	struct kept *kept = known(number_of(sk, typed));
 
-	if (!kept || !kept->state || kept->owner.pid || kept->by)
+	if (!kept || !is_kept(kept) || kept->owner.pid || kept->by)
 		return;
 	own(kept, BY_CLOSE, typed);
 	tell_step(kept, sk, CLAIMED, typed);
@@ -277,15 +305,12 @@ int connect_probe(struct pt_regs *ctx)
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
-	struct kept *last = known((__u64)sk), kept = {};
+	struct kept kept = {};
 	struct record *record;
 
 	kept.opened = kept.ended = bpf_ktime_get_ns();
-	if (last && last->in_call) {
-		last->in_call = 0;
-		if (kept.opened - last->ended < 1000000)
-			return 0;
-	}
+	if (failed_in_call((__u64)sk, kept.opened))
+		return 0;
 	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
 		return 0;
 	kept.socket = (__u64)sk;
@@ -383,7 +408,7 @@ static __inline int claim(struct sock *sk, const enum flag by)
 		kept->state = SYN_RECV;
 		return 0;
 	}
-	if (!kept || !kept->state || kept->state == BEGUN || kept->owner.pid || kept->by)
+	if (!kept || !is_kept(kept) || kept->owner.pid || kept->by)
 		return 0;
 	own(kept, by, 0);
 	if (!kept->ended)
@@ -458,7 +483,7 @@ static __inline int destroyed(struct sock *sk, const int typed)
 	tcp = tcp_of(sk, typed);
 	number = number_of(sk, typed);
 	kept = known(number);
-	if (!tcp || !kept || !kept->state || !kept->ended || !waited(number))
+	if (!tcp || !kept || !is_kept(kept) || !kept->ended || !waited(number))
 		return 0;
 	if (!kept->owner.pid)
 		own(kept, BY_CLOSE, typed);
@@ -497,8 +522,26 @@ static __inline void owned_by(struct kept *kept, struct task_struct *task)
 	bpf_probe_read_kernel(kept->owner.comm, sizeof(kept->owner.comm),
 			      __builtin_preserve_access_index(&leader->comm));
 	READ(0, kept->owner.cgroup, groups->dfl_cgrp->kn->id);
-	barrier();
+	in_order();
 	kept->owner.pid = task->tgid;
+}
+
+/*
+ * Whether a connection of the socket was told to be over a moment ago. That is told before the socket itself says so; it
+ * would begin anew here. Another one that was missed is found at the next look.
+ */
+static __noinline int just_ended(__u64 number)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	for (__u32 nth = 0; nth < ROW; nth++) {
+		struct kept *kept = nth_place(number, nth);
+
+		/* The time of a packet may be later than the clock was. */
+		if (kept && kept->socket == number && kept->ended + 500000000 > now)
+			return 1;
+	}
+	return 0;
 }
 
 static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
@@ -508,14 +551,14 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	struct kept *kept = known(number);
 
 	if (kept && kept->state) {
-		if (kept->state == BEGUN || kept->owner.pid || kept->by)
+		if (!is_kept(kept) || kept->owner.pid || kept->by)
 			return 0;
 		owned_by(kept, task);
 		if (!kept->ended)
 			tell_step(kept, sk, CLAIMED, 1);
 		return 0;
 	}
-	if (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV)
+	if (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV || just_ended(number))
 		return 0;
 	kept = place_for(number, kept);
 	/* It finds no room each time it is looked at; that is no loss of another connection. */
@@ -602,9 +645,13 @@ static __inline int is_gone(const struct record *record, struct sock *sk)
 /* What was written before is seen by all before what is read after: an operation with a lock is the only means to say so. */
 static __inline void all_stores_before(struct kept *kept)
 {
+#ifdef ADIT_ARCH_x86_64
 	__u32 nothing = 0;
 
-	asm volatile("lock *(u32 *)(%0 + 0) += %1" : : "r"(&kept->takers), "r"(nothing) : "memory");
+	asm volatile("lock *(u32 *)(%0 + 0) += %1" : : "r"(&kept->counts), "r"(nothing) : "memory");
+#else
+	in_order();
+#endif
 }
 
 /* Whether the place is still that of the connection, in the same state. */
@@ -626,7 +673,7 @@ static __inline void give_up(struct kept *kept, const struct kept *copy)
 	if (!enter(copy->socket))
 		return;
 	if (is_still(kept, copy))
-		kept->state = NO_STATE;
+		set_free(kept);
 	leave(copy->socket);
 }
 
@@ -636,21 +683,21 @@ int live(struct map_elem_context *ctx)
 {
 	struct seq_file *seq = ctx->meta->seq;
 	struct kept *kept = ctx->value, copy;
+	const struct owner *owner;
 	struct record record;
 	struct sock *sk;
 	unsigned char state = 0;
 	__u32 pid;
 
-	if (!kept || !kept->state || kept->state == BEGUN)
+	if (!kept || !is_kept(kept))
 		return 0;
-	/* The number of the process first: with it the owner is whole. */
-	pid = *(volatile __u32 *)&kept->owner.pid;
-	barrier();
+	pid = pid_of(kept, &owner);
 	copy = *kept;
+	copy.owner = *owner;
 	copy.owner.pid = pid;
 	barrier();
 	/* Begun meanwhile: it is not to be marked before it is filled in, which takes the mark away. */
-	if (!copy.state || copy.state == BEGUN || !is_still(kept, &copy))
+	if (!is_kept(&copy) || !is_still(kept, &copy))
 		return 0;
 	sk = (struct sock *)copy.socket;
 	fill(&record, &copy, sk, (struct tcp_sock *)sk, LIVE, 0);
@@ -684,7 +731,7 @@ int live(struct map_elem_context *ctx)
 			return 0;
 		if (!copy.owner.pid)
 			count(COUNT_UNOWNED);
-		kept->state = NO_STATE;
+		set_free(kept);
 	}
 	/* Without room in this reading it comes again in the next. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind == ENDED)

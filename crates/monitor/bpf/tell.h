@@ -8,7 +8,6 @@
 
 #include "record.h"
 
-
 static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
 {
 	__be16 port = 0;
@@ -64,11 +63,10 @@ static __inline void read_traffic(struct record *record, struct sock *sk, struct
 static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, struct tcp_sock *tcp,
 			  const enum kind kind, const int typed)
 {
-	/* Without it the owner may be half there. */
-	__u32 pid = *(volatile __u32 *)&kept->owner.pid;
+	const struct owner *owner;
+	__u32 pid = pid_of(kept, &owner);
 
-	barrier();
-	record->owner = kept->owner;
+	record->owner = *owner;
 	record->owner.pid = pid;
 	record->socket = kept->socket;
 	record->opened = kept->opened;
@@ -270,8 +268,7 @@ static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_soc
 		count(COUNT_UNOWNED);
 	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed) && !fold(kept))
 		tell_later(kept);
-	barrier();
-	kept->state = NO_STATE;
+	set_free(kept);
 }
 
 #endif

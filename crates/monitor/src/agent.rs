@@ -115,8 +115,8 @@ impl Agent {
     #[must_use]
     pub fn new(source: Box<dyn Source>, mut limits: Limits, every: Duration) -> Self {
         let way = source.way().clone();
-        // What the kernel has room for has room here.
-        limits.connections = limits.connections.max(way.capacity);
+        // What the kernel may find room for has room here: it has twice as many places.
+        limits.connections = limits.connections.max(way.capacity * 2);
         let shared = Shared {
             table: Mutex::new(Table::new(limits)),
             counts: Mutex::default(),

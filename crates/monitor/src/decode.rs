@@ -1,5 +1,5 @@
 //! What the kernel's programs write, as values: bytes in, records out. The layout is `struct record` of
-//! `bpf/tcp.bpf.c`.
+//! `bpf/record.h`.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -346,7 +346,7 @@ impl Folded {
     }
 }
 
-/// Bytes of a process and of what was added up for it: `struct process` and `struct sums` of `bpf/tcp.bpf.c`.
+/// Bytes of a process and of what was added up for it: `struct process` and `struct sums` of `bpf/record.h`.
 pub const PROCESS: usize = 16;
 /// See [`PROCESS`].
 pub const SUMS: usize = 96;

@@ -314,7 +314,7 @@ fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &
         "Entries of the tables; those of the kernel's map as the last survey found them",
         entries,
     );
-    let capacity = "Connections that the kernel's map has room for; not there when it polls, as there is no map";
+    let capacity = "Connections that the kernel's map keeps before any is likely to find no room; not there when it polls, as there is no map";
     if let Some(room) = room {
         registry.register("adit_monitor_capacity", capacity, gauge(size(room)));
     }

@@ -68,7 +68,8 @@ pub struct Way {
     pub missing: Vec<&'static str>,
     /// Why nothing better was to be had.
     pub reason: Option<Obstacle>,
-    /// How many connections can be kept at the same time, with those that are over and wait for their process.
+    /// How many connections can be kept at the same time, with those that are over and wait for their process, before any
+    /// is likely to find no room.
     pub capacity: usize,
 }
 

@@ -16,7 +16,7 @@ use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
 use child::Child;
-use monitor::decode::{End, OwnedBy, Record, Step};
+use monitor::decode::{End, OwnedBy, Record, State, Step};
 use monitor::source::{self, Options, Source, Wanted};
 
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -222,21 +222,23 @@ fn times_are_right(options: &Options) {
     client.shutdown(std::net::Shutdown::Write).unwrap();
     assert_eq!(served.read(&mut [0]).unwrap(), 0);
     let (other, other_served) = pair(&listener);
-    // Time passes in which no packet comes.
-    let quiet = Instant::now();
-    while quiet.elapsed() < Duration::from_millis(20) {
-        std::thread::yield_now();
+    let port_of = |stream: &TcpStream| stream.peer_addr().unwrap().port();
+    let (first, second) = (port_of(&served), port_of(&other_served));
+    // The acknowledgement is here; after that no packet comes.
+    let deadline = Instant::now() + DEADLINE;
+    let is_half_closed = |record: &Record| record.local.port() == first && record.state == State::FinWait2;
+    while !survey(&mut *source, port).iter().any(is_half_closed) {
+        assert!(Instant::now() < deadline, "{:#?}", survey(&mut *source, port));
     }
     let closing = now();
     // Half closed, and closed with that: no packet of the other side says so.
     drop(client);
     let closed = now();
-    let port_of = |stream: &TcpStream| stream.peer_addr().unwrap().port();
-    let (first, second) = (port_of(&served), port_of(&other_served));
     let ending = now();
     drop((other, other_served));
-    let end = now();
     let found = ends(&mut *source, port, 3);
+    // The packets of the last ends may have come at any time until now.
+    let end = now();
     let of = |port: u16, incoming: bool| {
         let mine = |record: &&Record| record.incoming == incoming && has_port(record, port);
         *found.iter().find(mine).unwrap_or_else(|| panic!("{port} {incoming} {found:#?}"))

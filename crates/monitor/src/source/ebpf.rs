@@ -10,7 +10,7 @@ use std::io::Read;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, Queue, RingBuf};
+use aya::maps::{Array, HashMap, Map, MapData, PerCpuArray, Queue, RingBuf};
 use aya::{Btf, EbpfLoader};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -26,7 +26,7 @@ pub const CAPACITY: u32 = 65_536;
 pub const RING: u32 = 2 * 1024 * 1024;
 /// Bytes of the kernel's own before each record in the ring.
 const HEADER: usize = 8;
-/// The order is that of `enum count` in `bpf/tcp.bpf.c`.
+/// The order is that of `enum count` in `bpf/record.h`.
 const COUNTS: usize = 11;
 /// An ended connection that no process closes is told without an owner after this.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -35,6 +35,9 @@ const PATIENCE: Duration = Duration::from_secs(90);
 const FOLDED_QUIET: Duration = Duration::from_secs(120);
 /// Or until there are so many processes: half of those that have room.
 const FOLDED_MANY: usize = 4_096;
+
+/// How the rings of the processors are had, from the two maps.
+type Rings = fn(BorrowedFd<'_>, BorrowedFd<'_>, usize, usize) -> std::io::Result<Ends>;
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/tcp.bpf.o"));
 
@@ -75,10 +78,10 @@ impl Ebpf {
     /// # Errors
     /// [`SourceError`] with what is missing here and what to do about it.
     pub fn open(options: &Options) -> Result<Self, SourceError> {
-        Self::open_object(OBJECT, options)
+        Self::open_object(OBJECT, options, Ends::new)
     }
 
-    fn open_object(object: &[u8], options: &Options) -> Result<Self, SourceError> {
+    fn open_object(object: &[u8], options: &Options, rings: Rings) -> Result<Self, SourceError> {
         raise_memory_limit();
         let facts = rights::Facts::here();
         let obstacle = |error: &dyn std::error::Error| SourceError::NotPermitted(rights::judge(&facts, &chain(error)));
@@ -105,7 +108,10 @@ impl Ebpf {
             .map_max_entries("turns", by_processor(1))
             .load(object)
             .map_err(|error| obstacle(&error))?;
-        let mut way = Way { source: "ebpf", capacity: places as usize, ..Way::default() };
+        // Before anything is attached: if they cannot be had, nobody is to write into them.
+        let ends = ends(&mut programs, processors, ends_of_each as usize, rings)?;
+        // More of them find room mostly, but not always.
+        let mut way = Way { source: "ebpf", capacity: places as usize / 2, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
         if way.chosen("state").is_none() {
             let state = way.parts.iter().filter(|part| part.purpose == "state");
@@ -116,7 +122,6 @@ impl Ebpf {
         way.missing = attach::missing(&way);
         way.missing.extend(super::unseen_processes());
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
-        let ends = ends(&mut programs, processors, ends_of_each as usize).map_err(|error| broken(&error))?;
         let mut map = |name: &'static str| {
             programs.take_map(name).ok_or_else(|| SourceError::broken("the object", &format!("it has no map {name}")))
         };
@@ -300,13 +305,20 @@ impl Source for Ebpf {
     }
 }
 
-/// The rings of ended connections, where the programs have them.
-fn ends(programs: &mut aya::Ebpf, processors: usize, each: usize) -> std::io::Result<Option<Ends>> {
-    match (programs.take_map("turns"), programs.take_map("ends")) {
-        (Some(Map::Array(turns)), Some(Map::Array(ends))) => {
-            Ends::new(turns.fd().as_fd(), ends.fd().as_fd(), processors, each).map(Some)
+/// The rings of ended connections, where the programs have them, and where they can be read.
+fn ends(programs: &mut aya::Ebpf, processors: usize, each: usize, rings: Rings) -> Result<Option<Ends>, SourceError> {
+    // They stay where they are: the programs that are loaded after this know them by their descriptors.
+    let (Some(Map::Array(turns)), Some(Map::Array(ends))) = (programs.map("turns"), programs.map("ends")) else {
+        return Ok(None);
+    };
+    match rings(turns.fd().as_fd(), ends.fd().as_fd(), processors, each) {
+        Ok(ends) => Ok(Some(ends)),
+        Err(error) => {
+            tracing::warn!(%error, "the rings of the processors cannot be read: all goes through the kernel's own");
+            let turns = programs.map_mut("turns").map(Array::try_from).transpose();
+            let shut = turns.and_then(|turns| turns.map_or(Ok(()), |mut turns| ends::shut(&mut turns)));
+            shut.map(|()| None).map_err(|error| SourceError::broken("a map of the kernel", &error))
         }
-        _ => Ok(None),
     }
 }
 
@@ -422,7 +434,7 @@ mod tests {
         let local = client.local_addr().expect("an address");
         // As it is left when the end of a connection was missed, in a place that is free: there is no socket any more.
         let map = MapData::from_fd(source.kept.try_clone().expect("a descriptor")).expect("the map");
-        let mut places: aya::maps::Array<_, [u8; KEPT]> = Map::Array(map).try_into().expect("an array");
+        let mut places: Array<_, [u8; KEPT]> = Map::Array(map).try_into().expect("an array");
         let free = |place: &[u8; KEPT]| place[76] == 0;
         let at = (0..places.len()).find(|at| free(&places.get(at, 0).expect("a place"))).expect("a free place");
         let mut left = [0; KEPT];
@@ -442,6 +454,55 @@ mod tests {
         };
         assert_eq!([look(), look(), look()], [(1, 1), (1, 1), (1, 0)]);
         assert!(free(&places.get(&at, 0).expect("a place")));
+    }
+
+    #[test]
+    fn sockets_that_are_not_in_the_first_place_of_their_row_are_counted_there_while_they_are_kept() {
+        let Ok(source) = Ebpf::open(&Options { capacity: Some(64), ..Options::default() }) else { return };
+        let map = MapData::from_fd(source.kept.try_clone().expect("a descriptor")).expect("the map");
+        let places: Array<_, [u8; KEPT]> = Map::Array(map).try_into().expect("an array");
+        // How many are further on in their rows, and how many of these are counted.
+        let look = || {
+            let all = (0..places.len()).map(|at| places.get(&at, 0).expect("a place"));
+            all.fold((0, 0), |(further, counted), place| {
+                let is_further = place[76] != 0 && place[81] != 0;
+                (further + u32::from(is_further), counted + u32::from(u16::from_ne_bytes([place[86], place[87]])))
+            })
+        };
+        let until = |done: &dyn Fn((u32, u32)) -> bool| {
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while !done(look()) {
+                assert!(Instant::now() < deadline, "{:?}", look());
+            }
+        };
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let pair = |_| {
+            let client = std::net::TcpStream::connect(listener.local_addr().expect("an address"));
+            (client.expect("a connection"), listener.accept().expect("a connection"))
+        };
+        for _ in 0..3 {
+            let all: Vec<_> = (0..50).map(pair).collect();
+            until(&|(further, counted)| further > 10 && further == counted);
+            drop(all);
+            // Others may have connections at any time; none of ours is left.
+            until(&|(further, counted)| further < 10 && further == counted);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_where_it_lies_comes_through_the_kernels_ring() {
+        let refused: Rings = |_, _, _, _| Err(std::io::ErrorKind::PermissionDenied.into());
+        let Ok(mut source) = Ebpf::open_object(OBJECT, &Options::default(), refused) else { return };
+        assert!(source.ends.is_none());
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        drop((std::net::TcpStream::connect(address).expect("a connection"), listener.accept().expect("a connection")));
+        let (mut told, deadline) = (0, Instant::now() + Duration::from_secs(10));
+        while told < 2 && Instant::now() < deadline {
+            let mut keep = |record: Record| told += usize::from(record.local == address || record.remote == address);
+            source.events(&mut keep).expect("events");
+        }
+        assert_eq!(told, 2);
     }
 
     #[test]
@@ -481,7 +542,7 @@ mod tests {
 
     /// What opening an object that is none of ours says.
     fn refused(object: &[u8]) -> String {
-        match Ebpf::open_object(object, &Options::default()) {
+        match Ebpf::open_object(object, &Options::default(), Ends::new) {
             Ok(_) => panic!("it was taken"),
             Err(error) => error.to_string(),
         }
@@ -505,7 +566,7 @@ mod tests {
             object[at + 1] = b'X';
         }
         let Ok(usual) = Ebpf::open(&Options::default()) else { return };
-        let without = Ebpf::open_object(&object, &Options::default()).expect("programs that do without");
+        let without = Ebpf::open_object(&object, &Options::default(), Ends::new).expect("programs that do without");
         assert_eq!(without.way.parts, usual.way.parts);
     }
 

@@ -4,16 +4,23 @@
 //! rise, and their difference is never more than the ring has room for. There are such rings only where stores are seen in
 //! the order in which they were made; elsewhere all records are in the kernel's own ring.
 
+use std::borrow::BorrowMut;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use aya::maps::{Array, MapData, MapError};
 
 use crate::decode::RECORD;
 
 /// Bytes of `struct turn` in `bpf/record.h`, and where the count of what was read is.
 const TURN: usize = 128;
 const READ: usize = 64;
+/// And where somebody says that he writes.
+const BUSY: usize = 12;
+/// Records that are taken before those who write hear of it: the line that says so is theirs to read at each.
+const TOLD_EACH: usize = 64;
 
 /// The rings.
 pub(super) struct Ends {
@@ -32,8 +39,8 @@ impl Ends {
         processors: usize,
         each: usize,
     ) -> io::Result<Self> {
-        let turns = Mapped::new(turns.as_raw_fd(), processors * TURN)?;
-        let records = Mapped::new(records.as_raw_fd(), processors * each * RECORD)?;
+        let turns = Mapped::new(turns, processors * TURN)?;
+        let records = Mapped::new(records, processors * each * RECORD)?;
         Ok(Self { turns, records, processors, each })
     }
 
@@ -43,18 +50,30 @@ impl Ends {
             let written = self.turns.count(processor * TURN).load(Ordering::Acquire);
             let read = self.turns.count(processor * TURN + READ);
             let mut next = read.load(Ordering::Relaxed);
-            for _ in 0..self.each {
+            for taken in 1..=self.each {
                 if next == written {
                     break;
                 }
                 // The ring is a power of two, so the lower bits of the count are the place.
                 let at = usize::try_from(next).unwrap_or_default() & (self.each - 1);
-                record(&self.records.bytes((processor * self.each + at) * RECORD));
+                let copy = self.records.bytes((processor * self.each + at) * RECORD);
                 next = next.wrapping_add(1);
+                // What was taken has room again while the rest is worked on.
+                if taken % TOLD_EACH == 0 {
+                    read.store(next, Ordering::Release);
+                }
+                record(&copy);
             }
             read.store(next, Ordering::Release);
         }
     }
+}
+
+/// Lets nobody write there, as nobody can read it; to be called before any program runs. They write into the kernel's ring.
+pub(super) fn shut(turns: &mut Array<impl BorrowMut<MapData>, [u8; TURN]>) -> Result<(), MapError> {
+    let mut taken = [0; TURN];
+    taken[BUSY] = 1;
+    (0..turns.len()).try_for_each(|processor| turns.set(processor, taken, 0))
 }
 
 /// How many records the ring of each processor has, of so many bytes for all.
@@ -76,12 +95,11 @@ struct Mapped {
 unsafe impl Send for Mapped {}
 
 impl Mapped {
-    fn new(map: libc::c_int, length: usize) -> io::Result<Self> {
-        let flags = if map < 0 { libc::MAP_SHARED | libc::MAP_ANONYMOUS } else { libc::MAP_SHARED };
-        let may = libc::PROT_READ | libc::PROT_WRITE;
+    fn new(map: BorrowedFd<'_>, length: usize) -> io::Result<Self> {
+        let (may, map) = (libc::PROT_READ | libc::PROT_WRITE, map.as_raw_fd());
         #[expect(unsafe_code, reason = "the rings are read where they lie")]
         // SAFETY: the kernel chooses where, so nothing else is touched; and it has checked the length against the map's.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, may, flags, map, 0) };
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), length, may, libc::MAP_SHARED, map, 0) };
         if start == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -122,13 +140,18 @@ impl Drop for Mapped {
 
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd as _;
+
     use super::*;
 
     /// Rings that no kernel writes.
     fn rings(processors: usize, each: usize) -> Ends {
-        let turns = Mapped::new(-1, processors * TURN).unwrap();
-        let records = Mapped::new(-1, processors * each * RECORD).unwrap();
-        Ends { turns, records, processors, each }
+        let [turns, records] = [TURN, each * RECORD].map(|size| {
+            let file = tempfile::tempfile().unwrap();
+            file.set_len((processors * size) as u64).unwrap();
+            file
+        });
+        Ends::new(turns.as_fd(), records.as_fd(), processors, each).unwrap()
     }
 
     /// As a program does it; false when there is no room.
@@ -172,6 +195,20 @@ mod tests {
         assert_eq!((0..10).filter(|mark| write(&ends, 0, *mark)).count(), 8);
         assert_eq!(taken(&mut ends), (0..8).collect::<Vec<_>>());
         assert!(write(&ends, 0, 9));
+    }
+
+    #[test]
+    fn a_ring_has_room_again_while_what_was_taken_from_it_is_worked_on() {
+        let mut ends = rings(1, 256);
+        assert_eq!((0..=255).filter(|mark| write(&ends, 0, *mark)).count(), 256);
+        let read = ends.turns.start;
+        let mut room = Vec::new();
+        ends.take(|_| {
+            #[expect(unsafe_code, reason = "the rings are lent out")]
+            // SAFETY: it is the count of what was read, in memory that lives as long as the rings.
+            room.push(unsafe { read.byte_add(READ).cast::<AtomicU64>().as_ref() }.load(Ordering::Relaxed));
+        });
+        assert_eq!((room[0], room[63], room[200], room[255]), (0, 64, 192, 256));
     }
 
     #[test]
