@@ -560,8 +560,7 @@ async fn a_restart_by_a_user_is_no_loss() {
     place.start();
     place.logged("\"event\":\"ready\"").await;
     place.ok(&["restart", "db"]);
-    place.logged("db: dialled anew").await;
-    place.logged("\"event\":\"back\"").await;
+    place.logged("db: running after the restart").await;
     place.ok(&["stop", "db"]);
     place.ok(&["start", "db"]);
     place.logged("db: started by a user").await;
