@@ -282,8 +282,11 @@ impl Forward {
     fn fail(&mut self, now: Instant, trouble: Trouble, random: u64) {
         self.reason = Some(trouble.reason);
         if trouble.permanent {
-            let until = (self.settings.start == Start::Always).then(|| now + self.settings.retry_failed.max(WAIT_MIN));
-            return self.enter(now, State::Failed { until });
+            let again = trouble.until.unwrap_or(now + self.settings.retry_failed).max(now + WAIT_MIN);
+            return self.enter(now, State::Failed { until: (self.settings.start == Start::Always).then_some(again) });
+        }
+        if let Some(until) = trouble.until {
+            return self.enter(now, State::Backoff { until: until.max(now + WAIT_MIN) });
         }
         if trouble.away {
             // Not counted: whoever dials for all of them has a pace of its own.

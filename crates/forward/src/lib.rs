@@ -37,6 +37,7 @@ pub use set::{ForwardSet, ForwardSpec};
 pub use ssh::ask::{SECRET_VARIABLES, SshAsk};
 pub use ssh::dial::ShownKey;
 pub use ssh::error::SshError;
+pub use ssh::look::SshFacts;
 pub use ssh::remote::{RemoteEvent, RemoteEvents, RemotePort, RemotePorts};
 pub use ssh::servers::SshServers;
 pub use supervisor::{Forward, ForwardOptions, Lease};

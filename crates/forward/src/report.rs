@@ -51,6 +51,8 @@ pub struct ForwardReport {
     pub took: Option<Duration>,
     /// What probes say, when it is probed.
     pub health: Option<HealthReport>,
+    /// Until when nothing is tried, whoever asks for it: a person has to do something.
+    pub held_until: Option<Instant>,
     /// What went wrong last: an attempt, a connection of anybody's, a probe.
     pub last_error: Option<LastTrouble>,
 }

@@ -1,7 +1,7 @@
 //! A running target, whatever its kind.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_core::forward::Reason;
 use adit_core::target::{LocalTarget, Target};
@@ -154,6 +154,22 @@ impl Session {
             Self::Jump(session) => session.open().await,
             Self::Ssh(session) => session.open().await,
             Self::Direct { connect, .. } => connect.open().await.map(Io::Tcp),
+        }
+    }
+
+    /// Since when there is no way to what it leads through, as far as that is known: an SSH server.
+    pub(crate) fn down_since(&self) -> Option<Instant> {
+        match self {
+            Self::Ssh(session) => session.down_since(),
+            Self::Kube(_) | Self::Jump(_) | Self::Direct { .. } => None,
+        }
+    }
+
+    /// Until when nothing is tried, as it waits for a person.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        match self {
+            Self::Ssh(session) => session.held_until(),
+            Self::Kube(_) | Self::Jump(_) | Self::Direct { .. } => None,
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `auth`, `keys`, `ask` | who we are |
 //! | `link`, `stream`, `flow`, `leaving` | one connection, its streams, what of them waits, how they end |
 //! | `life` | which connections live |
+//! | `look` | what keeps a login from being made, seen without a word to the server |
 //! | `refusals` | why a server opens no stream |
 //! | `budget` | how much of all streams may wait |
 //! | `roomy` | the way through another server |
@@ -22,6 +23,7 @@
 pub(crate) mod ask;
 pub(crate) mod dial;
 pub(crate) mod error;
+pub(crate) mod look;
 pub(crate) mod remote;
 pub(crate) mod servers;
 pub(crate) mod target;

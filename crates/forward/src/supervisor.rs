@@ -35,6 +35,10 @@ use limited::Rate;
 const FIRST_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long a connection waits for a pod once the forward has worked.
 const LATER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection waits for an SSH server, counted from when that was first not to be reached; and how long one that
+/// comes later, so that it sees one more try.
+const DOWN_TIMEOUT: Duration = Duration::from_secs(10);
+const DOWN_LATER_TIMEOUT: Duration = Duration::from_secs(2);
 /// An API server that was away is found this soon after its return: a connection that waits must not give up first.
 const RETRY_AT_LEAST_EVERY: Duration = Duration::from_secs(2);
 
@@ -202,6 +206,7 @@ impl Forward {
             lost_since: None,
             took: None,
             health: options.health.as_ref().map(|_| HealthReport::unknown()),
+            held_until: None,
             last_error: None,
         };
         let shared = Arc::new(Shared {
@@ -251,7 +256,8 @@ impl Forward {
         let known = Arc::clone(&self.shared.report.borrow());
         let (status, health, last_error) =
             (self.shared.machine_status(), self.shared.health(), self.shared.last_error());
-        ForwardReport { status, health, last_error, ..(*known).clone() }
+        let held_until = self.shared.kept_session().and_then(|session| session.held_until());
+        ForwardReport { status, health, held_until, last_error, ..(*known).clone() }
     }
 
     /// What to do about why it is not ready.
@@ -307,8 +313,7 @@ impl Forward {
 
     /// The machine slept, or its network changed: everything is dialled anew.
     pub fn wake(&self) {
-        let session = self.shared.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade();
-        if let Some(session) = session {
+        if let Some(session) = self.shared.kept_session() {
             session.wake();
         }
         if let Some(reach) = &*self.shared.reach.lock().unwrap_or_else(PoisonError::into_inner) {
@@ -558,6 +563,7 @@ impl Shared {
                     changed = sessions.changed() => changed,
                     changed = reports.changed() => changed,
                     () = changed(&mut target) => Ok(()),
+                    () = until(self.until_down(begun)) => return Err(self.not_ready(begun.elapsed())),
                     () = until(give_up) => match unreached {
                         Some(unreached) => {
                             return Err(unreached.into_connect(self.target.to_string(), begun.elapsed()));
@@ -570,20 +576,32 @@ impl Shared {
         });
         match waited.await {
             Ok(result) => result,
-            Err(_) => {
-                let report = self.report.borrow();
-                let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
-                let reason = reason.unwrap_or_else(|| "it takes long to start".into());
-                let hint = self.target_status().and_then(|status| status.borrow().hint.clone());
-                Err(ConnectError::NotReady { target: self.target.to_string(), after, reason, hint })
-            }
+            Err(_) => Err(self.not_ready(after)),
         }
     }
 
     /// What is known of the target, also while nothing can be opened.
     fn target_status(&self) -> Option<watch::Receiver<KubeStatus>> {
-        let session = self.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade()?;
-        Some(session.status())
+        Some(self.kept_session()?.status())
+    }
+
+    fn kept_session(&self) -> Option<Arc<Session>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).upgrade()
+    }
+
+    /// Until when a connection that came at a time waits for a server that is known to be away.
+    fn until_down(&self, begun: Instant) -> Option<Instant> {
+        let since = self.kept_session()?.down_since()?;
+        Some((since + DOWN_TIMEOUT).max(begun + DOWN_LATER_TIMEOUT))
+    }
+
+    /// That it took too long, with what was waited for.
+    fn not_ready(&self, after: Duration) -> ConnectError {
+        let report = self.report.borrow();
+        let reason = report.waiting_for.clone().or_else(|| report.status.reason.as_deref().map(str::to_owned));
+        let reason = reason.unwrap_or_else(|| "it takes long to start".into());
+        let hint = self.target_status().and_then(|status| status.borrow().hint.clone());
+        ConnectError::NotReady { target: self.target.to_string(), after, reason, hint }
     }
 }
 

@@ -17,7 +17,19 @@ const PATIENCE: Duration = Duration::from_millis(300);
 /// For bash: clap's function first, then names where a forward or a tag is meant.
 const BASH: &str = r#"_adit_with_names() {
     _adit "$@"
-    local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" command="" at what="" IFS=$'\n'
+    local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" command="" at what="" value IFS=$'\n'
+    local -a file=()
+    for ((at = 1; at < COMP_CWORD; at++)); do
+        case "${COMP_WORDS[at]}" in
+            -f|--config)
+                # Bash splits --config=FILE in three.
+                value="${COMP_WORDS[at+1]}"
+                [[ $value == = ]] && value="${COMP_WORDS[at+2]}"
+                # As it was typed: what the shell would have done with it is not done yet.
+                value="${value//[\"\'\\]/}"
+                file=(--config "${value/#~\//$HOME/}") ;;
+        esac
+    done
     for ((at = 1; at < COMP_CWORD; at++)); do
         case "${COMP_WORDS[at]}" in
             -f|--config|-o|--output|--log-format) ((at++)) ;;
@@ -42,7 +54,7 @@ const BASH: &str = r#"_adit_with_names() {
     COMPREPLY=()
     while IFS= read -r name; do
         [[ $name == "$cur"* ]] && COMPREPLY+=("$(printf %q "$name")")
-    done < <("${COMP_WORDS[0]}" complete "$what" 2>/dev/null)
+    done < <("${COMP_WORDS[0]}" complete "$what" "${file[@]}" 2>/dev/null)
 }
 
 "#;
@@ -52,8 +64,19 @@ const ZSH_START: &str = "\nif [ \"$funcstack[1]\" = \"_adit\" ]; then\n";
 /// For zsh: the functions that its specifications name.
 const ZSH: &str = r#"
 _adit_names() {
-    local -a names
-    names=(${(f)"$(_call_program names adit complete $1 2>/dev/null)"})
+    local -a names file line
+    local at value
+    # Of the whole line: what stands before the command is not among the words here.
+    line=(${(z)BUFFER})
+    for ((at = 1; at <= $#line; at++)); do
+        value=""
+        case $line[at] in
+            -f|--config) value=${(Q)line[at+1]} ;;
+            --config=*) value=${(Q)${line[at]#--config=}} ;;
+        esac
+        [[ -n $value ]] && file=(--config ${value/#\~\//$HOME/})
+    done
+    names=(${(f)"$(_call_program names adit complete $1 ${(q)file} 2>/dev/null)"})
     compadd -a names
 }
 _adit_forwards() { _adit_names forwards }
@@ -63,10 +86,24 @@ _adit_tags() { _adit_names tags }
 "#;
 
 /// For fish.
-const FISH: &str = r#"complete -c adit -n "__fish_adit_using_subcommand start stop restart status" -f -a "(adit complete forwards 2>/dev/null)"
-complete -c adit -n "__fish_adit_using_subcommand up" -f -a "(adit complete entrances 2>/dev/null)"
-complete -c adit -n "__fish_adit_using_subcommand logs" -f -a "(adit complete logs 2>/dev/null)"
-complete -c adit -n "__fish_adit_using_subcommand start stop restart status up" -s t -l tag -x -a "(adit complete tags 2>/dev/null)"
+const FISH: &str = r#"function __adit_names
+    set -l words (commandline -opc)
+    set -l file
+    for at in (seq (count $words))
+        switch $words[$at]
+            case -f --config
+                set -l next (math $at + 1)
+                test $next -le (count $words); and set file --config (string replace -r -- '^~/' "$HOME/" $words[$next])
+            case '--config=*'
+                set file --config (string replace -- '--config=' '' $words[$at] | string replace -r -- '^~/' "$HOME/")
+        end
+    end
+    adit complete $argv $file 2>/dev/null
+end
+complete -c adit -n "__fish_adit_using_subcommand start stop restart status" -f -a "(__adit_names forwards)"
+complete -c adit -n "__fish_adit_using_subcommand up" -f -a "(__adit_names entrances)"
+complete -c adit -n "__fish_adit_using_subcommand logs" -f -a "(__adit_names logs)"
+complete -c adit -n "__fish_adit_using_subcommand start stop restart status up" -s t -l tag -x -a "(__adit_names tags)"
 "#;
 
 /// Which names are wanted.
@@ -144,6 +181,8 @@ fn found(global: &Global, what: Names) -> Option<Vec<String>> {
         Names::Entrances => None,
         _ => on_runtime(Some(1), daemon::told(&place, PATIENCE)).ok().flatten(),
     };
+    // Of another file than the daemon's it knows nothing.
+    let status = status.filter(|status| !daemon::is_of_another_file(global, status));
     match status {
         Some(status) => Some(of_status(&status, what)),
         None => Some(of_file(&file(global)?, what)),
@@ -197,7 +236,7 @@ mod tests {
         assert!(!zsh.contains("Forwards by name:_default"), "{zsh}");
         let fish = script_of(Shell::Fish);
         assert!(
-            fish.contains("using_subcommand start stop restart status\" -f -a \"(adit complete forwards"),
+            fish.contains("using_subcommand start stop restart status\" -f -a \"(__adit_names forwards)"),
             "{fish}"
         );
     }
@@ -219,6 +258,30 @@ mod tests {
         assert_eq!(complete("").lines().count(), 4, "{}", complete(""));
         assert!(complete("we").contains("we\\;touch"), "{}", complete("we"));
         assert!(!marks.exists(), "what stood in a name was run");
+    }
+
+    #[test]
+    fn the_file_that_a_command_line_names_is_asked_for_names() {
+        let script = format!(
+            "adit() {{ local IFS=' '; printf '%s\\n' \"$*\"; }}\n_adit() {{ :; }}\n{BASH}\n\
+             COMP_WORDS=(\"$@\") COMP_CWORD=$(($# - 1)); _adit_with_names; printf '%s\\n' \"${{COMPREPLY[@]}}\""
+        );
+        let asked = |words: &[&str]| {
+            let mut command = std::process::Command::new("bash");
+            command.env("HOME", "/home/me").args(["-c", &script, "bash"]).args(words);
+            let output = command.output().unwrap();
+            String::from_utf8(output.stdout).unwrap().replace('\\', "").trim().to_owned()
+        };
+        assert_eq!(asked(&["adit", "start", ""]), "complete forwards");
+        let named = "complete forwards --config /home/me/other.yaml";
+        for words in [
+            ["adit", "--config", "~/other.yaml", "start", ""].as_slice(),
+            &["adit", "start", "-f", "~/other.yaml", ""],
+            &["adit", "start", "--config", "=", "~/other.yaml", ""],
+            &["adit", "start", "-f", "'/home/me/other.yaml'", ""],
+        ] {
+            assert_eq!(asked(words), named, "{words:?}");
+        }
     }
 
     #[test]

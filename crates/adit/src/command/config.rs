@@ -38,13 +38,14 @@ pub(crate) enum ConfigCommand {
     },
     /// Print forwards of adit.yaml as a file of their own, to be passed on
     ///
-    /// With everything that holds for them, what they lead to, and without secrets: where one was, `[redacted]` stands.
+    /// With everything that holds for them, what they lead to, and without secrets: where one was, `[redacted]` stands. A
+    /// reference such as `${PASSWORD}` and a path such as `~/.ssh/id` stay as they are written.
     Export(ExportArguments),
     /// Print a JSON Schema of adit.yaml, for editors
     Schema,
     /// Turn another tool's file into an adit.yaml
     ///
-    /// The new file goes to standard output, notes on what has no equivalent to standard error.
+    /// The new file goes to standard output or to TO, notes on what has no equivalent to standard error.
     Import(ImportArguments),
 }
 
@@ -73,6 +74,9 @@ pub(crate) struct ImportArguments {
     tool: Tool,
     /// The file, such as ~/.autotunnel.yaml
     file: PathBuf,
+    /// The file to write, only when all went well; one that is there is left alone
+    #[arg(value_name = "TO")]
+    to: Option<PathBuf>,
 }
 
 /// Tools whose files can be read.
@@ -97,17 +101,7 @@ pub(crate) fn run(global: &Global, command: &ConfigCommand) -> Result<ExitCode, 
 }
 
 fn init(global: &Global, path: &Path) -> Result<(), Failure> {
-    let fault = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::AlreadyExists => Failure::new(
-            Fault::Usage,
-            format!("{} is there already", path.display()),
-            "name another file: adit config init FILE",
-        ),
-        _ => Failure::new(Fault::Usage, format!("{}: {error}", path.display()), "name a file in a directory of yours"),
-    };
-    // Made only when it is not there, whoever else may be making it at this moment.
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(fault)?;
-    file.write_all(DEFAULT_FILE.as_bytes()).map_err(fault)?;
+    write_new(path, DEFAULT_FILE, "name another file: adit config init FILE")?;
     match global.output {
         Output::Text => terminal::say(&format!(
             "wrote {}: fill in your own services, then try: adit config check {0}",
@@ -116,6 +110,19 @@ fn init(global: &Global, path: &Path) -> Result<(), Failure> {
         Output::Json => terminal::data(&format!("{}\n", json!({ "file": path, "written": true }))),
     }
     Ok(())
+}
+
+/// Makes a file; one that is there stays as it is.
+fn write_new(path: &Path, text: &str, when_there: &str) -> Result<(), Failure> {
+    let fault = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => {
+            Failure::new(Fault::Usage, format!("{} is there already", path.display()), when_there)
+        }
+        _ => Failure::new(Fault::Usage, format!("{}: {error}", path.display()), "name a file in a directory of yours"),
+    };
+    // Made only when it is not there, whoever else may be making it at this moment.
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).open(path).map_err(fault)?;
+    file.write_all(text.as_bytes()).map_err(fault)
 }
 
 /// The agent's file that is meant: given, or in the usual places.
@@ -184,13 +191,20 @@ fn import(global: &Global, arguments: &ImportArguments) -> Result<(), Failure> {
         Tool::Autotunnel => import::autotunnel(&text, &name)?,
         Tool::Localport => import::localport(&text, &name)?,
     };
-    match global.output {
-        Output::Text => {
-            terminal::data(&imported.yaml);
+    if let Some(to) = &arguments.to {
+        write_new(to, &imported.yaml, "name another file, or remove that one")?;
+    }
+    match (global.output, &arguments.to) {
+        (Output::Text, to) => {
+            match to {
+                Some(to) => terminal::say(&format!("wrote {0}: adit config check {0}", to.display())),
+                None => terminal::data(&imported.yaml),
+            }
             imported.notes.iter().for_each(|note| terminal::say(&format!("note: {note}")));
         }
-        Output::Json => {
-            terminal::data(&format!("{}\n", json!({ "yaml": imported.yaml, "notes": imported.notes })));
+        (Output::Json, to) => {
+            let said = json!({ "yaml": imported.yaml, "notes": imported.notes, "file": to });
+            terminal::data(&format!("{said}\n"));
         }
     }
     Ok(())

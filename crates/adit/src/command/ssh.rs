@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use ::forward::{SshAsk, SshServers};
+use adit_core::config::AgentFile;
 use adit_core::config::unit::parse_duration;
 use adit_core::diagnose::Fault;
 use adit_core::secret::Secret;
-use adit_core::target::{SshBackend, SshOptions, SshServer, SshTarget};
+use adit_core::target::{SshBackend, SshOptions, SshServer, SshTarget, Target};
 use clap::{Args, Subcommand};
 use runtime::Scope;
 use serde_json::json;
@@ -24,7 +25,7 @@ pub(crate) enum SshCommand {
     ///
     /// Nothing is run there. With ssh://HOST/DESTHOST:DESTPORT a stream to that destination is opened as well.
     Test {
-        /// `[USER@]HOST[:PORT]`, a Host of ~/.ssh/config, or ssh://HOST/DESTHOST:DESTPORT
+        /// `[USER@]HOST[:PORT]`, a Host of ~/.ssh/config, ssh://HOST/DESTHOST:DESTPORT, or a forward of adit.yaml
         target: String,
         #[command(flatten)]
         how: SshArguments,
@@ -34,7 +35,7 @@ pub(crate) enum SshCommand {
     /// It is written into the file of known hosts that ssh uses too. Compare the fingerprint with the one that the
     /// server's owner names.
     Trust {
-        /// `[USER@]HOST[:PORT]`, or a Host of ~/.ssh/config
+        /// `[USER@]HOST[:PORT]`, a Host of ~/.ssh/config, or a forward of adit.yaml
         host: String,
         /// Accept it only if this is its fingerprint, and do not ask
         #[arg(long, value_name = "SHA256:…")]
@@ -100,15 +101,57 @@ pub(crate) fn run(global: &Global, command: &SshCommand) -> Result<ExitCode, Fai
     global.start_logs(Some("warn"), false)?;
     match command {
         SshCommand::Test { target, how } => {
-            let (server, destination) = parse(target)?;
-            let server = server.with(how.options()?);
+            let (server, destination) = meant(global, target, how)?;
             on_runtime(Some(1), test(global, &server, destination))?
         }
         SshCommand::Trust { host, fingerprint, yes, how } => {
-            let (server, _) = parse(host)?;
-            let server = server.with(how.options()?);
+            let (server, _) = meant(global, host, how)?;
             on_runtime(Some(1), trust(global, &server, fingerprint.as_deref(), *yes))?
         }
+    }
+}
+
+/// A server and a destination there.
+type Meant = (SshServer, Option<(String, u16)>);
+
+/// What is to be looked at: a forward of the file that leads through a server, or what was written.
+fn meant(global: &Global, text: &str, how: &SshArguments) -> Result<Meant, Failure> {
+    let options = how.options()?;
+    match of_forward(global, text) {
+        Some(target) => {
+            terminal::say(&format!("the forward {text} leads to {target}"));
+            let known = (*target.server.options).clone();
+            let destination = (target.host.bare(), target.port.get());
+            Ok((target.server.with(over(known, options)), Some(destination)))
+        }
+        None => parse(text).map(|(server, destination)| (server.with(options), destination)),
+    }
+}
+
+/// Where a forward of this name leads, if that is through an SSH server. A file that cannot be read has none: what was
+/// written is a host then.
+fn of_forward(global: &Global, name: &str) -> Option<SshTarget> {
+    let path = super::up::path(global)?;
+    let text = super::files::read(&path).ok()?;
+    // What other forwards need may be set elsewhere.
+    let variable = |name: &str| super::files::environment(name).or_else(|| Some(String::new()));
+    let file = AgentFile::parse(&path.display().to_string(), &text, &variable).ok()?;
+    match &file.forward(name)?.to {
+        Target::Ssh(target) => Some(target.clone()),
+        _ => None,
+    }
+}
+
+/// What the file says of a login, with what the command line says over it.
+fn over(file: SshOptions, line: SshOptions) -> SshOptions {
+    SshOptions {
+        key: line.key.or(file.key),
+        config: line.config.or(file.config),
+        known_hosts: line.known_hosts.or(file.known_hosts),
+        jump: line.jump.or(file.jump),
+        connect_timeout: line.connect_timeout.or(file.connect_timeout),
+        backend: if line.backend == SshBackend::Auto { file.backend } else { line.backend },
+        ..file
     }
 }
 
@@ -123,7 +166,7 @@ pub(crate) fn ask() -> Option<SshAsk> {
     })
 }
 
-fn parse(text: &str) -> Result<(SshServer, Option<(String, u16)>), Failure> {
+fn parse(text: &str) -> Result<Meant, Failure> {
     let rest = text.strip_prefix("ssh://").unwrap_or(text);
     if rest.contains('/') {
         let target = SshTarget::parse(&format!("ssh://{rest}")).map_err(|error| failure(&error))?;
@@ -234,5 +277,20 @@ mod tests {
             assert_eq!((found.to_string().as_str(), to), (server, destination));
         }
         assert!(parse("-oProxyCommand=x").is_err());
+    }
+
+    #[test]
+    fn what_the_command_line_says_goes_over_what_the_file_says() {
+        let file = SshOptions {
+            key: Some("/file".into()),
+            jump: Some("hop".to_owned()),
+            backend: SshBackend::OpenSsh,
+            ..SshOptions::default()
+        };
+        let line = SshOptions { key: Some("/line".into()), ..SshOptions::default() };
+        let both = over(file.clone(), line);
+        assert_eq!((both.key, both.jump), (Some("/line".into()), Some("hop".to_owned())));
+        assert_eq!(both.backend, SshBackend::OpenSsh);
+        assert_eq!(over(file.clone(), SshOptions::default()), file);
     }
 }

@@ -111,7 +111,7 @@ async fn serve(global: &Global, source: Source, read: source::Read) -> Result<Ex
     running.mention_trust();
     let running = Arc::new(Mutex::new(running));
     reload_on_change(&scope, &running, source, &watch, &view);
-    watch_clock(&scope, &running);
+    watch_clock(&scope, &running, &view);
     view.follow(&scope, &running);
     let on_phase = |phase| match phase {
         Phase::StopAccepting => lock(&running).stop(),
@@ -187,18 +187,19 @@ fn reload_on_change(
 }
 
 /// After a sleep of the machine everything is dialled anew: what was connected is gone, though nothing says so.
-fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>) {
-    watch_machine(scope, running, || (Instant::now(), SystemTime::now()), Network::now);
+fn watch_clock(scope: &Scope, running: &Arc<Mutex<Running>>, view: &Arc<View>) {
+    watch_machine(scope, running, view, || (Instant::now(), SystemTime::now()), Network::now);
 }
 
 /// The same by the clocks and the network that it is told of.
 fn watch_machine(
     scope: &Scope,
     running: &Arc<Mutex<Running>>,
+    view: &Arc<View>,
     now: impl Fn() -> (Instant, SystemTime) + Send + 'static,
     network: impl Fn() -> Network + Send + 'static,
 ) {
-    let (task_scope, running) = (scope.clone(), Arc::downgrade(running));
+    let (task_scope, running, view) = (scope.clone(), Arc::downgrade(running), Arc::clone(view));
     scope.spawn("clock", async move {
         // A reload may hold it and wait for a task: that must not be one of this thread.
         let blocking = task_scope.clone();
@@ -211,11 +212,11 @@ fn watch_machine(
             });
         };
         let woke = |slept| {
-            tracing::info!(?slept, "the machine was asleep: dialling anew");
+            view.woke(slept);
             wake();
         };
         let moved = || {
-            tracing::info!("this machine is in another network: dialling anew");
+            view.moved();
             wake();
         };
         tokio::join!(clock::watch(&task_scope, now, woke), clock::watch_network(&task_scope, network, moved));
@@ -268,7 +269,7 @@ mod tests {
             let hour = Duration::from_secs(if asleep.load(Ordering::Relaxed) { 3600 } else { 0 });
             (start.into_std() + awake, SystemTime::UNIX_EPOCH + awake + hour)
         };
-        watch_machine(&scope, &running, now, network);
+        watch_machine(&scope, &running, &View::silent(), now, network);
         dialled(&running, 1).await;
         moved.store(true, Ordering::Relaxed);
         dialled(&running, 2).await;

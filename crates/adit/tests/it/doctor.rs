@@ -104,6 +104,39 @@ fn what_is_in_the_way_is_said_with_what_to_do() {
 }
 
 #[test]
+fn an_ssh_server_whose_key_is_not_known_is_in_the_way_and_clusters_are_no_matter_without_one() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let home = home();
+    write(home.path(), "key", "no key yet");
+    let key = home.path().join("key");
+    let mode = |mode: u32| std::fs::set_permissions(&key, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(0o644);
+    let file = "forwards:\n  db:\n    to: { ssh: { server: me@bastion.invalid, host: db, port: 5432, key: key, known_hosts: known } }\n";
+    write(home.path(), "adit.yaml", file);
+    write(home.path(), "known", "");
+    let (code, report) = doctor(home.path(), &[]);
+    assert_eq!(code, 1, "{report:#}");
+    assert_eq!(of(&report, "kubeconfig"), ["ok nothing in the file leads to a cluster"]);
+    let told = of(&report, "ssh");
+    assert!(
+        told.iter().any(|line| line == "fail no host key of me@bastion.invalid is known, so it is refused"),
+        "{told:?}"
+    );
+    assert!(
+        told.iter().any(|line| line.ends_with("others may read it (mode 644)") && line.starts_with("fail ")),
+        "{told:?}"
+    );
+    mode(0o600);
+    write(
+        home.path(),
+        "known",
+        "bastion.invalid ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH\n",
+    );
+    let (code, report) = doctor(home.path(), &[]);
+    assert_eq!(code, 0, "{report:#}");
+}
+
+#[test]
 fn a_file_with_problems_is_in_the_way() {
     let home = home();
     write(home.path(), "adit.yaml", "forwards: { a: { to: 'ftp://x', lsten: 1 } }\n");

@@ -220,3 +220,28 @@ async fn s6_no_secret_is_in_a_trace() {
     eventually(DEADLINE, "a login and a probe", traced).await;
     assert!(origin.connections() > 0 && !said().contains("sesame"), "{}", said());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_forward_of_the_file_is_tested_and_trusted_by_its_name() {
+    let (sshd, origin) = (Sshd::start(&[]).await, TcpOrigin::start().await.unwrap());
+    let home = tempfile::tempdir().unwrap();
+    let known = home.path().join("known");
+    let file = format!(
+        "forwards:\n  db:\n    to: {{ ssh: {{ server: \"{}@{}\", host: 127.0.0.1, port: {}, key: \"{}\", known_hosts: \"{}\" }} }}\n  \
+         other: {{ to: \"tcp://${{UNSET}}h:1\" }}\n",
+        sshd.user(),
+        sshd.addr(),
+        origin.addr().port(),
+        sshd.key().display(),
+        known.display(),
+    );
+    std::fs::write(home.path().join("adit.yaml"), file).unwrap();
+    assert!(!test_alone(home.path(), &["db"]).status.success(), "its key is not known yet");
+    let (done, said) = trust(home.path(), &["--yes", "db"]);
+    assert!(done, "{said}");
+    assert!(std::fs::read_to_string(&known).unwrap().contains("ssh-"), "in the file that the forward names");
+    let output = test_alone(home.path(), &["db"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    assert!(said.contains(&format!("reaches {}\n", origin.addr())), "{said}");
+}

@@ -12,6 +12,11 @@ use crate::diagnose::{Diagnose, Fault};
 use crate::near;
 use crate::target::Target;
 
+/// Keys of a forward whose values are paths.
+const PATHS: [&str; 6] = ["key", "passphrase_file", "password_file", "config", "known_hosts", "ca"];
+/// What stands before a secret in a header `Authorization`.
+const SCHEMES: [&str; 3] = ["Bearer ", "Basic ", "Token "];
+
 /// Which forwards are exported, and how much is said of each.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
@@ -49,7 +54,8 @@ impl Exported {
     }
 
     /// The same with references such as `${PASSWORD}` in the place of secrets, where the file `text` has one: it is none
-    /// itself. What names a secret in part, or gives a default for it, stays left out.
+    /// itself. What names a secret in part, or gives a default for it, stays left out. Paths are as they are written there:
+    /// `~/` means the home directory of whoever reads the file.
     #[must_use]
     pub fn with_references(mut self, text: &str) -> Self {
         if let Ok((node, _)) = tree::read("", text) {
@@ -175,10 +181,8 @@ fn without_defaults(written: Written, forward: &ForwardConfig) -> Written {
 fn restore(written: &mut Written, node: Option<&Node>, inherited: Option<&Node>) {
     match written {
         Written::Text(text) if text == REDACTED => {
-            if let Some(Node { value: tree::Value::Text(reference), .. }) = node
-                && is_reference(reference)
-            {
-                *written = Written::Template(reference.clone());
+            if let Some(reference) = text_of(node).filter(|text| is_reference(text)) {
+                *written = Written::Template(reference.to_owned());
             }
         }
         Written::Map(entries) => {
@@ -186,6 +190,11 @@ fn restore(written: &mut Written, node: Option<&Node>, inherited: Option<&Node>)
                 let own = node.and_then(|node| below(node, &[&entry.key]));
                 let default = inherited.and_then(|node| below(node, &[&entry.key]));
                 match entry.key.as_str() {
+                    key if PATHS.contains(&key) && matches!(entry.value, Written::Text(_)) => {
+                        if let Some(path) = text_of(own.or(default)) {
+                            entry.value = as_it_stands(path);
+                        }
+                    }
                     "health" => restore(&mut entry.value, own.or(inherited), inherited),
                     _ if matches!(entry.value, Written::Map(_)) => {
                         restore(&mut entry.value, own, default.or(inherited));
@@ -205,9 +214,23 @@ fn below<'a>(node: &'a Node, path: &[&str]) -> Option<&'a Node> {
     })
 }
 
-/// `${NAME}` and nothing else.
+fn text_of(node: Option<&Node>) -> Option<&str> {
+    match node {
+        Some(Node { value: tree::Value::Text(text), .. }) => Some(text),
+        _ => None,
+    }
+}
+
+/// What stands in a file, with its variables.
+fn as_it_stands(text: &str) -> Written {
+    if text.contains("${") { Written::Template(text.to_owned()) } else { Written::text(text) }
+}
+
+/// `${NAME}` and nothing else; with nothing as its default, or behind the word that says how it lets in.
 fn is_reference(text: &str) -> bool {
+    let text = SCHEMES.iter().find_map(|scheme| text.strip_prefix(scheme)).unwrap_or(text);
     let name = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'));
+    let name = name.map(|name| name.strip_suffix(":-").or_else(|| name.strip_suffix(':')).unwrap_or(name));
     name.is_some_and(|name| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_'))
 }
 
@@ -270,7 +293,11 @@ forwards:
         };
         let whole = exported(&health("${PG_PASSWORD}"));
         assert!(whole.secrets == 0 && whole.yaml().contains("password: \"${PG_PASSWORD}\""), "{}", whole.yaml());
-        for secret in ["hunter2", "x${PG_PASSWORD}", "${PG_PASSWORD:-hunter2}"] {
+        for reference in ["${PG_PASSWORD:-}", "Bearer ${PG_PASSWORD}"] {
+            let kept = exported(&health(reference));
+            assert!(kept.secrets == 0 && kept.yaml().contains(reference), "{reference}: {}", kept.yaml());
+        }
+        for secret in ["hunter2", "x${PG_PASSWORD}", "${PG_PASSWORD:-hunter2}", "Bearer hunter2"] {
             let left_out = exported(&health(secret));
             assert!(left_out.secrets == 1 && left_out.yaml().contains(REDACTED), "{secret}: {}", left_out.yaml());
         }
@@ -278,6 +305,24 @@ forwards:
             "defaults: { health: { type: redis, password: \"${PW}\" } }\nforwards:\n  a: { to: 'tcp://h:1' }\n";
         let inherited = exported(inherited);
         assert!(inherited.secrets == 0 && !inherited.yaml().contains("hunter2"), "{}", inherited.yaml());
+    }
+
+    #[test]
+    fn a_path_stays_as_it_is_written() {
+        let text = "forwards:\n  \
+                    db: { to: { ssh: { server: b, host: db, port: 5432, key: ~/.ssh/work, known_hosts: '${KNOWN}/hosts' } }, \
+                    health: { type: postgres, user: a, password_file: ./pw } }\n";
+        let env = |name: &str| match name {
+            "HOME" => Some("/home/me".to_owned()),
+            "KNOWN" => Some("/etc/known".to_owned()),
+            _ => None,
+        };
+        let file = AgentFile::parse("/x/adit.yaml", text, &env).unwrap_or_else(|problems| panic!("{problems}"));
+        let yaml = file.export(&Selection::default()).unwrap().with_references(text).yaml();
+        for path in ["key: ~/.ssh/work", "known_hosts: \"${KNOWN}/hosts\"", "password_file: ./pw"] {
+            assert!(yaml.contains(path), "{path}: {yaml}");
+        }
+        assert!(!yaml.contains("/home/me") && !yaml.contains("/etc/known"), "{yaml}");
     }
 
     #[test]

@@ -289,7 +289,7 @@ fn the_first_file_says_what_holds_without_it() {
 fn the_examples_in_the_first_file_can_be_taken_in() {
     let text: String = DEFAULT_FILE.lines().map(uncommented).collect();
     let file = agent(&text).unwrap_or_else(|problems| panic!("{problems}\n{text}"));
-    assert_eq!((file.forwards.len(), file.gateway.unwrap().routes.len()), (2, 2));
+    assert_eq!((file.forwards.len(), file.gateway.unwrap().routes.len()), (4, 2));
     assert_eq!(file.publish.unwrap().tunnels.len(), 1);
 }
 

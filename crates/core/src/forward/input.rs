@@ -1,6 +1,7 @@
 //! What happens to a forward, and what its driver does.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 /// One try to find the target and to reach it. Numbers rise and are never used again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -48,25 +49,33 @@ pub struct Trouble {
     pub permanent: bool,
     /// What it shares with others cannot be reached: no try of its own has failed.
     pub away: bool,
+    /// It waits for a person, and is not tried before: such a wait counts as no try.
+    pub until: Option<Instant>,
 }
 
 impl Trouble {
     /// Trouble that may pass.
     #[must_use]
     pub fn transient(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), permanent: false, away: false }
+        Self { reason: reason.into(), permanent: false, away: false, until: None }
     }
 
     /// There is no way to what it shares with others.
     #[must_use]
     pub fn away(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), permanent: false, away: true }
+        Self { reason: reason.into(), permanent: false, away: true, until: None }
     }
 
     /// Trouble that somebody has to act on.
     #[must_use]
     pub fn permanent(reason: impl Into<Reason>) -> Self {
-        Self { reason: reason.into(), permanent: true, away: false }
+        Self { reason: reason.into(), permanent: true, away: false, until: None }
+    }
+
+    /// The same, and nothing is tried before a time.
+    #[must_use]
+    pub fn held(self, until: Option<Instant>) -> Self {
+        Self { until, ..self }
     }
 }
 

@@ -89,6 +89,31 @@ fn number(attempt: Attempt) -> u64 {
 }
 
 #[test]
+fn what_waits_for_a_person_is_tried_when_that_wait_is_over_and_no_try_is_used_up_by_it() {
+    let held = |story: &Story| Some(story.now + 60 * SECOND);
+    let settings = ForwardSettings { start: Start::Always, max_attempts: Some(2), ..ForwardSettings::default() };
+    let mut story = Story::new(settings);
+    let until = held(&story);
+    story.fail(Trouble::permanent("refused").held(until));
+    assert_eq!((story.state(), story.forward.status().retry_at), (ForwardState::Failed, until));
+    story.say(ForwardInput::Wake);
+    // What has worked may work again.
+    story.connect();
+    story.lose();
+    story.now += 60 * SECOND;
+    story.forward.handle_timeout(story.now);
+    story.actions();
+    let until = held(&story);
+    story.fail(Trouble::transient("refused").held(until));
+    assert_eq!((story.state(), story.forward.status().retry_at), (ForwardState::Backoff, until));
+    let mut rests = Story::on_demand();
+    rests.say(ForwardInput::LeaseTaken);
+    let until = held(&rests);
+    rests.fail(Trouble::permanent("refused").held(until));
+    assert_eq!(rests.forward.status().retry_at, None, "nobody asked for it to go on");
+}
+
+#[test]
 fn a_thousand_callers_are_one_start() {
     let mut story = Story::on_demand();
     assert_eq!((story.state(), story.actions().len(), story.due()), (ForwardState::Idle, 0, None));

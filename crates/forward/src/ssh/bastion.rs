@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) doubted: bool,
     /// The files of host keys as they were before the last login.
     pub(super) key_files: KeyFiles,
+    /// Those of our own keys and passwords.
+    pub(super) credential_files: KeyFiles,
     /// For which hosts and ports a connection was left as it was silent, and when.
     pub(super) blamed: Vec<(String, u16, Instant)>,
     /// When the last login succeeded.
@@ -77,6 +79,8 @@ pub(super) struct State {
     pub(super) key: Backoff,
     /// Since when it cannot be reached.
     away: Option<Instant>,
+    /// The same, also when it only says nothing.
+    down: Option<Instant>,
     /// What the last attempt failed with, and when the next may be.
     pub(super) failure: Option<(SshError, Instant)>,
     /// Child processes speak SSH.
@@ -109,6 +113,7 @@ impl State {
     fn forgive(&mut self) {
         self.failure = None;
         self.away = None;
+        self.down = None;
         self.again.reset();
         self.refused.reset();
         self.key.reset();
@@ -164,12 +169,14 @@ impl Bastion {
             retired: Vec::new(),
             doubted: false,
             key_files: KeyFiles::default(),
+            credential_files: KeyFiles::default(),
             blamed: Vec::new(),
             since: None,
             again: Backoff::new(AGAIN),
             refused,
             key: Backoff::new(KEY),
             away: None,
+            down: None,
             failure,
             openssh: None,
             awaited: None,
@@ -304,9 +311,9 @@ impl Bastion {
                 () = own.drained() => None,
                 result = bastion.dial(&own, &|_| {}) => Some(result),
             };
-            let is_key = matches!(&dialing.result, Some(Err(error)) if error.is_host_key());
+            let is_for_a_person = matches!(&dialing.result, Some(Err(error)) if error.is_for_a_person());
             drop(dialing);
-            if is_key {
+            if is_for_a_person {
                 bastion.watch_key_files(&own);
             }
         });
@@ -345,8 +352,8 @@ impl Bastion {
         let asked = std::mem::take(&mut self.state().asked);
         let known = Known::of(scope, &self.server).await?;
         // Before they are read: what changes from here on is seen.
-        let files = KeyFiles::of(scope, &known).await;
-        self.state().key_files = files;
+        let files = (KeyFiles::of(scope, &known).await, KeyFiles::of_credentials(scope, &known).await);
+        (self.state().key_files, self.state().credential_files) = files;
         if known.by_openssh() {
             return Master::log_in(scope, known).await.map(Way::OpenSsh);
         }
@@ -354,7 +361,9 @@ impl Bastion {
             Dial { servers: &self.servers, scope, secrets: &self.secrets, notes, asked, hop_files: OnceLock::new() };
         let linked = dial.link(&known).await;
         if let Some(files) = dial.hop_files.into_inner() {
-            self.state().key_files.add(files);
+            let mut state = self.state();
+            state.key_files.add(files.clone());
+            state.credential_files.add(files);
         }
         linked.map(|link| Way::Link(Arc::new(link)))
     }
@@ -392,6 +401,8 @@ impl Bastion {
         if !error.is_away() {
             state.away = None;
         }
+        let is_down = error.is_away() || matches!(error, SshError::Timeout { .. });
+        state.down = is_down.then(|| state.down.unwrap_or(now));
         // The whole wait: jitter would let the first tries after a refusal come at once.
         let whole = |backoff: &mut Backoff| {
             let wait = backoff.longest();
@@ -442,6 +453,38 @@ impl Bastion {
         state.key.reset();
         drop(state);
         self.tell();
+    }
+
+    /// A file that the last login was made with is another one than then: what a person had to do may be done. How long is
+    /// waited after the next refused login goes on from the last one.
+    pub(super) fn files_changed(&self) {
+        let mut state = self.state();
+        // The key may be that of a server on the way.
+        state.asked = true;
+        let is_login = match &state.failure {
+            Some((error, _)) if error.is_host_key() => false,
+            Some((error, _)) if error.is_login() => true,
+            _ => return,
+        };
+        state.failure = None;
+        state.key.reset();
+        drop(state);
+        if is_login {
+            self.servers.forgive(&self.server);
+        }
+        self.tell();
+    }
+
+    /// Since when it cannot be reached, as far as is known.
+    pub(crate) fn down_since(&self) -> Option<Instant> {
+        self.state().down
+    }
+
+    /// Until when no login is tried, as a person has to do something.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        let state = self.state();
+        let held = state.failure.as_ref().filter(|(error, _)| error.is_for_a_person());
+        held.map(|(_, until)| *until).filter(|until| *until > Instant::now())
     }
 
     /// Opens a stream to a host as the server sees it.

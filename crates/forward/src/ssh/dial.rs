@@ -53,7 +53,8 @@ pub(crate) struct Dial<'a> {
     pub(crate) notes: Notes<'a>,
     /// A person wants it anew: so the servers on the way, too.
     pub(crate) asked: bool,
-    /// The files of host keys of a server on the way whose key was not believed: it may have others than the last one.
+    /// The files of host keys of a server on the way whose key was not believed, or those of the login that it refused: it
+    /// may have others than the last one.
     pub(super) hop_files: OnceLock<KeyFiles>,
 }
 
@@ -175,8 +176,10 @@ impl Dial<'_> {
                 // The next one who comes by this hop finds it logged in.
                 Ok(io) => Ok(Io::other(Roomy::new(self.scope, io)).with(via)),
                 Err(OpenedVia::Ssh(error)) => {
-                    if error.is_host_key() {
-                        let _ = self.hop_files.set(via.state().key_files.clone());
+                    if error.is_for_a_person() {
+                        let state = via.state();
+                        let files = if error.is_host_key() { &state.key_files } else { &state.credential_files };
+                        let _ = self.hop_files.set(files.clone());
                     }
                     Err(error)
                 }
@@ -309,7 +312,7 @@ fn has_aes() -> bool {
 }
 
 /// A server on the way: with the servers before it, and with the files that were named for the last one.
-fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
+pub(super) fn hop(hop: &SshServer, before: &[SshServer], target: &SshServer) -> SshServer {
     let mut options = adit_core::target::SshOptions {
         config: target.options.config.clone(),
         known_hosts: target.options.known_hosts.clone(),

@@ -96,6 +96,11 @@ impl HostKeys {
         self.names().any(|name| !self.known.authorities(name, &is_hashed).is_empty())
     }
 
+    /// Whether any key is known that the host may show.
+    pub(crate) fn has_any(&self) -> bool {
+        self.has_authority() || self.names().any(|name| !self.known.kinds(name, &is_hashed).is_empty())
+    }
+
     /// Whether the server is who it says.
     pub(crate) fn check(&self, shown: &PublicKeyOrCertificate) -> Result<Belief, SshError> {
         match shown {

@@ -1,4 +1,5 @@
-//! The files of host keys, as long as a key is not believed: what a person writes there is seen at once.
+//! The files of host keys, as long as a key is not believed, and those of our own, as long as a login is refused: what a person
+//! does there is seen at once.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -24,11 +25,22 @@ struct Stamp {
     inode: u64,
     size: u64,
     changed: (i64, i64),
+    /// With its rights.
+    mode: u32,
 }
 
 impl KeyFiles {
     pub(super) async fn of(scope: &Scope, known: &Known) -> Self {
         let files = known.user_known_hosts.iter().chain(&known.global_known_hosts).chain(&known.revoked);
+        let all = Self(files.map(|path| (path.clone(), None)).collect());
+        all.again(scope).await
+    }
+
+    /// What we log in with.
+    pub(super) async fn of_credentials(scope: &Scope, known: &Known) -> Self {
+        let options = &known.server.options;
+        let secrets = options.passphrase_file.iter().chain(&options.password_file);
+        let files = known.identities.iter().chain(&known.certificates).chain(secrets);
         let all = Self(files.map(|path| (path.clone(), None)).collect());
         all.again(scope).await
     }
@@ -57,25 +69,28 @@ impl KeyFiles {
                     inode: found.ino(),
                     size: found.size(),
                     changed: (found.mtime(), found.mtime_nsec()),
+                    mode: found.mode(),
                 });
                 (path, stamp)
             });
             Self(stamped.collect())
         };
-        scope.spawn_blocking("look at known_hosts", look).await.unwrap_or(known)
+        scope.spawn_blocking("look at keys", look).await.unwrap_or(known)
     }
 }
 
 impl Bastion {
-    /// A key is not believed: as soon as the files change it is looked at again.
+    /// A key is not believed, or a login is refused: as soon as the files change it is tried again.
     pub(super) fn watch_key_files(self: &Arc<Self>, scope: &Scope) {
         let (files, failure) = {
             let state = self.state();
-            (state.key_files.clone(), state.failure.as_ref().map(|(_, until)| *until))
+            let is_login = state.failure.as_ref().is_some_and(|(error, _)| error.is_login());
+            let files = if is_login { &state.credential_files } else { &state.key_files };
+            (files.clone(), state.failure.as_ref().map(|(_, until)| *until))
         };
         let mut changed = self.changed.subscribe();
         let (bastion, own) = (Arc::downgrade(self), scope.clone());
-        scope.spawn("watch known_hosts", async move {
+        scope.spawn("watch keys", async move {
             tokio::select! {
                 biased;
                 () = own.drained() => {}
@@ -83,9 +98,7 @@ impl Bastion {
                 () = until_another(&bastion, failure, &mut changed) => {}
                 () = files.changed(&own) => {
                     if let Some(bastion) = bastion.upgrade() {
-                        // The key may be that of a server on the way.
-                        bastion.state().asked = true;
-                        bastion.look_again();
+                        bastion.files_changed();
                     }
                 }
             }

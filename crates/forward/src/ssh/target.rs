@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_core::target::SshTarget;
 use runtime::Scope;
@@ -82,6 +82,16 @@ impl SshSession {
                 Err(ConnectError::Unavailable { target: self.text.clone(), reason: chain(&error), hint: error.hint() })
             }
         }
+    }
+
+    /// Since when the server cannot be reached.
+    pub(crate) fn down_since(&self) -> Option<Instant> {
+        self.bastion.down_since()
+    }
+
+    /// Until when no login is tried, as one was refused or a key is not believed.
+    pub(crate) fn held_until(&self) -> Option<Instant> {
+        self.bastion.held_until()
     }
 
     /// Nothing comes back: perhaps the connection is dead. Others use it, too.

@@ -24,6 +24,7 @@ mod hops;
 mod leaving;
 mod lying;
 mod masters;
+mod mended;
 mod passwords;
 mod published;
 mod silent;

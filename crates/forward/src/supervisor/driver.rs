@@ -246,7 +246,8 @@ impl Driver {
             }
             Outcome::ConnectFailed(attempt, error) => {
                 let waits = error.is_for_a_person();
-                let trouble = self.trouble(error, true);
+                let held = self.session.as_ref().and_then(|(session, _)| session.held_until());
+                let trouble = self.trouble(error, true).held(held.filter(|_| waits));
                 self.shared.tell(ForwardInput::ConnectFailed { attempt, trouble });
                 if let Some((session, _)) = self.session.clone().filter(|_| waits) {
                     self.work = Some(Box::pin(async move {
@@ -350,6 +351,7 @@ impl Driver {
             lost_since: self.lost_since,
             took: self.took,
             health,
+            held_until: None,
             last_error: None,
             status,
         };

@@ -5,12 +5,12 @@ use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _}
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use ::forward::{Api, Kubeconfigs, PluginUse};
+use ::forward::{Api, Kubeconfigs, PluginUse, SshFacts, SshServers};
 use adit_core::config::gateway::GatewayTls;
 use adit_core::config::{AgentFile, KubernetesConfig};
 use adit_core::diagnose::{Diagnose, chain};
-use adit_core::target::Target;
-use runtime::{BindError, BoundListener};
+use adit_core::target::{SshServer, Target};
+use runtime::{BindError, BoundListener, Scope};
 use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ pub(super) struct Facts {
     pub(super) names: Names,
     pub(super) authority: Authority,
     pub(super) ssh: Ssh,
+    pub(super) ssh_servers: Vec<SshServerFacts>,
     pub(super) place: RuntimeDirectory,
     pub(super) daemon: Daemon,
     /// As many files as this user may have open.
@@ -74,6 +75,8 @@ pub(super) enum Config {
 pub(super) struct Needs {
     /// Contexts; `None` is the current one.
     pub(super) contexts: Vec<Option<String>>,
+    /// There is a file, and nothing in it leads to a cluster.
+    pub(super) no_cluster: bool,
     pub(super) ssh: bool,
     pub(super) local_tls: bool,
     /// The domain of dynamic hosts.
@@ -93,6 +96,7 @@ impl Needs {
         contexts.dedup();
         let gateway = file.gateway.as_ref();
         Self {
+            no_cluster: contexts.is_empty() && gateway.is_none_or(|gateway| gateway.dynamic_host.is_none()),
             contexts,
             ssh: targets.iter().any(|target| target.to_string().starts_with("ssh://")),
             local_tls: gateway.is_some_and(|gateway| gateway.tls == GatewayTls::Local),
@@ -136,7 +140,8 @@ pub(super) enum PortState {
     Ours,
     Taken {
         holder: Option<String>,
-        by_adit: bool,
+        /// By `adit up`, perhaps of this very file.
+        by_up: bool,
         trouble: Trouble,
     },
     /// A daemon of this user has it, and it is not the one that is asked here.
@@ -165,6 +170,13 @@ pub(super) struct Ssh {
     pub(super) program: Option<PathBuf>,
     pub(super) agent: Agent,
     pub(super) known_hosts: bool,
+}
+
+/// An SSH server of the configuration, as far as it can be looked at without a word to it.
+#[derive(Debug)]
+pub(super) struct SshServerFacts {
+    pub(super) server: SshServer,
+    pub(super) looked: Result<SshFacts, Trouble>,
 }
 
 /// The agent with keys.
@@ -223,9 +235,12 @@ pub(super) async fn gather(global: &Global) -> Facts {
     let kubeconfigs = Kubeconfigs::load(&files::kube_settings(&kubernetes));
     let plugins = kubeconfigs.as_ref().map(Kubeconfigs::plugins).unwrap_or_default();
     // Without its plugin the reason is known already.
+    let is_needed = !needs.no_cluster;
     let lacks_plugin = |current: &str| plugins.iter().any(|known| known.context == current && known.program.is_none());
     let server = match &kubeconfigs {
-        Ok(kubeconfigs) if !kubeconfigs.current().is_some_and(lacks_plugin) => server(kubeconfigs, &kubernetes).await,
+        Ok(kubeconfigs) if is_needed && !kubeconfigs.current().is_some_and(lacks_plugin) => {
+            server(kubeconfigs, &kubernetes).await
+        }
         Ok(_) | Err(_) => None,
     };
     let kubeconfig = match kubeconfigs {
@@ -254,6 +269,10 @@ pub(super) async fn gather(global: &Global) -> Facts {
         needs,
         authority: authority(),
         ssh: ssh().await,
+        ssh_servers: match &file {
+            Some((.., file)) => ssh_servers(file).await,
+            None => Vec::new(),
+        },
         place: place(),
         daemon,
         descriptors: getrlimit(Resource::Nofile).maximum,
@@ -345,7 +364,7 @@ fn port(address: SocketAddr, daemon: &Daemon, is_wanted: impl Fn(u16) -> bool) -
                 }
                 (BindError::Taken { holder, .. }, _) => PortState::Taken {
                     holder: holder.as_ref().map(ToString::to_string),
-                    by_adit: holder.as_ref().is_some_and(|holder| &*holder.name == "adit"),
+                    by_up: holder.as_ref().is_some_and(|holder| others::is_up(holder.pid)),
                     trouble,
                 },
                 _ => PortState::Refused(trouble),
@@ -388,6 +407,30 @@ async fn ssh() -> Ssh {
     let home = std::env::var_os("HOME").map(PathBuf::from);
     let known_hosts = home.is_some_and(|home| home.join(".ssh/known_hosts").is_file());
     Ssh { program, agent, known_hosts }
+}
+
+/// What is known of each server that the file leads to, once.
+async fn ssh_servers(file: &AgentFile) -> Vec<SshServerFacts> {
+    let targets = file.targets().into_iter().filter_map(|(_, target)| match target {
+        Target::Ssh(target) => Some(target.server.clone()),
+        _ => None,
+    });
+    let mut servers: Vec<SshServer> = Vec::new();
+    for server in targets.chain(file.publish.iter().filter_map(|publish| publish.via.clone())) {
+        if !servers.contains(&server) {
+            servers.push(server);
+        }
+    }
+    let (scope, known) = (Scope::root(), SshServers::new(None));
+    let mut facts = Vec::new();
+    for server in servers {
+        let looked = match tokio::time::timeout(DEADLINE, known.look(&scope, &server)).await {
+            Ok(looked) => looked.map_err(|error| Trouble::of(&error)),
+            Err(_) => Err(Trouble { message: format!("{server}: its settings take long to be read"), hint: None }),
+        };
+        facts.push(SshServerFacts { server, looked });
+    }
+    facts
 }
 
 fn place() -> RuntimeDirectory {

@@ -8,7 +8,7 @@ use adit_core::timestamp;
 use super::Check;
 use super::facts::{
     Agent, Authority, Clock, Config, Daemon, Facts, Kernel, Kubeconfig, Names, Needs, Port, PortState,
-    RuntimeDirectory, Server, Ssh, Trouble,
+    RuntimeDirectory, Server, Ssh, SshServerFacts, Trouble,
 };
 use crate::command::up::daemon::others;
 
@@ -30,6 +30,7 @@ pub(super) fn all(facts: &Facts) -> Vec<Check> {
     checks.push(names(&facts.names, facts.needs.dynamic_host.is_some()));
     checks.push(authority(&facts.authority, facts.needs.local_tls, facts.clock.now));
     checks.push(ssh(&facts.ssh, facts.needs.ssh));
+    checks.extend(ssh_servers(&facts.ssh_servers));
     checks.push(place(&facts.place));
     checks.push(daemon(&facts.daemon));
     checks.push(descriptors(facts.descriptors));
@@ -68,6 +69,9 @@ fn config(config: &Config) -> Check {
 fn kubeconfig(kubeconfig: &Kubeconfig, needs: &Needs) -> Check {
     let wanted = !needs.contexts.is_empty();
     match kubeconfig {
+        Kubeconfig::None(_) | Kubeconfig::Found { current: None, .. } if needs.no_cluster => {
+            Check::ok("kubeconfig", "nothing in the file leads to a cluster")
+        }
         Kubeconfig::None(trouble) => {
             let fix = trouble.hint.as_deref().unwrap_or("set KUBECONFIG, or kubernetes.kubeconfig in adit.yaml");
             Check::bad(wanted, "kubeconfig", &trouble.message, fix)
@@ -96,6 +100,9 @@ fn plugins(facts: &Facts) -> Vec<Check> {
         Kubeconfig::Found { current, .. } => current.as_deref(),
         Kubeconfig::None(_) => return Vec::new(),
     };
+    if facts.needs.no_cluster {
+        return Vec::new();
+    }
     let mut by_command: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
     let mut found: Vec<&str> = Vec::new();
     for plugin in &facts.plugins {
@@ -148,15 +155,15 @@ fn ports(ports: &[Port]) -> Vec<Check> {
             PortState::Free => free += 1,
             PortState::Ours => ours += 1,
             PortState::OtherDaemon(pid) => others.entry(*pid).or_default().push(wanted),
-            PortState::Taken { holder, by_adit, trouble } => {
+            PortState::Taken { holder, by_up, trouble } => {
                 let holder = holder.as_deref().unwrap_or("a process of another user");
                 let fix = trouble.hint.clone().unwrap_or_else(|| "end it, or use another port in adit.yaml".to_owned());
-                let fix = if *by_adit {
-                    "an adit has it already; end that one, or leave it as it is".to_owned()
+                let fix = if *by_up {
+                    "that is `adit up`; if it runs this file, leave it as it is, else end it".to_owned()
                 } else {
                     fix
                 };
-                checks.push(Check::bad(!by_adit, "port", format!("{wanted} is taken by {holder}"), fix));
+                checks.push(Check::bad(!by_up, "port", format!("{wanted} is taken by {holder}"), fix));
             }
             PortState::Refused(trouble) => {
                 let fix = trouble.hint.as_deref().unwrap_or("use another address in adit.yaml");
@@ -253,14 +260,43 @@ fn ssh(ssh: &Ssh, wanted: bool) -> Check {
     if let Agent::Silent(_) = ssh.agent {
         return Check::warn("ssh", message, "start the agent anew, or unset SSH_AUTH_SOCK");
     }
-    if wanted && !ssh.known_hosts {
-        return Check::warn("ssh", message, "accept the servers' keys: adit ssh trust HOST");
-    }
     if wanted && ssh.program.is_none() {
         let fix = "install OpenSSH: without it keys in hardware and `Match exec` do not work";
         return Check::warn("ssh", message, fix);
     }
     Check::ok("ssh", message)
+}
+
+/// Nothing where all is well: the servers were not asked.
+fn ssh_servers(servers: &[SshServerFacts]) -> Vec<Check> {
+    let mut checks = Vec::new();
+    for SshServerFacts { server, looked } in servers {
+        let facts = match looked {
+            Ok(facts) => facts,
+            Err(trouble) => {
+                let fix = trouble.hint.clone().unwrap_or_else(|| format!("see what is wrong: adit ssh test {server}"));
+                checks.push(Check::fail("ssh", &trouble.message, fix));
+                continue;
+            }
+        };
+        for unknown in &facts.without_host_key {
+            let fix = format!("compare its fingerprint and accept it: adit ssh trust {unknown}");
+            checks.push(Check::fail("ssh", format!("no host key of {unknown} is known, so it is refused"), fix));
+        }
+        for (key, mode) in &facts.open_keys {
+            let (file, is_named) = (key.display(), server.options.key.as_ref() == Some(key));
+            let text = format!("{file} is not used for {server}: others may read it (mode {mode:o})");
+            checks.push(Check::bad(is_named, "ssh", text, format!("chmod 600 {file}")));
+        }
+    }
+    // Several forwards by one hop or one key.
+    let mut told: Vec<Check> = Vec::new();
+    for check in checks {
+        if !told.contains(&check) {
+            told.push(check);
+        }
+    }
+    told
 }
 
 fn place(place: &RuntimeDirectory) -> Check {

@@ -22,12 +22,14 @@ pub(in crate::command) mod metrics;
 mod notify;
 pub(in crate::command) mod others;
 mod place;
+mod ports_before;
 mod presence;
 mod rotating;
 mod serve;
 mod show;
 mod state;
 mod status;
+mod unknown;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -302,6 +304,11 @@ fn is_of_this_file(global: &Global, status: &Value) -> Result<(), Failure> {
     Err(Failure::new(Fault::Usage, text, "there is one daemon, with one file: leave out --config"))
 }
 
+/// Whether another file than the daemon's is named on the command line.
+pub(in crate::command) fn is_of_another_file(global: &Global, status: &Value) -> bool {
+    other_file(global, status).is_some()
+}
+
 /// The file that is asked for, and the one that runs, when they are two.
 fn other_file(global: &Global, status: &Value) -> Option<(PathBuf, PathBuf)> {
     let asked = global.config.clone()?;
@@ -423,14 +430,14 @@ impl Shown {
         if global.output == Output::Json {
             return terminal::data(&format!("{status}\n"));
         }
+        let verbose = global.verbose > 0;
         let text = match waits {
             Some(reason) => format!("{reason}; waiting\n"),
-            None => show::table(status, global.verbose > 0, columns()),
-        };
-        // What has scrolled away cannot be drawn over.
-        let text = match again && terminal::is_interactive() {
-            true => show::within(&text, terminal::height()),
-            false => text,
+            // What has scrolled away cannot be drawn over.
+            None if again && terminal::is_interactive() => {
+                show::table_within(status, verbose, columns(), terminal::height())
+            }
+            None => show::table(status, verbose, columns()),
         };
         let over = match terminal::is_interactive() {
             true => show::over(&self.drawn, terminal::width(), terminal::height()),
@@ -505,9 +512,13 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
     if arguments.names.is_empty() && arguments.tag.is_empty() {
         return Ok(());
     }
+    let (entrances, tunnels) = (status["entrances"].clone(), names_of(&status["published"]));
     let Some(services) = status["services"].as_array_mut() else { return Ok(()) };
-    for name in &arguments.names {
+    for name in arguments.names.iter().filter(|name| !tunnels.contains(name)) {
         if !services.iter().any(|one| one["name"] == **name) {
+            if entrances.as_array().into_iter().flatten().any(|row| row["name"] == **name) {
+                return Err(unknown::no_forward(name, "an entrance of the gateway", None));
+            }
             let names: Vec<&str> = services.iter().filter_map(|one| one["name"].as_str()).collect();
             let near = adit_core::near::nearest(name, names.iter().copied());
             let hint = near
@@ -522,11 +533,17 @@ fn choose(status: &mut Value, arguments: &StatusArguments) -> Result<(), Failure
     });
     let (summary, left) = (status::summary(services), std::mem::take(services));
     if let Some(published) = status["published"].as_array_mut() {
-        published.retain(|tunnel| left.iter().any(|one| one["name"] == tunnel["forward"]));
+        let is_named = |tunnel: &Value| arguments.names.iter().any(|name| tunnel["name"] == **name);
+        published.retain(|tunnel| is_named(tunnel) || left.iter().any(|one| one["name"] == tunnel["forward"]));
     }
     status["summary"] = summary;
     status["services"] = left.into();
     Ok(())
+}
+
+fn names_of(rows: &Value) -> Vec<String> {
+    let names = rows.as_array().into_iter().flatten().filter_map(|row| row["name"].as_str());
+    names.map(str::to_owned).collect()
 }
 
 /// Asks the daemon to end and waits until it has.
@@ -559,22 +576,37 @@ async fn stop(global: &Global, client: &Client) -> Result<ExitCode, Failure> {
 
 /// What a reload has done, in words.
 fn changes(answer: &Value) -> String {
+    let rest = |value: &Value| value["unchanged"].as_u64().unwrap_or(0);
+    let last = &answer["last"];
+    let text = match (changed(answer), last["ago_ms"].as_u64()) {
+        (Some(parts), _) => format!("{parts}; {} untouched", rest(answer)),
+        (None, Some(ago)) => {
+            let ago = ago_in_words(ago);
+            match changed(last) {
+                // It is read by itself when it is saved, which may have been quicker.
+                Some(parts) => format!("already in force for {ago}: {parts}; {} untouched", rest(last)),
+                None => {
+                    format!("in force again for {ago}, as it was before the mistake in it; {} untouched", rest(answer))
+                }
+            }
+        }
+        (None, None) => format!("nothing has changed since the start; {} untouched", rest(answer)),
+    };
+    let by_hand: Vec<&str> = answer["by_hand"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    match by_hand.as_slice() {
+        [] => text,
+        names => format!("{text}\nby hand, not as the file says: {}; undone by: {}", show::listed(names), show::BACK),
+    }
+}
+
+/// What was added, changed and removed; nothing when nothing was.
+fn changed(change: &Value) -> Option<String> {
     let list = |what: &str| {
-        let names: Vec<&str> = answer[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let names: Vec<&str> = change[what].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
         (!names.is_empty()).then(|| format!("{what}: {}", names.join(", ")))
     };
     let parts: Vec<String> = ["added", "changed", "removed"].into_iter().filter_map(list).collect();
-    let rest = answer["unchanged"].as_u64().unwrap_or(0);
-    match (parts.is_empty(), answer["last"]["ago_ms"].as_u64()) {
-        (false, _) => format!("{}; {rest} untouched", parts.join("; ")),
-        // It is read by itself when it is saved, which may have been quicker.
-        (true, Some(ago)) => {
-            let last = changes(&json!({ "added": answer["last"]["added"], "changed": answer["last"]["changed"],
-                "removed": answer["last"]["removed"], "unchanged": rest }));
-            format!("already in force for {}: {last}", ago_in_words(ago))
-        }
-        (true, None) => format!("nothing has changed since the start; {rest} untouched"),
-    }
+    (!parts.is_empty()).then(|| parts.join("; "))
 }
 
 /// Tenths of a second matter to whoever has just saved a file.
@@ -642,6 +674,24 @@ mod tests {
         assert_eq!(status["published"], json!([{ "name": "base", "forward": "db" }]));
         assert_eq!((&status["services"][0]["name"], &status["summary"]["total"]), (&json!("db"), &json!(1)));
         assert!(choose(&mut status, &of(&["web"], &[])).is_err());
+        let mut status = all;
+        choose(&mut status, &of(&["own"], &[])).unwrap();
+        assert_eq!((&status["published"][0]["name"], &status["services"]), (&json!("own"), &json!([])));
+        assert!(!show::table(&status, false, None).contains("no forwards"), "a tunnel was asked for");
+    }
+
+    #[test]
+    fn a_reload_counts_what_it_tells_of_and_says_what_is_not_as_the_file_says() {
+        let last = json!({ "ago_ms": 1200, "added": ["forward db"], "changed": [], "removed": [], "unchanged": 9 });
+        let answer = json!({ "added": [], "changed": [], "removed": [], "unchanged": 10, "last": last });
+        assert_eq!(changes(&answer), "already in force for 1.2 s: added: forward db; 9 untouched");
+        let last = json!({ "ago_ms": 300, "added": [], "changed": [], "removed": [], "unchanged": 10, "mended": true });
+        let answer = json!({ "added": [], "unchanged": 10, "last": last, "by_hand": ["web", "db"] });
+        assert_eq!(
+            changes(&answer),
+            "in force again for 0.3 s, as it was before the mistake in it; 10 untouched\n\
+             by hand, not as the file says: web, db; undone by: adit start --as-file NAME (or --all)"
+        );
     }
 
     #[test]

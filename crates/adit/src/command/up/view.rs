@@ -331,13 +331,16 @@ impl View {
             }
             (State::Ready, State::Starting | State::Failed) => {
                 after.lost = Some(now);
-                let why = row.reason.clone().unwrap_or_else(|| "the target is gone".into());
-                self.told_of(row, &why);
-                // What is lost is waited for.
-                let text = format!("{name}: lost: {}", why.strip_prefix("waiting: ").unwrap_or(&why));
-                self.record(&text, "lost", || json!({ "name": name, "what": row.kind, "reason": why }));
-                self.show_lost(row, text, now);
-                after.said.is_new(&why);
+                match row.reason.clone() {
+                    Some(why) => self.lost_news(row, &why, after, now),
+                    // Somebody wanted it anew, or the machine woke or moved.
+                    None => self.note(&format!("{name}: dialled anew"), "renewed", || json!({ "name": name })),
+                }
+            }
+            (State::Starting, State::Starting) if before.reason.is_none() && after.lost.is_some() => {
+                if let Some(why) = row.reason.clone() {
+                    self.lost_news(row, &why, after, now);
+                }
             }
             (State::Ready, State::Idle) => {
                 self.note(&format!("{name}: stopped, nobody uses it"), "idle", || json!({ "name": name }));
@@ -362,6 +365,15 @@ impl View {
             }
             _ => {}
         }
+    }
+
+    /// What is lost is waited for.
+    fn lost_news(&self, row: &Row, why: &str, after: &mut Told, now: Instant) {
+        self.told_of(row, why);
+        let text = format!("{}: lost: {}", row.name, why.strip_prefix("waiting: ").unwrap_or(why));
+        self.record(&text, "lost", || json!({ "name": row.name, "what": row.kind, "reason": why }));
+        self.show_lost(row, text, now);
+        after.said.is_new(why);
     }
 
     /// That the target is gone, or that its cluster is.
@@ -536,6 +548,17 @@ impl View {
         let text = format!("publish: {reason}; asking again in {when} min, and whenever the file is read again{then}");
         let value = || json!({ "name": "publish", "reason": reason, "hint": hint, "retry_in_ms": millis(wait) });
         self.note(&text, "failed", value);
+    }
+
+    /// The machine slept so long: everything is dialled anew.
+    pub(super) fn woke(&self, slept: Duration) {
+        let text = format!("this machine was asleep for {} s: everything is dialled anew", slept.as_secs());
+        self.note(&text, "woke", || json!({ "asleep_ms": millis(slept) }));
+    }
+
+    /// Its way out is another one.
+    pub(super) fn moved(&self) {
+        self.note("this machine is in another network: everything is dialled anew", "network", || Value::Null);
     }
 
     /// A part of it has failed for good.
@@ -852,6 +875,16 @@ mod tests {
         assert!(told.contains("web: back after 0.0 s"), "{told}");
         let told = noted(&[ready.clone(), lost, row(State::Idle, None), ready]);
         assert!(!told.contains("back after"), "{told}");
+    }
+
+    #[test]
+    fn what_is_dialled_anew_without_trouble_is_no_loss() {
+        let told = noted(&[row(State::Ready, None), row(State::Starting, None), row(State::Ready, None)]);
+        assert!(told.contains("web: dialled anew") && told.contains("web: back after 0.0 s"), "{told}");
+        assert!(!told.contains("lost"), "{told}");
+        let waits = row(State::Starting, Some("waiting: no pod belongs to it"));
+        let told = noted(&[row(State::Ready, None), row(State::Starting, None), waits]);
+        assert!(told.contains("web: lost: no pod belongs to it"), "it does not come back: {told}");
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
+use testkit::sshd::Sshd;
+
 use super::support::{Place, get};
 use crate::support::{DEADLINE, SOON, eventually};
 
@@ -231,7 +233,7 @@ async fn a_reload_that_came_by_itself_is_told_to_whoever_asks_for_it_later() {
     place.write(&format!("forwards:\n{web}{}", place.forward("other", 0, "")));
     place.logged("reloaded: added forward other").await;
     let text = place.ok(&["daemon", "reload"]);
-    assert!(text.starts_with("already in force for ") && text.contains(" s: added: forward other; 2 "), "{text}");
+    assert!(text.starts_with("already in force for ") && text.contains(" s: added: forward other; 1 "), "{text}");
     // What is started and stopped is no change of the file.
     place.ok(&["stop", "web"]);
     let answer = place.json(&["daemon", "reload"]);
@@ -506,4 +508,119 @@ async fn what_a_refused_file_lacks_is_watched_for() {
     let taken = || async { place.json(&["status"])["daemon"]["mistake"].is_null().then_some(()) };
     eventually(DEADLINE, "the file is in force", taken).await;
     assert_eq!(place.json(&["status"])["entrances"][0]["name"], "a.localhost");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_started_by_hand_is_told_until_it_is_as_the_file_says_again() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}{}", place.forward("web", 0, ""), place.forward("db", 0, "")));
+    place.start();
+    let told = "by hand, not as the file says: web, db (started); undone by: adit start --as-file NAME (or --all)";
+    let answer = place.ok(&["start", "--all"]);
+    assert!(answer.contains(told), "{answer}");
+    let status = place.ok(&["status", "-v"]);
+    assert!(status.contains(told) && status.contains("started by hand; the file says `start: on-demand`"), "{status}");
+    assert_eq!(place.status("web")["as_file"], false);
+    let reload = place.ok(&["daemon", "reload"]);
+    assert!(reload.contains("by hand, not as the file says: web, db;"), "{reload}");
+    let answer = place.ok(&["start", "--as-file", "--all"]);
+    assert!(!answer.contains("by hand") && place.status("web")["as_file"] == true, "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reload_after_a_mistake_that_was_mended_tells_no_change_of_before() {
+    let place = Place::new().await;
+    let good = format!("forwards:\n{}", place.forward("web", 0, ""));
+    place.write(&good);
+    place.start();
+    place.write(&format!("{good}{}", place.forward("other", 0, "")));
+    place.logged("reloaded: added forward other").await;
+    place.write("forwards: { web: { to: 1, lsten: 2 } }\n");
+    place.fails(&["daemon", "reload"]);
+    place.write(&format!("{good}{}", place.forward("other", 0, "")));
+    let text = place.ok(&["daemon", "reload"]);
+    assert!(
+        text.starts_with("in force again for ") && text.contains("before the mistake in it; 2 untouched"),
+        "{text}"
+    );
+    assert_eq!(place.json(&["daemon", "reload"])["last"]["mended"], true);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_by_a_user_is_no_loss() {
+    let (place, sshd) = (Place::new().await, Sshd::start(&[]).await);
+    let (addr, key, known) = (sshd.addr(), sshd.key(), sshd.known_hosts());
+    place.write(&format!(
+        "forwards:\n  db:\n    listen: 0\n    start: always\n    to: {{ ssh: {{ server: \"{}@{addr}\", host: 127.0.0.1, port: {}, key: \"{}\", known_hosts: \"{}\" }} }}\n",
+        sshd.user(),
+        addr.port(),
+        key.display(),
+        known.display(),
+    ));
+    place.start();
+    place.logged("\"event\":\"ready\"").await;
+    place.ok(&["restart", "db"]);
+    place.logged("db: running after the restart").await;
+    place.ok(&["stop", "db"]);
+    place.ok(&["start", "db"]);
+    place.logged("db: started by a user").await;
+    let warnings = place.ok(&["logs", "--level", "warn"]);
+    assert!(!warnings.contains("lost"), "{warnings}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_named_after_the_port_it_came_in_by_is_another_one() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    place.start();
+    let before = place.entrance("web");
+    let held = tokio::net::TcpStream::connect(before).await.unwrap();
+    let carried = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "the connection is carried", carried).await;
+    let port = testkit::process::free_port().unwrap();
+    place.write(&format!("forwards:\n{}", place.forward("web", port, "")));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(place.entrance("web").port(), port);
+    let status = place.json(&["-v", "status", "web"]);
+    let clients = &status["services"][0]["clients"];
+    assert_eq!(
+        (clients[0]["pid"].as_u64(), clients.as_array().unwrap().len()),
+        (Some(u64::from(std::process::id())), 1),
+        "{status}"
+    );
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_status_after_a_restart_names_the_process_that_still_carries_something() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let pid = place.start();
+    let held = tokio::net::TcpStream::connect(place.entrance("web")).await.unwrap();
+    let carried = || async { (place.status("web")["streams"] == 1).then_some(()) };
+    eventually(DEADLINE, "the connection is carried", carried).await;
+    place.ok(&["daemon", "restart"]);
+    let status = place.ok(&["status"]);
+    assert!(status.contains(&format!("the process before (pid {pid}) still carries: web (1 live)")), "{status}");
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tunnels_name_is_told_as_such_where_a_forward_is_wanted() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, "");
+    let token = place.home.path().join("token");
+    std::fs::write(&token, "adit_x").unwrap();
+    std::fs::set_permissions(&token, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    place.write(&format!(
+        "forwards:\n{web}publish: {{ server: \"127.0.0.1:9\", token_file: token, tunnels: {{ shop: {{ to: \"forward:web\" }} }} }}\n"
+    ));
+    place.start();
+    for verb in ["start", "stop", "restart"] {
+        let (code, text) = place.fails(&[verb, "shop"]);
+        assert!(code == 2 && text.contains("`shop` is a tunnel of `publish`, not a forward"), "{text}");
+        assert!(text.contains("adit restart web"), "{text}");
+    }
+    let status = place.ok(&["status", "shop"]);
+    assert!(status.contains("published shop") && !status.contains("NAME"), "{status}");
 }

@@ -49,6 +49,11 @@ impl Work {
         self.unknown.extend(section.unasked().into_iter().map(|(path, place)| (path, place.line)));
     }
 
+    /// What belongs to a check that is not known.
+    fn left_out(&mut self, section: &Section<'_>, key: &str) {
+        self.notes.push(format!("{}.{key} is left out with the check it is for", section.whereabouts()));
+    }
+
     /// The comments of a key and of all that is below it.
     fn comments_below(&mut self, entry: &Entry) -> Vec<String> {
         let mut lines = BTreeSet::from([entry.place.line]);

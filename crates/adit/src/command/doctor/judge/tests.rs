@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use ::forward::PluginUse;
+use ::forward::{PluginUse, SshFacts};
 use adit_core::config::AgentFile;
+use adit_core::target::SshServer;
 
 use super::*;
 use crate::command::doctor::Grade;
@@ -33,6 +34,7 @@ fn facts() -> Facts {
         names: Names { name: "x.k8s.localhost".into(), addresses: Ok(vec!["127.0.0.1".parse().unwrap()]) },
         authority: Authority::None,
         ssh: Ssh { program: Some("/usr/bin/ssh".into()), agent: Agent::Answers, known_hosts: true },
+        ssh_servers: Vec::new(),
         place: RuntimeDirectory::Good("/run/user/1/adit".into()),
         daemon: Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into() },
         descriptors: Some(1 << 20),
@@ -117,6 +119,46 @@ fn clusters_are_in_the_way_only_where_they_are_used() {
 }
 
 #[test]
+fn clusters_of_which_the_file_wants_none_are_no_trouble() {
+    let needs = Needs { no_cluster: true, ..Needs::default() };
+    for config in [Kubeconfig::None(trouble("there is no kubeconfig")), found(None)] {
+        assert_eq!(kubeconfig(&config, &needs).grade, Grade::Ok);
+    }
+    let of = |text: &str| Needs::of(&AgentFile::parse("adit.yaml", text, &|_| None).unwrap()).no_cluster;
+    assert!(of("forwards: { db: { to: 'ssh://bastion/db:5432' } }"));
+    assert!(!of("forwards: { db: { to: 'k8s:///a/service/b:1' } }"));
+    assert!(!of("gateway: { dynamic_host: k8s.localhost }"));
+}
+
+#[test]
+fn what_keeps_ssh_servers_from_being_used_is_told_once() {
+    let named = |host: &str, key: Option<&str>| {
+        let mut server = SshServer::parse(host).unwrap();
+        server.options.key = key.map(PathBuf::from);
+        server
+    };
+    let facts = |server: &SshServer, open: &str| SshServerFacts {
+        server: server.clone(),
+        looked: Ok(SshFacts { without_host_key: vec![named("hop", None)], open_keys: vec![(open.into(), 0o644)] }),
+    };
+    let (one, two) = (named("a", Some("/k")), named("b", None));
+    let broken = SshServerFacts { server: named("c", None), looked: Err(trouble("the ssh settings of c")) };
+    let checks = ssh_servers(&[facts(&one, "/k"), facts(&two, "/other"), broken]);
+    let lines: Vec<(Grade, &str)> = checks.iter().map(|check| (check.grade, check.message.as_str())).collect();
+    assert_eq!(
+        lines,
+        [
+            (Grade::Fail, "no host key of hop is known, so it is refused"),
+            (Grade::Fail, "/k is not used for a: others may read it (mode 644)"),
+            (Grade::Warn, "/other is not used for b: others may read it (mode 644)"),
+            (Grade::Fail, "the ssh settings of c"),
+        ]
+    );
+    assert_eq!(checks[0].fix.as_deref(), Some("compare its fingerprint and accept it: adit ssh trust hop"));
+    assert!(checks.iter().all(|check| check.fix.is_some()));
+}
+
+#[test]
 fn a_plugin_that_is_missing_names_its_contexts_once() {
     let plugin = |context: &str, command: &str, there: bool| PluginUse {
         context: context.into(),
@@ -140,9 +182,9 @@ fn a_plugin_that_is_missing_names_its_contexts_once() {
 
 #[test]
 fn a_port_of_a_stranger_is_in_the_way_and_one_of_ours_is_not() {
-    let taken = |by_adit: bool, hint: Option<&str>| {
+    let taken = |by_up: bool, hint: Option<&str>| {
         let trouble = Trouble { message: "taken".into(), hint: hint.map(str::to_owned) };
-        port(PortState::Taken { holder: Some("nginx (pid 3)".into()), by_adit, trouble })
+        port(PortState::Taken { holder: Some("nginx (pid 3)".into()), by_up, trouble })
     };
     let checks = ports(&[port(PortState::Free), taken(false, Some("use 5433, which is free")), taken(true, None)]);
     let lines: Vec<(Grade, &str)> = checks.iter().map(|check| (check.grade, check.message.as_str())).collect();

@@ -126,13 +126,7 @@ impl Api {
                 }
                 None => not_found("a forward can be started, stopped and restarted"),
             },
-            ["reload"] => match self.daemon.reload().await {
-                Ok(change) => ok(&json!({
-                    "added": change.added, "changed": change.changed, "removed": change.removed,
-                    "unchanged": change.unchanged, "last": self.daemon.last_change(),
-                })),
-                Err(failure) => failed(&failure),
-            },
+            ["reload"] => self.reload().await,
             ["shutdown"] => {
                 self.daemon.end(Ending::Asked);
                 let most = u64::try_from(self.daemon.end.times().total().as_millis()).unwrap_or(u64::MAX);
@@ -149,6 +143,20 @@ impl Api {
                 (Some(_), Err(error)) => problem(StatusCode::BAD_REQUEST, "usage", &error.to_string(), None),
             },
             _ => not_found("there is nothing of this name; see /v1/openapi.json"),
+        }
+    }
+
+    async fn reload(&self) -> Response<Lines> {
+        let change = match self.daemon.reload().await {
+            Ok(change) => change,
+            Err(failure) => return failed(&failure),
+        };
+        match self.daemon.by_hand().await {
+            Ok(by_hand) => ok(&json!({
+                "added": change.added, "changed": change.changed, "removed": change.removed,
+                "unchanged": change.unchanged, "last": self.daemon.last_change(), "by_hand": by_hand,
+            })),
+            Err(failure) => failed(&failure),
         }
     }
 

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use adit_core::config::AgentFile;
+use adit_core::config::{AgentFile, ForwardConfig};
 use adit_core::forward::Start;
 use serde::{Deserialize, Serialize};
 
@@ -20,6 +20,16 @@ pub(super) enum Wish {
     Started,
     /// It does not, and its port is closed.
     Stopped,
+}
+
+impl Wish {
+    /// Whether the file asks for the same.
+    pub(super) fn is_as_written(self, forward: &ForwardConfig) -> bool {
+        match self {
+            Self::Started => forward.enabled && forward.start == Start::Always,
+            Self::Stopped => !forward.enabled,
+        }
+    }
 }
 
 /// The wishes for the forwards of one file.
@@ -58,6 +68,13 @@ impl Desired {
     /// What is wished for a forward.
     pub(super) fn get(&self, name: &str) -> Option<Wish> {
         self.kept.configs.get(&self.config)?.get(name).copied()
+    }
+
+    /// The forwards that are otherwise than the file says.
+    pub(super) fn against(&self, file: &AgentFile) -> Vec<String> {
+        let is_against =
+            |forward: &&ForwardConfig| self.get(&forward.name).is_some_and(|wish| !wish.is_as_written(forward));
+        file.forwards.iter().filter(is_against).map(|forward| forward.name.clone()).collect()
     }
 
     /// Changes the wishes of these forwards.
@@ -133,6 +150,11 @@ mod tests {
         assert_eq!(of("b"), (true, Start::Always));
         assert_eq!(of("c"), (true, Start::OnDemand));
         assert_eq!(Desired::load(path.clone(), Path::new("/y/adit.yaml")).get("a"), None, "of another file");
+        desired.set(&["c".into()], Wish::Stopped);
+        let written = AgentFile::parse("adit.yaml", &FILE.replace("c: {", "c: { enabled: false,"), &|_| None).unwrap();
+        assert_eq!(desired.against(&written), ["a", "b"], "one that the file switches off is stopped anyway");
+        desired.set(&["a".into()], Wish::Started);
+        assert_eq!(desired.against(&written), ["b"], "it always runs by the file, too");
         std::fs::write(&path, "{ broken").unwrap();
         assert_eq!(Desired::load(path.clone(), Path::new("/x/adit.yaml")).get("a"), None);
         let kept = path.with_extension("json.unreadable");

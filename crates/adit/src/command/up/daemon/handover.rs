@@ -16,7 +16,7 @@ use runtime::control::{ControlLock, ControlSocket};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::launch::{Ready, given_up, refused, wait_for};
-use super::state::{Daemon, Ending, internal, of_its_start};
+use super::state::{Daemon, Ending, internal, lock, of_its_start};
 use crate::report::Failure;
 
 /// The labels of what is no entrance.
@@ -115,7 +115,11 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
 /// The successor is ready: it is the daemon, unless this one was told to end in the meantime.
 fn settle(daemon: &Daemon, mut child: Child) -> Result<u32, Failure> {
     let pid = child.id();
+    super::leaving::announce(&daemon.place.runtime, &super::ending::in_use(&lock(&daemon.running)));
     let goes_on = daemon.end(Ending::TakenOver);
+    if !goes_on {
+        super::leaving::take_back(&daemon.place.runtime);
+    }
     if !goes_on && let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) {
         // Ours: it is a child that was not waited for. Whoever told this one to end meant that one, too.
         let _ = kill_process(pid, Signal::TERM);

@@ -13,6 +13,23 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 const BEGIN: &str = "leaving-";
 const END: &str = ".json";
 
+/// Says what this process carries before it is known whether it is replaced: whoever asks its successor first hears of it.
+pub(super) fn announce(runtime: &Path, live: &[String]) {
+    if !live.is_empty() {
+        // Without it, it is not told what goes on; it goes on all the same.
+        let _ = std::fs::write(own_path(runtime), json!(live).to_string());
+    }
+}
+
+/// It was not replaced.
+pub(super) fn take_back(runtime: &Path) {
+    let _ = std::fs::remove_file(own_path(runtime));
+}
+
+fn own_path(runtime: &Path) -> PathBuf {
+    runtime.join(format!("{BEGIN}{}{END}", std::process::id()))
+}
+
 /// What this process says; nothing any more when it is dropped.
 pub(super) struct Leaving {
     path: PathBuf,
@@ -21,7 +38,7 @@ pub(super) struct Leaving {
 
 impl Leaving {
     pub(super) fn new(runtime: &Path) -> Self {
-        Self { path: runtime.join(format!("{BEGIN}{}{END}", std::process::id())), told: None }
+        Self { path: own_path(runtime), told: None }
     }
 
     /// What it carries now.

@@ -69,6 +69,19 @@ impl Process {
     }
 }
 
+/// Whether a process is `adit up` of this user.
+pub(in crate::command) fn is_up(pid: u32) -> bool {
+    let process = Path::new("/proc").join(pid.to_string());
+    let ours = std::fs::metadata(&process).is_ok_and(|found| found.uid() == rustix::process::geteuid().as_raw());
+    ours && std::fs::read(process.join("cmdline")).is_ok_and(|arguments| runs_up(&arguments))
+}
+
+fn runs_up(arguments: &[u8]) -> bool {
+    let mut words = arguments.split(|byte| *byte == 0);
+    let program = words.next().and_then(|program| program.rsplit(|byte| *byte == b'/').next());
+    program.is_some_and(|program| program.starts_with(b"adit")) && words.any(|word| word == b"up")
+}
+
 /// `adit … daemon run …` or `adit … daemon start --foreground`.
 fn runs_daemon(arguments: &[u8]) -> bool {
     let mut words = arguments.split(|byte| *byte == 0);
@@ -88,6 +101,11 @@ mod tests {
         assert!(runs_daemon(b"adit\0daemon\0start\0--foreground\0"));
         assert!(!runs_daemon(b"adit\0up\0") && !runs_daemon(b"vim\0daemon\0run\0") && !runs_daemon(b""));
         assert!(!is_daemon(std::process::id()));
+        assert!(
+            runs_up(b"/usr/bin/adit\0--config\0x\0up\0")
+                && !runs_up(b"adit\0forward\0svc/up\0")
+                && !runs_up(b"vim\0up\0")
+        );
     }
 
     #[test]

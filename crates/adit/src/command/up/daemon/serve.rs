@@ -201,7 +201,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     desktop::follow(&scope, &daemon);
     reload_on_change(&scope, &daemon, &watch);
     user_signals(&scope, &daemon)?;
-    watch_clock(&scope, &running);
+    watch_clock(&scope, &running, &view);
     left_out::try_again(&scope, &daemon);
     view.follow(&scope, &running);
     notify.ready(&scope);
@@ -231,6 +231,8 @@ async fn until_the_end(
         // The sender lives as long as the daemon.
         let taken_over = ending.wait_for(Option::is_some).await.is_ok_and(|why| *why == Some(Ending::TakenOver));
         if taken_over {
+            // From here on, so that what was announced is taken back whatever happens.
+            let leaving = Leaving::new(&daemon.place.runtime);
             // Whoever was accepted last is connected before forwards take nothing new.
             listening.drain();
             daemon.stop_answering();
@@ -244,7 +246,7 @@ async fn until_the_end(
             tokio::select! {
                 biased;
                 () = scope.idle() => {}
-                () = say_what_stays(daemon) => {}
+                () = say_what_stays(daemon, leaving) => {}
                 () = tokio::time::sleep(LINGER) => {}
             }
         }
@@ -293,8 +295,7 @@ async fn settle(daemon: &Daemon) {
 }
 
 /// Says what is still carried here, for the process that is the daemon now.
-async fn say_what_stays(daemon: &Daemon) {
-    let mut leaving = Leaving::new(&daemon.place.runtime);
+async fn say_what_stays(daemon: &Daemon, mut leaving: Leaving) {
     loop {
         leaving.tell(in_use(&lock(&daemon.running)));
         tokio::time::sleep(leaving::LOOK).await;

@@ -14,6 +14,12 @@ const COLUMNS: [&str; 8] = ["NAME", "STATUS", "LOCAL", "TARGET", "POD", "STREAMS
 const POD: usize = 4;
 /// Those that give way on a narrow terminal, and what is left of each at least.
 const GIVE_WAY: [(usize, usize); 4] = [(0, 8), (2, 9), (3, 12), (POD, 8)];
+/// A try that comes within so many seconds is not announced.
+const SOON: u64 = 3;
+/// So many forwards that are not as the file says are named.
+const NAMED: usize = 5;
+/// What makes them so.
+pub(super) const BACK: &str = "adit start --as-file NAME (or --all)";
 /// What is said of a forward begins here.
 const INDENT: usize = 4;
 
@@ -33,7 +39,8 @@ pub(in crate::command) fn table(status: &Value, verbose: bool, columns: Option<u
     gateway(&mut text, &status["gateway"]);
     let services = status["services"].as_array().map(Vec::as_slice).unwrap_or_default();
     if services.is_empty() {
-        text.push_str("no forwards are configured\n");
+        let is_published = status["published"].as_array().is_some_and(|published| !published.is_empty());
+        text.push_str(if is_published { "" } else { "no forwards are configured\n" });
     } else {
         let mut lines = rows(services, columns).into_iter();
         let mut line = || lines.next().unwrap_or_default();
@@ -44,6 +51,7 @@ pub(in crate::command) fn table(status: &Value, verbose: bool, columns: Option<u
         }
     }
     published(&mut text, &status["published"]);
+    text.push_str(&by_hand(services));
     if status.get("summary").is_some_and(|summary| summary["total"] != 0) {
         let _ = writeln!(text, "{}", summary(services));
     }
@@ -85,6 +93,25 @@ fn rows(services: &[Value], columns: Option<usize>) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
+/// The same for a terminal that has not room for all of it: what is not well stands first, and the summary last.
+pub(in crate::command) fn table_within(status: &Value, verbose: bool, columns: Option<usize>, height: usize) -> String {
+    let text = table(status, verbose, columns);
+    if text.lines().count() < height {
+        return text;
+    }
+    let mut sorted = status.clone();
+    if let Some(services) = sorted["services"].as_array_mut() {
+        services.sort_by_key(|one| !is_troubled(one));
+    }
+    within(&table(&sorted, verbose, columns), height)
+}
+
+/// Whether somebody should look at it.
+fn is_troubled(service: &Value) -> bool {
+    let is_well = matches!(service["status"].as_str(), Some("running" | "idle" | "stopped" | "disabled"));
+    !is_well || service["is_healthy"] == false
+}
+
 /// How many there are of each kind, in the words of the rows, and which are not well though they run.
 fn summary(services: &[Value]) -> String {
     let words = ["running", "idle", "starting", "restarting", "stopped", "disabled", "failed"];
@@ -95,6 +122,42 @@ fn summary(services: &[Value]) -> String {
     let bad: Vec<&str> = services.iter().filter(is_bad).filter_map(|one| one["name"].as_str()).collect();
     let bad = if bad.is_empty() { String::new() } else { format!("; unhealthy: {}", bad.join(", ")) };
     format!("{}: {}{bad}", counted(services.len() as u64, "forward"), counts.join(", "))
+}
+
+/// Which are not as the file says, and how they come to be so again.
+fn by_hand(services: &[Value]) -> String {
+    let of = |wish: &str| {
+        let differs = |one: &&Value| one["as_file"] == false && one["wish"] == wish;
+        let names: Vec<&str> = services.iter().filter(differs).filter_map(|one| one["name"].as_str()).collect();
+        (!names.is_empty()).then(|| format!("{} ({wish})", listed(&names)))
+    };
+    let parts: Vec<String> = ["started", "stopped"].into_iter().filter_map(of).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("by hand, not as the file says: {}; undone by: {BACK}\n", parts.join(", ")),
+    }
+}
+
+/// The first ones by name, and how many there are beside them.
+pub(super) fn listed(names: &[&str]) -> String {
+    let first = names.iter().take(NAMED).copied().collect::<Vec<_>>().join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => first,
+        more => format!("{first} and {more} more"),
+    }
+}
+
+/// What a forward would do by the file, when it does something else.
+fn by_file(service: &Value) -> Option<String> {
+    if service["as_file"] != false {
+        return None;
+    }
+    let wish = service["wish"].as_str()?;
+    let start = service["start"].as_str()?;
+    Some(match service["enabled"] == false {
+        true => format!("{wish} by hand; the file says `enabled: false`"),
+        false => format!("{wish} by hand; the file says `start: {start}`"),
+    })
 }
 
 fn counted(count: u64, noun: &str) -> String {
@@ -111,7 +174,7 @@ pub(in crate::command) fn file(daemon: &Value) -> String {
 }
 
 /// So much of a text as a terminal has lines for: its beginning and its last line.
-pub(in crate::command) fn within(text: &str, height: usize) -> String {
+fn within(text: &str, height: usize) -> String {
     let lines: Vec<&str> = text.lines().collect();
     // One line is the cursor's.
     let room = height.saturating_sub(1).max(3);
@@ -232,6 +295,20 @@ fn probe(health: &Value) -> Option<String> {
     Some(format!("the {kind} probe fails{times}: {error}{restarts}"))
 }
 
+/// When it is tried again, if that is not at once.
+fn next_try(service: &Value) -> Option<String> {
+    let seconds = service["retry_in_ms"].as_u64()?.div_ceil(1000);
+    if seconds < SOON {
+        return None;
+    }
+    let (wait, name) = (duration(seconds), service["name"].as_str().unwrap_or("NAME"));
+    let rests = service["start"] != "always" && service["wish"] != "started" && service["status"] == "failed";
+    Some(match rests {
+        true => format!("the next connection is tried in {wait} at the earliest; at once: adit restart {name}"),
+        false => format!("next try in {wait}; at once: adit restart {name}"),
+    })
+}
+
 /// Why something is not as it should be, below its row.
 fn details(text: &mut String, service: &Value, verbose: bool) {
     let streams = service["streams"].as_u64().unwrap_or(0);
@@ -245,6 +322,9 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     if let Some(reason) = reason {
         let _ = writeln!(text, "    {reason}");
     }
+    if let Some(next) = next_try(service).filter(|_| !is_well) {
+        let _ = writeln!(text, "    {next}");
+    }
     let probe = probe(&service["health"]);
     if let Some(probe) = &probe {
         let _ = writeln!(text, "    {probe}");
@@ -254,6 +334,9 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
     }
     if !verbose {
         return;
+    }
+    if let Some(by_file) = by_file(service) {
+        let _ = writeln!(text, "    {by_file}");
     }
     if let Some(error) = service["last_error"]["text"].as_str() {
         let _ = writeln!(text, "    last error at {}: {error}", service["last_error"]["at"].as_str().unwrap_or("?"));
@@ -345,6 +428,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_as_the_file_says_is_named_with_the_way_back() {
+        let one = |name: &str, wish: Option<&str>, as_file: bool| json!({ "name": name, "status": "running", "wish": wish, "as_file": as_file, "start": "on-demand", "enabled": true });
+        let mut all: Vec<Value> = (1..8).map(|at| one(&format!("s{at}"), Some("started"), false)).collect();
+        all.extend([
+            one("always", Some("started"), true),
+            one("off", Some("stopped"), false),
+            one("plain", None, true),
+        ]);
+        let services = json!(all);
+        let told = "by hand, not as the file says: s1, s2, s3, s4, s5 and 2 more (started), off (stopped); undone by: adit start --as-file NAME (or --all)\n";
+        let text = table(&status_of(&services), false, None);
+        assert!(text.contains(told) && text.ends_with("\n10 forwards: 10 running\n"), "{text}");
+        let answer = table(&json!({ "services": services }), false, None);
+        assert!(answer.ends_with(told), "an answer to start and stop says it, too: {answer}");
+        let verbose = table(&status_of(&services), true, None);
+        assert!(verbose.contains("\n    started by hand; the file says `start: on-demand`\n"), "{verbose}");
+        let nothing = table(&status_of(&json!([one("plain", None, true)])), true, None);
+        assert!(!nothing.contains("by hand"), "{nothing}");
+    }
+
+    #[test]
+    fn what_is_not_tried_for_a_while_says_when_it_is() {
+        let of = |start: &str, status: &str, retry: u64| {
+            let one =
+                json!({ "name": "db", "status": status, "start": start, "reason": "refused", "retry_in_ms": retry });
+            table(&status_of(&json!([one])), false, None)
+        };
+        let text = of("always", "failed", 47_200);
+        assert!(text.contains("\n    refused\n    next try in 48s; at once: adit restart db\n"), "{text}");
+        let text = of("on-demand", "failed", 47_200);
+        assert!(text.contains("the next connection is tried in 48s at the earliest"), "{text}");
+        assert!(of("on-demand", "restarting", 5_000).contains("next try in 5s"));
+        assert!(!of("always", "restarting", 400).contains("next try"), "it is over before it is read");
+    }
+
+    #[test]
     fn a_stopped_forward_says_what_goes_on() {
         let services = json!([{ "name": "web", "status": "stopped", "streams": 2, "local_port": 80 }]);
         let text = table(&status_of(&services), false, None);
@@ -383,6 +502,17 @@ mod tests {
             "{shown}"
         );
         assert_eq!(within("1\n2\n", 10), "1\n2\n");
+    }
+
+    #[test]
+    fn what_fails_is_seen_on_a_terminal_that_is_too_low_for_all() {
+        let one = |at: u32| json!({ "name": format!("s{at:02}"), "status": if at == 37 { "failed" } else { "running" }, "reason": "no such pod" });
+        let status = status_of(&(0..40).map(one).collect::<Value>());
+        let text = table_within(&status, false, None, 12);
+        assert!(text.lines().count() < 12 && text.contains("s37   failed") && text.contains("no such pod"), "{text}");
+        assert!(text.ends_with("lines that have no room here\n40 forwards: 39 running, 1 failed\n"), "{text}");
+        let all = table_within(&status, false, None, 60);
+        assert!(all.find("s00") < all.find("s37"), "where there is room they keep their places: {all}");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use ::forward::Forward;
 use adit_core::config::{AgentFile, ForwardConfig, Problem};
 use adit_core::diagnose::Fault;
-use adit_core::near;
 use adit_core::timestamp;
 use runtime::control::ControlSocket;
 use runtime::scope::Scope;
@@ -25,8 +24,10 @@ use super::last_change::LastChange;
 use super::metrics;
 use super::notify::Notify;
 use super::place::Place;
+use super::ports_before::PortsBefore;
 use super::presence::Presence;
 use super::status;
+use super::unknown::{other_than_a_forward, unknown};
 use crate::command::config::check::Contexts;
 use crate::command::up::running::{Change, Running};
 use crate::command::up::source::{Read, Source};
@@ -93,6 +94,8 @@ struct Known {
     waiting: Option<Read>,
     /// Contexts that the version in force names and that are not there, as they were told.
     missing: Contexts,
+    /// Addresses that forwards had before: what came in there goes on.
+    ports_before: PortsBefore,
     /// Why the wishes are not written down. They hold, and are written with the next change that can be.
     unsaved: Option<String>,
 }
@@ -177,7 +180,14 @@ impl Daemon {
             reloads_refused: AtomicU64::new(0),
             mistake: Mutex::default(),
             last: Mutex::default(),
-            known: Mutex::new(Known { file, desired, waiting: None, missing, unsaved: None }),
+            known: Mutex::new(Known {
+                file,
+                desired,
+                waiting: None,
+                missing,
+                ports_before: PortsBefore::default(),
+                unsaved: None,
+            }),
         })
     }
 
@@ -293,7 +303,11 @@ impl Daemon {
         self.look(move |daemon| {
             let mut status = daemon.status_now();
             if clients {
-                status::add_clients(&mut status);
+                let mut known = daemon.known();
+                known.ports_before.forget_idle(&status);
+                let before = known.ports_before.clone();
+                drop(known);
+                status::add_clients(&mut status, &before);
             }
             status
         })
@@ -379,7 +393,9 @@ impl Daemon {
         self.look(move |daemon| {
             let known = daemon.known();
             let names: Vec<&str> = known.file.forwards.iter().map(|forward| forward.name.as_str()).collect();
-            (!names.contains(&name.as_str())).then(|| unknown("forward", &name, &names))
+            let missing =
+                || other_than_a_forward(&known.file, &name).unwrap_or_else(|| unknown("forward", &name, &names));
+            (!names.contains(&name.as_str())).then(missing)
         })
         .await
     }
@@ -496,8 +512,10 @@ impl Daemon {
         let all: Vec<&ForwardConfig> = known.file.forwards.iter().collect();
         for name in &chosen.names {
             if !all.iter().any(|forward| forward.name == *name) {
-                let names: Vec<&str> = all.iter().map(|forward| forward.name.as_str()).collect();
-                return Err(unknown("forward", name, &names));
+                return Err(other_than_a_forward(&known.file, name).unwrap_or_else(|| {
+                    let names: Vec<&str> = all.iter().map(|forward| forward.name.as_str()).collect();
+                    unknown("forward", name, &names)
+                }));
             }
         }
         for tag in &chosen.tags {
@@ -612,6 +630,7 @@ impl Daemon {
         };
         let (applied, wants_address) = {
             let mut running = lock(&self.running);
+            known.ports_before.note(running.entrances().open());
             running.renew(&renew);
             let applied = running.apply(&next).map(|change| (change, running.snapshot()));
             // While nobody sees what comes of it: what it leads to is told after it.
@@ -634,6 +653,7 @@ impl Daemon {
             }
         };
         known.waiting = None;
+        let was_mistaken = !self.mistake().is_null();
         match &spoiled {
             Some(failure) => {
                 self.view.in_force();
@@ -650,11 +670,12 @@ impl Daemon {
         self.tell_missing(&mut known, next.contexts.clone());
         self.watch.set_files(next.files());
         let diff = super::audit::diff(&known.file, &as_written);
-        self.note_last(&change, !is_command || diff.is_some());
+        self.note_last(&change, !is_command || diff.is_some(), was_mistaken && spoiled.is_none());
         if let Some(diff) = diff {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
         desired.keep_only(&as_written);
+        known.ports_before.keep_only(&as_written);
         // While another process takes over the wishes are its own: it may know of more.
         if is_command || !self.hands_over() {
             known.unsaved = self.save(&mut desired);
@@ -674,10 +695,23 @@ impl Daemon {
     }
 
     /// Keeps in mind what the file has changed, for whoever asks for a reload when the watcher was quicker.
-    fn note_last(&self, change: &Change, is_of_file: bool) {
-        if is_of_file && !change.is_empty() {
-            *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(LastChange::now(change.clone()));
-        }
+    fn note_last(&self, change: &Change, is_of_file: bool, mended: bool) {
+        let next = match (is_of_file && !change.is_empty(), mended) {
+            (true, _) => LastChange::now(change.clone()),
+            // What was changed before the mistake is not what whoever has just mended it asks about.
+            (false, true) => LastChange::mended(Change { unchanged: change.unchanged, ..Change::default() }),
+            (false, false) => return,
+        };
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some(next);
+    }
+
+    /// The forwards that are otherwise than the file says, because somebody wished it.
+    pub(super) async fn by_hand(self: &Arc<Self>) -> Result<Vec<String>, Failure> {
+        self.look(|daemon| {
+            let known = daemon.known();
+            known.desired.against(&known.file)
+        })
+        .await
     }
 
     /// What the file has changed last, and when; nothing since the start.
@@ -739,16 +773,6 @@ impl Verb {
             Self::Restart => "restarted",
         }
     }
-}
-
-/// What is not there, with what may be meant.
-fn unknown(what: &str, name: &str, known: &[&str]) -> Failure {
-    let hint = match near::nearest(name, known.iter().copied()) {
-        Some(near) => format!("did you mean `{near}`?"),
-        None if known.is_empty() => String::new(),
-        None => format!("there are: {}", known.join(", ")),
-    };
-    Failure::new(Fault::Usage, format!("there is no {what} `{name}`"), hint)
 }
 
 fn row(row: &gateway::rows::Row) -> Value {

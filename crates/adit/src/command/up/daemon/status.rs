@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::desired::{Desired, Wish};
 use super::left_out;
+use super::ports_before::PortsBefore;
 use crate::command::up::publish::TunnelRow;
 
 /// What is known of one forward.
@@ -60,7 +61,9 @@ pub(super) fn is_chosen(forward: &ForwardConfig, names: &[String], tags: &[Strin
 }
 
 /// Adds to each forward which processes of this machine hold its connections.
-pub(super) fn add_clients(status: &mut Value) {
+///
+/// What came in by an address that a forward had before goes on; another one may have that address now.
+pub(super) fn add_clients(status: &mut Value, before: &PortsBefore) {
     let services = status["services"].as_array_mut().map(Vec::as_mut_slice).unwrap_or_default();
     let ports = |one: &Value| -> Vec<SocketAddr> {
         let texts = one["entrances"].as_array().into_iter().flatten().filter_map(Value::as_str);
@@ -70,10 +73,16 @@ pub(super) fn add_clients(status: &mut Value) {
         let closed = closed.filter(|_| open.is_empty() && one["streams"] != 0);
         open.into_iter().chain(closed.map(|port| SocketAddr::from(([127, 0, 0, 1], port)))).collect()
     };
-    let all: Vec<SocketAddr> = services.iter().flat_map(ports).collect();
+    let now: Vec<SocketAddr> = services.iter().flat_map(ports).collect();
+    let all_of = |one: &Value| -> Vec<SocketAddr> {
+        let past = one["name"].as_str().filter(|_| one["streams"] != 0).map(|name| before.of(name));
+        let past = past.into_iter().flatten().filter(|address| !now.contains(address));
+        ports(one).into_iter().chain(past.copied()).collect()
+    };
+    let all: Vec<SocketAddr> = services.iter().flat_map(all_of).collect();
     let found = runtime::listener::local_clients(&all);
     for service in services {
-        let own = ports(service);
+        let own = all_of(service);
         let clients = found.iter().filter(|client| own.contains(&client.port));
         let clients = clients.map(
             |client| json!({ "address": client.address.to_string(), "pid": client.pid, "command": client.command }),
@@ -217,8 +226,10 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
         "tags": config.tags,
         "description": config.description,
         "state": report.map_or("stopped", |report| report.status.state.as_str()),
+        "enabled": config.enabled,
         "start": if config.start == Start::Always { "always" } else { "on-demand" },
         "wish": match wish { Some(Wish::Started) => Some("started"), Some(Wish::Stopped) => Some("stopped"), None => None },
+        "as_file": wish.is_none_or(|wish| wish.is_as_written(config)),
         "entrances": known.addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
         "context": report.and_then(|report| report.context.clone()),
         "namespace": report.and_then(|report| report.namespace.clone()),
@@ -229,7 +240,7 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
             .or_else(|| report.status.reason.as_deref().map(str::to_owned)))),
         "cluster_trouble": report.and_then(ForwardReport::cluster_trouble),
         "hint": known.hint.clone().or_else(|| will_fail.as_ref()?.1.clone()).or(of_probe),
-        "retry_in_ms": report.and_then(|report| report.status.retry_at)
+        "retry_in_ms": report.and_then(|report| report.status.retry_at.or(report.held_until))
             .map(|at| millis(at.saturating_duration_since(std::time::Instant::now()))),
         "streams": traffic.map_or_else(|| report.map_or(0, ForwardReport::streams), Traffic::live),
         "opened": traffic.map_or(0, Traffic::opened),

@@ -25,7 +25,12 @@ enum Kind {
     Https,
     Postgres,
     Kafka,
+    /// None that localport knows, and what comes nearest here.
+    Other(&'static str),
 }
+
+/// Kinds of ours that say themselves what they need.
+const OURS: [&str; 3] = ["redis", "mysql", "grpc"];
 
 const KINDS: [(&str, Kind); 6] = [
     ("tcp", Kind::Tcp),
@@ -38,7 +43,7 @@ const KINDS: [(&str, Kind); 6] = [
 
 /// What the check becomes. `local` is the service's port, to which the check connects.
 pub(super) fn read(section: &Section<'_>, local: Option<u16>, work: &mut Work) -> Written {
-    let kind = section.word("type", &KINDS);
+    let kind = section.get("type", |text| Ok::<_, Complaint>(kind_of(text, section, work)));
     let interval = given(section, "interval", |text| super::seconds(text, 1.0, 3600.0));
     let timeout = given(section, "timeout", |text| super::seconds(text, 0.1, 300.0));
     let fall = given(section, "failure_threshold", |text| number(text, &(1u32..=100)));
@@ -54,6 +59,10 @@ pub(super) fn read(section: &Section<'_>, local: Option<u16>, work: &mut Work) -
         Some(Kind::Https) => http(&config, "https", work),
         Some(Kind::Postgres) => postgres(&config, local, work),
         Some(Kind::Kafka) => kafka(&config, local, work),
+        Some(Kind::Other(kind)) => {
+            config.entries().iter().for_each(|entry| work.left_out(&config, &entry.key));
+            Written::map().with("type", Written::text(kind))
+        }
         // The type is inherited; what is configured belongs to it.
         None if !has_config || section.holds("type") => Written::map(),
         None => {
@@ -61,13 +70,29 @@ pub(super) fn read(section: &Section<'_>, local: Option<u16>, work: &mut Work) -
             return Written::map();
         }
     };
-    work.unknown(&config);
+    if !matches!(kind, Some(Kind::Other(_))) {
+        work.unknown(&config);
+    }
     work.unknown(section);
     probe
         .with_some("interval", interval.map(|wait| wait.time()))
         .with_some("timeout", timeout.map(|wait| wait.time()))
         .with_some("rise", rise.map(|rise| rise.written(Written::bare)))
         .with_some("fall", fall.map(|fall| fall.written(Written::bare)))
+}
+
+/// The kind of a word. The rest of the file is of use whatever that is: the nearest one takes its place, and a note says so.
+fn kind_of(text: &str, section: &Section<'_>, work: &mut Work) -> Kind {
+    if let Some((_, kind)) = KINDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(text)) {
+        return *kind;
+    }
+    let ours = OURS.iter().find(|word| word.eq_ignore_ascii_case(text)).copied();
+    let place = section.whereabouts();
+    work.notes.push(match ours {
+        Some(kind) => format!("{place}.type: `{text}` is none of localport's; the {kind} check of adit is written"),
+        None => format!("{place}.type: `{text}` is not known here: a tcp check takes its place"),
+    });
+    Kind::Other(ours.unwrap_or("tcp"))
 }
 
 /// A request; the connection is the forward's own, so host and port of the URL only name the host.

@@ -218,6 +218,23 @@ fn a_service_of_an_unknown_technology_is_left_out_with_a_note_and_the_others_are
 }
 
 #[test]
+fn a_check_of_an_unknown_type_is_replaced_with_a_note_and_the_rest_is_there() {
+    let check = |check: &str| {
+        let text = one(&format!("health_check: {{ {check}, interval: 7, config: {{ collection: x }} }}"));
+        let imported = localport(&text, "localport.yaml").unwrap_or_else(|problems| panic!("{problems}"));
+        (read(&text), imported.notes.join("\n"))
+    };
+    let (file, notes) = check("type: mongodb");
+    assert_eq!(file.forwards[0].health.as_ref().map(|health| health.probe.as_str()), Some("tcp"));
+    assert_eq!(file.forwards[0].health.as_ref().unwrap().settings.interval, Duration::from_secs(7));
+    assert!(notes.contains("health_check.type: `mongodb` is not known here: a tcp check takes its place"), "{notes}");
+    assert!(notes.contains("config.collection is left out with the check"), "{notes}");
+    let (file, notes) = check("type: Redis");
+    assert_eq!(file.forwards[0].health.as_ref().map(|health| health.probe.as_str()), Some("redis"));
+    assert!(notes.contains("none of localport's"), "{notes}");
+}
+
+#[test]
 fn what_localport_refuses_is_refused_all_at_once() {
     let text = "version: '2.0'
 services:
@@ -236,7 +253,6 @@ services:
             "services[0].remote_port: `70000` is not a number that fits here",
             "services[1].connection.resource_name: is missing",
             "services[1].connection.namespace: `A!` cannot be the name of a namespace",
-            "services[1].health_check.type: `icmp` is not known here",
             "services[1].health_check.interval: 0 is out of range",
             "services[2].name: `b` is there twice",
             "services[2].local_port: local port 1 is used by `b` as well",
