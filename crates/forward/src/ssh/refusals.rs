@@ -13,7 +13,7 @@ use russh::client::Msg;
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::Notify;
 
-use super::link::OpenError;
+use super::link::{Denial, OpenError};
 use super::words::printable;
 
 /// The first id that russh gives.
@@ -95,11 +95,11 @@ impl Refusals {
             }
             (Err(russh::Error::ChannelOpenFailure(reason)), Some(id)) => {
                 let words = self.words(id).await;
-                Err(match reason {
-                    ChannelOpenFailure::AdministrativelyProhibited => OpenError::Prohibited(words),
-                    ChannelOpenFailure::ResourceShortage => OpenError::Busy(words),
-                    _ => OpenError::Failed(words),
-                })
+                Err(OpenError::Denied(match reason {
+                    ChannelOpenFailure::AdministrativelyProhibited => Denial::Prohibited(words),
+                    ChannelOpenFailure::ResourceShortage => Denial::Busy(words),
+                    _ => Denial::Failed(words),
+                }))
             }
             (Err(_), _) => Err(OpenError::Lost),
         }
