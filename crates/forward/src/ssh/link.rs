@@ -24,7 +24,7 @@ use super::error::SshError;
 use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
 use super::leaving::{By, Leaving};
-use super::refusals::Refusals;
+use super::refusals::{Denial, Refusals};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 use super::words::printable;
@@ -221,16 +221,6 @@ pub(crate) enum OpenError {
     Lost,
     /// The server does not open it.
     Denied(Denial),
-}
-
-/// Why the server does not open a stream, with its words.
-pub(crate) enum Denial {
-    /// It does not forward there.
-    Prohibited(String),
-    /// It got no connection there.
-    Failed(String),
-    /// It has no room for it now.
-    Busy(String),
 }
 
 impl Link {

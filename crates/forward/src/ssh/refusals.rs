@@ -13,7 +13,7 @@ use russh::client::Msg;
 use russh::{Channel, ChannelId, ChannelOpenFailure};
 use tokio::sync::Notify;
 
-use super::link::{Denial, OpenError};
+use super::link::OpenError;
 use super::words::printable;
 
 /// The first id that russh gives.
@@ -24,6 +24,16 @@ const MOMENT: Duration = Duration::from_millis(500);
 const KEPT: usize = 256;
 /// The longest text that is told: it stands in the middle of a line.
 const WORDS_MAX: usize = 200;
+
+/// Why the server does not open a stream, with its words.
+pub(crate) enum Denial {
+    /// It does not forward there.
+    Prohibited(String),
+    /// It got no connection there.
+    Failed(String),
+    /// It has no room for it now.
+    Busy(String),
+}
 
 /// What a server said of the streams of one connection.
 #[derive(Default)]
