@@ -203,9 +203,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_dial_of_what_is_away_is_no_restart_of_the_forward() {
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = format!("ssh://someone@{}/db:5432", listener.local_addr().unwrap());
-        drop(listener);
+        let closed = testkit::process::Closed::take().unwrap();
+        let target = format!("ssh://someone@{}/db:5432", closed.address);
         let (scope, clusters) = (Scope::root(), Clusters::new(KubeSettings::default()));
         let target = Target::parse(&target).unwrap();
         let forward = Forward::new(&scope, &clusters, "db", target, ForwardOptions::default());

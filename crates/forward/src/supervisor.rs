@@ -516,12 +516,7 @@ impl Shared {
             if let Some(session) = &*self.session.borrow() {
                 session.doubt();
             }
-            let noun = if places.max() == 1 { "connection" } else { "connections" };
-            ConnectError::Unavailable {
-                target: self.target.to_string(),
-                reason: format!("it carries {} {noun}, its limit", places.max()),
-                hint: Some("close one of them, or raise `limits.connections` of the forward".into()),
-            }
+            ConnectError::Full { target: self.target.to_string(), most: places.max() }
         })
     }
 

@@ -183,7 +183,7 @@ fn add_headers(headers: &mut HeaderMap, problem: &Problem) {
         Problem::TooManyGuesses { wait } => {
             headers.insert(RETRY_AFTER, HeaderValue::from(seconds(*wait)));
         }
-        Problem::Draining => {
+        Problem::Full { .. } | Problem::Draining => {
             headers.insert(RETRY_AFTER, HeaderValue::from(1));
         }
         _ => {}

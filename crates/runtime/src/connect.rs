@@ -367,6 +367,14 @@ pub enum ConnectError {
         /// What to do, if anybody knows.
         hint: Option<String>,
     },
+    /// It carries as much as it may; for connectors that are not plain TCP.
+    #[error("{target} is not available: it carries {most} {}, its limit", if *most == 1 { "connection" } else { "connections" })]
+    Full {
+        /// The target as a user would write it.
+        target: String,
+        /// How many connections.
+        most: usize,
+    },
     /// There is no such target, as far as those know who were asked; for connectors that are not plain TCP.
     #[error("{target} is not there: {reason}")]
     Missing {
@@ -444,6 +452,7 @@ impl ConnectError {
             Self::Certificate { why, .. } => Self::Certificate { target, why },
             Self::Tls { why, .. } => Self::Tls { target, why },
             Self::Unavailable { reason, hint, .. } => Self::Unavailable { target, reason, hint },
+            Self::Full { most, .. } => Self::Full { target, most },
             Self::Missing { reason, hint, part, near, .. } => Self::Missing { target, reason, hint, part, near },
             Self::NotReady { after, reason, hint, .. } => Self::NotReady { target, after, reason, hint },
         }
@@ -467,6 +476,7 @@ impl ConnectError {
             | Self::Certificate { target, .. }
             | Self::Tls { target, .. }
             | Self::Unavailable { target, .. }
+            | Self::Full { target, .. }
             | Self::Missing { target, .. }
             | Self::NotReady { target, .. } => target,
         }
@@ -485,6 +495,7 @@ impl Diagnose for ConnectError {
             | Self::Unavailable { .. }
             | Self::Missing { .. }
             | Self::NotReady { .. } => Fault::Upstream,
+            Self::Full { .. } => Fault::Quota,
             Self::Exhausted { .. } => Fault::Internal,
         }
     }
@@ -511,6 +522,7 @@ impl Diagnose for ConnectError {
                     .into()
             }
             Self::Tls { .. } => "check that this port speaks TLS".into(),
+            Self::Full { .. } => "close one of them, or raise `limits.connections` of the forward".into(),
             Self::Unavailable { hint, .. } | Self::Missing { hint, .. } => return hint.clone(),
             Self::NotReady { hint: Some(hint), .. } => format!("{hint}; the next request tries again"),
             Self::NotReady { hint: None, .. } => "the next request tries again".into(),

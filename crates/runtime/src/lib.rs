@@ -6,6 +6,7 @@ pub mod activation;
 pub mod admin;
 pub mod connect;
 pub mod control;
+pub mod delivery;
 pub mod executor;
 pub mod guard;
 pub mod lines;

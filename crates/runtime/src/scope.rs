@@ -85,16 +85,24 @@ impl Scope {
     }
 
     /// From now on a drain is not the beginning of an end that somebody waits for: what is in flight has its time, however
-    /// long that is, until cancel is raised.
+    /// long that is, until cancel is raised or [`Scope::hasten`] says that somebody waits after all.
     pub fn linger(&self) {
         self.inner.lingers.store(true, Ordering::Release);
     }
 
-    /// Returns once somebody waits for the end: at the drain, or at the cancel of a scope that lingers.
+    /// Its drain is the beginning of an end that somebody waits for, though it was told to linger.
+    pub fn hasten(&self) {
+        self.inner.lingers.store(false, Ordering::Release);
+        self.inner.hastened.notify_waiters();
+    }
+
+    /// Returns once somebody waits for the end: at the drain; where it lingers, when that is over or at the cancel.
     pub async fn awaited(&self) {
         self.drained().await;
-        if self.inner.lingers() {
-            self.cancelled().await;
+        tokio::select! {
+            biased;
+            () = self.cancelled() => {}
+            () = self.inner.lingered() => {}
         }
     }
 
@@ -211,6 +219,8 @@ struct Inner {
     level: AtomicU8,
     /// Whether its drain is none that an end follows soon.
     lingers: AtomicBool,
+    /// Told when that is over.
+    hastened: Notify,
     signals: [Notify; ABORT as usize],
     /// Own tasks, plus one for each child scope that has any.
     count: AtomicUsize,
@@ -226,6 +236,7 @@ impl Inner {
             parent,
             level: AtomicU8::new(level),
             lingers: AtomicBool::new(false),
+            hastened: Notify::new(),
             signals: [const { Notify::const_new() }; ABORT as usize],
             count: AtomicUsize::new(0),
             emptied: Notify::new(),
@@ -248,8 +259,20 @@ impl Inner {
         self.level.load(Ordering::Acquire) >= level
     }
 
-    fn lingers(&self) -> bool {
-        self.lingers.load(Ordering::Acquire) || self.parent.as_ref().is_some_and(|parent| parent.lingers())
+    /// Returns once neither it nor a scope above it lingers.
+    async fn lingered(&self) {
+        let mut scope = Some(self);
+        while let Some(inner) = scope {
+            while inner.lingers.load(Ordering::Acquire) {
+                let hastened = inner.hastened.notified();
+                tokio::pin!(hastened);
+                hastened.as_mut().enable();
+                if inner.lingers.load(Ordering::Acquire) {
+                    hastened.await;
+                }
+            }
+            scope = inner.parent.as_deref();
+        }
     }
 
     async fn raised(&self, level: u8) {
@@ -509,6 +532,20 @@ mod tests {
         assert!(awaited.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         lingering.cancel();
         awaited.await;
+    }
+
+    #[tokio::test]
+    async fn whoever_waits_for_the_end_of_a_scope_that_lingers_has_it_awaited_at_once() {
+        let lingering = Scope::root();
+        let child = lingering.child().child();
+        lingering.linger();
+        lingering.drain();
+        let mut awaited = std::pin::pin!(child.awaited());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(awaited.as_mut().poll(&mut context).is_pending());
+        lingering.hasten();
+        assert!(awaited.as_mut().poll(&mut context).is_ready());
+        assert!(!child.is_cancelled(), "what is in flight has the time of any other end");
     }
 
     #[tokio::test]

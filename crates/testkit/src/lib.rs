@@ -7,6 +7,7 @@ pub mod cluster;
 pub mod faulty;
 pub mod kafka;
 pub mod load;
+pub mod network;
 pub mod noise;
 pub mod origin;
 pub mod process;

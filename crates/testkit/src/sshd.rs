@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::network::Network;
 use crate::process::{self, Process, Signal};
 
 /// Where sshd is; it refuses to start without its full path.
@@ -25,6 +26,8 @@ pub struct Sshd {
     dir: tempfile::TempDir,
     addr: SocketAddr,
     user: String,
+    /// Where it runs, when that is no namespace of ours.
+    network: Option<Arc<Network>>,
     process: Mutex<Option<Process>>,
 }
 
@@ -36,15 +39,27 @@ impl Sshd {
     /// # Panics
     /// When `sshd` is not installed, see `./dev setup`, or does not start.
     pub async fn start(lines: &[&str]) -> Self {
+        Self::start_at(Ipv4Addr::LOCALHOST, None, lines).await
+    }
+
+    /// The same in another network, at an address of it.
+    ///
+    /// # Panics
+    /// When `sshd` is not installed, see `./dev setup`, or does not start.
+    pub async fn start_in(network: &Arc<Network>, ip: Ipv4Addr, lines: &[&str]) -> Self {
+        Self::start_at(ip, Some(Arc::clone(network)), lines).await
+    }
+
+    async fn start_at(ip: Ipv4Addr, network: Option<Arc<Network>>, lines: &[&str]) -> Self {
         let dir = tempfile::tempdir().expect("a directory for sshd");
-        let addr = SocketAddr::from(([127, 0, 0, 1], process::free_port().expect("a free port")));
-        let sshd = Self { dir, addr, user: user(), process: Mutex::new(None) };
+        let addr = SocketAddr::from((ip, process::free_port().expect("a free port")));
+        let sshd = Self { dir, addr, user: user(), network, process: Mutex::new(None) };
         sshd.make_key("host", "ed25519", "");
         sshd.make_key("id", "ed25519", "");
         fs::copy(sshd.path("id.pub"), sshd.path("authorized")).expect("a file is copied");
         let at = |file: &str| sshd.path(file).display().to_string();
         let config = format!(
-            "{}\nPort {}\nListenAddress 127.0.0.1\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
+            "{}\nPort {}\nListenAddress {ip}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
              UsePAM no\nPasswordAuthentication no\nKbdInteractiveAuthentication no\nPermitRootLogin yes\n\
              AllowTcpForwarding yes\nMaxSessions 1\nLogLevel DEBUG1\n",
             lines.join("\n"),
@@ -91,7 +106,7 @@ impl Sshd {
 
     /// Its name in `known_hosts`.
     pub fn known_name(&self) -> String {
-        format!("[127.0.0.1]:{}", self.addr.port())
+        format!("[{}]:{}", self.addr.ip(), self.addr.port())
     }
 
     /// Makes a pair of keys in its directory.
@@ -139,7 +154,7 @@ impl Sshd {
         if rustix::process::geteuid().is_root() {
             fs::create_dir_all(PRIVILEGE_SEPARATION).expect("sshd's directory");
         }
-        let mut command = Command::new(SSHD);
+        let mut command = self.network.as_ref().map_or_else(|| Command::new(SSHD), |network| network.inside(SSHD));
         command.args(["-D", "-e", "-f"]).arg(self.path("sshd_config"));
         let process = Process::start(&mut command).expect("sshd starts");
         let up = process.line(DEADLINE, |line| line.contains("Server listening on")).await;

@@ -4,6 +4,9 @@ mod support;
 
 mod activation;
 mod bad_days;
+// By `unshare` and `nsenter` of util-linux, and `ip`.
+#[cfg(target_os = "linux")]
+mod carried;
 mod desktop;
 mod life;
 mod limits;
@@ -13,6 +16,7 @@ mod metrics;
 mod networks;
 mod notified;
 mod ports;
+mod published;
 mod refused;
 mod single;
 mod takeover;

@@ -15,6 +15,7 @@ use super::error::SshError;
 use super::key_files::KeyFiles;
 use super::link::{Link, OpenError};
 use super::openssh::{self, Master};
+use super::refusals::Denial;
 use super::servers::{Refusal, SshServers};
 use super::settings::{Known, Reader};
 use crate::reach::{AGAIN, RESTART, RESTARTING};
@@ -511,7 +512,9 @@ impl Bastion {
                     Way::Link(link) => match self.open_by(link, host, port).await {
                         Ok(stream) => return Ok(Io::buffered(stream)),
                         Err(OpenError::Lost) => {}
-                        Err(error) => return Err(OpenedVia::Stream(self.refusal(&error, target(), host, port))),
+                        Err(OpenError::Denied(denial)) => {
+                            return Err(OpenedVia::Stream(self.refusal(&denial, target(), host, port)));
+                        }
                     },
                 }
             }
@@ -524,33 +527,29 @@ impl Bastion {
         }
     }
 
-    fn refusal(&self, error: &OpenError, target: String, host: &str, port: u16) -> ConnectError {
+    fn refusal(&self, denial: &Denial, target: String, host: &str, port: u16) -> ConnectError {
         let (server, there) = (&self.server, authority(host, port));
-        match error {
-            OpenError::Prohibited(words) => ConnectError::Unavailable {
+        match denial {
+            Denial::Prohibited(words) => ConnectError::Unavailable {
                 target,
                 reason: format!("{server} forbids to forward there{}", as_said("administratively prohibited", words)),
                 hint: Some(format!("allow it there: AllowTcpForwarding and PermitOpen {there} in sshd_config")),
             },
-            OpenError::Busy(words) => ConnectError::Unavailable {
+            Denial::Busy(words) => ConnectError::Unavailable {
                 target,
                 reason: format!("{server} has no room for another stream{}", as_said("resource shortage", words)),
                 hint: None,
             },
-            OpenError::Failed(words) if has_no_address(words) => {
+            Denial::Failed(words) if has_no_address(words) => {
                 let text = format!("{server} does not know {host}{}", as_said("connect failed", words));
                 ConnectError::Resolve { target, source: std::io::Error::other(text) }
             }
-            OpenError::Failed(words) => {
+            Denial::Failed(words) => {
                 let text = format!("{server} got no connection to {there}{}", as_said("connect failed", words));
                 ConnectError::Refused {
                     target,
                     source: std::io::Error::new(std::io::ErrorKind::ConnectionRefused, text),
                 }
-            }
-            OpenError::Lost => {
-                let reason = "the ssh connection was lost".to_owned();
-                ConnectError::Unavailable { target, reason, hint: None }
             }
         }
     }

@@ -8,6 +8,7 @@ use adit_core::target::SshServer;
 use runtime::Scope;
 use runtime::ack::AckedTcp;
 use runtime::connect::{ConnectError, Io, TcpConnect};
+use runtime::delivery::Ends;
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
 use russh::{Preferred, SshId, cipher};
@@ -110,7 +111,8 @@ impl Dial<'_> {
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
         let shown = Arc::new(OnceLock::new());
         let host_keys = HostKeys::of(self.scope, known).await?;
-        let transport = self.transport(known);
+        let ends = OnceLock::new();
+        let transport = self.transport(known, &ends);
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
@@ -142,7 +144,7 @@ impl Dial<'_> {
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
             // russh reads the length of each packet by itself: without a buffer that is a system call more for each.
-            let (transport, logging) = Watched::new(self.transport(known).await?, patience(known));
+            let (transport, logging) = Watched::new(self.transport(known, &shared.ends).await?, patience(known));
             let transport = Gathered::new(BufReader::with_capacity(READ_BUFFER, transport));
             match client::connect_stream(config, transport, client).await {
                 Ok(handle) => Ok((handle, logging)),
@@ -155,7 +157,8 @@ impl Dial<'_> {
         }
     }
 
-    async fn transport(&self, known: &Known) -> Result<Io, SshError> {
+    /// The way to the server. When it is a TCP connection, its ends are told.
+    async fn transport(&self, known: &Known, ends: &OnceLock<Ends>) -> Result<Io, SshError> {
         let settings = &known.settings;
         if let Some(command) = &settings.proxy_command {
             let command = known.expanded(command);
@@ -200,6 +203,9 @@ impl Dial<'_> {
         })?;
         // Keystrokes and small answers are not to wait for more, and sshd waits with its own until we have acknowledged.
         let _ = stream.set_nodelay(true);
+        if let Ok(known) = Ends::of(&stream) {
+            let _ = ends.set(known);
+        }
         Ok(Io::other(AckedTcp::new(stream)))
     }
 

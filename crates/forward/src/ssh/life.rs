@@ -4,7 +4,9 @@
 //! a connection that has not opened one for a while is asked by itself, and left when it says nothing. Its streams are ended only when
 //! another connection to the same server was made: then it is not the server that is slow. If the silence began with the stream itself
 //! that is no proof either: sshd answers nothing while it looks up a name, and each connection has an sshd of its own. Then the streams
-//! are left to the keep-alives, and the same host and port is no reason to leave another connection soon after.
+//! are left to the keep-alives, and the same host and port is no reason to leave another connection soon after. That holds as long as the
+//! server's system acknowledges what is sent, as it does for a server that is busy, and for one that stands still: those two nobody can
+//! tell from one another. Where not even that comes it is the way that is dead, and no server is blamed for it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,10 +70,16 @@ impl Bastion {
         let silent = async {
             tokio::time::sleep(SLOW).await;
             // One that has just been made is not replaced for that: each would be a login.
-            if self.is_blamed(host, port) || !self.has_been_there_for(life * 2) || link.is_alive(life).await {
+            if !self.has_been_there_for(life * 2) || link.is_alive(life).await {
                 // It is the target that is slow.
-                std::future::pending::<()>().await;
+                return std::future::pending().await;
             }
+            let is_cut_off = link.is_cut_off().await;
+            if !is_cut_off && self.is_blamed(host, port) {
+                // It may be the same name again.
+                return std::future::pending().await;
+            }
+            is_cut_off
         };
         // Nothing was carried by it yet, so whoever waits for it need not stay when it is left: the machine slept, or its network changed.
         let left = async {
@@ -82,10 +90,12 @@ impl Bastion {
             biased;
             opened = Arc::clone(&link).open(host.to_owned(), port) => opened,
             () = left => Err(OpenError::Lost),
-            () = silent => {
-                tracing::debug!(server = %self.server, "an ssh connection shows no life, and is left");
-                self.blame(host, port);
-                link.be_busy();
+            is_cut_off = silent => {
+                tracing::debug!(server = %self.server, is_cut_off, "an ssh connection shows no life, and is left");
+                if !is_cut_off {
+                    self.blame(host, port);
+                    link.be_busy();
+                }
                 link.retire();
                 self.tell();
                 Err(OpenError::Lost)

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
+use runtime::delivery::Ends;
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure, Sig};
@@ -23,7 +24,7 @@ use super::error::SshError;
 use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
 use super::leaving::{By, Leaving};
-use super::refusals::Refusals;
+use super::refusals::{Denial, Refusals};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
 use super::words::printable;
@@ -101,6 +102,8 @@ pub(crate) struct LinkShared {
     scope: Scope,
     /// Ports of the server that lead here, when it was made for them.
     ports: Option<Arc<RemoteTable>>,
+    /// Of the TCP connection, when there is one of its own.
+    pub(super) ends: OnceLock<Ends>,
 }
 
 impl LinkShared {
@@ -136,6 +139,7 @@ impl LinkShared {
             ended: watch::Sender::new(None),
             scope: scope.clone(),
             ports,
+            ends: OnceLock::new(),
         })
     }
 
@@ -211,16 +215,12 @@ pub(crate) struct Link {
     busy: AtomicBool,
 }
 
-/// Why a stream was not opened, with the words of the server.
+/// Why a stream was not opened.
 pub(crate) enum OpenError {
     /// The connection is gone; another may do.
     Lost,
-    /// The server does not forward there.
-    Prohibited(String),
-    /// The server got no connection there.
-    Failed(String),
-    /// The server has no room for it now.
-    Busy(String),
+    /// The server does not open it.
+    Denied(Denial),
 }
 
 impl Link {
@@ -239,6 +239,12 @@ impl Link {
     #[cfg(test)]
     pub(super) const fn shared(&self) -> &Arc<LinkShared> {
         &self.shared
+    }
+
+    /// Whether somebody waits for a stream of it.
+    #[cfg(test)]
+    pub(super) fn is_opening(&self) -> bool {
+        self.shared.opening.load(Ordering::Acquire) > 0
     }
 
     /// Streams that are open.
@@ -328,11 +334,23 @@ impl Link {
         self.shared.is_held() || answers.await || self.shared.is_held() || heard() != before
     }
 
+    /// Whether what it sends does not even reach the server's system: that is no name that is looked up there.
+    pub(super) async fn is_cut_off(&self) -> bool {
+        let Some(ends) = self.shared.ends.get().copied() else { return false };
+        self.scope().spawn_blocking("look at a connection", move || ends.are_cut_off()).await.unwrap_or(false)
+    }
+
     /// Waits for its end; why.
     pub(crate) async fn ended(&self) -> String {
         let mut ended = self.shared.ended.subscribe();
-        let ended = ended.wait_for(Option::is_some).await;
-        ended.ok().and_then(|reason| reason.clone()).unwrap_or_else(|| "the connection is gone".to_owned())
+        loop {
+            let reason = ended.borrow_and_update().clone();
+            if let Some(reason) = reason {
+                return reason;
+            }
+            // The sender is in what this holds.
+            let _ = ended.changed().await;
+        }
     }
 
     /// Has the server listen; the port, or `None` when it does not.
@@ -350,14 +368,14 @@ impl Link {
     /// Opens a stream. If nobody waits any more it is closed as soon as it is open.
     pub(crate) async fn open(self: Arc<Self>, host: String, port: u16) -> Result<SshStream, OpenError> {
         let scope = self.shared.scope.clone();
-        let opening: BoxFuture<'static, _> = Box::pin(async move {
+        let opening: OpeningFuture = Box::pin(async move {
             let _counted = BeingOpened::begin(&self.shared);
             let asking = self.handle.channel_open_direct_tcpip(host, u32::from(port), "127.0.0.1", 0);
             let channel = self.shared.refusals.asking(asking).await?;
             let flow = self.shared.flow(channel.id());
             Ok(SshStream::new(channel, flow, Arc::clone(&self.shared)))
         });
-        Opening { opening: Some(opening), scope }.finish().await
+        Opening { opening, is_over: false, scope }.finish().await
     }
 }
 
@@ -365,26 +383,24 @@ type OpeningFuture = BoxFuture<'static, Result<SshStream, OpenError>>;
 
 /// A stream that is being opened: the server's answer is awaited even if nobody wants it any more.
 struct Opening {
-    opening: Option<OpeningFuture>,
+    opening: OpeningFuture,
+    is_over: bool,
     scope: Scope,
 }
 
 impl Opening {
     async fn finish(mut self) -> Result<SshStream, OpenError> {
-        let opened = match &mut self.opening {
-            Some(opening) => opening.await,
-            None => Err(OpenError::Lost),
-        };
-        self.opening = None;
+        let opened = self.opening.as_mut().await;
+        self.is_over = true;
         opened
     }
 }
 
 impl Drop for Opening {
     fn drop(&mut self) {
-        if let Some(opening) = self.opening.take() {
-            let closing = Box::pin(async move { drop(opening.await) });
-            close_in(&self.scope, closing);
+        if !self.is_over {
+            let opening = std::mem::replace(&mut self.opening, Box::pin(std::future::pending()));
+            close_in(&self.scope, Box::pin(async move { drop(opening.await) }));
         }
     }
 }

@@ -25,6 +25,16 @@ const KEPT: usize = 256;
 /// The longest text that is told: it stands in the middle of a line.
 const WORDS_MAX: usize = 200;
 
+/// Why the server does not open a stream, with its words.
+pub(crate) enum Denial {
+    /// It does not forward there.
+    Prohibited(String),
+    /// It got no connection there.
+    Failed(String),
+    /// It has no room for it now.
+    Busy(String),
+}
+
 /// What a server said of the streams of one connection.
 #[derive(Default)]
 pub(super) struct Refusals {
@@ -95,11 +105,11 @@ impl Refusals {
             }
             (Err(russh::Error::ChannelOpenFailure(reason)), Some(id)) => {
                 let words = self.words(id).await;
-                Err(match reason {
-                    ChannelOpenFailure::AdministrativelyProhibited => OpenError::Prohibited(words),
-                    ChannelOpenFailure::ResourceShortage => OpenError::Busy(words),
-                    _ => OpenError::Failed(words),
-                })
+                Err(OpenError::Denied(match reason {
+                    ChannelOpenFailure::AdministrativelyProhibited => Denial::Prohibited(words),
+                    ChannelOpenFailure::ResourceShortage => Denial::Busy(words),
+                    _ => Denial::Failed(words),
+                }))
             }
             (Err(_), _) => Err(OpenError::Lost),
         }

@@ -70,6 +70,8 @@ pub struct RemotePort {
     pub bind: String,
     /// The port there; 0 is any that is free.
     pub port: u16,
+    /// Where any may be taken, the number that it had when another process kept it open: visitors know it.
+    pub before: Option<u16>,
     /// Opens a stream to what it leads to.
     pub connect: Arc<dyn Connect>,
     /// How long that may take.
@@ -90,6 +92,8 @@ pub enum RemoteEvent {
         bind: String,
         /// The number of the port, also when 0 was asked for.
         port: u16,
+        /// Whether the server chose it, now or before.
+        chosen: bool,
         /// The number that it had before, when the server has not given that one again.
         before: Option<u16>,
     },
@@ -260,6 +264,12 @@ impl RemotePorts {
         self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The number that the server chose for a port the last time.
+    fn before(&self, place: &Place) -> Option<u16> {
+        let known = self.chosen().get(place).copied();
+        known.or_else(|| place.find(&self.wanted.borrow())?.before.filter(|_| place.port == 0))
+    }
+
     /// Has the ports opened, and waits for the end of the connection; why. `None`: nobody wants them any more.
     async fn serve(&self, link: &Link, table: &Arc<RemoteTable>, scope: &Scope) -> Option<String> {
         let mut wanted = self.wanted.subscribe();
@@ -301,7 +311,7 @@ impl RemotePorts {
         let mut wanted = self.wanted.subscribe();
         let mut again = Backoff::new(PORT_AGAIN);
         let bind = if place.bind == "*" { "" } else { &place.bind };
-        let before = self.chosen().get(&place).copied();
+        let before = self.before(&place);
         let mut same = before.map_or(0, |_| SAME_AGAIN);
         loop {
             let Some(port) = place.find(&wanted.borrow_and_update()) else { return place };
@@ -318,8 +328,8 @@ impl RemotePorts {
                 if port.port == 0 {
                     self.chosen().insert(place.clone(), found);
                 }
-                let (name, asked) = (place.name.clone(), place.bind.clone());
-                (self.events)(RemoteEvent::Listening { name, bind: asked, port: found, before });
+                let (name, asked, chosen) = (place.name.clone(), place.bind.clone(), port.port == 0);
+                (self.events)(RemoteEvent::Listening { name, bind: asked, port: found, chosen, before });
                 loop {
                     let Some(port) = place.find(&wanted.borrow_and_update()) else { break };
                     table.set(found, bind, &port);

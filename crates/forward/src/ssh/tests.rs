@@ -11,14 +11,17 @@ use testkit::origin::TcpOrigin;
 use testkit::sshd::Sshd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::bastion::{Bastion, OpenedVia, REFUSED};
+use super::bastion::{Bastion, OpenedVia, REFUSED, Way};
 use super::error::SshError;
-use super::link::Limits;
+use super::link::{Limits, Link};
 use super::servers::{Refusal, SshServers};
 use crate::clusters::Clusters;
 use crate::set::{ForwardSet, ForwardSpec};
 use crate::supervisor::ForwardOptions;
 
+// By namespaces of Linux.
+#[cfg(target_os = "linux")]
+mod cut_off;
 mod held;
 mod hops;
 mod leaving;
@@ -91,6 +94,14 @@ impl Bed {
 
     async fn open(&self, bastion: &Arc<Bastion>, port: u16) -> Result<Io, OpenedVia> {
         within(bastion.open(&self.scope, "127.0.0.1", port, DEADLINE)).await
+    }
+}
+
+/// The connection that a stream would take now.
+async fn link(bed: &Bed, bastion: &Arc<Bastion>) -> Arc<Link> {
+    match within(bastion.way(&bed.scope)).await {
+        Ok(Way::Link(link)) => link,
+        _ => panic!("a connection"),
     }
 }
 
@@ -272,12 +283,13 @@ async fn who_waits_for_a_stream_when_the_network_changes_has_it_by_another_conne
     trip(&mut bed.say(&bastion, "echo\n").await, b"before").await;
     // The way to the server is gone, and nobody says so; the connection is too young to be doubted for that.
     bed.sshd.freeze_connections();
+    let link = link(&bed, &bastion).await;
     let opening = bed.say(&bastion, "echo\n");
+    let begun = Instant::now();
     let changing = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        until(|| link.is_opening()).await;
         bastion.wake();
     };
-    let begun = Instant::now();
     let (mut stream, ()) = Box::pin(within(async { tokio::join!(opening, changing) })).await;
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     trip(&mut stream, b"after").await;
@@ -331,6 +343,24 @@ async fn where_nobody_waits_for_the_end_a_stream_is_closed_however_long_the_serv
     bed.sshd.thaw();
     until(|| !closing()).await;
     drop(bastion);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_ends_a_daemon_that_was_replaced_does_not_wait_for_a_frozen_server() {
+    let bed = Bed::new(Limits::default()).await;
+    let bastion = bed.bastion();
+    let closing = || bed.is_closing();
+    bed.freeze_while_closing(&bastion).await;
+    bed.scope.linger();
+    bed.scope.drain();
+    assert!(closing(), "it has its time");
+    // A signal has come.
+    bed.scope.hasten();
+    let begun = Instant::now();
+    until(|| !closing()).await;
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    drop(bastion);
+    bed.sshd.thaw();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -392,6 +422,22 @@ async fn a_host_key_that_is_trusted_meanwhile_is_seen_when_the_file_is_read_anew
     next.start();
     until(|| bed.sshd.logins() == 1).await;
     assert!(next.get("db").unwrap().is(&forward));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_files_of_a_key_that_is_not_believed_are_looked_at_once_for_all_and_for_nobody_no_more() {
+    let bed = Bed::new(Limits::default()).await;
+    std::fs::write(bed.sshd.known_hosts(), "").unwrap();
+    let watches = || bed.scope.running().get("watch known_hosts").copied().unwrap_or(0);
+    let users: Vec<_> = (0..3).map(|_| bed.bastion()).collect();
+    for bastion in &users {
+        let refused = bed.open(bastion, bed.origin.addr().port()).await;
+        assert!(matches!(refused, Err(OpenedVia::Ssh(error)) if error.is_host_key()));
+    }
+    until(|| watches() == 1).await;
+    drop(users);
+    until(|| watches() == 0).await;
+    assert_eq!(bed.sshd.connections(), 1, "{}", bed.sshd.log());
 }
 
 #[tokio::test]

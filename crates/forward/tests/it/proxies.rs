@@ -9,6 +9,7 @@ use std::time::Duration;
 use forward::{Clusters, Forward, ForwardOptions};
 use runtime::Scope;
 use testkit::cluster::{AuthMode, ClusterOptions};
+use testkit::process::Closed;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -185,9 +186,9 @@ async fn what_a_proxy_refuses_is_told_with_its_address() {
 #[tokio::test]
 async fn a_proxy_that_is_not_there_or_says_nothing_is_named() {
     let bed = Bed::web().await;
-    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
-    let forward = behind(&bed, &format!("http://{closed}"), None, patience(Duration::from_millis(400)));
-    refusal(&forward).await.has(&[&closed.to_string(), "refused"], &[]);
+    let closed = Closed::take().unwrap();
+    let forward = behind(&bed, &format!("http://{}", closed.address), None, patience(Duration::from_millis(400)));
+    refusal(&forward).await.has(&[&closed.address.to_string(), "refused"], &[]);
     let mute = Proxy::start(&bed.scope, Kind::Mute).await;
     let forward = behind(&bed, &format!("http://{}", mute.addr), None, patience(Duration::from_millis(400)));
     refusal(&forward).await.has(&["not ready within"], &[]);

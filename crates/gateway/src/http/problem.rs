@@ -49,6 +49,7 @@ words! {
     BadAnswer = "bad_answer",
     NoAnswer = "no_answer",
     Timeout = "timeout",
+    AtItsLimit = "at_its_limit",
     Draining = "draining",
     Truncated = "truncated",
     ResetFlood = "reset_flood",
@@ -80,6 +81,8 @@ pub(crate) enum Problem {
     NotSupported { status: u16, what: String },
     /// The target cannot be reached: why, and what to do.
     Unreachable { reason: String, hint: Option<String> },
+    /// The target carries as much as it may.
+    Full { reason: String, hint: Option<String> },
     /// The target is not there: what of it, and what could be meant.
     Missing { reason: String, hint: Option<String>, part: MissingPart, near: Vec<String> },
     /// The kubeconfig has no such context; which could be meant.
@@ -119,6 +122,9 @@ impl Problem {
         if let ConnectError::Missing { part, near, .. } = error {
             return Self::Missing { reason, hint, part: *part, near: near.clone() };
         }
+        if let ConnectError::Full { .. } = error {
+            return Self::Full { reason, hint };
+        }
         if error.is_timeout() { Self::StartTimeout { reason, hint } } else { Self::Unreachable { reason, hint } }
     }
 
@@ -151,7 +157,7 @@ impl Problem {
             | Self::NoAnswer { .. } => StatusCode::BAD_GATEWAY,
             Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::SlowBody => StatusCode::REQUEST_TIMEOUT,
-            Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Full { .. } | Self::Draining => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 
@@ -174,6 +180,7 @@ impl Problem {
             Self::NoAnswer { .. } => Word::NoAnswer,
             Self::StartTimeout { .. } | Self::Unreached { .. } | Self::Timeout { .. } => Word::Timeout,
             Self::SlowBody => Word::BodyTooSlow,
+            Self::Full { .. } => Word::AtItsLimit,
             Self::Draining => Word::Draining,
         }
     }
@@ -189,6 +196,7 @@ impl Problem {
             Self::ForeignList { .. } => "A page of another site asked for this list.".into(),
             Self::Refused { reason, .. }
             | Self::Unreachable { reason, .. }
+            | Self::Full { reason, .. }
             | Self::Missing { reason, .. }
             | Self::StartTimeout { reason, .. }
             | Self::Failed { reason, .. } => sentence(reason),
@@ -218,6 +226,7 @@ impl Problem {
             Self::ForeignList { .. } => "Open it yourself, by the link on this page.".into(),
             Self::Refused { hint, .. }
             | Self::Unreachable { hint, .. }
+            | Self::Full { hint, .. }
             | Self::Missing { hint, .. }
             | Self::StartTimeout { hint, .. }
             | Self::Failed { hint, .. } => hint.as_deref().map(sentence).unwrap_or_default(),

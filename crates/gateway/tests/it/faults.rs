@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use gateway::http::{Arrival, Scheme, serve};
 use gateway::upstream::{Instead, UpstreamOptions};
 use testkit::origin::HttpOrigin;
+use testkit::process::Closed;
 use testkit::raw::{self, Client};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -42,7 +43,8 @@ async fn what_speaks_something_else_is_told_with_how_it_is_reached() {
 
 #[tokio::test]
 async fn a_service_that_is_not_there_is_told_with_what_to_do() {
-    let gone = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    let closed = Closed::take().unwrap();
+    let gone = closed.address;
     let gate = Gate::to(gone).await;
     let answer = raw::get(gate.addr, "app.localhost", "/").await.unwrap();
     assert_eq!((answer.status, answer.header("x-adit-error")), (502, Some("unreachable")));

@@ -179,10 +179,12 @@ mod tests {
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
-    /// A port nobody listens on.
-    fn closed_port() -> u16 {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap().port()
+    /// An address nobody listens on, nor can as long as the socket is there.
+    fn closed() -> (TcpSocket, SocketAddr) {
+        let held = TcpSocket::new_v4().unwrap();
+        held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = held.local_addr().unwrap();
+        (held, address)
     }
 
     #[tokio::test]
@@ -211,7 +213,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_closed_port_is_refused_and_named() {
-        let port = closed_port();
+        let (_held, address) = closed();
+        let port = address.port();
         for host in ["127.0.0.1", "localhost"] {
             let error = TcpConnect::new(host, port, DEADLINE).open().await.unwrap_err();
             assert!(matches!(error, ConnectError::Refused { .. }), "{error:?}");
@@ -243,7 +246,7 @@ mod tests {
     async fn a_dead_address_does_not_hold_up_the_next() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let alive = listener.local_addr().unwrap();
-        let dead = SocketAddr::from(([127, 0, 0, 1], closed_port()));
+        let (_held, dead) = closed();
         let stream = race(&[dead, dead, alive]).await.unwrap();
         assert_eq!(stream.peer_addr().unwrap(), alive);
         let error = race(&[dead, dead]).await.unwrap_err();

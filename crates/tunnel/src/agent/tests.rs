@@ -98,7 +98,7 @@ impl Running {
     }
 }
 
-/// An address nobody listens on.
+/// An address nobody listens on, nor can until the program ends.
 fn closed() -> SocketAddr {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    Box::leak(Box::new(testkit::process::Closed::take().unwrap())).address
 }

@@ -3,6 +3,7 @@
 //! Another version of the section is another agent. The one before serves until its successor does: a server hands the
 //! names from an agent's older session to its newer one, all at once, so no visitor finds nobody.
 
+mod chosen;
 mod remote;
 mod telling;
 mod untrusted;
@@ -24,6 +25,7 @@ use serde_json::{Value, json};
 use tokio::sync::{broadcast, watch};
 use tunnel::agent::{Agent, AgentEvent, AgentMetrics, PATIENCE};
 
+pub(super) use self::chosen::Chosen;
 use self::telling::{Telling, Troubles};
 use super::view::View;
 use crate::command::agent;
@@ -62,7 +64,7 @@ enum Work {
     /// The agent of a tunnel server.
     Agent(Box<Agent>),
     /// Ports of an SSH server.
-    Ssh { server: SshServer, servers: Arc<SshServers>, ports: Vec<RemotePort> },
+    Ssh { server: SshServer, servers: Arc<SshServers>, ports: Vec<RemotePort>, chosen: Option<Arc<Chosen>> },
 }
 
 /// The running agent.
@@ -181,6 +183,7 @@ pub(super) fn prepare(
     running: Option<&Published>,
     targets: &Arc<Targets>,
     servers: &Arc<SshServers>,
+    chosen: Option<&Arc<Chosen>>,
     view: &Arc<View>,
 ) -> Result<Next, Failure> {
     // `kubernetes.protect` asks nothing here, other than in `adit expose`: the file itself names what it publishes, and
@@ -200,7 +203,8 @@ pub(super) fn prepare(
     let connect = |target: &Target| targets.connect(target);
     if let Some(server) = &publish.via {
         let open = |name: &str, limit, target: &Target| telling(name, limit, connect(target));
-        return Ok(Next::Other(Box::new(remote::ready(publish, server, servers, Arc::clone(&troubles), &open))));
+        let ready = remote::ready(publish, server, servers, chosen, Arc::clone(&troubles), &open);
+        return Ok(Next::Other(Box::new(ready)));
     }
     let token = agent::token_source(publish, false)?;
     token.read().map_err(|error| failure(&error))?;
@@ -353,7 +357,10 @@ impl Serving {
                 start_agent(*agent, &scope, &state, view, Arc::clone(before));
                 None
             }
-            Work::Ssh { server, servers, ports } => Some(remote::start(server, servers, ports, &scope, &state, view)),
+            Work::Ssh { server, servers, ports, chosen } => {
+                let told = remote::Told::new(&scope, &server, &state, chosen, view);
+                Some(remote::start(server, servers, ports, told, &scope))
+            }
         };
         Self { state, scope, ports, _token: token }
     }

@@ -63,7 +63,7 @@ pub(super) async fn wait(scope: &Scope, pause: Duration, mut news: News, reloade
 }
 
 /// Waits until one of them changes; of one that has ended nothing comes any more.
-async fn any<T>(news: &mut Vec<watch::Receiver<T>>) {
+pub(super) async fn any<T>(news: &mut Vec<watch::Receiver<T>>) {
     news.retain(|one| one.has_changed().is_ok());
     let mut changes: Vec<_> = news.iter_mut().map(|one| Box::pin(one.changed())).collect();
     std::future::poll_fn(|cx| {

@@ -11,7 +11,7 @@ use gateway::entrances::{EntranceError, Entrances};
 use gateway::rows::Row;
 use runtime::scope::Scope;
 
-use super::publish::{self, Published};
+use super::publish::{self, Chosen, Published};
 use super::pulse::News;
 use super::source::Read;
 use super::view::View;
@@ -26,6 +26,8 @@ pub(super) struct Running {
     kubeconfigs: KubeSeen,
     entrances: Entrances,
     published: Option<Published>,
+    /// Numbers of published ports that another process had.
+    chosen: Option<Arc<Chosen>>,
     /// Whether TLS ends here with certificates that have to be trusted, as whoever runs this was told; nothing yet.
     vouched: Option<bool>,
     view: Arc<View>,
@@ -84,10 +86,16 @@ impl Running {
             kubeconfigs: Vec::new(),
             entrances,
             published: None,
+            chosen: None,
             vouched: None,
             view,
             wants_address: false,
         }
+    }
+
+    /// Published ports that may have any number have the one that a process before had, and tell it to those that follow.
+    pub(super) fn keep_numbers(&mut self, chosen: Chosen) {
+        self.chosen = Some(Arc::new(chosen));
     }
 
     /// The version of the file that is in force.
@@ -114,6 +122,7 @@ impl Running {
             self.published.as_ref(),
             self.entrances.targets(),
             clusters.ssh(),
+            self.chosen.as_ref(),
             &self.view,
         ) {
             Ok(agent) => agent,

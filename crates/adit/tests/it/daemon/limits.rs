@@ -65,7 +65,9 @@ async fn whoever_is_above_the_limit_sees_a_reset_or_a_page_and_is_counted() {
     let gateway: SocketAddr = status["gateway"]["addresses"][0].as_str().unwrap().parse().unwrap();
     let answer = raw::get(gateway, "web.localhost", "/").await.unwrap();
     let page = String::from_utf8_lossy(&answer.body).into_owned();
-    assert!(answer.status == 502 && page.contains("it carries 1 connection, its limit"), "{}: {page}", answer.status);
+    let (status, retry, word) = (answer.status, answer.header("retry-after"), answer.header("x-adit-error"));
+    assert_eq!((status, retry, word), (503, Some("1"), Some("at_its_limit")), "{page}");
+    assert!(page.contains("it carries 1 connection, its limit") && page.contains("limits.connections"), "{page}");
     let text = place.ok(&["status", "-v"]);
     assert!(text.contains("it carries 1 connection, its limit"), "{text}");
     let metrics = place.ok(&["status", "--metrics"]);

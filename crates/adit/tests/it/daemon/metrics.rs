@@ -91,18 +91,7 @@ async fn the_metrics_count_what_happens_to_forwards_and_to_the_file() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_is_counted_with_its_restarts() {
     let (place, sshd) = (Place::new().await, testkit::sshd::Sshd::start(&[]).await);
-    let config = sshd.path("ssh_config");
-    std::fs::write(&config, "Host *\n  IdentityAgent none\n").expect("it can be written");
-    place.write(&format!(
-        "forwards:\n  db:\n    start: always\n    listen: 0\n    to:\n      ssh: {{ server: \"{}@{}\", host: 127.0.0.1, port: {}, \
-         key: {}, known_hosts: {}, config: {} }}\n",
-        sshd.user(),
-        sshd.addr(),
-        place.origin.addr().port(),
-        sshd.key().display(),
-        sshd.known_hosts().display(),
-        config.display()
-    ));
+    place.write(&format!("forwards:\n{}", place.ssh_forward("db", &sshd, ", start: always")));
     place.start();
     let at_least = |key: &'static str, least: f64| {
         let place = &place;

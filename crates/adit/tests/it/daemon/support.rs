@@ -8,6 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use testkit::origin::HttpOrigin;
 use testkit::raw;
+use testkit::sshd::Sshd;
 
 use crate::support::{DEADLINE, adit, eventually, report};
 
@@ -30,6 +31,12 @@ impl Place {
     /// A forward in the file to the service here, on a port.
     pub(crate) fn forward(&self, name: &str, port: u16, more: &str) -> String {
         format!("  {name}: {{ to: \"tcp://{}\", listen: {port}{more} }}\n", self.origin.addr())
+    }
+
+    /// A forward to the service here by an SSH server, on a port that is free.
+    pub(crate) fn ssh_forward(&self, name: &str, sshd: &Sshd, more: &str) -> String {
+        let (server, port) = (ssh_server(sshd), self.origin.addr().port());
+        format!("  {name}: {{ listen: 0{more}, to: {{ ssh: {{ host: 127.0.0.1, port: {port}, {server} }} }} }}\n")
     }
 
     /// Where its socket is.
@@ -112,6 +119,15 @@ impl Place {
         let found = || async { self.log().contains(text).then_some(()) };
         eventually(DEADLINE, &format!("`{text}` in the log"), found).await;
     }
+}
+
+/// An SSH server as the file has it: the fields of a map.
+pub(crate) fn ssh_server(sshd: &Sshd) -> String {
+    let config = sshd.path("ssh_config");
+    std::fs::write(&config, "Host *\n  IdentityAgent none\n").expect("it can be written");
+    let (key, known) = (sshd.key(), sshd.known_hosts());
+    let files = format!("key: {}, known_hosts: {}, config: {}", key.display(), known.display(), config.display());
+    format!("server: \"{}@{}\", {files}", sshd.user(), sshd.addr())
 }
 
 /// A request through a forward; the status.

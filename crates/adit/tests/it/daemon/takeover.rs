@@ -7,8 +7,12 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use rustix::process::Signal;
+use testkit::sshd::Sshd;
+
+use super::life::signal;
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually, pipe};
+use crate::support::{DEADLINE, SOON, eventually, pipe};
 
 /// Requests, one after another, until `stop`; how many, and how many failed.
 fn hammer(port: SocketAddr, stop: Arc<AtomicBool>) -> std::thread::JoinHandle<(u32, u32)> {
@@ -247,6 +251,28 @@ async fn a_restart_with_another_file_is_refused() {
     assert!(code == 2 && text.contains("adit daemon start --config other.yaml"), "{text}");
     assert_eq!(place.json(&["daemon", "status"])["daemon"]["pid"], pid);
     assert!(place.ok(&["daemon", "restart", "--config", "adit.yaml"]).contains("the environment of the one before"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signal_ends_a_process_that_was_replaced_as_it_ends_any_other() {
+    let (place, sshd) = (Place::new().await, Sshd::start(&[]).await);
+    let probe = ", start: always, health: { type: tcp, interval: 1s, timeout: 300ms, fall: 100 }";
+    place.write(&format!("forwards:\n{}", place.ssh_forward("web", &sshd, probe)));
+    let first = place.start();
+    let healthy = || async { (place.status("web")["is_healthy"] == true).then_some(()) };
+    eventually(DEADLINE, "it is well", healthy).await;
+    // What probes have asked for is to be closed, which such a server does not do; it may have been slow as well.
+    sshd.freeze();
+    let fails = || async { (place.status("web")["health"]["failures"].as_u64()? > 0).then_some(()) };
+    eventually(DEADLINE, "a probe has failed", fails).await;
+    place.ok(&["daemon", "restart"]);
+    place.logged("another process has taken over").await;
+    assert!(is_alive(first), "it has its time: {}", place.log());
+    signal(first, Signal::TERM);
+    let gone = || async { (!is_alive(first)).then_some(()) };
+    eventually(SOON, "it ends as nobody waits for longer", gone).await;
+    place.logged("what a process that was replaced still carries ends").await;
+    sshd.thaw();
 }
 
 #[tokio::test(flavor = "multi_thread")]

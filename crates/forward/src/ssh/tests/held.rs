@@ -1,7 +1,5 @@
 //! Connections from which nothing is taken, as a stream has as much as it may have.
 
-use super::super::bastion::Way;
-use super::super::link::Link;
 use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -41,14 +39,6 @@ async fn a_crowd_of_which_nothing_had_come_when_the_first_held_it_up_does_not_ta
     until(|| bed.origin.open() == 1).await;
     trip(&mut beside, b"after them").await;
     assert!(begun.elapsed() < 2 * stuck, "{:?}", begun.elapsed());
-}
-
-/// The connection that a stream would take now.
-async fn link(bed: &Bed, bastion: &Arc<Bastion>) -> Arc<Link> {
-    match within(bastion.way(&bed.scope)).await {
-        Ok(Way::Link(link)) => link,
-        _ => panic!("a connection"),
-    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -125,7 +115,7 @@ async fn a_server_that_asks_for_life_ends_a_connection_whose_reader_pauses_and_n
     let bastion = bed.bastion();
     // Without one that pauses its questions are answered.
     let mut beside = bed.say(&bastion, "echo\n").await;
-    tokio::time::sleep(Duration::from_secs(4)).await;
+    bed.sshd.says(DEADLINE, |log| log.matches(" for keepalive").count() > 2).await;
     trip(&mut beside, b"before").await;
     drop(beside);
     // Alone: so it may pause, and nobody ends it here.

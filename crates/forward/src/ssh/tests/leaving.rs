@@ -2,16 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
-use super::super::bastion::Way;
-use super::super::link::Link;
 use super::*;
-
-async fn link(bed: &Bed, bastion: &Arc<Bastion>) -> Arc<Link> {
-    match within(bastion.way(&bed.scope)).await {
-        Ok(Way::Link(link)) => link,
-        _ => panic!("a connection"),
-    }
-}
 
 /// How many streams of it we ended before the server did.
 fn left(link: &Link) -> usize {

@@ -1,6 +1,5 @@
 //! Masters of OpenSSH that are replaced.
 
-use super::super::bastion::Way;
 use super::*;
 
 fn by_openssh(bed: &Bed) -> Arc<Bastion> {

@@ -22,7 +22,7 @@ impl Published {
         let told = Arc::new(move |event| kept.lock().unwrap().push(event));
         let connect = Arc::new(TcpConnect::new("127.0.0.1", to, DEADLINE));
         let (name, bind) = ("web".to_owned(), "localhost".to_owned());
-        let port = RemotePort { name, bind, port, connect, connect_timeout: DEADLINE };
+        let port = RemotePort { name, bind, port, before: None, connect, connect_timeout: DEADLINE };
         let ports = RemotePorts::new(Arc::clone(&bed.servers), server, vec![port], told);
         bed.scope.spawn("remote ports", Arc::clone(&ports).run(bed.scope.clone()));
         Self { ports, events }

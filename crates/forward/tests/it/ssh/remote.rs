@@ -62,7 +62,7 @@ impl Published {
 
 fn port(name: &str, number: u16, connect: Arc<dyn Connect>) -> RemotePort {
     let (name, bind) = (name.to_owned(), "localhost".to_owned());
-    RemotePort { name, bind, port: number, connect, connect_timeout: Duration::from_secs(5) }
+    RemotePort { name, bind, port: number, before: None, connect, connect_timeout: Duration::from_secs(5) }
 }
 
 fn to(address: std::net::SocketAddr) -> Arc<dyn Connect> {

@@ -472,7 +472,8 @@ async fn an_unhealthy_service_is_told_to_the_server_and_gets_no_requests() {
 
 #[tokio::test]
 async fn a_service_that_comes_up_is_healthy_again() {
-    let addr = closed();
+    let closed = testkit::process::Closed::take().unwrap();
+    let (addr, mut closed) = (closed.address, Some(closed));
     let settings = HealthSettings { interval: Duration::from_millis(20), ..HealthSettings::default() };
     let server = FakeServer::start().await;
     let mut tunnel = web(addr);
@@ -487,6 +488,7 @@ async fn a_service_that_comes_up_is_healthy_again() {
             .await;
         assert_eq!((healthy, reason.is_empty()), (expected, expected));
         if !expected {
+            drop(closed.take());
             std::mem::forget(HttpOrigin::start_on(addr).await.unwrap());
         }
     }

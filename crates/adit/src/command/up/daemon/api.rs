@@ -44,25 +44,89 @@ pub(in crate::command) const OPENAPI: &str = include_str!("../../../../assets/op
 
 const READ: &str = "GET, HEAD";
 const DO: &str = "POST";
-/// Everything that there is, and how it is asked for: what is not here is not answered, and all of it is described.
-const PATHS: [(&str, &str); 16] = [
-    ("/metrics", READ),
-    ("/v1/status", READ),
-    ("/v1/forwards", READ),
-    ("/v1/forwards/{name}", READ),
-    ("/v1/forwards/{name}/start", DO),
-    ("/v1/forwards/{name}/stop", DO),
-    ("/v1/forwards/{name}/restart", DO),
-    ("/v1/start", DO),
-    ("/v1/stop", DO),
-    ("/v1/restart", DO),
-    ("/v1/reload", DO),
-    ("/v1/events", READ),
-    ("/v1/logs", READ),
-    ("/v1/shutdown", DO),
-    ("/v1/handover", DO),
-    ("/v1/openapi.json", READ),
+/// Everything that there is: what is not here is not answered, and all of it is described.
+const PATHS: [(&str, Asked); 16] = [
+    ("/metrics", Asked::Read(Thing::Metrics)),
+    ("/v1/status", Asked::Read(Thing::Status)),
+    ("/v1/forwards", Asked::Read(Thing::Forwards)),
+    ("/v1/forwards/{name}", Asked::Read(Thing::Forward)),
+    ("/v1/forwards/{name}/start", Asked::Do(Deed::One(Verb::Start))),
+    ("/v1/forwards/{name}/stop", Asked::Do(Deed::One(Verb::Stop))),
+    ("/v1/forwards/{name}/restart", Asked::Do(Deed::One(Verb::Restart))),
+    ("/v1/start", Asked::Do(Deed::Chosen(Verb::Start))),
+    ("/v1/stop", Asked::Do(Deed::Chosen(Verb::Stop))),
+    ("/v1/restart", Asked::Do(Deed::Chosen(Verb::Restart))),
+    ("/v1/reload", Asked::Do(Deed::Reload)),
+    ("/v1/events", Asked::Read(Thing::Events)),
+    ("/v1/logs", Asked::Read(Thing::Logs)),
+    ("/v1/shutdown", Asked::Do(Deed::Shutdown)),
+    ("/v1/handover", Asked::Do(Deed::Handover)),
+    ("/v1/openapi.json", Asked::Read(Thing::OpenApi)),
 ];
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// It is read.
+    Read(Thing),
+    /// Something is done.
+    Do(Deed),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thing {
+    Metrics,
+    Status,
+    Forwards,
+    Forward,
+    Events,
+    Logs,
+    OpenApi,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Deed {
+    /// Of the forward that the path names.
+    One(Verb),
+    /// Of those that the body chooses.
+    Chosen(Verb),
+    Reload,
+    Shutdown,
+    Handover,
+}
+
+impl Asked {
+    /// What is at a path, with the name in it, if it has one.
+    fn at(path: &str) -> Option<(Self, &str)> {
+        PATHS.iter().find_map(|(pattern, asked)| named(pattern, path).map(|name| (*asked, name)))
+    }
+
+    /// How it is asked for.
+    const fn methods(self) -> &'static str {
+        match self {
+            Self::Read(_) => READ,
+            Self::Do(_) => DO,
+        }
+    }
+
+    fn takes(self, method: &Method) -> bool {
+        self.methods().split(", ").any(|one| method == one)
+    }
+}
+
+/// The name in a path that is as the pattern says; an empty one where the pattern has none.
+fn named<'a>(pattern: &str, path: &'a str) -> Option<&'a str> {
+    let mut name = "";
+    let (mut parts, mut asked) = (pattern.split('/'), path.split('/'));
+    loop {
+        match (parts.next(), asked.next()) {
+            (None, None) => return Some(name),
+            (Some("{name}"), Some(part)) => name = part,
+            (Some(part), Some(same)) if part == same => {}
+            _ => return None,
+        }
+    }
+}
 
 /// Answers requests for a daemon.
 #[derive(Clone)]
@@ -80,21 +144,21 @@ impl Api {
         self.daemon.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    async fn get(&self, path: &[&str], query: &str) -> Response<Lines> {
-        match path {
-            ["status"] => self.status(query, |status| status).await,
-            ["forwards"] => self.status(query, |status| only_forwards(&status)).await,
-            ["forwards", name] => match (self.missing(name).await, self.daemon.forward(name).await) {
+    async fn get(&self, thing: Thing, name: &str, query: &str) -> Response<Lines> {
+        match thing {
+            Thing::Metrics => self.metrics().await,
+            Thing::Status => self.status(query, |status| status).await,
+            Thing::Forwards => self.status(query, |status| only_forwards(&status)).await,
+            Thing::Forward => match (self.missing(name).await, self.daemon.forward(name).await) {
                 (Some(answer), _) => answer,
                 (None, Ok(Some(one))) => ok(&one),
                 // A reload has just taken it away.
                 (None, Ok(None)) => not_found(&format!("there is no forward `{name}`")),
                 (None, Err(failure)) => failed(&failure),
             },
-            ["events"] => self.events(),
-            ["logs"] => self.logs(query),
-            ["openapi.json"] => with(StatusCode::OK, Lines::whole(OPENAPI), "application/json"),
-            _ => not_found("there is nothing of this name; see /v1/openapi.json"),
+            Thing::Events => self.events(),
+            Thing::Logs => self.logs(query),
+            Thing::OpenApi => with(StatusCode::OK, Lines::whole(OPENAPI), "application/json"),
         }
     }
 
@@ -114,35 +178,30 @@ impl Api {
         }
     }
 
-    async fn post(&self, path: &[&str], body: &[u8]) -> Response<Lines> {
-        match path {
-            ["forwards", name, verb] => match verb_of(verb) {
-                Some(verb) => {
-                    if let Some(answer) = self.missing(name).await {
-                        return answer;
-                    }
-                    let chosen = Chosen { names: vec![(*name).to_owned()], ..Chosen::default() };
-                    self.command(verb, &chosen).await
+    async fn post(&self, deed: Deed, name: &str, body: &[u8]) -> Response<Lines> {
+        match deed {
+            Deed::One(verb) => {
+                if let Some(answer) = self.missing(name).await {
+                    return answer;
                 }
-                None => not_found("a forward can be started, stopped and restarted"),
+                let chosen = Chosen { names: vec![name.to_owned()], ..Chosen::default() };
+                self.command(verb, &chosen).await
+            }
+            Deed::Chosen(verb) => match serde_json::from_slice::<Chosen>(body) {
+                Ok(chosen) => self.command(verb, &chosen).await,
+                Err(error) => problem(StatusCode::BAD_REQUEST, "usage", &error.to_string(), None),
             },
-            ["reload"] => self.reload().await,
-            ["shutdown"] => {
+            Deed::Reload => self.reload().await,
+            Deed::Shutdown => {
                 self.daemon.end(Ending::Asked);
                 let most = u64::try_from(self.daemon.end.times().total().as_millis()).unwrap_or(u64::MAX);
                 ok(&json!({ "pid": std::process::id(), "at_most_ms": most, "socket_stays": self.daemon.is_activated }))
             }
-            ["handover"] => match handover::to_successor(&self.daemon).await {
+            Deed::Handover => match handover::to_successor(&self.daemon).await {
                 Ok(pid) => ok(&json!({ "pid": pid })),
                 Err(NotHandedOver::Busy(text)) => problem(StatusCode::CONFLICT, "usage", text, None),
                 Err(NotHandedOver::Failed(failure)) => failed(&failure),
             },
-            [verb] => match (verb_of(verb), serde_json::from_slice::<Chosen>(body)) {
-                (None, _) => not_found("there is nothing of this name; see /v1/openapi.json"),
-                (Some(verb), Ok(chosen)) => self.command(verb, &chosen).await,
-                (Some(_), Err(error)) => problem(StatusCode::BAD_REQUEST, "usage", &error.to_string(), None),
-            },
-            _ => not_found("there is nothing of this name; see /v1/openapi.json"),
         }
     }
 
@@ -246,39 +305,29 @@ impl Handler for Api {
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Lines> {
         let (head, body) = request.into_parts();
-        let path = head.uri.path().to_owned();
-        if path == "/metrics" && matches!(head.method, Method::GET | Method::HEAD) {
-            return self.metrics().await;
-        }
-        let Some(path) = path.strip_prefix("/v1/") else {
-            return not_found("everything is below /v1/; see /v1/openapi.json");
-        };
-        let path: Vec<&str> = path.split('/').collect();
-        let is_of_daemon = matches!(path.as_slice(), ["shutdown" | "handover"]);
+        let found = Asked::at(head.uri.path());
+        let asked = found.map(|(asked, _)| asked);
         // It knows nothing of what is, and what it did would be undone; the same socket leads to the other one. That is so
         // of changes from the moment on in which the other one may have read how things are.
+        let is_of_daemon = matches!(asked, Some(Asked::Do(Deed::Shutdown | Deed::Handover)));
         let is_late = head.method == Method::POST && !is_of_daemon && self.daemon.hands_over();
-        if is_late || self.daemon.was_taken_over() {
+        let is_measured = asked == Some(Asked::Read(Thing::Metrics));
+        if !is_measured && (is_late || self.daemon.was_taken_over()) {
             return misdirected();
         }
-        if head.method == Method::POST && self.daemon.ends() && path != ["shutdown"] {
+        if head.method == Method::POST && self.daemon.ends() && asked != Some(Asked::Do(Deed::Shutdown)) {
             return unavailable(&ending::refused());
         }
-        let Some(allowed) = methods(head.uri.path()) else {
-            return not_found(match path.as_slice() {
-                ["forwards", _, _] => "a forward can be started, stopped and restarted",
-                _ => "there is nothing of this name; see /v1/openapi.json",
-            });
-        };
-        if !allowed.split(", ").any(|one| head.method == one) {
-            let text = format!("{} is not for this; it takes {allowed}", head.method);
+        let Some((asked, name)) = found else { return nothing_at(head.uri.path()) };
+        if !asked.takes(&head.method) {
+            let text = format!("{} is not for this; it takes {}", head.method, asked.methods());
             let mut answer = problem(StatusCode::METHOD_NOT_ALLOWED, "usage", &text, None);
-            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
+            answer.headers_mut().insert(ALLOW, HeaderValue::from_static(asked.methods()));
             return answer;
         }
-        match head.method {
-            Method::GET | Method::HEAD => self.get(&path, head.uri.query().unwrap_or_default()).await,
-            Method::POST => {
+        match asked {
+            Asked::Read(thing) => self.get(thing, name, head.uri.query().unwrap_or_default()).await,
+            Asked::Do(deed) => {
                 let body = match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, BODY_MAX).collect()).await {
                     Ok(Ok(body)) => body.to_bytes(),
                     Ok(Err(_)) => {
@@ -287,20 +336,18 @@ impl Handler for Api {
                     Err(_) => return problem(StatusCode::REQUEST_TIMEOUT, "usage", "the body does not come", None),
                 };
                 let body = if body.is_empty() { Bytes::from_static(b"{}") } else { body };
-                self.post(&path, &body).await
+                self.post(deed, name, &body).await
             }
-            _ => not_found("only GET, HEAD and POST are taken"),
         }
     }
 }
 
-/// How what is at a path is asked for; nothing when there is nothing.
-fn methods(path: &str) -> Option<&'static str> {
-    let is = |pattern: &str| {
-        let same = |(pattern, asked): (&str, &str)| pattern == asked || pattern == "{name}";
-        pattern.split('/').count() == path.split('/').count() && pattern.split('/').zip(path.split('/')).all(same)
-    };
-    PATHS.iter().find(|(pattern, _)| is(pattern)).map(|(_, methods)| *methods)
+fn nothing_at(path: &str) -> Response<Lines> {
+    not_found(match path.strip_prefix("/v1/").map(|path| path.split('/').collect::<Vec<_>>()).as_deref() {
+        None => "everything is below /v1/; see /v1/openapi.json",
+        Some(["forwards", _, _]) => "a forward can be started, stopped and restarted",
+        Some(_) => "there is nothing of this name; see /v1/openapi.json",
+    })
 }
 
 /// Hands a line to a reader; not when it has gone, nor at the end, which no reader holds up.
@@ -310,10 +357,6 @@ async fn pass_on(sender: &LinesSender, until: &Scope, line: String) -> bool {
         () = until.drained() => false,
         sent = sender.send(Bytes::from(line)) => sent.is_ok(),
     }
-}
-
-fn verb_of(word: &str) -> Option<Verb> {
-    [Verb::Start, Verb::Stop, Verb::Restart].into_iter().find(|verb| verb.as_str() == word)
 }
 
 fn only_forwards(status: &Value) -> Value {
@@ -375,10 +418,11 @@ mod tests {
                 found.insert((path.clone(), verb.to_uppercase()));
             }
         }
-        let first = |methods: &str| methods.split(", ").next().unwrap_or_default().to_owned();
-        let answered: BTreeSet<_> = PATHS.iter().map(|(path, methods)| ((*path).to_owned(), first(methods))).collect();
+        let first = |asked: &Asked| asked.methods().split(", ").next().unwrap_or_default().to_owned();
+        let answered: BTreeSet<_> = PATHS.iter().map(|(path, asked)| ((*path).to_owned(), first(asked))).collect();
         assert_eq!(found, answered);
-        assert_eq!(methods("/v1/forwards/a/start"), Some(DO));
-        assert_eq!((methods("/v1/forwards/a/jump"), methods("/v1/nothing"), methods("/")), (None, None, None));
+        assert_eq!(Asked::at("/v1/forwards/a/start"), Some((Asked::Do(Deed::One(Verb::Start)), "a")));
+        assert_eq!(Asked::at("/v1/status"), Some((Asked::Read(Thing::Status), "")));
+        assert_eq!(["/v1/forwards/a/jump", "/v1/nothing", "/v1/status/x", "/"].map(Asked::at), [None; 4]);
     }
 }

@@ -14,8 +14,9 @@ use std::time::Duration;
 use adit_core::diagnose::Fault;
 use runtime::control::{ControlLock, ControlSocket};
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::sync::oneshot;
 
-use super::launch::{Ready, given_up, refused, wait_for};
+use super::launch::{Ready, Waiting, given_up, refused};
 use super::state::{Daemon, Ending, internal, lock, of_its_start};
 use crate::report::Failure;
 
@@ -91,12 +92,14 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
     // All of it is there, whether whoever asked for it still listens or not: a successor that is ready and a
     // predecessor that does not know it would be two daemons.
     let scope = daemon.scope();
+    let waiting = Waiting::new();
+    let over = give_up_at_the_end(daemon, waiting.give_up());
     let handed = scope.spawn_blocking("handover", move || {
-        let daemon = &turn.0;
+        let (daemon, _over) = (&turn.0, over);
         let (ours, theirs) = UnixStream::pair().map_err(|error| internal(&error))?;
         let mut child = start(&program, daemon, theirs)?;
         let sent = give(&ours, &lock_file, &socket, &ports, daemon.is_activated);
-        let ready = sent.and_then(|()| wait_for(&mut child, PATIENCE, || daemon.ends()));
+        let ready = sent.and_then(|()| waiting.wait_for(&mut child, PATIENCE));
         match ready {
             Ok(Ready::Yes) => settle(daemon, child),
             Ok(Ready::No(text)) => Err(of_its_start(refused(&text).within("the successor did not start"))),
@@ -110,6 +113,22 @@ pub(super) async fn to_successor(daemon: &Arc<Daemon>) -> Result<u32, NotHandedO
     });
     let handed = handed.await.map_err(|lost| failed(Failure::new(Fault::Internal, lost.to_string(), "")))?;
     handed.map_err(failed)
+}
+
+/// Gives a successor up when the daemon is told to end, until what is returned is dropped.
+fn give_up_at_the_end(daemon: &Arc<Daemon>, give_up: impl FnOnce() + Send + 'static) -> oneshot::Sender<()> {
+    let (over, is_over) = oneshot::channel();
+    let mut ending = daemon.ending.subscribe();
+    daemon.scope().spawn("give a successor up", async move {
+        let ends = async { ending.wait_for(Option::is_some).await.is_ok() };
+        tokio::select! {
+            biased;
+            _ = is_over => {}
+            // The sender lives as long as the daemon.
+            _ = ends => give_up(),
+        }
+    });
+    over
 }
 
 /// The successor is ready: it is the daemon, unless this one was told to end in the meantime.

@@ -56,6 +56,11 @@ impl Place {
         self.state.join("desired.json")
     }
 
+    /// The numbers of published ports.
+    pub(super) fn published(&self) -> PathBuf {
+        self.state.join("published.json")
+    }
+
     /// The token of the API at a port, unless the file names another one.
     pub(super) fn token(&self) -> PathBuf {
         self.state.join("daemon.token")

@@ -29,6 +29,8 @@ use super::place::Place;
 use super::presence::{self, Presence};
 use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
 use super::status;
+use crate::command::up::publish::Chosen;
+use crate::command::up::pulse;
 use crate::command::up::running::Running;
 use crate::command::up::source::{Selection, Source};
 use crate::command::up::view::View;
@@ -41,8 +43,8 @@ use crate::terminal;
 const SETTLE: Duration = Duration::from_millis(500);
 /// How long they have to reach it when it is being started: they would not have been waited for longer anyway.
 const REACH: Duration = Duration::from_secs(10);
-/// How often it is looked whether one still waits.
-const REACH_LOOK: Duration = Duration::from_millis(50);
+/// How often it is looked whether one still waits: nobody tells of one that goes away meanwhile.
+const REACH_LOOK: Duration = Duration::from_secs(1);
 
 /// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
 /// as it ends any daemon.
@@ -159,6 +161,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     let form = if mode.background { None } else { Some(global) };
     let view = View::with_journal(form, &journal).map_err(|error| internal(&error))?;
     let mut running = Running::new(&scope, &listening, Arc::clone(&view));
+    running.keep_numbers(Chosen::load(place.published(), &config));
     running.inherit(sockets.entrances);
     let passed = activated.sorted(&read.file);
     running.inherit(passed.entrances);
@@ -254,11 +257,17 @@ async fn until_the_end(
     let mut cut = Vec::new();
     let on_phase = |phase| {
         daemon.end.enter(phase);
-        // A signal leads here without asking: a successor that is being started is told to go.
-        if phase == Phase::StopAccepting && (daemon.end(Ending::Asked) || !daemon.was_taken_over()) {
-            daemon.notify.stopping();
-            daemon.journal.note("stopping", "the daemon ends", &Value::Null);
+        if phase == Phase::StopAccepting {
+            // Whatever it was told before, somebody waits for its end now.
+            scope.hasten();
             lock(&daemon.running).stop();
+            // A signal leads here without asking: a successor that is being started is told to go.
+            if daemon.end(Ending::Asked) || !daemon.was_taken_over() {
+                daemon.notify.stopping();
+                daemon.journal.note("stopping", "the daemon ends", &Value::Null);
+            } else {
+                daemon.journal.note("stopping", "what a process that was replaced still carries ends", &Value::Null);
+            }
         }
         // A second signal leads past the cancelling.
         if phase == Phase::Cancelling || phase == Phase::Aborting && cut.is_empty() {
@@ -288,10 +297,17 @@ async fn until_the_end(
 async fn settle(daemon: &Daemon) {
     let begun = tokio::time::Instant::now();
     tokio::time::sleep(SETTLE).await;
-    let waits = || lock(&daemon.running).awaits_a_target();
-    while begun.elapsed() < REACH && waits() {
-        tokio::time::sleep(REACH_LOOK).await;
-    }
+    let reached = async {
+        loop {
+            // Before it is looked: what changes after that is told.
+            let mut news = lock(&daemon.running).news();
+            if !lock(&daemon.running).awaits_a_target() {
+                return;
+            }
+            let _ = tokio::time::timeout(REACH_LOOK, pulse::any(&mut news)).await;
+        }
+    };
+    let _ = tokio::time::timeout_at(begun + REACH, reached).await;
 }
 
 /// Says what is still carried here, for the process that is the daemon now.

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::view::View;
 use super::telling::{GRACE, Troubles};
-use super::{Phase, Ready, State, TunnelRow, Work};
+use super::{Chosen, Phase, Ready, State, TunnelRow, Work};
 use crate::command::agent::START_TIMEOUT;
 
 /// Makes ready the ports of a server.
@@ -21,10 +21,13 @@ pub(super) fn ready(
     publish: &PublishConfig,
     server: &SshServer,
     servers: &Arc<SshServers>,
+    chosen: Option<&Arc<Chosen>>,
     troubles: Troubles,
     open: &dyn Fn(&str, Duration, &Target) -> Arc<dyn Connect>,
 ) -> Ready {
-    let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| port(tunnel, open)).collect();
+    let before = |port: &RemotePort| chosen?.get(&server.to_string(), &port.name, &port.bind);
+    let with_before = |port: RemotePort| RemotePort { before: before(&port), ..port };
+    let ports: Vec<RemotePort> = publish.tunnels.iter().map(|tunnel| with_before(port(tunnel, open))).collect();
     let rows = publish.tunnels.iter().zip(&ports).map(|(tunnel, port)| TunnelRow {
         name: tunnel.key.clone(),
         url: place(server, &port.bind, port.port),
@@ -35,7 +38,7 @@ pub(super) fn ready(
     });
     let tunnels = rows.collect();
     Ready {
-        work: Work::Ssh { server: server.clone(), servers: Arc::clone(servers), ports },
+        work: Work::Ssh { server: server.clone(), servers: Arc::clone(servers), ports, chosen: chosen.cloned() },
         tunnels,
         troubles,
         token: None,
@@ -52,7 +55,8 @@ fn port(tunnel: &PublishedTunnel, open: &dyn Fn(&str, Duration, &Target) -> Arc<
     let unsaid = tunnel.connect_timeout == CONNECT_TIMEOUT && !here;
     let limit = if unsaid { START_TIMEOUT } else { tunnel.connect_timeout };
     let connect = open(&tunnel.key, limit, &tunnel.to);
-    RemotePort { name: tunnel.key.clone(), bind: tunnel.bind.clone(), port, connect, connect_timeout: limit + GRACE }
+    let (name, bind) = (tunnel.key.clone(), tunnel.bind.clone());
+    RemotePort { name, bind, port, before: None, connect, connect_timeout: limit + GRACE }
 }
 
 /// Where visitors find a port, as far as it is known: the server decides by its `GatewayPorts`.
@@ -70,18 +74,58 @@ pub(super) fn start(
     server: SshServer,
     servers: Arc<SshServers>,
     ports: Vec<RemotePort>,
+    told: Told,
     scope: &Scope,
-    state: &Arc<State>,
-    view: &Arc<View>,
 ) -> Arc<RemotePorts> {
-    let (told_state, told_view, told_server) = (Arc::clone(state), Arc::clone(view), server.clone());
-    let told = Arc::new(move |event: RemoteEvent| {
-        take(&told_state, &told_server, &event);
-        tell(&told_view, &told_state, &told_server, &event);
-    });
-    let ports = RemotePorts::new(servers, server, ports, told);
+    let ports = RemotePorts::new(servers, server, ports, Arc::new(move |event| told.hear(&event)));
     scope.spawn("remote ports", Arc::clone(&ports).run(scope.clone()));
     ports
+}
+
+/// Whoever is told what happens to the ports.
+pub(super) struct Told {
+    scope: Scope,
+    server: SshServer,
+    state: Arc<State>,
+    /// Where numbers are written down, if they are to be had again by another process.
+    chosen: Option<Arc<Chosen>>,
+    view: Arc<View>,
+}
+
+impl Told {
+    pub(super) fn new(
+        scope: &Scope,
+        server: &SshServer,
+        state: &Arc<State>,
+        chosen: Option<Arc<Chosen>>,
+        view: &Arc<View>,
+    ) -> Self {
+        Self { scope: scope.clone(), server: server.clone(), state: Arc::clone(state), chosen, view: Arc::clone(view) }
+    }
+
+    fn hear(&self, event: &RemoteEvent) {
+        take(&self.state, &self.server, event);
+        tell(&self.view, &self.state, &self.server, event);
+        if let RemoteEvent::Listening { name, bind, port, chosen: true, .. } = event {
+            self.write_down(name.clone(), bind.clone(), *port);
+        }
+    }
+
+    fn write_down(&self, name: String, bind: String, port: u16) {
+        let Some(chosen) = self.chosen.clone() else { return };
+        let server = self.server.to_string();
+        let tunnels: Vec<String> = self.state.tunnels().iter().map(|row| row.name.clone()).collect();
+        let writing = self.scope.clone();
+        self.scope.spawn("write a port down", async move {
+            let write = move || {
+                if let Err(error) = chosen.set(&server, &name, &bind, port, &tunnels) {
+                    tracing::warn!(%error, tunnel = name, "another daemon will not know the number of this port");
+                }
+            };
+            // It fails only at the end of everything.
+            let _ = writing.spawn_blocking("write a port down", write).await;
+        });
+    }
 }
 
 fn take(state: &State, server: &SshServer, event: &RemoteEvent) {
@@ -119,7 +163,7 @@ fn tell(view: &View, state: &State, server: &SshServer, event: &RemoteEvent) {
     let text = server.to_string();
     let (name, key, line, value) = match event {
         RemoteEvent::Connected => ("connected", "publish", format!("connected to {server}"), json!({ "server": text })),
-        RemoteEvent::Listening { name, bind, port, before } => {
+        RemoteEvent::Listening { name, bind, port, before, .. } => {
             if let Some(before) = before {
                 renumbered(view, server, name, *before, *port);
             }

@@ -104,9 +104,8 @@ async fn the_real_socat_passes_the_hosts_end_on_at_once_and_goes_on_the_other_wa
 #[tokio::test]
 async fn the_words_of_the_real_socat_are_understood() {
     use super::super::fault::{JumpFault, Way};
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    drop(listener);
+    let closed = testkit::process::Closed::take().unwrap();
+    let port = closed.address.port();
     let Some(socat) = real_socat(port) else { return };
     let output = socat.wait_with_output().await.unwrap();
     let way = std::sync::Arc::new(Way { host: format!("127.0.0.1:{port}"), pod: "p".into(), tool: "socat" });
