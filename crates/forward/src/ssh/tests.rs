@@ -428,7 +428,7 @@ async fn a_host_key_that_is_trusted_meanwhile_is_seen_when_the_file_is_read_anew
 async fn the_files_of_a_key_that_is_not_believed_are_looked_at_once_for_all_and_for_nobody_no_more() {
     let bed = Bed::new(Limits::default()).await;
     std::fs::write(bed.sshd.known_hosts(), "").unwrap();
-    let watches = || bed.scope.running().get("watch known_hosts").copied().unwrap_or(0);
+    let watches = || bed.scope.running().get("watch keys").copied().unwrap_or(0);
     let users: Vec<_> = (0..3).map(|_| bed.bastion()).collect();
     for bastion in &users {
         let refused = bed.open(bastion, bed.origin.addr().port()).await;

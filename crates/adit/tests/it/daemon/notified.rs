@@ -1,6 +1,7 @@
 //! What the service manager of a daemon is told.
 
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 
 use rustix::process::Signal;
 
@@ -14,18 +15,27 @@ fn monotonic() -> i64 {
     now.tv_sec * 1_000_000 + now.tv_nsec / 1000
 }
 
+/// A service manager that listens there.
+fn manager(place: &Place) -> (PathBuf, UnixDatagram) {
+    let path = place.home.path().join("notify");
+    let socket = UnixDatagram::bind(&path).unwrap();
+    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    (path, socket)
+}
+
+/// What it is told next.
+fn heard(manager: &UnixDatagram) -> String {
+    let mut buffer = [0; 512];
+    let length = manager.recv(&mut buffer).expect("it is told");
+    String::from_utf8_lossy(&buffer[..length]).into_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_manager_hears_of_the_start_each_reload_and_the_end() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
-    let path = place.home.path().join("notify");
-    let manager = UnixDatagram::bind(&path).unwrap();
-    manager.set_read_timeout(Some(DEADLINE)).unwrap();
-    let next = || {
-        let mut buffer = [0; 512];
-        let length = manager.recv(&mut buffer).expect("it is told");
-        String::from_utf8_lossy(&buffer[..length]).into_owned()
-    };
+    let (path, manager) = manager(&place);
+    let next = || heard(&manager);
     let mut daemon = place.command(&["daemon", "start", "--foreground"]).env("NOTIFY_SOCKET", &path).spawn().unwrap();
     assert_eq!(next(), format!("READY=1\nMAINPID={}\nSTATUS=running", daemon.id()));
     // As a manager with `Type=notify-reload` asks for it.
@@ -42,5 +52,23 @@ async fn a_service_manager_hears_of_the_start_each_reload_and_the_end() {
     assert_eq!(next(), "READY=1");
     signal(daemon.id(), Signal::TERM);
     assert_eq!(next(), "STOPPING=1\nSTATUS=ending");
+    assert!(daemon.wait().unwrap().success());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_manager_with_a_watchdog_hears_of_a_daemon_as_long_as_that_runs() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}", place.forward("web", 0, "")));
+    let (path, manager) = manager(&place);
+    let next = || heard(&manager);
+    let mut command = place.command(&["daemon", "start", "--foreground"]);
+    let mut daemon = command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "200000").spawn().unwrap();
+    assert!(next().starts_with("READY=1\n"));
+    for _ in 0..3 {
+        assert_eq!(next(), "WATCHDOG=1");
+    }
+    signal(daemon.id(), Signal::TERM);
+    let last = std::iter::repeat_with(next).find(|told| told != "WATCHDOG=1").unwrap();
+    assert_eq!(last, "STOPPING=1\nSTATUS=ending");
     assert!(daemon.wait().unwrap().success());
 }

@@ -28,9 +28,8 @@ async fn a_key_that_is_mended_is_tried_at_once_and_the_wait_after_the_next_refus
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_connection_does_not_wait_for_a_server_that_is_known_to_be_away() {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let target = format!("ssh://someone@{}/db:5432", listener.local_addr().unwrap());
-    drop(listener);
+    let closed = testkit::process::Closed::take().unwrap();
+    let target = format!("ssh://someone@{}/db:5432", closed.address);
     let (scope, clusters) = (Scope::root(), Clusters::new(KubeSettings::default()));
     // As a port of a file has it.
     let options = ForwardOptions { later_timeout: Duration::from_secs(30), ..ForwardOptions::default() };

@@ -305,6 +305,8 @@ async fn settle(daemon: &Daemon) {
                 return;
             }
             let _ = tokio::time::timeout(REACH_LOOK, pulse::any(&mut news)).await;
+            // The target is there before those are that waited for it.
+            tokio::time::sleep(SETTLE).await;
         }
     };
     let _ = tokio::time::timeout_at(begun + REACH, reached).await;
