@@ -237,12 +237,14 @@ impl MariaDb {
         let data = format!("--datadir={}", dir.path().join("data").display());
         let mut install = as_ordinary_user("mariadb-install-db");
         install.args(["--no-defaults", &data, "--auth-root-authentication-method=normal", "--skip-test-db"]);
-        output_within(install.current_dir(dir.path()), INSTALL);
+        // Two of them that have the same numbers take each other's tables away in a common one.
+        output_within(install.current_dir(dir.path()).env("TMPDIR", dir.path()), INSTALL);
         let port = process::free_port().expect("a free port");
         let mut command = as_ordinary_user("mariadbd");
         command.args(["--no-defaults", &data, "--bind-address=127.0.0.1", "--innodb-flush-log-at-trx-commit=0"]);
         command.arg(format!("--socket={}", dir.path().join("socket").display())).arg(format!("--port={port}"));
-        let process = Process::start(command.args(settings).current_dir(dir.path())).expect("mariadb starts");
+        command.args(settings).current_dir(dir.path()).env("TMPDIR", dir.path());
+        let process = Process::start(&mut command).expect("mariadb starts");
         process.line(INSTALL, |line| line.contains("ready for connections")).await.expect("mariadb is ready");
         Self { process, port, dir }
     }
