@@ -248,7 +248,7 @@ impl Source for Ebpf {
             let before = self.taken.get(&all.owner.process);
             let more = before.map_or(all, |(before, _)| all.since(before));
             let is_quiet = before.is_some_and(|(_, last)| is_tight || now.duration_since(*last) >= FOLDED_QUIET);
-            if more.opened + more.incoming + more.failed + more.closed > 0 {
+            if !more.is_nothing() {
                 self.taken.insert(all.owner.process, (all, now));
                 each(more);
             } else if is_quiet && !names::is_alive(all.owner.process) {
