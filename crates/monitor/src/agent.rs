@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{ProcessId, Record};
+use crate::decode::{ProcessId, Record, Step};
+use crate::memory;
 use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
 use crate::source::{Counts, Source, SourceError, Way};
@@ -126,7 +127,7 @@ impl Agent {
         Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None }
     }
 
-    /// The same, with somebody who hears of every record that is no survey's.
+    /// The same, with somebody who hears of every record that is no survey's, and of each end.
     #[must_use]
     pub fn with_listener(mut self, listener: Listener) -> Self {
         self.listener = Some(listener);
@@ -197,11 +198,11 @@ impl Agent {
         // Without a program for it a survey finds nothing, which says nothing.
         let finds_all = self.shared.way.chosen("survey").is_some();
         {
-            let Self { source, shared, names, .. } = self;
+            let Self { source, shared, names, listener, .. } = self;
             if finds_all {
                 shared.table().begin_survey();
             }
-            let mut batch = Batch::new(shared, names, None);
+            let mut batch = Batch { is_survey: true, ..Batch::new(shared, names, listener.as_mut()) };
             let mut kept = 0;
             source.survey(&mut |record| {
                 kept += 1;
@@ -215,14 +216,19 @@ impl Agent {
         }
         // What ended since is in here; only then is it known whose end was missed.
         self.take()?;
-        {
+        let (lost, is_less) = {
             let mut table = self.shared.table();
-            if finds_all {
-                table.end_survey(at);
-            }
+            let lost = if finds_all { table.end_survey(at) } else { Vec::new() };
             table.handle_tick(at);
         }
         self.take_folded(at)?;
+            (lost, table.shrink())
+        };
+        if let Some(listener) = self.listener.as_mut() {
+            lost.iter().for_each(|(record, place)| listener(record, place.as_deref()));
+        }
+        if is_less {
+            memory::give_back();
         Ok(())
     }
 
@@ -264,10 +270,12 @@ struct Batch<'a> {
     listener: Option<&'a mut Listener>,
     records: Vec<(Record, Option<Arc<str>>)>,
 }
+    /// Whoever listens hears of what a survey finds only when that is an end, which nobody else tells.
+    is_survey: bool,
 
 impl<'a> Batch<'a> {
     fn new(shared: &'a Shared, names: &'a mut Names, listener: Option<&'a mut Listener>) -> Self {
-        Self { shared, names, listener, records: Vec::new() }
+        Self { shared, names, listener, is_survey: false, records: Vec::new() }
     }
 
     fn push(&mut self, mut record: Record) {
@@ -289,7 +297,7 @@ impl<'a> Batch<'a> {
         }
         drop(table);
         for (record, place) in self.records.drain(..) {
-            if let Some(listener) = self.listener.as_mut() {
+            if let Some(listener) = self.listener.as_mut().filter(|_| !self.is_survey || record.is_end()) {
                 listener(&record, place.as_deref());
             }
         }
@@ -326,7 +334,7 @@ pub fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{End, OwnedBy, Owner, Step};
+    use crate::decode::{End, OwnedBy, Owner, State};
     use crate::table::tests::{ended, live};
 
     /// A source that tells what it is given, and fails at the survey of this number.
@@ -467,9 +475,12 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_surveys_do_not_find_is_over() {
+    fn a_connection_that_surveys_do_not_find_is_over_and_that_is_told() {
         let script = Script { events: vec![live(1, 7)], ..script() };
-        let mut agent = agent(script);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener = Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push(*record));
+        let mut agent = agent(script).with_listener(listener);
         (0..6).for_each(|_| agent.survey().unwrap());
         let shared = agent.shared();
         let table = shared.table();

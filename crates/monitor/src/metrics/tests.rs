@@ -33,8 +33,8 @@ fn errors_times_and_losses_are_told() {
         "adit_monitor_entries{table=\"connections\"} 1",
         "adit_tcp_command_connections_total{command=\"p7\",what=\"opened\"} 2",
         "adit_tcp_place_connections_total{place=\"host\",what=\"failed\"} 1",
-        "adit_tcp_handshake_seconds_bucket{le=\"+Inf\"} 2",
-        "adit_tcp_handshake_seconds_count 2",
+        "adit_tcp_handshake_seconds_bucket{le=\"+Inf\"} 3",
+        "adit_tcp_handshake_seconds_count 3",
         "adit_tcp_service_connections_total{service=\"https\",what=\"opened\"} 3",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");

@@ -18,6 +18,7 @@ use self::attach::Attached;
 use self::ends::Ends;
 use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
+use crate::memory;
 use crate::names;
 
 /// Connections kept at the same time, unless asked otherwise: about 14 MB of the kernel's memory.
@@ -153,7 +154,8 @@ impl Ebpf {
         };
         source.reconcile()?;
         drop(btf);
-        give_back();
+        // The types of the whole kernel are many.
+        memory::give_back();
         Ok(source)
     }
 
@@ -379,16 +381,6 @@ fn keep_greatest(kept: &mut Vec<u64>, now: impl ExactSizeIterator<Item = u64>) {
 
 fn recursion_misses(facts: &str) -> Option<u64> {
     facts.lines().find_map(|line| line.strip_prefix("recursion_misses:"))?.trim().parse().ok()
-}
-
-/// What the load has used is given back to the system: the types of the whole kernel are many.
-fn give_back() {
-    #[cfg(target_env = "gnu")]
-    {
-        #[expect(unsafe_code, reason = "no library has this call")]
-        // SAFETY: it has no argument that could be wrong, and any thread may call it at any time.
-        let _ = unsafe { libc::malloc_trim(0) };
-    }
 }
 
 /// Before 5.11 maps are counted as locked memory. Where that is not so, or not permitted, nothing is lost.

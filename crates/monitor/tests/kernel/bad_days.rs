@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use monitor::agent::Agent;
@@ -343,6 +343,37 @@ fn a_connection_that_was_reset_and_is_never_accepted_does_not_stay_for_ever() {
     let mut again = 0;
     source.events(&mut |record| again += usize::from(record.id == ended.id)).unwrap();
     assert_eq!(again, 0);
+}
+
+#[test]
+fn the_end_of_a_connection_that_its_process_has_yet_to_close_is_heard_of_with_the_process_and_once() {
+    let patience = Some(Duration::from_millis(1));
+    let options = Options { accept: Some("close".into()), patience, every_step: true, ..Options::default() };
+    let Some(source) = open_with_files(&options) else { return };
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let (listener, port) = listen("127.0.0.1:0");
+    let is_end = move |record: &Record| record.incoming && record.is_end() && has_port(record, port);
+    let listen_to =
+        move |record: &Record, _: Option<&str>| hears.lock().unwrap().extend(is_end(record).then_some(*record));
+    let mut agent = Agent::new(source, Limits::default(), Duration::from_secs(1)).with_listener(Box::new(listen_to));
+    let (client, served) = pair(&listener);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    // Over, and nobody was seen to own it.
+    (&served).read(&mut [0]).unwrap_err();
+    let deadline = Instant::now() + DEADLINE;
+    while heard.lock().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "nobody hears of its end");
+        agent.source().reconcile().unwrap();
+        agent.survey().unwrap();
+    }
+    drop(served);
+    agent.survey().unwrap();
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 1, "{heard:#?}");
+    let owner = heard[0].owner.expect("the one that has the socket");
+    assert_eq!((heard[0].ended.unwrap().1, owner.process.pid), (End::Reset, std::process::id()));
 }
 
 #[test]
