@@ -68,7 +68,9 @@ impl Shared {
     /// What monitoring reads. The table is held for a copy, not for the text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let kept = (self.way.capacity > 0).then(|| self.kept.load(Ordering::Relaxed));
+        // Without a survey nobody has counted them.
+        let kept = self.way.chosen("survey").filter(|_| self.way.capacity > 0);
+        let kept = kept.map(|_| self.kept.load(Ordering::Relaxed));
         let snapshot = Snapshot::of(&self.table(), kept);
         metrics::text(&snapshot, &self.counts(), &self.way)
     }
@@ -220,8 +222,6 @@ impl Agent {
             let mut table = self.shared.table();
             let lost = if finds_all { table.end_survey(at) } else { Vec::new() };
             table.handle_tick(at);
-        }
-        self.take_folded(at)?;
             (lost, table.shrink())
         };
         if let Some(listener) = self.listener.as_mut() {
@@ -229,6 +229,8 @@ impl Agent {
         }
         if is_less {
             memory::give_back();
+        }
+        self.take_folded(at)?;
         Ok(())
     }
 
@@ -268,10 +270,10 @@ struct Batch<'a> {
     shared: &'a Shared,
     names: &'a mut Names,
     listener: Option<&'a mut Listener>,
-    records: Vec<(Record, Option<Arc<str>>)>,
-}
     /// Whoever listens hears of what a survey finds only when that is an end, which nobody else tells.
     is_survey: bool,
+    records: Vec<(Record, Option<Arc<str>>)>,
+}
 
 impl<'a> Batch<'a> {
     fn new(shared: &'a Shared, names: &'a mut Names, listener: Option<&'a mut Listener>) -> Self {
@@ -291,9 +293,14 @@ impl<'a> Batch<'a> {
 
     fn flush(&mut self) {
         let at = now();
+        let ends_unseen = self.shared.way.sees_attempts_alone();
         let mut table = self.shared.table();
         for (record, place) in &self.records {
-            table.handle_record(at, record, place.as_ref());
+            if ends_unseen && record.step == Step::Opened {
+                table.handle_attempt(at, record, place.as_ref());
+            } else {
+                table.handle_record(at, record, place.as_ref());
+            }
         }
         drop(table);
         for (record, place) in self.records.drain(..) {
@@ -485,6 +492,57 @@ mod tests {
         let shared = agent.shared();
         let table = shared.table();
         assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
+        let heard = heard.lock().unwrap();
+        let ends: Vec<&Record> = heard.iter().filter(|record| record.is_end()).collect();
+        assert_eq!((heard.len(), ends.len()), (2, 1), "{heard:#?}");
+        assert_eq!((ends[0].id, ends[0].owner, ends[0].state), (live(1, 7).id, live(1, 7).owner, State::Closed));
+        assert_eq!(ends[0].ended.map(|(_, end)| end), Some(End::Unseen));
+    }
+
+    #[test]
+    fn an_end_that_a_survey_alone_tells_is_heard_of_once() {
+        let script = Script { found: vec![live(1, 7), ended(live(2, 7), End::Reset)], ..script() };
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener = Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push(record.id));
+        let mut agent = agent(script).with_listener(listener);
+        agent.survey().unwrap();
+        assert_eq!(*heard.lock().unwrap(), [live(2, 7).id]);
+    }
+
+    #[test]
+    fn where_attempts_alone_are_seen_each_is_counted_and_none_is_kept_as_open() {
+        let part = |purpose, way| crate::source::Part { purpose, way, refused: None };
+        let parts = vec![part("state", crate::source::CONNECTS), part("survey", "a list")];
+        let way = Way { parts, capacity: 64, ..Way::default() };
+        let asked = |number, pid| Record { step: Step::Opened, established: None, ..live(number, pid) };
+        let events = vec![asked(1, 7), asked(2, 7), asked(3, 0)];
+        let mut agent = agent(Script { way, events, ..script() });
+        (0..6).for_each(|_| agent.survey().unwrap());
+        let shared = agent.shared();
+        {
+            let table = shared.table();
+            assert_eq!((table.connections().len(), table.open().outgoing, table.overflow().unseen), (0, 0, 0));
+            assert_eq!((table.totals().opened, table.totals().closed, table.ends().count()), (3, 0, 0));
+            let process = table.processes().next().unwrap();
+            assert_eq!((process.sums.opened, process.open), (2, 0));
+            assert_eq!(table.remotes().map(|remote| (remote.sums.opened, remote.open)).collect::<Vec<_>>(), [(3, 0)]);
+            let of_commands: u64 = table.commands().map(|(_, sums)| sums.opened).sum();
+            assert_eq!((of_commands, table.places().map(|(_, sums)| sums.opened).sum::<u64>()), (3, 3));
+        }
+        let metrics = shared.metrics();
+        assert!(metrics.contains("adit_tcp_connections_total{what=\"opened\"} 3\n"), "{metrics}");
+        for unseen in ["what=\"incoming\"", "what=\"established\"", "what=\"failed\"", "what=\"closed\""] {
+            assert!(!metrics.contains(unseen), "{unseen}\n{metrics}");
+        }
+    }
+
+    #[test]
+    fn without_a_survey_nobody_says_how_full_the_kernels_places_are() {
+        let told = |way: Way| agent(Script { way, ..script() }).shared().metrics();
+        let entries = "adit_monitor_entries{table=\"kernel\"}";
+        assert!(told(Way { capacity: 64, ..script().way }).contains(entries));
+        assert!(!told(Way { capacity: 64, ..Way::default() }).contains(entries), "0 would be a map that is empty");
     }
 
     #[cfg(target_os = "linux")]

@@ -266,6 +266,20 @@ impl Table {
         }
     }
 
+    /// Takes an attempt of which nobody tells what becomes of it: it is counted, and not kept.
+    pub fn handle_attempt(&mut self, now: Duration, record: &Record, place: Option<&Arc<str>>) {
+        let mut connection = self.begin(now, record);
+        connection.place = place.cloned();
+        self.claim(now, &mut connection);
+        if connection.command_label.is_none() {
+            self.commands.unknown_sums(now).begin(record);
+        }
+        if connection.place_label.is_none() {
+            self.places.unknown_sums(now).begin(record);
+        }
+        self.leave(now, &connection);
+    }
+
     /// Takes what was added up in the place of single records; it has no remotes, no times and no ends of its own.
     pub fn handle_folded(&mut self, now: Duration, folded: &Folded, place: Option<&Arc<str>>) {
         let add = |sums: &mut Sums| sums.add(folded);
@@ -496,7 +510,8 @@ impl Table {
             place_label: None,
             at_tick: counted,
             survey: self.survey,
-        }
+            is_measured: false,
+        })
     }
 
     /// The connection is its owner's, once that is known.
@@ -511,8 +526,7 @@ impl Table {
         if connection.process.is_some() {
             // Whoever had it first keeps it: the sums were theirs.
             return;
-            is_measured: false,
-        })
+        }
         connection.process = Some(owner.process);
         let name = self.commands.name(now, &owner.command.text(), share(&owner));
         self.commands.enter(now, &name).begin(&record);
@@ -574,6 +588,13 @@ impl Table {
         }
     }
 
+    /// Its handshake, once, as soon as it is heard of: a connection may stay for days.
+    fn measure(&mut self, connection: &mut Connection) {
+        let Some(handshake) = connection.record.handshake().filter(|_| !connection.is_measured) else { return };
+        connection.is_measured = true;
+        self.times.handshake.observe(handshake);
+    }
+
     /// The process that has the connection among its open ones.
     fn process_of(&mut self, connection: &Connection) -> Option<&mut Process> {
         let id = connection.process.filter(|_| connection.in_process)?;
@@ -588,13 +609,6 @@ impl Table {
         finish(self.ports.entry(service(RemoteId::of(record).port)).or_default());
         // Without a name of its own until now it has none, and is counted whole where such ones are.
         let whole = |sums: &mut Sums, before: Traffic| {
-    /// Its handshake, once, as soon as it is heard of: a connection may stay for days.
-    fn measure(&mut self, connection: &mut Connection) {
-        let Some(handshake) = connection.record.handshake().filter(|_| !connection.is_measured) else { return };
-        connection.is_measured = true;
-        self.times.handshake.observe(handshake);
-    }
-
             let more = connection.counted.since(before);
             sums.begin(record);
             sums.carry(more.sent, more.received, more.retransmits);

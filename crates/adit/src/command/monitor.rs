@@ -375,12 +375,11 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         }
         value["rights"] = told.rights.clone().into();
         value["source"] = way(shared.way());
-        let (counts, table) = (shared.counts(), shared.table());
-        value["connections"] = json!({
-            "open": table.connections().len(), "opened": counts.opened, "incoming": counts.incoming,
-            "established": counts.established,
-            "failed": shared.way().sees_failures().then_some(counts.failed), "closed": counts.closed,
-        });
+        let counts = shared.counts();
+        value["connections"] = json!({ "open": shared.table().connections().len() });
+        for (what, count) in counts.seen(shared.way()) {
+            value["connections"][what] = count.into();
+        }
         value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost });
     }
     value
