@@ -639,7 +639,8 @@ fn short_connections_are_counted_exactly_also_when_there_is_never_room_and_surve
 
 /// So many processes open so many connections each, while an agent surveys this often.
 fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: &Options) {
-    let Some(source) = open(options) else { return };
+    let Some(mut source) = open(options) else { return };
+    let (before, (out_before, in_before)) = counts_at_rest(&mut *source);
     let (listener, port) = listen("127.0.0.1:0");
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
@@ -665,6 +666,21 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
     let each = (each as u64, each as u64, 0);
     while count() != vec![each; processes] && Instant::now() < deadline {
         std::thread::yield_now();
+    // And by what the programs have counted themselves, against what the system has.
+    let by_programs = || {
+        let counts = shared.counts();
+        (counts.opened - before.opened, counts.incoming - before.incoming)
+    };
+    let by_the_system = || {
+        let (out, inn) = counted_by_the_system();
+        (out - out_before, inn - in_before)
+    };
+    while by_programs() != by_the_system() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let (seen, there) = (by_programs(), by_the_system());
+    let wanted = processes as u64 * each.0;
+    assert!(seen == there && there.0 >= wanted && there.1 >= wanted, "{seen:?} of {there:?}");
     }
     let (found, counts) = (count(), shared.counts());
     assert_eq!(found.len(), processes, "{counts:?}");
