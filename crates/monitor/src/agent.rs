@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{ProcessId, Record};
+use crate::decode::{ProcessId, Record, Step};
+use crate::memory;
 use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
 use crate::source::{Counts, Source, SourceError, Way};
@@ -42,8 +43,6 @@ pub struct Shared {
     stop: AtomicBool,
     /// When the agent was last heard of, in milliseconds since the system started; 0 before it runs.
     beat: AtomicU64,
-    /// How often it looks through everything.
-    every: Duration,
     /// Connections that the kernel's map had at the last survey.
     kept: AtomicUsize,
 }
@@ -69,7 +68,9 @@ impl Shared {
     /// What monitoring reads. The table is held for a copy, not for the text.
     #[must_use]
     pub fn metrics(&self) -> String {
-        let kept = (self.way.capacity > 0).then(|| self.kept.load(Ordering::Relaxed));
+        // Without a survey nobody has counted them.
+        let kept = self.way.chosen("survey").filter(|_| self.way.capacity > 0);
+        let kept = kept.map(|_| self.kept.load(Ordering::Relaxed));
         let snapshot = Snapshot::of(&self.table(), kept);
         metrics::text(&snapshot, &self.counts(), &self.way)
     }
@@ -79,7 +80,7 @@ impl Shared {
     pub fn hangs(&self) -> Option<Duration> {
         let beat = self.beat.load(Ordering::Relaxed);
         let silent = now().saturating_sub(Duration::from_millis(beat));
-        (beat > 0 && silent > HANGS + self.every * 2).then_some(silent)
+        (beat > 0 && silent > HANGS).then_some(silent)
     }
 
     fn beat(&self) {
@@ -123,13 +124,12 @@ impl Agent {
             way,
             stop: AtomicBool::new(false),
             beat: AtomicU64::new(0),
-            every,
             kept: AtomicUsize::new(0),
         };
         Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None }
     }
 
-    /// The same, with somebody who hears of every record that is no survey's.
+    /// The same, with somebody who hears of every record that is no survey's, and of each end.
     #[must_use]
     pub fn with_listener(mut self, listener: Listener) -> Self {
         self.listener = Some(listener);
@@ -200,11 +200,11 @@ impl Agent {
         // Without a program for it a survey finds nothing, which says nothing.
         let finds_all = self.shared.way.chosen("survey").is_some();
         {
-            let Self { source, shared, names, .. } = self;
+            let Self { source, shared, names, listener, .. } = self;
             if finds_all {
                 shared.table().begin_survey();
             }
-            let mut batch = Batch::new(shared, names, None);
+            let mut batch = Batch { is_survey: true, ..Batch::new(shared, names, listener.as_mut()) };
             let mut kept = 0;
             source.survey(&mut |record| {
                 kept += 1;
@@ -218,12 +218,17 @@ impl Agent {
         }
         // What ended since is in here; only then is it known whose end was missed.
         self.take()?;
-        {
+        let (lost, is_less) = {
             let mut table = self.shared.table();
-            if finds_all {
-                table.end_survey(at);
-            }
+            let lost = if finds_all { table.end_survey(at) } else { Vec::new() };
             table.handle_tick(at);
+            (lost, table.shrink())
+        };
+        if let Some(listener) = self.listener.as_mut() {
+            lost.iter().for_each(|(record, place)| listener(record, place.as_deref()));
+        }
+        if is_less {
+            memory::give_back();
         }
         self.take_folded(at)?;
         Ok(())
@@ -265,12 +270,14 @@ struct Batch<'a> {
     shared: &'a Shared,
     names: &'a mut Names,
     listener: Option<&'a mut Listener>,
+    /// Whoever listens hears of what a survey finds only when that is an end, which nobody else tells.
+    is_survey: bool,
     records: Vec<(Record, Option<Arc<str>>)>,
 }
 
 impl<'a> Batch<'a> {
     fn new(shared: &'a Shared, names: &'a mut Names, listener: Option<&'a mut Listener>) -> Self {
-        Self { shared, names, listener, records: Vec::new() }
+        Self { shared, names, listener, is_survey: false, records: Vec::new() }
     }
 
     fn push(&mut self, mut record: Record) {
@@ -286,13 +293,18 @@ impl<'a> Batch<'a> {
 
     fn flush(&mut self) {
         let at = now();
+        let ends_unseen = self.shared.way.sees_attempts_alone();
         let mut table = self.shared.table();
         for (record, place) in &self.records {
-            table.handle_record(at, record, place.as_ref());
+            if ends_unseen && record.step == Step::Opened {
+                table.handle_attempt(at, record, place.as_ref());
+            } else {
+                table.handle_record(at, record, place.as_ref());
+            }
         }
         drop(table);
         for (record, place) in self.records.drain(..) {
-            if let Some(listener) = self.listener.as_mut() {
+            if let Some(listener) = self.listener.as_mut().filter(|_| !self.is_survey || record.is_end()) {
                 listener(&record, place.as_deref());
             }
         }
@@ -329,7 +341,7 @@ pub fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{End, OwnedBy, Owner, Step};
+    use crate::decode::{End, OwnedBy, Owner, State};
     use crate::table::tests::{ended, live};
 
     /// A source that tells what it is given, and fails at the survey of this number.
@@ -436,7 +448,7 @@ mod tests {
         assert_eq!(shared.hangs(), None);
         shared.beat.store(1, Ordering::Relaxed);
         // The system may have started a moment ago.
-        assert_eq!(shared.hangs().is_some(), now() > HANGS + Duration::from_secs(3));
+        assert_eq!(shared.hangs().is_some(), now() > HANGS + Duration::from_secs(1));
     }
 
     #[test]
@@ -470,13 +482,67 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_surveys_do_not_find_is_over() {
+    fn a_connection_that_surveys_do_not_find_is_over_and_that_is_told() {
         let script = Script { events: vec![live(1, 7)], ..script() };
-        let mut agent = agent(script);
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener = Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push(*record));
+        let mut agent = agent(script).with_listener(listener);
         (0..6).for_each(|_| agent.survey().unwrap());
         let shared = agent.shared();
         let table = shared.table();
         assert_eq!((table.connections().len(), table.overflow().unseen), (0, 1));
+        let heard = heard.lock().unwrap();
+        let ends: Vec<&Record> = heard.iter().filter(|record| record.is_end()).collect();
+        assert_eq!((heard.len(), ends.len()), (2, 1), "{heard:#?}");
+        assert_eq!((ends[0].id, ends[0].owner, ends[0].state), (live(1, 7).id, live(1, 7).owner, State::Closed));
+        assert_eq!(ends[0].ended.map(|(_, end)| end), Some(End::Unseen));
+    }
+
+    #[test]
+    fn an_end_that_a_survey_alone_tells_is_heard_of_once() {
+        let script = Script { found: vec![live(1, 7), ended(live(2, 7), End::Reset)], ..script() };
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&heard);
+        let listener = Box::new(move |record: &Record, _: Option<&str>| hears.lock().unwrap().push(record.id));
+        let mut agent = agent(script).with_listener(listener);
+        agent.survey().unwrap();
+        assert_eq!(*heard.lock().unwrap(), [live(2, 7).id]);
+    }
+
+    #[test]
+    fn where_attempts_alone_are_seen_each_is_counted_and_none_is_kept_as_open() {
+        let part = |purpose, way| crate::source::Part { purpose, way, refused: None };
+        let parts = vec![part("state", crate::source::CONNECTS), part("survey", "a list")];
+        let way = Way { parts, capacity: 64, ..Way::default() };
+        let asked = |number, pid| Record { step: Step::Opened, established: None, ..live(number, pid) };
+        let events = vec![asked(1, 7), asked(2, 7), asked(3, 0)];
+        let mut agent = agent(Script { way, events, ..script() });
+        (0..6).for_each(|_| agent.survey().unwrap());
+        let shared = agent.shared();
+        {
+            let table = shared.table();
+            assert_eq!((table.connections().len(), table.open().outgoing, table.overflow().unseen), (0, 0, 0));
+            assert_eq!((table.totals().opened, table.totals().closed, table.ends().count()), (3, 0, 0));
+            let process = table.processes().next().unwrap();
+            assert_eq!((process.sums.opened, process.open), (2, 0));
+            assert_eq!(table.remotes().map(|remote| (remote.sums.opened, remote.open)).collect::<Vec<_>>(), [(3, 0)]);
+            let of_commands: u64 = table.commands().map(|(_, sums)| sums.opened).sum();
+            assert_eq!((of_commands, table.places().map(|(_, sums)| sums.opened).sum::<u64>()), (3, 3));
+        }
+        let metrics = shared.metrics();
+        assert!(metrics.contains("adit_tcp_connections_total{what=\"opened\"} 3\n"), "{metrics}");
+        for unseen in ["what=\"incoming\"", "what=\"established\"", "what=\"failed\"", "what=\"closed\""] {
+            assert!(!metrics.contains(unseen), "{unseen}\n{metrics}");
+        }
+    }
+
+    #[test]
+    fn without_a_survey_nobody_says_how_full_the_kernels_places_are() {
+        let told = |way: Way| agent(Script { way, ..script() }).shared().metrics();
+        let entries = "adit_monitor_entries{table=\"kernel\"}";
+        assert!(told(Way { capacity: 64, ..script().way }).contains(entries));
+        assert!(!told(Way { capacity: 64, ..Way::default() }).contains(entries), "0 would be a map that is empty");
     }
 
     #[cfg(target_os = "linux")]

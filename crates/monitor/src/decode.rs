@@ -330,6 +330,13 @@ pub struct Folded {
 }
 
 impl Folded {
+    /// Whether nothing was added. The kernel adds one number after the other, so there may be bytes alone.
+    #[must_use]
+    pub const fn is_nothing(&self) -> bool {
+        let connections = self.opened + self.incoming + self.failed + self.closed;
+        connections + self.sent + self.received + self.retransmits == 0
+    }
+
     /// What is more than before.
     #[must_use]
     pub const fn since(&self, before: &Self) -> Self {

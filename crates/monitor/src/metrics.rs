@@ -91,10 +91,10 @@ impl Snapshot {
 pub fn text(table: &Snapshot, counts: &Counts, way: &Way) -> String {
     let mut registry = Registry::default();
     of_processes(&mut registry, table);
-    of_connections(&mut registry, table, counts);
-    By::of("command", &table.commands).register(&mut registry, "command");
-    By::of("place", &table.places).register(&mut registry, "place");
-    By::of("service", &table.services).register(&mut registry, "service");
+    of_connections(&mut registry, table, counts, way);
+    By::of("command", &table.commands, way).register(&mut registry, "command");
+    By::of("place", &table.places, way).register(&mut registry, "place");
+    By::of("service", &table.services, way).register(&mut registry, "service");
     of_times(&mut registry, table);
     of_monitor(&mut registry, table, counts, way, (way.capacity > 0).then_some(way.capacity));
     let mut text = String::new();
@@ -149,7 +149,7 @@ pub fn names() -> String {
     let mut registry = Registry::default();
     let empty = Snapshot::of(&Table::default(), Some(0));
     registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, one::<Gauge>());
-    of_connections(&mut registry, &empty, &Counts::default());
+    of_connections(&mut registry, &empty, &Counts::default(), &Way::default());
     for kind in ["command", "place", "service"] {
         By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
     }
@@ -173,16 +173,12 @@ fn of_processes(registry: &mut Registry, table: &Snapshot) {
     registry.register("tcp_connects_by_pid", CONNECTS_BY_PID, connects);
 }
 
-fn of_connections(registry: &mut Registry, table: &Snapshot, counts: &Counts) {
+fn of_connections(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &Way) {
     let counters = Counters::default();
-    for (what, count) in [
-        ("opened", counts.opened),
-        ("incoming", counts.incoming),
-        ("established", counts.established),
-        ("failed", counts.failed),
-        ("closed", counts.closed),
-    ] {
-        counters.get_or_create(&labels("what", what)).inc_by(count);
+    for (what, count) in counts.seen(way) {
+        if let Some(count) = count {
+            counters.get_or_create(&labels("what", what)).inc_by(count);
+        }
     }
     registry.register("adit_tcp_connections", "Connections by what has happened to them", counters);
     let open = Gauges::default();
@@ -212,18 +208,21 @@ struct By {
 }
 
 impl By {
-    fn of(kind: &'static str, all: &[(impl AsRef<str>, Sums)]) -> Self {
+    fn of(kind: &'static str, all: &[(impl AsRef<str>, Sums)], way: &Way) -> Self {
+        let (ends, how) = (!way.sees_attempts_alone(), way.sees_failures());
         let by = Self { connections: Family::default(), bytes: Family::default(), retransmits: Family::default() };
         for (name, sums) in all {
             let own = (kind, name.as_ref().to_owned());
-            for (what, count) in [
-                ("opened", sums.opened),
-                ("incoming", sums.incoming),
-                ("failed", sums.failed),
-                ("closed", sums.closed),
-                ("reset", sums.reset),
-                ("aborted", sums.aborted),
-            ] {
+            let all = [
+                ("opened", sums.opened, true),
+                ("incoming", sums.incoming, ends),
+                ("failed", sums.failed, how),
+                ("closed", sums.closed, ends),
+                ("reset", sums.reset, how),
+                ("aborted", sums.aborted, how),
+            ];
+            // What is not seen has no series: 0 would say that it does not happen.
+            for (what, count, _) in all.into_iter().filter(|(.., is_seen)| *is_seen) {
                 let labels = Labels(vec![own.clone(), ("what", what.to_owned())]);
                 by.connections.get_or_create(&labels).inc_by(count);
             }

@@ -57,6 +57,9 @@ pub trait Source: Send {
     fn wait(&self, up_to: Duration);
 }
 
+/// The oldest way to see connections: attempts alone.
+pub(crate) const CONNECTS: &str = "kprobe tcp_connect";
+
 /// How a source gets at what it tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Way {
@@ -83,7 +86,13 @@ impl Way {
     /// Whether it is seen that a connection fails: a poll and a look at attempts alone do not see that.
     #[must_use]
     pub fn sees_failures(&self) -> bool {
-        self.chosen("state").is_some_and(|part| part.way != "kprobe tcp_connect")
+        self.chosen("state").is_some() && !self.sees_attempts_alone()
+    }
+
+    /// Whether nothing is seen of a connection but that it was asked for here.
+    #[must_use]
+    pub fn sees_attempts_alone(&self) -> bool {
+        self.chosen("state").is_some_and(|part| part.way == CONNECTS)
     }
 }
 
@@ -138,6 +147,22 @@ pub struct Counts {
     pub hook_missed: u64,
     /// Looks through open files that the system has refused.
     pub refused_looks: u64,
+}
+
+impl Counts {
+    /// What has happened to connections, each with its name; none where the way that was taken does not see it, which is
+    /// not 0.
+    #[must_use]
+    pub fn seen(&self, way: &Way) -> [(&'static str, Option<u64>); 5] {
+        let (only_attempts, changes) = (way.sees_attempts_alone(), way.sees_failures());
+        [
+            ("opened", Some(self.opened)),
+            ("incoming", (!only_attempts).then_some(self.incoming)),
+            ("established", changes.then_some(self.established)),
+            ("failed", changes.then_some(self.failed)),
+            ("closed", (!only_attempts).then_some(self.closed)),
+        ]
+    }
 }
 
 /// Why a source cannot be had, or tells nothing any more.

@@ -2,6 +2,7 @@
 
 mod histogram;
 mod labels;
+mod open;
 mod service;
 mod sums;
 mod traffic;
@@ -13,10 +14,11 @@ use std::time::Duration;
 
 pub use self::histogram::Histogram;
 use self::labels::Labels;
+pub use self::open::Open;
 pub use self::service::service;
 pub use self::sums::{Rate, Sums};
 use self::traffic::Traffic;
-use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, Step};
+use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, State, Step};
 
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
 /// seconds has seen the last of it.
@@ -31,6 +33,8 @@ pub const UNKNOWN: &str = "unknown";
 const EMPTIED: usize = 16;
 /// When all were busy, it is looked again only after so long.
 const BUSY: Duration = Duration::from_millis(100);
+/// A map of connections with room for fewer stays as it is.
+const SMALL: usize = 4_096;
 /// The user whose share of the names those use whose user is not known.
 const NOBODY_KNOWN: u32 = u32::MAX;
 
@@ -57,7 +61,8 @@ impl Default for Limits {
 #[derive(Debug)]
 pub struct Table {
     limits: Limits,
-    connections: HashMap<ConnectionId, Connection>,
+    /// A map that grows is there twice for a moment, so what is large is kept beside it.
+    connections: HashMap<ConnectionId, Box<Connection>>,
     processes: HashMap<ProcessId, Process>,
     remotes: HashMap<RemoteId, Remote>,
     totals: Sums,
@@ -82,36 +87,6 @@ pub struct Table {
 impl Default for Table {
     fn default() -> Self {
         Self::new(Limits::default())
-    }
-}
-
-/// Of the open connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Open {
-    /// Those that were asked for here.
-    pub outgoing: usize,
-    /// Those that others asked for.
-    pub incoming: usize,
-    /// Those whose owner is not known.
-    pub unowned: usize,
-}
-
-impl Open {
-    const fn of(&mut self, record: &Record) -> (&mut usize, Option<&mut usize>) {
-        let direction = if record.incoming { &mut self.incoming } else { &mut self.outgoing };
-        (direction, if record.owner.is_none() { Some(&mut self.unowned) } else { None })
-    }
-
-    fn add(&mut self, record: &Record) {
-        let (direction, unowned) = self.of(record);
-        *direction += 1;
-        unowned.into_iter().for_each(|count| *count += 1);
-    }
-
-    fn remove(&mut self, record: &Record) {
-        let (direction, unowned) = self.of(record);
-        *direction = direction.saturating_sub(1);
-        unowned.into_iter().for_each(|count| *count = count.saturating_sub(1));
     }
 }
 
@@ -161,6 +136,8 @@ pub struct Connection {
     place_label: Option<Arc<str>>,
     at_tick: Traffic,
     survey: u64,
+    /// Whether its handshake is among those that were measured.
+    is_measured: bool,
 }
 
 /// A process with connections.
@@ -279,6 +256,7 @@ impl Table {
         connection.record = Record { owner, established, ..*record };
         self.claim(now, &mut connection);
         self.carry(now, &mut connection);
+        self.measure(&mut connection);
         match record.ended {
             Some((_, end)) => self.end(now, &connection, end),
             None => {
@@ -286,6 +264,20 @@ impl Table {
                 self.connections.insert(record.id, connection);
             }
         }
+    }
+
+    /// Takes an attempt of which nobody tells what becomes of it: it is counted, and not kept.
+    pub fn handle_attempt(&mut self, now: Duration, record: &Record, place: Option<&Arc<str>>) {
+        let mut connection = self.begin(now, record);
+        connection.place = place.cloned();
+        self.claim(now, &mut connection);
+        if connection.command_label.is_none() {
+            self.commands.unknown_sums(now).begin(record);
+        }
+        if connection.place_label.is_none() {
+            self.places.unknown_sums(now).begin(record);
+        }
+        self.leave(now, &connection);
     }
 
     /// Takes what was added up in the place of single records; it has no remotes, no times and no ends of its own.
@@ -323,18 +315,30 @@ impl Table {
         *old = std::mem::take(new);
     }
 
-    /// A survey is over. Gives the connections whose end nobody saw; they are not kept.
-    pub fn end_survey(&mut self, now: Duration) -> Vec<ConnectionId> {
+    /// A survey is over. Gives the ends of connections that nobody saw, with where their owners run; they are not kept.
+    pub fn end_survey(&mut self, now: Duration) -> Vec<(Record, Option<Arc<str>>)> {
         let survey = self.survey;
         let lost: Vec<ConnectionId> =
             self.connections.iter().filter(|(_, one)| one.survey + MISSED <= survey).map(|(id, _)| *id).collect();
-        for id in &lost {
-            if let Some(connection) = self.take(*id) {
-                self.overflow.unseen += 1;
-                self.end(now, &connection, End::Unseen);
-            }
+        let mut ends = Vec::with_capacity(lost.len());
+        for mut connection in lost.into_iter().filter_map(|id| self.take(id)).collect::<Vec<_>>() {
+            self.overflow.unseen += 1;
+            let ended = Some((now, End::Unseen));
+            connection.record = Record { step: Step::Ended, state: State::Closed, ended, ..connection.record };
+            self.end(now, &connection, End::Unseen);
+            ends.push((connection.record, connection.place));
         }
-        lost
+        ends
+    }
+
+    /// Gives back most of the room for connections when hardly any is used; whether there was so much of it.
+    pub fn shrink(&mut self) -> bool {
+        let (open, room) = (self.connections.len(), self.connections.capacity());
+        let is_much = room >= SMALL && open * 8 < room;
+        if is_much {
+            self.connections.shrink_to(open * 2);
+        }
+        is_much
     }
 
     /// Computes rates; to be called after each survey.
@@ -398,7 +402,7 @@ impl Table {
 
     /// Open connections.
     pub fn connections(&self) -> impl ExactSizeIterator<Item = &Connection> {
-        self.connections.values()
+        self.connections.values().map(|one| &**one)
     }
 
     /// Processes.
@@ -473,14 +477,14 @@ impl Table {
     }
 
     /// What is known of an open connection, to be put back when it stays open.
-    fn take(&mut self, id: ConnectionId) -> Option<Connection> {
+    fn take(&mut self, id: ConnectionId) -> Option<Box<Connection>> {
         let known = self.connections.remove(&id)?;
         self.open.remove(&known.record);
         Some(known)
     }
 
     /// A connection that was not known.
-    fn begin(&mut self, now: Duration, record: &Record) -> Connection {
+    fn begin(&mut self, now: Duration, record: &Record) -> Box<Connection> {
         let counted = if record.seen_late { Traffic::of(record) } else { Traffic::default() };
         let count = |sums: &mut Sums| sums.begin(record);
         count(&mut self.totals);
@@ -491,7 +495,7 @@ impl Table {
             remote.before = remote.before.and(counted);
             remote.id
         });
-        Connection {
+        Box::new(Connection {
             record: *record,
             rate: Rate::default(),
             place: None,
@@ -506,7 +510,8 @@ impl Table {
             place_label: None,
             at_tick: counted,
             survey: self.survey,
-        }
+            is_measured: false,
+        })
     }
 
     /// The connection is its owner's, once that is known.
@@ -583,6 +588,13 @@ impl Table {
         }
     }
 
+    /// Its handshake, once, as soon as it is heard of: a connection may stay for days.
+    fn measure(&mut self, connection: &mut Connection) {
+        let Some(handshake) = connection.record.handshake().filter(|_| !connection.is_measured) else { return };
+        connection.is_measured = true;
+        self.times.handshake.observe(handshake);
+    }
+
     /// The process that has the connection among its open ones.
     fn process_of(&mut self, connection: &Connection) -> Option<&mut Process> {
         let id = connection.process.filter(|_| connection.in_process)?;
@@ -615,9 +627,6 @@ impl Table {
         }
         if let Some(remote) = connection.remote.and_then(|id| self.remotes.get_mut(&id)) {
             finish(&mut remote.sums);
-        }
-        if let Some(handshake) = record.handshake() {
-            self.times.handshake.observe(handshake);
         }
         if let Some(rtt) = record.rtt {
             self.times.rtt.observe(rtt);

@@ -69,7 +69,7 @@ pub(crate) struct SourceArguments {
     /// See who accepts in this way only; `close` needs nothing more, `sys_exit` costs each system call a little
     #[arg(long, value_name = "WAY", value_parser = ["fexit", "kretprobe", "sys_exit", "close"])]
     accept: Option<String>,
-    /// Connections that the kernel keeps for us at the same time
+    /// Connections that the kernel keeps for us at the same time [default: 65536]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=i64::from(room::MOST)))]
     max_connections: Option<u32>,
 }
@@ -305,13 +305,13 @@ struct Told {
 
 impl Told {
     /// The metrics. Whoever asks again and again gets the same text for a moment: it costs the agent time to make one.
-    fn metrics(&self, shared: &Shared) -> Bytes {
+    fn metrics(&self, shared: &Shared, now: Instant) -> Bytes {
         let mut last = self.metrics.lock().unwrap_or_else(PoisonError::into_inner);
         match &*last {
-            Some((made, text)) if made.elapsed() < FRESH => text.clone(),
+            Some((made, text)) if now.saturating_duration_since(*made) < FRESH => text.clone(),
             _ => {
                 let text = Bytes::from(shared.metrics());
-                *last = Some((Instant::now(), text.clone()));
+                *last = Some((now, text.clone()));
                 text
             }
         }
@@ -321,7 +321,7 @@ impl Told {
 fn metrics_routes(told: &Arc<Told>) -> Routes {
     let told = Arc::clone(told);
     Arc::new(move |path| match (path, told.shared.get()) {
-        ("/metrics", Some(shared)) => AdminAnswer::new(metrics::CONTENT_TYPE, told.metrics(shared)),
+        ("/metrics", Some(shared)) => AdminAnswer::new(metrics::CONTENT_TYPE, told.metrics(shared, Instant::now())),
         ("/metrics", None) => AdminAnswer::new(metrics::CONTENT_TYPE, ""),
         ("/", _) => AdminAnswer::text(METRICS_PATHS),
         _ => nothing_at(path, METRICS_PATHS),
@@ -375,12 +375,11 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         }
         value["rights"] = told.rights.clone().into();
         value["source"] = way(shared.way());
-        let (counts, table) = (shared.counts(), shared.table());
-        value["connections"] = json!({
-            "open": table.connections().len(), "opened": counts.opened, "incoming": counts.incoming,
-            "established": counts.established,
-            "failed": shared.way().sees_failures().then_some(counts.failed), "closed": counts.closed,
-        });
+        let counts = shared.counts();
+        value["connections"] = json!({ "open": shared.table().connections().len() });
+        for (what, count) in counts.seen(shared.way()) {
+            value["connections"][what] = count.into();
+        }
         value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost });
     }
     value
@@ -504,12 +503,11 @@ mod tests {
         let source = ::monitor::source::stub::Stub::new(None);
         let shared = Agent::new(Box::new(source), Limits::default(), Duration::from_secs(1)).shared();
         let told = Told::default();
-        let [first, second] = [told.metrics(&shared), told.metrics(&shared)];
+        let at = Instant::now();
+        let [first, second] = [at, at + FRESH / 2].map(|at| told.metrics(&shared, at));
         // The very same bytes, not two that are alike.
         assert_eq!(first.as_ptr(), second.as_ptr());
-        let old = Instant::now().checked_sub(FRESH).expect("the machine runs for longer");
-        *told.metrics.lock().unwrap() = Some((old, first));
-        assert_ne!(told.metrics(&shared).as_ptr(), second.as_ptr());
+        assert_ne!(told.metrics(&shared, at + FRESH).as_ptr(), second.as_ptr());
     }
 
     #[test]

@@ -127,3 +127,15 @@ fn sums_of_a_process_are_read() {
     assert_eq!((folded.opened, folded.incoming, folded.failed, folded.closed), (1, 2, 3, 4));
     assert_eq!((folded.sent, folded.received, folded.retransmits), (5, 6, 7));
 }
+
+#[test]
+fn bytes_alone_that_were_added_up_are_something() {
+    let nothing = folded(&[0; PROCESS], &[0; SUMS]);
+    assert!(nothing.is_nothing());
+    // One processor has counted an end, which was taken; what it carried comes after.
+    for part in [Folded { sent: 1, ..nothing }, Folded { received: 1, ..nothing }, Folded { retransmits: 1, ..nothing }]
+    {
+        assert!(!part.is_nothing(), "{part:?}");
+    }
+    assert!(!Folded { failed: 1, ..nothing }.is_nothing());
+}

@@ -12,9 +12,33 @@ fn filled() -> Snapshot {
     Snapshot::of(&table, Some(5))
 }
 
+/// Programs in the kernel that see all changes of state.
+fn programs() -> Way {
+    let part = crate::source::Part { purpose: "state", way: "a hook", refused: None };
+    Way { source: "ebpf", parts: vec![part], ..Way::default() }
+}
+
+#[test]
+fn what_a_way_does_not_see_has_no_series() {
+    let polls = Way { source: "sock_diag", ..Way::default() };
+    let told = |way: &Way| {
+        let text = text(&filled(), &Counts { closed: 4, ..Counts::default() }, way);
+        let is_there = |what: &&str| text.contains(&format!("adit_tcp_connections_total{{what=\"{what}\"}}"));
+        let of_all = ["opened", "incoming", "established", "failed", "closed"].iter().filter(|what| is_there(what));
+        let by = |what: &&str| text.contains(&format!("{{command=\"p7\",what=\"{what}\"}}"));
+        let of_one = ["opened", "incoming", "failed", "closed", "reset", "aborted"].iter().filter(|what| by(what));
+        [of_all.copied().collect::<Vec<_>>().join(" "), of_one.copied().collect::<Vec<_>>().join(" ")]
+    };
+    let all = ["opened incoming established failed closed", "opened incoming failed closed reset aborted"];
+    assert_eq!(told(&programs()), all);
+    assert_eq!(told(&polls), ["opened incoming closed", "opened incoming closed"]);
+    let part = crate::source::Part { way: crate::source::CONNECTS, ..programs().parts[0].clone() };
+    assert_eq!(told(&Way { parts: vec![part], ..programs() }), ["opened", "opened"]);
+}
+
 #[test]
 fn the_gauge_by_process_is_as_it_was() {
-    let text = text(&filled(), &Counts::default(), &Way::default());
+    let text = text(&filled(), &Counts::default(), &programs());
     assert!(text.contains("# TYPE tcp_connects_by_pid gauge\n"), "{text}");
     assert!(text.contains("tcp_connects_by_pid{pid=\"7\",comm=\"p7\"} 2\n"), "{text}");
     assert!(text.contains("tcp_connects_by_pid{pid=\"8\",comm=\"p8\"} 1\n"), "{text}");
@@ -23,7 +47,7 @@ fn the_gauge_by_process_is_as_it_was() {
 #[test]
 fn errors_times_and_losses_are_told() {
     let counts = Counts { map_full: 3, opened: 9, ..Counts::default() };
-    let text = text(&filled(), &counts, &Way::default());
+    let text = text(&filled(), &counts, &programs());
     for line in [
         "adit_tcp_ends_total{end=\"failed\",error=\"ECONNREFUSED\"} 1",
         "adit_tcp_connections_total{what=\"opened\"} 9",
@@ -33,8 +57,8 @@ fn errors_times_and_losses_are_told() {
         "adit_monitor_entries{table=\"connections\"} 1",
         "adit_tcp_command_connections_total{command=\"p7\",what=\"opened\"} 2",
         "adit_tcp_place_connections_total{place=\"host\",what=\"failed\"} 1",
-        "adit_tcp_handshake_seconds_bucket{le=\"+Inf\"} 2",
-        "adit_tcp_handshake_seconds_count 2",
+        "adit_tcp_handshake_seconds_bucket{le=\"+Inf\"} 3",
+        "adit_tcp_handshake_seconds_count 3",
         "adit_tcp_service_connections_total{service=\"https\",what=\"opened\"} 3",
     ] {
         assert!(text.lines().any(|have| have == line), "{line}\n{text}");
@@ -43,14 +67,14 @@ fn errors_times_and_losses_are_told() {
 
 #[test]
 fn a_poll_has_no_map_and_so_no_capacity() {
-    let told = |capacity| text(&filled(), &Counts::default(), &Way { capacity, ..Way::default() });
+    let told = |capacity| text(&filled(), &Counts::default(), &Way { capacity, ..programs() });
     assert!(told(64).contains("\nadit_monitor_capacity 64\n"));
     assert!(!told(0).contains("adit_monitor_capacity"), "0 would be a map that is always full");
 }
 
 #[test]
 fn the_text_is_what_promtool_reads() {
-    let text = text(&filled(), &Counts::default(), &Way::default());
+    let text = text(&filled(), &Counts::default(), &programs());
     judged_by_promtool(&text);
     assert!(text.contains("# TYPE adit_tcp_connections_total counter\n"), "{text}");
     assert!(text.contains("# TYPE adit_monitor_info gauge\nadit_monitor_info{"), "{text}");
@@ -70,7 +94,7 @@ fn series_are_in_the_order_of_their_labels_and_buckets_in_their_own() {
         let place = format!("unit-{number}.service");
         table.handle_record(Duration::ZERO, &ended(live(number, 7), End::Closed), Some(&place.as_str().into()));
     }
-    let texts = [0; 2].map(|_| text(&Snapshot::of(&table, None), &Counts::default(), &Way::default()));
+    let texts = [0; 2].map(|_| text(&Snapshot::of(&table, None), &Counts::default(), &programs()));
     assert_eq!(texts[0], texts[1]);
     let of = |name: &str| texts[0].lines().filter(|line| line.starts_with(name)).collect::<Vec<_>>();
     let places = of("adit_tcp_place_connections_total{");
@@ -98,7 +122,7 @@ fn a_name_with_quotes_and_line_ends_does_no_harm() {
     let mut record = live(1, 7);
     record.owner.as_mut().unwrap().command = Command::new("a\"b\\c\nd");
     table.handle_record(Duration::ZERO, &record, None);
-    let text = text(&Snapshot::of(&table, None), &Counts::default(), &Way::default());
+    let text = text(&Snapshot::of(&table, None), &Counts::default(), &programs());
     assert!(text.contains(r#"comm="a\"b\\c"#) && !text.contains("\nd\""), "{text}");
 }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, recv, send, socket_with};
 
-use self::message::{Found, Socket};
+use self::message::{Carried, Found, Socket};
 use super::{Counts, Obstacle, Part, Source, SourceError, Way, rights};
 use crate::agent::now;
 use crate::decode::{ConnectionId, End, OwnedBy, Owner, Record, State, Step};
@@ -138,7 +138,8 @@ impl SockDiag {
         let before = known.record;
         known.record = Record {
             owner: owner.or(before.owner),
-            ..record(socket, before.id.opened, before.incoming, before.seen_late)
+            // What it has carried stays, also when the kernel does not tell it any more.
+            ..carrying(Record { local: socket.local, remote: socket.remote, state: socket.state, ..before }, socket)
         };
         if !first && !std::mem::replace(&mut known.told, true) {
             self.events.push(Record { step: Step::Established, ..known.record });
@@ -204,7 +205,7 @@ fn open() -> io::Result<OwnedFd> {
 }
 
 fn record(socket: &Socket, opened: u64, incoming: bool, seen_late: bool) -> Record {
-    Record {
+    let record = Record {
         id: ConnectionId { socket: socket.cookie, opened },
         step: Step::Live,
         local: socket.local,
@@ -217,12 +218,19 @@ fn record(socket: &Socket, opened: u64, incoming: bool, seen_late: bool) -> Reco
         state: socket.state,
         established: None,
         ended: None,
-        sent: socket.sent,
-        received: socket.received,
-        rtt: socket.rtt,
-        min_rtt: socket.min_rtt,
-        retransmits: socket.retransmits,
-    }
+        sent: 0,
+        received: 0,
+        rtt: None,
+        min_rtt: None,
+        retransmits: 0,
+    };
+    carrying(record, socket)
+}
+
+/// The same with what the socket has carried, if that is told.
+fn carrying(record: Record, socket: &Socket) -> Record {
+    let Some(Carried { sent, received, rtt, min_rtt, retransmits }) = socket.carried else { return record };
+    Record { sent, received, rtt, min_rtt, retransmits, ..record }
 }
 
 /// The numbers of all processes.
@@ -280,6 +288,34 @@ mod tests {
         let mut ended = Vec::new();
         source.events(&mut |record| ended.push(record)).unwrap();
         assert_eq!(ended.iter().filter(|record| of_ours(record) && record.is_end()).count(), 2, "{ended:#?}");
+    }
+
+    #[test]
+    fn a_connection_that_was_closed_here_keeps_its_bytes_while_the_other_side_has_yet_to_close_it() {
+        let mut source = SockDiag::open(None).expect("the kernel has sock_diag");
+        survey(&mut source);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (mut served, _) = listener.accept().unwrap();
+        let local = client.local_addr().unwrap();
+        client.write_all(&[7; 1000]).unwrap();
+        served.read_exact(&mut [0; 1000]).unwrap();
+        let mut look = || survey(&mut source).into_iter().find(|record| record.local == local).expect("it is there");
+        let before = look();
+        assert_eq!((before.sent, before.state), (1000, State::Established));
+        drop(client);
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        let after = loop {
+            let after = look();
+            // The kernel has put away all but its addresses: nobody has a file of it.
+            if after.state == State::FinWait2 {
+                break after;
+            }
+            assert!(std::time::Instant::now() < deadline, "{after:#?}");
+        };
+        assert_eq!((after.id, after.owner, after.sent), (before.id, before.owner, 1000));
+        assert!(after.rtt.is_some(), "{after:#?}");
+        drop(served);
     }
 
     #[test]

@@ -140,8 +140,39 @@ fn a_connection_that_several_surveys_do_not_find_is_gone() {
         assert!(table.end_survey(SECOND).is_empty(), "it may have been left out");
     }
     table.begin_survey();
-    assert_eq!(table.end_survey(SECOND), [live(1, 7).id]);
+    let lost = table.end_survey(SECOND);
+    let end = ended(live(1, 7), End::Unseen);
+    assert_eq!(lost, [(end, None)]);
     assert_eq!((table.overflow().unseen, only(&table).open), (1, 0));
+}
+
+#[test]
+fn a_handshake_is_measured_when_it_is_heard_of_and_once() {
+    let mut table = Table::default();
+    table.handle_record(SECOND, &Record { established: None, ..live(1, 7) }, None);
+    assert_eq!(table.times().handshake.count(), 0, "it is still asking");
+    // It may stay open for days.
+    table.handle_record(SECOND, &live(1, 7), None);
+    assert_eq!(table.times().handshake.count(), 1);
+    table.handle_record(SECOND, &live(1, 7), None);
+    table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);
+    table.handle_record(SECOND, &ended(live(2, 7), End::Closed), None);
+    assert_eq!(table.times().handshake.count(), 2);
+}
+
+#[test]
+fn the_room_of_connections_is_given_back_when_hardly_any_is_used() {
+    let mut table = Table::default();
+    let all = u64::try_from(SMALL * 4).unwrap();
+    (0..all).for_each(|number| table.handle_record(SECOND, &live(number, 7), None));
+    assert!(!table.shrink());
+    for number in 10..all {
+        table.handle_record(SECOND, &ended(live(number, 7), End::Closed), None);
+    }
+    assert!(table.connections.capacity() >= SMALL * 4);
+    assert!(table.shrink());
+    assert!(table.connections.capacity() < SMALL && table.connections().len() == 10);
+    assert!(!table.shrink(), "what is small stays");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use std::collections::HashSet;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use monitor::agent::Agent;
@@ -346,6 +346,37 @@ fn a_connection_that_was_reset_and_is_never_accepted_does_not_stay_for_ever() {
 }
 
 #[test]
+fn the_end_of_a_connection_that_its_process_has_yet_to_close_is_heard_of_with_the_process_and_once() {
+    let patience = Some(Duration::from_millis(1));
+    let options = Options { accept: Some("close".into()), patience, every_step: true, ..Options::default() };
+    let Some(source) = open_with_files(&options) else { return };
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let hears = Arc::clone(&heard);
+    let (listener, port) = listen("127.0.0.1:0");
+    let is_end = move |record: &Record| record.incoming && record.is_end() && has_port(record, port);
+    let listen_to =
+        move |record: &Record, _: Option<&str>| hears.lock().unwrap().extend(is_end(record).then_some(*record));
+    let mut agent = Agent::new(source, Limits::default(), Duration::from_secs(1)).with_listener(Box::new(listen_to));
+    let (client, served) = pair(&listener);
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    // Over, and nobody was seen to own it.
+    (&served).read(&mut [0]).unwrap_err();
+    let deadline = Instant::now() + DEADLINE;
+    while heard.lock().unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "nobody hears of its end");
+        agent.source().reconcile().unwrap();
+        agent.survey().unwrap();
+    }
+    drop(served);
+    agent.survey().unwrap();
+    let heard = heard.lock().unwrap();
+    assert_eq!(heard.len(), 1, "{heard:#?}");
+    let owner = heard[0].owner.expect("the one that has the socket");
+    assert_eq!((heard[0].ended.unwrap().1, owner.process.pid), (End::Reset, std::process::id()));
+}
+
+#[test]
 fn a_port_that_was_asked_for_and_is_taken_is_a_lack_of_ports() {
     let Some(mut source) = open(&Options::default()) else { return };
     let (listener, port) = listen("127.0.0.1:0");
@@ -608,7 +639,8 @@ fn short_connections_are_counted_exactly_also_when_there_is_never_room_and_surve
 
 /// So many processes open so many connections each, while an agent surveys this often.
 fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: &Options) {
-    let Some(source) = open(options) else { return };
+    let Some(mut source) = open(options) else { return };
+    let (before, (out_before, in_before)) = counts_at_rest(&mut *source);
     let (listener, port) = listen("127.0.0.1:0");
     let done = Arc::new(AtomicBool::new(false));
     let ended = Arc::clone(&done);
@@ -634,6 +666,21 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
     let each = (each as u64, each as u64, 0);
     while count() != vec![each; processes] && Instant::now() < deadline {
         std::thread::yield_now();
+    // And by what the programs have counted themselves, against what the system has.
+    let by_programs = || {
+        let counts = shared.counts();
+        (counts.opened - before.opened, counts.incoming - before.incoming)
+    };
+    let by_the_system = || {
+        let (out, inn) = counted_by_the_system();
+        (out - out_before, inn - in_before)
+    };
+    while by_programs() != by_the_system() && Instant::now() < deadline {
+        std::thread::yield_now();
+    }
+    let (seen, there) = (by_programs(), by_the_system());
+    let wanted = processes as u64 * each.0;
+    assert!(seen == there && there.0 >= wanted && there.1 >= wanted, "{seen:?} of {there:?}");
     }
     let (found, counts) = (count(), shared.counts());
     assert_eq!(found.len(), processes, "{counts:?}");

@@ -21,6 +21,8 @@ pub(super) struct Look {
     pub(super) overflow: Overflow,
     /// Whether failures are seen in the way that was taken.
     pub(super) sees_failures: bool,
+    /// Whether nothing is seen of connections but that they are asked for here.
+    pub(super) sees_attempts_alone: bool,
     pub(super) uses: Uses,
     /// The network namespace that we are in ourselves.
     pub(super) netns: Option<u32>,
@@ -29,7 +31,7 @@ pub(super) struct Look {
 impl Look {
     /// Looks.
     pub(super) fn of(shared: &Shared, uses: Uses) -> Self {
-        let (counts, sees_failures) = (shared.counts(), shared.way().sees_failures());
+        let (counts, way) = (shared.counts(), shared.way());
         let table = shared.table();
         Self {
             at: now(),
@@ -38,7 +40,8 @@ impl Look {
             remotes: table.remotes().cloned().collect(),
             overflow: table.overflow(),
             counts,
-            sees_failures,
+            sees_failures: way.sees_failures(),
+            sees_attempts_alone: way.sees_attempts_alone(),
             uses,
             netns: netns_of("self"),
         }

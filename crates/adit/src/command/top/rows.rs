@@ -254,9 +254,9 @@ fn all<'a>(by: By, look: &'a Look) -> Box<dyn Iterator<Item = (Row, Told<'a>)> +
             let processes = look.processes.iter().map(move |process| {
                 let mut forwards = used.get(&process.id.pid).cloned().unwrap_or_default();
                 forwards.sort_unstable();
-                let failed = look.sees_failures.then_some(process.sums.failed);
-                let row = of_process(process, failed, &forwards);
-                (row, Box::new(move || process_json(process, failed, &forwards)) as Told<'a>)
+                let seen = Seen::of(&process.sums, look);
+                let row = of_process(process, seen, &forwards);
+                (row, Box::new(move || process_json(process, seen, &forwards)) as Told<'a>)
             });
             Box::new(processes.chain(Nobodys::of(look).map(|nobodys| {
                 let row = nobodys.row();
@@ -279,7 +279,7 @@ fn all<'a>(by: By, look: &'a Look) -> Box<dyn Iterator<Item = (Row, Told<'a>)> +
             Box::new(look.remotes.iter().map(move |remote| {
                 let of_open = incoming.get(&remote.id).cloned();
                 let forward = of_open.or_else(|| uses.of_remote(remote.id, &entrances).map(str::to_owned));
-                let failed = look.sees_failures.then_some(remote.sums.failed);
+                let failed = Seen::of(&remote.sums, look).failed;
                 let row = of_remote(remote, failed, look.foreign(remote.id.netns), forward.as_deref());
                 (row, Box::new(move || remote_json(remote, failed, forward.as_deref())) as Told<'a>)
             }))
@@ -302,6 +302,22 @@ fn used(look: &Look) -> HashMap<u32, Vec<String>> {
         }
     }
     used
+}
+
+/// What not every way sees.
+#[derive(Clone, Copy)]
+struct Seen {
+    incoming: Option<u64>,
+    failed: Option<u64>,
+    closed: Option<u64>,
+}
+
+impl Seen {
+    fn of(sums: &Sums, look: &Look) -> Self {
+        let known = |count: u64| (!look.sees_attempts_alone).then_some(count);
+        let failed = look.sees_failures.then_some(sums.failed);
+        Self { incoming: known(sums.incoming), failed, closed: known(sums.closed) }
+    }
 }
 
 /// Open connections of which it is not known whose they are, together: without rights that may be nearly all.
@@ -355,15 +371,15 @@ impl Nobodys {
     }
 }
 
-fn of_process(process: &Process, failed: Option<u64>, forwards: &[String]) -> Row {
+fn of_process(process: &Process, seen: Seen, forwards: &[String]) -> Row {
     let sums = process.whole();
     vec![
         Cell::Count(process.id.pid.into()),
         Cell::Command(process.command),
         Cell::count(process.open),
         Cell::Count(sums.opened),
-        Cell::Count(sums.incoming),
-        Cell::known(failed),
+        Cell::known(seen.incoming),
+        Cell::known(seen.failed),
         Cell::Rate(process.rate.both()),
         Cell::Bytes(sums.sent),
         Cell::Bytes(sums.received),
@@ -421,12 +437,12 @@ pub(super) fn json(look: &Look, view: &View, lines: Option<usize>) -> Value {
     json!({ "processes": list(By::Process), "connections": list(By::Connection), "remotes": list(By::Remote) })
 }
 
-fn process_json(process: &Process, failed: Option<u64>, forwards: &[String]) -> Value {
+fn process_json(process: &Process, seen: Seen, forwards: &[String]) -> Value {
     let sums = process.whole();
     json!({
         "pid": process.id.pid, "command": process.command.text(), "user": process.user,
-        "place": process.place.as_deref(), "open": process.open, "opened": sums.opened, "incoming": sums.incoming,
-        "failed": failed, "closed": sums.closed, "sent": sums.sent, "received": sums.received,
+        "place": process.place.as_deref(), "open": process.open, "opened": sums.opened, "incoming": seen.incoming,
+        "failed": seen.failed, "closed": seen.closed, "sent": sums.sent, "received": sums.received,
         "sent_per_second": process.rate.sent, "received_per_second": process.rate.received,
         "retransmits": sums.retransmits, "forwards": forwards,
     })

@@ -343,14 +343,10 @@ impl View {
         let Some(look) = &self.look else { return "looking".to_owned() };
         let counts = &look.counts;
         let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
-        let failed = if way.sees_failures() { counts.failed.to_string() } else { "–".to_owned() };
-        format!(
-            "{} open; in {}: {} opened, {} incoming, {failed} failed",
-            look.connections.len(),
-            short(watched),
-            counts.opened,
-            counts.incoming,
-        )
+        let known = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| count.to_string());
+        let [opened, incoming, _, failed, _] = counts.seen(way).map(|(_, count)| known(count));
+        let (open, watched) = (look.connections.len(), short(watched));
+        format!("{open} open; in {watched}: {opened} opened, {incoming} incoming, {failed} failed")
     }
 
     /// What is said where there is no line.

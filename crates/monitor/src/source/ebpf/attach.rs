@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 
-use crate::source::{Options, Part, Way};
+use crate::source::{CONNECTS, Options, Part, Way};
 
 /// What is attached but kept by aya itself.
 pub(super) struct Attached {
@@ -56,11 +56,7 @@ const STATE: [Try; 5] = [
         programs: &[("state_tracepoint", Kind::Trace("sock", "inet_sock_set_state"))],
     },
     Try { name: "kprobe", way: "kprobe tcp_set_state", programs: &[("state_probe", Kind::Probe("tcp_set_state"))] },
-    Try {
-        name: "kprobe_connect",
-        way: "kprobe tcp_connect",
-        programs: &[("connect_probe", Kind::Probe("tcp_connect"))],
-    },
+    Try { name: "kprobe_connect", way: CONNECTS, programs: &[("connect_probe", Kind::Probe("tcp_connect"))] },
 ];
 
 /// None of these is needed to know who closes. The system calls cost every process something at each of its calls, so
@@ -141,7 +137,7 @@ pub(super) fn missing(way: &Way) -> Vec<&'static str> {
 
 fn missing_of(way: &Way, has_ipv6: bool) -> Vec<&'static str> {
     let mut missing = Vec::new();
-    if way.chosen("state").is_some_and(|part| part.way == "kprobe tcp_connect") {
+    if way.sees_attempts_alone() {
         missing.push("ends, failures and bytes of connections, and incoming ones");
     }
     if way.chosen("accept").is_none() && way.chosen("owners").is_none() {

@@ -40,6 +40,13 @@ pub(super) struct Socket {
     pub(super) state: State,
     pub(super) local: SocketAddr,
     pub(super) remote: SocketAddr,
+    /// None of one that is closed here and waits for the other side: the kernel has left no more than its addresses.
+    pub(super) carried: Option<Carried>,
+}
+
+/// What a connection has carried, and how fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Carried {
     pub(super) sent: u64,
     pub(super) received: u64,
     pub(super) rtt: Option<Duration>,
@@ -101,37 +108,31 @@ fn found(message: &[u8]) -> Option<Found> {
         };
         Some(SocketAddr::new(ip, port))
     };
-    let mut socket = Socket {
+    Some(Found::Socket(Socket {
         cookie: u64::from(word(message, 44)) | u64::from(word(message, 48)) << 32,
         inode: word(message, 68).into(),
         user: word(message, 64),
         state,
         local: address(8, port(4))?,
         remote: address(24, port(6))?,
-        sent: 0,
-        received: 0,
-        rtt: None,
-        min_rtt: None,
-        retransmits: 0,
-    };
-    if let Some(info) = attribute(attributes, INFO) {
-        read_info(&mut socket, info);
-    }
-    Some(Found::Socket(socket))
+        carried: attribute(attributes, INFO).map(|info| carried(info, state)),
+    }))
 }
 
 /// `struct tcp_info`; an older kernel's is shorter.
-fn read_info(socket: &mut Socket, info: &[u8]) {
+fn carried(info: &[u8], state: State) -> Carried {
     let number = |at: usize| info.get(at..at + 4).map_or(0, |_| word(info, at));
     let long = |at: usize| u64::from(number(at)) | u64::from(number(at + 4)) << 32;
     let micros = |value: u32| (value > 0 && value < u32::MAX).then(|| Duration::from_micros(value.into()));
-    socket.rtt = micros(number(68));
-    socket.min_rtt = micros(number(148));
-    socket.retransmits = number(100);
-    socket.sent = long(200).saturating_sub(long(208));
     // The peer's FIN has a number of its own, and the kernel counts it as a byte.
-    let ended = matches!(socket.state, State::CloseWait | State::LastAck | State::Closing);
-    socket.received = long(128).saturating_sub(u64::from(ended));
+    let ended = matches!(state, State::CloseWait | State::LastAck | State::Closing);
+    Carried {
+        sent: long(200).saturating_sub(long(208)),
+        received: long(128).saturating_sub(u64::from(ended)),
+        rtt: micros(number(68)),
+        min_rtt: micros(number(148)),
+        retransmits: number(100),
+    }
 }
 
 /// The attribute of a kind.
