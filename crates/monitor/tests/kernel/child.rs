@@ -109,13 +109,6 @@ impl Child {
         self.process.try_wait().expect("the system says").is_none()
     }
 
-    /// Tells it to end, and waits until it has.
-    pub(crate) fn terminate(&mut self) {
-        let pid = rustix::process::Pid::from_child(&self.process);
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("a process to tell");
-        let _ = self.process.wait();
-    }
-
     /// Kills it; nothing of it can run any more.
     pub(crate) fn stop(&mut self) {
         let _ = self.process.kill();

@@ -1,5 +1,6 @@
 //! How `adit top` and `adit monitor` end, and with which exit code.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Command;
 
@@ -51,6 +52,43 @@ fn a_reader_who_has_enough_is_no_failure() {
         let (_, said) = process::run(&mut command, b"", DEADLINE).expect("it ends when nobody reads any more");
         assert!(said.stderr().ends_with("code 0\n") && !said.stderr().contains("error"), "{}", said.stderr());
         assert_eq!(said.stdout().lines().count(), 1);
+    }
+}
+
+/// Programs and maps of the kernel that a process has a descriptor of.
+fn held_in_the_kernel(pid: u32) -> (HashSet<u32>, HashSet<u32>) {
+    let facts = std::fs::read_dir(format!("/proc/{pid}/fdinfo")).expect("its descriptors").flatten();
+    let facts: Vec<String> = facts.filter_map(|one| std::fs::read_to_string(one.path()).ok()).collect();
+    let numbers = |key: &str| {
+        let lines = facts.iter().flat_map(|facts| facts.lines());
+        lines.filter_map(|line| line.strip_prefix(key)?.trim().parse().ok()).collect()
+    };
+    (numbers("prog_id:"), numbers("map_id:"))
+}
+
+/// Those of them that the kernel still has.
+fn left_in_the_kernel((programs, maps): &(HashSet<u32>, HashSet<u32>)) -> (usize, usize) {
+    let programs = aya::programs::loaded_programs().flatten().filter(|one| programs.contains(&one.id())).count();
+    (programs, aya::maps::loaded_maps().flatten().filter(|one| maps.contains(&one.id())).count())
+}
+
+#[tokio::test]
+async fn a_monitor_that_is_told_to_end_leaves_nothing_in_the_kernel() {
+    let home = home();
+    for signal in [Signal::INT, Signal::TERM] {
+        let monitor = Monitor::start(home.path(), &[]);
+        if !monitor.sees_all().await {
+            eprintln!("SKIPPED: programs in the kernel are not permitted here");
+            return;
+        }
+        let held = held_in_the_kernel(monitor.process.pid());
+        let before = left_in_the_kernel(&held);
+        assert!(before.0 >= 2 && before.1 >= 3 && before == (held.0.len(), held.1.len()), "{before:?} of {held:?}");
+        monitor.process.signal(signal).unwrap();
+        assert_eq!(monitor.process.wait(DEADLINE).expect("it ends").code(), Some(0), "by its own will");
+        // The kernel frees them a moment after their last descriptor is gone.
+        let gone = || async { Some(()).filter(|()| left_in_the_kernel(&held) == (0, 0)) };
+        eventually(DEADLINE, "nothing left in the kernel", gone).await;
     }
 }
 
