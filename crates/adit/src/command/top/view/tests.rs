@@ -399,7 +399,7 @@ fn what_had_no_room_is_said_with_the_option_that_makes_more() {
     let mut view = view();
     let says = |view: &mut View, text: &str| screen(view, 120, 24).iter().any(|line| line.contains(text));
     assert!(!says(&mut view, "--max-connections"));
-    let way = Way { capacity: 128, ..kernel() };
+    let way = Way { capacity: 64, ..kernel() };
     let counts = Counts { map_full: 7, ..Counts::default() };
     view.look(Look { counts, ..look_at(&busy(), true) });
     let lines = view.draw(&way, 120, 24).join("\n");
