@@ -105,8 +105,8 @@ impl View {
     }
 
     /// Whether a line has the text that is asked for.
-    pub(super) fn fits(&self, row: &Row) -> bool {
-        self.filter.is_empty() || searched(row).contains(&self.filter.to_lowercase())
+    pub(super) fn fits(&self, by: By, row: &Row) -> bool {
+        self.filter.is_empty() || searched(by, row).contains(&self.filter.to_lowercase())
     }
 
     /// The order of two lines of a kind; what is alike, by the other columns.
@@ -157,7 +157,7 @@ impl View {
             return;
         }
         if !self.filter.is_empty() && self.texts.len() != self.rows.len() {
-            self.texts = self.rows.iter().map(searched).collect();
+            self.texts = self.rows.iter().map(|row| searched(self.by, row)).collect();
         }
         let filter = self.filter.to_lowercase();
         let fits = |at: &usize| filter.is_empty() || self.texts.get(*at).is_some_and(|text| text.contains(&filter));
@@ -344,8 +344,10 @@ impl View {
         let counts = &look.counts;
         let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
         let failed = if way.sees_failures() { counts.failed.to_string() } else { "–".to_owned() };
+        // A filter chooses lines: these figures are not of what it chose.
+        let whole = if self.filter.is_empty() { "" } else { "of the whole machine: " };
         format!(
-            "{} open; in {}: {} opened, {} incoming, {failed} failed",
+            "{whole}{} open; in {}: {} opened, {} incoming, {failed} failed",
             look.connections.len(),
             short(watched),
             counts.opened,
@@ -442,9 +444,10 @@ fn keys(room: usize) -> String {
     shown.join("  ")
 }
 
-/// What a filter looks at: all cells, also those for which there is no column on the screen.
-fn searched(row: &Row) -> String {
-    row.iter().map(|cell| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
+/// What a filter looks at: all cells but figures, also those for which there is no column on the screen.
+fn searched(by: By, row: &Row) -> String {
+    let cells = by.columns().iter().zip(row).filter(|(column, _)| !column.is_figure());
+    cells.map(|(_, cell)| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
 }
 
 /// Where a key moves to in a list; `None` when it moves nothing.
