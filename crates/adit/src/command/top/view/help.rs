@@ -32,6 +32,7 @@ pub(super) fn page(by: By, way: &Way, more: &[String], width: usize) -> Vec<Stri
         lines.extend(wrap(&format!("{}: {}", column.title, column.meaning), width));
     }
     lines.push("–: not known here".to_owned());
+    lines.extend(wrap("K M G T: 1024 bytes (KiB), 1024 of those (MiB), and so on; rounded to the nearest", width));
     lines.push(String::new());
     lines.push("How it is seen".to_owned());
     for part in way.parts.iter().filter(|part| part.refused.is_none()) {
