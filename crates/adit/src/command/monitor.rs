@@ -30,6 +30,10 @@ use crate::terminal;
 
 /// How long what is in flight may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Looking more often than this keeps the machine busy.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+/// Looking less often than this leaves figures without a value for long, and an agent that hangs unnoticed.
+const MOST_INTERVAL: Duration = Duration::from_secs(60);
 /// For so long a text of metrics is given again.
 const FRESH: Duration = Duration::from_millis(500);
 
@@ -208,8 +212,14 @@ pub(super) fn interval(text: &str) -> Result<Duration, Failure> {
         let seconds = format!("for seconds write --interval {text}s");
         if is_number { usage("it has no unit", &seconds) } else { usage(&error.to_string(), "as in 1s or 500ms") }
     })?;
-    let is_too_often = interval < Duration::from_millis(100);
-    if is_too_often { Err(usage("less than 100ms", "as in 1s or 500ms")) } else { Ok(interval) }
+    match interval {
+        _ if interval < LEAST_INTERVAL => Err(usage("less than 100ms", "as in 1s or 500ms")),
+        _ if interval > MOST_INTERVAL => Err(usage(
+            "more than 60s",
+            "what is open, and whether it works at all, is known by looking: as in 5s or 1m",
+        )),
+        _ => Ok(interval),
+    }
 }
 
 async fn serve(
@@ -547,9 +557,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_would_keep_the_machine_busy_is_refused() {
+    fn an_interval_that_would_keep_the_machine_busy_or_leave_figures_old_is_refused() {
         assert_eq!(interval("250ms").unwrap(), Duration::from_millis(250));
-        for text in ["1ms", "0s", "soon"] {
+        assert_eq!(interval("1m").unwrap(), Duration::from_secs(60));
+        assert!(interval("61s").unwrap_err().message().ends_with("more than 60s"));
+        for text in ["1ms", "0s", "soon", "1h"] {
             assert!(interval(text).unwrap_err().message().starts_with("--interval"), "{text}");
         }
         let said = interval("2").unwrap_err();

@@ -77,7 +77,7 @@ pub(crate) struct TopArguments {
     /// Lines at most, with --once; all of them when it is left out
     #[arg(long, value_name = "N")]
     lines: Option<usize>,
-    /// Time between two looks
+    /// Time between two looks: 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "1s")]
     interval: String,
     #[command(flatten)]
