@@ -144,7 +144,10 @@ enum Command {
         what: complete::Names,
     },
     /// Print the manual page
-    Man,
+    Man {
+        /// Of this command, as in `adit man monitor` or `adit man daemon stop`; without it of adit
+        command: Vec<String>,
+    },
     /// Print a reference page
     #[command(hide = true)]
     Reference {
@@ -183,7 +186,7 @@ pub(crate) fn run(arguments: Arguments) -> ExitCode {
             complete::names(&global, what);
             Ok(ExitCode::SUCCESS)
         }
-        Command::Man => reference::man(),
+        Command::Man { command } => reference::man(&command),
         Command::Reference { page } => reference::print(page),
     };
     written(result).unwrap_or_else(|failure| {

@@ -30,6 +30,10 @@ use crate::terminal;
 
 /// How long what is in flight may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Looking more often than this keeps the machine busy.
+const LEAST_INTERVAL: Duration = Duration::from_millis(100);
+/// Looking less often than this leaves figures without a value for long, and an agent that hangs unnoticed.
+const MOST_INTERVAL: Duration = Duration::from_secs(60);
 /// For so long a text of metrics is given again.
 const FRESH: Duration = Duration::from_millis(500);
 
@@ -50,7 +54,7 @@ pub(crate) struct MonitorArguments {
     /// Where health is served: IP:PORT, or a port alone, which is at 127.0.0.1
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080", value_parser = address)]
     health: SocketAddr,
-    /// How often bytes and round-trip times of open connections are looked at
+    /// How often bytes and round-trip times of open connections are looked at: 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "5s")]
     interval: String,
     #[command(flatten)]
@@ -208,8 +212,14 @@ pub(super) fn interval(text: &str) -> Result<Duration, Failure> {
         let seconds = format!("for seconds write --interval {text}s");
         if is_number { usage("it has no unit", &seconds) } else { usage(&error.to_string(), "as in 1s or 500ms") }
     })?;
-    let is_too_often = interval < Duration::from_millis(100);
-    if is_too_often { Err(usage("less than 100ms", "as in 1s or 500ms")) } else { Ok(interval) }
+    match interval {
+        _ if interval < LEAST_INTERVAL => Err(usage("less than 100ms", "as in 1s or 500ms")),
+        _ if interval > MOST_INTERVAL => Err(usage(
+            "more than 60s",
+            "what is open, and whether it works at all, is known by looking: as in 5s or 1m",
+        )),
+        _ => Ok(interval),
+    }
 }
 
 async fn serve(
@@ -367,7 +377,7 @@ fn nothing_at(path: &str, paths: &'static str) -> AdminAnswer {
 fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value {
     let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
     let mut value = json!({
-        "ready": ready && alive, "alive": alive, "timestamp": timestamp, "components": readiness.report(),
+        "ready": ready && alive, "alive": alive, "timestamp": timestamp, "components": readiness.report()["components"],
     });
     if let Some(shared) = told.shared.get() {
         if let Some(silent) = shared.hangs() {
@@ -545,9 +555,11 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_that_would_keep_the_machine_busy_is_refused() {
+    fn an_interval_that_would_keep_the_machine_busy_or_leave_figures_old_is_refused() {
         assert_eq!(interval("250ms").unwrap(), Duration::from_millis(250));
-        for text in ["1ms", "0s", "soon"] {
+        assert_eq!(interval("1m").unwrap(), Duration::from_secs(60));
+        assert!(interval("61s").unwrap_err().message().ends_with("more than 60s"));
+        for text in ["1ms", "0s", "soon", "1h"] {
             assert!(interval(text).unwrap_err().message().starts_with("--interval"), "{text}");
         }
         let said = interval("2").unwrap_err();
@@ -555,6 +567,16 @@ mod tests {
             (said.message(), said.hint()),
             ("--interval 2: it has no unit", Some("for seconds write --interval 2s"))
         );
+    }
+
+    #[test]
+    fn health_says_each_thing_once_and_has_the_components_by_their_names() {
+        let readiness = Readiness::new();
+        readiness.component("source").not_ready("no rights");
+        let told = health(false, true, &readiness, &Told::default());
+        // A component that is dropped has ended.
+        assert_eq!(told["components"], json!({ "source": { "ready": false, "reason": "ended" } }));
+        assert!(told["ready"] == false && told["alive"] == true && told["timestamp"].is_u64(), "{told}");
     }
 
     #[test]

@@ -22,23 +22,47 @@ pub(crate) enum Page {
     Api,
 }
 
-/// Prints the manual page.
-pub(crate) fn man() -> Result<ExitCode, Failure> {
-    let mut page = Vec::new();
-    clap_mangen::Man::new(Arguments::command())
-        .render(&mut page)
-        .map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
-    terminal::data(&with_real_references(&String::from_utf8_lossy(&page)));
+/// Prints the manual page of adit, or of one of its commands.
+pub(crate) fn man(words: &[String]) -> Result<ExitCode, Failure> {
+    terminal::data(&manual(words)?);
     Ok(ExitCode::SUCCESS)
 }
 
-/// There is one page: what would refer to a page for each command says how to see its help.
+fn manual(words: &[String]) -> Result<String, Failure> {
+    let mut all = Arguments::command();
+    all.build();
+    let mut command = &mut all;
+    for word in words {
+        let name = command.get_bin_name().unwrap_or("adit").to_owned();
+        command = command.find_subcommand_mut(word).ok_or_else(|| {
+            let message = format!("there is no manual page for {word}, as {name} has no such command");
+            Failure::new(Fault::Usage, message, format!("{name} --help names all of them"))
+        })?;
+    }
+    let usage = command.render_usage().to_string();
+    let mut page = Vec::new();
+    clap_mangen::Man::new(command.clone())
+        .render(&mut page)
+        .map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    Ok(with_usage(&with_real_references(&String::from_utf8_lossy(&page)), &usage))
+}
+
+/// Nobody installs a page for each command: what would refer to one says how to see it.
 fn with_real_references(page: &str) -> String {
     let page = page.lines().map(|line| match line.strip_prefix("adit\\-").and_then(|rest| rest.strip_suffix("(1)")) {
-        Some(command) => format!("adit {command} \\-\\-help\n"),
+        Some(command) => format!("adit man {}\n", command.replace("\\-", " ")),
         None => format!("{line}\n"),
     });
     page.collect()
+}
+
+/// The page with the usage as `--help` has it: the list that would be made for the manual leaves out what options take.
+fn with_usage(page: &str, usage: &str) -> String {
+    const HEAD: &str = "\n.SH SYNOPSIS\n";
+    let Some((before, rest)) = page.split_once(HEAD) else { return page.to_owned() };
+    let after = rest.find("\n.SH ").map_or("", |at| &rest[at..]);
+    let lines: Vec<&str> = usage.trim_start_matches("Usage:").lines().map(str::trim).collect();
+    format!("{before}{HEAD}{}{after}", lines.join("\n.br\n").replace('-', "\\-"))
 }
 
 /// Prints a reference page as Markdown.
@@ -102,9 +126,24 @@ mod tests {
 
     #[test]
     fn the_manual_refers_to_no_page_that_does_not_exist() {
-        let mut page = Vec::new();
-        clap_mangen::Man::new(Arguments::command()).render(&mut page).unwrap();
-        let page = with_real_references(&String::from_utf8_lossy(&page));
-        assert!(!page.contains("\\-doctor(1)") && page.contains("adit doctor \\-\\-help"), "{page}");
+        let page = manual(&[]).unwrap();
+        assert!(!page.contains("\\-doctor(1)") && page.contains("\nadit man doctor\n"), "{page}");
+    }
+
+    #[test]
+    fn each_command_has_a_manual_page_with_its_options_and_the_usage_of_its_help() {
+        let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>();
+        for (command, usage, option) in [
+            ("monitor", "adit monitor [OPTIONS]", "\\-\\-metrics"),
+            ("daemon stop", "adit daemon stop [OPTIONS]", "\\-\\-config"),
+        ] {
+            let page = manual(&words(command)).unwrap();
+            assert!(page.contains(&format!("\n.SH SYNOPSIS\n{usage}")), "{page}");
+            assert!(page.contains(option) && page.contains("\n.SH DESCRIPTION\n"), "{page}");
+        }
+        let said = manual(&words("daemon nonsense")).unwrap_err();
+        assert!(
+            said.message().contains("nonsense") && said.hint().is_some_and(|hint| hint.contains("adit daemon --help"))
+        );
     }
 }

@@ -71,13 +71,13 @@ pub(crate) struct TopArguments {
     /// The column to sort by [default: rate]
     #[arg(long, value_name = "COLUMN", long_help = rows::sort_help())]
     sort: Option<String>,
-    /// Show only lines with this text in any column
+    /// Show only lines with this text in a name, an address, a port or the number of a process
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     filter: String,
     /// Lines at most, with --once; all of them when it is left out
     #[arg(long, value_name = "N")]
     lines: Option<usize>,
-    /// Time between two looks
+    /// Time between two looks: 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "1s")]
     interval: String,
     #[command(flatten)]

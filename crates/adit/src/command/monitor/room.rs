@@ -13,7 +13,8 @@ pub(super) const MOST: u32 = 4_194_304;
 pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
     let mut texts = Vec::new();
     if counts.map_full > 0 {
-        let (count, places) = (counts.map_full, way.capacity);
+        // Room is promised for half of the places alone.
+        let (count, places) = (counts.map_full, way.capacity.saturating_mul(2));
         let room = format!("{count} connections found no room in the kernel and are not seen: it has {places} places");
         // There are at least twice as many places as are asked for.
         let more = places.min(MOST as usize);
@@ -59,12 +60,12 @@ mod tests {
     #[test]
     fn what_had_no_room_is_told_with_the_option_that_makes_more() {
         let counts = |map_full, events_lost| Counts { map_full, events_lost, ..Counts::default() };
-        assert!(lacks(&counts(0, 0), &way(131_072)).is_empty());
-        let texts = lacks(&counts(7, 3), &way(131_072));
+        assert!(lacks(&counts(0, 0), &way(65_536)).is_empty());
+        let texts = lacks(&counts(7, 3), &way(65_536));
         assert!(texts[0].starts_with("7 connections found no room in the kernel"), "{texts:?}");
         assert!(texts[0].ends_with("it has 131072 places; --max-connections 131072 makes 262144"), "{texts:?}");
         assert!(texts[1].starts_with("3 ends or steps were lost"), "{texts:?}");
-        assert!(!lacks(&counts(7, 0), &way(MOST as usize * 2))[0].contains("--max"), "there are no more");
+        assert!(!lacks(&counts(7, 0), &way(MOST as usize))[0].contains("--max"), "there are no more");
     }
 
     #[test]

@@ -59,15 +59,19 @@ fn id(connection: ConnectionId) -> String {
     format!("{:016x}", MIX.hash_one(connection))
 }
 
-/// Whether a value has the text, in lower case: what it says, not what its fields are called.
-pub(super) fn has(value: &Value, text: &str) -> bool {
-    match value {
-        Value::Object(fields) => fields.values().any(|value| has(value, text)),
-        Value::Array(items) => items.iter().any(|value| has(value, text)),
+/// What a filter looks at: whose a connection is, where it goes and what became of it. Figures are left out, and so is
+/// `id`: the digits of a port are among those of a time, of bytes, or of a number that means nothing.
+const SEARCHED: [&str; 11] =
+    ["pid", "command", "place", "direction", "local", "remote", "state", "forward", "event", "end", "error"];
+
+/// Whether a step has the text, in lower case, in what a filter looks at.
+pub(super) fn has(step: &Value, text: &str) -> bool {
+    let found = |value: &Value| match value {
         Value::String(own) => own.to_lowercase().contains(text),
         Value::Number(own) => own.to_string().contains(text),
-        Value::Null | Value::Bool(_) => text.is_empty(),
-    }
+        _ => false,
+    };
+    text.is_empty() || SEARCHED.iter().any(|field| found(&step[*field]))
 }
 
 /// One word.
@@ -146,13 +150,20 @@ mod tests {
     }
 
     #[test]
-    fn a_filter_looks_at_what_is_told_and_not_at_the_names_of_fields() {
-        let value = json!({ "command": "Curl", "pid": 4711, "list": [{ "forward": null }], "seen_late": false });
-        for text in ["curl", "471", ""] {
-            assert!(has(&value, text), "{text}");
+    fn a_filter_looks_at_who_and_where_and_not_at_figures_or_the_names_of_fields() {
+        let mut step = value(&step(Step::Ended, 1), Some("pod/17/web"), Some("Database"));
+        for (field, is) in [("sent", 17_001), ("received", 17_001), ("duration_us", 17_001), ("rtt_us", 17_001)] {
+            step[field] = is.into();
         }
-        for text in ["command", "seen_late", "false", "null", "forward"] {
-            assert!(!has(&value, text), "{text}");
+        (step["time"], step["id"]) = (1_717_001.5.into(), "a17001b".into());
+        for text in ["17001", "duration_us", "seen_late", "false", "null"] {
+            assert!(!has(&step, text), "{text}: {step}");
+        }
+        (step["command"], step["pid"], step["error"]) = ("Curl".into(), 4711.into(), "ETIMEDOUT".into());
+        for text in
+            ["curl", "471", "127.0.0.1:80", ":40000", "pod/17", "database", "outgoing", "etimedout", "ended", ""]
+        {
+            assert!(has(&step, text), "{text}: {step}");
         }
     }
 }

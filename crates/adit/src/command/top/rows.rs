@@ -108,6 +108,13 @@ const OF_REMOTES: [Column; 12] = [
     FORWARD,
 ];
 
+impl Column {
+    /// A figure: how many, how much or how long. The others say who and where, and are what a filter looks at.
+    pub(super) fn is_figure(self) -> bool {
+        !matches!(self.title, "PID" | "COMMAND" | "LOCAL" | "REMOTE" | "PORT" | "WAY" | "STATE" | "FORWARD" | "PLACE")
+    }
+}
+
 impl By {
     /// In the order of the keys 1, 2, 3.
     pub(super) const ALL: [Self; 3] = [Self::Process, Self::Connection, Self::Remote];
@@ -430,7 +437,7 @@ fn of_remote(remote: &Remote, failed: Option<u64>, netns: Option<u32>, forward: 
 /// All tables as one object, with stable names; chosen and ordered as the lines of the table are.
 pub(super) fn json(look: &Look, view: &View, lines: Option<usize>) -> Value {
     let list = |by: By| {
-        let mut all: Vec<_> = all(by, look).filter(|(row, _)| view.fits(row)).collect();
+        let mut all: Vec<_> = all(by, look).filter(|(row, _)| view.fits(by, row)).collect();
         all.sort_by(|(a, _), (b, _)| view.compare(by, a, b));
         Value::from(all.iter().take(lines.unwrap_or(usize::MAX)).map(|(_, value)| value()).collect::<Vec<_>>())
     };

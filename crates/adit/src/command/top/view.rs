@@ -105,8 +105,8 @@ impl View {
     }
 
     /// Whether a line has the text that is asked for.
-    pub(super) fn fits(&self, row: &Row) -> bool {
-        self.filter.is_empty() || searched(row).contains(&self.filter.to_lowercase())
+    pub(super) fn fits(&self, by: By, row: &Row) -> bool {
+        self.filter.is_empty() || searched(by, row).contains(&self.filter.to_lowercase())
     }
 
     /// The order of two lines of a kind; what is alike, by the other columns.
@@ -157,7 +157,7 @@ impl View {
             return;
         }
         if !self.filter.is_empty() && self.texts.len() != self.rows.len() {
-            self.texts = self.rows.iter().map(searched).collect();
+            self.texts = self.rows.iter().map(|row| searched(self.by, row)).collect();
         }
         let filter = self.filter.to_lowercase();
         let fits = |at: &usize| filter.is_empty() || self.texts.get(*at).is_some_and(|text| text.contains(&filter));
@@ -346,7 +346,9 @@ impl View {
         let known = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| count.to_string());
         let [opened, incoming, _, failed, _] = counts.seen(way).map(|(_, count)| known(count));
         let (open, watched) = (look.connections.len(), short(watched));
-        format!("{open} open; in {watched}: {opened} opened, {incoming} incoming, {failed} failed")
+        // A filter chooses lines: these figures are not of what it chose.
+        let whole = if self.filter.is_empty() { "" } else { "of the whole machine: " };
+        format!("{whole}{open} open; in {watched}: {opened} opened, {incoming} incoming, {failed} failed")
     }
 
     /// What is said where there is no line.
@@ -438,9 +440,10 @@ fn keys(room: usize) -> String {
     shown.join("  ")
 }
 
-/// What a filter looks at: all cells, also those for which there is no column on the screen.
-fn searched(row: &Row) -> String {
-    row.iter().map(|cell| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
+/// What a filter looks at: all cells but figures, also those for which there is no column on the screen.
+fn searched(by: By, row: &Row) -> String {
+    let cells = by.columns().iter().zip(row).filter(|(column, _)| !column.is_figure());
+    cells.map(|(_, cell)| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
 }
 
 /// Where a key moves to in a list; `None` when it moves nothing.

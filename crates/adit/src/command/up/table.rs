@@ -257,21 +257,25 @@ impl Line {
     }
 }
 
-/// A number of bytes as a person reads it, in powers of 1024.
+/// A number of bytes as a person reads it: in powers of 1024, rounded to the nearest.
 pub(in crate::command) fn bytes(count: u64) -> String {
-    const UNITS: [&str; 5] = ["B", "K", "M", "G", "T"];
-    let mut unit = 0;
-    let mut whole = count;
-    let mut rest = 0;
-    while whole >= 1024 && unit + 1 < UNITS.len() {
-        rest = whole % 1024 * 10 / 1024;
-        whole /= 1024;
-        unit += 1;
+    const UNITS: [&str; 4] = ["K", "M", "G", "T"];
+    if count < 1024 {
+        return format!("{count}B");
     }
-    match (unit, whole) {
-        (0, _) => format!("{whole}{}", UNITS[0]),
-        (_, 0..10) => format!("{whole}.{rest}{}", UNITS[unit]),
-        _ => format!("{whole}{}", UNITS[unit]),
+    let count = u128::from(count);
+    let mut size = 1024;
+    let mut units = UNITS.into_iter();
+    let mut unit = units.next().unwrap_or_default();
+    // What would be rounded to 1024 of a unit is one of the next.
+    while (count + size / 2) / size >= 1024
+        && let Some(next) = units.next()
+    {
+        (size, unit) = (size * 1024, next);
+    }
+    match (count * 10 + size / 2) / size {
+        tenths @ 0..100 => format!("{}.{}{unit}", tenths / 10, tenths % 10),
+        _ => format!("{}{unit}", (count + size / 2) / size),
     }
 }
 
@@ -284,7 +288,24 @@ pub(super) mod tests {
         for (count, text) in [(0, "0B"), (1023, "1023B"), (1536, "1.5K"), (10 << 20, "10M"), (5 << 30, "5.0G")] {
             assert_eq!(bytes(count), text);
         }
-        assert_eq!(bytes(u64::MAX), "16777215T");
+        assert_eq!(bytes(u64::MAX), "16777216T");
+    }
+
+    #[test]
+    fn bytes_are_rounded_to_the_nearest() {
+        let mib = |tenths: u64| (tenths << 20) / 10;
+        for (count, text) in [
+            (1024, "1.0K"),
+            (2_002_780, "1.9M"),
+            (mib(199), "20M"),
+            (mib(99) + mib(1) * 6 / 10, "10M"),
+            (100_000_000, "95M"),
+            (100_139_008, "96M"),
+            ((1 << 20) - 1, "1.0M"),
+            ((1 << 40) - 1, "1.0T"),
+        ] {
+            assert_eq!(bytes(count), text, "{count}");
+        }
     }
 
     pub(in super::super) fn snapshot(rows: Vec<Row>) -> Snapshot {

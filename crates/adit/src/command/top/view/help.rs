@@ -10,7 +10,10 @@ const KEYS: [(&str, &str); 8] = [
     ("1 2 3, Tab", "processes, connections, remotes"),
     ("< >, ← →", "the column to sort by: the greatest first, names from A; what is not known is last"),
     ("r", "the other way round"),
-    ("/", "show only lines with a text in any column; Enter keeps it, and Esc takes it back then, too"),
+    (
+        "/",
+        "show only lines with a text in a column that is no figure: a name, an address, a port, a number of a process; Enter keeps it, and Esc takes it back then, too",
+    ),
     ("p, Space", "pause: all of it stays as it is, in each view, order and filter, until you press it again"),
     ("↑ ↓ PgUp PgDn Home End", "move through the lines; also k j g G"),
     ("?", "this page"),
@@ -29,6 +32,7 @@ pub(super) fn page(by: By, way: &Way, more: &[String], width: usize) -> Vec<Stri
         lines.extend(wrap(&format!("{}: {}", column.title, column.meaning), width));
     }
     lines.push("–: not known here".to_owned());
+    lines.extend(wrap("K M G T: 1024 bytes (KiB), 1024 of those (MiB), and so on; rounded to the nearest", width));
     lines.push(String::new());
     lines.push("How it is seen".to_owned());
     for part in way.parts.iter().filter(|part| part.refused.is_none()) {

@@ -133,7 +133,7 @@ fn sorted(columns: &[Column], places: &[(usize, usize)], sort: usize) -> (usize,
 
 /// Numbers stand at the right of their column.
 fn is_number(column: Column) -> bool {
-    !matches!(column.title, "COMMAND" | "LOCAL" | "REMOTE" | "WAY" | "STATE" | "FORWARD" | "PLACE")
+    column.is_figure() || matches!(column.title, "PID" | "PORT")
 }
 
 pub(super) fn clip(text: &str, width: usize) -> String {

@@ -150,6 +150,21 @@ fn a_filter_is_typed_kept_and_taken_back() {
 }
 
 #[test]
+fn a_filter_looks_at_names_and_addresses_and_not_at_figures_and_the_sums_of_all_are_told_as_such() {
+    let mut view = view_of(&[Record { sent: 17_001, ..connection(1, 3, "curl") }, connection(2, 20, "nginx")]);
+    assert!(screen(&mut view, 120, 24)[1].starts_with("2 open; "));
+    press(&mut view, "2");
+    for (typed, lines) in [("/17K", 0), ("/17", 0), ("/40002", 1), ("/:443", 2), ("/out", 2)] {
+        press(&mut view, typed);
+        view.handle_key(Key::Enter);
+        view.arrange();
+        assert_eq!(view.order.len(), lines, "{typed}");
+        assert!(screen(&mut view, 120, 24)[1].starts_with("of the whole machine: 2 open; "), "{typed}");
+        view.handle_key(Key::Escape);
+    }
+}
+
+#[test]
 fn a_pause_holds_what_was_seen_in_every_view_order_and_filter_until_it_is_ended() {
     let mut view = view();
     press(&mut view, "p");
@@ -399,7 +414,7 @@ fn what_had_no_room_is_said_with_the_option_that_makes_more() {
     let mut view = view();
     let says = |view: &mut View, text: &str| screen(view, 120, 24).iter().any(|line| line.contains(text));
     assert!(!says(&mut view, "--max-connections"));
-    let way = Way { capacity: 128, ..kernel() };
+    let way = Way { capacity: 64, ..kernel() };
     let counts = Counts { map_full: 7, ..Counts::default() };
     view.look(Look { counts, ..look_at(&busy(), true) });
     let lines = view.draw(&way, 120, 24).join("\n");
