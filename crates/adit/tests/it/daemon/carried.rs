@@ -91,7 +91,7 @@ impl Bed {
                 while goes_on.load(Ordering::Relaxed) {
                     let machine = Arc::clone(&machine);
                     asked.push(std::thread::spawn(move || ask(&machine, port)));
-                    std::thread::sleep(PACE);
+                    pause(PACE);
                 }
                 asked.into_iter().map(|one| one.join().expect("it asks")).collect::<Vec<_>>()
             })
@@ -130,6 +130,12 @@ struct Asked {
     answered: Option<Instant>,
 }
 
+/// A pace, or an outage: nothing is waited for.
+#[expect(clippy::disallowed_methods, reason = "it is no wait for anything, and not on a worker")]
+fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
+
 /// Asks by a connection of its own.
 fn ask(machine: &Network, port: u16) -> Asked {
     let begun = Instant::now();
@@ -158,8 +164,7 @@ async fn in_another_network_new_connections_are_answered_soon_and_those_that_wai
     .await;
     bed.carry("three seconds without a network", |machine| {
         machine.ip("link set eth0 down");
-        // Nothing is to be waited for: that is the outage.
-        std::thread::sleep(Duration::from_secs(3));
+        pause(Duration::from_secs(3));
         machine.join("wlan0", "10.91.0.1");
     })
     .await;

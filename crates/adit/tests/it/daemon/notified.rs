@@ -18,8 +18,8 @@ fn monotonic() -> i64 {
 /// A service manager that listens there.
 fn manager(place: &Place) -> (PathBuf, UnixDatagram) {
     let path = place.home.path().join("notify");
-    let socket = UnixDatagram::bind(&path).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
+    let socket = UnixDatagram::bind(&path).expect("a socket");
+    socket.set_read_timeout(Some(DEADLINE)).expect("a time");
     (path, socket)
 }
 
