@@ -40,6 +40,8 @@ use adit_core::printable;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::running::Change;
+use super::thinned;
 use crate::command::{Global, on_runtime};
 use crate::report::{Failure, Output};
 use crate::terminal;
@@ -592,11 +594,24 @@ fn changes(answer: &Value) -> String {
         }
         (None, None) => format!("nothing has changed since the start; {} untouched", rest(answer)),
     };
+    let text = match of_json(answer).most_gone() {
+        Some(gone) => format!("{text}\nwarning: {}", thinned::in_words(gone)),
+        None => text,
+    };
     let by_hand: Vec<&str> = answer["by_hand"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     match by_hand.as_slice() {
         [] => text,
         names => format!("{text}\nby hand, not as the file says: {}; undone by: {}", show::listed(names), show::BACK),
     }
+}
+
+fn of_json(change: &Value) -> Change {
+    let list = |what: &str| {
+        let names = change[what].as_array().into_iter().flatten().filter_map(Value::as_str);
+        names.map(str::to_owned).collect()
+    };
+    let unchanged = change["unchanged"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    Change { added: list("added"), changed: list("changed"), removed: list("removed"), unchanged }
 }
 
 /// What was added, changed and removed; nothing when nothing was.
