@@ -9,6 +9,7 @@ mod reasons;
 mod running;
 mod source;
 pub(super) mod table;
+mod thinned;
 mod view;
 
 use std::path::PathBuf;
@@ -154,6 +155,14 @@ fn reload_on_change(
                 biased;
                 () = task_scope.drained() => return,
                 changed = changes.changed() => if changed.is_err() { return },
+            }
+            let takes_most = || {
+                let (source, running) = (Arc::clone(&source), Arc::clone(&running));
+                let looked = task_scope.spawn_blocking("reload", move || thinned::takes_most(&source, &running));
+                async move { looked.await.unwrap_or(false) }
+            };
+            if !thinned::settled(&task_scope, &mut changes, takes_most).await {
+                return;
             }
             // Reading files and binding ports may take a moment; the handle lets what it makes be driven here.
             let handle = tokio::runtime::Handle::current();

@@ -1,5 +1,6 @@
 //! Who has a port, as a listener or for a connection of its own: read from `/proc`, as far as this user may.
 
+use std::ffi::OsStr;
 use std::fmt;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -62,7 +63,15 @@ impl fmt::Display for Holder {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let name = if self.name.is_empty() { "a process" } else { &*self.name };
         write!(f, "{name} (pid {}", self.pid)?;
-        if let Some(program) = &self.program {
+        // One program may have many names: the path of another name would only confuse.
+        let is_named = |program: &&PathBuf| {
+            // The system keeps the first 15 bytes of a command.
+            let file = program.file_name().map(OsStr::as_encoded_bytes).unwrap_or_default();
+            self.name.is_empty()
+                || file == self.name.as_bytes()
+                || self.name.len() == 15 && file.starts_with(self.name.as_bytes())
+        };
+        if let Some(program) = self.program.as_ref().filter(is_named) {
             write!(f, ", {}", program.display())?;
         }
         f.write_str(")")?;
@@ -182,6 +191,11 @@ mod tests {
         let program = Some("/usr/lib/postgresql/15/bin/postgres".into());
         let mut holder = Holder { pid: 812, name: "postgres".into(), program, connection: None };
         assert_eq!(holder.to_string(), "postgres (pid 812, /usr/lib/postgresql/15/bin/postgres)");
+        holder.program = Some("/usr/bin/redis-check-rdb".into());
+        assert_eq!(holder.to_string(), "postgres (pid 812)", "another name of the same program");
+        (holder.name, holder.program) = ("a-program-of-lo".into(), Some("/bin/a-program-of-long-name".into()));
+        assert_eq!(holder.to_string(), "a-program-of-lo (pid 812, /bin/a-program-of-long-name)", "15 bytes are kept");
+        holder.name = "postgres".into();
         holder.program = None;
         assert_eq!(holder.to_string(), "postgres (pid 812)");
         holder.connection = Some(Box::new("10.0.0.7:443".parse().unwrap()));

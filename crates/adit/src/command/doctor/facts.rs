@@ -15,7 +15,7 @@ use rustix::process::{Resource, getrlimit};
 use serde_json::Value;
 
 use crate::command::config::check;
-use crate::command::up::daemon::others;
+use crate::command::up::daemon::{elsewhere, others};
 use crate::command::{Global, files, trust};
 use crate::report::Failure;
 
@@ -204,7 +204,12 @@ pub(super) enum RuntimeDirectory {
 #[derive(Debug)]
 pub(super) enum Daemon {
     None,
-    Runs { pid: u64, version: String },
+    Runs {
+        pid: u64,
+        version: String,
+        /// That its file is not the one that is found from here.
+        elsewhere: Option<String>,
+    },
     Silent(String),
 }
 
@@ -256,7 +261,7 @@ pub(super) async fn gather(global: &Global) -> Facts {
                 .collect(),
         },
     };
-    let daemon = daemon().await;
+    let daemon = daemon(global).await;
     let ports = file.as_ref().map(|(_, _, file)| ports(file, &daemon)).unwrap_or_default();
     Facts {
         program: std::env::current_exe().ok(),
@@ -458,7 +463,7 @@ fn may_write(path: &Path) -> bool {
 }
 
 /// By the command that people use: a daemon that does not answer it is none.
-async fn daemon() -> Daemon {
+async fn daemon(global: &Global) -> Daemon {
     let Ok(program) = std::env::current_exe() else { return Daemon::None };
     let mut command = tokio::process::Command::new(program);
     command.args(["daemon", "status", "-o", "json"]).stdin(std::process::Stdio::null()).kill_on_drop(true);
@@ -470,7 +475,7 @@ async fn daemon() -> Daemon {
     let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     if let Some(pid) = answer["daemon"]["pid"].as_u64() {
         let version = answer["daemon"]["version"].as_str().unwrap_or_default().to_owned();
-        return Daemon::Runs { pid, version };
+        return Daemon::Runs { pid, version, elsewhere: elsewhere::told(global, &answer) };
     }
     let failure = Failure::from_json(String::from_utf8_lossy(&output.stderr).trim());
     match failure {

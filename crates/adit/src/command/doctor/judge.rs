@@ -320,8 +320,12 @@ fn daemon(daemon: &Daemon) -> Check {
     let ours = env!("CARGO_PKG_VERSION");
     match daemon {
         Daemon::None => Check::ok("daemon", "none runs; start one with `adit daemon start`"),
-        Daemon::Runs { pid, version } if version == ours => Check::ok("daemon", format!("runs, pid {pid}")),
-        Daemon::Runs { pid, version } => Check::warn(
+        Daemon::Runs { pid, elsewhere: Some(text), .. } => {
+            let (what, fix) = text.split_once("; ").unwrap_or((text, "see `adit daemon status`"));
+            Check::warn("daemon", format!("runs, pid {pid}, with another file: {what}"), fix)
+        }
+        Daemon::Runs { pid, version, .. } if version == ours => Check::ok("daemon", format!("runs, pid {pid}")),
+        Daemon::Runs { pid, version, .. } => Check::warn(
             "daemon",
             format!("runs, pid {pid}, but is version {version}; this is {ours}"),
             "put the new one in its place: adit daemon restart",

@@ -8,6 +8,7 @@ mod client;
 mod desired;
 mod desktop;
 mod doors;
+pub(in crate::command) mod elsewhere;
 mod ending;
 mod guarded;
 mod handover;
@@ -40,6 +41,8 @@ use adit_core::printable;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
+use super::running::Change;
+use super::thinned;
 use crate::command::{Global, on_runtime};
 use crate::report::{Failure, Output};
 use crate::terminal;
@@ -224,6 +227,10 @@ pub(in crate::command) fn run(global: &Global, command: &DaemonCommand) -> Resul
             let answer = client.post("/v1/reload", None).await;
             let answer = answer.map_err(|failure| failure.and("everything stays as it is"))?;
             done(global, &answer, &changes(&answer));
+            let status = client.get("/v1/status").await.unwrap_or_default();
+            if let Some(text) = elsewhere::told(global, &status) {
+                terminal::say(&format!("note: {}", printable::lines(&text)));
+            }
             Ok(ExitCode::SUCCESS)
         }),
         DaemonCommand::Status => with_client(global, async |global, client| {
@@ -259,6 +266,11 @@ fn start_daemon(global: &Global) -> Result<ExitCode, Failure> {
         let asked = on_runtime(Some(1), async { tokio::time::timeout(LOOK, client.get("/v1/status")).await });
         let status = asked.ok().and_then(Result::ok).and_then(Result::ok).unwrap_or_default();
         match (failure.kind(), status["daemon"]["config"].as_str()) {
+            // A restart keeps the file.
+            (Fault::Usage, Some(own)) if elsewhere::told(global, &status).is_some() => {
+                let hint = format!("that one runs {own}; for this one: `adit daemon stop`, then this command again");
+                Failure::new(failure.kind(), failure.message(), hint)
+            }
             (Fault::Usage, Some(own)) => failure.and(&format!("that one runs {own}")),
             _ => failure,
         }
@@ -313,8 +325,12 @@ pub(in crate::command) fn is_of_another_file(global: &Global, status: &Value) ->
 fn other_file(global: &Global, status: &Value) -> Option<(PathBuf, PathBuf)> {
     let asked = global.config.clone()?;
     let own = PathBuf::from(status["daemon"]["config"].as_str()?);
-    let whole = |path: &std::path::Path| path.canonicalize().or_else(|_| std::path::absolute(path)).ok();
     (whole(&asked) != whole(&own)).then_some((asked, own))
+}
+
+/// A path by which a file is the same as itself.
+fn whole(path: &std::path::Path) -> Option<PathBuf> {
+    path.canonicalize().or_else(|_| std::path::absolute(path)).ok()
 }
 
 /// `adit start`, `adit stop`, `adit restart`.
@@ -330,11 +346,21 @@ pub(in crate::command) fn forwards(
         has_this_file(global, client).await?;
         let body =
             serde_json::to_value(&chosen).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
-        let answer = client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await?;
+        let answer = match client.post(&format!("/v1/{}", verb.as_str()), Some(&body)).await {
+            Err(failure) if failure.kind() == Fault::Usage => {
+                return Err(elsewhere::explained(global, client, failure).await);
+            }
+            answer => answer?,
+        };
         done(global, &answer, show::table(&answer, false, columns()).trim_end());
         if let Some(reason) = answer["unsaved"].as_str() {
             let reason = printable::lines(reason);
             terminal::say(&format!("warning: it is so until the daemon ends, and cannot be written down: {reason}"));
+        }
+        if verb != Verb::Stop
+            && let Some(names) = show::unhealthy(&answer)
+        {
+            terminal::say(&format!("warning: it runs, but its probe fails: {}; see above", printable::lines(&names)));
         }
         let waits = verb != Verb::Stop && !chosen.forget && chosen.wait_ms != Some(0);
         Ok(if is_well(&answer, waits) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -491,12 +517,17 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
     }
     let mut reader = Reader::new(&files, wanted);
     on_runtime(Some(1), async {
+        let mut printed = false;
         loop {
             for line in reader.next_lines() {
+                printed = true;
                 let text = if global.output == Output::Json { line } else { logs::for_people(&line) };
                 terminal::data(&format!("{text}\n"));
             }
             if !reader.follows() {
+                if !printed {
+                    terminal::say("note: no entry of the log is like that");
+                }
                 return Ok(ExitCode::SUCCESS);
             }
             tokio::time::sleep(logs::LOOK).await;
@@ -592,11 +623,24 @@ fn changes(answer: &Value) -> String {
         }
         (None, None) => format!("nothing has changed since the start; {} untouched", rest(answer)),
     };
+    let text = match of_json(answer).most_gone() {
+        Some(gone) => format!("{text}\nwarning: {}", thinned::in_words(gone)),
+        None => text,
+    };
     let by_hand: Vec<&str> = answer["by_hand"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     match by_hand.as_slice() {
         [] => text,
         names => format!("{text}\nby hand, not as the file says: {}; undone by: {}", show::listed(names), show::BACK),
     }
+}
+
+fn of_json(change: &Value) -> Change {
+    let list = |what: &str| {
+        let names = change[what].as_array().into_iter().flatten().filter_map(Value::as_str);
+        names.map(str::to_owned).collect()
+    };
+    let unchanged = change["unchanged"].as_u64().and_then(|count| usize::try_from(count).ok()).unwrap_or(0);
+    Change { added: list("added"), changed: list("changed"), removed: list("removed"), unchanged }
 }
 
 /// What was added, changed and removed; nothing when nothing was.

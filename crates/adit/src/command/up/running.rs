@@ -284,7 +284,7 @@ impl Running {
 }
 
 impl Change {
-    fn between(old: &AgentFile, new: &AgentFile) -> Self {
+    pub(super) fn between(old: &AgentFile, new: &AgentFile) -> Self {
         let diff = old.diff(new);
         let mut change = Self::default();
         let count = |file: &AgentFile| {
@@ -334,6 +334,19 @@ impl Change {
             SectionDiff::Set(_) => self.changed.push(name.to_owned()),
             SectionDiff::Gone => self.removed.push(name.to_owned()),
         }
+    }
+
+    /// How many of how many forwards, routes and tunnels are gone, when most are: fewer than half are left, and two are
+    /// gone at least. A file that is cut off may still be one.
+    pub(super) fn most_gone(&self) -> Option<(usize, usize)> {
+        let count = |list: &[String]| {
+            let is_entry = |name: &&String| ["forward ", "route ", "tunnel "].iter().any(|what| name.starts_with(what));
+            list.iter().filter(is_entry).count()
+        };
+        let stay = self.unchanged + count(&self.changed);
+        let (gone, left) = (count(&self.removed), stay + count(&self.added));
+        let before = stay + gone;
+        (left * 2 < before && before - left >= 2).then_some((gone, before))
     }
 
     pub(super) fn is_empty(&self) -> bool {

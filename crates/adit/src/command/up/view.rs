@@ -26,6 +26,7 @@ use super::pulse::{self, News, Pulse};
 use super::reasons::{Reasons, Said};
 use super::running::{Change, KubeFound, Running, Snapshot};
 use super::table::{table, wrapped};
+use super::thinned;
 use crate::command::output::{Line, Output, Weight};
 use crate::command::{Global, live};
 use crate::report::{Failure, Output as Format};
@@ -463,6 +464,11 @@ impl View {
             "reloaded",
             || json!({ "added": change.added, "changed": change.changed, "removed": change.removed }),
         );
+        if let Some(gone) = change.most_gone() {
+            let text = thinned::in_words(gone);
+            self.record(&text, "warning", || json!({ "message": text }));
+            self.show(&format!("warning: {text}"));
+        }
     }
 
     /// Contexts that the file names are not there.

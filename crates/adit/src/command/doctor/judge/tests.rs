@@ -36,7 +36,7 @@ fn facts() -> Facts {
         ssh: Ssh { program: Some("/usr/bin/ssh".into()), agent: Agent::Answers, known_hosts: true },
         ssh_servers: Vec::new(),
         place: RuntimeDirectory::Good("/run/user/1/adit".into()),
-        daemon: Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into() },
+        daemon: Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into(), elsewhere: None },
         descriptors: Some(1 << 20),
         kernel: Kernel { release: "6.1".into(), btf: true, rights: Some(trouble("CAP_BPF is missing")), kernel: None },
         clock: Clock { now: SystemTime::UNIX_EPOCH + EPOCH * 2, synchronised: Some(true) },
@@ -245,11 +245,20 @@ fn an_authority_is_looked_at_where_there_is_one() {
 
 #[test]
 fn a_daemon_of_another_version_is_to_be_replaced() {
-    let check = daemon(&Daemon::Runs { pid: 7, version: "0.0.1".into() });
+    let check = daemon(&Daemon::Runs { pid: 7, version: "0.0.1".into(), elsewhere: None });
     assert_eq!(
         (check.grade, check.fix.as_deref()),
         (Grade::Warn, Some("put the new one in its place: adit daemon restart"))
     );
+}
+
+#[test]
+fn a_daemon_with_another_file_is_told_with_the_way_to_this_one() {
+    let elsewhere = Some("the daemon runs /a.yaml, not ./adit.yaml; `x` takes this one".into());
+    let check = daemon(&Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into(), elsewhere });
+    assert_eq!((check.grade, check.fix.as_deref()), (Grade::Warn, Some("`x` takes this one")));
+    let check = daemon(&Daemon::Runs { pid: 7, version: env!("CARGO_PKG_VERSION").into(), elsewhere: None });
+    assert_eq!((check.grade, check.fix), (Grade::Ok, None));
 }
 
 #[test]

@@ -307,7 +307,9 @@ pub(in crate::command) fn for_people(line: &str) -> String {
     let Ok(entry) = serde_json::from_str::<Value>(line) else { return printable::lines(line) };
     let time = entry["time"].as_str().unwrap_or_default();
     let level = if entry["level"] == "warn" { "  WARN " } else { "  " };
-    printable::lines(&format!("{time}{level} {}", entry["text"].as_str().unwrap_or_default()))
+    // What belongs to an entry is seen to: each one begins with its time.
+    let text = entry["text"].as_str().unwrap_or_default().replace('\n', "\n    ");
+    printable::lines(&format!("{time}{level} {text}"))
 }
 
 #[cfg(test)]
@@ -327,6 +329,12 @@ mod tests {
         let logs = Place { runtime: directory.path().into(), state: directory.path().into() }.logs();
         std::fs::create_dir_all(logs.directory().join("forwards")).unwrap();
         (directory, logs)
+    }
+
+    #[test]
+    fn the_further_lines_of_an_entry_are_seen_to_be_its_own() {
+        let text = for_people(&line(0, "warn", r"it fails\nhint: try\nerror: no"));
+        assert!(text.ends_with("Z  WARN  it fails\n    hint: try\n    error: no"), "{text}");
     }
 
     #[test]

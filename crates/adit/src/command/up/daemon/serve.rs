@@ -34,7 +34,7 @@ use crate::command::up::pulse;
 use crate::command::up::running::Running;
 use crate::command::up::source::{Selection, Source};
 use crate::command::up::view::View;
-use crate::command::up::{FILE, path, watch_clock};
+use crate::command::up::{FILE, path, thinned, watch_clock};
 use crate::command::{Global, on_runtime};
 use crate::report::Failure;
 use crate::terminal;
@@ -332,6 +332,17 @@ fn reload_on_change(scope: &Scope, daemon: &Arc<Daemon>, watch: &Arc<FileWatch>)
             }
             let Some(daemon) = daemon.upgrade() else { return };
             // A successor reads it, though this one still connects whom it has accepted.
+            daemon.handed_over().await;
+            let takes_most = || {
+                let daemon = Arc::clone(&daemon);
+                let look = move || thinned::takes_most(&daemon.source, &daemon.running);
+                let looked = task_scope.spawn_blocking("reload", look);
+                async move { looked.await.unwrap_or(false) }
+            };
+            if !thinned::settled(&task_scope, &mut changes, takes_most).await {
+                return;
+            }
+            // A successor may have come meanwhile.
             daemon.handed_over().await;
             if daemon.ends() {
                 return;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use adit_core::printable;
+use adit_core::{printable, timestamp};
 use serde_json::Value;
 
 use crate::command::up::table::shorten::shortened;
@@ -124,6 +124,14 @@ fn summary(services: &[Value]) -> String {
     format!("{}: {}{bad}", counted(services.len() as u64, "forward"), counts.join(", "))
 }
 
+/// The forwards that run, and that probes do not find well.
+pub(super) fn unhealthy(answer: &Value) -> Option<String> {
+    let services = answer["services"].as_array().into_iter().flatten();
+    let bad = services.filter(|one| one["is_healthy"] == false && one["status"] == "running");
+    let names: Vec<&str> = bad.filter_map(|one| one["name"].as_str()).collect();
+    (!names.is_empty()).then(|| listed(&names))
+}
+
 /// Which are not as the file says, and how they come to be so again.
 fn by_hand(services: &[Value]) -> String {
     let of = |wish: &str| {
@@ -197,6 +205,13 @@ pub(in crate::command) fn trouble(daemon: &Value) -> String {
         if let Some(error) = port["error"].as_str() {
             let _ = writeln!(text, "{name} {} is not open: {error}", port["address"].as_str().unwrap_or("?"));
         }
+    }
+    if let Some(lost) = daemon["lost_log_entries"].as_u64().filter(|lost| *lost > 0) {
+        let _ = writeln!(
+            text,
+            "{lost} entries of the log were lost; is there room at {}?",
+            daemon["logs"].as_str().unwrap_or("?")
+        );
     }
     if let Some(mistake) = daemon["mistake"]["text"].as_str() {
         let since = daemon["mistake"]["since"].as_str().unwrap_or("?");
@@ -339,7 +354,8 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
         let _ = writeln!(text, "    {by_file}");
     }
     if let Some(error) = service["last_error"]["text"].as_str() {
-        let _ = writeln!(text, "    last error at {}: {error}", service["last_error"]["at"].as_str().unwrap_or("?"));
+        let at = service["last_error"]["at"].as_str().unwrap_or("?");
+        let _ = writeln!(text, "    last error at {at}{}: {error}", age(service, at));
     }
     let bytes = |key: &str| service[key].as_u64().unwrap_or(0);
     let _ = writeln!(
@@ -359,6 +375,14 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
             client["pid"]
         );
     }
+}
+
+/// How long ago the last error was, and whether it was well again since.
+fn age(service: &Value, at: &str) -> String {
+    let Some(ago) = timestamp::parse(at).and_then(|at| at.elapsed().ok()) else { return String::new() };
+    let is_new = service["uptime_seconds"].as_u64().is_some_and(|up| up < ago.as_secs());
+    let is_over = service["is_healthy"] == true || service["is_healthy"].is_null() && is_new;
+    format!(" ({} ago{})", duration(ago.as_secs()), if is_over { ", over" } else { "" })
 }
 
 /// What makes a terminal draw over a text: up by the rows that it took there, or all of it anew when it was too high.
@@ -425,6 +449,15 @@ mod tests {
         ]);
         let text = table(&status_of(&services), false, None);
         assert!(text.ends_with("\n4 forwards: 2 running, 1 starting, 1 restarting; unhealthy: redis\n"), "{text}");
+    }
+
+    #[test]
+    fn what_runs_though_its_probe_fails_is_named() {
+        let one = |name: &str, status: &str, healthy: Option<bool>| json!({ "name": name, "status": status, "is_healthy": healthy });
+        let answer = |services: Value| unhealthy(&json!({ "services": services }));
+        let well = [one("a", "running", Some(true)), one("b", "running", None), one("c", "failed", Some(false))];
+        assert_eq!(answer(json!(well)), None);
+        assert_eq!(answer(json!([one("a", "running", Some(false))])).as_deref(), Some("a"));
     }
 
     #[test]
@@ -524,6 +557,31 @@ mod tests {
         let text = table(&status, false, None);
         assert!(text.contains("published shop  refused → localhost:80\n    the token is unknown\n"), "{text}");
         assert!(text.contains("published api  online  https://api.test → localhost:81\n"), "{text}");
+    }
+
+    #[test]
+    fn lost_entries_of_the_log_are_told() {
+        let told = |lost: u64| trouble(&json!({ "lost_log_entries": lost, "logs": "/logs" }));
+        assert_eq!(
+            (told(0), told(3)),
+            (String::new(), "3 entries of the log were lost; is there room at /logs?\n".into())
+        );
+    }
+
+    #[test]
+    fn a_last_error_has_an_age_and_is_over_when_all_is_well_since() {
+        let at = timestamp::format(std::time::SystemTime::now() - std::time::Duration::from_secs(7500));
+        let of = |healthy: Option<bool>, up: Option<u64>| {
+            let one = json!({ "name": "db", "status": "running", "is_healthy": healthy, "uptime_seconds": up,
+                "last_error": { "at": at, "text": "refused" } });
+            table(&status_of(&json!([one])), true, None)
+        };
+        for (healthy, up) in [(Some(true), Some(9000)), (None, Some(60))] {
+            assert!(of(healthy, up).contains(&format!("last error at {at} (2h 5m ago, over): refused")), "{healthy:?}");
+        }
+        for (healthy, up) in [(Some(false), Some(60)), (None, Some(9000)), (None, None)] {
+            assert!(of(healthy, up).contains(&format!("last error at {at} (2h 5m ago): refused")), "{healthy:?}");
+        }
     }
 
     #[test]

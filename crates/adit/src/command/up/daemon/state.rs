@@ -69,7 +69,7 @@ pub(super) struct Daemon {
     pub(super) refused: AtomicU64,
     /// Where the end is, once it has begun.
     pub(super) end: End,
-    source: Source,
+    pub(super) source: Source,
     watch: Arc<FileWatch>,
     view: Arc<View>,
     scope: Scope,

@@ -256,9 +256,9 @@ fn is_healthy(state: ForwardState, health: &HealthReport) -> Option<bool> {
         // It was started anew for that, and nothing shows that it helped.
         (ForwardState::Ready, HealthState::Unknown) if health.is_doubted() => Some(false),
         (ForwardState::Ready, HealthState::Healthy) => Some(true),
-        (ForwardState::Ready, HealthState::Unhealthy) | (ForwardState::Failed | ForwardState::Backoff, _) => {
-            Some(false)
-        }
+        (ForwardState::Ready, HealthState::Unhealthy) => Some(false),
+        // Before the first probe nothing is known; that it is not up is said elsewhere.
+        (ForwardState::Failed | ForwardState::Backoff, _) => health.last.map(|_| false),
         _ => None,
     }
 }
@@ -363,7 +363,9 @@ mod tests {
         let of = |state, health| is_healthy(state, &report(health, 0));
         assert_eq!(of(ForwardState::Ready, HealthState::Healthy), Some(true));
         assert_eq!(of(ForwardState::Ready, HealthState::Unknown), None);
-        assert_eq!(of(ForwardState::Backoff, HealthState::Unknown), Some(false));
+        assert_eq!(of(ForwardState::Backoff, HealthState::Unknown), None, "nothing was probed yet");
+        let probed = HealthReport { last: Some(SystemTime::now()), ..report(HealthState::Unknown, 0) };
+        assert_eq!(is_healthy(ForwardState::Backoff, &probed), Some(false));
         assert_eq!(of(ForwardState::Idle, HealthState::Healthy), None);
         assert_eq!(
             is_healthy(ForwardState::Ready, &report(HealthState::Unknown, 1)),
