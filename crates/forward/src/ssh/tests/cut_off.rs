@@ -12,7 +12,6 @@ const CHILD: &str = "ADIT_TEST_NETWORK_CHILD";
 const LIFE: Duration = Duration::from_millis(200);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stderr, reason = "a test that is left out says so")]
 async fn a_connection_whose_way_is_dead_is_left_whatever_was_left_before() {
     let Some(machine) = Network::new() else {
         eprintln!("SKIPPED, as no network namespace may be made here");
