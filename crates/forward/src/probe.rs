@@ -145,6 +145,9 @@ pub enum ProbeError {
     },
 }
 
+/// Until there is a stream.
+const CONNECTING: &str = "connecting";
+
 /// Where the cause of a failure lies, which says what may help.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Blame {
@@ -171,7 +174,11 @@ impl ProbeError {
 }
 
 /// What somebody may do about a probe that fails: the service may be ill, or the probe wrong, and who reads it knows which.
-pub(crate) fn what_to_do(error: &ProbeError, kind: &str) -> String {
+/// Of a way by an SSH server that one may be silent, and the service and its probe well.
+pub(crate) fn what_to_do(error: &ProbeError, kind: &str, ssh_server: Option<&str>) -> String {
+    if let (ProbeError::Timeout { doing: CONNECTING, .. }, Some(server)) = (error, ssh_server) {
+        return format!("no stream came to be: see with `adit ssh test {server}` whether the SSH server answers");
+    }
     if let Some(hint) = error.hint() {
         return format!("{hint}; it is the {kind} probe in `health` of the forward");
     }
@@ -232,7 +239,7 @@ impl Doing {
     }
 
     fn now(&self) -> &'static str {
-        self.lock().0.unwrap_or("connecting")
+        self.lock().0.unwrap_or(CONNECTING)
     }
 
     fn settle(&self) {
@@ -334,4 +341,22 @@ async fn password(login: &Credentials) -> Result<Option<Secret<String>>, ProbeEr
 async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, ProbeError> {
     let done = Scope::root().spawn_blocking("probe", work).await;
     done.map_err(|lost| ProbeError::Setup { reason: lost.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_no_stream_comes_to_be_it_is_the_ssh_server_that_is_looked_at() {
+        let late = |doing| ProbeError::Timeout { after: Duration::from_secs(2), doing };
+        let hint = what_to_do(&late(CONNECTING), "postgres", Some("me@bastion"));
+        assert!(hint.contains("`adit ssh test me@bastion`") && !hint.contains("raise"), "{hint}");
+        for hint in [
+            what_to_do(&late("waiting for its answer"), "postgres", Some("me@bastion")),
+            what_to_do(&late(CONNECTING), "postgres", None),
+        ] {
+            assert!(hint.contains("postgres probe in `health`"), "{hint}");
+        }
+    }
 }

@@ -165,6 +165,14 @@ impl Session {
         }
     }
 
+    /// The SSH server that it leads through.
+    pub(crate) fn ssh_server(&self) -> Option<String> {
+        match self {
+            Self::Ssh(session) => Some(session.server()),
+            Self::Kube(_) | Self::Jump(_) | Self::Direct { .. } => None,
+        }
+    }
+
     /// Until when nothing is tried, as it waits for a person.
     pub(crate) fn held_until(&self) -> Option<Instant> {
         match self {

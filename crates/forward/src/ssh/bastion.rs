@@ -557,7 +557,7 @@ impl Bastion {
     /// Waits until no connection is left; why.
     pub(crate) async fn lost(&self) -> String {
         let mut changed = self.changed.subscribe();
-        let mut reason = "the ssh connection is given up".to_owned();
+        let mut reason = format!("the ssh connection to {} is given up", self.server);
         loop {
             changed.mark_unchanged();
             let last = {

@@ -84,6 +84,11 @@ impl SshSession {
         }
     }
 
+    /// The server, as `adit ssh test` takes it.
+    pub(crate) fn server(&self) -> String {
+        self.bastion.server.to_string()
+    }
+
     /// Since when the server cannot be reached.
     pub(crate) fn down_since(&self) -> Option<Instant> {
         self.bastion.down_since()
