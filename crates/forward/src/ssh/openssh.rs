@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use runtime::Scope;
 use runtime::connect::Io;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
 use super::transport::Pipes;
-use super::words::printable;
+use super::words::{each_line, printable};
 
 /// A master with whom nobody is connected any more ends after so many seconds. Not less: between its begin and our coming
 /// nobody is.
@@ -177,13 +177,13 @@ pub(crate) fn open(
         let master = Arc::downgrade(master);
         let server = known.server.to_string();
         scope.spawn("words of ssh", async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(server, "ssh: {}", printable(&line));
-                if let Some(error) = master.upgrade().and_then(|master| refusal(&master.known, &line)) {
+            each_line(stderr, move |line| {
+                tracing::warn!(server, "ssh: {}", printable(line));
+                if let Some(error) = master.upgrade().and_then(|master| refusal(&master.known, line)) {
                     refused(error);
                 }
-            }
+            })
+            .await;
         });
     }
     Ok(Io::other(pipes.carried_by(Arc::clone(master))))
