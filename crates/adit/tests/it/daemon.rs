@@ -15,6 +15,7 @@ mod metrics;
 #[cfg(target_os = "linux")]
 mod networks;
 mod notified;
+mod openssh;
 mod ports;
 mod published;
 mod refused;

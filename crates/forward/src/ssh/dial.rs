@@ -12,7 +12,7 @@ use runtime::delivery::Ends;
 use russh::client::{self, Handle};
 use russh::keys::{Algorithm, PublicKey, PublicKeyOrCertificate};
 use russh::{Preferred, SshId, cipher};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::BufReader;
 use tokio::process::Command;
 
 use super::ask::{Secrets, withhold_secrets};
@@ -27,7 +27,7 @@ use super::roomy::Roomy;
 use super::servers::SshServers;
 use super::settings::Known;
 use super::transport::{Logging, Pipes, Watched};
-use super::words::printable;
+use super::words::{each_line, printable};
 
 /// What a server may send of a stream before we say go on. russh says it when half of that has come, so a far server sends half of it
 /// in each round trip: as much as to OpenSSH, which has 2 MiB and says it all the time.
@@ -223,10 +223,7 @@ impl Dial<'_> {
         if let Some(stderr) = stderr {
             let server = known.server.to_string();
             self.scope.spawn("words of a proxy command", async move {
-                let mut lines = BufReader::new(stderr).lines();
-                while let Ok(Some(line)) = lines.next_line().await {
-                    tracing::info!(server, "proxy command: {}", printable(&line));
-                }
+                each_line(stderr, |line| tracing::info!(server, "proxy command: {}", printable(line))).await;
             });
         }
         Ok(Io::other(pipes))

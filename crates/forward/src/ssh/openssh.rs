@@ -10,12 +10,12 @@ use std::net::Shutdown;
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use runtime::Scope;
 use runtime::connect::Io;
-use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
 use super::transport::Pipes;
-use super::words::printable;
+use super::words::{each_line, printable};
 
 /// A master with whom nobody is connected any more ends after so many seconds. Not less: between its begin and our coming
 /// nobody is.
@@ -55,7 +55,7 @@ impl Master {
     pub(crate) async fn log_in(scope: &Scope, known: Known) -> Result<Arc<Self>, SshError> {
         let sockets = sockets().map_err(|reason| fault(&known, reason))?;
         let socket = sockets.join(&known.socket);
-        start(&known).await?;
+        start(&known, &socket).await?;
         // It has let us in: what is wrong now is no reason to log in again and again.
         let lost = |error: std::io::Error| after_login(&known, format!("its master: {}", crate::error::words(&error)));
         let greeting = async {
@@ -82,8 +82,10 @@ impl Master {
         &self.socket
     }
 
+    /// One whose socket was removed, as a session's end removes the directory of runtime files, carries on what it carries
+    /// and is found by no child.
     pub(crate) fn has_ended(&self) -> bool {
-        *self.ended.borrow() || self.ended.has_changed().is_err()
+        *self.ended.borrow() || self.ended.has_changed().is_err() || !self.socket.exists()
     }
 
     /// Waits for its end; why.
@@ -103,8 +105,12 @@ impl Drop for Master {
 }
 
 /// Has a master made, and says what is wrong when there is none.
-async fn start(known: &Known) -> Result<(), SshError> {
-    let mut command = ssh(known)?;
+async fn start(known: &Known, socket: &Path) -> Result<(), SshError> {
+    let mut command = ssh(known, socket);
+    command.args(["-o", "ControlMaster=auto", "-o", &format!("ControlPersist={PERSIST}")]);
+    if let Some(jump) = &known.server.options.jump {
+        command.args(["-J", jump]);
+    }
     // The ports that the user's own sessions open are no business of ours.
     command.args(["-f", "-N", "-o", "ClearAllForwardings=yes", "-o", "LogLevel=VERBOSE", "--", &known.server.host]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
@@ -170,26 +176,28 @@ pub(crate) fn open(
 ) -> Result<Io, SshError> {
     let there = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
     let known = &master.known;
-    let mut command = ssh(known)?;
+    let mut command = ssh(known, &master.socket);
+    // A child that does not find its master would log in by itself, for this one stream: it is to fail.
+    command.args(["-o", "ControlMaster=no", "-o", "ProxyCommand=false"]);
     command.args(["-W", &there, "--", &known.server.host]).stderr(Stdio::piped());
     let (pipes, stderr) = Pipes::start(&mut command).map_err(|error| not_run(known, &error))?;
     if let Some(stderr) = stderr {
         let master = Arc::downgrade(master);
         let server = known.server.to_string();
         scope.spawn("words of ssh", async move {
-            let mut lines = BufReader::new(stderr).lines();
-            while let Ok(Some(line)) = lines.next_line().await {
-                tracing::warn!(server, "ssh: {}", printable(&line));
-                if let Some(error) = master.upgrade().and_then(|master| refusal(&master.known, &line)) {
+            each_line(stderr, move |line| {
+                tracing::warn!(server, "ssh: {}", printable(line));
+                if let Some(error) = master.upgrade().and_then(|master| refusal(&master.known, line)) {
                     refused(error);
                 }
-            }
+            })
+            .await;
         });
     }
     Ok(Io::other(pipes.carried_by(Arc::clone(master))))
 }
 
-fn ssh(known: &Known) -> Result<Command, SshError> {
+fn ssh(known: &Known, socket: &Path) -> Command {
     let options = &known.server.options;
     let mut command = Command::new("ssh");
     withhold_secrets(&mut command);
@@ -197,19 +205,14 @@ fn ssh(known: &Known) -> Result<Command, SshError> {
     let interval = known.settings.alive_interval.as_secs().max(1);
     command.args(["-o", &format!("ServerAliveInterval={interval}")]);
     command.args(["-o", &format!("ConnectTimeout={}", known.connect_timeout.as_secs().max(1))]);
-    if let Some(jump) = &options.jump {
-        command.args(["-J", jump]);
-    }
     if let Some(key) = &options.key {
         command.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
     }
     if let Some(file) = &options.known_hosts {
         command.args(["-o", &format!("UserKnownHostsFile={}", quoted(file))]);
     }
-    let sockets = sockets().map_err(|reason| fault(known, reason))?;
-    let path = format!("ControlPath={}", quoted(&sockets.join(&known.socket)));
-    command.args(["-o", "ControlMaster=auto", "-o", &path, "-o", &format!("ControlPersist={PERSIST}")]);
-    Ok(command)
+    command.args(["-o", &format!("ControlPath={}", quoted(socket))]);
+    command
 }
 
 /// A path as one word of a setting, whatever letters it has; `%` begins a token there.
@@ -219,16 +222,18 @@ fn quoted(path: &Path) -> String {
 }
 
 /// A directory that only we can enter, the same for all our processes. A socket's name is short, so it is not below the
-/// home.
+/// home. It is made again when it is gone.
 fn sockets() -> Result<PathBuf, String> {
-    static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = DIRECTORY.get() {
+    static DIRECTORY: Mutex<Option<PathBuf>> = Mutex::new(None);
+    let mut directory = DIRECTORY.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(path) = directory.as_ref().filter(|path| is_ours(path)) {
         return Ok(path.clone());
     }
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|base| base.is_dir());
     let base = base.unwrap_or_else(std::env::temp_dir);
     let path = private(&base)?;
-    Ok(DIRECTORY.get_or_init(|| path).clone())
+    *directory = Some(path.clone());
+    Ok(path)
 }
 
 fn private(base: &Path) -> Result<PathBuf, String> {

@@ -92,3 +92,18 @@ async fn a_proxy_command_is_a_way_too() {
     );
     refusal(&forward).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_proxy_command_may_say_what_is_no_text() {
+    let bed = SshBed::new().await;
+    let (key, hosts) = (bed.sshd.key(), bed.sshd.known_hosts());
+    let way = format!(
+        "sh -c 'printf \"\\\\377\\\\n\" >&2; sleep 0.2; echo more >&2 || exit 1; exec ssh -F /dev/null -i {} -o \
+         UserKnownHostsFile={} -o BatchMode=yes -p %p -W %h:%p {}@127.0.0.1'",
+        key.display(),
+        hosts.display(),
+        bed.sshd.user(),
+    );
+    let config = bed.config(&format!("ProxyCommand {way}"));
+    call(&bed.forward_with(SshOptions { config: Some(config), ..bed.options() })).await;
+}
