@@ -149,10 +149,10 @@ impl Prober {
         if pod.is_some() && pod != self.pod && !self.shared.options.balance {
             return self.health.handle_given_up(Instant::now());
         }
-        self.note_result(result, session.ssh_server());
+        self.note_result(result, session.ssh_server().as_deref());
     }
 
-    fn note_result(&mut self, result: Result<ProbeReport, ProbeError>, ssh_server: Option<String>) {
+    fn note_result(&mut self, result: Result<ProbeReport, ProbeError>, ssh_server: Option<&str>) {
         self.knows = true;
         match &result {
             Ok(_) => (self.missed, self.renewals) = (0, 0),
@@ -169,7 +169,7 @@ impl Prober {
             }
             Err(error) => {
                 self.blame = error.blame();
-                let hint = Some(what_to_do(&error, self.config.probe.as_str(), ssh_server.as_deref()));
+                let hint = Some(what_to_do(&error, self.config.probe.as_str(), ssh_server));
                 let error = crate::error::chain(&error);
                 self.shared.note_error(format!("probe: {error}"));
                 HealthReport { state, last, error: Some(error), hint, failures, missed, renewals, ..known }
