@@ -115,7 +115,8 @@ impl Bed {
         let longest = asked.iter().filter_map(|one| took(one.begun.max(changed), one)).max().unwrap_or_default();
         let all = asked.len();
         eprintln!("{what}: first answer after {first:?}, longest wait {longest:?}, {failed} of {all} not answered");
-        assert_eq!(failed, 0, "{}", self.place.log());
+        let lost: Vec<_> = asked.iter().filter(|one| one.answered.is_none()).map(|one| one.begun - begun).collect();
+        assert_eq!(failed, 0, "of {:?} to {:?}: {lost:?}; {}", before - begun, changed - begun, self.place.log());
         assert!(first < SOON && longest < SOON, "{}", self.place.log());
     }
 

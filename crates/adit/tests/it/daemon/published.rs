@@ -18,12 +18,14 @@ async fn publishing() -> (Place, Sshd) {
     (place, sshd)
 }
 
-/// The number of the port, once it is open.
+/// The number of the port, once it is open and written down: that comes a moment later.
 async fn number(place: &Place) -> u16 {
     let open = || async {
         let published = place.json(&["status"])["published"][0].clone();
         let url = published["url"].as_str().filter(|_| published["state"] == "online")?;
-        url.strip_prefix("localhost:")?.split(' ').next()?.parse().ok()
+        let number = url.strip_prefix("localhost:")?.split(' ').next()?;
+        let kept = std::fs::read_to_string(place.home.path().join("state/adit/published.json")).ok()?;
+        kept.contains(number).then(|| number.parse().ok())?
     };
     eventually(DEADLINE, "it is published", open).await
 }

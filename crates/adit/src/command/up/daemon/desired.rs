@@ -11,6 +11,7 @@ use adit_core::forward::Start;
 use serde::{Deserialize, Serialize};
 
 use super::place::make_private;
+use crate::command::up::source::Read;
 
 /// What was asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,6 +124,13 @@ impl Desired {
             wishes.retain(|name, _| file.forward(name).is_some());
         }
     }
+}
+
+/// What is read, with the wishes over it; and as it is written.
+pub(super) fn overlaid(mut read: Read, desired: &Desired) -> (Read, Read) {
+    let as_written = read.clone();
+    desired.apply(&mut read.file);
+    (read, as_written)
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use runtime::watch::FileWatch;
 use serde_json::{Value, json};
 
 use super::activation::{self, Activated};
-use super::desired::Desired;
+use super::desired::{Desired, overlaid};
 use super::desktop;
 use super::doors::{self, Doors};
 use super::ending::in_use;
@@ -27,7 +27,7 @@ use super::left_out;
 use super::notify::Notify;
 use super::place::Place;
 use super::presence::{self, Presence};
-use super::state::{Daemon, Ending, Parts, control, internal, lock, overlaid};
+use super::state::{Daemon, Ending, Parts, control, internal, lock};
 use super::status;
 use crate::command::up::publish::Chosen;
 use crate::command::up::pulse;
@@ -117,7 +117,7 @@ struct Start {
     activated: Activated,
 }
 
-/// The file, by its full path: the daemon's directory is another one.
+/// The file, by its full path: another process may take over from anywhere.
 fn source(global: &Global, mode: Mode) -> Result<(PathBuf, Source), Failure> {
     match path(global) {
         Some(path) => {
@@ -155,7 +155,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
     // Once more: whatever changes from here on is seen by the watch, also the rest of what is only half written now.
     let as_written = source.read().unwrap_or(first);
     let desired = Desired::load(place.desired(), &config);
-    let (read, file) = overlaid(as_written, &desired);
+    let (read, as_written) = overlaid(as_written, &desired);
     watch.set_files(read.files());
     watch.trigger_on_hangup(&scope).map_err(|error| internal(&error))?;
     let form = if mode.background { None } else { Some(global) };
@@ -191,7 +191,7 @@ async fn serve(global: &Global, mode: Mode, start: Start) -> Result<ExitCode, Fa
         answering: answering.clone(),
         doors,
         is_activated: sockets.is_activated,
-        file,
+        read: as_written,
         missing: read.contexts,
         desired,
         presence,

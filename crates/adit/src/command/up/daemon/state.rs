@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use ::forward::Forward;
-use adit_core::config::{AgentFile, ForwardConfig, Problem};
+use adit_core::config::{ForwardConfig, Problem};
 use adit_core::diagnose::Fault;
 use adit_core::timestamp;
 use runtime::control::ControlSocket;
@@ -87,8 +87,8 @@ pub(super) struct Daemon {
 }
 
 struct Known {
-    /// As it is written.
-    file: AgentFile,
+    /// The version in force, as it is written.
+    read: Read,
     desired: Desired,
     /// The version of the file that was refused for an address that cannot be had: it is tried again.
     waiting: Option<Read>,
@@ -113,7 +113,7 @@ pub(super) struct Parts {
     pub(super) answering: Scope,
     pub(super) doors: Doors,
     pub(super) is_activated: bool,
-    pub(super) file: AgentFile,
+    pub(super) read: Read,
     pub(super) missing: Contexts,
     pub(super) desired: Desired,
     pub(super) presence: Presence,
@@ -154,7 +154,7 @@ pub(in crate::command) struct Chosen {
 impl Daemon {
     pub(super) fn new(parts: Parts) -> Arc<Self> {
         let Parts { place, config, journal, running, source, watch, view, .. } = parts;
-        let Parts { scope, answering, doors, is_activated, file, missing, desired, presence, notify, .. } = parts;
+        let Parts { scope, answering, doors, is_activated, read, missing, desired, presence, notify, .. } = parts;
         Arc::new(Self {
             place,
             config,
@@ -167,9 +167,9 @@ impl Daemon {
             notify,
             doors,
             is_activated,
-            notifies: AtomicBool::new(file.daemon.notify),
+            notifies: AtomicBool::new(read.file.daemon.notify),
             refused: AtomicU64::new(0),
-            end: End::new(file.daemon.shutdown),
+            end: End::new(read.file.daemon.shutdown),
             source,
             watch,
             view,
@@ -181,7 +181,7 @@ impl Daemon {
             mistake: Mutex::default(),
             last: Mutex::default(),
             known: Mutex::new(Known {
-                file,
+                read,
                 desired,
                 waiting: None,
                 missing,
@@ -327,7 +327,7 @@ impl Daemon {
                 requests_refused: daemon.refused.load(Ordering::Relaxed),
                 ends: daemon.ends(),
             };
-            metrics::text(&of_daemon, &known.file, lock(&daemon.running).entrances())
+            metrics::text(&of_daemon, &known.read.file, lock(&daemon.running).entrances())
         })
         .await
     }
@@ -343,7 +343,7 @@ impl Daemon {
         let (handle, daemon) = (tokio::runtime::Handle::current(), Arc::clone(self));
         self.look(move |now| {
             let _inside = handle.enter();
-            let config = now.known().file.daemon.clone();
+            let config = now.known().read.file.daemon.clone();
             let token = Doors::token(&config, &now.place.token())?;
             now.doors.apply(&daemon, &config, token);
             Ok(())
@@ -354,7 +354,8 @@ impl Daemon {
     fn status_now(&self) -> Value {
         let known = self.known();
         let running = lock(&self.running);
-        let mut value = status::forwards(&known.file, &known.desired, running.entrances(), &known.missing.of_forwards);
+        let mut value =
+            status::forwards(&known.read.file, &known.desired, running.entrances(), &known.missing.of_forwards);
         let socket = self.place.socket();
         let logs = self.place.logs();
         let daemon = status::OfDaemon {
@@ -375,7 +376,7 @@ impl Daemon {
         value["daemon"]["ending"] = self.end.json(&running);
         let snapshot = running.snapshot();
         value["gateway"] = status::gateway(running.entrances(), snapshot.dynamic.as_deref());
-        value["published"] = snapshot.published.iter().map(|row| status::published(row, &known.file)).collect();
+        value["published"] = snapshot.published.iter().map(|row| status::published(row, &known.read.file)).collect();
         value["entrances"] = snapshot.rows.iter().filter(|row| row.kind != "port").map(row).collect();
         value
     }
@@ -392,9 +393,9 @@ impl Daemon {
         let name = name.to_owned();
         self.look(move |daemon| {
             let known = daemon.known();
-            let names: Vec<&str> = known.file.forwards.iter().map(|forward| forward.name.as_str()).collect();
+            let names: Vec<&str> = known.read.file.forwards.iter().map(|forward| forward.name.as_str()).collect();
             let missing =
-                || other_than_a_forward(&known.file, &name).unwrap_or_else(|| unknown("forward", &name, &names));
+                || other_than_a_forward(&known.read.file, &name).unwrap_or_else(|| unknown("forward", &name, &names));
             (!names.contains(&name.as_str())).then(missing)
         })
         .await
@@ -509,10 +510,10 @@ impl Daemon {
 
     fn choose(&self, chosen: &Chosen) -> Result<Vec<String>, Failure> {
         let known = self.known();
-        let all: Vec<&ForwardConfig> = known.file.forwards.iter().collect();
+        let all: Vec<&ForwardConfig> = known.read.file.forwards.iter().collect();
         for name in &chosen.names {
             if !all.iter().any(|forward| forward.name == *name) {
-                return Err(other_than_a_forward(&known.file, name).unwrap_or_else(|| {
+                return Err(other_than_a_forward(&known.read.file, name).unwrap_or_else(|| {
                     let names: Vec<&str> = all.iter().map(|forward| forward.name.as_str()).collect();
                     unknown("forward", name, &names)
                 }));
@@ -593,11 +594,16 @@ impl Daemon {
         let read = self.source.read().map_err(of_its_start);
         if let Ok(read) = &read {
             // Should it be refused for one of them, that one is mended without a change of the file.
-            self.watch.set_files(read.files_until_taken(&known.file));
+            self.watch.set_files(read.files_until_taken(&known.read.file));
         }
         // What is started and stopped is no change of the file.
-        let checked = |read: Read| read.check(&known.file).map(|()| read);
-        self.blamed(read.and_then(|read| if read.file == known.file { Ok(read) } else { checked(read) }))
+        let checked = |read: Read| read.check(&known.read.file).map(|()| read);
+        self.blamed(read.and_then(|read| if read.file == known.read.file { Ok(read) } else { checked(read) }))
+    }
+
+    /// Whether the file is the version in force, and without a mistake.
+    fn is_written(&self, known: &Known) -> bool {
+        self.source.read().is_ok_and(|written| written.file == known.read.file)
     }
 
     fn change_now(self: &Arc<Self>, cause: Cause) -> Result<Option<Change>, Failure> {
@@ -613,7 +619,8 @@ impl Daemon {
             },
             // The successor may have read what was wished before: it is to be asked.
             Cause::Command { .. } if self.hands_over() => return Err(super::ending::given_up_to_another()),
-            Cause::Command { wish, renew, told } => (self.read(&known)?, Some(wish), renew, told),
+            // What is written now may be half a file, or a mistaken one: that is for the watch to find.
+            Cause::Command { wish, renew, told } => (known.read.clone(), Some(wish), renew, told),
         };
         let is_command = wish.is_some();
         // Not from the disk: what could not be written there holds as well.
@@ -621,11 +628,11 @@ impl Daemon {
         if let Some(wish) = wish {
             wish(&mut desired);
         }
-        let (next, as_written) = overlaid(read.clone(), &desired);
-        let own = as_written.daemon.clone();
+        let (next, as_written) = super::desired::overlaid(read.clone(), &desired);
+        let own = as_written.file.daemon.clone();
         let (token, spoiled) = match Doors::token(&own, &self.place.token()) {
             // What is asked for of forwards has nothing to do with it: the port goes on with the token it has.
-            Err(failure) if is_command && own == known.file.daemon => (None, Some(failure)),
+            Err(failure) if is_command && own == known.read.file.daemon => (None, Some(failure)),
             token => (self.blamed(token)?, None),
         };
         let (applied, wants_address) = {
@@ -652,35 +659,38 @@ impl Daemon {
                 return Err(failure);
             }
         };
-        known.waiting = None;
+        known.waiting = known.waiting.take().filter(|_| is_command);
         let was_mistaken = !self.mistake().is_null();
         match &spoiled {
             Some(failure) => {
                 self.view.in_force();
                 self.blame(failure);
             }
+            // The mistake of a version that is not this one stays.
+            None if is_command && !self.is_written(&known) => {}
             None => self.in_force(),
         }
         self.view.exposed(&snapshot);
-        if own != known.file.daemon || token.is_some() {
+        if own != known.read.file.daemon || token.is_some() {
             self.end.set_times(own.shutdown);
             self.notifies.store(own.notify, Ordering::Relaxed);
             self.doors.apply(self, &own, token);
         }
-        self.tell_missing(&mut known, next.contexts.clone());
-        self.watch.set_files(next.files());
-        let diff = super::audit::diff(&known.file, &as_written);
-        self.note_last(&change, !is_command || diff.is_some(), was_mistaken && spoiled.is_none());
-        if let Some(diff) = diff {
+        if !is_command {
+            self.tell_missing(&mut known, next.contexts.clone());
+            self.watch.set_files(next.files());
+            self.note_last(&change, was_mistaken && spoiled.is_none());
+        }
+        if let Some(diff) = super::audit::diff(&known.read.file, &as_written.file) {
             self.journal.audit(&json!({ "config": self.config.display().to_string(), "changes": diff }));
         }
-        desired.keep_only(&as_written);
-        known.ports_before.keep_only(&as_written);
+        desired.keep_only(&as_written.file);
+        known.ports_before.keep_only(&as_written.file);
         // While another process takes over the wishes are its own: it may know of more.
         if is_command || !self.hands_over() {
             known.unsaved = self.save(&mut desired);
         }
-        (known.file, known.desired) = (as_written, desired);
+        (known.read, known.desired) = (as_written, desired);
         Ok(Some(change))
     }
 
@@ -695,8 +705,8 @@ impl Daemon {
     }
 
     /// Keeps in mind what the file has changed, for whoever asks for a reload when the watcher was quicker.
-    fn note_last(&self, change: &Change, is_of_file: bool, mended: bool) {
-        let next = match (is_of_file && !change.is_empty(), mended) {
+    fn note_last(&self, change: &Change, mended: bool) {
+        let next = match (!change.is_empty(), mended) {
             (true, _) => LastChange::now(change.clone()),
             // What was changed before the mistake is not what whoever has just mended it asks about.
             (false, true) => LastChange::mended(Change { unchanged: change.unchanged, ..Change::default() }),
@@ -709,7 +719,7 @@ impl Daemon {
     pub(super) async fn by_hand(self: &Arc<Self>) -> Result<Vec<String>, Failure> {
         self.look(|daemon| {
             let known = daemon.known();
-            known.desired.against(&known.file)
+            known.desired.against(&known.read.file)
         })
         .await
     }
@@ -731,13 +741,6 @@ impl Daemon {
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What is read, with the wishes over it; and as it is written.
-pub(super) fn overlaid(mut read: Read, desired: &Desired) -> (Read, AgentFile) {
-    let as_written = read.file.clone();
-    desired.apply(&mut read.file);
-    (read, as_written)
 }
 
 /// A variable that is not set here may be set where the user looks.

@@ -44,8 +44,8 @@ impl Bed {
             answering,
             doors: Doors::default(),
             is_activated: false,
-            file: read.file,
-            missing: read.contexts,
+            missing: read.contexts.clone(),
+            read,
             notify: Notify::default(),
         });
         Self { directory, daemon }
@@ -57,7 +57,7 @@ impl Bed {
 
     /// The forwards of the version in force.
     fn forwards(&self) -> Vec<String> {
-        self.daemon.known().file.forwards.iter().map(|forward| forward.name.clone()).collect()
+        self.daemon.known().read.file.forwards.iter().map(|forward| forward.name.clone()).collect()
     }
 
     async fn start(&self, name: &str) -> Result<Value, Failure> {
@@ -157,6 +157,24 @@ async fn a_file_is_not_in_force_since_it_was_first_refused() {
     bed.daemon.reload_again().await;
     assert!(bed.daemon.reload().await.is_err());
     assert_eq!(bed.daemon.mistake()["since"], since);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_forwards_takes_no_version_that_is_being_written() {
+    let whole = format!("{WEB}  db: {{ to: 1, listen: 0 }}\n");
+    let bed = Bed::new(&whole);
+    // Somebody writes it just now, and has got so far; it is valid, but not what is meant.
+    bed.write(WEB);
+    bed.start("web").await.unwrap();
+    assert_eq!(bed.forwards(), ["web", "db"]);
+    // A mistaken one is no reason to refuse it, and stays to be mended.
+    bed.write("forwards: { broken\n");
+    assert!(bed.daemon.reload().await.is_err());
+    bed.start("db").await.unwrap();
+    assert_eq!((bed.forwards(), bed.daemon.mistake().is_null()), (vec!["web".into(), "db".into()], false));
+    bed.write(&whole);
+    bed.start("db").await.unwrap();
+    assert_eq!(bed.daemon.mistake(), Value::Null, "what is written is in force");
 }
 
 #[tokio::test(flavor = "multi_thread")]
