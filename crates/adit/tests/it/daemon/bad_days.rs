@@ -252,6 +252,8 @@ async fn a_daemon_that_is_stopped_is_told_and_how_to_end_it() {
         assert!(text.contains(&format!("kill -9 {pid}")), "{text}");
     }
     signal(pid, Signal::KILL);
+    let gone = || async { (!is_alive(pid)).then_some(()) };
+    eventually(DEADLINE, "it ends", gone).await;
     assert_ne!(place.start(), pid, "it was as good as its word");
 }
 
