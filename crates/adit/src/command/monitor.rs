@@ -376,9 +376,13 @@ fn nothing_at(path: &str, paths: &'static str) -> AdminAnswer {
 
 fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value {
     let timestamp = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    let report = readiness.report();
     let mut value = json!({
-        "ready": ready && alive, "alive": alive, "timestamp": timestamp, "components": readiness.report()["components"],
+        "ready": ready && alive, "alive": alive, "timestamp": timestamp, "components": report["components"],
     });
+    if let Some(reason) = report.get("reason") {
+        value["reason"] = reason.clone();
+    }
     if let Some(shared) = told.shared.get() {
         if let Some(silent) = shared.hangs() {
             value["hangs_seconds"] = silent.as_secs().into();

@@ -639,7 +639,7 @@ fn a_daemon_that_hangs_holds_up_no_table_and_no_signal() {
     daemon.set_nonblocking(true).unwrap();
     while daemon.accept().is_ok() {}
     daemon.set_nonblocking(false).unwrap();
-    let process = Process::start(&mut top("1h")).expect("it starts");
+    let process = Process::start(&mut top("60s")).expect("it starts");
     let asked = daemon.accept().expect("it asks, so its signals are taken");
     process.signal(Signal::INT).unwrap();
     assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(130), "there was no table");
