@@ -231,10 +231,14 @@ impl View {
                 drop(running);
                 news = changes;
                 let changed = view.look(&mut told, &snapshot);
+                let until_news = pulse.pause(&snapshot.rows, changed);
                 if view.form == Form::Table {
                     view.draw(&snapshot, &mut drawn);
                 } else {
-                    pause = pulse.pause(&snapshot.rows, changed);
+                    pause = until_news;
+                }
+                if pulse.gives_back() {
+                    monitor::memory::give_back();
                 }
             }
         });
