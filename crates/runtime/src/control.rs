@@ -11,7 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use adit_core::diagnose::{Diagnose, Fault};
 use bytes::Bytes;
@@ -25,7 +25,7 @@ use rustix::fs::FlockOperation;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{UnixListener, UnixStream};
 
-use crate::listener::ConnectionLimit;
+use crate::listener::{ConnectionLimit, Spell};
 use crate::scope::Scope;
 
 mod body;
@@ -275,6 +275,7 @@ impl ControlSocket {
         let (accepting, tasks) = (scope.clone(), scope.clone());
         let limit = ConnectionLimit::new(CONNECTIONS);
         scope.spawn("control socket", async move {
+            let mut exhausted = Spell::default();
             loop {
                 let accepted = tokio::select! {
                     biased;
@@ -284,11 +285,14 @@ impl ControlSocket {
                 let stream = match accepted {
                     Ok((stream, _)) => stream,
                     Err(error) => {
-                        tracing::warn!(%error, "cannot accept at the control socket");
+                        exhausted.failed(Instant::now(), |failed| {
+                            tracing::warn!(%error, failed, "cannot accept at the control socket, trying again shortly");
+                        });
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;
                         continue;
                     }
                 };
+                exhausted.over(|failed| tracing::warn!(failed, "the control socket accepts again"));
                 if !is_ours(&stream) {
                     tracing::warn!("refused a process of another user at the control socket");
                     continue;

@@ -23,9 +23,11 @@ use crate::socket;
 
 mod clients;
 mod holder;
+mod spell;
 
 pub use clients::{LocalClient, local_clients};
 pub use holder::Holder;
+pub(crate) use spell::Spell;
 
 /// Connections the kernel keeps for us until we accept them; it lowers this to its own limit.
 const BACKLOG: i32 = 4096;
@@ -140,7 +142,7 @@ impl BoundListener {
         let listener = AsyncFd::with_interest(self.listener, Interest::READABLE)?;
         let accepting = async move {
             let own = Arc::new(Semaphore::new(1));
-            let (mut warning, mut crowded) = (Warning::default(), Warning::default());
+            let (mut exhausted, mut crowded) = (Spell::default(), Warning::default());
             loop {
                 // A crowd of clients is not to keep this thread from its other tasks.
                 tokio::task::coop::consume_budget().await;
@@ -158,12 +160,17 @@ impl BoundListener {
                 };
                 match ready.try_io(|listener| accept(listener.get_ref())) {
                     Err(_) => {}
-                    Ok(Ok((stream, peer))) => on_connection(stream, peer, place),
+                    Ok(Ok((stream, peer))) => {
+                        exhausted.over(|failed| {
+                            tracing::warn!(%local, failed, "connections are accepted again");
+                        });
+                        on_connection(stream, peer, place);
+                    }
                     Ok(Err(error)) if is_peers_doing(&error) => {}
                     Ok(Err(error)) => {
                         drop(place);
-                        warning.raise(|repeated| {
-                            tracing::warn!(%local, %error, repeated, "cannot accept connections, trying again shortly");
+                        exhausted.failed(Instant::now(), |failed| {
+                            tracing::warn!(%local, %error, failed, "cannot accept connections, trying again shortly");
                         });
                         tokio::time::sleep(EXHAUSTED_PAUSE).await;
                     }

@@ -7,6 +7,7 @@ mod publish;
 mod pulse;
 mod reasons;
 mod running;
+mod same_file;
 mod source;
 pub(super) mod table;
 mod thinned;

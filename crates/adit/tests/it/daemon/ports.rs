@@ -1,14 +1,18 @@
 //! The daemon's own ports: its API with a token, and what reaches it while it ends.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use serde_json::Value;
 use testkit::raw;
 
 use super::support::{Place, get, is_alive};
-use crate::support::{DEADLINE, eventually};
+use crate::support::{DEADLINE, eventually, within};
 
 const AUTHORITY: &str = "localhost";
 
@@ -203,7 +207,7 @@ async fn the_phases_are_as_long_as_the_file_says_also_after_a_reload() {
     let live = stays(place.entrance("web"));
     let begun = std::time::Instant::now();
     place.ok(&["daemon", "stop"]);
-    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     assert!(place.log().contains("cut off: web (1 live)"), "{}", place.log());
     drop(live);
 }
@@ -256,6 +260,110 @@ async fn whoever_has_no_token_and_never_reads_keeps_nobody_away() {
     };
     eventually(DEADLINE, "the owner is answered", answered).await;
     drop(strangers);
+}
+
+/// Somebody who goes on opening connections and never says a word.
+struct Silent {
+    opened: Arc<AtomicUsize>,
+    ends: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Silent {
+    /// More of them than there are places. Only those that the other side has ended are let go.
+    const HELD: usize = 400;
+
+    fn at(port: SocketAddr) -> Self {
+        let (opened, ends) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let (count, end) = (Arc::clone(&opened), Arc::clone(&ends));
+        let thread = std::thread::spawn(move || {
+            let mut held: Vec<TcpStream> = Vec::new();
+            while !end.load(Ordering::Relaxed) {
+                held.extend(TcpStream::connect(port));
+                count.fetch_add(1, Ordering::Relaxed);
+                if held.len() > Self::HELD {
+                    held.retain(is_open);
+                }
+                pace();
+            }
+        });
+        Self { opened, ends, thread: Some(thread) }
+    }
+
+    /// Waits until so many more were opened.
+    async fn opens(&self, more: usize) {
+        let goal = self.opened.load(Ordering::Relaxed) + more;
+        let opened = || async { (self.opened.load(Ordering::Relaxed) >= goal).then_some(()) };
+        eventually(DEADLINE, "connections are opened", opened).await;
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a thread of its own, so that others have some of the machine, too")]
+fn pace() {
+    std::thread::sleep(Duration::from_micros(200));
+}
+
+fn is_open(stream: &TcpStream) -> bool {
+    stream.set_nonblocking(true).expect("a socket");
+    stream.peek(&mut [0; 1]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock)
+}
+
+impl Drop for Silent {
+    fn drop(&mut self) {
+        self.ends.store(true, Ordering::Relaxed);
+        drop(self.thread.take().map(JoinHandle::join));
+    }
+}
+
+/// Has a request answered amidst strangers. Hundreds of them may come between a connection and its request: then it is
+/// asked once more, and no oftener than that happens.
+async fn answered(port: SocketAddr, head: &[u8]) {
+    for _ in 0..5 {
+        let asked = async {
+            let mut client = raw::Client::connect(port).await.ok()?;
+            client.send(head).await.ok()?;
+            client.response(false).await.ok()
+        };
+        if let Some(answer) = within("an answer or its end", asked).await {
+            assert_eq!(answer.status, 200);
+            return;
+        }
+    }
+    panic!("nobody is answered while strangers are silent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_nothing_keeps_nobody_away_and_whoever_has_the_token_stays() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ listen: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let (port, token) = api(&place);
+    let bearer = format!("Bearer {token}");
+    let head = raw::head("GET", AUTHORITY, "/v1/forwards", &[("authorization", bearer.as_str())], None);
+    let mut owner = raw::Client::connect(port).await.expect("a connection");
+    owner.send(&head).await.expect("it is sent");
+    assert_eq!(owner.response(false).await.expect("an answer").status, 200);
+    let silent = Silent::at(port);
+    for _ in 0..3 {
+        silent.opens(Silent::HELD).await;
+        answered(port, &head).await;
+        owner.send(&head).await.expect("the connection stays");
+        assert_eq!(owner.response(false).await.expect("the connection stays").status, 200);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_says_nothing_keeps_nobody_from_the_metrics() {
+    let place = Place::new().await;
+    place.write(&format!("forwards:\n{}daemon: {{ metrics: 0 }}\n", place.forward("web", 0, "")));
+    place.start();
+    let port = place.json(&["daemon", "status"])["daemon"]["ports"]["metrics"]["address"].clone();
+    let port = port.as_str().and_then(|text| text.parse().ok()).expect("an address");
+    let silent = Silent::at(port);
+    for _ in 0..3 {
+        silent.opens(Silent::HELD).await;
+        answered(port, &raw::head("GET", AUTHORITY, "/metrics", &[], None)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

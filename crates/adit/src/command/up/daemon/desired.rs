@@ -11,6 +11,7 @@ use adit_core::forward::Start;
 use serde::{Deserialize, Serialize};
 
 use super::place::make_private;
+use crate::command::up::same_file::other_spellings;
 use crate::command::up::source::Read;
 
 /// What was asked for.
@@ -40,6 +41,8 @@ pub(super) struct Desired {
     /// The configuration that they are about.
     config: String,
     kept: Kept,
+    /// Why the state file could not be read: what is in it is not to be overwritten.
+    unread: Option<String>,
 }
 
 /// The state file: wishes by configuration and name.
@@ -51,9 +54,10 @@ struct Kept {
 }
 
 impl Desired {
-    /// Reads them. A file that cannot be understood is put aside, and is told of.
+    /// Reads them. A file that cannot be understood is put aside, and one that cannot be read stays; both are told of.
     pub(super) fn load(path: PathBuf, config: &Path) -> Self {
-        let kept = match std::fs::read(&path) {
+        let mut unread = None;
+        let mut kept = match std::fs::read(&path) {
             Ok(text) => serde_json::from_slice(&text).unwrap_or_else(|error| {
                 let aside = path.with_extension("json.unreadable");
                 // What cannot be renamed is overwritten with the next wish.
@@ -61,9 +65,21 @@ impl Desired {
                 tracing::warn!(kept = %aside.display(), %error, "what was started and stopped is forgotten");
                 Kept::default()
             }),
-            Err(_) => Kept::default(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
+            Err(error) => {
+                let file = path.display();
+                tracing::warn!(%file, %error, "what was started and stopped cannot be read, and is not in force");
+                unread = Some(error.to_string());
+                Kept::default()
+            }
         };
-        Self { path, config: config.display().to_string(), kept }
+        let config_key = config.display().to_string();
+        for other in other_spellings(config, &config_key, kept.configs.keys()) {
+            let wishes = kept.configs.remove(&other).unwrap_or_default();
+            let own = kept.configs.entry(config_key.clone()).or_default();
+            wishes.into_iter().for_each(|(name, wish)| _ = own.entry(name).or_insert(wish));
+        }
+        Self { path, config: config_key, kept, unread }
     }
 
     /// What is wished for a forward.
@@ -96,6 +112,13 @@ impl Desired {
     /// # Errors
     /// What the system says.
     pub(super) fn save(&mut self) -> io::Result<()> {
+        if let Some(error) = &self.unread {
+            if std::fs::symlink_metadata(&self.path).is_ok() {
+                let text = format!("it could not be read ({error}); mend or remove it, then: adit daemon restart");
+                return Err(io::Error::other(text));
+            }
+            self.unread = None;
+        }
         self.kept.version = 1;
         let directory = self.path.parent().unwrap_or(Path::new("."));
         make_private(directory)?;
@@ -167,5 +190,42 @@ mod tests {
         assert_eq!(Desired::load(path.clone(), Path::new("/x/adit.yaml")).get("a"), None);
         let kept = path.with_extension("json.unreadable");
         assert_eq!(std::fs::read_to_string(kept).unwrap(), "{ broken", "nothing is overwritten");
+    }
+
+    #[test]
+    fn wishes_for_a_file_hold_however_its_path_is_spelled() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, real) = (directory.path().join("desired.json"), directory.path().join("real"));
+        std::fs::create_dir(&real).unwrap();
+        std::os::unix::fs::symlink("real", directory.path().join("link")).unwrap();
+        let (config, other) = (real.join("adit.yaml"), directory.path().join("link/../link/adit.yaml"));
+        std::fs::write(&config, "").unwrap();
+        let mut first = Desired::load(path.clone(), &config);
+        first.set(&["a".into(), "b".into()], Wish::Stopped);
+        first.save().unwrap();
+        let mut second = Desired::load(path.clone(), &other);
+        assert_eq!(second.get("a"), Some(Wish::Stopped));
+        second.forget(&["a".into()]);
+        second.save().unwrap();
+        let first = Desired::load(path.clone(), &config);
+        assert_eq!((first.get("a"), first.get("b")), (None, Some(Wish::Stopped)), "there is one of each");
+        std::fs::write(real.join("other.yaml"), "").unwrap();
+        assert_eq!(Desired::load(path, &real.join("other.yaml")).get("b"), None, "of another file");
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_read_are_not_overwritten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("desired.json");
+        // Nobody can read it, not even root.
+        std::os::unix::fs::symlink("desired.json", &path).unwrap();
+        let mut desired = Desired::load(path.clone(), Path::new("/x/adit.yaml"));
+        desired.set(&["a".into()], Wish::Stopped);
+        let error = desired.save().unwrap_err().to_string();
+        assert!(error.contains("it could not be read") && error.contains("adit daemon restart"), "{error}");
+        assert!(std::fs::symlink_metadata(&path).unwrap().is_symlink(), "it is as it was");
+        std::fs::remove_file(&path).unwrap();
+        desired.save().unwrap();
+        assert_eq!(Desired::load(path, Path::new("/x/adit.yaml")).get("a"), Some(Wish::Stopped));
     }
 }

@@ -13,13 +13,14 @@ use adit_core::config::DaemonConfig;
 use adit_core::diagnose::Fault;
 use adit_core::token::Token;
 use runtime::control::{Unread, conversation};
-use runtime::listener::{BoundListener, ConnectionLimit};
+use runtime::listener::BoundListener;
 use runtime::scope::Scope;
 use serde_json::{Value, json};
 use tunnel::agent::TokenSource;
 
 use super::api::Api;
-use super::guarded::{Door, Key};
+use super::guarded::{Client, Door, Key};
+use super::places::Places;
 use super::state::{Daemon, internal};
 use crate::command::clock::ticks;
 use crate::report::{Failure, failure};
@@ -256,16 +257,19 @@ pub(super) fn try_again(scope: &Scope, daemon: &Arc<Daemon>) {
 }
 
 fn serve(listener: BoundListener, door: Door, serving: &Scope) {
-    let limit = ConnectionLimit::new(CONNECTIONS);
+    let places = Places::new(CONNECTIONS);
     let (accepting, tasks) = (serving.clone(), serving.clone());
     serving.spawn("daemon's port", async move {
         let ending = tasks.clone();
         let accepted = listener.accept_loop(accepting, move |stream, _| {
-            let Some(permit) = limit.try_acquire() else { return };
-            let (door, ending) = (door.clone(), ending.clone());
+            let Some(place) = places.take().map(Arc::new) else { return };
+            let (client, ending) = (Client::new(door.clone(), &place), ending.clone());
             tasks.spawn("conversation at a port", async move {
-                let _permit = permit;
-                conversation(Unread::new(stream, UNREAD), door, ending).await;
+                tokio::select! {
+                    biased;
+                    () = conversation(Unread::new(stream, UNREAD), client, ending) => {}
+                    () = place.given_away() => {}
+                }
             });
         });
         if let Err(error) = accepted.await {

@@ -15,6 +15,7 @@ use runtime::control::{Handler, Lines};
 use sha2::{Digest as _, Sha256};
 
 use super::api::{self, Api};
+use super::places::Place;
 
 /// Who asks with a wrong token waits this long for the answer.
 const WRONG: Duration = Duration::from_millis(250);
@@ -53,31 +54,48 @@ pub(super) enum Door {
     Metrics(Api, IpAddr),
 }
 
-impl Handler for Door {
+/// Whoever asks at a port, in a place there.
+#[derive(Clone)]
+pub(super) struct Client {
+    door: Door,
+    place: Arc<Place>,
+}
+
+impl Client {
+    pub(super) fn new(door: Door, place: &Arc<Place>) -> Self {
+        Self { door, place: Arc::clone(place) }
+    }
+}
+
+impl Handler for Client {
     type Body = Lines;
 
     async fn answer(&self, request: Request<Incoming>) -> Response<Lines> {
-        let (api, bound) = match self {
-            Self::Api(api, bound, _) | Self::Metrics(api, bound) => (api, *bound),
+        let (api, bound) = match &self.door {
+            Door::Api(api, bound, _) | Door::Metrics(api, bound) => (api, *bound),
         };
         if let Err(why) = comes_from_here(&request, bound) {
             api.count_refused();
             return last(api::problem(StatusCode::FORBIDDEN, Fault::NotPermitted.as_str(), why, None));
         }
-        match self {
-            Self::Api(_, _, key) => {
+        match &self.door {
+            Door::Api(_, _, key) => {
                 if !key.is_in(request.headers()) {
                     api.count_refused();
                     tokio::time::sleep(WRONG).await;
                     return last(unauthorised());
                 }
+                self.place.keep();
                 api.answer(request).await
             }
-            Self::Metrics(..) => match (request.method(), request.uri().path()) {
-                (&Method::GET | &Method::HEAD, "/metrics") => api.answer(request).await,
-                (&Method::GET | &Method::HEAD, _) => api::not_found("here is /metrics and nothing else"),
-                _ => api::problem(StatusCode::METHOD_NOT_ALLOWED, "usage", "only GET and HEAD", None),
-            },
+            Door::Metrics(..) => {
+                let _answering = self.place.keep_for_now();
+                match (request.method(), request.uri().path()) {
+                    (&Method::GET | &Method::HEAD, "/metrics") => api.answer(request).await,
+                    (&Method::GET | &Method::HEAD, _) => api::not_found("here is /metrics and nothing else"),
+                    _ => api::problem(StatusCode::METHOD_NOT_ALLOWED, "usage", "only GET and HEAD", None),
+                }
+            }
         }
     }
 }

@@ -667,7 +667,7 @@ impl Daemon {
                 self.blame(failure);
             }
             // The mistake of a version that is not this one stays.
-            None if is_command && !self.is_written(&known) => {}
+            None if is_command && !(was_mistaken && self.is_written(&known)) => {}
             None => self.in_force(),
         }
         self.view.exposed(&snapshot);

@@ -9,6 +9,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use crate::command::up::same_file::other_spellings;
+
 /// The numbers for one file, and where they are written down.
 pub(in crate::command::up) struct Chosen {
     path: PathBuf,
@@ -41,8 +43,13 @@ impl Chosen {
     /// Reads them. Of a file that cannot be understood nothing is known: the server chooses anew.
     pub(in crate::command::up) fn load(path: PathBuf, config: &Path) -> Self {
         let text = std::fs::read(&path).unwrap_or_default();
-        let kept = Mutex::new(serde_json::from_slice(&text).unwrap_or_default());
-        Self { path, config: config.to_owned(), kept }
+        let mut kept: Kept = serde_json::from_slice(&text).unwrap_or_default();
+        let config = config.to_owned();
+        for other in other_spellings(&config, &config, kept.configs.keys()) {
+            let known = kept.configs.remove(&other).unwrap_or_default();
+            kept.configs.entry(config.clone()).or_insert(known);
+        }
+        Self { path, config, kept: Mutex::new(kept) }
     }
 
     /// The number that a tunnel had at a server.
@@ -109,6 +116,9 @@ mod tests {
         assert_eq!(of(&again, "ssh://b", "web", "localhost"), None);
         assert_eq!(of(&again, "ssh://a", "web", "*"), None);
         assert_eq!(of(&Chosen::load(path.clone(), Path::new("/y")), "ssh://a", "web", "localhost"), None);
+        let other = directory.path().join("link");
+        std::os::unix::fs::symlink(&config, &other).unwrap();
+        assert_eq!(of(&Chosen::load(path.clone(), &other), "ssh://a", "web", "localhost"), Some(4001), "the same file");
         again.set("ssh://a", "web", "localhost", 4003, &web).unwrap();
         assert_eq!(of(&again, "ssh://a", "api", "localhost"), None, "nobody publishes it any more");
         again.set("ssh://b", "web", "localhost", 4004, &web).unwrap();

@@ -16,6 +16,11 @@ struct Bed {
 
 impl Bed {
     fn new(yaml: &str) -> Self {
+        Self::of(yaml, |file| Source::new(file, Selection::default()))
+    }
+
+    /// The same, with this as the source of what is read after the start.
+    fn of(yaml: &str, source: impl FnOnce(PathBuf) -> Source) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("adit.yaml");
         std::fs::write(&file, yaml).unwrap();
@@ -26,8 +31,8 @@ impl Bed {
         let (scope, answering) = (Scope::root(), Scope::root());
         let journal = Journal::start(place.logs()).unwrap();
         let view = View::with_journal(None, &journal).unwrap();
-        let source = Source::new(file.clone(), Selection::default());
-        let read = source.read().unwrap();
+        let read = Source::new(file.clone(), Selection::default()).read().unwrap();
+        let source = source(file.clone());
         let mut running = Running::new(&scope, &scope.child(), Arc::clone(&view));
         running.apply(&read).unwrap();
         let daemon = Daemon::new(Parts {
@@ -175,6 +180,17 @@ async fn what_is_asked_of_forwards_takes_no_version_that_is_being_written() {
     bed.write(&whole);
     bed.start("db").await.unwrap();
     assert_eq!(bed.daemon.mistake(), Value::Null, "what is written is in force");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_forwards_reads_no_file_but_to_see_whether_its_mistake_is_mended() {
+    // It is waited for until it is read for the first time.
+    let bed = Bed::of(WEB, Source::none_yet);
+    bed.start("web").await.unwrap();
+    assert!(bed.daemon.has_no_file(), "it was read");
+    bed.daemon.blame(&Failure::new(Fault::Config, "a mistake", ""));
+    bed.start("web").await.unwrap();
+    assert_eq!((bed.daemon.has_no_file(), bed.daemon.mistake()), (false, Value::Null));
 }
 
 #[tokio::test(flavor = "multi_thread")]
