@@ -6,6 +6,8 @@
 
 #[path = "kernel/again.rs"]
 mod again;
+#[path = "kernel/attempts.rs"]
+mod attempts;
 #[path = "kernel/bad_days.rs"]
 mod bad_days;
 #[path = "kernel/child.rs"]
