@@ -12,6 +12,8 @@ mod attempts;
 mod bad_days;
 #[path = "kernel/child.rs"]
 mod child;
+#[path = "kernel/ways.rs"]
+mod ways;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
