@@ -99,6 +99,7 @@ struct sock_common {
 	unsigned char skc_state;
 	possible_net_t skc_net;
 	unsigned long skc_flags;
+	unsigned int skc_hash;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
 };
@@ -107,6 +108,7 @@ struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
 	__u16 sk_protocol;
+	unsigned char sk_shutdown;
 };
 
 struct inet_sock {

@@ -23,11 +23,15 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
-#define ENETDOWN 100
+#define EPERM 1
 #define EACCES 13
+#define EINVAL 22
 #define EADDRNOTAVAIL 99
+#define ENETDOWN 100
 #define ENETUNREACH 101
 #define EHOSTUNREACH 113
+/* connect has failed by itself, and nothing at the socket says why. Known to src/decode.rs. */
+#define ERROR_UNKNOWN 0xffff
 #define SOCK_DEAD 0
 #define SOCK_DONE 1
 
@@ -180,7 +184,10 @@ struct {
 	__type(value, struct kept);
 } connections SEC(".maps");
 
-/* Sockets whose connection a packet has ended before anybody was seen to own it. */
+/*
+ * Sockets whose connection a packet has ended before anybody was seen to own it, and those whose attempt has failed before
+ * it is known why.
+ */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 32768);
@@ -195,6 +202,14 @@ struct {
 	__type(key, __u64);
 	__type(value, __u8);
 } listeners SEC(".maps");
+
+/* Set once that is so: of which families the exits of connect are seen, which know why it fails: none, IPv4, both. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} connect_exits SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);

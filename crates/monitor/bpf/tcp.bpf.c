@@ -96,13 +96,37 @@ static __inline void crossed(struct sock *sk, const int typed)
 }
 
 /* Why a connection never came to be. */
-static __inline int why_failed(struct tcp_sock *tcp, int error, const int typed)
+static __inline int why_failed(struct sock *sk, struct tcp_sock *tcp, int error, const int typed)
 {
+	unsigned char shut = 0;
 	__u32 packets = 1;
+	unsigned int hash = 1;
 
-	/* connect found no free port: it says so to the process, leaves nothing at the socket, and has sent nothing. */
+	if (error)
+		return error;
 	READ(typed, packets, tcp->segs_out);
-	return !error && !packets ? EADDRNOTAVAIL : error;
+	if (packets)
+		return 0;
+	/* Closed before it had anything to send: with TCP_FASTOPEN_CONNECT the first packet waits for that. */
+	READ(typed, shut, sk->sk_shutdown);
+	if (shut)
+		return 0;
+	/*
+	 * connect itself has failed: it says so to the process, and leaves nothing at the socket. Its first step is to find
+	 * a free port, after which the socket has a hash; the one of an earlier attempt stays, and then it is not known.
+	 */
+	READ(typed, hash, sk->__sk_common.skc_hash);
+	return hash ? ERROR_UNKNOWN : EADDRNOTAVAIL;
+}
+
+/* Whether the exit of connect is seen for this socket. One of IPv6 may be asked for an IPv4 address. */
+static __inline int exit_seen(struct sock *sk, const int typed)
+{
+	__u32 key = 0, *families = bpf_map_lookup_elem(&connect_exits, &key);
+	__u16 family = 0;
+
+	READ(typed, family, sk->__sk_common.skc_family);
+	return families && *families >= (family == AF_INET ? 1 : 2);
 }
 
 /*
@@ -155,7 +179,7 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	__u64 number = number_of(sk, typed);
 	unsigned long socket = 0;
 	struct kept *kept;
-	int error = 0, why = 0, failed;
+	int error = 0, why = 0, failed, waits;
 
 	if (!tcp)
 		return;
@@ -166,7 +190,7 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	READ(typed, error, sk->sk_err);
 	if (failed) {
 		count_change(COUNT_FAILED);
-		why = why_failed(tcp, error, typed);
+		why = why_failed(sk, tcp, error, typed);
 		if (why != error)
 			fails_in_call(number);
 	} else if (last != LISTEN && last != CLOSE && last != SYN_RECV) {
@@ -197,8 +221,15 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	}
 	kept->error = error;
 	kept->state = CLOSE | last << 4;
-	/* Ended by a packet before anybody was seen to own it: the process has yet to close the socket, unless it has. */
-	if (!kept->owner.pid && !failed && !(socket & (1UL << SOCK_DEAD)) && enter(number))
+	/*
+	 * Ended by a packet before anybody was seen to own it: the process has yet to close the socket, unless it has. Or
+	 * connect is about to say why it fails.
+	 */
+	if (failed)
+		waits = why == ERROR_UNKNOWN && exit_seen(sk, typed);
+	else
+		waits = !kept->owner.pid && !(socket & (1UL << SOCK_DEAD));
+	if (waits && enter(number))
 		__sync_fetch_and_add(&waiting_now, 1);
 	else
 		tell_end(kept, sk, tcp, typed);
@@ -297,46 +328,69 @@ int connect_probe(struct pt_regs *ctx)
 
 /* ---- attempts that end before they begin ---- */
 
+/* The place of an attempt whose end waits for what connect says, if there is one. Whoever is given it tells the end. */
+static __inline struct kept *waits_for_why(__u64 number)
+{
+	struct kept *kept;
+
+	if (!waiting_now)
+		return NULL;
+	kept = known(number);
+	if (!kept || !is_kept(kept) || !kept->ended || kept->error != ERROR_UNKNOWN || !waited(number))
+		return NULL;
+	return kept;
+}
+
 /*
- * connect has failed. There was no way to the address, if no change of state was seen in this very call; of what it has
- * told to the socket there is only the address that it was given. A call that told an end has left a mark (`in_call`); an
- * end a moment ago says nothing, as the place may have been that of another socket with this address. With
- * TCP_FASTOPEN_CONNECT who closes without a packet leaves a mark, so it is not believed for long.
+ * connect has failed. There was no way to the address, if no change of state was seen in this very call. A call that told
+ * an end has left a mark (`in_call`); an end a moment ago says nothing, as the place may have been that of another socket
+ * with this address. With TCP_FASTOPEN_CONNECT who closes without a packet leaves a mark, so it is not believed for long.
+ *
+ * The address is the one that connect was given: nothing else has it, or not its port any more.
  */
 static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 family, const __be32 *to)
 {
-	struct kept kept = {};
+	struct kept kept = {}, *place = waits_for_why((__u64)sk);
 	struct record *record;
 
-	kept.opened = kept.ended = bpf_ktime_get_ns();
-	if (failed_in_call((__u64)sk, kept.opened))
-		return 0;
-	if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES)
-		return 0;
-	kept.socket = (__u64)sk;
-	count(COUNT_OPENED);
-	count(COUNT_FAILED);
-	own(&kept, 0, 0);
-	kept.error = error;
-	kept.state = CLOSE | SYN_SENT << 4;
-	READ(0, kept.local_port, sk->__sk_common.skc_num);
-	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
-	if (!record) {
-		if (!fold(&kept))
-			count(COUNT_RING_FULL);
-		return 0;
-	}
-	fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
-	record->family = family;
-	record->remote_port = swapped(port);
-	if (family == AF_INET) {
-		record->remote[0] = to[0];
+	if (place) {
+		kept = *place;
 	} else {
-#pragma unroll
-		for (int i = 0; i < 4; i++)
-			record->remote[i] = to[i];
+		kept.opened = kept.ended = bpf_ktime_get_ns();
+		if (failed_in_call((__u64)sk, kept.opened))
+			return 0;
+		if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES &&
+		    error != EPERM && error != EINVAL)
+			return 0;
+		kept.socket = (__u64)sk;
+		count(COUNT_OPENED);
+		count(COUNT_FAILED);
+		own(&kept, 0, 0);
+		kept.state = CLOSE | SYN_SENT << 4;
+		READ(0, kept.local_port, sk->__sk_common.skc_num);
 	}
-	bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	kept.error = error;
+	record = bpf_ringbuf_reserve(&events, sizeof(*record), 0);
+	if (record) {
+		fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
+		record->family = family;
+		record->remote_port = swapped(port);
+		if (family == AF_INET) {
+			record->remote[0] = to[0];
+		} else {
+#pragma unroll
+			for (int i = 0; i < 4; i++)
+				record->remote[i] = to[i];
+		}
+		bpf_ringbuf_submit(record, every_step ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	} else if (!fold(&kept)) {
+		if (place)
+			tell_later(&kept);
+		else
+			count(COUNT_RING_FULL);
+	}
+	if (place)
+		set_free(place);
 	return 0;
 }
 
@@ -360,7 +414,8 @@ int connect4_exit(__u64 *ctx)
 	__be32 to[4] = {};
 	__u16 port = 0;
 
-	if (result >= 0)
+	/* Too short to be an address. */
+	if (result >= 0 || (result == -EINVAL && (int)ctx[2] < 16))
 		return 0;
 	READ(0, port, name->sin_port);
 	READ(0, to[0], name->sin_addr.s_addr);
@@ -375,7 +430,8 @@ int connect6_exit(__u64 *ctx)
 	struct in6_addr to = {};
 	__u16 port = 0;
 
-	if (result >= 0)
+	/* Too short to be an address. */
+	if (result >= 0 || (result == -EINVAL && (int)ctx[2] < 24))
 		return 0;
 	READ(0, port, name->sin6_port);
 	READ(0, to, name->sin6_addr);

@@ -488,6 +488,9 @@ const fn end(last: State, error: u16, flags: u8) -> End {
     if error != 0 { End::Broken(error) } else { End::Closed }
 }
 
+/// The number of an error that is not known: `ERROR_UNKNOWN` of `bpf/record.h`.
+const UNKNOWN_ERROR: u16 = u16::MAX;
+
 /// The name of an error of Linux, of those that connections end with.
 #[must_use]
 pub const fn error_name(number: u16) -> &'static str {
@@ -498,6 +501,7 @@ pub const fn error_name(number: u16) -> &'static str {
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
+        22 => "EINVAL",
         32 => "EPIPE",
         71 => "EPROTO",
         90 => "EMSGSIZE",
@@ -514,6 +518,7 @@ pub const fn error_name(number: u16) -> &'static str {
         112 => "EHOSTDOWN",
         113 => "EHOSTUNREACH",
         125 => "ECANCELED",
+        UNKNOWN_ERROR => "unknown",
         _ => "other",
     }
 }

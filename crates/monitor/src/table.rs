@@ -3,22 +3,25 @@
 mod histogram;
 mod labels;
 mod open;
+mod process;
+mod remote;
 mod service;
 mod sums;
 mod traffic;
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::histogram::Histogram;
 use self::labels::Labels;
 pub use self::open::Open;
+pub use self::process::Process;
+pub use self::remote::{Remote, RemoteId};
 pub use self::service::service;
 pub use self::sums::{Rate, Sums};
 use self::traffic::Traffic;
-use crate::decode::{Command, ConnectionId, End, Folded, Owner, ProcessId, Record, State, Step};
+use crate::decode::{ConnectionId, End, Folded, Owner, ProcessId, Record, State, Step};
 
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
 /// seconds has seen the last of it.
@@ -138,75 +141,6 @@ pub struct Connection {
     survey: u64,
     /// Whether its handshake is among those that were measured.
     is_measured: bool,
-}
-
-/// A process with connections.
-#[derive(Clone, Debug)]
-pub struct Process {
-    /// Which process.
-    pub id: ProcessId,
-    /// Its name.
-    pub command: Command,
-    /// Its user.
-    pub user: Option<u32>,
-    /// Where it runs.
-    pub place: Option<Arc<str>>,
-    /// Connections that are open now.
-    pub open: usize,
-    /// What it has done.
-    pub sums: Sums,
-    /// Bytes a second of late.
-    pub rate: Rate,
-    /// What its connections had carried when they were seen first: it is in no sum.
-    before: Traffic,
-    at_tick: (u64, u64),
-    last_seen: Duration,
-    /// When it was last looked whether it lives.
-    checked: Duration,
-    dead_since: Option<Duration>,
-}
-
-/// Another machine's address with the port of the service that is used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RemoteId {
-    /// The address there.
-    pub address: IpAddr,
-    /// The port there, or here when the connection came from there.
-    pub port: u16,
-    /// Whether the connections came from there.
-    pub incoming: bool,
-    /// The network namespace of an address that each has for itself, as loopback; 0 of all others.
-    pub netns: u32,
-}
-
-impl RemoteId {
-    /// The remote of a connection.
-    #[must_use]
-    pub const fn of(record: &Record) -> Self {
-        let port = if record.incoming { record.local.port() } else { record.remote.port() };
-        let address = record.remote.ip();
-        let netns = if address.is_loopback() { record.netns } else { 0 };
-        Self { address, port, incoming: record.incoming, netns }
-    }
-}
-
-/// What goes to or comes from another address.
-#[derive(Clone, Debug)]
-pub struct Remote {
-    /// Which one.
-    pub id: RemoteId,
-    /// Connections that are open now.
-    pub open: usize,
-    /// What was done with it.
-    pub sums: Sums,
-    /// The newest round-trip time.
-    pub rtt: Option<Duration>,
-    /// Bytes a second of late.
-    pub rate: Rate,
-    /// What its connections had carried when they were seen first: it is in no sum.
-    before: Traffic,
-    at_tick: (u64, u64),
-    last_seen: Duration,
 }
 
 impl Table {
@@ -653,126 +587,6 @@ impl Table {
             remote.open = remote.open.saturating_sub(1);
             remote.last_seen = now;
         }
-    }
-
-    /// The process of an owner; `None` when there is no room.
-    fn process(&mut self, now: Duration, owner: &Owner, place: Option<Arc<str>>) -> Option<&mut Process> {
-        let id = owner.process;
-        if !self.processes.contains_key(&id) {
-            self.supersede(id);
-            if !self.has_room_for_process(now) {
-                return None;
-            }
-            self.newest.insert(id.pid, id);
-        }
-        let process = self.processes.entry(id).or_insert_with(|| Process {
-            id,
-            command: owner.command,
-            user: owner.user,
-            place: None,
-            open: 0,
-            sums: Sums::default(),
-            rate: Rate::default(),
-            before: Traffic::default(),
-            at_tick: (0, 0),
-            last_seen: now,
-            checked: Duration::ZERO,
-            dead_since: None,
-        });
-        // A process may take another name: exec.
-        process.command = owner.command;
-        process.user = owner.user.or(process.user);
-        process.place = place.or_else(|| process.place.take());
-        Some(process)
-    }
-
-    /// The number belongs to another process now: what had it before is dead.
-    fn supersede(&mut self, id: ProcessId) {
-        let Some(before) = self.newest.get(&id.pid).copied().filter(|before| *before != id) else { return };
-        if self.processes.get(&before).is_some_and(|process| process.open == 0) {
-            self.processes.remove(&before);
-        }
-    }
-
-    /// Room for one more process; when there is none, those that are dead go, or else the one that is idle longest.
-    fn has_room_for_process(&mut self, now: Duration) -> bool {
-        if self.processes.len() < self.limits.processes {
-            return true;
-        }
-        if now < self.processes_busy {
-            return false;
-        }
-        let idle = self.processes.values().filter(|one| one.open == 0);
-        let mut idle: Vec<_> = idle.map(|one| (one.dead_since.is_none(), one.last_seen, one.id)).collect();
-        if idle.is_empty() {
-            self.processes_busy = now + BUSY;
-            return false;
-        }
-        idle.sort_unstable();
-        let dead = idle.iter().filter(|(is_alive, ..)| !is_alive).count();
-        idle.truncate(dead.min(self.limits.processes / EMPTIED).max(1));
-        for (is_alive, _, id) in idle {
-            self.processes.remove(&id);
-            self.overflow.processes += u64::from(is_alive);
-        }
-        true
-    }
-
-    fn remote(&mut self, now: Duration, record: &Record) -> Option<&mut Remote> {
-        let id = RemoteId::of(record);
-        if !self.remotes.contains_key(&id) && !self.has_room_for_remote(now) {
-            self.overflow.remotes += 1;
-            return None;
-        }
-        Some(self.remotes.entry(id).or_insert_with(|| Remote {
-            id,
-            open: 0,
-            sums: Sums::default(),
-            rtt: None,
-            rate: Rate::default(),
-            before: Traffic::default(),
-            at_tick: (0, 0),
-            last_seen: now,
-        }))
-    }
-
-    /// Room for one more remote; when there is none, those go that are idle longest.
-    fn has_room_for_remote(&mut self, now: Duration) -> bool {
-        if self.remotes.len() < self.limits.remotes {
-            return true;
-        }
-        if now < self.remotes_busy {
-            return false;
-        }
-        let idle = self.remotes.values().filter(|one| one.open == 0);
-        let mut idle: Vec<_> = idle.map(|one| (one.last_seen, one.id)).collect();
-        if idle.is_empty() {
-            self.remotes_busy = now + BUSY;
-            return false;
-        }
-        idle.sort_unstable();
-        idle.truncate((self.limits.remotes / EMPTIED).max(1));
-        for (last_seen, id) in idle {
-            self.remotes.remove(&id);
-            self.overflow.remotes += u64::from(now.saturating_sub(last_seen) < KEPT);
-        }
-        true
-    }
-}
-
-impl Process {
-    /// What it has done, with all that its connections have carried, also before anybody looked.
-    #[must_use]
-    pub const fn whole(&self) -> Sums {
-        self.before.before(&self.sums)
-    }
-}
-
-impl Remote {
-    /// What was done with it, with all that its connections have carried, also before anybody looked.
-    #[must_use]
-    pub const fn whole(&self) -> Sums {
-        self.before.before(&self.sums)
     }
 }
 

@@ -6,10 +6,14 @@
 
 #[path = "kernel/again.rs"]
 mod again;
+#[path = "kernel/attempts.rs"]
+mod attempts;
 #[path = "kernel/bad_days.rs"]
 mod bad_days;
 #[path = "kernel/child.rs"]
 mod child;
+#[path = "kernel/ways.rs"]
+mod ways;
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};

@@ -20,7 +20,7 @@ use ::monitor::table::Limits;
 use adit_core::diagnose::Fault;
 use clap::Args;
 use runtime::scope::Scope;
-use runtime::signals::{StopSignal, StopSignals};
+use runtime::signals::{Hangups, StopSignal, StopSignals};
 use serde_json::json;
 
 use self::keys::Keys;
@@ -363,6 +363,8 @@ async fn live(
     asked: &Arc<Asked>,
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
+    // By itself it would end us at once, and leave the terminal without its modes.
+    let mut hangups = Hangups::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let Some(screen) = Screen::take() else {
         return Err(no_terminal());
     };
@@ -384,6 +386,7 @@ async fn live(
                 shared.stop();
                 code = ended_by(signal);
             }
+            () = hangups.next() => shared.stop(),
             ended = &mut working, if end.is_none() => {
                 end = Some(match ended {
                     Ok(Ok(())) => None,

@@ -494,29 +494,34 @@ async fn a_pause_holds_in_other_views_and_a_stop_signal_gives_the_terminal_back(
     assert_eq!(terminal.modes().expect("its modes"), before);
 }
 
+/// Its keys are not read either, as it stands in a write: `q` leaves it where it is.
 #[tokio::test]
-async fn a_live_view_whose_terminal_nobody_reads_ends_by_a_signal_and_gives_it_back() {
-    let home = home();
-    let terminal = Terminal::open(200, 60).expect("a terminal");
-    let before = terminal.modes().expect("its modes");
-    let mut command = adit(home.path());
-    command.args(["top", "--interval", "100ms"]);
-    let mut program = terminal.run(&mut command).expect("it runs");
-    let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("COMMAND")) };
-    eventually(DEADLINE, "the screen", begun).await;
-    terminal.freeze(true);
-    let full = || async { Some(()).filter(|()| terminal.is_full(Duration::from_millis(500)).expect("it is open")) };
-    eventually(DEADLINE, "a full terminal", full).await;
-    program.signal(Signal::TERM).expect("it is told");
-    let program = std::sync::Mutex::new(&mut program);
-    let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
-    assert!(eventually(DEADLINE, "its end", end).await.success());
-    assert_eq!(terminal.modes().expect("its modes"), before);
-    // Whoever comes back to it finds the page of the shell.
-    terminal.freeze(false);
-    let given_back =
-        || async { Some(terminal.screen()).filter(|screen| !screen.cursor_hidden && !screen.alternate).map(drop) };
-    eventually(DEADLINE, "the page of the shell", given_back).await;
+async fn a_live_view_whose_terminal_nobody_reads_ends_by_a_signal_also_after_q_and_gives_it_back() {
+    for (signal, typed) in [(Signal::TERM, ""), (Signal::TERM, "q"), (Signal::HUP, "q")] {
+        let home = home();
+        let terminal = Terminal::open(200, 60).expect("a terminal");
+        let before = terminal.modes().expect("its modes");
+        let mut command = adit(home.path());
+        command.args(["top", "--interval", "100ms"]);
+        let mut program = terminal.run(&mut command).expect("it runs");
+        let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("COMMAND")) };
+        eventually(DEADLINE, "the screen", begun).await;
+        terminal.freeze(true);
+        let full = || async { Some(()).filter(|()| terminal.is_full(Duration::from_millis(500)).expect("it is open")) };
+        eventually(DEADLINE, "a full terminal", full).await;
+        terminal.type_text(typed).expect("it takes keys");
+        program.signal(signal).expect("it is told");
+        let program = std::sync::Mutex::new(&mut program);
+        let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
+        let ended = eventually(DEADLINE, "its end", end).await;
+        assert!(ended.success(), "{signal:?} {typed:?}: {ended}");
+        assert_eq!(terminal.modes().expect("its modes"), before, "{signal:?} {typed:?}");
+        // Whoever comes back to it finds the page of the shell.
+        terminal.freeze(false);
+        let given_back =
+            || async { Some(terminal.screen()).filter(|screen| !screen.cursor_hidden && !screen.alternate).map(drop) };
+        eventually(DEADLINE, "the page of the shell", given_back).await;
+    }
 }
 
 #[test]

@@ -69,6 +69,7 @@ fn an_ipv4_address_in_ipv6_clothes_is_shown_as_what_it_is() {
 #[test]
 fn the_end_says_whose_doing_it_was() {
     assert_eq!(end(State::SynSent, 111, 0), End::Failed(111));
+    assert_eq!(end(State::SynSent, u16::MAX, 0).error(), Some("unknown"));
     assert_eq!(end(State::SynSent, 111, 0).error(), Some("ECONNREFUSED"));
     assert_eq!(end(State::Established, 104, 0), End::Reset);
     assert_eq!(end(State::Established, 0, ABORTED), End::Aborted);

@@ -120,6 +120,7 @@ impl Ebpf {
                 state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
             return Err(SourceError::NotPermitted(rights::judge(&facts, &said.join("; "))));
         }
+        say_exits(&mut programs, &way).map_err(|error| SourceError::broken("a map of the kernel", &error))?;
         way.missing = attach::missing(&way);
         way.missing.extend(super::unseen_processes());
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
@@ -322,6 +323,17 @@ fn ends(programs: &mut aya::Ebpf, processors: usize, each: usize, rings: Rings) 
             shut.map(|()| None).map_err(|error| SourceError::broken("a map of the kernel", &error))
         }
     }
+}
+
+/// Says to the programs of which families they hear why connect fails: then the end of such an attempt waits for that.
+fn say_exits(programs: &mut aya::Ebpf, way: &Way) -> Result<(), aya::maps::MapError> {
+    let families: u32 = match way.chosen("unreachable") {
+        None => 0,
+        Some(part) if part.way.contains("tcp_v6_connect") => 2,
+        Some(_) => 1,
+    };
+    let map = programs.map_mut("connect_exits").map(Array::try_from).transpose()?;
+    map.map_or(Ok(()), |mut map| map.set(0, families, 0))
 }
 
 /// Whether the kernel runs a program that interrupts itself on a processor; not since 6.1.

@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use proptest::prelude::*;
 
 use super::*;
-use crate::decode::{OwnedBy, State};
+use crate::decode::{Command, OwnedBy, State};
 
 const SECOND: Duration = Duration::from_secs(1);
 

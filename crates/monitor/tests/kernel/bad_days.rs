@@ -16,7 +16,7 @@ use super::child::Child;
 use super::{DEADLINE, ends, exchange, has_port, listen, open, open_with_files, pair, release, survey, take};
 
 /// A port that nobody listens at, nor can: its socket is held until the program ends.
-fn closed_port() -> u16 {
+pub(crate) fn closed_port() -> u16 {
     let held = socket(false);
     rustix::net::bind(&held, &SocketAddr::from((std::net::Ipv4Addr::LOCALHOST, 0))).unwrap();
     let address = SocketAddr::try_from(rustix::net::getsockname(&held).unwrap()).unwrap();
@@ -35,9 +35,8 @@ fn a_refused_connection_has_its_error_and_its_process() {
     assert!(found[0].local.port() > 0 && found[0].established.is_none(), "{:#?}", found[0]);
 }
 
-#[test]
-fn a_connection_that_nobody_answers_times_out_with_its_error() {
-    let Some(mut source) = open(&Options::default()) else { return };
+/// One that nobody answers; the port that it was for, which others are for as well.
+pub(crate) fn times_out() -> u16 {
     // A listener without room does not answer.
     let socket = socket(false);
     let address: SocketAddr = "127.0.0.1:0".parse().unwrap();
@@ -50,9 +49,15 @@ fn a_connection_that_nobody_answers_times_out_with_its_error() {
     assert!(full.len() < 4, "there is room for one or two");
     let client = socket_with_user_timeout(Duration::from_millis(300));
     rustix::net::connect(&client, &address).unwrap_err();
-    let timed_out = take(&mut *source, 1, |record| {
-        has_port(record, address.port()) && matches!(record.ended, Some((_, End::Failed(110))))
-    });
+    address.port()
+}
+
+#[test]
+fn a_connection_that_nobody_answers_times_out_with_its_error() {
+    let Some(mut source) = open(&Options::default()) else { return };
+    let port = times_out();
+    let timed_out =
+        take(&mut *source, 1, |record| has_port(record, port) && matches!(record.ended, Some((_, End::Failed(110)))));
     assert_eq!(timed_out.len(), 1);
     assert_eq!(timed_out[0].ended.unwrap().1.error(), Some("ETIMEDOUT"));
 }

@@ -49,9 +49,14 @@ impl Child {
 
     /// A client and a server in a network namespace of their own, to their end.
     pub(crate) fn pair_in_a_network_namespace(port: u16) -> std::io::Result<Output> {
+        Self::in_a_network_namespace(&format!("pair {port}"))
+    }
+
+    /// What this role does in a network namespace of its own, to its end.
+    pub(crate) fn in_a_network_namespace(role: &str) -> std::io::Result<Output> {
         let mut command = Command::new("unshare");
         command.args(["-n", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]).arg(std::env::current_exe()?);
-        command.args(ARGUMENTS).env(ROLE, format!("pair {port}")).output()
+        command.args(ARGUMENTS).env(ROLE, role).output()
     }
 
     fn start(role: &str) -> Self {
@@ -156,6 +161,7 @@ fn the_other_process() {
             let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
             drop((client, listener.accept().unwrap()));
         }
+        ["attempts", port] => super::attempts::that_fail(port.parse().unwrap()),
         _ => panic!("{role}"),
     }
 }

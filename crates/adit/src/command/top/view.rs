@@ -377,6 +377,9 @@ impl View {
     /// Titles and lines for a reader that is no screen: so many lines at most.
     pub(super) fn table(&mut self, width: usize, lines: usize) -> Vec<String> {
         self.arrange();
+        let age = self.by.columns().iter().position(|one| one.title == "AGE");
+        let has_none = |row: &&Row| age.and_then(|at| row.get(at)).is_some_and(Cell::is_unknown);
+        self.layout.is_ageless = !self.order.is_empty() && self.shown(0, lines).iter().all(has_none);
         let shown: Vec<&Row> = self.shown(0, lines);
         let hidden = self.order.len() - shown.len();
         let drawn = self.layout.draw(self.by, &shown, self.sort[self.by as usize], width);

@@ -16,6 +16,8 @@ const GAP: usize = 2;
 pub(super) struct Layout {
     /// Whether there were forwards: from then on they have their column.
     pub(super) forwards: bool,
+    /// Whether ages have no column: of a table that is printed once, where nothing is known of any.
+    pub(super) is_ageless: bool,
     /// How wide cells were, by column.
     pub(super) widths: Vec<usize>,
 }
@@ -84,6 +86,9 @@ impl Layout {
     /// it uses stays. What is sorted by stays as well.
     fn choose(&self, columns: &[Column], widths: &[usize], sort: usize, width: usize) -> Vec<usize> {
         let mut shown: Vec<usize> = (0..columns.len()).collect();
+        if self.is_ageless {
+            shown.retain(|at| columns[*at].title != "AGE" || *at == sort);
+        }
         let unused = (!self.forwards).then_some("FORWARD");
         for title in unused.into_iter().chain(LEAST) {
             let wanted: usize = shown.iter().map(|at| tight(columns[*at], widths[*at]) + GAP).sum();

@@ -442,3 +442,24 @@ fn the_same_address_of_two_network_namespaces_is_marked_in_the_one_that_is_not_o
     first.sort_unstable();
     assert_eq!(first, ["127.0.0.1", "127.0.0.1%6"], "{table:#?}");
 }
+
+#[test]
+fn a_table_has_ages_only_where_some_are_known_and_a_screen_always() {
+    let by_age = |ages: [bool; 2], sort: Option<&str>| {
+        let mut view = View::new(By::Connection, "", SECOND);
+        sort.map_or(Ok(()), |column| view.sort_by(column)).unwrap();
+        let of = |at: usize| Record { seen_late: !ages[at], ..connection(u16::try_from(at).unwrap(), 3, "curl") };
+        view.look(look_at(&[of(0), of(1)], true));
+        let table = view.table(usize::MAX, 10);
+        let titled = screen(&mut view, 200, 24).iter().any(|line| line.contains("AGE"));
+        assert!(titled, "a screen keeps its columns");
+        let words: Vec<usize> = table.iter().map(|line| line.split_whitespace().count()).collect();
+        // There are no forwards.
+        assert_eq!(words, [words[0], words[0] - 1, words[0] - 1], "{table:#?}");
+        table[0].contains("AGE")
+    };
+    assert!(!by_age([false, false], None));
+    assert!(by_age([true, false], None));
+    assert!(by_age([false, false], Some("age")), "it was asked for");
+    assert!(!view().table(usize::MAX, 10).is_empty(), "processes have no age");
+}
