@@ -117,7 +117,7 @@ type Meant = (SshServer, Option<(String, u16)>);
 /// What is to be looked at: a forward of the file that leads through a server, or what was written.
 fn meant(global: &Global, text: &str, how: &SshArguments) -> Result<Meant, Failure> {
     let options = how.options()?;
-    match of_forward(global, text) {
+    match of_forward(global, text)? {
         Some(target) => {
             terminal::say(&format!("the forward {text} leads to {target}"));
             let known = (*target.server.options).clone();
@@ -130,16 +130,28 @@ fn meant(global: &Global, text: &str, how: &SshArguments) -> Result<Meant, Failu
 
 /// Where a forward of this name leads, if that is through an SSH server. A file that cannot be read has none: what was
 /// written is a host then.
-fn of_forward(global: &Global, name: &str) -> Option<SshTarget> {
-    let path = super::up::path(global)?;
-    let text = super::files::read(&path).ok()?;
+///
+/// # Errors
+/// When the file has mistakes and speaks of the name: a host of that name may be anybody's.
+fn of_forward(global: &Global, name: &str) -> Result<Option<SshTarget>, Failure> {
+    let Some((path, text)) =
+        super::up::path(global).and_then(|path| super::files::read(&path).ok().map(|text| (path, text)))
+    else {
+        return Ok(None);
+    };
     // What other forwards need may be set elsewhere.
     let variable = |name: &str| super::files::environment(name).or_else(|| Some(String::new()));
-    let file = AgentFile::parse(&path.display().to_string(), &text, &variable).ok()?;
-    match &file.forward(name)?.to {
+    let file = match AgentFile::parse(&path.display().to_string(), &text, &variable) {
+        Ok(file) => file,
+        Err(problems) if text.contains(&format!("{name}:")) => {
+            return Err(Failure::from(problems).within(&format!("the file speaks of {name} and cannot be used")));
+        }
+        Err(_) => return Ok(None),
+    };
+    Ok(file.forward(name).and_then(|forward| match &forward.to {
         Target::Ssh(target) => Some(target.clone()),
         _ => None,
-    }
+    }))
 }
 
 /// What the file says of a login, with what the command line says over it.

@@ -245,3 +245,17 @@ async fn a_forward_of_the_file_is_tested_and_trusted_by_its_name() {
     assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
     assert!(said.contains(&format!("reaches {}\n", origin.addr())), "{said}");
 }
+
+#[test]
+fn a_forward_of_a_file_with_mistakes_is_not_taken_for_a_host_of_its_name() {
+    let home = tempfile::tempdir().unwrap();
+    let file = "forwards:\n  pg: { to: \"ssh://127.0.0.1:1/127.0.0.1:1\" }\n  web: { to: 3000, listne: 1 }\n";
+    std::fs::write(home.path().join("adit.yaml"), file).unwrap();
+    let output = test_alone(home.path(), &["pg"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("listne") && said.contains("the file speaks of pg"), "{said}");
+    let output = test_alone(home.path(), &["127.0.0.1:1"]);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("connection refused") && !said.contains("listne"), "another host is one: {said}");
+}

@@ -402,3 +402,35 @@ async fn a_port_that_cannot_be_had_is_told_once_whatever_is_started_and_stopped(
     place.ok(&["daemon", "stop"]);
     assert_eq!(place.log().matches("\"event\":\"not-opened\"").count(), 1, "{}", place.log());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_without_room_for_the_token_keeps_the_api_shut_and_nothing_else() {
+    let place = Place::new().await;
+    let port = "daemon: { listen: \"127.0.0.1:0\" }\n";
+    place.write(&format!("forwards:\n{}{port}", place.forward("web", 0, ", start: always")));
+    let state = place.home.path().join("state/adit");
+    std::fs::create_dir_all(&state).unwrap();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+    // Every write to it says that no space is left.
+    let next = state.join("daemon.token.next");
+    std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+    place.start();
+    assert_eq!(get(place.entrance("web")).await, Some(200));
+    let api_now = || place.json(&["daemon", "status"])["daemon"]["ports"]["api"].clone();
+    let shut = api_now();
+    assert_eq!(shut["open"], false, "{shut}");
+    assert!(shut["error"].as_str().unwrap().contains("No space left"), "{shut}");
+    assert!(shut["hint"].as_str().unwrap().contains("daemon.token_file"), "{shut}");
+    // Nor does it stand in the way of a version of the file.
+    place.write(&format!("forwards:\n{}{}{port}", place.forward("web", 0, ""), place.forward("more", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    assert_eq!(get(place.entrance("more")).await, Some(200));
+    assert_eq!(api_now()["open"], false);
+    // There is space again.
+    std::fs::remove_file(&next).unwrap();
+    let opened = async || (api_now()["open"] == true).then_some(());
+    eventually(DEADLINE, "the API is open", opened).await;
+    let (address, token) = api(&place);
+    let bearer = format!("Bearer {token}");
+    assert_eq!(ask(address, "GET", AUTHORITY, "/v1/forwards", &[("authorization", &bearer)]).await.0, 200);
+}

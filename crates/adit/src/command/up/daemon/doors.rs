@@ -60,6 +60,9 @@ impl Which {
     }
 }
 
+/// The file of a token and what is in it; or why the daemon cannot make one now, as on a disk that is full.
+pub(super) type Known = Result<(PathBuf, String), Failure>;
+
 /// The ports of the daemon itself.
 #[derive(Default)]
 pub(super) struct Doors {
@@ -77,6 +80,8 @@ struct Held {
     /// Sockets of a process before this one, by their labels.
     inherited: Vec<(String, TcpListener)>,
     token_file: Option<PathBuf>,
+    /// Why there is no token: without one the API is not opened.
+    no_token: Option<Failure>,
 }
 
 struct Open {
@@ -97,40 +102,34 @@ impl Doors {
     /// The token that a version of the file asks for, read before anything of it is put in force.
     ///
     /// # Errors
-    /// When there is none that can be used.
-    pub(super) fn token(config: &DaemonConfig, own: &Path) -> Result<Option<(PathBuf, String)>, Failure> {
+    /// When the file names one that cannot be used, or the daemon's own is spoiled.
+    pub(super) fn token(config: &DaemonConfig, own: &Path) -> Result<Option<Known>, Failure> {
         if config.listen.is_none() {
             return Ok(None);
         }
         let path = match &config.token_file {
             Some(path) => path.clone(),
-            None => made(own)?,
+            // No mistake of the file: its forwards run without the port, which is opened as soon as this works.
+            None => match made(own) {
+                Ok(path) => path,
+                Err(failure) => return Ok(Some(Err(failure))),
+            },
         };
-        let token = TokenSource::File(path.clone()).read().map_err(|error| failure(&error));
-        let token = token.and_then(|token| {
-            if token.expose().len() >= TOKEN_MIN {
-                return Ok(token);
-            }
-            let text = format!("the token in {} is shorter than {TOKEN_MIN} characters", path.display());
-            let hint = "leave daemon.token_file out, and the daemon makes one that nobody guesses";
-            Err(Failure::new(Fault::Config, text, hint))
-        });
-        let token = match (token, &config.token_file) {
+        let token = match (read(&path), &config.token_file) {
             (Err(failure), None) => {
                 let hint = format!("remove {}, and the daemon makes another one", path.display());
                 return Err(Failure::new(Fault::Config, failure.message(), hint));
             }
             (token, _) => token?,
         };
-        Ok(Some((path, token.expose().clone())))
+        Ok(Some(Ok((path, token))))
     }
 
     /// Opens what a version of the file asks for and closes what it does not. To be called within the runtime.
-    pub(super) fn apply(&self, daemon: &Arc<Daemon>, config: &DaemonConfig, token: Option<(PathBuf, String)>) {
+    pub(super) fn apply(&self, daemon: &Arc<Daemon>, config: &DaemonConfig, token: Option<Known>) {
         let mut held = self.held();
-        if let Some((path, token)) = token {
-            self.key.set(&token);
-            held.token_file = Some(path);
+        if let Some(token) = token {
+            self.learn(&mut held, token);
         }
         let wanted = Some(Which::ALL.map(|which| which.wanted(config)));
         if held.wanted == wanted {
@@ -160,9 +159,25 @@ impl Doors {
         }
     }
 
+    fn learn(&self, held: &mut Held, token: Known) {
+        held.no_token = match token {
+            Ok((path, token)) => {
+                self.key.set(&token);
+                held.token_file = Some(path);
+                None
+            }
+            // The one of before goes on.
+            Err(failure) => Some(failure).filter(|_| held.token_file.is_none()),
+        };
+    }
+
     /// Tries once more what could not be had.
     fn try_again(&self, daemon: &Arc<Daemon>) {
         let mut held = self.held();
+        if held.no_token.is_some() {
+            let token = made(&daemon.place.token()).and_then(|path| Ok((path.clone(), read(&path)?)));
+            self.learn(&mut held, token);
+        }
         for (which, asked, _) in std::mem::take(&mut held.failed) {
             self.open(&mut held, daemon, which, asked);
             if let Some(open) = held.open.iter().find(|open| open.which == which) {
@@ -173,6 +188,10 @@ impl Doors {
     }
 
     fn open(&self, held: &mut Held, daemon: &Arc<Daemon>, which: Which, asked: SocketAddr) {
+        if let Some(failure) = held.no_token.clone().filter(|_| which == Which::Api) {
+            held.failed.push((which, asked, failure));
+            return;
+        }
         let listener = match inherited(&mut held.inherited, which, asked) {
             Some(listener) => Ok(listener),
             None => BoundListener::bind_loopback(asked).map_err(|error| failure(&error)),
@@ -287,11 +306,26 @@ fn inherited(all: &mut Vec<(String, TcpListener)>, which: Which, asked: SocketAd
     BoundListener::from_std(all.swap_remove(index).1).ok()
 }
 
+/// The token in a file.
+fn read(path: &Path) -> Result<String, Failure> {
+    let token = TokenSource::File(path.to_owned()).read().map_err(|error| failure(&error))?;
+    if token.expose().len() >= TOKEN_MIN {
+        return Ok(token.expose().clone());
+    }
+    let text = format!("the token in {} is shorter than {TOKEN_MIN} characters", path.display());
+    let hint = "leave daemon.token_file out, and the daemon makes one that nobody guesses";
+    Err(Failure::new(Fault::Config, text, hint))
+}
+
 /// The daemon's own token, made when it is not there yet.
 fn made(path: &Path) -> Result<PathBuf, Failure> {
     use std::io::Write as _;
     use std::os::unix::fs::OpenOptionsExt as _;
-    let at = |error: io::Error| Failure::new(Fault::Config, format!("{}: {error}", path.display()), "");
+    let at = |error: io::Error| {
+        let hint =
+            format!("the API's token must be written to {}; or name another file as daemon.token_file", path.display());
+        Failure::new(Fault::Config, format!("{}: {error}", path.display()), hint)
+    };
     if let Some(directory) = path.parent() {
         super::place::make_private(directory).map_err(at)?;
     }
@@ -319,14 +353,28 @@ mod tests {
         DaemonConfig { listen: Some(([127, 0, 0, 1], 0).into()), token_file, ..DaemonConfig::default() }
     }
 
+    fn own_token(own: &Path) -> (PathBuf, String) {
+        let found = Doors::token(&config(None), own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        found.unwrap_or_else(|e| panic!("{}", e.text()))
+    }
+
+    #[test]
+    fn a_token_that_cannot_be_made_now_is_no_mistake_of_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("state"), "no directory").unwrap();
+        let own = directory.path().join("state/daemon.token");
+        let found = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        assert!(found.unwrap_err().hint().unwrap().contains("daemon.token_file"));
+    }
+
     #[test]
     fn a_token_is_made_once_for_its_owner_alone() {
         let directory = tempfile::tempdir().unwrap();
         let own = directory.path().join("state/daemon.token");
-        let (path, token) = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        let (path, token) = own_token(&own);
         assert_eq!(path, own);
         assert_eq!(std::fs::metadata(&own).unwrap().permissions().mode() & 0o777, 0o600);
-        let again = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        let again = own_token(&own);
         assert_eq!(again.1, token);
         assert!(Token::parse(&token).is_ok());
     }
@@ -340,7 +388,7 @@ mod tests {
             std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o600)).unwrap();
         };
         write("");
-        let (_, token) = Doors::token(&config(None), &own).unwrap_or_else(|e| panic!("{}", e.text())).unwrap();
+        let (_, token) = own_token(&own);
         assert!(Token::parse(&token).is_ok());
         for spoiled in ["\n", "adit_x\n"] {
             write(spoiled);
