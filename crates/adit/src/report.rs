@@ -32,6 +32,8 @@ pub(crate) struct Failure {
     within: Option<String>,
     /// A port that could be had in the place of one that is taken.
     free_port: Option<u16>,
+    /// What does no harm, and is said after it.
+    notes: Box<[String]>,
 }
 
 impl Failure {
@@ -39,7 +41,15 @@ impl Failure {
     pub(crate) fn new(fault: Fault, message: impl Into<String>, hint: impl Into<String>) -> Self {
         let hint = hint.into();
         let hint = (!hint.is_empty()).then_some(hint);
-        Self { fault, message: message.into(), hint, problems: None, within: None, free_port: None }
+        Self {
+            fault,
+            message: message.into(),
+            hint,
+            problems: None,
+            within: None,
+            free_port: None,
+            notes: Box::default(),
+        }
     }
 
     /// Whose fault it is, in one word.
@@ -83,6 +93,12 @@ impl Failure {
         self.free_port
     }
 
+    /// The same, with what does no harm yet.
+    pub(crate) fn with_notes(mut self, notes: Vec<String>) -> Self {
+        self.notes = notes.into();
+        self
+    }
+
     /// The same, with something more to know.
     pub(crate) fn and(mut self, more: &str) -> Self {
         self.hint = Some(self.hint.map_or_else(|| more.to_owned(), |hint| format!("{hint}; {more}")));
@@ -111,6 +127,7 @@ impl Failure {
             Output::Text => eprint!("{}", self.text()),
             Output::Json => eprintln!("{}", self.json()),
         }
+        self.notes.iter().for_each(|note| eprintln!("note: {note}"));
     }
 
     pub(crate) fn text(&self) -> String {

@@ -92,6 +92,21 @@ fn what_a_disabled_forward_lacks_is_a_note_unless_another_leads_through_it() {
 }
 
 #[test]
+fn mistakes_are_told_before_notes() {
+    let home = home();
+    write(home.path(), ".kube/config", KUBECONFIG);
+    let text = "forwards:
+  old: { to: k8s://gone/default/service/db:5432, listen: 5432, enabled: false }
+  new: { to: { ssh: { server: host, key: missing, host: db, port: 5432 } }, listen: 5433 }
+";
+    write(home.path(), "adit.yaml", text);
+    let said = run(home.path(), &["config", "check"]);
+    let at = |text: &str| said.find(text).unwrap_or_else(|| panic!("{text}: {said}"));
+    assert!(at("forwards.new.to.ssh.key: missing cannot be read") < at("error: 1 problem"), "{said}");
+    assert!(at("error: 1 problem") < at("note: adit.yaml:2:14: forwards.old.to: the context `gone`"), "{said}");
+}
+
+#[test]
 fn files_that_a_file_names_are_opened() {
     let home = home();
     write(home.path(), "empty", "\n");

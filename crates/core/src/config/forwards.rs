@@ -15,8 +15,8 @@ mod limits;
 mod restart;
 
 pub use health::{
-    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeTls,
-    RedisProbe, SaslMechanism, SslMode, StatusRange,
+    Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, PostgresProbe, ProbeText,
+    ProbeTls, RedisProbe, SaslMechanism, SslMode, StatusRange,
 };
 pub use limits::LimitsConfig;
 pub use restart::RestartConfig;

@@ -9,7 +9,7 @@ use super::destination::{CreateSettings, JumpSettings};
 use super::document::Written;
 use super::forwards::{
     Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, KafkaProbe, LimitsConfig, PostgresProbe,
-    ProbeTls, RedisProbe, RestartConfig,
+    ProbeText, ProbeTls, RedisProbe, RestartConfig,
 };
 use super::gateway::{BasicAuth, GatewayTls, PasswordSource, UpstreamScheme};
 use super::publish::{HeaderEdits, HealthCheck, Probe, PublicPlace, PublishedTunnel, TrustConfig};
@@ -130,15 +130,15 @@ fn health(health: &HealthConfig) -> Written {
         HealthProbe::Http(probe) => http_probe(map, probe),
         HealthProbe::Postgres(PostgresProbe { login, database, sslmode, tls }) => {
             let map = credentials(map, login)
-                .with_some("database", database.as_ref().map(Written::text))
+                .with_some("database", database.as_ref().map(probe_text))
                 .with("sslmode", Written::text(sslmode.as_str()));
             trust(map, tls)
         }
         HealthProbe::Redis(RedisProbe { login, tls }) => probe_tls(credentials(map, login), tls.as_ref()),
         HealthProbe::Grpc(GrpcProbe { service, tls, host_header }) => {
             let map = map
-                .with_some("service", (!service.is_empty()).then(|| Written::text(service)))
-                .with_some("host_header", host_header.as_ref().map(Written::text));
+                .with_some("service", (!service.is_empty()).then(|| probe_text(service)))
+                .with_some("host_header", host_header.as_ref().map(probe_text));
             probe_tls(map, tls.as_ref())
         }
         HealthProbe::Kafka(KafkaProbe { login, mechanism, tls }) => {
@@ -151,6 +151,10 @@ fn health(health: &HealthConfig) -> Written {
     health_settings(map, &health.settings)
 }
 
+fn probe_text(text: &ProbeText) -> Written {
+    Written::text(text.shown())
+}
+
 fn http_probe(map: Written, probe: &HttpProbe) -> Written {
     // Whatever a header of a probe says, it is there to be let in.
     let headers = probe.headers.iter();
@@ -159,9 +163,9 @@ fn http_probe(map: Written, probe: &HttpProbe) -> Written {
         .with_some("method", (probe.method != http::Method::GET).then(|| Written::text(probe.method.as_str())))
         .with("path", Written::text(&probe.shown_path))
         .with_some("status", filled(Written::texts(&probe.status)))
-        .with_some("content", probe.content.as_ref().map(Written::text))
+        .with_some("content", probe.content.as_ref().map(probe_text))
         .with_some("headers", filled(headers))
-        .with_some("host_header", probe.host_header.as_ref().map(Written::text));
+        .with_some("host_header", probe.host_header.as_ref().map(probe_text));
     match &probe.tls {
         Some(tls) => trust(map.with("verify", Written::bare(&tls.verify)), tls),
         None => map,
@@ -169,7 +173,7 @@ fn http_probe(map: Written, probe: &HttpProbe) -> Written {
 }
 
 fn credentials(map: Written, login: &Credentials) -> Written {
-    let map = map.with_some("user", login.user.as_ref().map(Written::text));
+    let map = map.with_some("user", login.user.as_ref().map(probe_text));
     match &login.password {
         Some(PasswordSource::Value(_)) => map.with("password", Written::text(REDACTED)),
         Some(PasswordSource::File(path)) => map.with("password_file", Written::text(&path.display())),

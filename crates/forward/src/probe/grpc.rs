@@ -2,7 +2,7 @@
 
 use std::future::Future as _;
 
-use adit_core::config::forwards::GrpcProbe;
+use adit_core::config::forwards::{GrpcProbe, ProbeText};
 use bytes::{BufMut as _, Bytes, BytesMut};
 use http::HeaderMap;
 
@@ -51,7 +51,7 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &GrpcProbe) -> Result<String
 async fn call(
     sender: h2::client::SendRequest<Bytes>,
     request: http::Request<()>,
-    service: &str,
+    service: &ProbeText,
     head: &Head,
 ) -> Result<String, ProbeError> {
     let mut sender = sender.ready().await.map_err(|error| failed(head, &error))?;
@@ -63,7 +63,7 @@ async fn call(
         return Err(ProbeError::Refused { message: format!("it answered {} to a gRPC call", parts.status) });
     }
     // Without a body the trailers are among the headers.
-    refusal(&parts.headers, service)?;
+    refusal(&parts.headers, service.shown())?;
     let mut message = BytesMut::new();
     while let Some(data) = body.data().await {
         let data = data.map_err(|error| failed(head, &error))?;
@@ -74,13 +74,13 @@ async fn call(
         message.extend_from_slice(&data);
     }
     if let Some(trailers) = body.trailers().await.map_err(|error| failed(head, &error))? {
-        refusal(&trailers, service)?;
+        refusal(&trailers, service.shown())?;
     }
     match serving(&message) {
         Some(1) => Ok("it is serving".to_owned()),
-        Some(2) => Err(ProbeError::Refused { message: format!("{} is not serving", named(service)) }),
-        Some(3) => Err(ProbeError::Refused { message: format!("it knows no service `{service}`") }),
-        Some(_) => Err(ProbeError::Refused { message: format!("it does not know how {} is", named(service)) }),
+        Some(2) => Err(ProbeError::Refused { message: format!("{} is not serving", named(service.shown())) }),
+        Some(3) => Err(ProbeError::Refused { message: format!("it knows no service `{}`", service.shown()) }),
+        Some(_) => Err(ProbeError::Refused { message: format!("it does not know how {} is", named(service.shown())) }),
         None => Err(malformed("there is no health in it")),
     }
 }

@@ -52,7 +52,7 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &HttpProbe) -> Result<String
     if let Some(content) = &probe.content {
         asking.doing.begin("reading its answer");
         if !connection.drive(contains(response.into_body(), content.as_bytes())).await? {
-            let message = format!("{} {path} does not say `{content}`", probe.method);
+            let message = format!("{} {path} does not say `{}`", probe.method, content.shown());
             return Err(ProbeError::Refused { message });
         }
     }

@@ -14,7 +14,7 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &RedisProbe) -> Result<Strin
     let mut wire = asking.wire(probe.tls.as_ref(), "Redis").await?;
     if let Some(password) = &password {
         wire.begin("logging in");
-        let user = probe.login.user.as_ref().map(String::as_bytes);
+        let user = probe.login.user.as_ref().map(|user| user.as_bytes());
         let words: Vec<&[u8]> = [&b"AUTH"[..]].into_iter().chain(user).chain([password.expose().as_bytes()]).collect();
         wire.send(&command(&words)).await?;
         answer(&mut wire, Some(password)).await??;

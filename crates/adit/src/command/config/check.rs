@@ -51,39 +51,39 @@ pub(super) fn is_agents(path: &Path, text: &str) -> bool {
 }
 
 /// Where nothing leads to a cluster a kubeconfig that is not there harms nobody yet, but dynamic hosts.
-fn note_kubeconfig(name: &str, file: &AgentFile) {
+fn note_kubeconfig(name: &str, file: &AgentFile) -> Option<String> {
     let is_in_cluster = |target: &Target| matches!(target, Target::Kubernetes(_) | Target::Jump(_));
     if file.kubernetes.kubeconfig.is_empty() || file.targets().iter().any(|(_, target)| is_in_cluster(target)) {
-        return;
+        return None;
     }
-    if let Err(error) = Kubeconfigs::load(&files::kube_settings(&file.kubernetes)) {
-        terminal::say(&format!("note: {name}: kubernetes.kubeconfig: {}", chain(&error)));
-    }
+    let error = Kubeconfigs::load(&files::kube_settings(&file.kubernetes)).err()?;
+    Some(format!("{name}: kubernetes.kubeconfig: {}", chain(&error)))
 }
 
 fn check(path: &Path) -> Result<(), Failure> {
     let text = files::read_once(path)?;
     let name = path.display().to_string();
     let mut named = Named::new(Places::read(&name, &text));
+    let mut notes = Vec::new();
     if is_agents(path, &text) {
         let file = AgentFile::parse(&name, &text, &files::environment)?;
-        note_kubeconfig(&name, &file);
+        notes.extend(note_kubeconfig(&name, &file));
         // One with other settings alone is of use to `adit forward`.
         if file == AgentFile::default() {
             let hint = "`adit config init` writes one with examples; `gateway: {}` is the gateway alone";
-            return Err(Failure::new(Fault::Config, format!("{name} asks for nothing"), hint));
+            return Err(Failure::new(Fault::Config, format!("{name} asks for nothing"), hint).with_notes(notes));
         }
         named.of_agent(&file);
     } else {
         named.of_server(&ServerConfig::parse(&name, &text, &files::environment)?);
     }
-    for note in &named.notes {
-        terminal::say(&format!("note: {}", note.to_string().trim_end()));
+    notes.extend(named.notes.iter().map(|note| note.to_string().trim_end().to_owned()));
+    if named.problems.is_empty() {
+        notes.iter().for_each(|note| terminal::say(&format!("note: {note}")));
+        return Ok(());
     }
-    match named.problems.is_empty() {
-        true => Ok(()),
-        false => Err(Problems::in_order(named.problems).into()),
-    }
+    // What is wrong comes before what does no harm yet.
+    Err(Failure::from(Problems::in_order(named.problems)).with_notes(notes))
 }
 
 /// Why contexts that a file names cannot be used.

@@ -12,6 +12,9 @@ use super::source::Source;
 
 /// How long the file stays as it is before most is let go.
 const QUIET: Duration = Duration::from_secs(3);
+/// What is said of that meanwhile.
+pub(super) const WAITS: &str =
+    "the file takes away most of what runs: it is put in force when it has stayed as it is for 3 s";
 /// A file that is written all the time is taken after this long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -74,6 +77,11 @@ mod tests {
         assert_eq!(waited(&[true, true]).await, Duration::from_secs(1) + QUIET, "anew from each change");
         assert_eq!(waited(&[true, false]).await, Duration::from_secs(1), "it is whole");
         assert_eq!(waited(&[true; 60]).await, PATIENCE);
+    }
+
+    #[test]
+    fn how_long_is_waited_is_said() {
+        assert!(WAITS.ends_with(&format!(" {} s", QUIET.as_secs())));
     }
 
     #[tokio::test]

@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::process::{Child, Stdio};
 
 use rustix::process::Signal;
+use testkit::cluster::{Cluster, ClusterOptions};
 
 use super::life::signal;
 use super::support::{Place, get, is_alive};
@@ -255,6 +256,61 @@ async fn a_daemon_that_is_stopped_is_told_and_how_to_end_it() {
     let gone = || async { (!is_alive(pid)).then_some(()) };
     eventually(DEADLINE, "it ends", gone).await;
     assert_ne!(place.start(), pid, "it was as good as its word");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_is_cut_off_removes_nothing_unless_it_stays_so() {
+    let place = Place::new().await;
+    let all: Vec<String> = ["a", "b", "c", "d"].map(|name| place.forward(name, 0, "")).to_vec();
+    place.write(&format!("forwards:\n{}", all.concat()));
+    let pid = place.start();
+    let (kept, gone) = (place.entrance("a"), place.entrance("d"));
+    // Half of it, and a moment later the rest, with something new; a signal that asks for it waits, too.
+    place.write(&format!("forwards:\n{}", all[0]));
+    place.logged("\"event\":\"reload-waits\"").await;
+    signal(pid, Signal::HUP);
+    place.write(&format!("forwards:\n{}{}", all.concat(), place.forward("new", 0, "")));
+    place.logged("reloaded: added forward new").await;
+    assert_eq!((place.entrance("a"), place.entrance("d")), (kept, gone));
+    assert!(!place.log().contains("removed forward"), "{}", place.log());
+    // This time it stays so.
+    let begun = std::time::Instant::now();
+    place.write(&format!("forwards:\n{}", all[0]));
+    place.logged("most is gone from the file: 4 of 5").await;
+    assert!(begun.elapsed() >= std::time::Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert_eq!((place.json(&["status"])["summary"]["total"].as_u64(), place.entrance("a")), (Some(1), kept));
+    assert_eq!(place.log().matches("\"event\":\"reload-waits\"").count(), 2, "{}", place.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_it_made_in_a_cluster_is_removed_at_its_end() {
+    let place = Place::new().await;
+    let cluster = Cluster::start(ClusterOptions::default()).await;
+    let host = format!("db.internal:{}", place.origin.addr().port());
+    cluster.set_host("default", "adit-jump", &host, place.origin.addr());
+    let kubeconfig = place.home.path().join("kubeconfig");
+    cluster.write_kubeconfig(&kubeconfig);
+    let to = format!(
+        "jump: {{ namespace: default, via: {{ pod: adit-jump, create: {{ image: \"alpine/socat\" }} }}, \
+         host: db.internal, port: {} }}",
+        place.origin.addr().port()
+    );
+    place.write(&format!(
+        "kubernetes: {{ kubeconfig: {} }}\nforwards:\n  db: {{ to: {{ {to} }}, listen: 0 }}\n",
+        kubeconfig.display()
+    ));
+    place.start();
+    let port = place.entrance("db");
+    let served = || async { (get(port).await == Some(200)).then_some(()) };
+    eventually(DEADLINE, "a pod is made and jumped through", served).await;
+    let labels = cluster.get("Pod", "default", "adit-jump").expect("it is there")["metadata"]["labels"].clone();
+    assert_eq!(labels["app.kubernetes.io/managed-by"], "adit");
+    let said = place.ok(&["daemon", "stop"]);
+    assert!(!said.contains("cut off"), "{said}");
+    let asked = cluster.count_requests("DELETE /api/v1/namespaces/default/pods/adit-jump");
+    assert_eq!(asked, 1, "before the daemon has ended: {:?}", cluster.requests());
+    let gone = || async { cluster.get("Pod", "default", "adit-jump").is_none().then_some(()) };
+    eventually(DEADLINE, "the pod is gone", gone).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

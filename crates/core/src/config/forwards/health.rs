@@ -10,8 +10,10 @@ use crate::health::HealthSettings;
 use crate::name::Hostname;
 
 mod parse;
+mod text;
 
 pub(super) use parse::read;
+pub use text::ProbeText;
 
 /// From one probe of a forward to the next. Each costs a connection through the cluster, so it is longer than for
 /// published services.
@@ -68,7 +70,7 @@ impl Default for ProbeTls {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Credentials {
     /// The user.
-    pub user: Option<String>,
+    pub user: Option<ProbeText>,
     /// The user's password.
     pub password: Option<PasswordSource>,
 }
@@ -87,11 +89,11 @@ pub struct HttpProbe {
     /// The statuses that are good; none is all below 400.
     pub status: Vec<StatusRange>,
     /// What the answer must contain.
-    pub content: Option<String>,
+    pub content: Option<ProbeText>,
     /// Headers beside our own.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// What stands in the header `Host`; the target's host if none is given.
-    pub host_header: Option<String>,
+    pub host_header: Option<ProbeText>,
 }
 
 impl Default for HttpProbe {
@@ -144,7 +146,7 @@ pub struct PostgresProbe {
     /// Who logs in; without a user only whether PostgreSQL answers.
     pub login: Credentials,
     /// The database; without it the user's.
-    pub database: Option<String>,
+    pub database: Option<ProbeText>,
     /// Whether TLS is spoken.
     pub sslmode: SslMode,
     /// How the certificate is looked at; `verify` is the mode's.
@@ -191,11 +193,11 @@ pub struct RedisProbe {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GrpcProbe {
     /// The service that is asked after; without it the server as a whole.
-    pub service: String,
+    pub service: ProbeText,
     /// Whether it is spoken over TLS, and how.
     pub tls: Option<ProbeTls>,
     /// The authority of the call; the target's host if none is given.
-    pub host_header: Option<String>,
+    pub host_header: Option<ProbeText>,
 }
 
 /// Questions to a Kafka broker.

@@ -2,7 +2,7 @@
 
 use crate::config::forwards::*;
 use crate::config::gateway::PasswordSource;
-use crate::config::{AgentFile, Problems};
+use crate::config::{AgentFile, Problems, export};
 use crate::health::HealthSettings;
 use crate::secret::Secret;
 
@@ -388,4 +388,27 @@ fn what_variables_hold_in_a_probe_is_run_and_asked_for_but_not_shown() {
         }
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn s6_what_variables_hold_in_any_text_of_a_probe_is_not_shown() {
+    let text = "version: 1\nforwards:\n  \
+                a: { to: 1, health: { type: http, content: \"says ${PW}\", host_header: \"${PW}.test\" } }\n  \
+                b: { to: 2, health: { type: grpc, service: \"${PW}\" } }\n  \
+                c: { to: 3, health: { type: postgres, user: \"${PW}\", password: x, database: \"${PW}\" } }\n  \
+                d: { to: 4, health: { url: \"http://${PW}:1/live\" } }\n  \
+                e: { to: 5, health: { type: kafka, user: \"${PW}\", password: x } }\n";
+    let variable = |name: &str| (name == "PW").then(|| "hunter2".to_owned());
+    let file = AgentFile::parse("adit.yaml", text, &variable).unwrap();
+    let shown = format!("{file:?}{}{}", file.effective_yaml(), file.effective_json());
+    assert!(!shown.contains("content: Some(\"says hunter2"), "{shown}");
+    let shown = file.effective_yaml() + &file.effective_json().to_string();
+    assert!(!shown.contains("hunter2"), "{shown}");
+    for word in ["says [redacted]", "[redacted].test", "[redacted]:1"] {
+        assert!(shown.contains(word), "{word}: {shown}");
+    }
+    let exported = file.export(&export::Selection::default()).unwrap().with_references(text).yaml();
+    assert!(!exported.contains("hunter2") && exported.matches("\"${PW}\"").count() == 4, "{exported}");
+    let HealthProbe::Http(probe) = file.forward("a").unwrap().health.clone().unwrap().probe else { panic!() };
+    assert_eq!(probe.content.as_deref(), Some("says hunter2"), "it is looked for");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use adit_core::diagnose::Fault;
 use adit_core::shutdown::Phase;
-use runtime::control::{ControlLock, ControlSocket};
+use runtime::control::{ControlError, ControlLock, ControlSocket, PrivateDir};
 use runtime::scope::Scope;
 use runtime::signals::StopSignals;
 use runtime::watch::FileWatch;
@@ -25,6 +25,7 @@ use super::launch::READY;
 use super::leaving::{self, Leaving};
 use super::left_out;
 use super::notify::Notify;
+use super::others::Process;
 use super::place::Place;
 use super::presence::{self, Presence};
 use super::state::{Daemon, Ending, Parts, control, internal, lock};
@@ -49,6 +50,9 @@ const REACH_LOOK: Duration = Duration::from_secs(1);
 /// How long a daemon stays, after another has taken over, for the connections that it carries. A signal ends it earlier,
 /// as it ends any daemon.
 const LINGER: Duration = Duration::from_secs(12 * 60 * 60);
+/// How often and from when to when the lock of a daemon that is no more is looked at: for two seconds.
+const RELEASED_LOOKS: usize = 200;
+const RELEASED_LOOK: Duration = Duration::from_millis(10);
 /// How long the end waits for answers that are on their way.
 const LAST_ANSWER: Duration = Duration::from_millis(200);
 /// The exit code when something live was cut off. It was told to end: a service manager must not start it again.
@@ -92,7 +96,7 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     let sockets = match inherited {
         Some(inherited) => inherited,
         None => {
-            let lock = ControlLock::take(&directory).map_err(|error| control(&error))?;
+            let lock = locked(&directory, pause).map_err(|error| control(&error))?;
             let given = activated.control.take();
             let is_activated = given.is_some();
             let socket = match given {
@@ -106,6 +110,22 @@ fn begin(global: &Global, mode: Mode) -> Result<ExitCode, Failure> {
     let journal = Journal::start(place.logs()).map_err(|error| internal(&error))?;
     heard.tell(&journal);
     on_runtime(None, serve(global, mode, Start { place, config, source, journal, sockets, activated }))?
+}
+
+/// The lock. A process that was killed may hold it a moment longer than its number names one that lives: that is waited for.
+fn locked(directory: &PrivateDir, mut pause: impl FnMut()) -> Result<ControlLock, ControlError> {
+    for _ in 0..RELEASED_LOOKS {
+        match ControlLock::take(directory) {
+            Err(ControlError::Running { pid: Some(pid) }) if Process::of(pid).is_none() => pause(),
+            taken => return taken,
+        }
+    }
+    ControlLock::take(directory)
+}
+
+#[expect(clippy::disallowed_methods, reason = "nothing else runs yet")]
+fn pause() {
+    std::thread::sleep(RELEASED_LOOK);
 }
 
 struct Start {
@@ -333,11 +353,21 @@ fn reload_on_change(scope: &Scope, daemon: &Arc<Daemon>, watch: &Arc<FileWatch>)
             let Some(daemon) = daemon.upgrade() else { return };
             // A successor reads it, though this one still connects whom it has accepted.
             daemon.handed_over().await;
+            let mut is_told = false;
             let takes_most = || {
-                let daemon = Arc::clone(&daemon);
-                let look = move || thinned::takes_most(&daemon.source, &daemon.running);
+                let looking = Arc::clone(&daemon);
+                let look = move || thinned::takes_most(&looking.source, &looking.running);
                 let looked = task_scope.spawn_blocking("reload", look);
-                async move { looked.await.unwrap_or(false) }
+                // Told before the wait that follows, once.
+                let tells = !std::mem::replace(&mut is_told, true);
+                let daemon = Arc::clone(&daemon);
+                async move {
+                    let takes_most = looked.await.unwrap_or(false);
+                    if takes_most && tells {
+                        daemon.journal.note("reload-waits", thinned::WAITS, &Value::Null);
+                    }
+                    takes_most
+                }
             };
             if !thinned::settled(&task_scope, &mut changes, takes_most).await {
                 return;
@@ -411,5 +441,22 @@ mod tests {
         std::fs::write(&path, "version: 1\nforwards: { web: { to: 1 } }\n").unwrap();
         let read = source.read().unwrap_or_else(|failure| panic!("{}", failure.text()));
         assert!(read.file.forward("web").is_some() && !source.has_no_file(), "and takes it");
+    }
+
+    #[test]
+    fn a_lock_that_a_dead_process_still_holds_is_waited_for_and_no_other() {
+        let temporary = tempfile::tempdir().unwrap();
+        let directory = PrivateDir::open(&temporary.path().join("run")).unwrap();
+        let mut dead = std::process::Command::new("true").spawn().unwrap();
+        dead.wait().unwrap();
+        let held = ControlLock::take(&directory).unwrap();
+        assert!(locked(&directory, || unreachable!("it lives")).is_err());
+        let say = |pid: u32| std::fs::write(directory.path().join("daemon.lock"), format!("{pid}\n")).unwrap();
+        say(dead.id());
+        let mut looks = 0;
+        assert!(locked(&directory, || looks += 1).is_err(), "it is never let go");
+        assert_eq!(looks, RELEASED_LOOKS);
+        let mut held = Some(held);
+        assert!(locked(&directory, || drop(held.take())).is_ok());
     }
 }

@@ -45,9 +45,10 @@ pub(in crate::command) fn table(status: &Value, verbose: bool, columns: Option<u
         let mut lines = rows(services, columns).into_iter();
         let mut line = || lines.next().unwrap_or_default();
         let _ = writeln!(text, "{}", line());
+        let mut hinted = Vec::new();
         for service in services {
             let _ = writeln!(text, "{}", line());
-            details(&mut text, service, verbose);
+            details(&mut text, service, verbose, &mut hinted);
         }
     }
     published(&mut text, &status["published"]);
@@ -324,8 +325,9 @@ fn next_try(service: &Value) -> Option<String> {
     })
 }
 
-/// Why something is not as it should be, below its row.
-fn details(text: &mut String, service: &Value, verbose: bool) {
+/// Why something is not as it should be, below its row. What is to be done is said once: `hinted` has what was said, and of
+/// which forward, as many of them lead through one SSH server or cluster.
+fn details<'a>(text: &mut String, service: &'a Value, verbose: bool, hinted: &mut Vec<(&'a str, &'a str)>) {
     let streams = service["streams"].as_u64().unwrap_or(0);
     if service["status"] == "stopped" && streams > 0 {
         let (verb, they) = if streams == 1 { ("goes", "it ends") } else { ("go", "they end") };
@@ -345,7 +347,13 @@ fn details(text: &mut String, service: &Value, verbose: bool) {
         let _ = writeln!(text, "    {probe}");
     }
     if let Some(hint) = service["hint"].as_str().filter(|_| reason.is_some() || probe.is_some()) {
-        let _ = writeln!(text, "    hint: {hint}");
+        match hinted.iter().find(|(said, _)| *said == hint) {
+            Some((_, name)) => _ = writeln!(text, "    hint: as for {name}"),
+            None => {
+                hinted.push((hint, service["name"].as_str().unwrap_or("?")));
+                let _ = writeln!(text, "    hint: {hint}");
+            }
+        }
     }
     if !verbose {
         return;
@@ -432,6 +440,17 @@ mod tests {
             text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_is_to_be_done_for_several_is_said_once() {
+        let one = |name: &str, hint: &str| json!({ "name": name, "status": "failed", "reason": "bastion is away", "hint": hint });
+        let many =
+            json!([one("db", "look at it"), one("web", "look at it"), one("api", "dial it"), one("mq", "look at it")]);
+        let text = table(&status_of(&many), false, None);
+        let count = |said: &str| text.matches(&format!("\n    {said}\n")).count();
+        assert_eq!((count("hint: look at it"), count("hint: dial it"), count("hint: as for db")), (1, 1, 2), "{text}");
+        assert_eq!(count("bastion is away"), 4, "{text}");
     }
 
     fn status_of(services: &Value) -> Value {

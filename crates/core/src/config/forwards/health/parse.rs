@@ -4,7 +4,7 @@ use http::{HeaderName, HeaderValue, Method, Uri};
 
 use super::{
     Credentials, ExecProbe, GrpcProbe, HealthConfig, HealthProbe, HttpProbe, INTERVAL, KafkaProbe, PostgresProbe,
-    ProbeTls, RedisProbe, SaslMechanism, SslMode, StatusRange,
+    ProbeText, ProbeTls, RedisProbe, SaslMechanism, SslMode, StatusRange,
 };
 use crate::config::gateway::PasswordSource;
 use crate::config::reader::{Complaint, Section, number, positive_duration};
@@ -161,7 +161,7 @@ fn probe(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>, url: Opt
         Some(wished) => wished.then(|| tls.clone()),
         None => (known.is_some() || section.holds("ca") || section.holds("server_name")).then(|| tls.clone()),
     };
-    let service = section.text("service");
+    let service = text(section, "service");
     let mechanism = section.word("mechanism", &MECHANISMS);
     let exec = exec(section, kind, base);
     match kind {
@@ -191,6 +191,11 @@ fn probe(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>, url: Opt
     }
 }
 
+/// A text that is shown without what variables hold.
+fn text(section: &Section<'_>, key: &'static str) -> Option<ProbeText> {
+    section.text(key).map(|text| ProbeText::new(text, section.shown(key).pop()))
+}
+
 const MECHANISMS: [(&str, SaslMechanism); 3] = [
     ("plain", SaslMechanism::Plain),
     ("scram-sha-256", SaslMechanism::ScramSha256),
@@ -212,7 +217,7 @@ fn login(section: &Section<'_>, base: Option<&Credentials>) -> Credentials {
     if section.holds("password") && section.holds("password_file") {
         section.complain("password_file", Complaint::new("there is a password as well", "keep one of the two"));
     }
-    Credentials { user: section.text("user").or(known.user), password: value.or(file).or(known.password) }
+    Credentials { user: text(section, "user").or(known.user), password: value.or(file).or(known.password) }
 }
 
 fn check_sasl(section: &Section<'_>, login: &Credentials) {
@@ -251,9 +256,12 @@ fn http(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>, url: Opti
             section.complain("url", complaint);
         }
     }
-    let host = url.map(|url| url.host.clone());
+    let shown_url = section.shown("url").pop();
+    let host = url.map(|url| ProbeText::new(url.host.clone(), shown_url.as_deref().map(host_of_url)));
     let headers = section.optional_section("headers").map(|section| headers(&section));
-    let shown_path = match (section.shown("path").pop(), section.shown("url").pop()) {
+    let own_host = section.get("host_header", host_header);
+    let own_host = own_host.map(|host| ProbeText::new(host, section.shown("host_header").pop()));
+    let shown_path = match (section.shown("path").pop(), shown_url) {
         (Some(path), _) => path,
         (None, Some(url)) => path_of_url(&url),
         (None, None) => base.shown_path,
@@ -264,9 +272,9 @@ fn http(section: &Section<'_>, kind: Kind, base: Option<&HealthProbe>, url: Opti
         method: section.get("method", method).unwrap_or(base.method),
         path: section.get("path", path).or_else(|| url.map(|url| url.path.clone())).unwrap_or(base.path),
         status: section.list("status", status).unwrap_or(base.status),
-        content: section.text("content").or(base.content),
+        content: text(section, "content").or(base.content),
         headers: headers.unwrap_or(base.headers),
-        host_header: section.get("host_header", host_header).or(host).or(base.host_header),
+        host_header: own_host.or(host).or(base.host_header),
     }
 }
 
@@ -277,7 +285,7 @@ fn postgres(section: &Section<'_>, base: Option<&HealthProbe>, login: &Credentia
     };
     HealthProbe::Postgres(PostgresProbe {
         login: login.clone(),
-        database: section.text("database").or(known.database),
+        database: text(section, "database").or(known.database),
         sslmode: section.word("sslmode", &SSL_MODES).unwrap_or(known.sslmode),
         tls: tls.clone(),
     })
@@ -317,6 +325,12 @@ fn url(text: &str) -> Result<Url, Complaint> {
     }
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
     Ok(Url { tls, host: authority.as_str().to_owned(), path: path.to_owned() })
+}
+
+/// The host of such a URL.
+fn host_of_url(url: &str) -> String {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    rest.split('/').next().unwrap_or_default().to_owned()
 }
 
 /// The path of a URL in which variables are hidden: what is hidden may be no part of a URL.
