@@ -114,6 +114,65 @@ async fn what_a_companys_configuration_has_besides_stops_nothing() {
     assert!(faults.contains(&format!("not {} (no such file)", own("nowhere").display())), "{faults}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_home_is_the_one_that_ssh_takes_for_it_and_the_environments_without_ssh() {
+    let sshd = Sshd::start(&[]).await;
+    let home = home_for(&sshd);
+    let config = home.path().join("other");
+    let lines = format!(
+        "Host bastion\n  HostName {}\n  Port {}\n  IdentityFile ~/.ssh/no-such-key\n  IdentitiesOnly yes\n  IdentityAgent \
+         none\n  UserKnownHostsFile ~/no-such-file {}\n",
+        sshd.addr().ip(),
+        sshd.addr().port(),
+        sshd.known_hosts().display(),
+    );
+    std::fs::write(&config, lines).unwrap();
+    let shell = std::process::Command::new("sh").args(["-c", "eval echo ~$(id -un)"]).output().unwrap();
+    let of_user = String::from_utf8(shell.stdout).unwrap().trim().to_owned();
+    let config = config.display().to_string();
+    let arguments = ["--ssh-config", &config, "bastion"];
+    let mut command = adit(home.path());
+    let output = command.env_remove("SSH_AUTH_SOCK").args(["ssh", "test"]).args(arguments).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("not {of_user}/.ssh/no-such-key (no such file)")), "{said}");
+    let output = test_alone(home.path(), &arguments);
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains(&format!("not {}/.ssh/no-such-key (no such file)", home.path().display())), "{said}");
+}
+
+/// Mistyped at first; nothing of it is shown.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_person_at_a_terminal_is_asked_for_the_passphrase_of_a_key() {
+    let sshd = Sshd::start(&[]).await;
+    let home = home_for(&sshd);
+    let key = sshd.make_key("locked", "ed25519", "open sesame");
+    sshd.authorize(&key);
+    let mut command = adit(home.path());
+    command
+        .env("PATH", std::env::var_os("PATH").unwrap())
+        .env_remove("SSH_AUTH_SOCK")
+        .env_remove("ADIT_SSH_PASSPHRASE");
+    let config = home.path().join(".ssh/work.conf").display().to_string();
+    let key = key.display().to_string();
+    command.args(["ssh", "test", "--ssh-config", &config, "--key", &key, "bastion"]);
+    let terminal = testkit::terminal::Terminal::open(200, 24).unwrap();
+    let mut program = terminal.control(&[], &command).unwrap();
+    let asked = |times: usize| {
+        let terminal = &terminal;
+        move || async move { (terminal.screen().text().matches("Passphrase of ").count() == times).then_some(()) }
+    };
+    eventually(DEADLINE, "it asks", asked(1)).await;
+    terminal.type_text("opne sesame\n").unwrap();
+    eventually(DEADLINE, "it asks again", asked(2)).await;
+    terminal.type_text("open sesame\n").unwrap();
+    let program = std::sync::Mutex::new(&mut program);
+    let ended = || async { program.lock().unwrap().ended().unwrap() };
+    let status = eventually(DEADLINE, "it ends", ended).await;
+    let shown = terminal.screen().text();
+    assert!(status.success() && shown.contains("logged in as "), "{shown}");
+    assert!(!shown.contains("sesame"), "{shown}");
+}
+
 /// `adit ssh trust`, with nobody to be asked; what it said.
 fn trust(home: &Path, arguments: &[&str]) -> (bool, String) {
     let mut command = adit(home);

@@ -25,6 +25,8 @@ use super::words::printable;
 const AGENT_TIMEOUT: Duration = Duration::from_secs(60);
 /// A server that asks more often than this has no question.
 const ROUNDS_MAX: usize = 8;
+/// What we log in by, in the order in which it is tried.
+const METHODS: [&str; 3] = ["publickey", "keyboard-interactive", "password"];
 /// How often a person may mistype.
 const PROMPTS: usize = 3;
 
@@ -135,9 +137,8 @@ impl Login<'_> {
 
     /// The next method that the server takes and the settings allow, in their order.
     fn next_method(&self, allowed: &MethodSet, done: &HashSet<&'static str>) -> Option<&'static str> {
-        let ours = ["publickey", "keyboard-interactive", "password"];
         let settings = &self.known.settings;
-        let mut order: Vec<&'static str> = ours.to_vec();
+        let mut order: Vec<&'static str> = METHODS.to_vec();
         order.sort_by_key(|method| settings.preferred.iter().position(|preferred| preferred == method));
         let is_allowed = |method: &&str| allowed.iter().any(|kind| <&str>::from(kind) == *method);
         let is_safe = |method: &&str| !self.only_keys || *method == "publickey";
@@ -345,7 +346,7 @@ impl Login<'_> {
         self.outcome(result)
     }
 
-    /// Questions that the server asks. A person may mistype, and a password that is wrong is not said again.
+    /// Questions that the server asks. A person may mistype, and a password that let nobody in is not said again.
     async fn interactive(&mut self) -> Result<Option<Outcome>, SshError> {
         let question = password_question(self.known);
         // Begun and not answered it would be a failed login, which the server may count.
@@ -355,11 +356,16 @@ impl Login<'_> {
         }
         let mut outcome = None;
         for _ in 0..PROMPTS {
-            outcome = self.questions().await?;
-            let Some(Outcome::Next(next)) = &outcome else { break };
+            let asked = self.questions().await;
             let mistyped = self.secrets.was_asked(&question);
-            self.secrets.forget(&question);
-            if !mistyped || !next.contains(&MethodKind::KeyboardInteractive) {
+            // A server may end the connection instead of an answer.
+            if !matches!(asked, Ok(Some(Outcome::In))) {
+                self.secrets.forget(&question);
+            }
+            outcome = asked?;
+            let goes_on =
+                matches!(&outcome, Some(Outcome::Next(next)) if next.contains(&MethodKind::KeyboardInteractive));
+            if !mistyped || !goes_on {
                 break;
             }
         }
@@ -440,13 +446,18 @@ impl Login<'_> {
             self.tried.push("password".to_owned());
             let offer = self.handle.authenticate_password(&user, password.into_exposed());
             let result = bounded(self.timeout, offer).await;
+            let was_right =
+                matches!(result, Some(Ok(AuthResult::Success | AuthResult::Failure { partial_success: true, .. })));
+            let mistyped = !was_right && self.secrets.was_asked(&question);
+            // A server may end the connection instead of an answer.
+            if !was_right {
+                self.secrets.forget(&question);
+            }
             let outcome = self.outcome(result)?;
-            let mistyped = self.secrets.was_asked(&question)
-                && matches!(&outcome, Outcome::Next(next) if next.contains(&MethodKind::Password));
-            if !mistyped {
+            let goes_on = matches!(&outcome, Outcome::Next(next) if next.contains(&MethodKind::Password));
+            if !mistyped || !goes_on {
                 return Ok(Some(outcome));
             }
-            self.secrets.forget(&question);
         }
         Ok(None)
     }
@@ -479,8 +490,14 @@ impl Login<'_> {
     fn refused(&self, allowed: &MethodSet, cut: bool) -> SshError {
         let server = self.known.server.to_string();
         let names: Vec<&str> = allowed.iter().map(<&str>::from).collect();
-        let tried =
-            if self.tried.is_empty() { "nothing, as there is no key".to_owned() } else { self.tried.join(", ") };
+        let no_method = !cut && self.tried.is_empty() && !names.iter().any(|name| METHODS.contains(name));
+        let tried = if no_method {
+            "nothing".to_owned()
+        } else if self.tried.is_empty() {
+            "nothing, as there is no key".to_owned()
+        } else {
+            self.tried.join(", ")
+        };
         let hint = if self.only_keys {
             format!(
                 "its host key has changed, so no password is sent; if that was on purpose: delete the old line from \
@@ -491,14 +508,22 @@ impl Login<'_> {
                 .to_owned()
         } else if self.tried.iter().any(|tried| tried.contains(keys::IN_HARDWARE)) {
             "only OpenSSH can use a key in hardware: `backend: openssh`".to_owned()
+        } else if let Some(why) = self.known.only_openssh {
+            format!("only OpenSSH can do what its settings want ({why}): `backend: openssh`")
         } else if let Some(hint) = self.unfit_hint() {
             hint
+        } else if no_method {
+            "what it takes, such as GSSAPI, only OpenSSH can do: `backend: openssh`".to_owned()
         } else if names == ["publickey"] {
             format!("name the key that {server} knows: IdentityFile in ~/.ssh/config, `key` in adit.yaml, or ssh-add")
         } else {
             "check user and key, or give a password with $ADIT_SSH_PASSWORD or password_file".to_owned()
         };
-        let allowed = if names.is_empty() { "nothing more".to_owned() } else { names.join(", ") };
+        let allowed = match names.is_empty() {
+            true if no_method => "no method that adit knows".to_owned(),
+            true => "nothing more".to_owned(),
+            false => names.join(", "),
+        };
         SshError::Refused { server, user: self.known.settings.user.clone(), tried, allowed, hint }
     }
 }

@@ -14,6 +14,7 @@ use super::dial::{Dial, Notes};
 use super::error::SshError;
 use super::key_files::KeyFiles;
 use super::link::{Link, OpenError};
+use super::openssh::hops::Hops;
 use super::openssh::{self, Master};
 use super::refusals::Denial;
 use super::servers::{Refusal, SshServers};
@@ -356,7 +357,12 @@ impl Bastion {
         let files = (KeyFiles::of(scope, &known).await, KeyFiles::of_credentials(scope, &known).await);
         (self.state().key_files, self.state().credential_files) = files;
         if known.by_openssh() {
-            return Master::log_in(scope, known).await.map(Way::OpenSsh);
+            let hops = Hops::of(scope, &known).await?;
+            for hop in hops.iter() {
+                let files = KeyFiles::of(scope, hop).await;
+                self.state().key_files.add(files);
+            }
+            return Master::log_in(scope, known, &hops).await.map(Way::OpenSsh);
         }
         let dial =
             Dial { servers: &self.servers, scope, secrets: &self.secrets, notes, asked, hop_files: OnceLock::new() };

@@ -74,6 +74,16 @@ pub enum SshError {
         /// Why.
         reason: String,
     },
+    /// The program `ssh` does not accept its key.
+    #[error("the program ssh does not accept the host key of {server}: {reason}")]
+    Unaccepted {
+        /// The server as it was written.
+        server: String,
+        /// Why.
+        reason: String,
+        /// What to do.
+        hint: String,
+    },
     /// It does not let us in.
     #[error("ssh server {server} refused the login of {user}: tried {tried}; it takes {allowed}")]
     Refused {
@@ -129,13 +139,17 @@ impl SshError {
             | Self::UnknownKey { .. }
             | Self::ChangedKey { .. }
             | Self::BadKey { .. }
+            | Self::Unaccepted { .. }
             | Self::Refused { .. } => false,
         }
     }
 
     /// Whether it is the server's key, which does not change by itself.
     pub(crate) fn is_host_key(&self) -> bool {
-        matches!(self, Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. })
+        matches!(
+            self,
+            Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. } | Self::Unaccepted { .. }
+        )
     }
 
     /// Whether somebody has to see to it: then it is not tried again for long, and nobody is made to wait.
@@ -161,9 +175,11 @@ impl Diagnose for SshError {
             Self::Unreachable { .. } | Self::Timeout { .. } | Self::Protocol { .. } | Self::Command { .. } => {
                 Fault::Upstream
             }
-            Self::UnknownKey { .. } | Self::ChangedKey { .. } | Self::BadKey { .. } | Self::Refused { .. } => {
-                Fault::Auth
-            }
+            Self::UnknownKey { .. }
+            | Self::ChangedKey { .. }
+            | Self::BadKey { .. }
+            | Self::Unaccepted { .. }
+            | Self::Refused { .. } => Fault::Auth,
         }
     }
 
@@ -183,7 +199,7 @@ impl Diagnose for SshError {
             Self::BadKey { .. } => {
                 "ask the server's owner for its key, or for a certificate that is in force".to_owned()
             }
-            Self::Refused { hint, .. } => hint.clone(),
+            Self::Refused { hint, .. } | Self::Unaccepted { hint, .. } => hint.clone(),
             Self::Command { server, .. } => format!("see whether `ssh {server}` works"),
         })
     }

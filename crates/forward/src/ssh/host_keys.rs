@@ -272,7 +272,7 @@ fn append(path: &Path, line: &str) -> std::io::Result<()> {
 }
 
 /// `adit ssh trust` for a server, with what its forward says besides.
-fn accept(server: &SshServer) -> String {
+pub(super) fn accept(server: &SshServer) -> String {
     let options = &server.options;
     let file = |flag: &str, path: &Option<std::path::PathBuf>| {
         path.as_ref().map_or_else(String::new, |path| format!(" {flag} {}", word(&path.display().to_string())))
@@ -283,7 +283,7 @@ fn accept(server: &SshServer) -> String {
 }
 
 /// As a shell takes it for one.
-fn word(text: &str) -> String {
+pub(super) fn word(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./:@,+=~".contains(c);
     if text.chars().all(is_plain) { text.to_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }

@@ -13,6 +13,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use adit_core::ssh::StrictHostKeys;
 use runtime::Scope;
 use runtime::connect::Io;
 use tokio::io::AsyncReadExt as _;
@@ -20,6 +21,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
+use self::hops::Hops;
 use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
@@ -39,8 +41,18 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 const WORDS_MAX: u64 = 64 * 1024;
 /// What `ssh` says once it is let in.
 const LET_IN: &str = "Authenticated to ";
-/// Our greeting and the request to end, as OpenSSH's `PROTOCOL.mux` has them: lengths, kinds, version 4, request 0.
-const EXIT: [u8; 24] = [0, 0, 0, 8, 0, 0, 0, 1, 0, 0, 0, 4, 0, 0, 0, 8, 0x10, 0, 0, 5, 0, 0, 0, 0];
+/// Our greeting, as OpenSSH's `PROTOCOL.mux` has it: length, kind, version 4.
+const HELLO: [u32; 3] = [8, 1, 4];
+/// The request for a sign of life.
+const ALIVE: u32 = 0x1000_0004;
+/// Its answer, which names the request.
+const LIVES: u32 = 0x8000_0005;
+/// The request to end.
+const EXIT: u32 = 0x1000_0005;
+/// No word of a master is longer.
+const WORD_MAX: usize = 4096;
+
+pub(crate) mod hops;
 
 /// A login that is shared by the streams. It ends when the last who has it drops it.
 pub(crate) struct Master {
@@ -48,36 +60,59 @@ pub(crate) struct Master {
     socket: PathBuf,
     line: std::os::unix::net::UnixStream,
     ended: watch::Receiver<bool>,
+    /// The last request for a sign of life, and the last that was answered.
+    asked: Mutex<u32>,
+    answered: watch::Receiver<u32>,
 }
 
 impl Master {
     /// Logs in.
-    pub(crate) async fn log_in(scope: &Scope, known: Known) -> Result<Arc<Self>, SshError> {
+    pub(crate) async fn log_in(scope: &Scope, known: Known, hops: &Hops) -> Result<Arc<Self>, SshError> {
         let sockets = sockets().map_err(|reason| fault(&known, reason))?;
         let socket = sockets.join(&known.socket);
-        start(&known, &socket).await?;
+        start(&known, hops, &socket).await?;
         // It has let us in: what is wrong now is no reason to log in again and again.
         let lost = |error: std::io::Error| after_login(&known, format!("its master: {}", crate::error::words(&error)));
         let greeting = async {
             let mut line = UnixStream::connect(&socket).await?;
-            line.read_u8().await?;
+            word(&mut line).await?;
             line.into_std()
         };
         let line = match tokio::time::timeout(GREETING, greeting).await {
             Ok(line) => line.map_err(lost)?,
             Err(_) => return Err(lost(std::io::ErrorKind::TimedOut.into())),
         };
+        send(&line, &HELLO).map_err(lost)?;
         let mut watched = line.try_clone().and_then(UnixStream::from_std).map_err(lost)?;
         let (over, ended) = watch::channel(false);
+        let (lives, answered) = watch::channel(0);
         scope.spawn("watch the master of ssh", async move {
-            let mut word = [0; 256];
-            while matches!(watched.read(&mut word).await, Ok(1..)) {}
+            while let Ok((kind, request)) = word(&mut watched).await {
+                if kind == LIVES {
+                    lives.send_replace(request);
+                }
+            }
             over.send_replace(true);
         });
-        Ok(Arc::new(Self { known, socket, line, ended }))
+        Ok(Arc::new(Self { known, socket, line, ended, asked: Mutex::new(0), answered }))
+    }
+
+    /// Waits until it has shown that it still does its work, which one that is about to end does not. It is asked by the
+    /// line that we have: its socket may have been removed.
+    pub(crate) async fn lives(&self) -> bool {
+        let request = {
+            let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+            *asked += 1;
+            if send(&self.line, &[8, ALIVE, *asked]).is_err() {
+                return false;
+            }
+            *asked
+        };
+        self.answered.clone().wait_for(|answered| *answered >= request).await.is_ok()
     }
 
     /// Where it listens.
+    #[cfg(test)]
     pub(crate) fn socket(&self) -> &Path {
         &self.socket
     }
@@ -99,17 +134,33 @@ impl Master {
 impl Drop for Master {
     fn drop(&mut self) {
         // Nobody waits for the answer, and should it not be read the master ends a little later.
-        let _ = self.line.write(&EXIT);
+        let _ = send(&self.line, &[8, EXIT, 0]);
         let _ = self.line.shutdown(Shutdown::Write);
     }
 }
 
+/// Says numbers to a master, all or nothing of them: they fit where nearly nothing waits.
+fn send(mut line: &std::os::unix::net::UnixStream, words: &[u32]) -> std::io::Result<()> {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_be_bytes()).collect();
+    if line.write(&bytes)? == bytes.len() { Ok(()) } else { Err(std::io::ErrorKind::WriteZero.into()) }
+}
+
+/// What a master says next: its kind and the number after that.
+async fn word(line: &mut UnixStream) -> std::io::Result<(u32, u32)> {
+    let length = usize::try_from(line.read_u32().await?).unwrap_or(usize::MAX);
+    let (kind, number) = (line.read_u32().await?, line.read_u32().await?);
+    let rest = length.checked_sub(8).filter(|rest| *rest <= WORD_MAX).ok_or(std::io::ErrorKind::InvalidData)?;
+    line.read_exact(&mut vec![0; rest]).await?;
+    Ok((kind, number))
+}
+
 /// Has a master made, and says what is wrong when there is none.
-async fn start(known: &Known, socket: &Path) -> Result<(), SshError> {
+async fn start(known: &Known, hops: &Hops, socket: &Path) -> Result<(), SshError> {
     let mut command = ssh(known, socket);
     command.args(["-o", "ControlMaster=auto", "-o", &format!("ControlPersist={PERSIST}")]);
-    if let Some(jump) = &known.server.options.jump {
-        command.args(["-J", jump]);
+    let words_of_hops = socket.with_extension("said");
+    if let Some(way) = hops.command(&words_of_hops) {
+        command.args(["-o", &format!("ProxyCommand={way}")]);
     }
     // The ports that the user's own sessions open are no business of ours.
     command.args(["-f", "-N", "-o", "ClearAllForwardings=yes", "-o", "LogLevel=VERBOSE", "--", &known.server.host]);
@@ -118,18 +169,24 @@ async fn start(known: &Known, socket: &Path) -> Result<(), SshError> {
     let after = known.connect_timeout + FINGER;
     let mut running = command.spawn().map_err(|error| not_run(known, &error))?;
     let ended = tokio::time::timeout(after, end_of(&mut running)).await;
+    let by_hops = std::fs::read(&words_of_hops).unwrap_or_default();
+    // Most logins have no hops.
+    let _ = std::fs::remove_file(&words_of_hops);
     let ended = ended.map_err(|_| SshError::Timeout {
         server: known.server.to_string(),
         after,
         step: "the login by the program ssh",
     })?;
     let (status, said) = ended.map_err(|error| fault(known, crate::error::words(&error)))?;
-    if status.success() { Ok(()) } else { Err(failed(known, status, &said)) }
+    if status.success() { Ok(()) } else { Err(failed(known, hops, status, &[by_hops, said].concat())) }
 }
 
-fn failed(known: &Known, status: ExitStatus, said: &[u8]) -> SshError {
+fn failed(known: &Known, hops: &Hops, status: ExitStatus, said: &[u8]) -> SshError {
     let text = String::from_utf8_lossy(said);
-    if let Some(error) = text.lines().find_map(|line| refusal(known, line)) {
+    if let Some(error) = text.lines().find_map(|line| hops.key_refusal(known, line)) {
+        return error;
+    }
+    if let Some(error) = text.lines().find_map(|line| refusal(hops.refuses(known, line, &text), line)) {
         return error;
     }
     let is_in = text.lines().any(|line| line.starts_with(LET_IN));
@@ -198,21 +255,37 @@ pub(crate) fn open(
 }
 
 fn ssh(known: &Known, socket: &Path) -> Command {
-    let options = &known.server.options;
     let mut command = Command::new("ssh");
     withhold_secrets(&mut command);
-    command.args(arguments(&known.server)).args(["-T", "-o", "BatchMode=yes", "-o", "ExitOnForwardFailure=yes"]);
-    let interval = known.settings.alive_interval.as_secs().max(1);
-    command.args(["-o", &format!("ServerAliveInterval={interval}")]);
-    command.args(["-o", &format!("ConnectTimeout={}", known.connect_timeout.as_secs().max(1))]);
-    if let Some(key) = &options.key {
-        command.arg("-i").arg(key).args(["-o", "IdentitiesOnly=yes"]);
-    }
-    if let Some(file) = &options.known_hosts {
-        command.args(["-o", &format!("UserKnownHostsFile={}", quoted(file))]);
-    }
+    command.args(options(known)).args(["-o", "ExitOnForwardFailure=yes"]);
     command.args(["-o", &format!("ControlPath={}", quoted(socket))]);
     command
+}
+
+/// What it is told of each server.
+fn options(known: &Known) -> Vec<String> {
+    let own = &known.server.options;
+    let mut words = arguments(&known.server);
+    words.push("-T".to_owned());
+    if let Some(key) = &own.key {
+        words.extend(["-i".to_owned(), key.display().to_string()]);
+    }
+    let interval = known.settings.alive_interval.as_secs().max(1);
+    let mut settings = vec![
+        "BatchMode=yes".to_owned(),
+        format!("ServerAliveInterval={interval}"),
+        format!("ConnectTimeout={}", known.connect_timeout.as_secs().max(1)),
+    ];
+    if own.key.is_some() {
+        settings.push("IdentitiesOnly=yes".to_owned());
+    }
+    settings.extend(own.known_hosts.as_ref().map(|file| format!("UserKnownHostsFile={}", quoted(file))));
+    // Where nobody is asked it comes to the same, and the server whose key is not known is named.
+    if known.settings.strict == StrictHostKeys::Ask {
+        settings.push("StrictHostKeyChecking=yes".to_owned());
+    }
+    words.extend(settings.into_iter().flat_map(|setting| ["-o".to_owned(), setting]));
+    words
 }
 
 /// A path as one word of a setting, whatever letters it has; `%` begins a token there.
@@ -326,7 +399,8 @@ mod tests {
         use std::os::unix::process::ExitStatusExt as _;
         let server = adit_core::target::SshServer::parse("me@bastion.example").unwrap();
         let known = Known::of(&Scope::root(), &server).await.unwrap();
-        let error = |said: &str| failed(&known, ExitStatus::from_raw(255 << 8), said.as_bytes());
+        let hops = Hops::of(&Scope::root(), &known).await.unwrap();
+        let error = |said: &str| failed(&known, &hops, ExitStatus::from_raw(255 << 8), said.as_bytes());
         let in_vain = error("Authenticated to b ([::1]:22) using \"publickey\".\nFailed to connect to new master\n");
         assert!(in_vain.is_login() && in_vain.to_string().ends_with("Failed to connect to new master"), "{in_vain}");
         let silent = error("Authenticated to b ([::1]:22) using \"publickey\".\n");

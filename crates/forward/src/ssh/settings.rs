@@ -18,6 +18,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
 /// `ssh -G` reads files; `Match exec` may run something.
 const DEADLINE: Duration = Duration::from_secs(10);
 
+/// A setting that we have no use for and that `ssh -G` prints with the home directory put in.
+const HOME: &str = "~/adit";
+
 /// The keys in `~/.ssh` that OpenSSH looks for when none is named.
 const LOOKED_FOR: [&str; 7] = ["id_rsa", "id_ecdsa", "id_ecdsa_sk", "id_ed25519", "id_ed25519_sk", "id_xmss", "id_dsa"];
 
@@ -57,10 +60,14 @@ impl Known {
     /// Asks `ssh -G`; without that program its files are read here.
     pub(crate) async fn of(scope: &Scope, server: &SshServer) -> Result<Self, SshError> {
         let fault = |reason: String| SshError::settings(&server.to_string(), reason);
-        let home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
+        let mut home = std::env::var("HOME").ok().filter(|home| !home.is_empty());
         let local_user = local_user();
         let (mut settings, reader) = match printed(server).await.map_err(fault)? {
-            Some(text) => (SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?, Reader::OpenSsh),
+            Some(text) => {
+                // It reads its files there whatever the environment says, so the keys are there, too.
+                home = home_of(&text).or(home);
+                (SshSettings::parse(&text).map_err(|error| fault(error.to_string()))?, Reader::OpenSsh)
+            }
             None => {
                 let (server, home, local_user) = (server.clone(), home.clone(), local_user.clone());
                 let read = move || own_config::settings(&server, home.as_deref(), &local_user);
@@ -175,11 +182,17 @@ pub(crate) fn arguments(server: &SshServer) -> Vec<String> {
     words
 }
 
+/// The home directory that `ssh` takes `~` for: that of the user, whatever `$HOME` is.
+fn home_of(printed: &str) -> Option<String> {
+    let home = printed.lines().find_map(|line| line.strip_prefix("controlpath "))?.strip_suffix(&HOME[1..])?;
+    home.starts_with('/').then(|| home.to_owned())
+}
+
 /// What `ssh -G` prints; `None` when there is no such program.
 async fn printed(server: &SshServer) -> Result<Option<String>, String> {
     let mut command = Command::new("ssh");
     withhold_secrets(&mut command);
-    command.arg("-G").args(arguments(server)).args(["--", &server.host]);
+    command.arg("-G").args(arguments(server)).args(["-o", &format!("ControlPath={HOME}"), "--", &server.host]);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
     let running = match command.spawn() {
         Ok(child) => child.wait_with_output(),

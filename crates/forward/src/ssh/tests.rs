@@ -31,6 +31,7 @@ mod mended;
 mod passwords;
 mod published;
 mod silent;
+mod under_way;
 
 const DEADLINE: Duration = Duration::from_secs(15);
 

@@ -28,6 +28,8 @@ struct Door {
     method: MethodKind,
     /// It asks for a one-time code, too.
     code: bool,
+    /// It ends the connection where others refuse.
+    cuts: bool,
     /// What was said.
     said: Arc<Mutex<Vec<String>>>,
     /// Exchanges that were begun.
@@ -36,13 +38,17 @@ struct Door {
 
 impl Door {
     fn new(method: MethodKind) -> Self {
-        Self { method, code: false, said: Arc::default(), begun: Arc::default() }
+        Self { method, code: false, cuts: false, said: Arc::default(), begun: Arc::default() }
     }
 
-    fn answer(&self, said: &[String]) -> Auth {
+    fn answer(&self, said: &[String]) -> Result<Auth, russh::Error> {
         self.said.lock().unwrap().extend_from_slice(said);
         let wanted: &[&str] = if self.code { &[RIGHT, CODE] } else { &[RIGHT] };
-        if said == wanted { Auth::Accept } else { self.closed() }
+        match said == wanted {
+            true => Ok(Auth::Accept),
+            false if self.cuts => Err(russh::Error::Disconnect),
+            false => Ok(self.closed()),
+        }
     }
 
     fn closed(&self) -> Auth {
@@ -59,7 +65,7 @@ impl server::Handler for Door {
     }
 
     async fn auth_password(&mut self, _: &str, password: &str) -> Result<Auth, Self::Error> {
-        Ok(self.answer(&[password.to_owned()]))
+        self.answer(&[password.to_owned()])
     }
 
     async fn auth_keyboard_interactive<'a>(
@@ -77,7 +83,7 @@ impl server::Handler for Door {
             return Ok(Auth::Partial { name: "".into(), instructions: "".into(), prompts: prompts.into() });
         };
         let said: Vec<String> = response.map(|said| String::from_utf8_lossy(&said).into_owned()).collect();
-        Ok(self.answer(&said))
+        self.answer(&said)
     }
 }
 
@@ -207,6 +213,19 @@ async fn a_wrong_password_is_tried_three_times_at_most_and_not_kept() {
         bastion.wake();
         house.login(&bastion).await.unwrap();
         assert_eq!(house.asked(), 4);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_not_kept_when_the_server_ends_the_connection_for_it() {
+    for method in BOTH {
+        let house = House::new(Door { cuts: true, ..Door::new(method) }, &["opne", RIGHT]).await;
+        let bastion = house.bastion(None);
+        let error = house.login(&bastion).await.unwrap_err();
+        assert!(matches!(error, SshError::Refused { .. }), "{error}");
+        bastion.wake();
+        house.login(&bastion).await.unwrap();
+        assert_eq!((house.said(), house.asked()), (vec!["opne".to_owned(), RIGHT.to_owned()], 2), "{method:?}");
     }
 }
 

@@ -86,3 +86,11 @@ async fn a_key_of_the_agent_and_of_a_file_is_offered_once() {
     let offers = bed.sshd.log().matches("Failed publickey").count();
     assert_eq!(offers, 1, "{}", bed.sshd.log());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_offence_at_so_many_keys_is_told_as_such() {
+    let bed = SshBed::with(&["MaxAuthTries 3"]).await;
+    let (agent, _) = crowded(&bed).await;
+    let refused = refusal(&bed.forward_with(agent.options(&bed, "  IdentityFile none\n"))).await;
+    refused.has(&["refused the login"], &["so many keys", "IdentitiesOnly"]);
+}

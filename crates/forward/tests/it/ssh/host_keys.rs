@@ -270,3 +270,20 @@ async fn the_key_of_a_hop_is_seen_when_it_is_trusted() {
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
     call(&forward).await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_value_of_strict_host_key_checking_means_what_it_means_to_ssh() {
+    for (value, is_let_in) in [("yes", false), ("ask", false), ("accept-new", true), ("no", true), ("off", true)] {
+        let bed = SshBed::new().await;
+        let config = bed.config(&format!("StrictHostKeyChecking {value}"));
+        std::fs::write(bed.sshd.known_hosts(), "").unwrap();
+        let forward = bed.forward_with(SshOptions { config: Some(config), ..bed.options() });
+        if is_let_in {
+            call(&forward).await;
+        } else {
+            refusal(&forward).await.has(&["is not known"], &["adit ssh trust"]);
+        }
+        let written = std::fs::read_to_string(bed.sshd.known_hosts()).unwrap();
+        assert_eq!(written.contains(&bed.sshd.host_key()), is_let_in, "{value}: {written}");
+    }
+}

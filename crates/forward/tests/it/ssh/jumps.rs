@@ -1,6 +1,6 @@
 //! Servers on the way.
 
-use adit_core::target::SshOptions;
+use adit_core::target::{SshBackend, SshOptions};
 use testkit::sshd::Sshd;
 
 use super::bed::SshBed;
@@ -106,4 +106,87 @@ async fn a_proxy_command_may_say_what_is_no_text() {
     );
     let config = bed.config(&format!("ProxyCommand {way}"));
     call(&bed.forward_with(SshOptions { config: Some(config), ..bed.options() })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssh_goes_through_two_others_with_the_file_of_host_keys_of_the_forward() {
+    let (bed, first, second, options) = chain().await;
+    // A name with all that a shell and `ssh` might take for something else.
+    let file = bed.sshd.path("known 100% 'hosts'");
+    std::fs::rename(bed.sshd.known_hosts(), &file).unwrap();
+    let options = SshOptions { backend: SshBackend::OpenSsh, known_hosts: Some(file), ..options };
+    let forward = bed.forward_with(options);
+    assert_eq!(ready(&forward).await.transport, Some("openssh"));
+    call(&forward).await;
+    assert_eq!((first.logins(), second.logins(), bed.sshd.logins()), (1, 1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn openssh_goes_through_a_hop_whose_key_is_in_a_file_of_its_own() {
+    let (bed, _first, second, options) = chain().await;
+    // `ssh_config` names a file for each.
+    let lines = format!(
+        "Host second\n  HostName 127.0.0.1\n  Port {}\n  User {}\n  IdentityFile {}\n  IdentitiesOnly yes\n  \
+         UserKnownHostsFile {}\nHost *\n  UserKnownHostsFile {}\n",
+        second.addr().port(),
+        second.user(),
+        second.key().display(),
+        second.known_hosts().display(),
+        bed.sshd.known_hosts().display(),
+    );
+    let own = format!("{} {}\n", bed.sshd.known_name(), bed.sshd.host_key());
+    std::fs::write(bed.sshd.known_hosts(), own).unwrap();
+    let options = SshOptions {
+        backend: SshBackend::OpenSsh,
+        jump: Some("second".to_owned()),
+        known_hosts: None,
+        config: Some(bed.config(&lines)),
+        ..options
+    };
+    call(&bed.forward_with(options.clone())).await;
+    // Without it the hop is named, and what makes its key known.
+    std::fs::write(second.known_hosts(), "").unwrap();
+    let refused = refusal(&bed.forward_of(
+        bed.target(SshOptions { keepalive: None, key: Some(bed.sshd.make_key("other", "ed25519", "")), ..options }),
+        crate::support::patience(std::time::Duration::from_secs(5)),
+    ))
+    .await;
+    refused
+        .has(&["does not accept the host key of second: it is not known"], &["adit ssh trust --ssh-config", " second"]);
+    assert_eq!(refused.fault, adit_core::diagnose::Fault::Auth);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_server_whose_key_openssh_does_not_accept_is_named_wherever_it_is() {
+    for (unknown, named) in [("first", "first"), ("second", "second"), ("last", "127.0.0.1:")] {
+        let (bed, first, second, options) = chain().await;
+        let of = |sshd: &Sshd| sshd.known_name();
+        let name = match unknown {
+            "first" => of(&first),
+            "second" => of(&second),
+            _ => of(&bed.sshd),
+        };
+        let known = std::fs::read_to_string(bed.sshd.known_hosts()).unwrap();
+        let others: String =
+            known.lines().filter(|line| !line.starts_with(&name)).map(|line| format!("{line}\n")).collect();
+        std::fs::write(bed.sshd.known_hosts(), &others).unwrap();
+        let options = SshOptions { backend: SshBackend::OpenSsh, ..options };
+        let refused = refusal(&bed.forward_with(options.clone())).await;
+        refused.has(&["does not accept the host key of ", named, "it is not known"], &["adit ssh trust ", named]);
+        // Another one is told as such.
+        let wrong = format!("{others}{name} {}\n", std::fs::read_to_string(bed.sshd.path("id.pub")).unwrap().trim());
+        std::fs::write(bed.sshd.known_hosts(), wrong).unwrap();
+        let other = SshOptions { key: Some(bed.sshd.make_key("other", "ed25519", "")), ..options };
+        refusal(&bed.forward_with(other))
+            .await
+            .has(&[named, "it HAS CHANGED"], &["delete the old line", "adit ssh trust "]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_that_refuses_openssh_is_the_one_that_is_named() {
+    let (bed, first, _second, options) = chain().await;
+    std::fs::write(first.path("authorized"), "").unwrap();
+    let options = SshOptions { backend: SshBackend::OpenSsh, jump: Some("first".to_owned()), ..options };
+    refusal(&bed.forward_with(options)).await.has(&["ssh server first refused the login"], &["ssh -v first"]);
 }

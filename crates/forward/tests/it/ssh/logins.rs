@@ -9,7 +9,7 @@ use adit_core::secret::Secret;
 use adit_core::target::SshOptions;
 
 use super::bed::SshBed;
-use crate::support::{DEADLINE, call, ready, refusal};
+use crate::support::{DEADLINE, call, patience, ready, refusal};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_of_all_kinds_are_taken() {
@@ -104,6 +104,27 @@ async fn a_wrong_password_is_refused_and_never_shown() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wrong_password_is_asked_for_again_where_sshd_ends_the_connection_for_it() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&asked);
+    let ask: forward::SshAsk = Arc::new(move |question, _| {
+        assert!(question.contains("Password of "), "{question}");
+        count.fetch_add(1, Ordering::SeqCst);
+        Some(Secret::new("hunter2-wrong".to_owned()))
+    });
+    let lines = ["PasswordAuthentication yes", "PubkeyAuthentication no", "MaxAuthTries 1"];
+    let bed = SshBed::asking(&lines, Some(ask)).await;
+    let forward = bed.forward();
+    for times in 1..=2 {
+        refusal(&forward).await.has(&["tried password"], &[]);
+        bed.sshd.says(DEADLINE, |log| log.matches("Failed password").count() == times).await;
+        assert_eq!(asked.load(Ordering::SeqCst), times);
+        // The time after a refusal is over.
+        forward.wake();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn too_many_logins_at_once_are_tried_again() {
     let bed = SshBed::with(&["MaxStartups 1:100:1", "LoginGraceTime 2"]).await;
     // One that does not log in takes the only place, until its time is over.
@@ -170,9 +191,15 @@ async fn a_banner_that_never_comes_is_not_waited_for_for_ever() {
     let target = adit_core::target::SshTarget::parse(&url).unwrap();
     let options = SshOptions { connect_timeout: Some(Duration::from_millis(300)), ..bed.options() };
     let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
-    let options = crate::support::patience(Duration::from_secs(2));
-    let forward = bed.forward_of(adit_core::target::Target::Ssh(target), options);
+    let forward = bed.forward_of(adit_core::target::Target::Ssh(target), patience(Duration::from_secs(2)));
     refusal(&forward).await.has(&["did not answer within 300ms"], &[]);
+    // The time of `ssh_config` counts where the forward has none, for the login as well.
+    let url = format!("ssh://me@{}/db:5432", mute.local_addr().unwrap());
+    let target = adit_core::target::SshTarget::parse(&url).unwrap();
+    let options = SshOptions { config: Some(bed.config("ConnectTimeout 1")), ..bed.options() };
+    let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
+    let forward = bed.forward_of(adit_core::target::Target::Ssh(target), patience(Duration::from_secs(3)));
+    refusal(&forward).await.has(&["did not answer within 1s"], &[]);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -182,8 +209,7 @@ async fn who_does_not_speak_ssh_is_told_so() {
     let target = adit_core::target::SshTarget::parse(&url).unwrap();
     let options = SshOptions { connect_timeout: Some(Duration::from_millis(500)), ..bed.options() };
     let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
-    let forward =
-        bed.forward_of(adit_core::target::Target::Ssh(target), crate::support::patience(Duration::from_secs(3)));
+    let forward = bed.forward_of(adit_core::target::Target::Ssh(target), patience(Duration::from_secs(3)));
     let refused = refusal(&forward).await;
     assert!(
         refused.hint.contains("adit ssh test") || refused.text.contains("within"),

@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::bed::SshBed;
 use super::streams::{MIB, echo};
-use crate::support::{DEADLINE, call, patience, ready, rest, say, within, within_of};
+use crate::support::{DEADLINE, call, patience, ready, refusal, rest, say, within, within_of};
 
 fn options(bed: &SshBed) -> SshOptions {
     SshOptions { backend: SshBackend::OpenSsh, ..bed.options() }
@@ -112,4 +112,49 @@ async fn a_file_of_host_keys_with_a_blank_in_its_name_is_one_file() {
     let file = bed.sshd.path("known 100% hosts");
     std::fs::rename(bed.sshd.known_hosts(), &file).unwrap();
     call(&bed.forward_with(SshOptions { known_hosts: Some(file), ..options(&bed) })).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_block_that_only_openssh_understands_counts_with_either_backend() {
+    let bed = SshBed::new().await;
+    let (key, hosts) = (bed.sshd.key(), bed.sshd.known_hosts());
+    let (host, port) = (bed.sshd.addr().ip(), bed.sshd.addr().port());
+    let lines = format!(
+        "Match originalhost work exec \"test %n = work\"\n  HostName {host}\n  Port {port}\n  User {}\n  IdentityFile {}\n  \
+         UserKnownHostsFile {}\nMatch final\n  IdentitiesOnly yes\n",
+        bed.sshd.user(),
+        key.display(),
+        hosts.display(),
+    );
+    for (backend, transport) in
+        [(SshBackend::OpenSsh, "openssh"), (SshBackend::Native, "ssh"), (SshBackend::Auto, "ssh")]
+    {
+        let target = adit_core::target::SshTarget::parse(&format!("ssh://work/{}", bed.origin.addr())).unwrap();
+        let options = SshOptions { config: Some(bed.config(&lines)), backend, ..SshOptions::default() };
+        let target = adit_core::target::SshTarget { server: target.server.with(options), ..target };
+        let forward = bed.forward_to(adit_core::target::Target::Ssh(target));
+        assert_eq!(ready(&forward).await.transport, Some(transport));
+        call(&forward).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_only_openssh_can_do_is_left_to_it_and_named_where_that_is_not_wanted() {
+    let bed = SshBed::new().await;
+    for (lines, why) in [
+        ("PreferredAuthentications gssapi-with-mic,gssapi-keyex", "GSSAPI"),
+        ("PKCS11Provider /nowhere/at/all.so\nPreferredAuthentications password", "PKCS11Provider"),
+    ] {
+        let auto = SshOptions { config: Some(bed.config(lines)), ..bed.options() };
+        refusal(&bed.forward_with(auto.clone())).await.has(&["tried what the program ssh has"], &["ssh -v"]);
+        let native = SshOptions { backend: SshBackend::Native, ..auto };
+        refusal(&bed.forward_with(native)).await.has(&[], &[why, "`backend: openssh`"]);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_only_what_openssh_has_is_told_as_such() {
+    let bed = SshBed::with(&["GSSAPIAuthentication yes", "PubkeyAuthentication no"]).await;
+    let refused = refusal(&bed.forward()).await;
+    refused.has(&["tried nothing; it takes gssapi-with-mic"], &["GSSAPI", "`backend: openssh`"]);
 }
