@@ -12,7 +12,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use adit_core::config::forwards::{Credentials, HealthProbe, ProbeTls};
+use adit_core::config::forwards::{Credentials, HealthProbe, ProbeText, ProbeTls};
 use adit_core::config::gateway::PasswordSource;
 use adit_core::diagnose::{Diagnose, Fault};
 use adit_core::secret::Secret;
@@ -72,10 +72,31 @@ pub async fn probe(
     match tokio::time::timeout(timeout, asked).await {
         Ok(result) => {
             let latency = doing.settled().unwrap_or_else(Instant::now) - begun;
-            result.map(|detail| ProbeReport { latency, detail })
+            match result {
+                Ok(detail) => Ok(ProbeReport { latency, detail: hidden(kind, detail) }),
+                Err(ProbeError::Refused { message }) => Err(ProbeError::Refused { message: hidden(kind, message) }),
+                Err(ProbeError::Malformed { wanted, what }) => {
+                    Err(ProbeError::Malformed { wanted, what: hidden(kind, what) })
+                }
+                Err(ProbeError::Setup { reason }) => Err(ProbeError::Setup { reason: hidden(kind, reason) }),
+                Err(other) => Err(other),
+            }
         }
         Err(_) => Err(ProbeError::Timeout { after: timeout, doing: doing.now() }),
     }
+}
+
+/// What a server or a probe says, without what variables hold of the probe's settings: a server repeats the names that it was asked for.
+fn hidden(kind: &HealthProbe, said: String) -> String {
+    let texts: [Option<&ProbeText>; 2] = match kind {
+        HealthProbe::Http(probe) => [probe.content.as_ref(), None],
+        HealthProbe::Postgres(probe) => [probe.login.user.as_ref(), probe.database.as_ref()],
+        HealthProbe::Redis(probe) => [probe.login.user.as_ref(), None],
+        HealthProbe::Kafka(probe) => [probe.login.user.as_ref(), None],
+        HealthProbe::Grpc(probe) => [Some(&probe.service), probe.host_header.as_ref()],
+        HealthProbe::Tcp | HealthProbe::Mysql | HealthProbe::Exec(_) => [None, None],
+    };
+    texts.into_iter().flatten().fold(said, |said, text| text.hide_in(&said))
 }
 
 /// Why a target is not well.

@@ -106,6 +106,13 @@ impl Scope {
         }
     }
 
+    /// Whether somebody waits for the end: whether [`Scope::awaited`] would return.
+    #[must_use]
+    pub fn is_awaited(&self) -> bool {
+        let mut now = Context::from_waker(Waker::noop());
+        std::pin::pin!(self.awaited()).as_mut().poll(&mut now).is_ready()
+    }
+
     /// Raises the second signal (and the first): end what is in flight, in an orderly way.
     pub fn cancel(&self) {
         self.inner.raise(CANCEL);

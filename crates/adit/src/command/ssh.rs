@@ -143,7 +143,7 @@ fn of_forward(global: &Global, name: &str) -> Result<Option<SshTarget>, Failure>
     let variable = |name: &str| super::files::environment(name).or_else(|| Some(String::new()));
     let file = match AgentFile::parse(&path.display().to_string(), &text, &variable) {
         Ok(file) => file,
-        Err(problems) if text.contains(&format!("{name}:")) => {
+        Err(problems) if has_key(&text, name) => {
             return Err(Failure::from(problems).within(&format!("the file speaks of {name} and cannot be used")));
         }
         Err(_) => return Ok(None),
@@ -152,6 +152,16 @@ fn of_forward(global: &Global, name: &str) -> Result<Option<SshTarget>, Failure>
         Target::Ssh(target) => Some(target.clone()),
         _ => None,
     }))
+}
+
+/// Whether a text of YAML, whatever is wrong with it, may have a key of that name.
+fn has_key(text: &str, name: &str) -> bool {
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (&text[..at], &text[at + name.len()..]);
+        let after = after.trim_start_matches(['"', '\'']).trim_start_matches(' ').strip_prefix(':');
+        before.chars().next_back().is_none_or(|c| c.is_whitespace() || "{,\"'".contains(c))
+            && after.is_some_and(|rest| rest.is_empty() || rest.starts_with(char::is_whitespace))
+    })
 }
 
 /// What the file says of a login, with what the command line says over it.

@@ -356,10 +356,11 @@ impl Login<'_> {
         }
         let mut outcome = None;
         for _ in 0..PROMPTS {
-            let asked = self.questions().await;
-            let mistyped = self.secrets.was_asked(&question);
+            let mut was_right = false;
+            let asked = self.questions(&mut was_right).await;
+            let mistyped = !was_right && self.secrets.was_asked(&question);
             // A server may end the connection instead of an answer.
-            if !matches!(asked, Ok(Some(Outcome::In))) {
+            if !was_right {
                 self.secrets.forget(&question);
             }
             outcome = asked?;
@@ -372,8 +373,8 @@ impl Login<'_> {
         Ok(outcome)
     }
 
-    /// One round of them; nearly always it is the one for the password.
-    async fn questions(&mut self) -> Result<Option<Outcome>, SshError> {
+    /// One round of them; nearly always it is the one for the password. `was_right`: the answers were, also where more than them is wanted.
+    async fn questions(&mut self, was_right: &mut bool) -> Result<Option<Outcome>, SshError> {
         let user = self.known.settings.user.clone();
         let start = self.handle.authenticate_keyboard_interactive_start(&user, None);
         let mut answer = bounded(self.timeout, start).await;
@@ -382,9 +383,11 @@ impl Login<'_> {
             let prompts = match answer {
                 Some(Ok(KeyboardInteractiveAuthResponse::Success)) => {
                     self.tried.push("keyboard-interactive".to_owned());
+                    *was_right = true;
                     return Ok(Some(Outcome::In));
                 }
-                Some(Ok(KeyboardInteractiveAuthResponse::Failure { remaining_methods, .. })) => {
+                Some(Ok(KeyboardInteractiveAuthResponse::Failure { remaining_methods, partial_success })) => {
+                    *was_right = partial_success && said_password;
                     self.tried.push(if said_password {
                         "keyboard-interactive".to_owned()
                     } else {

@@ -274,6 +274,10 @@ impl Bastion {
             (Some((_, until)), None) => return Next::Wait { until: Some(*until) },
             (None, _) => {}
         }
+        if scope.is_awaited() {
+            // It would end as soon as it begins, and whoever waits would begin another.
+            return Next::Fail(SshError::ending(&self.server.to_string()));
+        }
         state.dialing = true;
         drop(state);
         self.log_in(scope);
@@ -309,8 +313,8 @@ impl Bastion {
             dialing.result = tokio::select! {
                 biased;
                 _ = woken.changed() => None,
-                // At the end nobody takes what it would bring.
-                () = own.drained() => None,
+                // At the end nobody takes what it would bring; one that was replaced goes on for those who wait.
+                () = own.awaited() => None,
                 result = bastion.dial(&own, &|_| {}) => Some(result),
             };
             let is_for_a_person = matches!(&dialing.result, Some(Err(error)) if error.is_for_a_person());

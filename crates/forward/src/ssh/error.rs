@@ -129,6 +129,11 @@ impl SshError {
         Self::Settings { server: server.to_owned(), reason, hint }
     }
 
+    /// For whoever waits for a login when the program ends.
+    pub(crate) fn ending(server: &str) -> Self {
+        Self::Protocol { server: server.to_owned(), reason: "adit ends".to_owned(), transient: false }
+    }
+
     /// Whether waiting may help.
     #[must_use]
     pub fn is_transient(&self) -> bool {

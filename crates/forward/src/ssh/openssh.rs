@@ -21,7 +21,7 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
 use tokio::sync::watch;
 
-use self::hops::Hops;
+use self::hops::{Hops, no_jump};
 use super::ask::withhold_secrets;
 use super::error::SshError;
 use super::settings::{Known, arguments, last_line};
@@ -159,8 +159,9 @@ async fn start(known: &Known, hops: &Hops, socket: &Path) -> Result<(), SshError
     let mut command = ssh(known, socket);
     command.args(["-o", "ControlMaster=auto", "-o", &format!("ControlPersist={PERSIST}")]);
     let words_of_hops = socket.with_extension("said");
-    if let Some(way) = hops.command(&words_of_hops) {
-        command.args(["-o", &format!("ProxyCommand={way}")]);
+    if let Some(way) = hops.command(&words_of_hops).map(|way| format!("ProxyCommand={way}")).or_else(|| no_jump(known))
+    {
+        command.args(["-o", &way]);
     }
     // The ports that the user's own sessions open are no business of ours.
     command.args(["-f", "-N", "-o", "ClearAllForwardings=yes", "-o", "LogLevel=VERBOSE", "--", &known.server.host]);

@@ -10,21 +10,31 @@ use crate::ssh::error::SshError;
 use crate::ssh::host_keys::{accept, word};
 use crate::ssh::settings::Known;
 
-/// No chain of servers has more.
-const HOPS_MAX: usize = 16;
+/// No chain of servers has more: each is a command within that of the next one, quoted once more.
+const HOPS_MAX: usize = 8;
 
 /// The servers on the way, the one that is nearest to the last server first.
 pub(crate) struct Hops(Vec<Known>);
 
 impl Hops {
     /// Finds them as our own logins do.
+    ///
+    /// # Errors
+    /// When they lead in a circle, where processes would start processes without an end, or are too many.
     pub(crate) async fn of(scope: &Scope, known: &Known) -> Result<Self, SshError> {
-        let (mut hops, mut at) = (Vec::new(), known.clone());
+        let (mut hops, mut at): (Vec<Known>, Known) = (Vec::new(), known.clone());
         while let Some((last, before)) = at.settings.jumps.split_last()
             && at.settings.proxy_command.is_none()
-            && hops.len() < HOPS_MAX
         {
             let next = Known::of(scope, &hop(last, before, &at.server)).await?;
+            let place = |one: &Known| (one.settings.host.clone(), one.settings.port);
+            let is_circle = std::iter::once(known).chain(&hops).any(|one| place(one) == place(&next));
+            if is_circle || hops.len() == HOPS_MAX {
+                let names = std::iter::once(known).chain(&hops).chain([&next]).map(|one| one.server.to_string());
+                let names = names.collect::<Vec<_>>().join(", ");
+                let what = if is_circle { "lead in a circle" } else { "are too many for the program ssh" };
+                return Err(SshError::settings(&known.server.to_string(), format!("its jumps {what}: {names}")));
+            }
             hops.push(next.clone());
             at = next;
         }
@@ -79,8 +89,19 @@ impl Hops {
 fn through(hop: &Known, way: Option<String>) -> String {
     let mut words = vec!["ssh".to_owned()];
     words.extend(options(hop));
-    words.extend(way.into_iter().flat_map(|way| ["-o".to_owned(), format!("ProxyCommand={way}")]));
+    words.extend(
+        way.map(|way| format!("ProxyCommand={way}"))
+            .or_else(|| no_jump(hop))
+            .into_iter()
+            .flat_map(|way| ["-o".to_owned(), way]),
+    );
     // Tokens are those of the one behind it, and nothing else here is one.
     let words: Vec<String> = words.iter().map(|text| word(&text.replace('%', "%%"))).collect();
     format!("{} -W '[%h]:%p' -- {}", words.join(" "), word(&hop.server.host.replace('%', "%%")))
+}
+
+/// For a server that is reached directly. `Host *` with a ProxyJump means the hop itself as well, and the program would go there through
+/// itself, again and again.
+pub(super) fn no_jump(known: &Known) -> Option<String> {
+    known.settings.proxy_command.is_none().then(|| "ProxyJump=none".to_owned())
 }

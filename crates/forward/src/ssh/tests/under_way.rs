@@ -44,6 +44,26 @@ async fn a_login_under_way_ends_with_the_program() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_waits_for_a_login_when_the_program_ends_is_told_and_no_other_one_begins() {
+    for backend in [SshBackend::Native, SshBackend::OpenSsh] {
+        let bed = Bed::new(Limits::default()).await;
+        let (front, bastion) = mute(&bed, backend).await;
+        let ending = async {
+            let (_held, _) = within(front.accept()).await.unwrap();
+            bed.scope.drain();
+            std::future::pending().await
+        };
+        tokio::select! {
+            () = ending => {}
+            way = within(bastion.way(&bed.scope)) => {
+                let error = way.err().expect("nobody is let in").to_string();
+                assert!(error.contains("adit ends"), "{backend:?}: {error}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_login_under_way_is_made_anew_at_once_when_the_network_changes_also_by_openssh_and_at_a_hop() {
     for (backend, is_hop) in [(SshBackend::OpenSsh, false), (SshBackend::Native, true)] {
         let bed = Bed::new(Limits::default()).await;

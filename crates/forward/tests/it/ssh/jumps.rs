@@ -1,6 +1,7 @@
 //! Servers on the way.
 
-use adit_core::target::{SshBackend, SshOptions};
+use adit_core::target::{SshBackend, SshOptions, SshTarget, Target};
+use forward::ForwardOptions;
 use testkit::sshd::Sshd;
 
 use super::bed::SshBed;
@@ -48,6 +49,35 @@ async fn a_hop_for_all_hosts_is_not_reached_through_itself() {
     ready(&forward).await;
     call(&forward).await;
     assert_eq!(first.logins(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hop_for_all_hosts_is_not_reached_through_itself_by_openssh() {
+    let (bed, first, _second, options) = chain().await;
+    let config = options.config.clone().unwrap();
+    let lines = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("{lines}Host *\n  ProxyJump first\n")).unwrap();
+    let options = SshOptions { jump: None, backend: SshBackend::OpenSsh, ..options };
+    let forward = bed.forward_with(options.clone());
+    assert_eq!(ready(&forward).await.transport, Some("openssh"));
+    call(&forward).await;
+    assert_eq!(first.logins(), 1);
+    // The hop itself is a server as well.
+    let to_it = SshTarget::parse(&format!("ssh://first/{}", bed.origin.addr())).unwrap();
+    let server = to_it.server.with(SshOptions { key: None, ..options });
+    call(&bed.forward_of(Target::Ssh(SshTarget { server, ..to_it }), ForwardOptions::default())).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn jumps_in_a_circle_are_told_by_openssh_before_anything_is_started() {
+    let (bed, first, second, options) = chain().await;
+    let config = options.config.clone().unwrap();
+    let lines = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("Host first\n  ProxyJump second\nHost second\n  ProxyJump first\n{lines}"))
+        .unwrap();
+    let options = SshOptions { jump: Some("first".to_owned()), backend: SshBackend::OpenSsh, ..options };
+    refusal(&bed.forward_with(options)).await.has(&["its jumps lead in a circle", "first, second, first"], &[]);
+    assert_eq!((first.logins(), second.logins()), (0, 0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

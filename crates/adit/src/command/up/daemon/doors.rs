@@ -131,6 +131,13 @@ impl Doors {
         if let Some(token) = token {
             self.learn(&mut held, token);
         }
+        if held.no_token.is_some() {
+            // Nobody gets in by a token that the file does not name any more.
+            let is_api = |open: &Open| open.which == Which::Api;
+            held.open.iter().filter(|open| is_api(open)).for_each(|open| open.serving.drain());
+            held.open.retain(|open| !is_api(open));
+            held.wanted = None;
+        }
         let wanted = Some(Which::ALL.map(|which| which.wanted(config)));
         if held.wanted == wanted {
             // What could not be had was told, and is tried again anyway.
@@ -166,8 +173,11 @@ impl Doors {
                 held.token_file = Some(path);
                 None
             }
-            // The one of before goes on.
-            Err(failure) => Some(failure).filter(|_| held.token_file.is_none()),
+            Err(failure) => {
+                self.key.clear();
+                held.token_file = None;
+                Some(failure)
+            }
         };
     }
 

@@ -31,6 +31,11 @@ impl Key {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(hash(token));
     }
 
+    /// Nobody has it any more.
+    pub(super) fn clear(&self) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
     /// Whether a request has it; the comparison takes the same time wherever the difference is.
     fn is_in(&self, headers: &HeaderMap) -> bool {
         let known = *self.0.lock().unwrap_or_else(PoisonError::into_inner);

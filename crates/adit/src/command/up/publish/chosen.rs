@@ -17,6 +17,8 @@ pub(in crate::command::up) struct Chosen {
     /// The configuration that they are about.
     config: PathBuf,
     kept: Mutex<Kept>,
+    /// The file is there and could not be read: nothing is written over it.
+    unread: Option<io::ErrorKind>,
 }
 
 /// The state file, by configuration: a file publishes by one server.
@@ -42,14 +44,21 @@ struct Port {
 impl Chosen {
     /// Reads them. Of a file that cannot be understood nothing is known: the server chooses anew.
     pub(in crate::command::up) fn load(path: PathBuf, config: &Path) -> Self {
-        let text = std::fs::read(&path).unwrap_or_default();
+        let (text, unread) = match std::fs::read(&path) {
+            Ok(text) => (text, None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
+            Err(error) => {
+                tracing::warn!(file = %path.display(), %error, "the numbers of published ports cannot be read, and none is written down");
+                (Vec::new(), Some(error.kind()))
+            }
+        };
         let mut kept: Kept = serde_json::from_slice(&text).unwrap_or_default();
         let config = config.to_owned();
         for other in other_spellings(&config, &config, kept.configs.keys()) {
             let known = kept.configs.remove(&other).unwrap_or_default();
             kept.configs.entry(config.clone()).or_insert(known);
         }
-        Self { path, config, kept: Mutex::new(kept) }
+        Self { path, config, kept: Mutex::new(kept), unread }
     }
 
     /// The number that a tunnel had at a server.
@@ -77,6 +86,7 @@ impl Chosen {
             return Ok(());
         }
         kept.version = 1;
+        self.unread.map_or(Ok(()), |kind| Err(kind.into()))?;
         self.save(&kept)
     }
 

@@ -16,6 +16,16 @@ impl ProbeText {
         Self { shown: shown.unwrap_or_else(|| text.clone()), text }
     }
 
+    /// What somebody else said, with this one hidden where it is repeated.
+    #[must_use]
+    pub fn hide_in(&self, said: &str) -> String {
+        if self.text == self.shown || self.text.is_empty() {
+            said.to_owned()
+        } else {
+            said.replace(&self.text, &self.shown)
+        }
+    }
+
     /// For everybody to read.
     #[must_use]
     pub fn shown(&self) -> &str {
