@@ -156,10 +156,24 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether its text is YAML.
+    const fn gives_yaml(&self) -> bool {
+        use config::ConfigCommand::{Export, Import, Show};
+        matches!(self, Self::Config(Export(_) | Import(_) | Show { .. }))
+    }
+}
+
 /// Runs a command and tells how it ended.
-pub(crate) fn run(arguments: Arguments) -> ExitCode {
+pub(crate) fn run(arguments: Arguments, wants_yaml: bool) -> ExitCode {
     let global = arguments.global;
     let output = global.output;
+    if wants_yaml && !arguments.command.gives_yaml() {
+        let hint = "use -o json, or leave it out; adit config show and adit config export give YAML";
+        let failure = Failure::new(Fault::Usage, "this command gives text or JSON, not YAML", hint);
+        failure.print(output);
+        return failure.exit();
+    }
     let result = match arguments.command {
         Command::Demo(arguments) => demo::run(&global, &arguments),
         Command::Expose(arguments) => expose::run(&global, &arguments),

@@ -8,11 +8,16 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 
 fn main() -> ExitCode {
-    let arguments = match command::Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let parsed = command::Arguments::command().try_get_matches().and_then(|matches| {
+        // It is another word for text, so that only what was written tells them apart.
+        let written = matches.get_raw("output").and_then(Iterator::last).map(std::ffi::OsStr::to_owned);
+        Ok((command::Arguments::from_arg_matches(&matches)?, written.is_some_and(|form| form == "yaml")))
+    });
+    let (arguments, wants_yaml) = match parsed {
+        Ok(parsed) => parsed,
         Err(mut error) => {
             point_to_nested(&mut error);
             // clap prints help and version to stdout, mistakes to stderr; both are its own texts.
@@ -20,7 +25,7 @@ fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    command::run(arguments)
+    command::run(arguments, wants_yaml)
 }
 
 /// A command that there is one level deeper, such as `reload` of `daemon`, is told where.

@@ -281,6 +281,8 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, mut record: Record) {
+        // Who has only done the work of another owns nothing.
+        record.owner = record.owner.filter(|owner| !names::is_kernel_thread(owner));
         if let Some(owner) = record.owner.as_mut().filter(|owner| owner.user.is_none()) {
             owner.user = self.names.user(owner.process);
         }

@@ -153,6 +153,12 @@ impl Command {
         Self(bytes)
     }
 
+    /// Whether it begins so.
+    #[must_use]
+    pub fn starts_with(&self, text: &[u8]) -> bool {
+        self.0.starts_with(text)
+    }
+
     /// As text; what is no UTF-8 or would upset a terminal is replaced.
     #[must_use]
     pub fn text(&self) -> String {

@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use crate::decode::Command;
+use crate::decode::{Command, End};
 use crate::source::{Counts, Way};
 use crate::table::{Histogram, Open, Overflow, Sums, Table, Times};
 
@@ -95,7 +95,7 @@ pub fn text(table: &Snapshot, counts: &Counts, way: &Way) -> String {
     By::of("command", &table.commands, way).register(&mut registry, "command");
     By::of("place", &table.places, way).register(&mut registry, "place");
     By::of("service", &table.services, way).register(&mut registry, "service");
-    of_times(&mut registry, table);
+    of_times(&mut registry, table, way.sees_failures());
     of_monitor(&mut registry, table, counts, way, (way.capacity > 0).then_some(way.capacity));
     let mut text = String::new();
     if prometheus_client::encoding::text::encode(&mut text, &registry).is_err() {
@@ -153,7 +153,7 @@ pub fn names() -> String {
     for kind in ["command", "place", "service"] {
         By { connections: one(), bytes: one(), retransmits: one() }.register(&mut registry, kind);
     }
-    of_times(&mut registry, &empty);
+    of_times(&mut registry, &empty, true);
     of_monitor(&mut registry, &empty, &Counts::default(), &Way::default(), Some(0));
     let mut text = String::new();
     let _ = prometheus_client::encoding::text::encode(&mut text, &registry);
@@ -186,8 +186,9 @@ fn of_connections(registry: &mut Registry, table: &Snapshot, counts: &Counts, wa
     open.get_or_create(&labels("direction", "incoming")).set(size(table.open.incoming));
     registry.register("adit_tcp_connections_open", "Connections that are there now", open);
     let ends = Counters::default();
-    // There before the first one, so that its rate is one.
-    drop(ends.get_or_create(&Labels(vec![("end", "closed".to_owned()), ("error", String::new())])));
+    // There before the first one, so that its rate is one. Who sees no changes of state sees no end as it happens.
+    let first = if way.sees_failures() { End::Closed } else { End::Unseen };
+    drop(ends.get_or_create(&Labels(vec![("end", first.as_str().to_owned()), ("error", String::new())])));
     for (end, error, count) in &table.ends {
         let labels = Labels(vec![("end", (*end).to_owned()), ("error", (*error).to_owned())]);
         ends.get_or_create(&labels).inc_by(*count);
@@ -251,13 +252,17 @@ impl By {
     }
 }
 
-fn of_times(registry: &mut Registry, table: &Snapshot) {
+fn of_times(registry: &mut Registry, table: &Snapshot, sees_handshakes: bool) {
     let times = &table.times;
     for (name, help, histogram) in [
         ("handshake", "From the first packet of an outgoing connection until it is established", &times.handshake),
         ("round_trip", "Smoothed round-trip times of connections at their end", &times.rtt),
         ("duration", "How long connections lived", &times.duration),
     ] {
+        // Without a value it would say that there was none.
+        if name == "handshake" && !sees_handshakes {
+            continue;
+        }
         registry.register_with_unit(format!("adit_tcp_{name}"), help, Unit::Seconds, histogram.clone());
     }
 }

@@ -123,6 +123,28 @@ pub fn is_alive(id: ProcessId) -> bool {
     id.start == 0 || start.abs_diff(id.start) <= 1
 }
 
+/// Whether this is a thread of the kernel, which does work of others: so it closes connections of Multipath TCP. It is asked
+/// only of what is called as these are. Of one that has gone the name alone tells.
+#[must_use]
+pub fn is_kernel_thread(owner: &Owner) -> bool {
+    if !owner.command.starts_with(b"kworker/") || owner.user.is_some_and(|user| user != 0) {
+        return false;
+    }
+    let stat = fs::read(format!("/proc/{}/stat", owner.process.pid)).ok();
+    stat.is_none_or(|text| has_no_program(&text))
+}
+
+/// What /proc says of the flags of a process.
+fn has_no_program(stat: &[u8]) -> bool {
+    /// `PF_KTHREAD` of the kernel.
+    const KERNEL_THREAD: u64 = 0x0020_0000;
+    let after = stat.iter().rposition(|byte| *byte == b')').and_then(|close| stat.get(close + 1..));
+    let after = after.and_then(|text| std::str::from_utf8(text).ok()).unwrap_or_default();
+    // The state is the third field, the flags are the ninth.
+    let flags = after.split_ascii_whitespace().nth(6).and_then(|flags| flags.parse::<u64>().ok());
+    flags.is_some_and(|flags| flags & KERNEL_THREAD != 0)
+}
+
 /// A process as /proc tells it.
 #[must_use]
 pub fn process(pid: u32) -> Option<(ProcessId, Command)> {
@@ -150,6 +172,21 @@ mod tests {
     use crate::decode::OwnedBy;
 
     const REST: &str = " S 1 7 7 0 -1 4194560 1 0 0 0 0 0 0 0 20 0 1 0 1234 0 0";
+
+    #[test]
+    fn a_thread_of_the_kernel_is_told_from_a_process_that_is_called_so() {
+        let worker = b"9 (kworker/0:1-ev) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 17 0 0";
+        let program = b"9 (kworker/0:1) S 1 9 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 17 0 0";
+        assert_eq!([has_no_program(worker), has_no_program(program), has_no_program(b"")], [true, false, false]);
+        let called = |command: &str, pid, user| {
+            let process = ProcessId { pid, start: 1 };
+            is_kernel_thread(&Owner { process, command: Command::new(command), user, cgroup: 1, by: OwnedBy::Close })
+        };
+        let own = std::process::id();
+        assert!(!called("kworker/0:1", own, Some(0)), "we are none, whatever we are called");
+        assert!(called("kworker/0:1", u32::MAX, Some(0)) && !called("kworker/0:1", u32::MAX, Some(1_000)));
+        assert!(!called("curl", u32::MAX, Some(0)));
+    }
 
     #[test]
     fn a_process_name_with_brackets_and_blanks_is_read() {

@@ -71,6 +71,8 @@ pub struct Way {
     pub missing: Vec<&'static str>,
     /// Why nothing better was to be had.
     pub reason: Option<Obstacle>,
+    /// Why a way that was asked for was not to be had, where the rest works without.
+    pub unmet: Option<Obstacle>,
     /// How many connections can be kept at the same time, with those that are over and wait for their process, before any
     /// is likely to find no room.
     pub capacity: usize,

@@ -20,11 +20,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::net::TcpStream;
 
-use crate::listener::{BindError, BoundListener, ConnectionLimit};
+use crate::listener::{BindError, BoundListener};
+use crate::places::{Place, Places};
 use crate::scope::Scope;
 use crate::socket;
 
-/// Open connections at most; more than one scraper and a few people need. Further ones are closed.
+/// Open connections at most; more than one scraper and a few people need. For a further one the one ends that asks nothing
+/// for longest.
 const CONNECTIONS_MAX: usize = 512;
 /// How long a client may take for a request head, and may stay silent between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -215,16 +217,17 @@ pub fn is_for_this_machine<B>(request: &Request<B>, bound: IpAddr) -> bool {
 }
 
 async fn serve(listener: BoundListener, scope: Scope, service: Service) {
-    let limit = ConnectionLimit::new(CONNECTIONS_MAX);
+    let places = Places::new(CONNECTIONS_MAX);
     let tasks = scope.clone();
     let accepting = listener.accept_loop(scope.clone(), move |stream, _| {
-        let Some(permit) = limit.try_acquire() else {
-            return;
-        };
+        let Some(place) = places.take().map(Arc::new) else { return };
         let service = service.clone();
         tasks.spawn("admin connection", async move {
-            serve_connection(stream, service).await;
-            drop(permit);
+            tokio::select! {
+                biased;
+                () = serve_connection(stream, service, &place) => {}
+                () = place.given_away() => {}
+            }
         });
     });
     if let Err(error) = accepting.await {
@@ -233,10 +236,11 @@ async fn serve(listener: BoundListener, scope: Scope, service: Service) {
     scope.idle().await;
 }
 
-async fn serve_connection(stream: TcpStream, service: Service) {
+async fn serve_connection(stream: TcpStream, service: Service, place: &Arc<Place>) {
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(service.header_timeout).max_buf_size(HEAD_MAX);
-    let answering = service_fn(move |request: Request<Incoming>| {
+    let answering = service_fn(|request: Request<Incoming>| {
+        let _answering = place.keep_for_now();
         let answer = service.answer(&request);
         async move { Ok::<_, Infallible>(answer.into_response()) }
     });
@@ -368,6 +372,18 @@ mod tests {
             let mut rest = Vec::new();
             stream.read_to_end(&mut rest).unwrap();
         }
+    }
+
+    #[test]
+    fn who_asks_has_an_answer_however_many_have_come_before_and_say_nothing() {
+        let server = start();
+        let mut asked = TcpStream::connect(server.local_addr()).unwrap();
+        asked.set_read_timeout(Some(DEADLINE)).unwrap();
+        let silent: Vec<_> = (0..CONNECTIONS_MAX).map(|_| TcpStream::connect(server.local_addr()).unwrap()).collect();
+        // The listener takes one after the other: all of those are in when this one is answered.
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+        assert_eq!(asked.read(&mut [0]).unwrap_or_default(), 0, "the first has given way");
+        drop(silent);
     }
 
     #[tokio::test]

@@ -16,6 +16,7 @@ pub mod page;
 pub mod password;
 pub mod peer;
 pub mod pipe;
+pub mod places;
 pub mod readiness;
 pub mod regular_file;
 pub mod scope;

@@ -126,8 +126,11 @@ impl SourceArguments {
         given.into_iter().filter_map(|(option, is_given)| is_given.then_some(option)).collect()
     }
 
-    /// What is to be said of options that the way that was taken has no use for.
+    /// What is to be said of options that the way that was taken has no use for, or that the kernel does not permit.
     pub(super) fn unused(&self, way: &Way) -> Option<String> {
+        if let Some(unmet) = &way.unmet {
+            return Some(format!("{}; hint: {}", unmet.message, unmet.hint));
+        }
         let unused = self.of_programs();
         let is_unused = way.source != "ebpf" && !unused.is_empty();
         is_unused.then(|| format!("not used, as it polls: {}", unused.join(", ")))

@@ -2,6 +2,7 @@
 
 mod event;
 mod keys;
+mod lines;
 mod look;
 mod rows;
 mod uses;
@@ -21,15 +22,15 @@ use adit_core::diagnose::Fault;
 use clap::Args;
 use runtime::scope::Scope;
 use runtime::signals::{Hangups, StopSignal, StopSignals};
-use serde_json::json;
 
 use self::keys::Keys;
+use self::lines::{Events, Teller};
 use self::look::Look;
 use self::rows::By;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
 use super::monitor::{SourceArguments, interval, keep_warning, lacks, open_source, refuse_config, way};
-use super::output::{Line, Output, Weight};
+use super::output::{Output, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime};
 use crate::report::{Failure, Output as Format, chain, failure};
@@ -55,10 +56,12 @@ const ROOM: (usize, Duration) = (20, Duration::from_millis(100));
 Keys: 1 2 3 or Tab what is shown, < > the column to sort by, r the other way round, / filter, p pause, arrows, PgUp, PgDn, Home and End \
 move, ? help, q quit.
 
-With -o json every step of a connection is a line as it happens; with --once the table is one object. All fields: docs/reference/top.md.
+With --events each connection that ended or failed is a line as it happens, for terminals, pipes and files. With -o json every step of a \
+connection is one, as an object; with --once the table is one object. All fields: docs/reference/top.md.
 
 Examples:
   sudo adit top
+  sudo adit top --events
   adit top --once --by remote --sort sent
   sudo adit top -o json --filter curl")]
 pub(crate) struct TopArguments {
@@ -68,6 +71,9 @@ pub(crate) struct TopArguments {
     /// Print one table and end
     #[arg(long)]
     once: bool,
+    /// Print a line for each event as it happens, in the place of the live view; with -o json tell these alone
+    #[arg(long, value_enum, value_name = "WHICH", num_args = 0..=1, default_missing_value = "ends")]
+    events: Option<Events>,
     /// The column to sort by [default: rate]
     #[arg(long, value_name = "COLUMN", long_help = rows::sort_help())]
     sort: Option<String>,
@@ -145,19 +151,27 @@ impl TopArguments {
             (true, Format::Json) => Form::Object,
             (true, Format::Text) => Form::Table,
             (false, Format::Json) => Form::Steps,
+            (false, Format::Text) if self.events.is_some() => Form::Lines,
             (false, Format::Text) => Form::Live,
         };
         let refused = |option: &str, why: &str, hint: &str| {
             Err(Failure::new(Fault::Usage, format!("{option} has no meaning {why}"), hint))
         };
         match form {
+            Form::Table | Form::Object if self.events.is_some() => {
+                refused("--events", "with --once, which ends before anything happens", "leave one of them out")
+            }
+            Form::Lines if self.by.is_some() || self.sort.is_some() => {
+                let option = if self.by.is_some() { "--by" } else { "--sort" };
+                refused(option, "for events, which are told as they happen", "add --filter to choose among them")
+            }
             Form::Steps if self.by.is_some() || self.sort.is_some() => {
                 let option = if self.by.is_some() { "--by" } else { "--sort" };
                 refused(option, "for steps, which are told as they happen", "add --once for tables as one object")
             }
-            Form::Steps | Form::Live if self.lines.is_some() => {
+            Form::Lines | Form::Steps | Form::Live if self.lines.is_some() => {
                 let hint =
-                    "add --once for one table; the live view fills the screen, and steps go on until you stop it";
+                    "add --once for one table; the live view fills the screen, and events go on until you stop it";
                 refused("--lines", "without --once", hint)
             }
             _ => Ok(form),
@@ -187,7 +201,9 @@ enum Form {
     Table,
     /// All tables as one object.
     Object,
-    /// Each step of a connection as a line.
+    /// Each event as a line for people.
+    Lines,
+    /// Each step of a connection as a line for programs.
     Steps,
 }
 
@@ -202,7 +218,9 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     }
     let behind = Behind::sudo();
     let user = behind.as_ref().map(|behind| (behind.user, behind.group));
-    let (source, _) = open_source(&arguments.source.options(form == Form::Steps)?, user)?;
+    let wanted = arguments.events.unwrap_or(Events::All);
+    let every_step = matches!(form, Form::Steps | Form::Lines) && wanted.has_beginnings();
+    let (source, _) = open_source(&arguments.source.options(every_step)?, user)?;
     if let Some(unused) = arguments.source.unused(source.way()) {
         if form == Form::Live {
             view.note(unused);
@@ -215,11 +233,11 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
         None => daemon::Place::find().ok(),
     };
     let asked = Arc::new(Asked { place, uses: Mutex::default() });
-    on_runtime(Some(1), show(form, arguments.lines, source, every, view, &asked))?
+    on_runtime(Some(1), show((form, wanted), arguments.lines, source, every, view, &asked))?
 }
 
 async fn show(
-    form: Form,
+    (form, wanted): (Form, Events),
     lines: Option<usize>,
     source: Box<dyn Source>,
     every: Duration,
@@ -234,7 +252,11 @@ async fn show(
         () = asked.learn() => {}
     }
     match form {
-        Form::Steps => stream(&scope, source, every, view.filter(), asked, signals).await,
+        Form::Steps => stream(&scope, source, every, Teller::steps(wanted, view.filter()), asked, signals).await,
+        Form::Lines => {
+            let teller = Teller::lines(wanted, view.filter(), room());
+            stream(&scope, source, every, teller, asked, signals).await
+        }
         Form::Live => live(&scope, source, every, view, asked, signals).await,
         Form::Table | Form::Object => once(source, every, view, asked, signals, (form, lines)).await,
     }
@@ -245,8 +267,13 @@ fn cut_off(signal: StopSignal) -> ExitCode {
     ExitCode::from(if signal == StopSignal::Interrupt { 130 } else { 143 })
 }
 
+/// How wide a line may be.
+fn room() -> usize {
+    if terminal::is_interactive() { terminal::width() } else { usize::MAX }
+}
+
 fn no_terminal() -> Failure {
-    let hint = "use --once for one table, or -o json for a line for each event";
+    let hint = "use --events for a line for each connection that ended or failed, --once for one table, or -o json";
     Failure::new(Fault::Usage, "the live view needs a terminal", hint)
 }
 
@@ -280,29 +307,29 @@ async fn once(
     for note in view::notes(shared.way(), &lacking) {
         terminal::say(&note);
     }
-    let width = if terminal::is_interactive() { terminal::width() } else { usize::MAX };
     view.look(look);
-    for line in view.table(width, lines.unwrap_or(usize::MAX)) {
+    for line in view.table(room(), lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));
     }
     Ok(ExitCode::SUCCESS)
 }
 
-/// Every step of a connection as a line.
+/// Tells of steps as they happen.
 async fn stream(
     scope: &Scope,
     source: Box<dyn Source>,
     every: Duration,
-    filter: &str,
+    mut teller: Teller,
     asked: &Arc<Asked>,
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
-    let left_out = |count| Line::Data(json!({ "event": "left-out", "lines": count }).to_string());
-    let output = Output::start(left_out).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let output =
+        Output::start(teller.left_out()).map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
     let output = Arc::new(output);
-    let begun = json!({ "event": "started", "source": way(source.way()) });
-    output.put(Line::Data(begun.to_string()), Weight::Full);
-    let (lines, known, filter) = (Arc::clone(&output), Arc::clone(asked), filter.to_lowercase());
+    for line in teller.begin(source.way()) {
+        output.put(line, Weight::Full);
+    }
+    let (lines, known) = (Arc::clone(&output), Arc::clone(asked));
     let mut entrances = Entrances::default();
     let agent = Agent::new(source, Limits::default(), every).with_listener(Box::new(move |record, place| {
         let forward = {
@@ -310,9 +337,8 @@ async fn stream(
             entrances.note(record, &known);
             known.of(record, &entrances).map(str::to_owned)
         };
-        let value = event::value(record, place, forward.as_deref());
-        if event::has(&value, &filter) {
-            lines.put(Line::Data(value.to_string()), Weight::Full);
+        if let Some(line) = teller.line(record, place, forward.as_deref()) {
+            lines.put(line, Weight::Full);
         }
     }));
     let shared = agent.shared();
@@ -335,6 +361,10 @@ async fn stream(
         }
     };
     output.flush().await;
+    let folded = shared.counts().folded;
+    if folded > 0 {
+        tracing::warn!("{folded} ends came too fast to be told singly, and are in no line");
+    }
     match ended {
         Ok(Ok(())) => Ok(code),
         Ok(Err(error)) => Err(failure(&error)),

@@ -245,6 +245,11 @@ fn forwards_are_exported_by_name_and_tag_without_secrets() {
     );
     insta::assert_snapshot!("config_export_json", export(&["postgres", "-o", "json", "--no-defaults"]));
     assert_eq!(export(&["-o", "yaml"]), whole);
+    // Where text is no YAML it is not given in its place.
+    for other in [&["top", "--once"][..], &["monitor"], &["doctor"], &["config", "check"], &["status"]] {
+        let said = run(home.path(), &[other, &["-o", "yaml"]].concat());
+        assert!(said.contains("this command gives text or JSON, not YAML") && said.contains("use -o json"), "{said}");
+    }
     insta::assert_snapshot!("config_export_unknown", export(&["postgre"]));
     assert!(export(&["-t", "databse"]).contains("did you mean `database`?"));
 }

@@ -3,6 +3,7 @@
 
 mod board;
 mod ends;
+mod events;
 mod without;
 
 use std::io::{Read as _, Write as _};
@@ -535,6 +536,9 @@ fn what_would_be_ignored_is_refused_with_what_to_do_instead() {
         (&["top", "-o", "json", "--sort", "rate"], ["--sort has no meaning for steps", "add --once"]),
         (&["top", "-o", "json", "--by", "remote"], ["--by has no meaning for steps", "add --once"]),
         (&["top", "-o", "json", "--lines", "3"], ["--lines has no meaning without --once", "add --once"]),
+        (&["top", "--events", "--by", "remote"], ["--by has no meaning for events", "--filter"]),
+        (&["top", "--events", "--lines", "3"], ["--lines has no meaning without --once", "add --once"]),
+        (&["top", "--once", "--events"], ["--events has no meaning with --once", "leave one of them out"]),
         (&["-f", "x.yaml", "top"], ["--config x.yaml has no meaning for adit top", "leave it out"]),
         (&["-f", "x.yaml", "monitor"], ["--config x.yaml has no meaning for adit monitor", "leave it out"]),
         (&["top", "--lines", "3"], ["--lines has no meaning without --once", "add --once"]),

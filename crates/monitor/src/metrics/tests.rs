@@ -37,6 +37,20 @@ fn what_a_way_does_not_see_has_no_series() {
 }
 
 #[test]
+fn where_no_end_and_no_handshake_is_seen_as_it_happens_there_are_no_series_of_them() {
+    let nothing = Snapshot::of(&Table::default(), None);
+    let part = crate::source::Part { way: crate::source::CONNECTS, ..programs().parts[0].clone() };
+    for way in [Way { source: "sock_diag", ..Way::default() }, Way { parts: vec![part], ..programs() }] {
+        let text = text(&nothing, &Counts::default(), &way);
+        assert!(text.contains("adit_tcp_ends_total{end=\"unseen\",error=\"\"} 0\n"), "{text}");
+        assert!(!text.contains("end=\"closed\"") && !text.contains("adit_tcp_handshake_seconds"), "{text}");
+    }
+    let text = text(&nothing, &Counts::default(), &programs());
+    assert!(text.contains("adit_tcp_ends_total{end=\"closed\",error=\"\"} 0\n"), "{text}");
+    assert!(text.contains("adit_tcp_handshake_seconds_count 0\n"), "{text}");
+}
+
+#[test]
 fn the_gauge_by_process_is_as_it_was() {
     let text = text(&filled(), &Counts::default(), &programs());
     assert!(text.contains("# TYPE tcp_connects_by_pid gauge\n"), "{text}");

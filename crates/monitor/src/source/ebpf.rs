@@ -121,6 +121,12 @@ impl Ebpf {
             return Err(SourceError::NotPermitted(rights::judge(&facts, &said.join("; "))));
         }
         say_exits(&mut programs, &way).map_err(|error| SourceError::broken("a map of the kernel", &error))?;
+        if let Some(asked) = options.accept.as_deref().filter(|asked| *asked != "close") {
+            let refused = way.parts.iter().filter(|part| part.purpose == "accept");
+            let said = refused.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?)));
+            let (said, is_unmet) = (said.collect::<Vec<_>>().join("; "), way.chosen("accept").is_none());
+            way.unmet = is_unmet.then(|| rights::judge_one(&facts, &format!("--accept {asked}"), &said));
+        }
         way.missing = attach::missing(&way);
         way.missing.extend(super::unseen_processes());
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);

@@ -13,6 +13,10 @@ const SYS_RESOURCE: u8 = 24;
 const PERFMON: u8 = 38;
 const BPF: u8 = 39;
 
+/// What brings tracepoints.
+const TRACEFS: &str =
+    "mount -t tracefs tracefs /sys/kernel/tracing; in a container mount the host's /sys/kernel/tracing";
+
 /// What was found out about this system.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Facts {
@@ -89,6 +93,17 @@ pub fn judge(facts: &Facts, said: &str) -> Obstacle {
     })
 }
 
+/// The same for one way that was asked for by an option, where the rest works without.
+#[must_use]
+pub fn judge_one(facts: &Facts, option: &str, said: &str) -> Obstacle {
+    let (why, hint) = if said.contains("tracefs") && !facts.tracefs {
+        ("tracefs is missing or may not be read", TRACEFS.to_owned())
+    } else {
+        (said, format!("leave {option} out: the best way that the kernel permits is taken then"))
+    };
+    Obstacle { message: format!("{option} is not to be had, and goes unused: {why}"), hint }
+}
+
 /// What the system's answer tells together with the facts.
 fn of_refusal(facts: &Facts, said: &str) -> Option<Obstacle> {
     let is_refused = ["EPERM", "Operation not permitted", "os error 1)"].iter().any(|word| said.contains(word));
@@ -110,8 +125,7 @@ fn of_refusal(facts: &Facts, said: &str) -> Option<Obstacle> {
     }
     (said.contains("tracefs") && !facts.tracefs).then(|| Obstacle {
         message: "tracefs is missing or may not be read, and nothing but tracepoints was to be had".into(),
-        hint: "mount -t tracefs tracefs /sys/kernel/tracing; in a container mount the host's /sys/kernel/tracing"
-            .into(),
+        hint: TRACEFS.into(),
     })
 }
 
@@ -232,6 +246,18 @@ mod tests {
         for (at, word) in ["btf/vmlinux", "5.8", "confidentiality", "tracefs", "EINVAL"].iter().enumerate() {
             assert!(messages[at].contains(word), "{word}: {}", messages[at]);
         }
+    }
+
+    #[test]
+    fn one_way_that_cannot_be_had_is_told_with_its_option_and_what_to_do() {
+        let unmet =
+            judge_one(&Facts { tracefs: false, ..root() }, "--accept sys_exit", "a tracepoint: tracefs not found");
+        assert!(unmet.message.starts_with("--accept sys_exit is not to be had") && unmet.message.contains("tracefs"));
+        assert!(unmet.hint.starts_with("mount -t tracefs"), "{unmet:?}");
+        let unmet = judge_one(&root(), "--accept fexit", "fexit inet_csk_accept: no");
+        assert!(
+            unmet.message.ends_with("fexit inet_csk_accept: no") && unmet.hint.starts_with("leave --accept fexit out")
+        );
     }
 
     #[test]

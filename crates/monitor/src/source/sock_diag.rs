@@ -57,7 +57,7 @@ impl SockDiag {
         }
         missing.extend(super::unseen_processes());
         let part = Part { purpose: "survey", way: "sock_diag and /proc", refused: None };
-        let way = Way { source: "sock_diag", parts: vec![part], missing, reason, capacity: 0 };
+        let way = Way { source: "sock_diag", parts: vec![part], missing, reason, ..Way::default() };
         let kernel = open().map_err(|error| SourceError::broken("sock_diag", &error))?;
         Ok(Self {
             way,

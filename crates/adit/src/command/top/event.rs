@@ -84,8 +84,8 @@ pub(super) fn micros(time: Duration) -> u64 {
     u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
-/// When the step was, in seconds since 1970 with microseconds; where that is not known, now.
-fn unix(record: &Record) -> f64 {
+/// When the step was; where that is not known, now.
+pub(super) fn when(record: &Record) -> SystemTime {
     let at = match record.step {
         Step::Opened => Some(record.opened()),
         Step::Established => record.established,
@@ -93,7 +93,12 @@ fn unix(record: &Record) -> f64 {
         Step::Claimed | Step::Live => None,
     };
     let ago = at.map(|at| now().saturating_sub(at)).unwrap_or_default();
-    let time = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().saturating_sub(ago);
+    SystemTime::now().checked_sub(ago).unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+/// The same in seconds since 1970, with microseconds.
+fn unix(record: &Record) -> f64 {
+    let time = when(record).duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     (time.as_secs_f64() * 1e6).round() / 1e6
 }
 

@@ -446,7 +446,13 @@ fn keys(room: usize) -> String {
 /// What a filter looks at: all cells but figures, also those for which there is no column on the screen.
 fn searched(by: By, row: &Row) -> String {
     let cells = by.columns().iter().zip(row).filter(|(column, _)| !column.is_figure());
-    cells.map(|(_, cell)| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n")
+    let mut text = cells.map(|(_, cell)| cell.text().to_lowercase()).collect::<Vec<_>>().join("\n");
+    // A remote with its port, as an address is written elsewhere: who types `:443` means that.
+    if let (By::Remote, [Cell::Ip(ip, _), Cell::Count(port), ..]) = (by, row.as_slice()) {
+        let written = if ip.is_ipv6() { format!("\n[{ip}]:{port}") } else { format!("\n{ip}:{port}") };
+        text.push_str(&written);
+    }
+    text
 }
 
 /// Where a key moves to in a list; `None` when it moves nothing.

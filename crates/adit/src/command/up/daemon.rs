@@ -23,7 +23,6 @@ pub(in crate::command) mod metrics;
 mod notify;
 pub(in crate::command) mod others;
 mod place;
-mod places;
 mod ports_before;
 mod presence;
 mod rotating;

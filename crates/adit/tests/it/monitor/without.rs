@@ -46,6 +46,32 @@ fn a_file_system_of_tracepoints_that_is_missing_is_told_where_nothing_else_is_wa
 }
 
 #[test]
+fn who_accepts_in_a_way_that_cannot_be_had_is_told_with_the_reason_and_the_command() {
+    let home = home();
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("SKIPPED: only root can take something away");
+        return;
+    }
+    let taken = "mount -t tmpfs none /sys/kernel/tracing && mount -t tmpfs none /sys/kernel/debug && echo done >&2";
+    let mut command = Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &format!("{taken} && exec \"$0\" \"$@\"")]);
+    command.arg(adit(home.path()).get_program()).env("HOME", home.path());
+    command.args(["top", "--once", "--interval", "100ms", "--accept", "sys_exit"]);
+    let (status, said) = process::run(&mut command, b"", DEADLINE).expect("it ends");
+    let text = said.stderr();
+    if !text.contains("done") || text.contains("polls") {
+        eprintln!("SKIPPED: programs in the kernel are not permitted here: {text}");
+        return;
+    }
+    assert!(status.success(), "{text}");
+    for word in
+        ["--accept sys_exit is not to be had", "tracefs is missing", "mount -t tracefs tracefs /sys/kernel/tracing"]
+    {
+        assert!(text.contains(word), "{word}: {text}");
+    }
+}
+
+#[test]
 fn a_way_that_the_kernel_does_not_have_is_told_with_what_it_said() {
     if std::path::Path::new("/sys/bus/event_source/devices/kprobe").exists() {
         eprintln!("SKIPPED: this kernel has kprobes");

@@ -5,7 +5,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 
-use crate::source::{CONNECTS, Options, Part, Way};
+use crate::source::{CONNECTS, Options, Part, Way, rights};
 
 /// What is attached but kept by aya itself.
 pub(super) struct Attached {
@@ -240,6 +240,11 @@ fn said(error: &ProgramError) -> String {
         let log = verifier_log.to_string();
         if !log.is_empty() {
             tracing::debug!(%log, "the verifier");
+        }
+        let is_refused = io_error.raw_os_error() == Some(rustix::io::Errno::PERM.raw_os_error());
+        // Some kernels refuse whole kinds of programs to everybody: no right would help.
+        if is_refused && rights::Facts::here().missing().is_empty() {
+            return format!("the kernel refuses programs of this kind, though the rights are there: {io_error}");
         }
         return format!("the kernel does not load it: {io_error}");
     }

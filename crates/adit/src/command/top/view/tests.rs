@@ -165,6 +165,17 @@ fn a_filter_looks_at_names_and_addresses_and_not_at_figures_and_the_sums_of_all_
 }
 
 #[test]
+fn a_remote_is_found_by_its_port_as_an_address_has_it() {
+    let mut view = View::new(By::Remote, ":443", Duration::ZERO);
+    view.look(look_at(&busy(), true));
+    let table = view.table(80, 10);
+    assert!(table.len() == 2 && table[1].contains("10.0.0.1"), "{table:?}");
+    let mut view = View::new(By::Remote, "10.0.0.1:44", Duration::ZERO);
+    view.look(look_at(&busy(), true));
+    assert_eq!(view.table(80, 10).len(), 2);
+}
+
+#[test]
 fn a_pause_holds_what_was_seen_in_every_view_order_and_filter_until_it_is_ended() {
     let mut view = view();
     press(&mut view, "p");

@@ -14,13 +14,13 @@ use adit_core::diagnose::Fault;
 use adit_core::token::Token;
 use runtime::control::{Unread, conversation};
 use runtime::listener::BoundListener;
+use runtime::places::Places;
 use runtime::scope::Scope;
 use serde_json::{Value, json};
 use tunnel::agent::TokenSource;
 
 use super::api::Api;
 use super::guarded::{Client, Door, Key};
-use super::places::Places;
 use super::state::{Daemon, internal};
 use crate::command::clock::ticks;
 use crate::report::{Failure, failure};

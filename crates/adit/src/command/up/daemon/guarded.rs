@@ -12,10 +12,10 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use runtime::admin::is_for_this_machine;
 use runtime::control::{Handler, Lines};
+use runtime::places::Place;
 use sha2::{Digest as _, Sha256};
 
 use super::api::{self, Api};
-use super::places::Place;
 
 /// Who asks with a wrong token waits this long for the answer.
 const WRONG: Duration = Duration::from_millis(250);

@@ -1,4 +1,4 @@
-//! The places at a port of the daemon. When all of them are taken, whoever has shown no right to be there gives way to
+//! The places at a port. When all of them are taken, whoever has shown no right to be there gives way to
 //! the next one, the oldest first: silence costs nothing, and would keep everybody else away.
 
 use std::collections::BTreeMap;
@@ -7,19 +7,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// As many places as there may be conversations at the same time.
-#[derive(Clone)]
-pub(super) struct Places {
+#[derive(Clone, Debug)]
+pub struct Places {
     most: usize,
     seats: Arc<Mutex<Seats>>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Seats {
     /// The number of the next one, or of one that is new again.
     next: u64,
     taken: BTreeMap<u64, Seat>,
 }
 
+#[derive(Debug)]
 struct Seat {
     standing: Standing,
     told: Arc<Notify>,
@@ -37,12 +38,15 @@ enum Standing {
 }
 
 impl Places {
-    pub(super) fn new(most: usize) -> Self {
+    /// So many places.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
         Self { most, seats: Arc::default() }
     }
 
     /// A place for a client that has just come; `None` when those who may stay have all of them.
-    pub(super) fn take(&self) -> Option<Place> {
+    #[must_use]
+    pub fn take(&self) -> Option<Place> {
         let mut seats = self.seats();
         // Whoever is told to go is gone in a moment. Should they be many, their successors are no more than they.
         let leaving = seats.taken.values().filter(|seat| seat.standing == Standing::Leaving).count();
@@ -76,7 +80,8 @@ impl Seats {
 }
 
 /// The place of one client, free again on drop.
-pub(super) struct Place {
+#[derive(Debug)]
+pub struct Place {
     number: u64,
     told: Arc<Notify>,
     seats: Arc<Mutex<Seats>>,
@@ -84,18 +89,19 @@ pub(super) struct Place {
 
 impl Place {
     /// The client may be here: nobody takes its place, also if it was just told to go.
-    pub(super) fn keep(&self) {
+    pub fn keep(&self) {
         self.stand(|_| Standing::Kept);
     }
 
     /// The same for as long as a request is answered. After it the client is the newest of those who have said nothing.
-    pub(super) fn keep_for_now(&self) -> impl Drop + use<'_> {
+    #[must_use]
+    pub fn keep_for_now(&self) -> impl Drop + use<'_> {
         self.keep();
         Answering(self)
     }
 
     /// Ready when the place is somebody else's.
-    pub(super) async fn given_away(&self) {
+    pub async fn given_away(&self) {
         loop {
             self.told.notified().await;
             if self.seats().taken.get(&self.number).is_none_or(|seat| seat.standing == Standing::Leaving) {

@@ -1,0 +1,339 @@
+//! What happens to connections, as it happens: a line for each event, for people or for programs.
+
+use std::time::{Duration, SystemTime};
+
+use ::monitor::decode::{End, Record, Step};
+use ::monitor::source::{Counts, Way};
+use adit_core::{printable, timestamp};
+use serde_json::json;
+
+use super::event::{self, when};
+use super::rows::short;
+use super::view;
+use crate::command::monitor::{lacks, way as source};
+use crate::command::output::Line;
+use crate::command::up::table::bytes;
+
+/// Which events are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(super) enum Events {
+    /// Connections that are over, and attempts that failed.
+    Ends,
+    /// Attempts that failed.
+    Failed,
+    /// Connections as they begin.
+    Opened,
+    /// Each step of each connection.
+    All,
+}
+
+impl Events {
+    /// Whether a step is one of them.
+    pub(super) fn has(self, record: &Record) -> bool {
+        match self {
+            Self::Ends => record.is_end(),
+            Self::Failed => matches!(record.ended, Some((_, End::Failed(_)))),
+            // Who comes in has opened it elsewhere: here it begins when it is established. So it does for a poll, which sees it then.
+            Self::Opened => match record.step {
+                Step::Opened => true,
+                Step::Established => record.incoming || record.established.is_none(),
+                _ => false,
+            },
+            Self::All => true,
+        }
+    }
+
+    /// Whether steps before the end are among them.
+    pub(super) const fn has_beginnings(self) -> bool {
+        matches!(self, Self::Opened | Self::All)
+    }
+}
+
+/// Words events, those that are wanted.
+pub(super) struct Teller {
+    wanted: Events,
+    /// In lower case.
+    filter: String,
+    /// For people; without it for programs.
+    lines: Option<Lines>,
+}
+
+impl Teller {
+    /// For programs.
+    pub(super) fn steps(wanted: Events, filter: &str) -> Self {
+        Self { wanted, filter: filter.to_lowercase(), lines: None }
+    }
+
+    /// For people, in lines of so many columns at most.
+    pub(super) fn lines(wanted: Events, filter: &str, width: usize) -> Self {
+        Self { lines: Some(Lines::new(wanted, width)), ..Self::steps(wanted, filter) }
+    }
+
+    /// What is said of lines that found no room.
+    pub(super) fn left_out(&self) -> impl Fn(u64) -> Line + Send + 'static {
+        let is_for_people = self.lines.is_some();
+        move |count| {
+            if is_for_people {
+                Line::Say(format!("{count} lines are left out here: they were not read in time"))
+            } else {
+                Line::Data(json!({ "event": "left-out", "lines": count }).to_string())
+            }
+        }
+    }
+
+    /// What comes before the first event.
+    pub(super) fn begin(&mut self, way: &Way) -> Vec<Line> {
+        let Some(lines) = &mut self.lines else {
+            return vec![Line::Data(json!({ "event": "started", "source": source(way) }).to_string())];
+        };
+        let hidden = lines.hidden();
+        let narrow = format!("no room on this terminal for {}; a pipe or a file has all", hidden.join(", "));
+        let notes = view::notes(way, &lacks(&Counts::default(), way));
+        let said = notes.into_iter().chain((!hidden.is_empty()).then_some(narrow)).map(Line::Say);
+        said.chain([Line::Data(lines.titles())]).collect()
+    }
+
+    /// The line of a step, when it is wanted.
+    pub(super) fn line(&mut self, record: &Record, place: Option<&str>, forward: Option<&str>) -> Option<Line> {
+        if !self.wanted.has(record) {
+            return None;
+        }
+        // A filter looks at the same for people and for programs.
+        let value = (self.lines.is_none() || !self.filter.is_empty()).then(|| event::value(record, place, forward));
+        if value.as_ref().is_some_and(|value| !event::has(value, &self.filter)) {
+            return None;
+        }
+        match (&mut self.lines, value) {
+            (Some(lines), _) => Some(Line::Data(lines.step(record, forward))),
+            (None, value) => value.map(|value| Line::Data(value.to_string())),
+        }
+    }
+}
+
+/// A column of the lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Column {
+    title: &'static str,
+    /// So wide at least; a cell that needs more has it, and so have all lines after it.
+    wide: usize,
+    is_figure: bool,
+}
+
+const fn text(title: &'static str, wide: usize) -> Column {
+    Column { title, wide, is_figure: false }
+}
+
+const fn figure(title: &'static str, wide: usize) -> Column {
+    Column { title, wide, is_figure: true }
+}
+
+/// As wide as what is in them mostly is at most: a command has 15 bytes, an address of IPv4 with its port 21.
+const COLUMNS: [Column; 13] = [
+    text("TIME", 24),
+    text("EVENT", 7),
+    figure("PID", 7),
+    text("COMMAND", 15),
+    text("WAY", 3),
+    text("LOCAL", 21),
+    text("REMOTE", 21),
+    figure("SENT", 5),
+    figure("RECEIVED", 8),
+    figure("DURATION", 8),
+    figure("RTT", 7),
+    text("ERROR", 12),
+    text("FORWARD", 7),
+];
+/// The longest name of a step that is no end.
+const STEP: usize = 11;
+/// The time of day alone, for a terminal that has no room for the date.
+const TIME_OF_DAY: usize = 13;
+/// What a narrow terminal does without, in this order; the date goes before all of them.
+const LEAST: [&str; 7] = ["RTT", "WAY", "FORWARD", "LOCAL", "RECEIVED", "SENT", "DURATION"];
+
+/// Makes the lines; knows how wide each column is by now.
+pub(super) struct Lines {
+    columns: Vec<Column>,
+    has_date: bool,
+}
+
+impl Lines {
+    /// For a terminal of so many columns; there is no limit for a pipe and a file.
+    pub(super) fn new(events: Events, width: usize) -> Self {
+        let mut columns = COLUMNS.to_vec();
+        if events.has_beginnings() {
+            columns[1].wide = STEP;
+        }
+        let all = |columns: &[Column]| columns.iter().map(|column| column.wide + 1).sum::<usize>() - 1;
+        let has_date = all(&columns) <= width;
+        if !has_date {
+            columns[0].wide = TIME_OF_DAY;
+        }
+        for title in LEAST {
+            if all(&columns) <= width {
+                break;
+            }
+            columns.retain(|column| column.title != title);
+        }
+        Self { columns, has_date }
+    }
+
+    /// The titles.
+    pub(super) fn titles(&mut self) -> String {
+        self.line(|title| title.to_owned())
+    }
+
+    /// What there is no room for.
+    pub(super) fn hidden(&self) -> Vec<&'static str> {
+        COLUMNS.iter().map(|column| column.title).filter(|title| !self.shows(title)).collect()
+    }
+
+    /// A step of a connection.
+    pub(super) fn step(&mut self, record: &Record, forward: Option<&str>) -> String {
+        let has_date = self.has_date;
+        self.line(|title| cell(title, record, forward, has_date))
+    }
+
+    fn shows(&self, title: &str) -> bool {
+        self.columns.iter().any(|column| column.title == title)
+    }
+
+    fn line(&mut self, cell: impl Fn(&str) -> String) -> String {
+        let mut line = String::new();
+        for column in &mut self.columns {
+            let text = printable::part(&cell(column.title), usize::MAX);
+            column.wide = column.wide.max(text.chars().count());
+            let wide = column.wide;
+            let text = if column.is_figure { format!("{text:>wide$} ") } else { format!("{text:<wide$} ") };
+            line.push_str(&text);
+        }
+        line.trim_end().to_owned()
+    }
+}
+
+/// What is in a column. `–` is what is not known, and what there is not.
+fn cell(title: &str, record: &Record, forward: Option<&str>, has_date: bool) -> String {
+    let end = record.ended.map(|(_, end)| end);
+    let owner = record.owner;
+    let known = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
+    match title {
+        "TIME" => time(when(record), has_date),
+        "EVENT" => end.map_or(record.step.as_str(), End::as_str).to_owned(),
+        "PID" => known(owner.map(|owner| owner.process.pid.to_string())),
+        "COMMAND" => known(owner.map(|owner| owner.command.text())),
+        "WAY" => if record.incoming { "in" } else { "out" }.to_owned(),
+        // The port is chosen while it connects.
+        "LOCAL" => known((record.local.port() != 0).then(|| record.local.to_string())),
+        "REMOTE" => record.remote.to_string(),
+        "SENT" => known(end.map(|_| bytes(record.sent))),
+        "RECEIVED" => known(end.map(|_| bytes(record.received))),
+        "DURATION" => known(end.filter(|_| !record.seen_late).map(|_| short(record.duration(Duration::ZERO)))),
+        "RTT" => known(record.rtt.map(short)),
+        "ERROR" => known(end.and_then(End::error).map(str::to_owned)),
+        _ => known(forward.map(str::to_owned)),
+    }
+}
+
+/// As the daemon's log has it: UTC. Without its date what is left says so by its Z.
+fn time(at: SystemTime, has_date: bool) -> String {
+    let whole = timestamp::format(at);
+    if has_date { whole } else { whole.split_once('T').map_or(whole.clone(), |(_, time)| time.to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use ::monitor::agent::now;
+    use ::monitor::decode::{Command, ConnectionId, OwnedBy, Owner, ProcessId, State};
+
+    use super::*;
+
+    fn record(step: Step, incoming: bool, end: Option<End>) -> Record {
+        let opened = now().saturating_sub(Duration::from_secs(5));
+        let owner = Owner {
+            process: ProcessId { pid: 4711, start: 1 },
+            command: Command::new("cu\x1b[2Jrl"),
+            user: None,
+            cgroup: 0,
+            by: OwnedBy::Connect,
+        };
+        Record {
+            id: ConnectionId::new(1, u64::try_from(opened.as_nanos()).unwrap()),
+            step,
+            local: ([127, 0, 0, 1], 40_000).into(),
+            remote: ([10, 0, 0, 1], 443).into(),
+            incoming,
+            seen_late: false,
+            gone: false,
+            owner: Some(owner),
+            netns: 0,
+            state: State::Established,
+            established: (step != Step::Opened).then(|| opened + Duration::from_millis(1)),
+            ended: end.map(|end| (opened + Duration::from_millis(1_500), end)),
+            sent: 5_000,
+            received: 0,
+            rtt: None,
+            min_rtt: None,
+            retransmits: 0,
+        }
+    }
+
+    #[test]
+    fn a_choice_has_what_its_name_says_and_each_connection_begins_once() {
+        let opened = record(Step::Opened, false, None);
+        let established = record(Step::Established, false, None);
+        let came_in = record(Step::Established, true, None);
+        let polled = Record { established: None, ..established };
+        let over = record(Step::Ended, false, Some(End::Closed));
+        let failed = record(Step::Ended, false, Some(End::Failed(111)));
+        let all = [opened, established, came_in, polled, over, failed];
+        let chosen = |events: Events| all.each_ref().map(|record| events.has(record));
+        assert_eq!(chosen(Events::Ends), [false, false, false, false, true, true]);
+        assert_eq!(chosen(Events::Failed), [false, false, false, false, false, true]);
+        assert_eq!(chosen(Events::Opened), [true, false, true, true, false, false]);
+        assert_eq!(chosen(Events::All), [true; 6]);
+    }
+
+    #[test]
+    fn lines_stand_below_their_titles_with_whole_addresses_and_harmless_names() {
+        let mut lines = Lines::new(Events::Ends, usize::MAX);
+        let titles = lines.titles();
+        let line = lines.step(&record(Step::Ended, false, Some(End::Failed(111))), Some("web\x1b"));
+        for (title, text) in
+            [("COMMAND", "cu"), ("REMOTE", "10.0.0.1:443 "), ("ERROR", "ECONNREFUSED "), ("FORWARD", "web")]
+        {
+            let at = titles.find(title).unwrap();
+            let found: String = line.chars().skip(at).collect();
+            assert!(found.starts_with(text), "{titles}\n{line}");
+        }
+        assert!(line.contains(" failed ") && line.contains(" 4.9K ") && line.contains(" 1s "), "{line}");
+        assert!(!line.contains('\x1b'), "{line}");
+        // A longer address moves what is after it, from then on.
+        let remote = "[2001:db8:1111:2222:3333:4444:5555:6666]:443".parse().unwrap();
+        let long = lines.step(&Record { remote, ..record(Step::Ended, false, Some(End::Closed)) }, Some("web"));
+        let next = lines.step(&record(Step::Ended, false, Some(End::Closed)), Some("web"));
+        assert!(long.contains("[2001:db8:1111:2222:3333:4444:5555:6666]:443 "), "{long}");
+        let place = |line: &str| line.chars().collect::<Vec<_>>().len();
+        assert_eq!(place(&long), place(&next), "{long}\n{next}");
+    }
+
+    #[test]
+    fn a_narrow_terminal_keeps_who_where_and_why() {
+        let mut lines = Lines::new(Events::Ends, 80);
+        let (titles, line) = (lines.titles(), lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None));
+        assert!(line.chars().count() <= 80 && titles.len() <= 80, "{titles}\n{line}");
+        for title in ["TIME", "EVENT", "PID", "COMMAND", "REMOTE", "ERROR"] {
+            assert!(titles.contains(title), "{titles}");
+        }
+        assert!(lines.hidden().contains(&"LOCAL") && line.contains("Z failed "), "{line}");
+        assert!(Lines::new(Events::All, usize::MAX).hidden().is_empty());
+    }
+
+    #[test]
+    fn what_is_not_over_has_no_figures_and_what_is_older_no_age() {
+        let mut lines = Lines::new(Events::All, usize::MAX);
+        let opened = lines.step(&record(Step::Opened, false, None), None);
+        assert!(opened.contains(" opened ") && !opened.contains("4.9K"), "{opened}");
+        let late = Record { seen_late: true, ..record(Step::Ended, true, Some(End::Reset)) };
+        let late = lines.step(&late, None);
+        assert!(late.contains(" reset ") && late.contains(" ECONNRESET ") && !late.contains(" 1s "), "{late}");
+    }
+}
