@@ -369,6 +369,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn s6_a_server_that_repeats_what_a_variable_holds_does_not_get_it_into_a_text() {
+        let text = "forwards:\n  a: { to: 1, health: { type: postgres, user: \"${WHO}\", password: x, database: \"db-${WHO}\" } }\n";
+        let file = adit_core::config::AgentFile::parse("adit.yaml", text, &|_| Some("hunter2".to_owned())).unwrap();
+        let probe = file.forward("a").unwrap().health.clone().unwrap().probe;
+        let said = hidden(&probe, "database \"db-hunter2\" does not exist for hunter2".to_owned());
+        assert!(
+            !said.contains("hunter2") && said.starts_with("database \"db-") && said.contains("does not exist for"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn where_no_stream_comes_to_be_it_is_the_ssh_server_that_is_looked_at() {
         let late = |doing| ProbeError::Timeout { after: Duration::from_secs(2), doing };
         let hint = what_to_do(&late(CONNECTING), "postgres", Some("me@bastion"));

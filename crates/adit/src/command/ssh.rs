@@ -287,6 +287,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_key_of_a_mistaken_file_is_found_and_what_only_has_its_letters_is_not() {
+        for text in
+            ["forwards:\n  db: { to: 1 }", "forwards: {db: 1}", "a:\n  \"db\": { to: 1 }", "db:", "{ a: 1, 'db' : 2 }"]
+        {
+            assert!(has_key(text, "db"), "{text}");
+        }
+        for text in ["mydb: 1", "to: tcp://db:5432", "host: db", "dbx: 1", "", "# on db:5432"] {
+            assert!(!has_key(text, "db"), "{text}");
+        }
+    }
+
+    #[test]
     fn a_target_may_be_a_server_alone() {
         for (text, server, destination) in [
             ("bastion", "bastion", None),

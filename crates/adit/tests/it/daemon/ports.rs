@@ -434,3 +434,31 @@ async fn a_disk_without_room_for_the_token_keeps_the_api_shut_and_nothing_else()
     let bearer = format!("Bearer {token}");
     assert_eq!(ask(address, "GET", AUTHORITY, "/v1/forwards", &[("authorization", &bearer)]).await.0, 200);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_is_taken_out_of_the_file_lets_nobody_in_though_another_cannot_be_made() {
+    let place = Place::new().await;
+    let named = place.home.path().join("tok");
+    std::fs::write(&named, "a token of sixteen letters\n").unwrap();
+    std::fs::set_permissions(&named, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let web = place.forward("web", 0, "");
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: \"127.0.0.1:0\", token_file: {} }}\n", named.display()));
+    place.start();
+    let (port, token) = api(&place);
+    let bearer = format!("Bearer {token}");
+    let authorised = [("authorization", bearer.as_str())];
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await.0, 200);
+    let next = place.home.path().join("state/adit/daemon.token.next");
+    std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: \"127.0.0.1:0\" }}\n"));
+    place.ok(&["daemon", "reload"]);
+    let shut = place.json(&["daemon", "status"])["daemon"]["ports"]["api"].clone();
+    assert_eq!((&shut["open"], &shut["token_file"]), (&false.into(), &Value::Null), "{shut}");
+    assert!(TcpStream::connect(port).is_err(), "it is closed");
+    std::fs::remove_file(&next).unwrap();
+    let opened = async || (place.json(&["daemon", "status"])["daemon"]["ports"]["api"]["open"] == true).then_some(());
+    eventually(DEADLINE, "the API is open", opened).await;
+    let (port, other) = api(&place);
+    assert_ne!(other, token);
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await.0, 401);
+}

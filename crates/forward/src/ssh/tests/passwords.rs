@@ -30,6 +30,8 @@ struct Door {
     code: bool,
     /// It ends the connection where others refuse.
     cuts: bool,
+    /// What is right is half of what lets in: the password is wanted by the other method as well.
+    half: bool,
     /// What was said.
     said: Arc<Mutex<Vec<String>>>,
     /// Exchanges that were begun.
@@ -38,7 +40,7 @@ struct Door {
 
 impl Door {
     fn new(method: MethodKind) -> Self {
-        Self { method, code: false, cuts: false, said: Arc::default(), begun: Arc::default() }
+        Self { method, code: false, cuts: false, half: false, said: Arc::default(), begun: Arc::default() }
     }
 
     fn answer(&self, said: &[String]) -> Result<Auth, russh::Error> {
@@ -83,7 +85,13 @@ impl server::Handler for Door {
             return Ok(Auth::Partial { name: "".into(), instructions: "".into(), prompts: prompts.into() });
         };
         let said: Vec<String> = response.map(|said| String::from_utf8_lossy(&said).into_owned()).collect();
-        self.answer(&said)
+        match self.answer(&said)? {
+            Auth::Accept if self.half => {
+                let methods = MethodSet::from(&[MethodKind::Password][..]);
+                Ok(Auth::Reject { proceed_with_methods: Some(methods), partial_success: true })
+            }
+            answer => Ok(answer),
+        }
     }
 }
 
@@ -200,6 +208,15 @@ async fn a_password_that_a_person_mistyped_is_asked_for_again_and_the_right_one_
         house.login(&bastion).await.unwrap();
         assert_eq!((house.said(), house.asked()), (vec![RIGHT.to_owned()], 2), "{method:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_answer_that_is_half_of_what_lets_in_is_kept() {
+    let house =
+        House::new(Door { half: true, ..Door::new(MethodKind::KeyboardInteractive) }, &[RIGHT, "asked again"]).await;
+    let bastion = house.bastion(None);
+    house.login(&bastion).await.unwrap();
+    assert_eq!((house.said(), house.asked()), (vec![RIGHT.to_owned(), RIGHT.to_owned()], 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

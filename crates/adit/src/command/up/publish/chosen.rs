@@ -86,7 +86,9 @@ impl Chosen {
             return Ok(());
         }
         kept.version = 1;
-        self.unread.map_or(Ok(()), |kind| Err(kind.into()))?;
+        if let Some(kind) = self.unread {
+            return Err(kind.into());
+        }
         self.save(&kept)
     }
 
