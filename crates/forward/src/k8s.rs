@@ -2,7 +2,7 @@
 
 pub(crate) mod api;
 mod channels;
-mod connection;
+pub(crate) mod connection;
 mod credentials;
 mod dial;
 mod exec;

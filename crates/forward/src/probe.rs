@@ -123,6 +123,14 @@ pub enum ProbeError {
         /// What was waited for.
         doing: &'static str,
     },
+    /// The stream itself said why it ended: the cluster told it.
+    #[error("{reason}")]
+    Cut {
+        /// Why.
+        reason: String,
+        /// Nothing listens there.
+        refused: bool,
+    },
     /// No TLS, or the wrong certificate.
     #[error("tls failed")]
     Tls {
@@ -187,7 +195,12 @@ impl ProbeError {
         match self {
             // Somebody said no, in the target's place: the way there is well.
             Self::Connect { source: ConnectError::Refused { .. } | ConnectError::Resolve { .. } } => Blame::Target,
-            Self::Connect { .. } | Self::Timeout { .. } | Self::Closed { .. } | Self::Command { .. } => Blame::Path,
+            Self::Cut { refused: true, .. } => Blame::Target,
+            Self::Connect { .. }
+            | Self::Timeout { .. }
+            | Self::Closed { .. }
+            | Self::Cut { .. }
+            | Self::Command { .. } => Blame::Path,
             Self::Tls { .. } | Self::Protocol { .. } | Self::Malformed { .. } | Self::Refused { .. } => Blame::Target,
             Self::Setup { .. } => Blame::Probe,
         }
@@ -199,6 +212,9 @@ impl ProbeError {
 pub(crate) fn what_to_do(error: &ProbeError, kind: &str, ssh_server: Option<&str>) -> String {
     if let (ProbeError::Timeout { doing: CONNECTING, .. }, Some(server)) = (error, ssh_server) {
         return format!("no stream came to be: see with `adit ssh test {server}` whether the SSH server answers");
+    }
+    if let (ProbeError::Cut { .. }, Some(hint)) = (error, error.hint()) {
+        return hint;
     }
     if let Some(hint) = error.hint() {
         return format!("{hint}; it is the {kind} probe in `health` of the forward");
@@ -219,6 +235,7 @@ impl Diagnose for ProbeError {
             Self::Connect { .. }
             | Self::Timeout { .. }
             | Self::Closed { .. }
+            | Self::Cut { .. }
             | Self::Tls { .. }
             | Self::Protocol { .. }
             | Self::Malformed { .. }
@@ -232,7 +249,12 @@ impl Diagnose for ProbeError {
             Self::Connect { source } | Self::Tls { source } => return source.hint(),
             Self::Protocol { .. } | Self::Malformed { .. } => "check the port of the forward and the type of its probe",
             Self::Timeout { .. } => "raise the probe's timeout if the service is slow and well",
-            Self::Closed { .. } | Self::Refused { .. } | Self::Command { .. } | Self::Setup { .. } => return None,
+            Self::Cut { refused: true, .. } => "start the service there, or correct the port of the forward",
+            Self::Closed { .. }
+            | Self::Cut { .. }
+            | Self::Refused { .. }
+            | Self::Command { .. }
+            | Self::Setup { .. } => return None,
         };
         Some(hint.to_owned())
     }
@@ -329,12 +351,12 @@ impl Connect for Open {
 }
 
 async fn tcp(asking: &Asking<'_>) -> Result<String, ProbeError> {
-    let (mut io, _) = asking.open(None, &[]).await?;
+    let (mut io, head) = asking.open(None, &[]).await?;
     asking.doing.settle();
     asking.doing.begin("looking whether it stays open");
     let grace = STAYS.min(asking.timeout / 2);
     match tokio::time::timeout(grace, io.read(&mut [0])).await {
-        Ok(Ok(0) | Err(_)) => Err(ProbeError::Closed { doing: asking.doing.now() }),
+        Ok(Ok(0) | Err(_)) => Err(head.closed(asking.doing.now())),
         Ok(Ok(_)) | Err(_) => Ok("it takes connections".to_owned()),
     }
 }
@@ -366,7 +388,61 @@ async fn aside<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
     use super::*;
+    use crate::k8s::connection::{PodFault, StreamFault};
+
+    /// A stream that the cluster cuts with a reason.
+    struct Refusing;
+
+    impl AsyncRead for Refusing {
+        fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+            let said =
+                "error forwarding port 80 to pod 1: failed to connect to localhost:80: connect: connection refused";
+            Poll::Ready(Err(StreamFault::Pod(PodFault::of(said)).into_io()))
+        }
+    }
+
+    impl AsyncWrite for Refusing {
+        fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Poll::Ready(Ok(bytes.len()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl Connect for Refusing {
+        fn connect(&self) -> BoxFuture<'_, Result<Io, ConnectError>> {
+            Box::pin(async { Ok(Io::other(Self)) })
+        }
+
+        fn describe(&self) -> String {
+            "refusing".to_owned()
+        }
+    }
+
+    #[tokio::test]
+    async fn what_the_cluster_says_of_a_stream_is_why_its_probe_fails() {
+        let kinds = [HealthProbe::Tcp, HealthProbe::Mysql];
+        for kind in kinds {
+            let error = probe(&kind, &Refusing, "web", Duration::from_secs(5)).await.unwrap_err();
+            assert!(error.to_string().contains("nothing listens on port 80 there"), "{error}");
+            assert_eq!(error.blame(), Blame::Target);
+            let hint = what_to_do(&error, kind.as_str(), None);
+            assert!(hint.contains("port of the forward") && !hint.contains("probe"), "{hint}");
+        }
+    }
 
     #[test]
     fn s6_a_server_that_repeats_what_a_variable_holds_does_not_get_it_into_a_text() {

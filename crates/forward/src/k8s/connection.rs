@@ -10,5 +10,7 @@ mod task;
 
 pub(crate) use machine::{Key, Machine};
 pub(crate) use shared::{Connection, Cuts, ReadOutcome};
+#[cfg(test)]
+pub(crate) use stream::PodFault;
 pub(crate) use stream::{PortStream, StreamFault};
 pub(crate) use task::ConnectionTask;

@@ -90,7 +90,7 @@ fn failed(head: &Head, error: &h2::Error) -> ProbeError {
         // What answers an HTTP/2 preface with HTTP speaks the older one.
         Some(ProbeError::Protocol { found: "HTTP", wanted }) => ProbeError::Protocol { found: "HTTP/1", wanted },
         Some(ProbeError::Protocol { found, wanted }) if found != "HTTP/2" => ProbeError::Protocol { found, wanted },
-        _ if error.is_io() => ProbeError::Closed { doing: "waiting for its answer" },
+        _ if error.is_io() => head.closed("waiting for its answer"),
         _ => ProbeError::Malformed { wanted: WANTED, what: error.to_string() },
     }
 }

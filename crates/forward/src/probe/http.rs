@@ -37,7 +37,7 @@ pub(super) async fn ask(asking: &Asking<'_>, probe: &HttpProbe) -> Result<String
         if error.is_parse() || error.is_parse_too_large() {
             return head.wrong(wanted, crate::error::chain(error));
         }
-        head.stranger(wanted).unwrap_or(ProbeError::Closed { doing: "waiting for its answer" })
+        head.stranger(wanted).unwrap_or_else(|| head.closed("waiting for its answer"))
     };
     let mut connection = UpstreamConnection::begin(io).await.map_err(|error| failed(&error))?;
     let response = connection.send(request).await.map_err(|error| failed(&error))?;

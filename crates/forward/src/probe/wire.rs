@@ -2,7 +2,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use runtime::connect::Io;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 
 use super::{Doing, ProbeError};
+use crate::k8s::connection::StreamFault;
 
 /// As much of a stream's beginning as tells one protocol from another.
 const HEAD_MAX: usize = 32;
@@ -19,15 +20,30 @@ const MORE: Duration = Duration::from_millis(100);
 /// The longest text of a server that is passed on.
 const TEXT_MAX: usize = 300;
 
-/// The first bytes that came on a stream.
+/// The first bytes that came on a stream, and why it was cut when that was said.
 #[derive(Clone, Default)]
-pub(super) struct Head(Arc<Mutex<Vec<u8>>>);
+pub(super) struct Head(Arc<Mutex<Vec<u8>>>, Arc<OnceLock<(String, bool)>>);
 
 impl Head {
     fn note(&self, bytes: &[u8]) {
         let mut head = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let room = HEAD_MAX.saturating_sub(head.len());
         head.extend_from_slice(&bytes[..room.min(bytes.len())]);
+    }
+
+    /// That it ended too early, with the stream's own reason when there is one.
+    pub(super) fn closed(&self, doing: &'static str) -> ProbeError {
+        match self.1.get().cloned() {
+            Some((reason, refused)) => ProbeError::Cut { reason, refused },
+            None => ProbeError::Closed { doing },
+        }
+    }
+
+    fn note_end(&self, error: &io::Error) {
+        if let Some(fault) = error.get_ref().and_then(|inner| inner.downcast_ref::<StreamFault>()) {
+            let refused = error.kind() == io::ErrorKind::ConnectionRefused;
+            let _ = self.1.set((fault.to_string(), refused));
+        }
     }
 
     /// What is spoken there, when that is known and is not what was expected.
@@ -92,6 +108,9 @@ impl AsyncRead for Noted {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         self.head.note(&buf.filled()[before..]);
+        if let Poll::Ready(Err(error)) = &polled {
+            self.head.note_end(error);
+        }
         polled
     }
 }
@@ -191,7 +210,7 @@ impl<'a> Wire<'a> {
 
     fn closed(&self) -> ProbeError {
         let doing = self.doing.now();
-        self.head.stranger(self.wanted).unwrap_or(ProbeError::Closed { doing })
+        self.head.stranger(self.wanted).unwrap_or_else(|| self.head.closed(doing))
     }
 
     async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), ProbeError> {

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use adit_core::diagnose::{Diagnose, Fault};
+use adit_core::target::SshServer;
 
 /// Why an SSH server cannot be used.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -132,6 +133,20 @@ impl SshError {
     /// For whoever waits for a login when the program ends.
     pub(crate) fn ending(server: &str) -> Self {
         Self::Protocol { server: server.to_owned(), reason: "adit ends".to_owned(), transient: false }
+    }
+
+    /// As one behind a server is told that this server on the way refused the login: what its own forward names is for the last one.
+    pub(crate) fn of_hop(mut self, hop: &SshServer, last: &SshServer) -> Self {
+        if let Self::Refused { server, hint, .. } = &mut self
+            && *server == hop.to_string()
+        {
+            *hint = format!(
+                "{hint}; {server} is a jump here: key, password_file … of the forward are for {last} alone, and the jump's are \
+                 those of ~/.ssh/config (IdentityFile of Host {})",
+                hop.host
+            );
+        }
+        self
     }
 
     /// Whether waiting may help.

@@ -485,7 +485,10 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
     let place = Place::find()?;
     let files = place.logs();
     if arguments.list {
-        for name in logs::names(&files) {
+        let forwards = logs::names(&files);
+        let others = logs::OTHERS.into_iter().filter(|name| !forwards.iter().any(|forward| forward == name));
+        let others = others.filter(|name| logs::path(&files, Some(name)).exists());
+        for name in others.chain(forwards.iter().map(String::as_str)) {
             terminal::data(&format!("{name}\n"));
         }
         return Ok(ExitCode::SUCCESS);
@@ -515,7 +518,7 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         );
         return Err(Failure::new(Fault::Usage, format!("there is no log of `{name}`"), hint));
     }
-    let mut reader = Reader::new(&files, wanted);
+    let mut reader = Reader::at(logs::path(&files, wanted.name.as_deref()), wanted);
     on_runtime(Some(1), async {
         let mut printed = false;
         loop {

@@ -134,7 +134,9 @@ async fn logs_are_by_forward_and_can_be_searched_without_a_daemon() {
     assert_eq!(place.ok(&["logs", "--until", "1h"]), "");
     assert!(place.ok(&["logs", "--since", "1h"]).contains("the daemon ends"));
     assert!(place.ok(&["logs", "a", "--path"]).trim_end().ends_with("forwards/a.log"));
-    assert_eq!(place.ok(&["logs", "--list"]), "a\n");
+    assert_eq!(place.ok(&["logs", "--list"]), "daemon\naudit\na\n");
+    assert!(place.ok(&["logs", "daemon"]).contains("the daemon ends"));
+    assert!(place.ok(&["logs", "audit", "--path"]).trim_end().ends_with("logs/audit.log"));
     assert!(!place.ok(&["logs", "a", "--since", "2026-01-01"]).is_empty());
     let mut following = place.command(&["logs", "-f", "a"]).stdout(std::process::Stdio::piped()).spawn().unwrap();
     let mut first = [0; 1];

@@ -174,6 +174,10 @@ impl Reader {
             Some(name) => logs.forward(name),
             None => logs.daemon(),
         };
+        Self::at(path, wanted)
+    }
+
+    pub(super) const fn at(path: PathBuf, wanted: Wanted) -> Self {
         Self { path, wanted, open: None, begun: false, part: Vec::new() }
     }
 
@@ -285,9 +289,14 @@ fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
     Ok(text)
 }
 
-/// Where a log is, for `--path`.
+/// The logs that are of no forward.
+pub(in crate::command) const OTHERS: [&str; 2] = ["daemon", "audit"];
+
+/// Where a log is. A forward that has the name of another log goes before it.
 pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
     match name {
+        Some("daemon") if !logs.forward("daemon").exists() => logs.daemon(),
+        Some("audit") if !logs.forward("audit").exists() => logs.audit(),
         Some(name) => logs.forward(name),
         None => logs.daemon(),
     }

@@ -342,7 +342,8 @@ fn details<'a>(text: &mut String, service: &'a Value, verbose: bool, hinted: &mu
     if let Some(next) = next_try(service).filter(|_| !is_well) {
         let _ = writeln!(text, "    {next}");
     }
-    let probe = probe(&service["health"]);
+    // Of one that was lost for something else it is old: nothing is probed meanwhile.
+    let probe = probe(&service["health"]).filter(|_| is_well || reason.is_none());
     if let Some(probe) = &probe {
         let _ = writeln!(text, "    {probe}");
     }
@@ -440,6 +441,21 @@ mod tests {
             text.contains("\n    no such pod\n    hint: name another\n") && text.contains("1 forward: 1 failed\n"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_probes_found_before_it_was_lost_is_not_told_beside_the_reason() {
+        let one = |status: &str, state: &str, reason: Option<&str>, restarts: u64| {
+            let health = json!({ "type": "tcp", "error": "no answer within 1s", "missed": 77, "restarts": restarts });
+            let service = json!({ "name": "db", "status": status, "state": state, "reason": reason, "health": health });
+            table(&status_of(&json!([service])), false, None)
+        };
+        let away = one("restarting", "backoff", Some("bastion is away"), 7);
+        assert!(away.contains("    bastion is away\n") && !away.contains("probe"), "{away}");
+        let by_probe = one("restarting", "resolving", Some("its probes fail: no answer within 1s"), 7);
+        assert!(by_probe.contains("the tcp probe fails, 77 times") && !by_probe.contains("its probes"), "{by_probe}");
+        let ready = one("running", "ready", None, 0);
+        assert!(ready.contains("the tcp probe fails, 77 times in a row"), "{ready}");
     }
 
     #[test]

@@ -195,10 +195,11 @@ fn one(config: &ForwardConfig, wish: Option<Wish>, known: &Known) -> Value {
     let probed = report.and_then(|report| report.health.as_ref());
     let healthy = report.zip(probed).and_then(|(report, health)| is_healthy(report.status.state, health));
     let will_fail = known.will_fail().cloned();
-    // Between two starts because of it as well.
-    let of_probe = probed
-        .filter(|health| health.missed > 0 || report.is_some_and(ForwardReport::is_ready))
-        .and_then(|health| health.hint.clone());
+    // Between two starts because of it as well; of one that was lost for something else it is old.
+    let is_probed = |report: &ForwardReport| {
+        report.is_ready() || report.waiting_for.as_ref().is_none_or(|reason| reason.starts_with("its probes fail"))
+    };
+    let of_probe = probed.filter(|_| report.is_some_and(is_probed)).and_then(|health| health.hint.clone());
     json!({
         "name": config.name,
         "status": status,

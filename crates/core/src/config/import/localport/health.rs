@@ -60,8 +60,11 @@ pub(super) fn read(section: &Section<'_>, local: Option<u16>, work: &mut Work) -
         Some(Kind::Postgres) => postgres(&config, local, work),
         Some(Kind::Kafka) => kafka(&config, local, work),
         Some(Kind::Other(kind)) => {
-            config.entries().iter().for_each(|entry| work.left_out(&config, &entry.key));
-            Written::map().with("type", Written::text(kind))
+            let password = (kind == "redis").then(|| password(&config, work)).flatten();
+            let is_left_out = |key: &str| password.is_none() || key != "password";
+            let left_out = config.entries().iter().filter(|entry| is_left_out(&entry.key));
+            left_out.for_each(|entry| work.left_out(&config, &entry.key));
+            Written::map().with("type", Written::text(kind)).with_some("password", password)
         }
         // The type is inherited; what is configured belongs to it.
         None if !has_config || section.holds("type") => Written::map(),
@@ -146,17 +149,11 @@ fn postgres(config: &Section<'_>, local: Option<u16>, work: &mut Work) -> Writte
     elsewhere(config, local, work);
     let user = given(config, "user", filled).or_else(|| given(config, "username", filled));
     let database = given(config, "database", filled).or_else(|| given(config, "dbname", filled));
-    let password = given(config, "password", filled);
+    let password = password(config, work);
     let sslmode = given(config, "sslmode", |text| match text {
         "allow" => Ok("prefer".to_owned()),
         _ => filled(text),
     });
-    if matches!(password, Some(Given::Value(_))) {
-        work.notes.push(format!(
-            "{}.password stands in the new file as it is: better \"${{PASSWORD}}\", or password_file",
-            config.whereabouts()
-        ));
-    }
     // Nobody logs in here unless somebody is named; there it is always postgres.
     let login = user.is_some() || password.is_some() || database.is_some();
     let or_postgres = |known: Option<Given<String>>| known.unwrap_or_else(|| Given::Value(POSTGRES.to_owned()));
@@ -167,8 +164,19 @@ fn postgres(config: &Section<'_>, local: Option<u16>, work: &mut Work) -> Writte
     } else {
         map
     };
-    map.with_some("password", password.map(|password| password.written(Written::text)))
-        .with_some("sslmode", sslmode.map(|mode| mode.written(Written::text)))
+    map.with_some("password", password).with_some("sslmode", sslmode.map(|mode| mode.written(Written::text)))
+}
+
+/// The password of a check.
+fn password(config: &Section<'_>, work: &mut Work) -> Option<Written> {
+    let password = given(config, "password", filled)?;
+    if matches!(password, Given::Value(_)) {
+        work.notes.push(format!(
+            "{}.password stands in the new file as it is: better \"${{PASSWORD}}\", or password_file",
+            config.whereabouts()
+        ));
+    }
+    Some(password.written(Written::text))
 }
 
 /// `host` and `port` of a check.

@@ -235,6 +235,18 @@ fn a_check_of_an_unknown_type_is_replaced_with_a_note_and_the_rest_is_there() {
 }
 
 #[test]
+fn the_password_of_a_redis_check_is_kept() {
+    let text = one("health_check: { type: redis, config: { password: hunter2, db: 1 } }");
+    let imported = localport(&text, "localport.yaml").unwrap_or_else(|problems| panic!("{problems}"));
+    assert!(imported.yaml.contains("hunter2"), "{}", imported.yaml);
+    let notes = imported.notes.join("\n");
+    assert!(notes.contains("config.password stands in the new file as it is"), "{notes}");
+    assert!(notes.contains("config.db is left out") && !notes.contains("config.password is left out"), "{notes}");
+    let probe = read(&text).forwards[0].health.as_ref().map(|health| health.probe.as_str());
+    assert_eq!(probe, Some("redis"));
+}
+
+#[test]
 fn what_localport_refuses_is_refused_all_at_once() {
     let text = "version: '2.0'
 services:
