@@ -51,7 +51,7 @@ async fn whoever_waits_for_a_login_when_the_program_ends_is_told_and_no_other_on
         let ending = async {
             let (_held, _) = within(front.accept()).await.unwrap();
             bed.scope.drain();
-            std::future::pending().await;
+            std::future::pending::<()>().await;
         };
         tokio::select! {
             () = ending => {}
