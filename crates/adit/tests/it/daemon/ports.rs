@@ -439,7 +439,7 @@ async fn a_disk_without_room_for_the_token_keeps_the_api_shut_and_nothing_else()
 async fn a_token_that_is_taken_out_of_the_file_lets_nobody_in_though_another_cannot_be_made() {
     let place = Place::new().await;
     let named = place.home.path().join("tok");
-    std::fs::write(&named, "a token of sixteen letters\n").unwrap();
+    std::fs::write(&named, "sixteen-letters-and-more\n").unwrap();
     std::fs::set_permissions(&named, std::fs::Permissions::from_mode(0o600)).unwrap();
     let web = place.forward("web", 0, "");
     place.write(&format!("forwards:\n{web}daemon: {{ listen: \"127.0.0.1:0\", token_file: {} }}\n", named.display()));
