@@ -196,7 +196,7 @@ impl Bastion {
     /// A connection that takes a stream; logs in if there is none.
     pub(crate) async fn way(self: &Arc<Self>, scope: &Scope) -> Result<Way, SshError> {
         let mut changed = self.changed.subscribe();
-        let mut waited = false;
+        let (mut waited, mut is_told) = (false, false);
         loop {
             changed.mark_unchanged();
             match self.next(scope, waited) {
@@ -213,6 +213,7 @@ impl Bastion {
                         biased;
                         _ = changed.changed() => waited = true,
                         () = pause => {}
+                        () = scope.awaited(), if !is_told => is_told = true,
                     }
                 }
             }
@@ -264,6 +265,11 @@ impl Bastion {
         if state.dialing {
             return Next::Wait { until: None };
         }
+        if scope.is_awaited() {
+            // A login would end as soon as it begins, and whoever waits would begin another.
+            let ending = || Next::Fail(SshError::ending(&self.server.to_string()));
+            return least.map_or_else(ending, |link| Next::Take(Way::Link(link)));
+        }
         let now = Instant::now();
         let held = state.failure.as_ref().filter(|(_, until)| *until > now);
         match (held, least) {
@@ -273,10 +279,6 @@ impl Bastion {
             (Some((error, _)), None) if waited || !error.is_transient() => return Next::Fail(error.clone()),
             (Some((_, until)), None) => return Next::Wait { until: Some(*until) },
             (None, _) => {}
-        }
-        if scope.is_awaited() {
-            // It would end as soon as it begins, and whoever waits would begin another.
-            return Next::Fail(SshError::ending(&self.server.to_string()));
         }
         state.dialing = true;
         drop(state);

@@ -22,7 +22,6 @@ use super::error::SshError;
 use super::gathered::Gathered;
 use super::host_keys::{HostKeys, fingerprint};
 use super::key_files::KeyFiles;
-use super::life::Below;
 use super::link::{Client, Link, LinkShared};
 use super::roomy::Roomy;
 use super::servers::SshServers;
@@ -112,8 +111,8 @@ impl Dial<'_> {
     pub(crate) async fn shown_key(&self, known: &Known) -> Result<ShownKey, SshError> {
         let shown = Arc::new(OnceLock::new());
         let host_keys = HostKeys::of(self.scope, known).await?;
-        let below = Below::default();
-        let transport = self.transport(known, &below);
+        let ends = OnceLock::new();
+        let transport = self.transport(known, &ends);
         let looking = async {
             let client = Looker { shown: Arc::clone(&shown) };
             let config = Arc::new(config(known, &host_keys));
@@ -145,7 +144,7 @@ impl Dial<'_> {
         let client = Client::new(host_keys, Arc::clone(shared), Arc::clone(refused));
         let step = async {
             // russh reads the length of each packet by itself: without a buffer that is a system call more for each.
-            let (transport, logging) = Watched::new(self.transport(known, &shared.below).await?, patience(known));
+            let (transport, logging) = Watched::new(self.transport(known, &shared.ends).await?, patience(known));
             let transport = Gathered::new(BufReader::with_capacity(READ_BUFFER, transport));
             match client::connect_stream(config, transport, client).await {
                 Ok(handle) => Ok((handle, logging)),
@@ -158,8 +157,8 @@ impl Dial<'_> {
         }
     }
 
-    /// The way to the server, and what that goes by.
-    async fn transport(&self, known: &Known, below: &Below) -> Result<Io, SshError> {
+    /// The way to the server. When it is a TCP connection, its ends are told.
+    async fn transport(&self, known: &Known, ends: &OnceLock<Ends>) -> Result<Io, SshError> {
         let settings = &known.settings;
         if let Some(command) = &settings.proxy_command {
             let command = known.expanded(command);
@@ -173,7 +172,6 @@ impl Dial<'_> {
                 self.servers.prove(&hop);
             }
             let via = self.servers.bastion(&hop);
-            let _ = below.hop.set(Arc::downgrade(&via));
             // Boxed: a hop may have hops.
             let opening: runtime::connect::BoxFuture<'_, _> =
                 Box::pin(via.open(self.scope, &settings.host, settings.port, known.connect_timeout));
@@ -186,7 +184,7 @@ impl Dial<'_> {
                         let files = if error.is_host_key() { &state.key_files } else { &state.credential_files };
                         let _ = self.hop_files.set(files.clone());
                     }
-                    Err(error.of_hop(&hop, &known.server))
+                    Err(error.of_hop(&hop))
                 }
                 Err(OpenedVia::Stream(error)) => {
                     // Its connection may be dead without anybody having noticed.
@@ -206,7 +204,7 @@ impl Dial<'_> {
         // Keystrokes and small answers are not to wait for more, and sshd waits with its own until we have acknowledged.
         let _ = stream.set_nodelay(true);
         if let Ok(known) = Ends::of(&stream) {
-            let _ = below.ends.set(known);
+            let _ = ends.set(known);
         }
         Ok(Io::other(AckedTcp::new(stream)))
     }

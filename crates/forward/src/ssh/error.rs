@@ -135,15 +135,14 @@ impl SshError {
         Self::Protocol { server: server.to_owned(), reason: "adit ends".to_owned(), transient: false }
     }
 
-    /// As one behind a server is told that this server on the way refused the login: what its own forward names is for the last one.
-    pub(crate) fn of_hop(mut self, hop: &SshServer, last: &SshServer) -> Self {
+    /// As whoever is behind a server is told that this one on the way refused the login: what a forward names is for its last server.
+    pub(crate) fn of_hop(mut self, hop: &SshServer) -> Self {
         if let Self::Refused { server, hint, .. } = &mut self
             && *server == hop.to_string()
         {
             *hint = format!(
-                "{hint}; {server} is a jump here: key, password_file … of the forward are for {last} alone, and the jump's are \
-                 those of ~/.ssh/config (IdentityFile of Host {})",
-                hop.host
+                "{hint}; {server} is a jump here: key, password_file … of a forward are for its last server alone, and the jump's are \
+                 those of its Host in the settings of ssh (IdentityFile)"
             );
         }
         self

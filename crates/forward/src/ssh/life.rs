@@ -8,12 +8,11 @@
 //! server's system acknowledges what is sent, as it does for a server that is busy, and for one that stands still: those two nobody can
 //! tell from one another. Where not even that comes it is the way that is dead, and no server is blamed for it.
 
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 use runtime::Scope;
-use runtime::delivery::Ends;
 
 use super::bastion::Bastion;
 use super::link::{Link, OpenError};
@@ -24,15 +23,6 @@ const SLOW: Duration = Duration::from_secs(2);
 /// A connection that is in the way has shown no life for long enough. This is for one that was only slow.
 const LAST_CHANCE: Duration = Duration::from_secs(1);
 
-/// What a connection goes by.
-#[derive(Default)]
-pub(super) struct Below {
-    /// The ends of the TCP connection, when there is one of its own.
-    pub(super) ends: OnceLock<Ends>,
-    /// The server whose connections carry it, when it is behind another one.
-    pub(super) hop: OnceLock<Weak<Bastion>>,
-}
-
 impl Bastion {
     /// Connections that do not answer are left: what is opened next is opened by another one.
     pub(super) fn ask_for_life(self: &Arc<Self>, scope: &Scope, links: Vec<Arc<Link>>) {
@@ -42,34 +32,6 @@ impl Bastion {
             // All at once: every stream that is opened meanwhile waits for this.
             leave_the_silent(&own, links, life, |link| link.retire()).await;
         });
-    }
-
-    /// A connection that these connections carry opens no stream: perhaps it is they that are silent. The next server on the way.
-    fn ask_as_a_hop(self: &Arc<Self>, scope: &Scope) -> Option<Arc<Self>> {
-        let life = self.servers.limits().life;
-        // One that has just been made is not replaced for that.
-        let is_old = self.has_been_there_for(life * 2);
-        let links = {
-            let mut state = self.state();
-            state.clean();
-            let is_asked = state.proving || state.links.is_empty() || !is_old;
-            state.proving |= !is_asked;
-            if is_asked { Vec::new() } else { state.links.clone() }
-        };
-        let next = self.state().links.iter().find_map(|link| link.hop());
-        if !links.is_empty() {
-            let (bastion, own) = (Arc::clone(self), scope.clone());
-            scope.spawn("ssh sign of life", async move {
-                let _proving = Proving { bastion };
-                let leave = |link: &Link| {
-                    // It may be looking up a name: its streams are left to the keep-alives.
-                    link.be_busy();
-                    link.retire();
-                };
-                leave_the_silent(&own, links, life, leave).await;
-            });
-        }
-        next
     }
 
     /// Somebody waits for a place that the streams of others have: whether their connections live is asked, and nobody waits for the answer.
@@ -108,15 +70,7 @@ impl Bastion {
         let silent = async {
             tokio::time::sleep(SLOW).await;
             // One that has just been made is not replaced for that: each would be a login.
-            let is_old = self.has_been_there_for(life * 2);
-            if is_old && !self.is_blamed(host, port) {
-                // All of the way at once: one after another, each would take as long again.
-                let mut hop = link.hop();
-                while let Some(next) = hop {
-                    hop = next.ask_as_a_hop(link.scope());
-                }
-            }
-            if !is_old || link.is_alive(life).await {
+            if !self.has_been_there_for(life * 2) || link.is_alive(life).await {
                 // It is the target that is slow.
                 return std::future::pending().await;
             }

@@ -13,18 +13,17 @@ use std::time::{Duration, Instant};
 
 use runtime::Scope;
 use runtime::connect::BoxFuture;
+use runtime::delivery::Ends;
 use russh::client::{self, DisconnectReason, Handle, Msg};
 use russh::keys::PublicKeyOrCertificate;
 use russh::{Channel, ChannelId, ChannelOpenFailure, Sig};
 use tokio::sync::{Notify, watch};
 
-use super::bastion::Bastion;
 use super::budget::Budget;
 use super::error::SshError;
 use super::flow::{Cut, Flow, signed};
 use super::host_keys::{Belief, HostKeys};
 use super::leaving::{By, Leaving};
-use super::life::Below;
 use super::refusals::{Denial, Refusals};
 use super::remote::RemoteTable;
 use super::stream::SshStream;
@@ -103,7 +102,8 @@ pub(crate) struct LinkShared {
     scope: Scope,
     /// Ports of the server that lead here, when it was made for them.
     ports: Option<Arc<RemoteTable>>,
-    pub(super) below: Below,
+    /// Of the TCP connection, when there is one of its own.
+    pub(super) ends: OnceLock<Ends>,
 }
 
 impl LinkShared {
@@ -139,7 +139,7 @@ impl LinkShared {
             ended: watch::Sender::new(None),
             scope: scope.clone(),
             ports,
-            below: Below::default(),
+            ends: OnceLock::new(),
         })
     }
 
@@ -336,13 +336,8 @@ impl Link {
 
     /// Whether what it sends does not even reach the server's system: that is no name that is looked up there.
     pub(super) async fn is_cut_off(&self) -> bool {
-        let Some(ends) = self.shared.below.ends.get().copied() else { return false };
+        let Some(ends) = self.shared.ends.get().copied() else { return false };
         self.scope().spawn_blocking("look at a connection", move || ends.are_cut_off()).await.unwrap_or(false)
-    }
-
-    /// The server whose connections carry it.
-    pub(super) fn hop(&self) -> Option<Arc<Bastion>> {
-        self.shared.below.hop.get()?.upgrade()
     }
 
     /// Waits for its end; why.

@@ -454,11 +454,19 @@ async fn a_token_that_is_taken_out_of_the_file_lets_nobody_in_though_another_can
     place.ok(&["daemon", "reload"]);
     let shut = place.json(&["daemon", "status"])["daemon"]["ports"]["api"].clone();
     assert_eq!((&shut["open"], &shut["token_file"]), (&false.into(), &Value::Null), "{shut}");
-    assert!(TcpStream::connect(port).is_err(), "it is closed");
+    let closed = async || TcpStream::connect(port).is_err().then_some(());
+    eventually(DEADLINE, "its port is closed", closed).await;
     std::fs::remove_file(&next).unwrap();
     let opened = async || (place.json(&["daemon", "status"])["daemon"]["ports"]["api"]["open"] == true).then_some(());
     eventually(DEADLINE, "the API is open", opened).await;
     let (port, other) = api(&place);
     assert_ne!(other, token);
     assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &authorised).await.0, 401);
+    let bearer = format!("Bearer {other}");
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &[("authorization", bearer.as_str())]).await.0, 200);
+    // One that is gone while it is in use goes on.
+    std::os::unix::fs::symlink("/dev/full", &next).unwrap();
+    std::fs::remove_file(place.home.path().join("state/adit/daemon.token")).unwrap();
+    place.ok(&["start", "web"]);
+    assert_eq!(ask(port, "GET", AUTHORITY, "/v1/forwards", &[("authorization", bearer.as_str())]).await.0, 200);
 }

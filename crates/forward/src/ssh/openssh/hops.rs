@@ -27,8 +27,9 @@ impl Hops {
             && at.settings.proxy_command.is_none()
         {
             let next = Known::of(scope, &hop(last, before, &at.server)).await?;
-            let place = |one: &Known| (one.settings.host.clone(), one.settings.port);
-            let is_circle = std::iter::once(known).chain(&hops).any(|one| place(one) == place(&next));
+            // By their names: behind a server the address of another one may be the same.
+            let name = next.server.to_string();
+            let is_circle = std::iter::once(known).chain(&hops).any(|one| one.server.to_string() == name);
             if is_circle || hops.len() == HOPS_MAX {
                 let names = std::iter::once(known).chain(&hops).chain([&next]).map(|one| one.server.to_string());
                 let names = names.collect::<Vec<_>>().join(", ");

