@@ -144,7 +144,9 @@ fn of_forward(global: &Global, name: &str) -> Result<Option<SshTarget>, Failure>
     let file = match AgentFile::parse(&path.display().to_string(), &text, &variable) {
         Ok(file) => file,
         Err(problems) if has_key(&text, name) => {
-            return Err(Failure::from(problems).within(&format!("the file speaks of {name} and cannot be used")));
+            return Err(Failure::from(problems).within(&format!(
+                "the file speaks of {name} and cannot be used before it is mended (a host of that name: USER@{name})"
+            )));
         }
         Err(_) => return Ok(None),
     };

@@ -60,7 +60,7 @@ impl Pulse {
     }
 
     /// Whether memory should be given back to the system now: much was carried since that was last done, and nothing is being carried.
-    /// Without it a burst of short connections leaves its most behind: 226 MB were resident after 300,000 that their clients cut, and 42 MB were in use.
+    /// Without it a burst of short connections leaves its most behind: 226 MB were resident after 360,000 that their clients cut, and 42 MB were in use.
     pub(super) fn gives_back(&mut self) -> bool {
         let is_much = self.carried.0.saturating_sub(self.given_back.0) >= MUCH.0
             || self.carried.1.saturating_sub(self.given_back.1) >= MUCH.1;

@@ -41,31 +41,21 @@ async fn a_server_is_reached_through_two_others() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hop_for_all_hosts_is_not_reached_through_itself() {
-    let (bed, first, _second, options) = chain().await;
-    let config = options.config.clone().unwrap();
-    let lines = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, format!("{lines}Host *\n  ProxyJump first\n")).unwrap();
-    let forward = bed.forward_with(SshOptions { jump: None, ..options });
-    ready(&forward).await;
-    call(&forward).await;
-    assert_eq!(first.logins(), 1);
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hop_for_all_hosts_is_not_reached_through_itself_by_openssh() {
-    let (bed, first, _second, options) = chain().await;
-    let config = options.config.clone().unwrap();
-    let lines = std::fs::read_to_string(&config).unwrap();
-    std::fs::write(&config, format!("{lines}Host *\n  ProxyJump first\n")).unwrap();
-    let options = SshOptions { jump: None, backend: SshBackend::OpenSsh, ..options };
-    let forward = bed.forward_with(options.clone());
-    assert_eq!(ready(&forward).await.transport, Some("openssh"));
-    call(&forward).await;
-    assert_eq!(first.logins(), 1);
-    // The hop itself is a server as well.
-    let to_it = SshTarget::parse(&format!("ssh://first/{}", bed.origin.addr())).unwrap();
-    let server = to_it.server.with(SshOptions { key: None, ..options });
-    call(&bed.forward_of(Target::Ssh(SshTarget { server, ..to_it }), ForwardOptions::default())).await;
+    for (backend, transport) in [(SshBackend::Native, "ssh"), (SshBackend::OpenSsh, "openssh")] {
+        let (bed, first, _second, options) = chain().await;
+        let config = options.config.clone().unwrap();
+        let lines = std::fs::read_to_string(&config).unwrap();
+        std::fs::write(&config, format!("{lines}Host *\n  ProxyJump first\n")).unwrap();
+        let options = SshOptions { jump: None, backend, ..options };
+        let forward = bed.forward_with(options.clone());
+        assert_eq!(ready(&forward).await.transport, Some(transport));
+        call(&forward).await;
+        assert_eq!(first.logins(), 1);
+        // The hop itself is a server as well.
+        let to_it = SshTarget::parse(&format!("ssh://first/{}", bed.origin.addr())).unwrap();
+        let server = to_it.server.with(SshOptions { key: None, ..options });
+        call(&bed.forward_of(Target::Ssh(SshTarget { server, ..to_it }), ForwardOptions::default())).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
