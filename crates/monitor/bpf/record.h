@@ -23,13 +23,9 @@
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
-#define EPERM 1
-#define EACCES 13
 #define EINVAL 22
+#define EAFNOSUPPORT 97
 #define EADDRNOTAVAIL 99
-#define ENETDOWN 100
-#define ENETUNREACH 101
-#define EHOSTUNREACH 113
 /* connect has failed by itself, and nothing at the socket says why. Known to src/decode.rs. */
 #define ERROR_UNKNOWN 0xffff
 #define SOCK_DEAD 0
@@ -291,12 +287,13 @@ const volatile __u32 nests = 1;
 const volatile __u64 patience = 90000000000;
 
 /*
- * Attempts that have failed within connect itself, which is about to return that: when, at a place that the address of the
- * socket gives. Of two with the same place at the same moment one is forgotten, and its failure may be told twice.
+ * Attempts that have failed within connect itself, which is about to return that: in which thread and when, at a place that
+ * the address of the socket gives. Of two with the same place at the same moment one is forgotten, and its failure may be told twice.
  */
 #define IN_CALL 64
 struct {
 	__u64 socket;
+	__u64 thread;
 	__u64 ended;
 } in_call[IN_CALL];
 

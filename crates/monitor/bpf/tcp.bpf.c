@@ -158,11 +158,15 @@ static __noinline int fails_in_call(__u64 number)
 	__u32 at = in_call_at(number);
 
 	in_call[at].socket = number;
+	in_call[at].thread = bpf_get_current_pid_tgid();
 	in_call[at].ended = bpf_ktime_get_ns();
 	return 0;
 }
 
-/* Whether it was connect itself that failed, a moment ago. */
+/*
+ * Whether it was connect itself that failed, a moment ago: in this thread, which may have had to wait for a processor
+ * meanwhile.
+ */
 static __inline int failed_in_call(__u64 number, __u64 now)
 {
 	__u32 at = in_call_at(number);
@@ -170,7 +174,7 @@ static __inline int failed_in_call(__u64 number, __u64 now)
 	if (in_call[at].socket != number)
 		return 0;
 	in_call[at].socket = 0;
-	return now - in_call[at].ended < 1000000;
+	return in_call[at].thread == bpf_get_current_pid_tgid() && now - in_call[at].ended < 100000000;
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
@@ -344,7 +348,8 @@ static __inline struct kept *waits_for_why(__u64 number)
 /*
  * connect has failed. There was no way to the address, if no change of state was seen in this very call. A call that told
  * an end has left a mark (`in_call`); an end a moment ago says nothing, as the place may have been that of another socket
- * with this address. With TCP_FASTOPEN_CONNECT who closes without a packet leaves a mark, so it is not believed for long.
+ * with this address. Who disconnects with TCP_FASTOPEN_CONNECT before a packet leaves a mark, too, so none is believed for
+ * long.
  *
  * The address is the one that connect was given: nothing else has it, or not its port any more.
  */
@@ -352,16 +357,17 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 {
 	struct kept kept = {}, *place = waits_for_why((__u64)sk);
 	struct record *record;
+	__u64 now = bpf_ktime_get_ns();
+	/* In any case the mark is taken away: the next attempt has none. */
+	int told = failed_in_call((__u64)sk, now);
 
 	if (place) {
 		kept = *place;
 	} else {
-		kept.opened = kept.ended = bpf_ktime_get_ns();
-		if (failed_in_call((__u64)sk, kept.opened))
+		/* No address of TCP's: nothing was attempted. */
+		if (told || error == EAFNOSUPPORT)
 			return 0;
-		if (error != ENETUNREACH && error != EHOSTUNREACH && error != ENETDOWN && error != EACCES &&
-		    error != EPERM && error != EINVAL)
-			return 0;
+		kept.opened = kept.ended = now;
 		kept.socket = (__u64)sk;
 		count(COUNT_OPENED);
 		count(COUNT_FAILED);

@@ -507,6 +507,7 @@ pub const fn error_name(number: u16) -> &'static str {
         11 => "EAGAIN",
         12 => "ENOMEM",
         13 => "EACCES",
+        19 => "ENODEV",
         22 => "EINVAL",
         32 => "EPIPE",
         71 => "EPROTO",

@@ -1,7 +1,8 @@
 //! Attempts that fail within connect, before their first packet.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::process::Command;
 
 use monitor::decode::End;
 use monitor::source::Options;
@@ -14,7 +15,7 @@ use super::{by, open, take};
 /// Ports of the attempts in the other namespace after the first, by why they fail.
 const REFUSED: u16 = 1;
 const FORBIDDEN: u16 = 2;
-const NO_ROUTE: u16 = 3;
+const NO_WAY: u16 = 3;
 
 const EACCES: u16 = 13;
 const EADDRNOTAVAIL: u16 = 99;
@@ -26,16 +27,29 @@ const UNKNOWN: u16 = u16::MAX;
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 7];
 
 fn tcp() -> OwnedFd {
-    socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
+    socket_of(AddressFamily::INET)
+}
+
+fn socket_of(family: AddressFamily) -> OwnedFd {
+    socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, None).unwrap()
 }
 
 fn connect(socket: &OwnedFd, to: impl Into<SocketAddr>) -> Errno {
     rustix::net::connect(socket, &to.into()).unwrap_err()
 }
 
+fn ip(words: &[&str]) {
+    let done = Command::new("ip").args(words).status().unwrap();
+    assert!(done.success(), "ip {words:?}: {done}");
+}
+
 /// What fails in the other process, in a network namespace of its own.
 pub(crate) fn that_fail(port: u16) {
-    assert_eq!(connect(&tcp(), (ELSEWHERE, port + NO_ROUTE)), Errno::NETUNREACH);
+    assert_eq!(connect(&tcp(), (ELSEWHERE, port + NO_WAY)), Errno::NETUNREACH);
+    // There is no address that it could come from.
+    ip(&["-6", "addr", "del", "::1/128", "dev", "lo"]);
+    let other = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), port + NO_WAY));
+    assert_eq!(connect(&socket_of(AddressFamily::INET6), other), Errno::ADDRNOTAVAIL);
     let here = [127, 0, 0, 1];
     // One port is all there is, and one connection to this address has it.
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
@@ -46,11 +60,12 @@ pub(crate) fn that_fail(port: u16) {
     let again = tcp();
     assert_eq!(connect(&again, (here, port + REFUSED)), Errno::CONNREFUSED);
     assert_eq!(connect(&again, (here, port)), Errno::ADDRNOTAVAIL);
+    // At once, and with that socket: what was noted of the attempt before is not taken for this one's.
+    assert_eq!(connect(&again, (ELSEWHERE, port + NO_WAY)), Errno::NETUNREACH);
     drop((listener, has_it));
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "32768 60999").unwrap();
     // There is a route, but none from the port that was found.
-    let added = std::process::Command::new("ip").args(["route", "add", "default", "dev", "lo"]).status().unwrap();
-    assert!(added.success());
+    ip(&["route", "add", "default", "dev", "lo"]);
     forbid_ports();
     assert_eq!(connect(&tcp(), (ELSEWHERE, port + FORBIDDEN)), Errno::ACCESS);
 }
@@ -104,10 +119,12 @@ fn have_their_errors(options: &Options, port: u16) {
         (port + REFUSED, ECONNREFUSED),
         (port + FORBIDDEN, told(EACCES)),
     ];
-    wanted.extend(says_why.then_some((port + NO_ROUTE, ENETUNREACH)));
+    if says_why {
+        wanted.extend([ENETUNREACH, EADDRNOTAVAIL, ENETUNREACH].map(|error| (port + NO_WAY, error)));
+    }
     let mut found = take(&mut *source, wanted.len(), |record| {
         let is_failure = matches!(record.ended, Some((_, End::Failed(_))));
-        is_failure && (port..=port + NO_ROUTE).contains(&record.remote.port())
+        is_failure && (port..=port + NO_WAY).contains(&record.remote.port())
     });
     assert!(found.iter().all(|record| record.owner.is_some()), "{found:#?}");
     found.sort_unstable_by_key(|record| (record.remote.port(), record.opened()));
