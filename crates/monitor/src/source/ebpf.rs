@@ -70,7 +70,7 @@ pub struct Ebpf {
     /// What each of the programs has missed, at the last survey.
     missed: Vec<u64>,
     // Last: links go before programs and maps.
-    _programs: aya::Ebpf,
+    programs: aya::Ebpf,
 }
 
 impl Ebpf {
@@ -157,13 +157,27 @@ impl Ebpf {
             listeners,
             missed_then: None,
             missed: Vec::new(),
-            _programs: programs,
+            programs,
         };
         source.reconcile()?;
         drop(btf);
         // The types of the whole kernel are many.
         memory::give_back();
         Ok(source)
+    }
+
+    /// Takes the programs off what they are attached to, or puts them back, in some milliseconds: so what they cost can be
+    /// measured. What happens without them is missed.
+    ///
+    /// # Errors
+    /// When the kernel does not attach one again.
+    pub fn switch(&mut self, on: bool) -> Result<(), SourceError> {
+        if on {
+            let attached = self.attached.attach_again(&mut self.programs);
+            return attached.map_err(|error| SourceError::broken("a program in the kernel", &error));
+        }
+        self.attached.detach();
+        Ok(())
     }
 
     /// Who listens where, as it tells the direction of connections that are found late. That is looked at once, and again
@@ -225,7 +239,7 @@ impl Source for Ebpf {
     }
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
-        let now = self.attached.hooks.iter().map(|hook| missed(hook.as_fd()));
+        let now = self.attached.hooks.iter().map(|hook| missed(hook.descriptor.as_fd()));
         keep_greatest(&mut self.missed, now);
         let Some(program) = self.attached.survey.as_ref() else { return Ok(()) };
         let run = iterator::over_map(program.as_fd(), self.kept.as_fd());

@@ -1,13 +1,14 @@
 //! Which program is attached to what: for each purpose the best way the kernel permits, with what it said of the others.
 
+use std::any::Any;
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, ProgramError, RawTracePoint, TracePoint};
+use aya::programs::{BtfTracePoint, FExit, Iter, KProbe, Program, ProgramError, RawTracePoint, TracePoint};
 use aya::{Btf, Ebpf};
 
 use crate::source::{CONNECTS, Options, Part, Way, rights};
 
-/// What is attached but kept by aya itself.
+/// What is attached.
 pub(super) struct Attached {
     /// Runs over the map of connections.
     pub(super) survey: Option<OwnedFd>,
@@ -16,7 +17,36 @@ pub(super) struct Attached {
     /// The same for those that listen.
     pub(super) listening: Option<OwnedFd>,
     /// The programs that the kernel runs when something happens.
-    pub(super) hooks: Vec<OwnedFd>,
+    pub(super) hooks: Vec<Hook>,
+}
+
+/// A program that the kernel runs when something happens.
+pub(super) struct Hook {
+    program: &'static str,
+    kind: Kind,
+    /// To ask the kernel about it.
+    pub(super) descriptor: OwnedFd,
+    /// It is attached as long as this is there.
+    link: Option<Link>,
+}
+
+/// A link of aya's; of which kind is no matter to whoever lets it go.
+type Link = Box<dyn Any + Send>;
+
+impl Attached {
+    /// Takes the programs that the kernel runs when something happens off what they are attached to.
+    pub(super) fn detach(&mut self) {
+        self.hooks.iter_mut().for_each(|hook| hook.link = None);
+    }
+
+    /// Attaches them again, in the order of the first time.
+    pub(super) fn attach_again(&mut self, programs: &mut Ebpf) -> Result<(), String> {
+        for hook in self.hooks.iter_mut().filter(|hook| hook.link.is_none()) {
+            let program = named(programs, hook.program)?;
+            hook.link = Some(link(program, hook.kind).map_err(|error| said(&error))?);
+        }
+        Ok(())
+    }
 }
 
 /// One way to do something.
@@ -168,12 +198,12 @@ fn first_of(
     btf: &Btf,
     (purpose, tries, only): (&'static str, &[Try], Option<&str>),
     parts: &mut Vec<Part>,
-    hooks: &mut Vec<OwnedFd>,
+    hooks: &mut Vec<Hook>,
 ) {
     for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
-        let mut attach = |(program, kind): &(&str, Kind)| match load(programs, btf, program, *kind) {
+        let mut attach = |(program, kind): &(&'static str, Kind)| match load(programs, btf, program, *kind) {
             Ok(hook) => {
-                hooks.extend(hook);
+                hooks.push(hook);
                 None
             }
             Err(refused) => Some(refused),
@@ -187,44 +217,61 @@ fn first_of(
     }
 }
 
-/// Loads and attaches; gives a descriptor of the program, to ask the kernel about it.
-fn load(programs: &mut Ebpf, btf: &Btf, name: &str, kind: Kind) -> Result<Option<OwnedFd>, String> {
-    let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
-    let mut attach = || -> Result<(), ProgramError> {
-        match kind {
-            Kind::Typed(point) => {
-                let program: &mut BtfTracePoint = (&mut *program).try_into()?;
-                program.load(point, btf)?;
-                program.attach().map(drop)
-            }
-            Kind::Raw(point) => {
-                let program: &mut RawTracePoint = (&mut *program).try_into()?;
-                program.load()?;
-                program.attach(point).map(drop)
-            }
-            Kind::Trace(category, point) => {
-                let program: &mut TracePoint = (&mut *program).try_into()?;
-                program.load()?;
-                program.attach(category, point).map(drop)
-            }
-            Kind::Probe(function) => {
-                let program: &mut KProbe = (&mut *program).try_into()?;
-                program.load()?;
-                program.attach(function, 0).map(drop)
-            }
-            Kind::Exit(function) => {
-                let program: &mut FExit = (&mut *program).try_into()?;
-                program.load(function, btf)?;
-                program.attach().map(drop)
-            }
-        }
+fn named<'a>(programs: &'a mut Ebpf, name: &str) -> Result<&'a mut Program, String> {
+    programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))
+}
+
+/// Loads and attaches.
+fn load(programs: &mut Ebpf, btf: &Btf, name: &'static str, kind: Kind) -> Result<Hook, String> {
+    let program = named(programs, name)?;
+    let load = |program: &mut Program| match kind {
+        Kind::Typed(point) => <&mut BtfTracePoint>::try_from(program)?.load(point, btf),
+        Kind::Raw(_) => <&mut RawTracePoint>::try_from(program)?.load(),
+        Kind::Trace(..) => <&mut TracePoint>::try_from(program)?.load(),
+        Kind::Probe(_) => <&mut KProbe>::try_from(program)?.load(),
+        Kind::Exit(function) => <&mut FExit>::try_from(program)?.load(function, btf),
     };
-    attach().map_err(|error| said(&error))?;
-    Ok(program.fd().ok().and_then(|fd| fd.as_fd().try_clone_to_owned().ok()))
+    let mut attach = || -> Result<Hook, ProgramError> {
+        load(program)?;
+        let descriptor = program.fd()?.as_fd().try_clone_to_owned()?;
+        Ok(Hook { program: name, kind, descriptor, link: Some(link(program, kind)?) })
+    };
+    attach().map_err(|error| said(&error))
+}
+
+/// Attaches what is loaded.
+fn link(program: &mut Program, kind: Kind) -> Result<Link, ProgramError> {
+    Ok(match kind {
+        Kind::Typed(_) => {
+            let program: &mut BtfTracePoint = program.try_into()?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
+        }
+        Kind::Raw(point) => {
+            let program: &mut RawTracePoint = program.try_into()?;
+            let link = program.attach(point)?;
+            Box::new(program.take_link(link)?)
+        }
+        Kind::Trace(category, point) => {
+            let program: &mut TracePoint = program.try_into()?;
+            let link = program.attach(category, point)?;
+            Box::new(program.take_link(link)?)
+        }
+        Kind::Probe(function) => {
+            let program: &mut KProbe = program.try_into()?;
+            let link = program.attach(function, 0)?;
+            Box::new(program.take_link(link)?)
+        }
+        Kind::Exit(_) => {
+            let program: &mut FExit = program.try_into()?;
+            let link = program.attach()?;
+            Box::new(program.take_link(link)?)
+        }
+    })
 }
 
 fn load_iterator(programs: &mut Ebpf, btf: &Btf, name: &str, over: &str) -> Result<OwnedFd, String> {
-    let program = programs.program_mut(name).ok_or_else(|| format!("the object has no program {name}"))?;
+    let program = named(programs, name)?;
     let mut load = || -> Result<OwnedFd, ProgramError> {
         let program: &mut Iter = program.try_into()?;
         program.load(over, btf)?;

@@ -10,6 +10,7 @@ mod idle;
 mod load;
 mod stand;
 mod start;
+mod switched;
 
 use testkit::process::raise_descriptor_limit;
 
@@ -57,8 +58,15 @@ struct Row {
 /// All rows, in the order they run.
 const ROWS: &[Row] = &[
     Row {
+        name: "added",
+        title: "connect, accept and two closes in one thread, with the monitor's programs off and on in turns: processor time",
+        figures: switched::FIGURES,
+        peers: &[Peer::Adit],
+        measure: |stand, _, options| switched::measure(stand, options),
+    },
+    Row {
         name: "cost",
-        title: "connect, accept and two closes in one thread, with and without somebody who looks: processor time",
+        title: "The same with somebody who looks and after he has gone, each time started anew",
         figures: cost::FIGURES,
         peers: &[Peer::Tcplife, Peer::Adit],
         measure: cost::measure,

@@ -1,9 +1,10 @@
 //! A monitor in a process of its own, and connections in this one.
 
 use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
@@ -24,6 +25,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 pub(super) const RATE: usize = 20_000;
 /// So often connections are made, as many as are due.
 const BEAT: Duration = Duration::from_millis(1);
+
+/// A program of the crate `monitor`, beside this one.
+const SWITCHED: &str = "adit-monitor-switched";
 
 /// tcplife wants the kernel's tracing files, which are not everywhere: it gets them for itself.
 const TCPLIFE: &str = "mount -t tracefs none /sys/kernel/tracing; exec tcplife >/dev/null";
@@ -122,6 +126,18 @@ impl Stand {
         Ok(Monitor { process, ready_in: start.elapsed(), metrics })
     }
 
+    /// Starts the monitor that is switched.
+    pub(super) fn switched(&self) -> Result<Switched, String> {
+        let mut program = std::env::current_exe().map_err(told)?;
+        program.set_file_name(SWITCHED);
+        let started = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = started.map_err(|error| format!("{}: {error}; ./dev bench builds it", program.display()))?;
+        let (Some(words), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
+            return Err("it has no pipes".to_owned());
+        };
+        Ok(Switched { process, words: Some(words), answers: BufReader::new(answers) })
+    }
+
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
         let answer = self.runtime.block_on(raw::get(address, "localhost", path)).map_err(told)?;
         Ok((answer.status, answer.text()))
@@ -133,6 +149,31 @@ impl Stand {
         let wanted = |line: &&str| words.is_empty() || words.iter().any(|word| line.contains(word));
         let of_name = text.lines().filter(|line| line.starts_with(name)).filter(wanted);
         Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
+    }
+}
+
+/// A monitor whose programs can be switched off and on.
+pub(super) struct Switched {
+    process: Child,
+    words: Option<ChildStdin>,
+    answers: BufReader<ChildStdout>,
+}
+
+impl Switched {
+    /// Returns once it is so.
+    pub(super) fn switch(&mut self, on: bool) -> Result<(), String> {
+        let word = if on { "on\n" } else { "off\n" };
+        let asked = self.words.as_mut().map(|words| words.write_all(word.as_bytes()));
+        let mut answer = String::new();
+        asked.transpose().and_then(|_| self.answers.read_line(&mut answer)).map_err(told)?;
+        if answer == word { Ok(()) } else { Err("the monitor that is switched has ended".to_owned()) }
+    }
+
+    /// Ends it.
+    pub(super) fn end(mut self) -> Result<(), String> {
+        drop(self.words.take());
+        let status = self.process.wait().map_err(told)?;
+        if status.success() { Ok(()) } else { Err(format!("the monitor that is switched: {status}")) }
     }
 }
 
@@ -176,11 +217,31 @@ fn spent() -> f64 {
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// Makes and ends so many connections, at the pace or as fast as it goes. Gives what each has taken of the processor, in
-/// microseconds.
-pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<f64, String> {
+/// What connections have taken of the processor, in microseconds each.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Taken {
+    /// All of them.
+    pub(super) mean: f64,
+    /// Without the slowest tenth. There is what the host of a virtual machine has taken of the processor meanwhile, which is
+    /// booked to whoever had it: a hundred times what a connection takes, in some blocks and not in others.
+    pub(super) usual: f64,
+}
+
+impl Taken {
+    fn of(mut each: Vec<f64>) -> Self {
+        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
+        let all = mean(&each);
+        each.sort_by(f64::total_cmp);
+        each.truncate(each.len() - each.len() / 10);
+        Self { mean: all, usual: mean(&each) }
+    }
+}
+
+/// Makes and ends so many connections, at the pace or as fast as it goes.
+pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<Taken, String> {
     let address = listener.local_addr().map_err(told)?;
-    let (start, before) = (Instant::now(), spent());
+    let (start, mut before) = (Instant::now(), spent());
+    let mut each = Vec::with_capacity(count);
     for done in 0..count {
         let client = TcpStream::connect(address).map_err(told)?;
         let served = listener.accept().map_err(told)?;
@@ -191,8 +252,12 @@ pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result
         if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
             rest(early);
         }
+        // With what waking up has cost.
+        let now = spent();
+        each.push(now - before);
+        before = now;
     }
-    Ok((spent() - before) / count as f64)
+    Ok(Taken::of(each))
 }
 
 /// The thread that is measured waits by itself: a runtime would add its own time.
