@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use crate::decode::{OwnedBy, ProcessId, Record, Step};
+use crate::decode::{Folded, OwnedBy, ProcessId, Record, Step};
 use crate::memory;
 use crate::metrics::{self, Snapshot};
 use crate::names::{self, Names};
@@ -109,6 +109,8 @@ pub struct Agent {
     names: Names,
     every: Duration,
     listener: Option<Listener>,
+    /// Connections that were over and of whose owner the source has told nobody but who did its work.
+    disowned: u64,
 }
 
 impl Agent {
@@ -126,7 +128,7 @@ impl Agent {
             beat: AtomicU64::new(0),
             kept: AtomicUsize::new(0),
         };
-        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None }
+        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, disowned: 0 }
     }
 
     /// The same, with somebody who hears of every record that is no survey's, and of each end.
@@ -182,11 +184,13 @@ impl Agent {
     /// # Errors
     /// When the source fails.
     pub fn take(&mut self) -> Result<(), SourceError> {
-        let Self { source, shared, names, listener, .. } = self;
+        let Self { source, shared, names, listener, disowned, .. } = self;
         let mut batch = Batch::new(shared, names, listener.as_mut());
         source.events(&mut |record| batch.push(record))?;
         batch.flush();
-        let counts = source.counts()?;
+        *disowned += batch.disowned;
+        let mut counts = source.counts()?;
+        counts.unowned += *disowned;
         *shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
         Ok(())
     }
@@ -200,7 +204,7 @@ impl Agent {
         // Without a program for it a survey finds nothing, which says nothing.
         let finds_all = self.shared.way.chosen("survey").is_some();
         {
-            let Self { source, shared, names, listener, .. } = self;
+            let Self { source, shared, names, listener, disowned, .. } = self;
             if finds_all {
                 shared.table().begin_survey();
             }
@@ -214,6 +218,7 @@ impl Agent {
                 }
             })?;
             batch.flush();
+            *disowned += batch.disowned;
             shared.kept.store(kept, Ordering::Relaxed);
         }
         // What ended since is in here; only then is it known whose end was missed.
@@ -236,13 +241,20 @@ impl Agent {
 
     /// What there were too many of to be told singly.
     fn take_folded(&mut self, at: Duration) -> Result<(), SourceError> {
-        let Self { source, shared, names, .. } = self;
+        let Self { source, shared, names, disowned, .. } = self;
         let mut all = Vec::new();
         source.folded(&mut |folded| all.push(folded))?;
-        let places: Vec<_> = all.iter().map(|folded| names.place(at, &folded.owner)).collect();
+        // It is not told how each came to its owner. Who has asked for none has only done the work of another.
+        let is_anothers = |names: &mut Names, one: &Folded| one.opened == 0 && names.is_kernel_thread(&one.owner);
+        let (of_nobody, owned): (Vec<_>, Vec<_>) = all.into_iter().partition(|one| is_anothers(names, one));
+        let places: Vec<_> = owned.iter().map(|folded| names.place(at, &folded.owner)).collect();
         let mut table = shared.table();
-        for (folded, place) in all.iter().zip(&places) {
+        for (folded, place) in owned.iter().zip(&places) {
             table.handle_folded(at, folded, place.as_ref());
+        }
+        for folded in &of_nobody {
+            *disowned += folded.failed + folded.closed;
+            table.handle_disowned(at, folded);
         }
         Ok(())
     }
@@ -272,17 +284,21 @@ struct Batch<'a> {
     listener: Option<&'a mut Listener>,
     /// Whoever listens hears of what a survey finds only when that is an end, which nobody else tells.
     is_survey: bool,
+    /// Ends of connections that a thread of the kernel has closed, and nobody owns.
+    disowned: u64,
     records: Vec<(Record, Option<Arc<str>>)>,
 }
 
 impl<'a> Batch<'a> {
     fn new(shared: &'a Shared, names: &'a mut Names, listener: Option<&'a mut Listener>) -> Self {
-        Self { shared, names, listener, is_survey: false, records: Vec::new() }
+        Self { shared, names, listener, is_survey: false, disowned: 0, records: Vec::new() }
     }
 
     fn push(&mut self, mut record: Record) {
         // Who has only done the work of another owns nothing; what the kernel connects to by itself, as for NFS, is its own.
-        record.owner = record.owner.filter(|owner| owner.by == OwnedBy::Connect || !names::is_kernel_thread(owner));
+        let owner = record.owner.filter(|owner| owner.by == OwnedBy::Connect || !self.names.is_kernel_thread(owner));
+        self.disowned += u64::from(record.is_end() && owner != record.owner);
+        record.owner = owner;
         if let Some(owner) = record.owner.as_mut().filter(|owner| owner.user.is_none()) {
             owner.user = self.names.user(owner.process);
         }
@@ -343,7 +359,7 @@ pub fn now() -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::{End, Owner, State};
+    use crate::decode::{Command, End, Owner, State};
     use crate::table::tests::{ended, live};
 
     /// A source that tells what it is given, and fails at the survey of this number.
@@ -351,6 +367,7 @@ mod tests {
         way: Way,
         events: Vec<Record>,
         found: Vec<Record>,
+        folded: Vec<Folded>,
         fails: bool,
     }
 
@@ -372,6 +389,11 @@ mod tests {
             Ok(())
         }
 
+        fn folded(&mut self, each: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
+            self.folded.drain(..).for_each(each);
+            Ok(())
+        }
+
         fn counts(&mut self) -> Result<Counts, SourceError> {
             Ok(Counts { opened: 3, ..Counts::default() })
         }
@@ -382,7 +404,7 @@ mod tests {
     fn script() -> Script {
         let part = crate::source::Part { purpose: "survey", way: "a list", refused: None };
         let way = Way { parts: vec![part], ..Way::default() };
-        Script { way, events: Vec::new(), found: Vec::new(), fails: false }
+        Script { way, events: Vec::new(), found: Vec::new(), folded: Vec::new(), fails: false }
     }
 
     fn agent(script: Script) -> Agent {
@@ -419,7 +441,7 @@ mod tests {
             Ok(())
         }
 
-        fn folded(&mut self, _: &mut dyn FnMut(crate::decode::Folded)) -> Result<(), SourceError> {
+        fn folded(&mut self, _: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
             self.pry();
             Ok(())
         }
@@ -561,6 +583,44 @@ mod tests {
         let user = Some(rustix::process::getuid().as_raw());
         assert_eq!(agent.shared().table().processes().next().map(|process| process.user), Some(user));
         assert_eq!(*heard.lock().unwrap(), [Some(owner(user))]);
+    }
+
+    #[test]
+    fn what_a_thread_of_the_kernel_has_closed_is_nobodys_singly_and_added_up_and_is_counted_as_such() {
+        // No process has this number; so its name tells.
+        let worker = |by| Owner {
+            process: ProcessId { pid: u32::MAX, start: 1 },
+            command: Command::new("kworker/0:1"),
+            user: Some(0),
+            cgroup: 1,
+            by,
+        };
+        let closed = |number, by| Record { owner: Some(worker(by)), ..ended(live(number, 7), End::Closed) };
+        let none = Folded {
+            owner: worker(OwnedBy::Connect),
+            opened: 0,
+            incoming: 0,
+            failed: 0,
+            closed: 0,
+            sent: 0,
+            received: 0,
+            retransmits: 0,
+        };
+        // The first came in and was closed by it; the other it has asked for itself, as for a file system.
+        let folded =
+            vec![Folded { incoming: 4, closed: 4, ..none }, Folded { opened: 2, closed: 1, failed: 1, ..none }];
+        let events = vec![closed(1, OwnedBy::Close), closed(2, OwnedBy::Connect)];
+        let mut agent = agent(Script { events, folded, ..script() });
+        agent.survey().unwrap();
+        agent.take().unwrap();
+        let shared = agent.shared();
+        let table = shared.table();
+        let mut commands: Vec<_> = table.commands().map(|(name, sums)| (&**name, sums.closed, sums.failed)).collect();
+        commands.sort_unstable();
+        assert_eq!(commands, [("kworker/0:1", 2, 1), ("unknown", 5, 0)]);
+        assert_eq!(table.places().map(|(_, sums)| sums.closed).sum::<u64>(), 7);
+        assert_eq!(table.processes().map(|process| process.sums.closed).collect::<Vec<_>>(), [2]);
+        assert_eq!((table.totals().closed, shared.counts().unowned), (7, 5));
     }
 
     #[test]

@@ -25,6 +25,9 @@ const FIRST_NAMESPACE: &str = "pid:[4026531836]";
 pub struct Names {
     places: HashMap<Key, Option<Arc<str>>>,
     users: HashMap<ProcessId, Option<u32>>,
+    /// Whether those that are called as threads of the kernel are such: on a busy machine one of them closes many
+    /// connections.
+    threads: HashMap<ProcessId, bool>,
     groups: Groups,
 }
 
@@ -80,6 +83,26 @@ impl Names {
         found
     }
 
+    /// Whether this is a thread of the kernel, which does work of others: so it closes connections of Multipath TCP. It is
+    /// asked only of what is called as these are, once each. Of one that has gone the name alone tells.
+    pub fn is_kernel_thread(&mut self, owner: &Owner) -> bool {
+        if !owner.command.starts_with(b"kworker/") || owner.user.is_some_and(|user| user != 0) {
+            return false;
+        }
+        if let Some(known) = self.threads.get(&owner.process) {
+            return *known;
+        }
+        let text = fs::read(format!("/proc/{}/stat", owner.process.pid)).ok();
+        // Its number may be another one's by now.
+        let own = text.filter(|text| stat(text).is_some_and(|(_, start)| is_same(owner.process, start)));
+        let found = own.is_none_or(|text| has_no_program(&text));
+        if self.threads.len() >= REMEMBERED {
+            self.threads.clear();
+        }
+        self.threads.insert(owner.process, found);
+        found
+    }
+
     /// Whether the path that a process is at now tells of the group that its connection had: it may have moved.
     fn is_of_group(&mut self, text: &str, number: u64) -> bool {
         let path = text.lines().find_map(|line| line.strip_prefix("0::")).filter(|path| *path != "/");
@@ -118,20 +141,13 @@ pub fn sees_all_processes() -> bool {
 /// Whether the process is alive, and the same.
 #[must_use]
 pub fn is_alive(id: ProcessId) -> bool {
-    let Some((_, start)) = read(id.pid) else { return false };
-    // The kernel's own clock and that of /proc may differ by a tick.
-    id.start == 0 || start.abs_diff(id.start) <= 1
+    read(id.pid).is_some_and(|(_, start)| is_same(id, start))
 }
 
-/// Whether this is a thread of the kernel, which does work of others: so it closes connections of Multipath TCP. It is asked
-/// only of what is called as these are. Of one that has gone the name alone tells.
-#[must_use]
-pub fn is_kernel_thread(owner: &Owner) -> bool {
-    if !owner.command.starts_with(b"kworker/") || owner.user.is_some_and(|user| user != 0) {
-        return false;
-    }
-    let stat = fs::read(format!("/proc/{}/stat", owner.process.pid)).ok();
-    stat.is_none_or(|text| has_no_program(&text))
+/// Whether the one that has begun at this time is the one that is meant.
+const fn is_same(id: ProcessId, start: u64) -> bool {
+    // The kernel's own clock and that of /proc may differ by a tick.
+    id.start == 0 || start.abs_diff(id.start) <= 1
 }
 
 /// What /proc says of the flags of a process.
@@ -178,14 +194,29 @@ mod tests {
         let worker = b"9 (kworker/0:1-ev) I 2 0 0 0 -1 69238880 0 0 0 0 0 0 0 0 20 0 1 0 17 0 0";
         let program = b"9 (kworker/0:1) S 1 9 9 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 17 0 0";
         assert_eq!([has_no_program(worker), has_no_program(program), has_no_program(b"")], [true, false, false]);
-        let called = |command: &str, pid, user| {
-            let process = ProcessId { pid, start: 1 };
-            is_kernel_thread(&Owner { process, command: Command::new(command), user, cgroup: 1, by: OwnedBy::Close })
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn whether_it_is_a_thread_of_the_kernel_is_asked_once_of_what_is_called_so() {
+        let mut names = Names::default();
+        let mut called = |command: &str, process, user| {
+            let command = Command::new(command);
+            names.is_kernel_thread(&Owner { process, command, user, cgroup: 1, by: OwnedBy::Close })
         };
-        let own = std::process::id();
+        let (own, _) = process(std::process::id()).expect("this process is there");
+        let gone = ProcessId { pid: u32::MAX, start: 1 };
         assert!(!called("kworker/0:1", own, Some(0)), "we are none, whatever we are called");
-        assert!(called("kworker/0:1", u32::MAX, Some(0)) && !called("kworker/0:1", u32::MAX, Some(1_000)));
-        assert!(!called("curl", u32::MAX, Some(0)));
+        assert!(called("kworker/0:1", gone, Some(0)) && !called("kworker/0:1", gone, Some(1_000)));
+        assert!(!called("curl", gone, Some(0)));
+        let before = ProcessId { start: own.start + 100, ..own };
+        assert!(called("kworker/0:1", before, Some(0)), "the number is ours now, and that one has gone");
+        assert_eq!(names.threads.len(), 3);
+        // It is not asked again: what is remembered is said.
+        names.threads.insert(own, true);
+        let owner =
+            Owner { process: own, command: Command::new("kworker/0:1"), user: Some(0), cgroup: 1, by: OwnedBy::Close };
+        assert!(names.is_kernel_thread(&owner));
     }
 
     #[test]

@@ -135,7 +135,7 @@ pub struct Counts {
     pub map_full: u64,
     /// Records that found no room on their way.
     pub events_lost: u64,
-    /// Connections that ended with nobody known to own them.
+    /// Connections that ended with nobody known to own them, or with a thread of the kernel that has only closed them.
     pub unowned: u64,
     /// Connections that are older than the monitor.
     pub seen_late: u64,

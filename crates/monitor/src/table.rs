@@ -216,22 +216,12 @@ impl Table {
 
     /// Takes what was added up in the place of single records; it has no remotes, no times and no ends of its own.
     pub fn handle_folded(&mut self, now: Duration, folded: &Folded, place: Option<&Arc<str>>) {
-        let add = |sums: &mut Sums| sums.add(folded);
-        add(&mut self.totals);
-        let name = self.commands.name(now, &folded.owner.command.text(), share(&folded.owner));
-        add(self.commands.sums(now, &name));
-        let name = match place {
+        let command = self.commands.name(now, &folded.owner.command.text(), share(&folded.owner));
+        let label = match place {
             Some(place) => self.place_label(now, place, &folded.owner),
             None => self.places.unknown(),
         };
-        add(self.places.sums(now, &name));
-        // How they ended is known in part, and an attempt that failed without its error.
-        for (end, error, count) in [("failed", OTHER, folded.failed), (OTHER, "", folded.closed)] {
-            if count > 0 {
-                *self.ends.entry((end, error)).or_default() += count;
-            }
-        }
-        add(self.ports.entry(OTHER).or_default());
+        self.fold(now, folded, &command, &label);
         match self.process(now, &folded.owner, place.cloned()) {
             Some(process) => {
                 process.sums.add(folded);
@@ -239,6 +229,26 @@ impl Table {
             }
             None => self.overflow.processes += 1,
         }
+    }
+
+    /// The same where the one it was added up for has only done the work of another: nobody knows whose it was.
+    pub fn handle_disowned(&mut self, now: Duration, folded: &Folded) {
+        let (command, place) = (self.commands.unknown(), self.places.unknown());
+        self.fold(now, folded, &command, &place);
+    }
+
+    fn fold(&mut self, now: Duration, folded: &Folded, command: &Arc<str>, place: &Arc<str>) {
+        let add = |sums: &mut Sums| sums.add(folded);
+        add(&mut self.totals);
+        add(self.commands.sums(now, command));
+        add(self.places.sums(now, place));
+        // How they ended is known in part, and an attempt that failed without its error.
+        for (end, error, count) in [("failed", OTHER, folded.failed), (OTHER, "", folded.closed)] {
+            if count > 0 {
+                *self.ends.entry((end, error)).or_default() += count;
+            }
+        }
+        add(self.ports.entry(OTHER).or_default());
     }
 
     /// A survey begins: what several in a row do not find is gone.

@@ -18,18 +18,21 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::listener::{BindError, BoundListener};
 use crate::places::{Place, Places};
 use crate::scope::Scope;
 use crate::socket;
+use crate::unread::Unread;
 
 /// Open connections at most; more than one scraper and a few people need. For a further one the one ends that asks nothing
 /// for longest.
 const CONNECTIONS_MAX: usize = 512;
 /// How long a client may take for a request head, and may stay silent between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may leave an answer unread.
+const UNREAD: Duration = Duration::from_secs(30);
 /// Enough for any head a scraper or browser sends to this machine.
 const HEAD_MAX: usize = 16 * 1024;
 
@@ -236,7 +239,11 @@ async fn serve(listener: BoundListener, scope: Scope, service: Service) {
     scope.idle().await;
 }
 
-async fn serve_connection(stream: TcpStream, service: Service, place: &Arc<Place>) {
+async fn serve_connection<S>(stream: S, service: Service, place: &Arc<Place>)
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let stream = Unread::new(stream, UNREAD).at(place);
     let mut builder = http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(service.header_timeout).max_buf_size(HEAD_MAX);
     let answering = service_fn(|request: Request<Incoming>| {
@@ -254,9 +261,13 @@ mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
 
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
     use super::*;
 
     const DEADLINE: Duration = Duration::from_secs(5);
+    /// More than the systems of both ends keep for a connection.
+    const LARGE: usize = 64 * 1024 * 1024;
 
     fn bound(address: &str) -> BoundListener {
         BoundListener::bind(address.parse().unwrap()).unwrap()
@@ -269,6 +280,7 @@ mod tests {
     fn start_with(header_timeout: Duration) -> AdminServer {
         let routes: Routes = Arc::new(|path| match path {
             "/metrics" => AdminAnswer::text("up 1\n"),
+            "/large" => AdminAnswer::text(vec![b'x'; LARGE]),
             "/panic" => panic!("on purpose"),
             _ => AdminAnswer::not_found(),
         });
@@ -390,6 +402,63 @@ mod tests {
         let end = first.read(&mut [0]).map_err(|error| error.kind());
         assert!(matches!(end, Ok(0) | Err(io::ErrorKind::ConnectionReset)), "the first has given way: {end:?}");
         drop(silent);
+    }
+
+    #[test]
+    fn who_reads_a_long_answer_slowly_keeps_its_place_however_many_come_meanwhile_and_say_nothing() {
+        let server = start_with(DEADLINE * 10);
+        let mut slow = TcpStream::connect(server.local_addr()).unwrap();
+        slow.set_read_timeout(Some(DEADLINE)).unwrap();
+        slow.write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+        let mut part = vec![0; LARGE * 3 / 4];
+        slow.read_exact(&mut part[..1]).unwrap();
+        let come = |count| (0..count).map(|_| TcpStream::connect(server.local_addr()).unwrap()).collect::<Vec<_>>();
+        let silent = come(CONNECTIONS_MAX - 2);
+        // With this one all places are taken, and nobody gives way.
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+        // So much was on its way at most: the server has sent more since.
+        slow.read_exact(&mut part).unwrap();
+        let more = come(100);
+        assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
+        let rest = slow.read_to_end(&mut Vec::new()).unwrap();
+        assert!(rest > LARGE / 4, "{rest}");
+        drop((silent, more));
+    }
+
+    /// How long a client is put up with that takes something of a long answer each time after such a pause; and how much
+    /// it has had.
+    async fn put_up_with(pause: Duration) -> (Duration, usize) {
+        const BODY: usize = 4_096;
+        let (mut client, server) = tokio::io::duplex(256);
+        let routes: Routes = Arc::new(|_| AdminAnswer::text(vec![b'x'; BODY]));
+        let bound = IpAddr::from([127, 0, 0, 1]);
+        let service = Service { routes, bound, header_timeout: HEADER_TIMEOUT, is_open: false };
+        let place = Arc::new(Places::new(1).take().unwrap());
+        let begun = tokio::time::Instant::now();
+        client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
+        let serving = async {
+            serve_connection(server, service, &place).await;
+            begun.elapsed()
+        };
+        let reading = async {
+            let (mut had, mut part) = (0, [0; 256]);
+            loop {
+                tokio::time::sleep(pause).await;
+                match client.read(&mut part).await.unwrap() {
+                    0 => break had,
+                    more => had += more,
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(3_600), async { tokio::join!(serving, reading) }).await.unwrap()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_leaves_an_answer_unread_is_given_up_and_one_that_is_slow_has_all_of_it() {
+        let (span, had) = put_up_with(UNREAD * 4).await;
+        assert!(span == UNREAD && had == 256, "{span:?} {had}");
+        let (span, had) = put_up_with(UNREAD * 2 / 3).await;
+        assert!(span > UNREAD * 10 && had > 4_096, "{span:?} {had}");
     }
 
     #[tokio::test]

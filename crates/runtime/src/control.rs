@@ -30,11 +30,9 @@ use crate::scope::Scope;
 
 mod body;
 mod handover;
-mod unread;
 
 pub use body::{Lines, LinesSender};
 pub use handover::{HandoverError, receive, send};
-pub use unread::Unread;
 
 /// The socket in the directory.
 const SOCKET: &str = "control.sock";

@@ -26,6 +26,7 @@ pub mod socket;
 pub mod splice;
 pub mod telemetry;
 pub mod tls;
+pub mod unread;
 pub mod upstream;
 pub mod watch;
 

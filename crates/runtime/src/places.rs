@@ -100,6 +100,16 @@ impl Place {
         Answering(self)
     }
 
+    /// The client has taken something of what it was sent: it is the newest of those who have said nothing, also if it was
+    /// just told to go. A place that is its own stays so.
+    pub fn renew(&self) {
+        let mut seats = self.seats();
+        let since = seats.number();
+        if let Some(seat) = seats.taken.get_mut(&self.number).filter(|seat| seat.standing != Standing::Kept) {
+            seat.standing = Standing::Idle { since };
+        }
+    }
+
     /// Ready when the place is somebody else's.
     pub async fn given_away(&self) {
         loop {
@@ -157,6 +167,18 @@ mod tests {
         assert!(is_told(&all[1]) && !is_told(&next), "one that was answered is as new as its answer");
         drop(all);
         assert!(places.take().is_some() && !is_told(&next) && !is_told(&after), "a place that is free is taken first");
+    }
+
+    #[test]
+    fn who_takes_what_it_is_sent_is_newer_than_those_who_came_after_it() {
+        let places = Places::new(2);
+        let (first, second) = (places.take().unwrap(), places.take().unwrap());
+        first.renew();
+        let _third = places.take().unwrap();
+        assert!(is_told(&second) && !is_told(&first));
+        first.keep();
+        first.renew();
+        assert_eq!(first.seats().taken[&first.number].standing, Standing::Kept);
     }
 
     #[test]

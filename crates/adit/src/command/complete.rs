@@ -115,7 +115,7 @@ pub(super) enum Names {
     Entrances,
     /// Tags of forwards.
     Tags,
-    /// Forwards that have a log.
+    /// Logs that there are.
     Logs,
 }
 

@@ -159,6 +159,8 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
     let interval = interval(&arguments.interval)?;
     let options = arguments.source.options(false)?;
     refuse_clash(arguments.metrics, arguments.health)?;
+    // Without one a look at connections fails, so those who ask must not be able to take all.
+    runtime::socket::raise_descriptor_limit();
     let sockets =
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
     // Before there is a second thread: each has the rights of the one that starts it.

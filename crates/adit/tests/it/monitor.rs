@@ -17,7 +17,7 @@ use testkit::raw;
 use testkit::terminal::Terminal;
 
 use crate::cli::home;
-use crate::support::{DEADLINE, adit, eventually};
+use crate::support::{DEADLINE, adit, eventually, within};
 
 /// A monitor that is ready, with its two addresses.
 struct Monitor {
@@ -28,7 +28,11 @@ struct Monitor {
 
 impl Monitor {
     fn start(home: &Path, more: &[&str]) -> Self {
-        let mut command = adit(home);
+        Self::start_by(adit(home), more)
+    }
+
+    /// The same by a command that runs the program with these arguments.
+    fn start_by(mut command: std::process::Command, more: &[&str]) -> Self {
         command.args(["monitor", "--metrics", "127.0.0.1:0", "--health", "127.0.0.1:0", "--interval", "200ms"]);
         let process = Process::start(command.args(more)).expect("it starts");
         let address = |word: &str| {
@@ -80,6 +84,63 @@ async fn the_probes_answer_as_those_of_the_tool_before() {
     monitor.process.terminate().unwrap();
     assert!(monitor.process.wait(DEADLINE).expect("it ends").success());
     assert!(TcpListener::bind(monitor.metrics).is_ok(), "its ports are free");
+}
+
+#[tokio::test]
+async fn a_monitor_that_cannot_look_any_more_is_neither_ready_nor_alive_until_it_is_told_to_end() {
+    use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    if !monitor.sees_all().await {
+        eprintln!("SKIPPED: nothing that can be taken away keeps a poll from looking");
+        return;
+    }
+    let mut asking = raw::Client::connect(monitor.health).await.expect("a connection");
+    assert_eq!(asking.get("localhost", "/liveness").await.expect("an answer").text(), "OK");
+    let pid = Pid::from_raw(monitor.process.pid().cast_signed()).expect("a process");
+    // A look needs a descriptor; the connection that is there already needs none.
+    let none = Rlimit { current: Some(1), maximum: getrlimit(Resource::Nofile).maximum };
+    let before = prlimit(Some(pid), Resource::Nofile, none);
+    let before = before.expect("the limit of a process of our own");
+    within("not alive", async {
+        while asking.get("localhost", "/liveness").await.expect("an answer").status == 200 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    prlimit(Some(pid), Resource::Nofile, before).expect("as it was");
+    assert_eq!(monitor.get("/liveness").await, (503, "Not alive".into()));
+    assert_eq!(monitor.get("/readiness").await, (503, "Not ready".into()));
+    let (status, health) = monitor.get("/health").await;
+    let health: Value = serde_json::from_str(&health).expect("JSON");
+    assert_eq!((status, &health["alive"], &health["ready"]), (503, &false.into(), &false.into()), "{health}");
+    // Whatever of its work was the first to need a descriptor.
+    assert!(health["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{health}");
+    let (status, metrics) = monitor.get("/metrics").await;
+    assert!(status == 200 && metrics.contains("adit_monitor_info"), "what was counted is told still: {metrics}");
+    monitor.process.terminate().unwrap();
+    assert_eq!(monitor.process.wait(DEADLINE).expect("it ends").code(), Some(1));
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_do_not_take_the_descriptors_that_a_look_needs() {
+    const SILENT: usize = 400;
+    let home = home();
+    let own = adit(home.path());
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\""]).arg(own.get_program()).env("HOME", home.path());
+    let monitor = Monitor::start_by(command, &[]);
+    let silent: Vec<_> = (0..SILENT).map(|_| TcpStream::connect(monitor.health).expect("a connection")).collect();
+    let files = format!("/proc/{}/fd", monitor.process.pid());
+    let taken = || async { Some(()).filter(|()| std::fs::read_dir(&files).expect("its files").count() > SILENT) };
+    eventually(DEADLINE, "all of them are taken", taken).await;
+    let looked = || async {
+        let found = value(&monitor.metrics().await, "adit_monitor_entries{table=\"connections\"}");
+        found.filter(|count| *count >= SILENT as u64)
+    };
+    eventually(DEADLINE, "a look at all of them", looked).await;
+    assert_eq!(monitor.get("/liveness").await, (200, "OK".into()));
+    drop(silent);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! Attempts that fail within connect, before their first packet.
+//! Attempts that fail within connect, before their first packet, or because a host does not answer in its network.
 
 use std::net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
@@ -15,16 +15,24 @@ use super::{by, open, take};
 /// Ports of the attempts in the other namespace after the first, by why they fail.
 const REFUSED: u16 = 1;
 const FORBIDDEN: u16 = 2;
-const NO_WAY: u16 = 3;
+const NO_ROUTE: u16 = 3;
+const UNREACHABLE: u16 = 4;
+const PROHIBITED: u16 = 5;
+const BLACKHOLE: u16 = 6;
+const NO_ANSWER: u16 = 7;
 
 const EACCES: u16 = 13;
+const EINVAL: u16 = 22;
 const EADDRNOTAVAIL: u16 = 99;
 const ENETUNREACH: u16 = 101;
 const ECONNREFUSED: u16 = 111;
+const EHOSTUNREACH: u16 = 113;
 const UNKNOWN: u16 = u16::MAX;
 
 /// Where there is a way to it only once there is a route.
 const ELSEWHERE: [u8; 4] = [192, 0, 2, 7];
+/// What the other process says where there is no network for a host that does not answer.
+const NO_NETWORK: &str = "no network to be silent in";
 
 fn tcp() -> OwnedFd {
     socket_of(AddressFamily::INET)
@@ -38,18 +46,26 @@ fn connect(socket: &OwnedFd, to: impl Into<SocketAddr>) -> Errno {
     rustix::net::connect(socket, &to.into()).unwrap_err()
 }
 
-fn ip(words: &[&str]) {
-    let done = Command::new("ip").args(words).status().unwrap();
-    assert!(done.success(), "ip {words:?}: {done}");
-}
-
 /// What fails in the other process, in a network namespace of its own.
 pub(crate) fn that_fail(port: u16) {
-    assert_eq!(connect(&tcp(), (ELSEWHERE, port + NO_WAY)), Errno::NETUNREACH);
+    assert_eq!(connect(&tcp(), (ELSEWHERE, port + NO_ROUTE)), Errno::NETUNREACH);
     // There is no address that it could come from.
-    ip(&["-6", "addr", "del", "::1/128", "dev", "lo"]);
-    let other = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), port + NO_WAY));
+    assert!(ip(&["-6", "addr", "del", "::1/128", "dev", "lo"]));
+    let other = SocketAddr::from((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7), port + NO_ROUTE));
     assert_eq!(connect(&socket_of(AddressFamily::INET6), other), Errno::ADDRNOTAVAIL);
+    for (kind, last, more, error) in [
+        ("unreachable", 1, UNREACHABLE, Errno::HOSTUNREACH),
+        ("prohibit", 2, PROHIBITED, Errno::ACCESS),
+        ("blackhole", 3, BLACKHOLE, Errno::INVAL),
+    ] {
+        assert!(ip(&["route", "add", kind, &format!("203.0.113.{last}/32")]), "{kind}");
+        assert_eq!(connect(&tcp(), ([203, 0, 113, last], port + more)), error, "{kind}");
+    }
+    if has_silent_network() {
+        assert_eq!(connect(&tcp(), ([198, 51, 100, 2], port + NO_ANSWER)), Errno::HOSTUNREACH);
+    } else {
+        println!("{NO_NETWORK}");
+    }
     let here = [127, 0, 0, 1];
     // One port is all there is, and one connection to this address has it.
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
@@ -61,13 +77,28 @@ pub(crate) fn that_fail(port: u16) {
     assert_eq!(connect(&again, (here, port + REFUSED)), Errno::CONNREFUSED);
     assert_eq!(connect(&again, (here, port)), Errno::ADDRNOTAVAIL);
     // At once, and with that socket: what was noted of the attempt before is not taken for this one's.
-    assert_eq!(connect(&again, (ELSEWHERE, port + NO_WAY)), Errno::NETUNREACH);
+    assert_eq!(connect(&again, (ELSEWHERE, port + NO_ROUTE)), Errno::NETUNREACH);
     drop((listener, has_it));
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "32768 60999").unwrap();
     // There is a route, but none from the port that was found.
-    ip(&["route", "add", "default", "dev", "lo"]);
+    assert!(ip(&["route", "add", "default", "dev", "lo"]));
     forbid_ports();
     assert_eq!(connect(&tcp(), (ELSEWHERE, port + FORBIDDEN)), Errno::ACCESS);
+}
+
+fn ip(words: &[&str]) -> bool {
+    Command::new("ip").args(words).status().is_ok_and(|status| status.success())
+}
+
+/// A network in which nobody answers, if this kernel has such devices: it asks for the host's address, and gives up.
+fn has_silent_network() -> bool {
+    let is_made = ip(&["link", "add", "silent", "type", "veth", "peer", "name", "nobody"])
+        && ip(&["link", "set", "nobody", "up"])
+        || ip(&["link", "add", "silent", "type", "dummy"]) && ip(&["link", "set", "silent", "arp", "on"]);
+    let is_there =
+        is_made && ip(&["link", "set", "silent", "up"]) && ip(&["addr", "add", "198.51.100.1/24", "dev", "silent"]);
+    // Three times, and not a second apart each.
+    is_there && std::fs::write("/proc/sys/net/ipv4/neigh/silent/retrans_time_ms", "100").is_ok()
 }
 
 /// `ip rule add priority 1 sport 1-65534 prohibit`, which not every `ip` can say.
@@ -119,12 +150,17 @@ fn have_their_errors(options: &Options, port: u16) {
         (port + REFUSED, ECONNREFUSED),
         (port + FORBIDDEN, told(EACCES)),
     ];
-    if says_why {
-        wanted.extend([ENETUNREACH, EADDRNOTAVAIL, ENETUNREACH].map(|error| (port + NO_WAY, error)));
-    }
+    // Nothing is seen of these but the exit of connect.
+    let at_once = [(NO_ROUTE, ENETUNREACH), (NO_ROUTE, EADDRNOTAVAIL), (NO_ROUTE, ENETUNREACH)];
+    wanted.extend(at_once.iter().filter(|_| says_why).map(|(more, error)| (port + more, *error)));
+    let at_once = [(UNREACHABLE, EHOSTUNREACH), (PROHIBITED, EACCES), (BLACKHOLE, EINVAL)];
+    wanted.extend(at_once.iter().filter(|_| says_why).map(|(more, error)| (port + more, *error)));
+    // This one has sent packets, and is told by any way.
+    let is_silent = !String::from_utf8_lossy(&ran.stdout).contains(NO_NETWORK);
+    wanted.extend(is_silent.then_some((port + NO_ANSWER, EHOSTUNREACH)));
     let mut found = take(&mut *source, wanted.len(), |record| {
         let is_failure = matches!(record.ended, Some((_, End::Failed(_))));
-        is_failure && (port..=port + NO_WAY).contains(&record.remote.port())
+        is_failure && (port..=port + NO_ANSWER).contains(&record.remote.port())
     });
     assert!(found.iter().all(|record| record.owner.is_some()), "{found:#?}");
     found.sort_unstable_by_key(|record| (record.remote.port(), record.opened()));
@@ -140,15 +176,15 @@ fn an_attempt_that_fails_within_connect_is_told_with_its_error_or_with_none_by_t
 
 #[test]
 fn an_attempt_that_fails_within_connect_is_told_with_its_error_or_with_none_by_raw_tracepoint() {
-    have_their_errors(&by("raw_tracepoint"), 18_485);
+    have_their_errors(&by("raw_tracepoint"), 18_489);
 }
 
 #[test]
 fn an_attempt_that_fails_within_connect_is_told_with_its_error_or_with_none_by_tracepoint() {
-    have_their_errors(&by("tracepoint"), 18_489);
+    have_their_errors(&by("tracepoint"), 18_497);
 }
 
 #[test]
 fn an_attempt_that_fails_within_connect_is_told_with_its_error_or_with_none_by_kprobe_where_the_kernel_has_them() {
-    have_their_errors(&by("kprobe"), 18_493);
+    have_their_errors(&by("kprobe"), 18_505);
 }

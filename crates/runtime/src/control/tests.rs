@@ -1,6 +1,7 @@
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::*;
+use crate::unread::Unread;
 
 fn directory() -> (tempfile::TempDir, PrivateDir) {
     let temporary = tempfile::tempdir().unwrap();

@@ -485,12 +485,7 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
     let place = Place::find()?;
     let files = place.logs();
     if arguments.list {
-        let forwards = logs::names(&files);
-        let others = logs::OTHERS.into_iter().filter(|name| !forwards.iter().any(|forward| forward == name));
-        let others = others.filter(|name| logs::path(&files, Some(name)).exists());
-        for name in others.chain(forwards.iter().map(String::as_str)) {
-            terminal::data(&format!("{name}\n"));
-        }
+        logs::names(&files).iter().for_each(|name| terminal::data(&format!("{name}\n")));
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.path {
@@ -518,7 +513,7 @@ pub(in crate::command) fn logs(global: &Global, arguments: LogsArguments) -> Res
         );
         return Err(Failure::new(Fault::Usage, format!("there is no log of `{name}`"), hint));
     }
-    let mut reader = Reader::at(logs::path(&files, wanted.name.as_deref()), wanted);
+    let mut reader = Reader::new(&files, wanted);
     on_runtime(Some(1), async {
         let mut printed = false;
         loop {
@@ -671,7 +666,7 @@ fn done(global: &Global, value: &Value, text: &str) {
     }
 }
 
-/// The forwards that have a log.
+/// The logs that there are.
 pub(in crate::command) fn log_names(place: &Place) -> Vec<String> {
     logs::names(&place.logs())
 }

@@ -57,6 +57,39 @@ async fn the_api_is_on_a_port_for_whoever_has_the_token() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_logs_that_are_of_no_forward_are_read_by_their_names_with_the_token_alone() {
+    let place = Place::new().await;
+    let web = place.forward("web", 0, "");
+    place.write(&format!("forwards:\n{web}daemon: {{ listen: 0 }}\n"));
+    place.start();
+    let (port, token) = api(&place);
+    place.write(&format!("forwards:\n{web}{}daemon: {{ listen: 0 }}\n", place.forward("second", 0, "")));
+    place.ok(&["daemon", "reload"]);
+    let bearer = format!("Bearer {token}");
+    let logs = async |name: &str, headers: &[(&str, &str)]| {
+        let mut client = raw::Client::connect(port).await.expect("a connection");
+        let path = format!("/v1/logs?name={name}");
+        let head = raw::head("GET", AUTHORITY, &path, headers, None);
+        client.send(&head).await.expect("it is sent");
+        let answer = client.response(false).await.expect("an answer");
+        (answer.status, answer.text())
+    };
+    let authorised = [("authorization", bearer.as_str())];
+    let changed = async || {
+        let (status, text) = logs("audit", &authorised).await;
+        assert_eq!(status, 200, "{text}");
+        text.contains("forwards.second").then_some(())
+    };
+    eventually(DEADLINE, "the change in the audit log", changed).await;
+    let (status, text) = logs("daemon", &authorised).await;
+    assert!(status == 200 && text.contains("\"event\""), "{status} {text}");
+    for name in ["audit", "daemon"] {
+        let (status, text) = logs(name, &[]).await;
+        assert!(status == 401 && !text.contains("forwards.second") && !text.contains("\"event\""), "{status} {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn s13_no_web_page_reaches_the_api_even_with_the_token() {
     let place = Place::new().await;
     place.write(&format!("forwards:\n{}daemon: {{ listen: 0, metrics: 0 }}\n", place.forward("web", 0, "")));

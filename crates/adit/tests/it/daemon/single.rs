@@ -145,6 +145,9 @@ async fn logs_are_by_forward_and_can_be_searched_without_a_daemon() {
     assert!(following.wait().unwrap().success(), "it ends with its reader");
     let (code, text) = place.fails(&["logs", "aa"]);
     assert!(code == 2 && text.contains("did you mean `a`?"), "{text}");
+    let (code, text) = place.fails(&["logs", "deamon"]);
+    assert!(code == 2 && text.contains("did you mean `daemon`?"), "{text}");
+    assert_eq!(place.ok(&["complete", "logs"]), "a\ndaemon\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]

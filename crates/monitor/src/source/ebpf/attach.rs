@@ -162,10 +162,21 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
 
 /// What cannot be told with what was attached.
 pub(super) fn missing(way: &Way) -> Vec<&'static str> {
-    missing_of(way, std::path::Path::new("/proc/net/if_inet6").exists())
+    let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
+    let has_ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
+    missing_of(way, has_ipv6, has_multipath(&protocols))
 }
 
-fn missing_of(way: &Way, has_ipv6: bool) -> Vec<&'static str> {
+/// Whether somebody here has sockets of Multipath TCP: what is said of them is of no use to all others.
+fn has_multipath(protocols: &str) -> bool {
+    let mut lines = protocols.lines().map(str::split_ascii_whitespace);
+    lines.any(|mut fields| {
+        let is_multipath = fields.next().is_some_and(|name| name.starts_with("MPTCP"));
+        is_multipath && fields.nth(1).and_then(|sockets| sockets.parse().ok()) > Some(0)
+    })
+}
+
+fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static str> {
     let mut missing = Vec::new();
     if way.sees_attempts_alone() {
         missing.push("ends, failures and bytes of connections, and incoming ones");
@@ -175,14 +186,22 @@ fn missing_of(way: &Way, has_ipv6: bool) -> Vec<&'static str> {
     }
     if way.chosen("owners").is_none() {
         missing.push("connections that are older than the monitor");
+    } else if has_multipath {
+        // Their sockets are in no file.
+        missing.push("connections of Multipath TCP that are older than the monitor");
     }
     if way.chosen("close").is_none() {
         missing.push("at once: connections that were reset before their process was known");
     }
     match way.chosen("unreachable") {
-        None => missing.push("attempts for which there is no route"),
+        None => {
+            missing.push("attempts for which there is no route");
+            // Where failures are seen at all.
+            missing.extend(way.sees_failures().then_some("why some attempts fail within connect (unknown)"));
+        }
         Some(part) if has_ipv6 && !part.way.contains("tcp_v6_connect") => {
             missing.push("attempts over IPv6 for which there is no route");
+            missing.push("why some attempts over IPv6 fail within connect (unknown)");
         }
         Some(_) => {}
     }
@@ -311,8 +330,38 @@ mod tests {
 
     #[test]
     fn what_is_seen_over_ipv4_alone_is_said() {
-        assert!(missing_of(&way(UNREACHABLE[0].way), true).is_empty());
-        assert_eq!(missing_of(&way(UNREACHABLE[1].way), true), ["attempts over IPv6 for which there is no route"]);
-        assert!(missing_of(&way(UNREACHABLE[1].way), false).is_empty(), "there is no IPv6");
+        assert!(missing_of(&way(UNREACHABLE[0].way), true, false).is_empty());
+        let over_ipv6 = [
+            "attempts over IPv6 for which there is no route",
+            "why some attempts over IPv6 fail within connect (unknown)",
+        ];
+        assert_eq!(missing_of(&way(UNREACHABLE[1].way), true, false), over_ipv6);
+        assert!(missing_of(&way(UNREACHABLE[1].way), false, false).is_empty(), "there is no IPv6");
+    }
+
+    #[test]
+    fn that_errors_are_not_known_is_said_where_the_exit_of_connect_is_not_seen_but_failures_are() {
+        let mut none = way(UNREACHABLE[0].way);
+        none.parts.retain(|part| part.purpose != "unreachable");
+        let said = ["attempts for which there is no route", "why some attempts fail within connect (unknown)"];
+        assert_eq!(missing_of(&none, true, false), said);
+        none.parts[0].way = CONNECTS;
+        let said = missing_of(&none, true, false);
+        assert!(said.contains(&"attempts for which there is no route") && said.len() == 2, "{said:?}");
+    }
+
+    #[test]
+    fn old_connections_of_multipath_tcp_are_told_as_not_seen_where_somebody_has_such_sockets() {
+        const HEAD: &str =
+            "protocol  size sockets  memory press maxhdr  slab module\nTCP  2240  9  165  no  304  yes  kernel\n";
+        let protocols = |sockets: u32| format!("{HEAD}MPTCPv6   2064  {sockets}  165   no  0  yes  kernel\n");
+        assert_eq!(
+            [has_multipath(&protocols(0)), has_multipath(&protocols(2)), has_multipath("")],
+            [false, true, false]
+        );
+        let mut all = way(UNREACHABLE[0].way);
+        assert_eq!(missing_of(&all, true, true), ["connections of Multipath TCP that are older than the monitor"]);
+        all.parts.retain(|part| part.purpose != "owners");
+        assert_eq!(missing_of(&all, true, true), ["connections that are older than the monitor"], "of any kind");
     }
 }

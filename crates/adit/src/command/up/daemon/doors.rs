@@ -12,10 +12,11 @@ use std::time::Duration;
 use adit_core::config::DaemonConfig;
 use adit_core::diagnose::Fault;
 use adit_core::token::Token;
-use runtime::control::{Unread, conversation};
+use runtime::control::conversation;
 use runtime::listener::BoundListener;
 use runtime::places::Places;
 use runtime::scope::Scope;
+use runtime::unread::Unread;
 use serde_json::{Value, json};
 use tunnel::agent::TokenSource;
 
@@ -298,7 +299,7 @@ fn serve(listener: BoundListener, door: Door, serving: &Scope) {
             tasks.spawn("conversation at a port", async move {
                 tokio::select! {
                     biased;
-                    () = conversation(Unread::new(stream, UNREAD), client, ending) => {}
+                    () = conversation(Unread::new(stream, UNREAD).at(&place), client, ending) => {}
                     () = place.given_away() => {}
                 }
             });

@@ -170,14 +170,7 @@ pub(in crate::command) struct Reader {
 
 impl Reader {
     pub(super) fn new(logs: &Logs, wanted: Wanted) -> Self {
-        let path = match &wanted.name {
-            Some(name) => logs.forward(name),
-            None => logs.daemon(),
-        };
-        Self::at(path, wanted)
-    }
-
-    pub(super) const fn at(path: PathBuf, wanted: Wanted) -> Self {
+        let path = path(logs, wanted.name.as_deref());
         Self { path, wanted, open: None, begun: false, part: Vec::new() }
     }
 
@@ -290,7 +283,7 @@ fn tail(path: &Path) -> std::io::Result<Vec<u8>> {
 }
 
 /// The logs that are of no forward.
-pub(in crate::command) const OTHERS: [&str; 2] = ["daemon", "audit"];
+const OTHERS: [&str; 2] = ["daemon", "audit"];
 
 /// Where a log is. A forward that has the name of another log goes before it.
 pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
@@ -302,8 +295,16 @@ pub(in crate::command) fn path(logs: &Logs, name: Option<&str>) -> PathBuf {
     }
 }
 
-/// The forwards that have a log.
+/// The logs that there are: of no forward, then of forwards.
 pub(in crate::command) fn names(logs: &Logs) -> Vec<String> {
+    let forwards = forwards(logs);
+    let others = OTHERS.into_iter().filter(|name| !forwards.iter().any(|forward| forward == name));
+    let others = others.filter(|name| path(logs, Some(name)).exists()).map(str::to_owned);
+    others.chain(forwards.iter().cloned()).collect()
+}
+
+/// The forwards that have a log.
+fn forwards(logs: &Logs) -> Vec<String> {
     let of = |path: &Path| Some(path.file_name()?.to_str()?.strip_suffix(".log")?.to_owned());
     let entries = std::fs::read_dir(logs.directory().join("forwards")).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| of(&entry.path())).collect();

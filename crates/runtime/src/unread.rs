@@ -2,11 +2,14 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
+
+use crate::places::Place;
 
 /// Gives a peer up that takes nothing of what it is sent for a while: it would hold its place for ever.
 pub struct Unread<S> {
@@ -14,12 +17,28 @@ pub struct Unread<S> {
     patience: Duration,
     /// Runs while something waits to be taken.
     since: Option<Pin<Box<Sleep>>>,
+    place: Option<Arc<Place>>,
 }
 
 impl<S> Unread<S> {
     /// The connection, with the time in which something has to be taken.
     pub const fn new(io: S, patience: Duration) -> Self {
-        Self { io, patience, since: None }
+        Self { io, patience, since: None, place: None }
+    }
+
+    /// The same at a place: who takes something is not the one that gives way to the next who comes, as long as others
+    /// take nothing.
+    #[must_use]
+    pub fn at(mut self, place: &Arc<Place>) -> Self {
+        self.place = Some(Arc::clone(place));
+        self
+    }
+
+    fn wrote(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if let (Poll::Ready(Ok(1..)), Some(place)) = (&result, &self.place) {
+            place.renew();
+        }
+        self.held_to(cx, result)
     }
 
     fn held_to<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
@@ -43,7 +62,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Unread<S> {
 impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write(cx, buf);
-        self.held_to(cx, result)
+        self.wrote(cx, result)
     }
 
     fn poll_write_vectored(
@@ -52,7 +71,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Unread<S> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.io).poll_write_vectored(cx, bufs);
-        self.held_to(cx, result)
+        self.wrote(cx, result)
     }
 
     fn is_write_vectored(&self) -> bool {
