@@ -2,6 +2,9 @@
 
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use runtime::telemetry::{self, StandardError};
 
 /// What the system said when data could not be written, the first time.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
@@ -61,8 +64,12 @@ pub(crate) fn is_unread() -> bool {
 
 /// Writes a line for people to standard error.
 pub(crate) fn say(text: &str) {
-    let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "{text}");
+    let _ = StandardError.write_all(format!("{text}\n").as_bytes());
+}
+
+/// Waits, where standard error has a thread of its own, until it has written everything, but not for longer than this.
+pub(crate) fn said(limit: Duration) {
+    telemetry::flush(limit);
 }
 
 /// Columns of the terminal on standard output.
@@ -177,7 +184,7 @@ impl Screen {
 
     /// Keys that were pressed, as bytes, after `up_to` at most.
     #[expect(clippy::unused_self, reason = "only who has the screen gets keys one by one")]
-    pub(crate) fn keys(&self, up_to: std::time::Duration) -> Vec<u8> {
+    pub(crate) fn keys(&self, up_to: Duration) -> Vec<u8> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let stdin = std::io::stdin();
         let mut look = [PollFd::new(&stdin, PollFlags::IN)];

@@ -24,7 +24,7 @@ use runtime::signals::StopSignals;
 use serde_json::{Value, json};
 
 pub(super) use self::room::{Warned, lacks};
-use super::{Global, on_runtime};
+use super::{Global, on_runtime, say_aside};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal;
 
@@ -163,6 +163,7 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
     // Before there is a second thread: each has the rights of the one that starts it.
     let (source, rights) = open_source(&options, None)?;
+    say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
         tracing::warn!("{unused}");
     }

@@ -30,9 +30,9 @@ use self::rows::By;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
 use super::monitor::{SourceArguments, interval, keep_warning, lacks, open_source, refuse_config, way};
-use super::output::{Output, Weight};
+use super::output::{ORDER, Output, PATIENCE, Weight};
 use super::up::daemon;
-use super::{Global, on_runtime};
+use super::{Global, on_runtime, say_aside};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal::{self, Before, Screen};
 
@@ -221,6 +221,8 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     let wanted = arguments.events.unwrap_or(Events::All);
     let every_step = matches!(form, Form::Steps | Form::Lines) && wanted.has_beginnings();
     let (source, _) = open_source(&arguments.source.options(every_step)?, user)?;
+    // After that, as its thread is to have no more rights than the others.
+    say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
         if form == Form::Live {
             view.note(unused);
@@ -258,7 +260,7 @@ async fn show(
             stream(&scope, source, every, teller, asked, signals).await
         }
         Form::Live => live(&scope, source, every, view, asked, signals).await,
-        Form::Table | Form::Object => once(source, every, view, asked, signals, (form, lines)).await,
+        Form::Table | Form::Object => once(&scope, source, every, view, asked, signals, (form, lines)).await,
     }
 }
 
@@ -279,9 +281,10 @@ fn no_terminal() -> Failure {
 
 /// One table, of two looks: a rate takes two.
 async fn once(
+    scope: &Scope,
     source: Box<dyn Source>,
     every: Duration,
-    mut view: View,
+    view: View,
     asked: &Arc<Asked>,
     mut signals: StopSignals,
     (form, lines): (Form, Option<usize>),
@@ -297,21 +300,36 @@ async fn once(
     agent.survey().map_err(|error| failure(&error))?;
     let shared = agent.shared();
     let look = Look::of(&shared, asked.uses());
+    // It stands in a write for as long as nobody reads.
+    let printing = scope.spawn_blocking("table", move || print(look, &shared, view, form, lines));
+    tokio::select! {
+        biased;
+        signal = signals.next() => Ok(cut_off(signal)),
+        printed = printing => match printed {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
+        },
+    }
+}
+
+/// Prints a look: all tables as an object, or the one that is asked for.
+fn print(look: Look, shared: &Shared, mut view: View, form: Form, lines: Option<usize>) {
     if form == Form::Object {
         let mut value = rows::json(&look, &view, lines);
         value["source"] = way(shared.way());
         terminal::data(&format!("{value}\n"));
-        return Ok(ExitCode::SUCCESS);
+        return;
     }
     let lacking = lacks(&shared.counts(), shared.way());
     for note in view::notes(shared.way(), &lacking) {
         terminal::say(&note);
     }
+    // Before the table, where both are read in one place.
+    terminal::said(ORDER);
     view.look(look);
     for line in view.table(room(), lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Tells of steps as they happen.
@@ -360,16 +378,24 @@ async fn stream(
             never = &mut learning => match never {},
         }
     };
-    output.flush().await;
+    let unwritten = output.flush().await;
     let folded = shared.counts().folded;
     if folded > 0 {
         tracing::warn!("{folded} ends came too fast to be told singly, and are in no line");
     }
     match ended {
+        Ok(Ok(())) if unwritten > 0 => Err(not_taken(unwritten)),
         Ok(Ok(())) => Ok(code),
         Ok(Err(error)) => Err(failure(&error)),
         Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
     }
+}
+
+/// Of lines that are lost, as their reader stands still.
+fn not_taken(lines: u64) -> Failure {
+    let (noun, limit) = (if lines == 1 { "line was" } else { "lines were" }, PATIENCE.as_secs());
+    let message = format!("{lines} {noun} not written: nobody has read them within {limit} seconds of the end");
+    Failure::new(Fault::Internal, message, "what was printed before that is not the whole")
 }
 
 /// Waits until nobody reads any more, or nothing can be written.

@@ -4,6 +4,7 @@
 mod board;
 mod ends;
 mod events;
+mod unread;
 mod without;
 
 use std::io::{Read as _, Write as _};

@@ -287,7 +287,8 @@ impl Show {
 
     /// Waits until everything is written, as far as somebody reads it.
     pub(super) async fn flush(&self) {
-        self.output.flush().await;
+        // Whoever has not read it by then is not waited for.
+        let _ = self.output.flush().await;
     }
 
     fn fault(&self, said: &Said) {

@@ -629,7 +629,8 @@ impl View {
     /// It has ended.
     pub(super) async fn stopped(&self, signal: Option<StopSignal>) {
         self.event("stopped", &json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
-        self.output.flush().await;
+        // Whoever has not read it by then is not waited for.
+        let _ = self.output.flush().await;
     }
 
     /// News for people, or for programs.
