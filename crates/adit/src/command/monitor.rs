@@ -248,7 +248,8 @@ async fn serve(
     let _ = told.shared.set(Arc::clone(&shared));
     announce([metrics.local_addr(), health.local_addr()], shared.way(), is_json);
     let working = work(&scope, agent, &component, &readiness);
-    let warning = keep_warning(&shared, interval);
+    let mut warned = Warned::default();
+    let warning = keep_warning(&shared, interval, &mut warned);
     tokio::pin!(working, warning);
     component.ready();
     let failed = tokio::select! {
@@ -274,8 +275,7 @@ async fn serve(
 }
 
 /// Warns of what had no room, once or now and then. Monitoring may look at the counts; who reads the log alone is told, too.
-pub(super) async fn keep_warning(shared: &Shared, every: Duration) -> Infallible {
-    let mut warned = Warned::default();
+pub(super) async fn keep_warning(shared: &Shared, every: Duration, warned: &mut Warned) -> Infallible {
     loop {
         tokio::time::sleep(every).await;
         for text in warned.texts(::monitor::agent::now(), &shared.counts(), shared.way()) {

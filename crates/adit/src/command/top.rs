@@ -29,7 +29,7 @@ use self::look::Look;
 use self::rows::By;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
-use super::monitor::{SourceArguments, interval, keep_warning, lacks, open_source, refuse_config, way};
+use super::monitor::{SourceArguments, Warned, interval, keep_warning, lacks, open_source, refuse_config, way};
 use super::output::{ORDER, Output, PATIENCE, Weight};
 use super::up::daemon;
 use super::{Global, on_runtime, say_aside};
@@ -361,27 +361,29 @@ async fn stream(
     }));
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
-    let learning = asked.keep_learning();
-    let (left, warning) = (unread(), keep_warning(&shared, every));
-    tokio::pin!(working, learning, left, warning);
-    let mut code = ExitCode::SUCCESS;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            signal = signals.next() => {
-                shared.stop();
-                code = ended_by(signal);
+    let mut warned = Warned::one_by_one();
+    let (code, ended) = {
+        let learning = asked.keep_learning();
+        let (left, warning) = (unread(), keep_warning(&shared, every, &mut warned));
+        tokio::pin!(working, learning, left, warning);
+        let mut code = ExitCode::SUCCESS;
+        loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => {
+                    shared.stop();
+                    code = ended_by(signal);
+                }
+                ended = &mut working => break (code, ended),
+                () = &mut left, if !shared.is_stopped() => shared.stop(),
+                never = &mut warning => match never {},
+                never = &mut learning => match never {},
             }
-            ended = &mut working => break ended,
-            () = &mut left, if !shared.is_stopped() => shared.stop(),
-            never = &mut warning => match never {},
-            never = &mut learning => match never {},
         }
     };
     let unwritten = output.flush().await;
-    let folded = shared.counts().folded;
-    if folded > 0 {
-        tracing::warn!("{folded} ends came too fast to be told singly, and are in no line");
+    for text in warned.rest(::monitor::agent::now(), &shared.counts(), shared.way()) {
+        tracing::warn!("{text}");
     }
     match ended {
         Ok(Ok(())) if unwritten > 0 => Err(not_taken(unwritten)),

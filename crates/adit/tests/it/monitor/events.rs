@@ -160,6 +160,31 @@ async fn a_terminal_that_is_narrow_has_whole_lines_and_says_what_it_does_without
 }
 
 #[test]
+fn connections_that_end_too_fast_for_a_line_each_are_warned_of_while_it_runs() {
+    let home = home();
+    let (process, _) = start(home.path(), &["--filter", "none fits"]);
+    if process.stderr().contains("polling") {
+        eprintln!("SKIPPED: a poll has no ring that could be full");
+        return;
+    }
+    // Nobody empties the kernel's ring meanwhile, which has room for a third of a second.
+    process.signal(Signal::STOP).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..16_000 {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // A reset leaves no port behind that is taken for a minute.
+        rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
+        drop((client, listener.accept().unwrap()));
+    }
+    process.signal(Signal::CONT).unwrap();
+    let told = process.wait_line(DEADLINE, |line| line.contains(" connections ended too fast to be told one by one"));
+    assert!(told.is_ok() && process.is_running(), "{}", process.output());
+    process.terminate().unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success());
+    assert_eq!(process.stderr().matches("one by one").count(), 1, "it is said already: {}", process.stderr());
+}
+
+#[test]
 fn a_live_view_without_a_terminal_names_the_forms_that_need_none() {
     let home = home();
     let (status, said) = process::run(adit(home.path()).arg("top"), b"", DEADLINE).expect("it ends");
