@@ -5,6 +5,7 @@ mod keys;
 mod lines;
 mod look;
 mod rows;
+mod suspend;
 mod uses;
 mod view;
 
@@ -27,6 +28,7 @@ use self::keys::Keys;
 use self::lines::{Events, Teller};
 use self::look::Look;
 use self::rows::By;
+use self::suspend::Suspension;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
 use super::monitor::{SourceArguments, Warned, interval, keep_warning, lacks, open_source, refuse_config, way};
@@ -54,7 +56,7 @@ const ROOM: (usize, Duration) = (20, Duration::from_millis(100));
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Keys: 1 2 3 or Tab what is shown, < > the column to sort by, r the other way round, / filter, p pause, arrows, PgUp, PgDn, Home and End \
-move, ? help, q quit.
+move, ? help, q quit, Ctrl-Z suspend.
 
 With --events each connection that ended or failed is a line as it happens, for terminals, pipes and files. With -o json every step of a \
 connection is one, as an object; with --once the table is one object. All fields: docs/reference/top.md.
@@ -422,7 +424,9 @@ async fn live(
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
     // By itself it would end us at once, and leave the terminal without its modes.
-    let mut hangups = Hangups::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let no_signal = |error: std::io::Error| Failure::new(Fault::Internal, error.to_string(), "");
+    let mut hangups = Hangups::install().map_err(no_signal)?;
+    let (suspension, mut suspender) = suspend::start().map_err(no_signal)?;
     let Some(screen) = Screen::take() else {
         return Err(no_terminal());
     };
@@ -431,11 +435,11 @@ async fn live(
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
     let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
-    let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
-    let learning = asked.keep_learning();
+    let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every, &suspension));
+    let (learning, suspending) = (asked.keep_learning(), suspender.serve(&shared));
     // Its time begins with the first look, which is when the end has begun.
     let cutting = cut_loose(&before);
-    tokio::pin!(working, drawing, learning, cutting);
+    tokio::pin!(working, drawing, learning, suspending, cutting);
     let (mut end, mut code) = (None, ExitCode::SUCCESS);
     loop {
         tokio::select! {
@@ -468,6 +472,7 @@ async fn live(
             }
             // There nothing can be said, either.
             () = &mut cutting, if shared.is_stopped() => return Ok(ExitCode::FAILURE),
+            never = &mut suspending => match never {},
             never = &mut learning => match never {},
         }
     }
@@ -486,11 +491,22 @@ async fn cut_loose(terminal: &Before) {
 
 /// Draws and takes keys until somebody wants to leave; with the exit code, when it was by Ctrl-C. What has not changed is not
 /// computed anew.
-fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) -> Option<ExitCode> {
+fn draw(
+    screen: &Screen,
+    shared: &Arc<Shared>,
+    asked: &Asked,
+    mut view: View,
+    every: Duration,
+    suspension: &Suspension,
+) -> Option<ExitCode> {
     screen.begin();
     let mut code = None;
     let (mut looked, mut drawn, mut keys) = (None::<Duration>, None::<(usize, usize)>, Keys::default());
     while !shared.is_stopped() {
+        if suspension.go_on(screen, shared) {
+            // What was there before the stop is old, and no longer on the screen.
+            (looked, drawn) = (None, None);
+        }
         let at = ::monitor::agent::now();
         let is_due = looked.is_none_or(|last| at.saturating_sub(last) >= every) || view.is_bare();
         if is_due && !view.is_paused() {
@@ -508,6 +524,10 @@ fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, ev
                 After::Stay => {}
                 After::GoOn => looked = None,
                 After::Redraw => screen.clear(),
+                After::Suspend => {
+                    suspension.suspend(screen, shared);
+                    looked = None;
+                }
                 After::Leave => shared.stop(),
                 After::Interrupted => {
                     code = Some(ended_by(StopSignal::Interrupt));

@@ -4,6 +4,7 @@
 mod board;
 mod ends;
 mod events;
+mod suspended;
 mod unread;
 mod without;
 
