@@ -81,7 +81,7 @@ impl Show {
     pub(super) fn new(global: &Global, lent: bool) -> io::Result<Self> {
         let form = if global.output == Format::Json { Form::Json } else { Form::Text };
         let left_out = move |count| match form {
-            Form::Text => Line::Say(format!("{count} lines are left out here: they were not read in time")),
+            Form::Text => Line::Say(format!("{count} lines were not printed: they came faster than they were read")),
             Form::Json if lent => Line::Say(event_text("left-out", &json!({ "lines": count }))),
             Form::Json => Line::Data(event_text("left-out", &json!({ "lines": count }))),
         };

@@ -127,7 +127,7 @@ impl View {
         let left_out = move |count| match form {
             Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
             Form::Table | Form::Lines | Form::None => {
-                Line::Say(format!("{count} lines are left out here: they were not read in time"))
+                Line::Say(format!("{count} lines were not printed: they came faster than they were read"))
             }
         };
         Ok(Arc::new(Self {
