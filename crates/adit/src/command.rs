@@ -203,10 +203,12 @@ pub(crate) fn run(arguments: Arguments, wants_yaml: bool) -> ExitCode {
         Command::Man { command } => reference::man(&command),
         Command::Reference { page } => reference::print(page),
     };
-    written(result).unwrap_or_else(|failure| {
+    let code = written(result).unwrap_or_else(|failure| {
         failure.print(output);
         failure.exit()
-    })
+    });
+    terminal::said(LAST_WORDS);
+    code
 }
 
 /// What a command has done is of no use when it could not be written, as to a full disk.
@@ -246,10 +248,18 @@ impl Global {
     }
 }
 
+/// How long the end waits for whoever reads standard error, where that may stand still.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Turns of tasks between two looks at the sockets.
 const EVENT_INTERVAL: u32 = 7;
 /// For so long the threads of a runtime may put away what they hold once its work is done.
 const LEAVING: Duration = Duration::from_millis(100);
+
+/// From now on whoever reads standard error, and stops, holds up nothing. It starts a thread, which has the rights of the
+/// one that calls this.
+fn say_aside() -> Result<(), Failure> {
+    runtime::telemetry::write_aside().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))
+}
 
 /// Does `work` on a runtime of its own, of `workers` threads.
 ///

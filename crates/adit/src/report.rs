@@ -7,6 +7,8 @@ pub(crate) use adit_core::diagnose::chain;
 use adit_core::diagnose::{Diagnose, Fault, exit_code};
 use serde_json::json;
 
+use crate::terminal;
+
 /// What is said of several problems together.
 const PROBLEMS: &str = "the configuration has problems";
 
@@ -121,13 +123,12 @@ impl Failure {
     }
 
     /// Says it on standard error.
-    #[expect(clippy::print_stderr, reason = "the report layer is where failures are printed")]
     pub(crate) fn print(&self, output: Output) {
         match output {
-            Output::Text => eprint!("{}", self.text()),
-            Output::Json => eprintln!("{}", self.json()),
+            Output::Text => terminal::say(self.text().trim_end_matches('\n')),
+            Output::Json => terminal::say(&self.json().to_string()),
         }
-        self.notes.iter().for_each(|note| eprintln!("note: {note}"));
+        self.notes.iter().for_each(|note| terminal::say(&format!("note: {note}")));
     }
 
     pub(crate) fn text(&self) -> String {

@@ -1,7 +1,12 @@
 //! What the terminal can do, and the only functions that print data.
 
+use std::cell::Cell;
 use std::io::{ErrorKind, IsTerminal as _, Write as _};
 use std::sync::OnceLock;
+use std::time::Duration;
+
+use runtime::telemetry::{self, StandardError};
+use rustix::termios::OptionalActions;
 
 /// What the system said when data could not be written, the first time.
 static UNWRITTEN: OnceLock<String> = OnceLock::new();
@@ -61,8 +66,12 @@ pub(crate) fn is_unread() -> bool {
 
 /// Writes a line for people to standard error.
 pub(crate) fn say(text: &str) {
-    let mut out = std::io::stderr().lock();
-    let _ = writeln!(out, "{text}");
+    let _ = StandardError.write_all(format!("{text}\n").as_bytes());
+}
+
+/// Waits, where standard error has a thread of its own, until it has written everything, but not for longer than this.
+pub(crate) fn said(limit: Duration) {
+    telemetry::flush(limit);
 }
 
 /// Columns of the terminal on standard output.
@@ -92,6 +101,21 @@ pub(crate) fn can_ask() -> bool {
     std::io::stdin().is_terminal() && std::io::stderr().is_terminal()
 }
 
+/// Whether the terminal on standard input is the one that controls us, and we are in front: its shell could take it from us.
+pub(crate) fn is_in_front() -> bool {
+    in_front().is_some_and(|front| front == rustix::process::getpgrp())
+}
+
+/// Whether others are in front on the terminal that controls us: it is not ours now.
+pub(crate) fn is_behind() -> bool {
+    in_front().is_some_and(|front| front != rustix::process::getpgrp())
+}
+
+/// Who is in front; of another terminal the system does not say.
+fn in_front() -> Option<rustix::process::Pid> {
+    rustix::termios::tcgetpgrp(std::io::stdin()).ok()
+}
+
 /// Asks on standard error and reads a line; `None` when the input ends.
 pub(crate) fn ask(question: &str) -> Option<String> {
     let mut out = std::io::stderr().lock();
@@ -103,7 +127,7 @@ pub(crate) fn ask(question: &str) -> Option<String> {
 
 /// The same for what must not be seen while it is typed.
 pub(crate) fn ask_secret(question: &str) -> Option<String> {
-    use rustix::termios::{LocalModes, OptionalActions, tcgetattr, tcsetattr};
+    use rustix::termios::{LocalModes, tcgetattr, tcsetattr};
     let stdin = std::io::stdin();
     let before = tcgetattr(&stdin).ok()?;
     let mut hidden = before.clone();
@@ -118,20 +142,20 @@ pub(crate) fn ask_secret(question: &str) -> Option<String> {
 /// The whole terminal, for a view with keys; it is given back when this is dropped.
 pub(crate) struct Screen {
     before: Before,
+    /// Whether it is not given back.
+    is_taken: Cell<bool>,
 }
 
 impl Screen {
     /// Takes it. `None` when there is no terminal at both ends.
     pub(crate) fn take() -> Option<Self> {
-        use rustix::termios::{OptionalActions, tcgetattr, tcsetattr};
+        use rustix::termios::tcgetattr;
         if !std::io::stdin().is_terminal() || !is_interactive() {
             return None;
         }
-        let before = tcgetattr(std::io::stdin()).ok()?;
-        let mut raw = before.clone();
-        raw.make_raw();
-        tcsetattr(std::io::stdin(), OptionalActions::Flush, &raw).ok()?;
-        Some(Self { before: Before(before) })
+        let before = Before(tcgetattr(std::io::stdin()).ok()?);
+        before.take(OptionalActions::Flush).ok()?;
+        Some(Self { before, is_taken: Cell::new(true) })
     }
 
     /// How the terminal was before.
@@ -144,6 +168,29 @@ impl Screen {
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn begin(&self) {
         show("\x1b[?1049h\x1b[?25l\x1b[2J");
+    }
+
+    /// Lets others have it for a while; what was typed for them is theirs.
+    pub(crate) fn lend(&self) {
+        self.give_back(OptionalActions::Drain);
+    }
+
+    /// Takes it anew, whatever others have done to it meanwhile.
+    pub(crate) fn take_again(&self) {
+        self.is_taken.set(true);
+        let _ = self.before.take(OptionalActions::Drain);
+        self.begin();
+    }
+
+    fn give_back(&self, when: OptionalActions) {
+        if !self.is_taken.replace(false) {
+            return;
+        }
+        show("\x1b[?25h\x1b[?1049l");
+        // In the background that would stop us; there the shell has set its own modes.
+        if !is_behind() {
+            let _ = set(when, &self.before.0);
+        }
     }
 
     /// Draws it anew, line by line over what was there, so that nothing flickers.
@@ -177,7 +224,7 @@ impl Screen {
 
     /// Keys that were pressed, as bytes, after `up_to` at most.
     #[expect(clippy::unused_self, reason = "only who has the screen gets keys one by one")]
-    pub(crate) fn keys(&self, up_to: std::time::Duration) -> Vec<u8> {
+    pub(crate) fn keys(&self, up_to: Duration) -> Vec<u8> {
         use rustix::event::{PollFd, PollFlags, Timespec, poll};
         let stdin = std::io::stdin();
         let mut look = [PollFd::new(&stdin, PollFlags::IN)];
@@ -191,8 +238,7 @@ impl Screen {
 
 impl Drop for Screen {
     fn drop(&mut self) {
-        show("\x1b[?25h\x1b[?1049l");
-        let _ = set(rustix::termios::OptionalActions::Flush, &self.before.0);
+        self.give_back(OptionalActions::Flush);
     }
 }
 
@@ -216,13 +262,23 @@ impl Before {
         let _ = tcflow(&out, Action::OOff).and_then(|()| tcflow(&out, Action::OOn));
     }
 
+    /// Sets the modes of a view: keys come one by one, and none of them is a signal.
+    fn take(&self, when: OptionalActions) -> rustix::io::Result<()> {
+        let mut raw = self.0.clone();
+        raw.make_raw();
+        set(when, &raw)
+    }
+
     /// Sets the modes back at once; another page than that of the shell may stay.
     pub(crate) fn restore(&self) {
-        let _ = set(rustix::termios::OptionalActions::Now, &self.0);
+        if is_behind() {
+            return;
+        }
+        let _ = set(OptionalActions::Now, &self.0);
     }
 }
 
-fn set(when: rustix::termios::OptionalActions, modes: &rustix::termios::Termios) -> rustix::io::Result<()> {
+fn set(when: OptionalActions, modes: &rustix::termios::Termios) -> rustix::io::Result<()> {
     rustix::termios::tcsetattr(std::io::stdin(), when, modes)
 }
 

@@ -138,3 +138,27 @@ impl Hangups {
         });
     }
 }
+
+/// SIGCONT as it comes: the process goes on after it was stopped. It does so whether or not this lives.
+#[derive(Debug)]
+pub struct Continuations {
+    going_on: Signal,
+}
+
+impl Continuations {
+    /// Listens to the signal, for the rest of the process's life.
+    ///
+    /// # Errors
+    /// When the system refuses a handler.
+    pub fn install() -> io::Result<Self> {
+        let number = rustix::process::Signal::CONT.as_raw();
+        Ok(Self { going_on: signal(SignalKind::from_raw(number))? })
+    }
+
+    /// Returns at the next one.
+    pub async fn next(&mut self) {
+        if self.going_on.recv().await.is_none() {
+            std::future::pending::<()>().await;
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Logging: what is written to stderr, how much of it, and in which form.
 
-use std::io;
+mod aside;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use adit_core::diagnose::{Diagnose, Fault};
@@ -9,6 +10,8 @@ use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
+
+pub use self::aside::{StandardError, flush, write_aside};
 
 /// Overrides every other setting of the level; takes directives such as `info,tunnel=debug`.
 pub const LEVEL_VARIABLE: &str = "ADIT_LOG";
@@ -51,7 +54,7 @@ pub type Listener = Box<dyn Fn(&str, &str) + Send + Sync>;
 pub fn start(settings: &LogSettings, listener: Option<Listener>) -> Result<(), TelemetryError> {
     let variable = std::env::var(LEVEL_VARIABLE).ok();
     let filter = filter(settings, variable.as_deref())?;
-    let lines = tracing_subscriber::fmt::layer().with_writer(io::stderr);
+    let lines = tracing_subscriber::fmt::layer().with_writer(StandardError::default);
     let registry = tracing_subscriber::registry().with(filter).with(listener.map(Heard));
     let started = match settings.format {
         LogFormat::Text => {

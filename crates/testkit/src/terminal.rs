@@ -150,6 +150,11 @@ impl Drop for Terminal {
 pub struct Seated(Child);
 
 impl Seated {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
     /// How it ended, if it has.
     ///
     /// # Errors

@@ -24,7 +24,7 @@ use runtime::signals::StopSignals;
 use serde_json::{Value, json};
 
 pub(super) use self::room::{Warned, lacks};
-use super::{Global, on_runtime};
+use super::{Global, on_runtime, say_aside};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal;
 
@@ -165,6 +165,7 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
     // Before there is a second thread: each has the rights of the one that starts it.
     let (source, rights) = open_source(&options, None)?;
+    say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
         tracing::warn!("{unused}");
     }
@@ -249,7 +250,8 @@ async fn serve(
     let _ = told.shared.set(Arc::clone(&shared));
     announce([metrics.local_addr(), health.local_addr()], shared.way(), is_json);
     let working = work(&scope, agent, &component, &readiness);
-    let warning = keep_warning(&shared, interval);
+    let mut warned = Warned::default();
+    let warning = keep_warning(&shared, interval, &mut warned);
     tokio::pin!(working, warning);
     component.ready();
     let failed = tokio::select! {
@@ -275,8 +277,7 @@ async fn serve(
 }
 
 /// Warns of what had no room, once or now and then. Monitoring may look at the counts; who reads the log alone is told, too.
-pub(super) async fn keep_warning(shared: &Shared, every: Duration) -> Infallible {
-    let mut warned = Warned::default();
+pub(super) async fn keep_warning(shared: &Shared, every: Duration, warned: &mut Warned) -> Infallible {
     loop {
         tokio::time::sleep(every).await;
         for text in warned.texts(::monitor::agent::now(), &shared.counts(), shared.way()) {

@@ -16,11 +16,17 @@ const LINES: usize = 1024;
 /// Of those, so many are kept for lines that say more than that a connection came or went.
 const RESERVED: usize = 256;
 /// How long the end waits for a reader.
-const PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const PATIENCE: Duration = Duration::from_secs(2);
+/// So long a line for people may take before the next one for programs is written, where standard error has a thread of its
+/// own: whoever reads both in one place has them in their order.
+pub(super) const ORDER: Duration = Duration::from_millis(100);
 
 /// Takes lines; never waits.
 pub(super) struct Output {
     lines: mpsc::Sender<Line>,
+    /// Lines that are queued, or being written.
+    waiting: Arc<AtomicU64>,
+    /// Lines that found no room, as long as that is not told.
     dropped: Arc<AtomicU64>,
 }
 
@@ -37,6 +43,13 @@ pub(super) enum Line {
     Undraw,
     /// Tells that everything before is written.
     Flush(oneshot::Sender<()>),
+}
+
+impl Line {
+    /// Whether it is one that is missed when it is not written.
+    const fn is_news(&self) -> bool {
+        matches!(self, Self::Data(_) | Self::Say(_))
+    }
 }
 
 /// How much a line matters when there is little room.
@@ -62,39 +75,52 @@ impl Output {
         left_out: impl Fn(u64) -> Line + Send + 'static,
         mut write: impl FnMut(Line) + Send + 'static,
     ) -> io::Result<Self> {
-        let (lines, mut queue) = mpsc::channel(LINES);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let missing = Arc::clone(&dropped);
+        let (lines, mut queue) = mpsc::channel::<Line>(LINES);
+        let (waiting, dropped) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+        let (left, missing) = (Arc::clone(&waiting), Arc::clone(&dropped));
         // No task of a scope: a write to a reader that has stopped cannot be cancelled, and the end does not wait for it.
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
             while let Some(line) = queue.blocking_recv() {
+                let news = u64::from(line.is_news());
                 write(line);
-                match missing.swap(0, Ordering::Relaxed) {
+                left.fetch_sub(news, Ordering::Relaxed);
+                match missing.load(Ordering::Relaxed) {
                     0 => {}
-                    count => write(left_out(count)),
+                    count => {
+                        write(left_out(count));
+                        missing.fetch_sub(count, Ordering::Relaxed);
+                    }
                 }
             }
         })?;
-        Ok(Self { lines, dropped })
+        Ok(Self { lines, waiting, dropped })
     }
 
     /// Queues a line.
     pub(super) fn put(&self, line: Line, weight: Weight) {
         let room = weight == Weight::Full || self.lines.capacity() > RESERVED;
+        let news = u64::from(line.is_news());
+        // Before it is queued, so that it is never taken off before it is there.
+        self.waiting.fetch_add(news, Ordering::Relaxed);
         if !room || self.lines.try_send(line).is_err() {
+            self.waiting.fetch_sub(news, Ordering::Relaxed);
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
-    /// Waits until everything is written, but not for ever.
-    pub(super) async fn flush(&self) {
+    /// Waits until everything is written, but not for ever. With the number of lines that nobody has taken by then, and that
+    /// no line tells of.
+    pub(super) async fn flush(&self) -> u64 {
         let (done, written) = oneshot::channel();
         let flushed = async {
             // The thread lives as long as this does.
             let _ = self.lines.send(Line::Flush(done)).await;
             let _ = written.await;
         };
-        let _ = tokio::time::timeout(PATIENCE, flushed).await;
+        match tokio::time::timeout(PATIENCE, flushed).await {
+            Ok(()) => 0,
+            Err(_) => self.waiting.load(Ordering::Relaxed) + self.dropped.load(Ordering::Relaxed),
+        }
     }
 }
 
@@ -125,7 +151,10 @@ impl Pen {
         }
         match line {
             Line::Data(text) => terminal::data(&format!("{text}\n")),
-            Line::Say(text) => terminal::say(&text),
+            Line::Say(text) => {
+                terminal::say(&text);
+                terminal::said(ORDER);
+            }
             Line::Draw(_) | Line::Undraw | Line::Flush(_) => {}
         }
     }
@@ -165,5 +194,25 @@ mod tests {
             lines.iter().filter_map(|line| line.strip_suffix(" left out")?.parse::<usize>().ok()).sum::<usize>();
         assert_eq!(light + left_out, 2 * LINES);
         assert!(left_out >= LINES, "{left_out}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn lines_that_are_not_taken_by_the_end_are_counted_each_once() {
+        let (gate, closed) = std_mpsc::sync_channel::<()>(0);
+        let write = move |line| {
+            let _ = closed.recv();
+            if let Line::Flush(done) = line {
+                let _ = done.send(());
+            }
+        };
+        let output = Output::start_with(|count| Line::Data(format!("{count} left out")), write).expect("a thread");
+        output.put(Line::Draw("no news".to_owned()), Weight::Full);
+        for at in 0..2 * LINES {
+            output.put(Line::Data(at.to_string()), Weight::Full);
+        }
+        assert_eq!(output.flush().await, 2 * LINES as u64, "queued or dropped");
+        drop(gate);
+        tokio::time::resume();
+        assert_eq!(output.flush().await, 0, "its reader goes on");
     }
 }

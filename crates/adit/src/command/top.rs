@@ -5,6 +5,7 @@ mod keys;
 mod lines;
 mod look;
 mod rows;
+mod suspend;
 mod uses;
 mod view;
 
@@ -27,12 +28,13 @@ use self::keys::Keys;
 use self::lines::{Events, Teller};
 use self::look::Look;
 use self::rows::By;
+use self::suspend::Suspension;
 use self::uses::{Entrances, Uses};
 use self::view::{After, View};
-use super::monitor::{SourceArguments, interval, keep_warning, lacks, open_source, refuse_config, way};
-use super::output::{Output, Weight};
+use super::monitor::{SourceArguments, Warned, interval, keep_warning, lacks, open_source, refuse_config, way};
+use super::output::{ORDER, Output, PATIENCE, Weight};
 use super::up::daemon;
-use super::{Global, on_runtime};
+use super::{Global, on_runtime, say_aside};
 use crate::report::{Failure, Output as Format, chain, failure};
 use crate::terminal::{self, Before, Screen};
 
@@ -54,7 +56,7 @@ const ROOM: (usize, Duration) = (20, Duration::from_millis(100));
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Keys: 1 2 3 or Tab what is shown, < > the column to sort by, r the other way round, / filter, p pause, arrows, PgUp, PgDn, Home and End \
-move, ? help, q quit.
+move, ? help, q quit, Ctrl-Z suspend.
 
 With --events each connection that ended or failed is a line as it happens, for terminals, pipes and files. With -o json every step of a \
 connection is one, as an object; with --once the table is one object. All fields: docs/reference/top.md.
@@ -221,6 +223,8 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     let wanted = arguments.events.unwrap_or(Events::All);
     let every_step = matches!(form, Form::Steps | Form::Lines) && wanted.has_beginnings();
     let (source, _) = open_source(&arguments.source.options(every_step)?, user)?;
+    // After that, as its thread is to have no more rights than the others.
+    say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
         if form == Form::Live {
             view.note(unused);
@@ -258,7 +262,7 @@ async fn show(
             stream(&scope, source, every, teller, asked, signals).await
         }
         Form::Live => live(&scope, source, every, view, asked, signals).await,
-        Form::Table | Form::Object => once(source, every, view, asked, signals, (form, lines)).await,
+        Form::Table | Form::Object => once(&scope, source, every, view, asked, signals, (form, lines)).await,
     }
 }
 
@@ -279,9 +283,10 @@ fn no_terminal() -> Failure {
 
 /// One table, of two looks: a rate takes two.
 async fn once(
+    scope: &Scope,
     source: Box<dyn Source>,
     every: Duration,
-    mut view: View,
+    view: View,
     asked: &Arc<Asked>,
     mut signals: StopSignals,
     (form, lines): (Form, Option<usize>),
@@ -297,21 +302,36 @@ async fn once(
     agent.survey().map_err(|error| failure(&error))?;
     let shared = agent.shared();
     let look = Look::of(&shared, asked.uses());
+    // It stands in a write for as long as nobody reads.
+    let printing = scope.spawn_blocking("table", move || print(look, &shared, view, form, lines));
+    tokio::select! {
+        biased;
+        signal = signals.next() => Ok(cut_off(signal)),
+        printed = printing => match printed {
+            Ok(()) => Ok(ExitCode::SUCCESS),
+            Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
+        },
+    }
+}
+
+/// Prints a look: all tables as an object, or the one that is asked for.
+fn print(look: Look, shared: &Shared, mut view: View, form: Form, lines: Option<usize>) {
     if form == Form::Object {
         let mut value = rows::json(&look, &view, lines);
         value["source"] = way(shared.way());
         terminal::data(&format!("{value}\n"));
-        return Ok(ExitCode::SUCCESS);
+        return;
     }
     let lacking = lacks(&shared.counts(), shared.way());
     for note in view::notes(shared.way(), &lacking) {
         terminal::say(&note);
     }
+    // Before the table, where both are read in one place.
+    terminal::said(ORDER);
     view.look(look);
     for line in view.table(room(), lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));
     }
-    Ok(ExitCode::SUCCESS)
 }
 
 /// Tells of steps as they happen.
@@ -343,33 +363,43 @@ async fn stream(
     }));
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
-    let learning = asked.keep_learning();
-    let (left, warning) = (unread(), keep_warning(&shared, every));
-    tokio::pin!(working, learning, left, warning);
-    let mut code = ExitCode::SUCCESS;
-    let ended = loop {
-        tokio::select! {
-            biased;
-            signal = signals.next() => {
-                shared.stop();
-                code = ended_by(signal);
+    let mut warned = Warned::one_by_one();
+    let (code, ended) = {
+        let learning = asked.keep_learning();
+        let (left, warning) = (unread(), keep_warning(&shared, every, &mut warned));
+        tokio::pin!(working, learning, left, warning);
+        let mut code = ExitCode::SUCCESS;
+        loop {
+            tokio::select! {
+                biased;
+                signal = signals.next() => {
+                    shared.stop();
+                    code = ended_by(signal);
+                }
+                ended = &mut working => break (code, ended),
+                () = &mut left, if !shared.is_stopped() => shared.stop(),
+                never = &mut warning => match never {},
+                never = &mut learning => match never {},
             }
-            ended = &mut working => break ended,
-            () = &mut left, if !shared.is_stopped() => shared.stop(),
-            never = &mut warning => match never {},
-            never = &mut learning => match never {},
         }
     };
-    output.flush().await;
-    let folded = shared.counts().folded;
-    if folded > 0 {
-        tracing::warn!("{folded} ends came too fast to be told singly, and are in no line");
+    let unwritten = output.flush().await;
+    for text in warned.rest(::monitor::agent::now(), &shared.counts(), shared.way()) {
+        tracing::warn!("{text}");
     }
     match ended {
+        Ok(Ok(())) if unwritten > 0 => Err(not_taken(unwritten)),
         Ok(Ok(())) => Ok(code),
         Ok(Err(error)) => Err(failure(&error)),
         Err(lost) => Err(Failure::new(Fault::Internal, lost.to_string(), "")),
     }
+}
+
+/// Of lines that are lost, as their reader stands still.
+fn not_taken(lines: u64) -> Failure {
+    let (noun, limit) = (if lines == 1 { "line was" } else { "lines were" }, PATIENCE.as_secs());
+    let message = format!("{lines} {noun} not written: nobody has read them within {limit} seconds of the end");
+    Failure::new(Fault::Internal, message, "what was printed before that is not the whole")
 }
 
 /// Waits until nobody reads any more, or nothing can be written.
@@ -394,7 +424,9 @@ async fn live(
     mut signals: StopSignals,
 ) -> Result<ExitCode, Failure> {
     // By itself it would end us at once, and leave the terminal without its modes.
-    let mut hangups = Hangups::install().map_err(|error| Failure::new(Fault::Internal, error.to_string(), ""))?;
+    let no_signal = |error: std::io::Error| Failure::new(Fault::Internal, error.to_string(), "");
+    let mut hangups = Hangups::install().map_err(no_signal)?;
+    let (suspension, mut suspender) = suspend::start().map_err(no_signal)?;
     let Some(screen) = Screen::take() else {
         return Err(no_terminal());
     };
@@ -403,11 +435,11 @@ async fn live(
     let shared = agent.shared();
     let working = scope.spawn_blocking("monitor", move || agent.run());
     let (seen, known) = (Arc::clone(&shared), Arc::clone(asked));
-    let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every));
-    let learning = asked.keep_learning();
+    let drawing = scope.spawn_blocking("view", move || draw(&screen, &seen, &known, view, every, &suspension));
+    let (learning, suspending) = (asked.keep_learning(), suspender.serve(&shared));
     // Its time begins with the first look, which is when the end has begun.
     let cutting = cut_loose(&before);
-    tokio::pin!(working, drawing, learning, cutting);
+    tokio::pin!(working, drawing, learning, suspending, cutting);
     let (mut end, mut code) = (None, ExitCode::SUCCESS);
     loop {
         tokio::select! {
@@ -440,6 +472,7 @@ async fn live(
             }
             // There nothing can be said, either.
             () = &mut cutting, if shared.is_stopped() => return Ok(ExitCode::FAILURE),
+            never = &mut suspending => match never {},
             never = &mut learning => match never {},
         }
     }
@@ -458,11 +491,22 @@ async fn cut_loose(terminal: &Before) {
 
 /// Draws and takes keys until somebody wants to leave; with the exit code, when it was by Ctrl-C. What has not changed is not
 /// computed anew.
-fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, every: Duration) -> Option<ExitCode> {
+fn draw(
+    screen: &Screen,
+    shared: &Arc<Shared>,
+    asked: &Asked,
+    mut view: View,
+    every: Duration,
+    suspension: &Suspension,
+) -> Option<ExitCode> {
     screen.begin();
     let mut code = None;
     let (mut looked, mut drawn, mut keys) = (None::<Duration>, None::<(usize, usize)>, Keys::default());
     while !shared.is_stopped() {
+        if suspension.go_on(screen, shared) {
+            // What was there before the stop is old, and no longer on the screen.
+            (looked, drawn) = (None, None);
+        }
         let at = ::monitor::agent::now();
         let is_due = looked.is_none_or(|last| at.saturating_sub(last) >= every) || view.is_bare();
         if is_due && !view.is_paused() {
@@ -480,6 +524,10 @@ fn draw(screen: &Screen, shared: &Arc<Shared>, asked: &Asked, mut view: View, ev
                 After::Stay => {}
                 After::GoOn => looked = None,
                 After::Redraw => screen.clear(),
+                After::Suspend => {
+                    suspension.suspend(screen, shared);
+                    looked = None;
+                }
                 After::Leave => shared.stop(),
                 After::Interrupted => {
                     code = Some(ended_by(StopSignal::Interrupt));

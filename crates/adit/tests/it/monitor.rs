@@ -4,6 +4,8 @@
 mod board;
 mod ends;
 mod events;
+mod suspended;
+mod unread;
 mod without;
 
 use std::io::{Read as _, Write as _};

@@ -81,7 +81,7 @@ impl Show {
     pub(super) fn new(global: &Global, lent: bool) -> io::Result<Self> {
         let form = if global.output == Format::Json { Form::Json } else { Form::Text };
         let left_out = move |count| match form {
-            Form::Text => Line::Say(format!("{count} lines are left out here: they were not read in time")),
+            Form::Text => Line::Say(format!("{count} lines were not printed: they came faster than they were read")),
             Form::Json if lent => Line::Say(event_text("left-out", &json!({ "lines": count }))),
             Form::Json => Line::Data(event_text("left-out", &json!({ "lines": count }))),
         };
@@ -287,7 +287,8 @@ impl Show {
 
     /// Waits until everything is written, as far as somebody reads it.
     pub(super) async fn flush(&self) {
-        self.output.flush().await;
+        // Whoever has not read it by then is not waited for.
+        let _ = self.output.flush().await;
     }
 
     fn fault(&self, said: &Said) {

@@ -34,18 +34,35 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
 pub(in crate::command) struct Warned {
     at: Option<Duration>,
     lost: u64,
+    /// Whether each connection is told by itself: then those that are in sums alone are lost, too.
+    one_by_one: bool,
 }
 
 impl Warned {
+    /// For whoever tells each connection by itself.
+    pub(in crate::command) fn one_by_one() -> Self {
+        Self { one_by_one: true, ..Self::default() }
+    }
+
     /// What is to be said now: the first time that something is lost, then only after a while, and when it is more.
     pub(in crate::command) fn texts(&mut self, now: Duration, counts: &Counts, way: &Way) -> Vec<String> {
-        let lost = counts.map_full.saturating_add(counts.events_lost);
         let is_due = self.at.is_none_or(|at| now.saturating_sub(at) >= AGAIN);
-        if lost <= self.lost || !is_due {
+        if is_due { self.rest(now, counts, way) } else { Vec::new() }
+    }
+
+    /// What is to be said at the end: when more is lost than was said.
+    pub(in crate::command) fn rest(&mut self, now: Duration, counts: &Counts, way: &Way) -> Vec<String> {
+        let folded = if self.one_by_one { counts.folded } else { 0 };
+        let lost = counts.map_full.saturating_add(counts.events_lost).saturating_add(folded);
+        if lost <= self.lost {
             return Vec::new();
         }
-        *self = Self { at: Some(now), lost };
-        lacks(counts, way)
+        (self.at, self.lost) = (Some(now), lost);
+        let mut texts = lacks(counts, way);
+        if folded > 0 {
+            texts.push(format!("{folded} connections ended too fast to be told one by one, and are in no line"));
+        }
+        texts
     }
 }
 
@@ -78,5 +95,18 @@ mod tests {
         assert_eq!([said(1, 0), said(2, 5), said(3, 6), said(601, 7)], [false, true, false, false]);
         assert_eq!([said(602, 7), said(1_500, 7), said(1_501, 7)], [true, false, false], "nothing is lost any more");
         assert!(said(1_502, 8));
+    }
+
+    #[test]
+    fn ends_that_are_in_sums_alone_are_lost_to_lines_and_what_is_not_said_yet_is_said_at_the_end() {
+        let counts = |folded| Counts { folded, ..Counts::default() };
+        let at = Duration::from_secs;
+        assert!(Warned::default().texts(at(1), &counts(9), &way(64)).is_empty(), "sums have them");
+        let mut lines = Warned::one_by_one();
+        let said = lines.texts(at(1), &counts(9), &way(64));
+        assert_eq!(said, ["9 connections ended too fast to be told one by one, and are in no line"]);
+        assert!(lines.rest(at(2), &counts(9), &way(64)).is_empty(), "it was said");
+        assert!(lines.texts(at(2), &counts(10), &way(64)).is_empty(), "not so soon again");
+        assert!(lines.rest(at(3), &counts(10), &way(64))[0].starts_with("10 "));
     }
 }

@@ -21,6 +21,8 @@ pub(super) enum Key {
     End,
     /// Draws everything anew: Ctrl-L.
     Redraw,
+    /// Ctrl-Z.
+    Suspend,
     /// Ctrl-C, or the end of the terminal.
     Interrupt,
 }
@@ -68,6 +70,7 @@ fn first(bytes: &[u8]) -> Option<(usize, Option<Key>)> {
         b'\r' | b'\n' => one(Key::Enter),
         12 => one(Key::Redraw),
         21 => one(Key::Clear),
+        26 => one(Key::Suspend),
         ESCAPE => sequence(bytes),
         first @ (b' '..=b'~') => one(Key::Letter(char::from(first))),
         first if first >= 0x80 => letter(bytes),
@@ -135,6 +138,7 @@ mod tests {
         assert_eq!(keys(b"\x1b[A\x1bOB\x1b[5~\x1b[6;5~"), [Key::Up, Key::Down, Key::PageUp, Key::PageDown]);
         assert_eq!(keys(b"\x1b[H\x1b[4~\x1b[1~\x1bOF"), [Key::Home, Key::End, Key::Home, Key::End]);
         assert_eq!(keys(b"\x03\x7f\x15\t\x1b[Z"), [Key::Interrupt, Key::Backspace, Key::Clear, Key::Tab, Key::BackTab]);
+        assert_eq!(keys(b"\x1a\x0c"), [Key::Suspend, Key::Redraw]);
         // A function key, Alt with a letter, and bytes that are nothing.
         assert_eq!(keys(b"\x1b[15~\x1bq\x01\xff"), []);
     }

@@ -74,7 +74,7 @@ impl Teller {
         let is_for_people = self.lines.is_some();
         move |count| {
             if is_for_people {
-                Line::Say(format!("{count} lines are left out here: they were not read in time"))
+                Line::Say(format!("{count} lines were not printed: they came faster than they were read"))
             } else {
                 Line::Data(json!({ "event": "left-out", "lines": count }).to_string())
             }

@@ -28,6 +28,8 @@ pub(super) enum After {
     GoOn,
     /// All of the screen is drawn anew.
     Redraw,
+    /// The shell has its turn.
+    Suspend,
     Leave,
     /// The same, by Ctrl-C.
     Interrupted,
@@ -171,6 +173,7 @@ impl View {
         match key {
             Key::Interrupt => return After::Interrupted,
             Key::Redraw => return After::Redraw,
+            Key::Suspend => return After::Suspend,
             _ => {}
         }
         if self.typing.is_some() {

@@ -127,7 +127,7 @@ impl View {
         let left_out = move |count| match form {
             Form::Json => Line::Data(event("left-out", &json!({ "lines": count }))),
             Form::Table | Form::Lines | Form::None => {
-                Line::Say(format!("{count} lines are left out here: they were not read in time"))
+                Line::Say(format!("{count} lines were not printed: they came faster than they were read"))
             }
         };
         Ok(Arc::new(Self {
@@ -629,7 +629,8 @@ impl View {
     /// It has ended.
     pub(super) async fn stopped(&self, signal: Option<StopSignal>) {
         self.event("stopped", &json!({ "signal": signal.map(|signal| format!("{signal:?}").to_lowercase()) }));
-        self.output.flush().await;
+        // Whoever has not read it by then is not waited for.
+        let _ = self.output.flush().await;
     }
 
     /// News for people, or for programs.

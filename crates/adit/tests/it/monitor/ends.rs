@@ -12,7 +12,7 @@ use crate::cli::home;
 use crate::support::{DEADLINE, adit, eventually};
 
 /// The program with these arguments, run by a shell as `script` says.
-fn by_shell(home: &Path, script: &str, arguments: &[&str]) -> Command {
+pub(super) fn by_shell(home: &Path, script: &str, arguments: &[&str]) -> Command {
     let program = adit(home).get_program().to_owned();
     let mut command = Command::new("sh");
     command.arg("-c").arg(script).arg(program).args(arguments).env("HOME", home).env_remove("SUDO_UID");

@@ -1,4 +1,4 @@
-//! `adit top --events`: a line for each event, as people read it, at a terminal, in a pipe and in a file.
+//! `adit top --events`: a line for each event, as people read it, at a terminal and in a pipe.
 
 use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -43,7 +43,7 @@ fn below<'a>(titles: &str, line: &'a str, title: &str) -> &'a str {
 }
 
 #[test]
-fn what_ends_and_what_fails_is_a_line_each_below_titles_as_it_happens() {
+fn each_connection_that_ends_or_fails_is_a_line_below_the_titles_as_it_happens() {
     let home = home();
     let (process, titles) = start(home.path(), &["--filter", &std::process::id().to_string()]);
     if process.stderr().contains("polling") {
@@ -72,7 +72,7 @@ fn what_ends_and_what_fails_is_a_line_each_below_titles_as_it_happens() {
 }
 
 #[test]
-fn a_choice_and_a_filter_leave_out_the_others_for_people_and_for_programs() {
+fn a_choice_and_a_filter_leave_out_all_other_lines_for_people_and_for_programs() {
     let home = home();
     let closed = Closed::take().unwrap();
     let (process, titles) = start(home.path(), &["failed", "--filter", &closed.address.to_string()]);
@@ -101,7 +101,7 @@ fn a_choice_and_a_filter_leave_out_the_others_for_people_and_for_programs() {
 }
 
 #[test]
-fn a_reader_who_has_enough_ends_it_and_a_file_has_all_lines_at_once() {
+fn a_reader_who_has_enough_ends_it_and_that_is_no_failure() {
     let home = home();
     let program = adit(home.path()).get_program().to_owned();
     let script = r#"{ "$0" top --interval 100ms --events; echo "code $?" >&2; } | head -n 1"#;
@@ -113,7 +113,7 @@ fn a_reader_who_has_enough_ends_it_and_a_file_has_all_lines_at_once() {
 }
 
 #[tokio::test]
-async fn without_rights_it_says_what_is_missing_once_and_tells_what_it_sees() {
+async fn a_poll_without_rights_says_once_what_it_does_not_see_and_tells_begins_and_ends_of_the_rest() {
     let home = home();
     let mut command = adit(home.path());
     command.args(["top", "--interval", "100ms", "--source", "sock-diag", "--events", "all"]);
@@ -144,7 +144,7 @@ async fn without_rights_it_says_what_is_missing_once_and_tells_what_it_sees() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_narrow_has_whole_lines_and_says_what_it_does_without() {
+async fn a_narrow_terminal_is_told_for_which_columns_it_has_no_room() {
     let home = home();
     let terminal = Terminal::open(90, 24).expect("a terminal");
     let mut program =
@@ -157,6 +157,31 @@ async fn a_terminal_that_is_narrow_has_whole_lines_and_says_what_it_does_without
     let program = std::sync::Mutex::new(&mut program);
     let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
     assert_eq!(eventually(DEADLINE, "its end", end).await.code(), Some(130));
+}
+
+#[test]
+fn connections_that_end_too_fast_for_a_line_each_are_warned_of_while_it_runs() {
+    let home = home();
+    let (process, _) = start(home.path(), &["--filter", "none fits"]);
+    if process.stderr().contains("polling") {
+        eprintln!("SKIPPED: a poll has no ring that could be full");
+        return;
+    }
+    // Nobody empties the kernel's ring meanwhile, which has room for a third of a second.
+    process.signal(Signal::STOP).unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..16_000 {
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        // A reset leaves no port behind that is taken for a minute.
+        rustix::net::sockopt::set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
+        drop((client, listener.accept().unwrap()));
+    }
+    process.signal(Signal::CONT).unwrap();
+    let told = process.wait_line(DEADLINE, |line| line.contains(" connections ended too fast to be told one by one"));
+    assert!(told.is_ok() && process.is_running(), "{}", process.output());
+    process.terminate().unwrap();
+    assert!(process.wait(DEADLINE).expect("it ends").success());
+    assert_eq!(process.stderr().matches("one by one").count(), 1, "it is said already: {}", process.stderr());
 }
 
 #[test]

@@ -6,7 +6,7 @@ use super::layout::wrap;
 use super::notes;
 use crate::command::top::rows::By;
 
-const KEYS: [(&str, &str); 8] = [
+const KEYS: [(&str, &str); 9] = [
     ("1 2 3, Tab", "processes, connections, remotes"),
     ("< >, ← →", "the column to sort by: the greatest first, names from A; what is not known is last"),
     ("r", "the other way round"),
@@ -17,6 +17,7 @@ const KEYS: [(&str, &str); 8] = [
     ("p, Space", "pause: all of it stays as it is, in each view, order and filter, until you press it again"),
     ("↑ ↓ PgUp PgDn Home End", "move through the lines; also k j g G"),
     ("?", "this page"),
+    ("Ctrl-Z", "suspend: the shell has the terminal until you type fg there"),
     ("q, Ctrl-C", "leave; the exit code is 0 with q and 130 with Ctrl-C"),
 ];
 
