@@ -286,17 +286,6 @@ const volatile __u32 nests = 1;
 /* Set before loading: how long an ended connection waits for a process to close it; then nobody is its owner. */
 const volatile __u64 patience = 90000000000;
 
-/*
- * Attempts that have failed within connect itself, which is about to return that: in which thread and when, at a place that
- * the address of the socket gives. Of two with the same place at the same moment one is forgotten, and its failure may be told twice.
- */
-#define IN_CALL 64
-struct {
-	__u64 socket;
-	__u64 thread;
-	__u64 ended;
-} in_call[IN_CALL];
-
 /* How many sockets are in `waiting`. Mostly there are none, and nothing to look for. */
 __u64 waiting_now = 0;
 

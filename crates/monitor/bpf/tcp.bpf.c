@@ -13,6 +13,7 @@
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
+#include "attempt.h"
 #include "tell.h"
 
 char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
@@ -95,40 +96,6 @@ static __inline void crossed(struct sock *sk, const int typed)
 		kept->state = SYN_RECV;
 }
 
-/* Why a connection never came to be. */
-static __inline int why_failed(struct sock *sk, struct tcp_sock *tcp, int error, const int typed)
-{
-	unsigned char shut = 0;
-	__u32 packets = 1;
-	unsigned int hash = 1;
-
-	if (error)
-		return error;
-	READ(typed, packets, tcp->segs_out);
-	if (packets)
-		return 0;
-	/* Closed before it had anything to send: with TCP_FASTOPEN_CONNECT the first packet waits for that. */
-	READ(typed, shut, sk->sk_shutdown);
-	if (shut)
-		return 0;
-	/*
-	 * connect itself has failed: it says so to the process, and leaves nothing at the socket. Its first step is to find
-	 * a free port, after which the socket has a hash; the one of an earlier attempt stays, and then it is not known.
-	 */
-	READ(typed, hash, sk->__sk_common.skc_hash);
-	return hash ? ERROR_UNKNOWN : EADDRNOTAVAIL;
-}
-
-/* Whether the exit of connect is seen for this socket. One of IPv6 may be asked for an IPv4 address. */
-static __inline int exit_seen(struct sock *sk, const int typed)
-{
-	__u32 key = 0, *families = bpf_map_lookup_elem(&connect_exits, &key);
-	__u16 family = 0;
-
-	READ(typed, family, sk->__sk_common.skc_family);
-	return families && *families >= (family == AF_INET ? 1 : 2);
-}
-
 /*
  * Whether a packet ends the connection, and no process and no timer: what was sent is acknowledged by now, which ends
  * LAST-ACK at once, or the peer's FIN is here, which ends FIN-WAIT-2 at once.
@@ -144,37 +111,6 @@ static __inline int by_packet(struct tcp_sock *tcp, int last, unsigned long sock
 	READ(typed, acknowledged, tcp->snd_una);
 	READ(typed, written, tcp->write_seq);
 	return acknowledged == written;
-}
-
-/* The place in `in_call` of a socket. */
-static __inline __u32 in_call_at(__u64 number)
-{
-	return (number * 0x9e3779b97f4a7c15ULL >> 32) % IN_CALL;
-}
-
-/* It is connect that fails. */
-static __noinline int fails_in_call(__u64 number)
-{
-	__u32 at = in_call_at(number);
-
-	in_call[at].socket = number;
-	in_call[at].thread = bpf_get_current_pid_tgid();
-	in_call[at].ended = bpf_ktime_get_ns();
-	return 0;
-}
-
-/*
- * Whether it was connect itself that failed, a moment ago: in this thread, which may have had to wait for a processor
- * meanwhile.
- */
-static __inline int failed_in_call(__u64 number, __u64 now)
-{
-	__u32 at = in_call_at(number);
-
-	if (in_call[at].socket != number)
-		return 0;
-	in_call[at].socket = 0;
-	return in_call[at].thread == bpf_get_current_pid_tgid() && now - in_call[at].ended < 100000000;
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
@@ -195,7 +131,7 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	if (failed) {
 		count_change(COUNT_FAILED);
 		why = why_failed(sk, tcp, error, typed);
-		if (why != error)
+		if (is_in_call(why))
 			fails_in_call(number);
 	} else if (last != LISTEN && last != CLOSE && last != SYN_RECV) {
 		count_change(COUNT_CLOSED);
@@ -236,7 +172,7 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 	if (waits && enter(number))
 		__sync_fetch_and_add(&waiting_now, 1);
 	else
-		tell_end(kept, sk, tcp, typed);
+		tell_end(kept, sk, tcp, 1, typed);
 }
 
 /* Only close and shutdown lead to these, so the process that runs is the one that has the socket. */
@@ -331,19 +267,6 @@ int connect_probe(struct pt_regs *ctx)
 }
 
 /* ---- attempts that end before they begin ---- */
-
-/* The place of an attempt whose end waits for what connect says, if there is one. Whoever is given it tells the end. */
-static __inline struct kept *waits_for_why(__u64 number)
-{
-	struct kept *kept;
-
-	if (!waiting_now)
-		return NULL;
-	kept = known(number);
-	if (!kept || !is_kept(kept) || !kept->ended || kept->error != ERROR_UNKNOWN || !waited(number))
-		return NULL;
-	return kept;
-}
 
 /*
  * connect has failed. There was no way to the address, if no change of state was seen in this very call. A call that told
@@ -549,7 +472,7 @@ static __inline int destroyed(struct sock *sk, const int typed)
 		return 0;
 	if (!kept->owner.pid)
 		own(kept, BY_CLOSE, typed);
-	tell_end(kept, sk, tcp, typed);
+	tell_end(kept, sk, tcp, 0, typed);
 	return 0;
 }
 

@@ -200,7 +200,10 @@ static __noinline int fold(const struct kept *kept)
  * ends another connection in a process; the kernel holds back only the same program), or those of another process that
  * got the processor.
  *
- * Two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
+ * Since 6.1 (`nests`) the kernel holds back a second change of state until the first is done, whoever it interrupts. There
+ * changes of state have the ring for themselves, and all others use the kernel's.
+ *
+ * Elsewhere two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
  * sure, and he does not go in. Who is let in says `busy` before he counts himself out, so that whoever comes after sees
  * the one or the other. For that the comers are read before `busy`. Who is not let in uses the kernel's ring.
  */
@@ -226,14 +229,15 @@ static __inline int enter_ring(struct turn *turn)
  * order, and the compiler keeps it at the barrier), and the place is written again only when `read`, which is stored after
  * the record was copied, has passed it.
  */
-static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int by_change,
+			const int typed)
 {
 	__u32 processor = bpf_get_smp_processor_id(), at;
 	struct turn *turn = bpf_map_lookup_elem(&turns, &processor);
 	struct record *record = NULL;
 	__u64 written;
 
-	if (!turn || every_step || !enter_ring(turn))
+	if (!turn || every_step || !(nests ? enter_ring(turn) : by_change))
 		return 0;
 	written = turn->written;
 	if (written - *(volatile __u64 *)&turn->read <= last_end) {
@@ -246,27 +250,33 @@ static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_soc
 		*(volatile __u64 *)&turn->written = written + 1;
 	}
 	barrier();
-	*(volatile __u32 *)&turn->busy = 0;
+	if (nests)
+		*(volatile __u32 *)&turn->busy = 0;
 	return record != NULL;
 }
 #else
-static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int by_change,
+			const int typed)
 {
 	return 0;
 }
 #endif
 
-static __noinline int put_copied(const struct kept *kept, struct sock *sk)
+static __noinline int put_copied(const struct kept *kept, struct sock *sk, int by_change)
 {
-	return kept ? put(kept, sk, (struct tcp_sock *)sk, 0) : 0;
+	return kept ? put(kept, sk, (struct tcp_sock *)sk, by_change, 0) : 0;
 }
 
-/* The last of a connection. */
-static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int typed)
+/* The last of a connection; `by_change`: in the program of changes of state. */
+static __inline void tell_end(struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int by_change,
+			      const int typed)
 {
+	int told;
+
 	if (!kept->owner.pid)
 		count(COUNT_UNOWNED);
-	if (!(typed ? put(kept, sk, tcp, 1) : put_copied(kept, sk)) && !tell(kept, sk, ENDED, typed) && !fold(kept))
+	told = typed ? put(kept, sk, tcp, by_change, 1) : put_copied(kept, sk, by_change);
+	if (!told && !tell(kept, sk, ENDED, typed) && !fold(kept))
 		tell_later(kept);
 	set_free(kept);
 }

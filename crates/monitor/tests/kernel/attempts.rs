@@ -67,6 +67,10 @@ pub(crate) fn that_fail(port: u16) {
         println!("{NO_NETWORK}");
     }
     let here = [127, 0, 0, 1];
+    // This one had a connection that was cut off for another attempt: its error still stands at the socket.
+    let (old, any) = (tcp(), TcpListener::bind(SocketAddr::from((here, 0))).unwrap());
+    rustix::net::connect(&old, &any.local_addr().unwrap()).unwrap();
+    rustix::net::connect_unspec(&old).unwrap();
     // One port is all there is, and one connection to this address has it.
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "40000 40000").unwrap();
     let listener = TcpListener::bind(SocketAddr::from((here, port))).unwrap();
@@ -78,6 +82,7 @@ pub(crate) fn that_fail(port: u16) {
     assert_eq!(connect(&again, (here, port)), Errno::ADDRNOTAVAIL);
     // At once, and with that socket: what was noted of the attempt before is not taken for this one's.
     assert_eq!(connect(&again, (ELSEWHERE, port + NO_ROUTE)), Errno::NETUNREACH);
+    assert_eq!(connect(&old, (here, port)), Errno::ADDRNOTAVAIL);
     drop((listener, has_it));
     std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "32768 60999").unwrap();
     // There is a route, but none from the port that was found.
@@ -146,6 +151,7 @@ fn have_their_errors(options: &Options, port: u16) {
     let told = |error: u16| if says_why { error } else { UNKNOWN };
     let mut wanted = vec![
         (port, EADDRNOTAVAIL),
+        (port, told(EADDRNOTAVAIL)),
         (port, told(EADDRNOTAVAIL)),
         (port + REFUSED, ECONNREFUSED),
         (port + FORBIDDEN, told(EACCES)),
