@@ -21,11 +21,9 @@ pub(super) const FIGURES: &[Figure] = &[
     Figure::lower("20,000/s: without, µs a connection", 2),
     Figure::lower("20,000/s: added, µs a connection", 2),
     Figure::lower("20,000/s: added, %", 2),
-    Figure::lower("20,000/s: added, % of the mean of all, with what the host has taken", 2),
     Figure::lower("as fast as it goes: without, µs a connection", 2),
     Figure::lower("as fast as it goes: added, µs a connection", 2),
     Figure::lower("as fast as it goes: added, %", 2),
-    Figure::lower("as fast as it goes: added, % of the mean of all, with what the host has taken", 2),
     Figure::lower("runs of programs, a connection (bpf_stats)", 1),
     Figure::lower("time in programs with the two clock reads of each run, µs a connection (bpf_stats)", 2),
 ];
@@ -35,7 +33,7 @@ pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Ve
     let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
     let mut values = Vec::new();
     for paced in [true, false] {
-        let (mut usual, mut all) = (Pairs::default(), Pairs::default());
+        let (mut without, mut added) = (Vec::new(), Vec::new());
         block(&listener, BLOCK, paced)?;
         let mut before = block(&listener, BLOCK, paced)?;
         for _ in 0..options.count(PAIRS) {
@@ -44,35 +42,15 @@ pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Ve
             let with = block(&listener, BLOCK, paced)?;
             end(&watcher)?;
             let after = block(&listener, BLOCK, paced)?;
-            usual.add(before.usual.midpoint(after.usual), with.usual);
-            all.add(before.mean.midpoint(after.mean), with.mean);
+            added.push(with - before.midpoint(after));
+            without.push(before.midpoint(after));
             before = after;
         }
-        let [without, added] = usual.medians();
-        let [mean, more] = all.medians();
-        values.extend([without, added, added / without * 100.0, more / mean * 100.0]);
+        let (without, added) = (median(without).unwrap_or(f64::NAN), median(added).unwrap_or(f64::NAN));
+        values.extend([without, added, added / without * 100.0]);
     }
     values.extend(counted(stand, peer, &listener)?);
     Ok(values)
-}
-
-/// Each block with him who looks beside those around it.
-#[derive(Default)]
-struct Pairs {
-    without: Vec<f64>,
-    added: Vec<f64>,
-}
-
-impl Pairs {
-    fn add(&mut self, without: f64, with: f64) {
-        self.without.push(without);
-        self.added.push(with - without);
-    }
-
-    /// Without, and added.
-    fn medians(self) -> [f64; 2] {
-        [self.without, self.added].map(|values| median(values).unwrap_or(f64::NAN))
-    }
 }
 
 /// What the kernel counts of the programs' runs itself.

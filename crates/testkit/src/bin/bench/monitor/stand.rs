@@ -24,7 +24,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// Connections a second, where there is a pace.
 pub(super) const RATE: usize = 20_000;
 /// So often connections are made, as many as are due.
-const BEAT: Duration = Duration::from_millis(1);
+pub(super) const BEAT: Duration = Duration::from_millis(1);
 
 /// A program of the crate `monitor`, beside this one.
 const SWITCHED: &str = "adit-monitor-switched";
@@ -212,33 +212,22 @@ pub(super) fn programs(process: &Process) -> (f64, f64, usize) {
 }
 
 /// Processor time of this thread, in microseconds.
-fn spent() -> f64 {
+pub(super) fn spent() -> f64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     time.tv_sec as f64 * 1e6 + time.tv_nsec as f64 / 1e3
 }
 
-/// What connections have taken of the processor, in microseconds each.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Taken {
-    /// All of them.
-    pub(super) mean: f64,
-    /// Without the slowest tenth. There is what the host of a virtual machine has taken of the processor meanwhile, which is
-    /// booked to whoever had it: a hundred times what a connection takes, in some blocks and not in others.
-    pub(super) usual: f64,
+/// The mean without the slowest tenth. There is what the host of a virtual machine has taken of the processor meanwhile, which
+/// is booked to whoever had it: a hundred times what a connection takes, in some blocks and not in others.
+pub(super) fn usual(mut each: Vec<f64>) -> f64 {
+    each.sort_by(f64::total_cmp);
+    each.truncate(each.len() - each.len() / 10);
+    each.iter().sum::<f64>() / each.len() as f64
 }
 
-impl Taken {
-    fn of(mut each: Vec<f64>) -> Self {
-        let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
-        let all = mean(&each);
-        each.sort_by(f64::total_cmp);
-        each.truncate(each.len() - each.len() / 10);
-        Self { mean: all, usual: mean(&each) }
-    }
-}
-
-/// Makes and ends so many connections, at the pace or as fast as it goes.
-pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<Taken, String> {
+/// Makes and ends so many connections, at the pace or as fast as it goes. Gives what each has taken of the processor, in
+/// microseconds.
+pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<f64, String> {
     let address = listener.local_addr().map_err(told)?;
     let (start, mut before) = (Instant::now(), spent());
     let mut each = Vec::with_capacity(count);
@@ -257,11 +246,11 @@ pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result
         each.push(now - before);
         before = now;
     }
-    Ok(Taken::of(each))
+    Ok(usual(each))
 }
 
 /// The thread that is measured waits by itself: a runtime would add its own time.
-fn rest(time: Duration) {
+pub(super) fn rest(time: Duration) {
     let Ok(mut left) = Timespec::try_from(time) else { return };
     while let NanosleepRelativeResult::Interrupted(more) = nanosleep(&left) {
         left = more;

@@ -1,19 +1,30 @@
-//! What the monitor adds to a connection, from short blocks that follow each other: in one process that watches all the time
-//! the programs are taken off and put on. So both are measured within a few hundredths of a second, on the same machine.
+//! What the monitor adds to a connection, in one process that watches all the time and takes its programs off and on.
+//!
+//! A shared machine is a tenth slower or faster from one moment to the next, and for some hundredths of a second after a
+//! program was attached everything is (half a microsecond a connection, also with programs that return at once). So there
+//! is a pause after each switch, and beside each connection two that no program sees, of local sockets, are made: what is
+//! compared is how many of these a connection costs.
 
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use super::stand::{Stand, Taken, block};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use tempfile::TempDir;
+
+use super::stand::{BEAT, RATE, Stand, rest, spent, usual};
 use super::{Figure, told};
 use crate::asked::Options;
 use crate::k8s::figures::median;
+use crate::runtimes;
 
-/// Connections of a block: 5 ms of 20,000 a second.
-const BLOCK: usize = 100;
-/// Before it, as after a switch its code is in no cache.
-const BEFORE: usize = 40;
+/// Connections of a block: a quarter of a second of 20,000 a second.
+const BLOCK: usize = 5_000;
 /// Blocks with the programs, in a round, for each pace.
-const PAIRS: usize = 400;
+const PAIRS: usize = 20;
+/// After a switch.
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// What is measured.
 pub(super) const FIGURES: &[Figure] = &[
@@ -21,63 +32,122 @@ pub(super) const FIGURES: &[Figure] = &[
     Figure::lower("20,000/s: added, µs a connection", 2),
     Figure::lower("20,000/s: added, %", 2).values(3.0, 1.0),
     Figure::lower("20,000/s: its standard error, %", 2),
-    Figure::lower("20,000/s: added, % of the mean of all, with what the host has taken", 2),
     Figure::lower("as fast as it goes: without, µs a connection", 2),
     Figure::lower("as fast as it goes: added, µs a connection", 2),
     Figure::lower("as fast as it goes: added, %", 2),
     Figure::lower("as fast as it goes: its standard error, %", 2),
-    Figure::lower("as fast as it goes: added, % of the mean of all, with what the host has taken", 2),
 ];
 
 /// One round.
 pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+    let load = Load::build()?;
     let mut watcher = stand.switched()?;
     let mut values = Vec::new();
     for paced in [true, false] {
         let mut one = |on: bool| {
             watcher.switch(on)?;
-            block(&listener, BEFORE, paced)?;
-            block(&listener, BLOCK, paced)
+            runtimes::pass(PAUSE)?;
+            load.block(paced)
         };
-        let (mut usual, mut all) = (Pairs::default(), Pairs::default());
+        let (mut without, mut added) = (Vec::new(), Vec::new());
         let mut before = one(false)?;
         for _ in 0..options.count(PAIRS) {
             let with = one(true)?;
             let after = one(false)?;
-            usual.add([before, with, after], |taken| taken.usual);
-            all.add([before, with, after], |taken| taken.mean);
+            added.push((with.others() / before.others().midpoint(after.others()) - 1.0) * 100.0);
+            without.push(before.connection.midpoint(after.connection));
             before = after;
         }
-        let [without, added, error] = usual.figures();
-        let [mean, more, _] = all.figures();
-        values.extend([without, added, added / without * 100.0, error / without * 100.0, more / mean * 100.0]);
+        let (without, error) = (median(without).unwrap_or(f64::NAN), error_of_median(&mut added));
+        let added = median(added).unwrap_or(f64::NAN);
+        values.extend([without, added / 100.0 * without, added, error]);
     }
     watcher.end()?;
     Ok(values)
 }
 
-/// Each block with the programs beside those around it.
-#[derive(Default)]
-struct Pairs {
-    without: Vec<f64>,
-    added: Vec<f64>,
+/// The standard error of the median, from the middle half as if it were normal: single blocks are far off.
+fn error_of_median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let count = values.len();
+    let middle = values[count * 3 / 4] - values[count / 4];
+    1.253 * middle / 1.349 / (count as f64).sqrt()
 }
 
-impl Pairs {
-    fn add(&mut self, [before, with, after]: [Taken; 3], of: impl Fn(Taken) -> f64) {
-        let without = of(before).midpoint(of(after));
-        self.without.push(without);
-        self.added.push(of(with) - without);
+/// Connections that the programs see, and others.
+struct Load {
+    seen: TcpListener,
+    others: UnixListener,
+    path: PathBuf,
+    /// Where the thread may run otherwise: it keeps to one processor meanwhile.
+    processors: CpuSet,
+    _directory: TempDir,
+}
+
+/// What one of each has taken, in microseconds.
+#[derive(Clone, Copy)]
+struct Taken {
+    connection: f64,
+    other: f64,
+}
+
+impl Taken {
+    /// How many of the others a connection costs.
+    fn others(self) -> f64 {
+        self.connection / self.other
+    }
+}
+
+impl Load {
+    fn build() -> Result<Self, String> {
+        let directory = tempfile::tempdir().map_err(told)?;
+        let path = directory.path().join("other");
+        let others = UnixListener::bind(&path).map_err(told)?;
+        let seen = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+        let processors = sched_getaffinity(None).map_err(told)?;
+        let mut last = CpuSet::new();
+        last.set((0..CpuSet::MAX_CPU).rev().find(|one| processors.is_set(*one)).unwrap_or_default());
+        sched_setaffinity(None, &last).map_err(told)?;
+        Ok(Self { seen, others, path, processors, _directory: directory })
     }
 
-    /// Without, and added with its standard error, all by the median: that of a normal distribution from the middle half,
-    /// as single blocks are far off.
-    fn figures(mut self) -> [f64; 3] {
-        self.added.sort_by(f64::total_cmp);
-        let count = self.added.len();
-        let middle = self.added[count * 3 / 4] - self.added[count / 4];
-        let error = 1.253 * middle / 1.349 / (count as f64).sqrt();
-        [median(self.without).unwrap_or(f64::NAN), median(self.added).unwrap_or(f64::NAN), error]
+    /// One block, at the pace or as fast as it goes.
+    fn block(&self, paced: bool) -> Result<Taken, String> {
+        let address = self.seen.local_addr().map_err(told)?;
+        let (mut connections, mut others) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
+        let start = Instant::now();
+        for done in 0..BLOCK {
+            let first = spent();
+            let client = TcpStream::connect(address).map_err(told)?;
+            let served = self.seen.accept().map_err(told)?;
+            drop(client);
+            drop(served);
+            let second = spent();
+            other(&self.others, &self.path)?;
+            other(&self.others, &self.path)?;
+            connections.push(second - first);
+            others.push((spent() - second) / 2.0);
+            let due = Duration::from_secs_f64((done + 1) as f64 / RATE as f64);
+            if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
+                rest(early);
+            }
+        }
+        Ok(Taken { connection: usual(connections), other: usual(others) })
     }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // Of this thread, which goes on to other rows.
+        let _ = sched_setaffinity(None, &self.processors);
+    }
+}
+
+/// A connection of local sockets: the same four calls.
+fn other(listener: &UnixListener, path: &Path) -> Result<(), String> {
+    let client = UnixStream::connect(path).map_err(told)?;
+    let served = listener.accept().map_err(told)?;
+    drop(client);
+    drop(served);
+    Ok(())
 }
