@@ -207,7 +207,7 @@ pub(crate) fn run(arguments: Arguments, wants_yaml: bool) -> ExitCode {
         failure.print(output);
         failure.exit()
     });
-    terminal::said(LAST_WORDS);
+    let _ = terminal::said(LAST_WORDS);
     code
 }
 

@@ -69,9 +69,10 @@ pub(crate) fn say(text: &str) {
     let _ = StandardError.write_all(format!("{text}\n").as_bytes());
 }
 
-/// Waits, where standard error has a thread of its own, until it has written everything, but not for longer than this.
-pub(crate) fn said(limit: Duration) {
-    telemetry::flush(limit);
+/// Waits, where standard error has a thread of its own, until it has written everything, but not for longer than this;
+/// whether it has.
+pub(crate) fn said(limit: Duration) -> bool {
+    telemetry::flush(limit)
 }
 
 /// Columns of the terminal on standard output.

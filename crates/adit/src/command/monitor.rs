@@ -248,13 +248,14 @@ async fn serve(
     let shared = agent.shared();
     // It is set once, here.
     let _ = told.shared.set(Arc::clone(&shared));
-    announce([metrics.local_addr(), health.local_addr()], shared.way(), is_json);
+    let announcing = announce(&scope, [metrics.local_addr(), health.local_addr()], shared.way(), is_json);
     let working = work(&scope, agent, &component, &readiness);
     let mut warned = Warned::default();
     let warning = keep_warning(&shared, interval, &mut warned);
-    tokio::pin!(working, warning);
+    tokio::pin!(announcing, working, warning);
     component.ready();
     let failed = tokio::select! {
+        never = &mut announcing => match never {},
         never = &mut warning => match never {},
         signal = signals.next() => {
             tracing::info!(signal = signal.as_str(), "stopping");
@@ -286,16 +287,19 @@ pub(super) async fn keep_warning(shared: &Shared, every: Duration, warned: &mut 
     }
 }
 
-/// Says where it is to be asked: to people, or as a line for programs.
-fn announce([metrics, health]: [SocketAddr; 2], seen: &Way, is_json: bool) {
+/// Says where it is to be asked: to people, or as a line for programs, who may read it later or never. It has no end, as
+/// nothing waits for that.
+async fn announce(scope: &Scope, [metrics, health]: [SocketAddr; 2], seen: &Way, is_json: bool) -> Infallible {
     let (metrics, health) = (format!("http://{metrics}/metrics"), format!("http://{health}/health"));
     if is_json {
         let line = json!({ "event": "started", "metrics": metrics, "health": health, "source": way(seen) });
-        terminal::data(&format!("{line}\n"));
-        return;
+        // One that cannot be written is told of at the end.
+        let _ = scope.spawn_blocking("started", move || terminal::data(&format!("{line}\n"))).await;
+    } else {
+        terminal::say(&format!("metrics  {metrics}"));
+        terminal::say(&format!("health   {health}"));
     }
-    terminal::say(&format!("metrics  {metrics}"));
-    terminal::say(&format!("health   {health}"));
+    std::future::pending().await
 }
 
 /// Runs the agent; when it fails, the monitor is not alive any more.

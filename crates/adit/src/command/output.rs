@@ -4,7 +4,7 @@
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -20,6 +20,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 /// So long a line for people may take before the next one for programs is written, where standard error has a thread of its
 /// own: whoever reads both in one place has them in their order.
 pub(super) const ORDER: Duration = Duration::from_millis(100);
+
+/// So long it is between two counts of dropped lines at least, as long as there are more lines: beside a reader who is too
+/// slow, a count after each line would make it worse.
+const BETWEEN: Duration = Duration::from_secs(1);
 
 /// Takes lines; never waits.
 pub(super) struct Output {
@@ -67,7 +71,7 @@ impl Output {
     /// # Errors
     /// When there is no thread to be had.
     pub(super) fn start(left_out: impl Fn(u64) -> Line + Send + 'static) -> io::Result<Self> {
-        let mut pen = Pen { drawn: false };
+        let mut pen = Pen { drawn: false, order: Order::default() };
         Self::start_with(left_out, move |line| pen.write(line))
     }
 
@@ -80,17 +84,23 @@ impl Output {
         let (left, missing) = (Arc::clone(&waiting), Arc::clone(&dropped));
         // No task of a scope: a write to a reader that has stopped cannot be cancelled, and the end does not wait for it.
         std::thread::Builder::new().name("output".to_owned()).spawn(move || {
+            let mut told = None::<Instant>;
             while let Some(line) = queue.blocking_recv() {
-                let news = u64::from(line.is_news());
-                write(line);
-                left.fetch_sub(news, Ordering::Relaxed);
-                match missing.load(Ordering::Relaxed) {
-                    0 => {}
-                    count => {
-                        write(left_out(count));
-                        missing.fetch_sub(count, Ordering::Relaxed);
-                    }
+                let (news, is_flush) = (u64::from(line.is_news()), matches!(line, Line::Flush(_)));
+                let mut line = Some(line);
+                // Whoever waits for the end is to have the count, too.
+                if !is_flush {
+                    line.take().into_iter().for_each(&mut write);
                 }
+                left.fetch_sub(news, Ordering::Relaxed);
+                let is_due = is_flush || queue.is_empty() || told.is_none_or(|told| told.elapsed() >= BETWEEN);
+                let count = missing.load(Ordering::Relaxed);
+                if is_due && count > 0 {
+                    write(left_out(count));
+                    missing.fetch_sub(count, Ordering::Relaxed);
+                    told = Some(Instant::now());
+                }
+                line.into_iter().for_each(&mut write);
             }
         })?;
         Ok(Self { lines, waiting, dropped })
@@ -104,7 +114,7 @@ impl Output {
         self.waiting.fetch_add(news, Ordering::Relaxed);
         if !room || self.lines.try_send(line).is_err() {
             self.waiting.fetch_sub(news, Ordering::Relaxed);
-            self.dropped.fetch_add(1, Ordering::Relaxed);
+            self.dropped.fetch_add(news, Ordering::Relaxed);
         }
     }
 
@@ -127,6 +137,23 @@ impl Output {
 /// Writes lines; knows whether one of them is to be drawn over.
 struct Pen {
     drawn: bool,
+    order: Order,
+}
+
+/// Keeps lines for people and lines for programs in their order, as long as somebody reads both.
+#[derive(Default)]
+struct Order {
+    /// Standard error was not read in time, and has not been read to its end since.
+    is_late: bool,
+}
+
+impl Order {
+    /// Waits until everything is `said`, which is told for how long; lines for programs are not held up by a reader who
+    /// stands still.
+    fn keep(&mut self, said: impl FnOnce(Duration) -> bool) {
+        let limit = if self.is_late { Duration::ZERO } else { ORDER };
+        self.is_late = !said(limit);
+    }
 }
 
 impl Pen {
@@ -153,7 +180,7 @@ impl Pen {
             Line::Data(text) => terminal::data(&format!("{text}\n")),
             Line::Say(text) => {
                 terminal::say(&text);
-                terminal::said(ORDER);
+                self.order.keep(terminal::said);
             }
             Line::Draw(_) | Line::Undraw | Line::Flush(_) => {}
         }
@@ -210,9 +237,54 @@ mod tests {
         for at in 0..2 * LINES {
             output.put(Line::Data(at.to_string()), Weight::Full);
         }
+        output.put(Line::Draw("no news, without room".to_owned()), Weight::Full);
         assert_eq!(output.flush().await, 2 * LINES as u64, "queued or dropped");
         drop(gate);
         tokio::time::resume();
         assert_eq!(output.flush().await, 0, "its reader goes on");
+    }
+
+    #[tokio::test]
+    async fn lines_that_go_on_to_be_dropped_are_not_told_of_after_each_line() {
+        const ROUNDS: usize = 200;
+        let output = Arc::new(std::sync::OnceLock::<Output>::new());
+        let (filled, counts) = (Arc::clone(&output), Arc::new(AtomicU64::new(0)));
+        let (over, ended) = std_mpsc::channel();
+        let mut rounds = 0..ROUNDS;
+        let told = Arc::clone(&counts);
+        let write = move |line| match line {
+            // The queue is never left with room.
+            Line::Data(_) => {
+                if rounds.next().is_some() {
+                    let output = filled.wait();
+                    (0..=LINES).for_each(|at| output.put(Line::Data(at.to_string()), Weight::Full));
+                } else {
+                    let _ = over.send(());
+                }
+            }
+            Line::Flush(done) => done.send(()).expect("it waits"),
+            Line::Say(_) => drop(told.fetch_add(1, Ordering::Relaxed)),
+            other => panic!("{other:?}"),
+        };
+        let started = Output::start_with(|count| Line::Say(count.to_string()), write).expect("a thread");
+        started.put(Line::Data("first".to_owned()), Weight::Full);
+        output.set(started).ok().expect("it is the first");
+        ended.recv().expect("its thread lives");
+        assert_eq!(output.wait().flush().await, 0);
+        let counts = counts.load(Ordering::Relaxed);
+        assert!((1..ROUNDS as u64 / 2).contains(&counts), "{counts}");
+    }
+
+    #[test]
+    fn standard_error_that_nobody_reads_is_waited_for_once() {
+        let mut order = Order::default();
+        let mut limits = Vec::new();
+        for is_written in [true, false, false, true, true] {
+            order.keep(|limit| {
+                limits.push(limit);
+                is_written
+            });
+        }
+        assert_eq!(limits, [ORDER, ORDER, Duration::ZERO, Duration::ZERO, ORDER]);
     }
 }

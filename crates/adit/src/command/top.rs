@@ -327,7 +327,7 @@ fn print(look: Look, shared: &Shared, mut view: View, form: Form, lines: Option<
         terminal::say(&note);
     }
     // Before the table, where both are read in one place.
-    terminal::said(ORDER);
+    let _ = terminal::said(ORDER);
     view.look(look);
     for line in view.table(room(), lines.unwrap_or(usize::MAX)) {
         terminal::data(&format!("{}\n", line.trim_end()));

@@ -4,11 +4,13 @@
 use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::ThreadId;
 use std::time::Duration;
 
-/// Texts on their way to a reader. With more of them they are dropped and counted; the count is a warning when there is room
-/// again.
-const TEXTS: usize = 1024;
+/// Bytes on their way to a reader: four times what a pipe has room for, and no more memory than can be spared for a reader
+/// that never comes back. What comes then is dropped and counted until half of it is written. The count is a warning, which
+/// has its room.
+const BYTES: usize = 256 * 1024;
 
 /// The thread's queue, once there is one.
 static ASIDE: OnceLock<Arc<Queue>> = OnceLock::new();
@@ -53,7 +55,8 @@ impl Write for StandardError {
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        // The thread may stand in a write, where it holds the lock.
+        if ASIDE.get().is_some() { Ok(()) } else { io::stderr().flush() }
     }
 }
 
@@ -67,15 +70,27 @@ struct Queue {
 #[derive(Debug, Default)]
 struct State {
     texts: VecDeque<Vec<u8>>,
+    bytes: usize,
     /// One of them is being written, or the count after it.
     is_writing: bool,
     dropped: u64,
+    /// The thread that says how many were dropped: what it puts has room.
+    counts: Option<ThreadId>,
+}
+
+impl State {
+    /// Whether there is room for so many bytes; a text for itself always has it.
+    fn has_room(&self, bytes: usize) -> bool {
+        let is_count = self.counts.is_some_and(|counts| counts == std::thread::current().id());
+        is_count || (self.dropped == 0 && (self.texts.is_empty() || self.bytes + bytes <= BYTES))
+    }
 }
 
 impl Queue {
     fn put(&self, text: &[u8]) {
         let mut state = self.state();
-        if state.texts.len() < TEXTS {
+        if state.has_room(text.len()) {
+            state.bytes += text.len();
             state.texts.push_back(text.to_vec());
         } else {
             state.dropped += 1;
@@ -84,20 +99,33 @@ impl Queue {
         self.changed.notify_all();
     }
 
-    /// Writes one, once there is one; then says how many were dropped meanwhile.
+    /// Writes one, once there is one; then says how many were dropped meanwhile, if there is room again.
     fn write_next(&self, write: impl FnOnce(&[u8]), left_out: impl FnOnce(u64)) {
         let is_empty = |state: &mut State| state.texts.is_empty();
         let mut state = self.changed.wait_while(self.state(), is_empty).unwrap_or_else(PoisonError::into_inner);
         let text = state.texts.pop_front().unwrap_or_default();
+        state.bytes -= text.len();
         state.is_writing = true;
         drop(state);
         write(&text);
-        let dropped = std::mem::take(&mut self.state().dropped);
-        if dropped > 0 {
-            left_out(dropped);
-        }
+        self.tell_dropped(left_out);
         self.state().is_writing = false;
         self.changed.notify_all();
+    }
+
+    /// They are taken off the count when it is queued, so that nothing has come before it.
+    fn tell_dropped(&self, left_out: impl FnOnce(u64)) {
+        let mut state = self.state();
+        let dropped = state.dropped;
+        if dropped == 0 || state.bytes > BYTES / 2 {
+            return;
+        }
+        state.counts = Some(std::thread::current().id());
+        drop(state);
+        left_out(dropped);
+        let mut state = self.state();
+        state.counts = None;
+        state.dropped -= dropped;
     }
 
     fn flush(&self, limit: Duration) -> bool {
@@ -117,26 +145,52 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(10);
 
+    /// Of this length, so that it is known how many there is room for.
+    fn text(at: usize) -> Vec<u8> {
+        format!("{at:1000}").into_bytes()
+    }
+
     #[test]
     fn what_nobody_reads_is_dropped_and_counted_and_the_end_waits_for_it_no_longer_than_it_may() {
         let queue = Queue::default();
-        for at in 0..TEXTS + 3 {
-            queue.put(at.to_string().as_bytes());
-        }
+        let written = Mutex::new(Vec::new());
+        let (all, dropped) = (BYTES / 500, std::cell::Cell::new(0));
+        queue.put(&text(0));
         assert!(!queue.flush(Duration::from_millis(1)), "nobody writes");
-        let mut written = Vec::new();
-        queue.write_next(|text| written = text.to_vec(), |count| queue.put(format!("{count} dropped").as_bytes()));
-        assert_eq!(written, b"0", "in their order");
+        // Whoever reads stands still in the middle of it.
+        let stands = |first: &[u8]| {
+            written.lock().unwrap().push(first.to_vec());
+            (1..all).for_each(|at| queue.put(&text(at)));
+        };
+        let left_out = |count| {
+            dropped.set(dropped.get() + count);
+            queue.put(b"dropped");
+        };
+        queue.write_next(stands, left_out);
+        while !queue.flush(Duration::ZERO) {
+            queue.write_next(|text| written.lock().unwrap().push(text.to_vec()), left_out);
+        }
+        let written = written.into_inner().unwrap();
+        let told = written.iter().filter(|text| *text == b"dropped").count();
+        assert_eq!(told, 1, "all of them at once");
+        assert_eq!(written.len() - told + usize::try_from(dropped.get()).unwrap(), all);
+        assert!(written.iter().take(100).enumerate().all(|(at, one)| *one == text(at)), "in their order");
+    }
+
+    #[test]
+    fn the_end_waits_for_what_is_being_written() {
+        let queue = Queue::default();
         std::thread::scope(|threads| {
+            (0..3).for_each(|at| queue.put(&text(at)));
             let last = threads.spawn(|| {
                 let mut last = Vec::new();
-                for _ in 0..TEXTS {
+                for _ in 0..3 {
                     queue.write_next(|text| last = text.to_vec(), |_| panic!("there is room for all"));
                 }
                 last
             });
             assert!(queue.flush(LONG), "all is written");
-            assert_eq!(last.join().expect("it ends"), b"3 dropped");
+            assert_eq!(last.join().expect("it ends"), text(2));
         });
     }
 }

@@ -2,12 +2,12 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use testkit::process::{Process, Signal};
+use testkit::process::{Process, Signal, free_port};
 use testkit::raw;
 
 use super::ends::by_shell;
@@ -184,6 +184,21 @@ async fn a_log_that_nobody_reads_holds_up_neither_the_probes_nor_the_end_of_the_
     // It says that it stops, to nobody.
     process.terminate().unwrap();
     assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_line_for_programs_that_nobody_reads_holds_up_neither_the_probes_nor_the_end_of_the_monitor() {
+    let home = home();
+    let out = Unread::new(home.path(), "out");
+    out.fill();
+    let health = free_port().expect("a port");
+    let arguments = ["-o", "json", "monitor", "--metrics", "127.0.0.1:0", "--health", &health.to_string()];
+    let process = start(home.path(), r#">"$out""#, [&out, &out], &arguments);
+    let address = SocketAddr::from(([127, 0, 0, 1], health));
+    let ready = || async { raw::get(address, "localhost", "/readiness").await.ok().filter(|one| one.status == 200) };
+    eventually(DEADLINE, "ready", ready).await;
+    process.terminate().unwrap();
+    assert_eq!(process.wait(DEADLINE).expect("it ends, though nobody reads where it is").code(), Some(0));
 }
 
 #[tokio::test]
