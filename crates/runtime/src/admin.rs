@@ -26,9 +26,13 @@ use crate::scope::Scope;
 use crate::socket;
 use crate::unread::Unread;
 
-/// Open connections at most; more than one scraper and a few people need. For a further one the one ends that asks nothing
-/// for longest.
+/// Open connections of a port at most; more than one scraper and a few people need. For a further one the one ends that asks
+/// nothing for longest.
 const CONNECTIONS_MAX: usize = 512;
+/// And at least, however few descriptors there are.
+const CONNECTIONS_LEAST: usize = 4;
+/// A port beside what the process is for gets such a part of the descriptors for clients.
+const BESIDE: usize = 8;
 /// How long a client may take for a request head, and may stay silent between two.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer unread.
@@ -38,6 +42,17 @@ const HEAD_MAX: usize = 16 * 1024;
 
 /// Answers a path (without the query); called on the admin thread.
 pub type Routes = Arc<dyn Fn(&str) -> AdminAnswer + Send + Sync>;
+
+/// How many connections each of so many ports may have open, where they are all that the process has descriptors for. Until
+/// those that give way are gone there are up to twice as many, which is what [`socket::places_for_clients`] counts for a client.
+#[must_use]
+pub fn connections_of_each(ports: usize) -> usize {
+    share(socket::places_for_clients(ports), ports)
+}
+
+fn share(places: usize, parts: usize) -> usize {
+    (places / parts.max(1)).clamp(CONNECTIONS_LEAST, CONNECTIONS_MAX)
+}
 
 /// A running admin server; it ends when this is dropped.
 #[derive(Debug)]
@@ -53,22 +68,24 @@ impl AdminServer {
     /// # Errors
     /// [`BindError`]; [`BindError::NotLoopback`] for an address that other machines could reach.
     pub fn start(address: SocketAddr, routes: Routes) -> Result<Self, BindError> {
-        Self::start_with(BoundListener::bind_loopback(address)?, routes, HEADER_TIMEOUT, false)
+        let listener = BoundListener::bind_loopback(address)?;
+        Self::start_with(listener, share(socket::places_for_clients(1), BESIDE), routes, HEADER_TIMEOUT, false)
     }
 
-    /// The same on a socket that was bound before, where other machines may read because somebody asked for such an
-    /// address: nothing that is told there may be a secret. Only on loopback is it asked whether a request names this
-    /// machine.
+    /// The same on a socket that was bound before, for so many `connections` at a time, where other machines may read because
+    /// somebody asked for such an address: nothing that is told there may be a secret. Only on loopback is it asked whether
+    /// a request names this machine.
     ///
     /// # Errors
     /// [`BindError`].
-    pub fn start_open(listener: BoundListener, routes: Routes) -> Result<Self, BindError> {
+    pub fn start_open(listener: BoundListener, connections: usize, routes: Routes) -> Result<Self, BindError> {
         let is_open = !listener.local_addr().ip().to_canonical().is_loopback();
-        Self::start_with(listener, routes, HEADER_TIMEOUT, is_open)
+        Self::start_with(listener, connections, routes, HEADER_TIMEOUT, is_open)
     }
 
     fn start_with(
         listener: BoundListener,
+        connections: usize,
         routes: Routes,
         header_timeout: Duration,
         is_open: bool,
@@ -81,7 +98,7 @@ impl AdminServer {
         let serving = scope.clone();
         let thread = std::thread::Builder::new()
             .name("admin".into())
-            .spawn(move || runtime.block_on(serve(listener, serving, service)))
+            .spawn(move || runtime.block_on(serve(listener, Places::new(connections), serving, service)))
             .map_err(system)?;
         Ok(Self { address, scope, thread: Some(thread) })
     }
@@ -219,8 +236,7 @@ pub fn is_for_this_machine<B>(request: &Request<B>, bound: IpAddr) -> bool {
     named && request.uri().host().is_none_or(is_our_name)
 }
 
-async fn serve(listener: BoundListener, scope: Scope, service: Service) {
-    let places = Places::new(CONNECTIONS_MAX);
+async fn serve(listener: BoundListener, places: Places, scope: Scope, service: Service) {
     let tasks = scope.clone();
     let accepting = listener.accept_loop(scope.clone(), move |stream, _| {
         let Some(place) = places.take().map(Arc::new) else { return };
@@ -285,7 +301,7 @@ mod tests {
             _ => AdminAnswer::not_found(),
         });
         let listener = BoundListener::bind_loopback("127.0.0.1:0".parse().unwrap()).unwrap();
-        AdminServer::start_with(listener, routes, header_timeout, false).unwrap()
+        AdminServer::start_with(listener, CONNECTIONS_MAX, routes, header_timeout, false).unwrap()
     }
 
     fn exchange(server: &AdminServer, request: &str) -> String {
@@ -299,6 +315,14 @@ mod tests {
 
     fn get(server: &AdminServer, path: &str, host: &str) -> String {
         exchange(server, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+    }
+
+    #[test]
+    fn ports_share_the_descriptors_there_are_and_each_has_some() {
+        assert_eq!(
+            [(78, 2), (369, 2), (5, 2), (4_000, 2), (0, 0)].map(|(all, parts)| share(all, parts)),
+            [39, 184, CONNECTIONS_LEAST, CONNECTIONS_MAX, CONNECTIONS_LEAST]
+        );
     }
 
     #[test]
@@ -355,7 +379,7 @@ mod tests {
     #[test]
     fn where_others_may_read_any_host_name_is_good_and_on_loopback_it_is_not() {
         let routes: Routes = Arc::new(|_| AdminAnswer::text("up 1\n"));
-        let server = AdminServer::start_open(bound("0.0.0.0:0"), Arc::clone(&routes)).unwrap();
+        let server = AdminServer::start_open(bound("0.0.0.0:0"), 4, Arc::clone(&routes)).unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], server.local_addr().port()));
         let ask = |address: SocketAddr| {
             let mut stream = TcpStream::connect(address).unwrap();
@@ -365,7 +389,7 @@ mod tests {
             answer
         };
         assert!(ask(address).starts_with("HTTP/1.1 200 "));
-        let server = AdminServer::start_open(bound("127.0.0.1:0"), routes).unwrap();
+        let server = AdminServer::start_open(bound("127.0.0.1:0"), 4, routes).unwrap();
         assert!(ask(server.local_addr()).starts_with("HTTP/1.1 403 "));
     }
 

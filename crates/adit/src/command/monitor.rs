@@ -159,7 +159,7 @@ pub(crate) fn run(global: &Global, arguments: &MonitorArguments) -> Result<ExitC
     let interval = interval(&arguments.interval)?;
     let options = arguments.source.options(false)?;
     refuse_clash(arguments.metrics, arguments.health)?;
-    // Without one a look at connections fails, so those who ask must not be able to take all.
+    // Without one a look at connections fails, so those who ask must not be able to take all: their places are counted by it.
     runtime::socket::raise_descriptor_limit();
     let sockets =
         Sockets { metrics: bind(arguments.metrics, "--metrics")?, health: bind(arguments.health, "--health")? };
@@ -239,7 +239,10 @@ async fn serve(
     let readiness = Readiness::new();
     let component = readiness.component("source");
     let told = Arc::new(Told { rights, ..Told::default() });
-    let start = |listener, routes| AdminServer::start_open(listener, routes).map_err(|error| failure(&error));
+    // Counted before there is a client at either.
+    let connections = runtime::admin::connections_of_each(2);
+    let start =
+        |listener, routes| AdminServer::start_open(listener, connections, routes).map_err(|error| failure(&error));
     let metrics = start(sockets.metrics, metrics_routes(&told))?;
     let health = start(sockets.health, health_routes(&readiness, &told))?;
     let scope = Scope::root();

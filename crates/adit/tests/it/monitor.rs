@@ -124,14 +124,20 @@ async fn a_monitor_that_cannot_look_any_more_is_neither_ready_nor_alive_until_it
     assert_eq!(monitor.process.wait(DEADLINE).expect("it ends").code(), Some(1));
 }
 
+/// A monitor that a shell starts after it has limited its descriptors.
+fn limited(home: &Path, limit: &str) -> Monitor {
+    let own = adit(home);
+    let mut command = std::process::Command::new("sh");
+    let script = format!("ulimit {limit} && exec \"$0\" \"$@\"");
+    command.args(["-c", &script]).arg(own.get_program()).env("HOME", home);
+    Monitor::start_by(command, &[])
+}
+
 #[tokio::test]
 async fn clients_that_say_nothing_do_not_take_the_descriptors_that_a_look_needs() {
     const SILENT: usize = 400;
     let home = home();
-    let own = adit(home.path());
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "ulimit -Sn 256 && exec \"$0\" \"$@\""]).arg(own.get_program()).env("HOME", home.path());
-    let monitor = Monitor::start_by(command, &[]);
+    let monitor = limited(home.path(), "-Sn 256");
     let silent: Vec<_> = (0..SILENT).map(|_| TcpStream::connect(monitor.health).expect("a connection")).collect();
     let files = format!("/proc/{}/fd", monitor.process.pid());
     let taken = || async { Some(()).filter(|()| std::fs::read_dir(&files).expect("its files").count() > SILENT) };
@@ -142,6 +148,33 @@ async fn clients_that_say_nothing_do_not_take_the_descriptors_that_a_look_needs(
     };
     eventually(DEADLINE, "a look at all of them", looked).await;
     assert_eq!(monitor.get("/liveness").await, (200, "OK".into()));
+    drop(silent);
+}
+
+#[tokio::test]
+async fn clients_that_say_nothing_leave_a_look_its_descriptors_where_there_are_few_for_good() {
+    const SILENT: usize = 400;
+    const CARRIED: usize = 16 * 1024;
+    let home = home();
+    let monitor = limited(home.path(), "-n 256");
+    let come = |address| (0..SILENT).map(|_| TcpStream::connect(address).expect("a connection")).collect::<Vec<_>>();
+    let silent = [come(monitor.health), come(monitor.metrics)];
+    let limit = std::fs::read_to_string(format!("/proc/{}/limits", monitor.process.pid())).expect("its limits");
+    assert!(limit.lines().any(|line| line.starts_with("Max open files") && line.contains(" 256 ")), "{limit}");
+    // It looks on: what is carried from here is told by a look alone.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let (mut server, _) = listener.accept().unwrap();
+    for round in 1..=3_u64 {
+        client.write_all(&[b'x'; CARRIED]).unwrap();
+        server.read_exact(&mut [0; CARRIED]).unwrap();
+        let looked = || async {
+            let metrics = monitor.metrics().await;
+            value(&metrics, "adit_tcp_bytes_total{direction=\"sent\"}").filter(|sent| *sent >= round * CARRIED as u64)
+        };
+        eventually(DEADLINE, "a look", looked).await;
+        assert_eq!(monitor.get("/liveness").await, (200, "OK".into()), "{round}");
+    }
     drop(silent);
 }
 

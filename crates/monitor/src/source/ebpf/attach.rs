@@ -220,6 +220,7 @@ fn first_of(
     hooks: &mut Vec<Hook>,
 ) {
     for one in tries.iter().filter(|one| only.is_none_or(|only| only == one.name)) {
+        let before = hooks.len();
         let mut attach = |(program, kind): &(&'static str, Kind)| match load(programs, btf, program, *kind) {
             Ok(hook) => {
                 hooks.push(hook);
@@ -233,6 +234,8 @@ fn first_of(
         if works {
             return;
         }
+        // Half of a way is none.
+        hooks.truncate(before);
     }
 }
 
