@@ -249,7 +249,7 @@ mod tests {
         const ROUNDS: usize = 200;
         let output = Arc::new(std::sync::OnceLock::<Output>::new());
         let (filled, counts) = (Arc::clone(&output), Arc::new(AtomicU64::new(0)));
-        let (over, ended) = std_mpsc::channel();
+        let (over, ended) = std_mpsc::sync_channel(1);
         let mut rounds = 0..ROUNDS;
         let told = Arc::clone(&counts);
         let write = move |line| match line {

@@ -1,4 +1,5 @@
-//! Ctrl-Z in the live view: the shell has the terminal until it gives it back. So does whoever stops the process otherwise.
+//! Ctrl-Z in the live view: the shell has the terminal until it gives it back. A stop from elsewhere (`kill -TSTP`) leaves the
+//! page on the terminal until the view goes on: a handler would take over the kernel's care for groups without a shell.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

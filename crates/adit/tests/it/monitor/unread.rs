@@ -96,6 +96,10 @@ fn stands_in_a_write(pid: u32) -> Option<bool> {
 
 #[tokio::test]
 async fn lines_that_nobody_has_read_when_it_is_told_to_end_are_counted_and_a_failure() {
+    if stands_in_a_write(std::process::id()).is_none() {
+        eprintln!("SKIPPED: this kernel does not tell what a process waits for");
+        return;
+    }
     for (signal, form) in [(Signal::TERM, &["--events", "all"][..]), (Signal::INT, &["-o", "json"])] {
         let home = home();
         let out = Unread::new(home.path(), "out");
@@ -106,7 +110,7 @@ async fn lines_that_nobody_has_read_when_it_is_told_to_end_are_counted_and_a_fai
         let open = std::cell::RefCell::new(Open::default());
         let full = || async {
             open.borrow_mut().more(&listener, 10);
-            stands_in_a_write(process.pid()).unwrap_or_else(|| out.is_full()).then_some(())
+            stands_in_a_write(process.pid()).filter(|stands| *stands)
         };
         eventually(DEADLINE, "a pipe that is full", full).await;
         process.signal(signal).unwrap();
@@ -203,6 +207,10 @@ async fn a_line_for_programs_that_nobody_reads_holds_up_neither_the_probes_nor_t
 
 #[tokio::test]
 async fn a_table_that_nobody_reads_holds_up_no_signal() {
+    if stands_in_a_write(std::process::id()).is_none() {
+        eprintln!("SKIPPED: this kernel does not tell what a process waits for");
+        return;
+    }
     let home = home();
     let out = Unread::new(home.path(), "out");
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -212,7 +220,7 @@ async fn a_table_that_nobody_reads_holds_up_no_signal() {
     for (signal, code) in [(Signal::TERM, 143), (Signal::INT, 130)] {
         let arguments = ["top", "--once", "--by", "connection", "--interval", "100ms"];
         let process = start(home.path(), r#">"$out""#, [&out, &out], &arguments);
-        let full = || async { stands_in_a_write(process.pid()).unwrap_or_else(|| out.is_full()).then_some(()) };
+        let full = || async { stands_in_a_write(process.pid()).filter(|stands| *stands) };
         eventually(DEADLINE, "a table that is not read", full).await;
         process.signal(signal).unwrap();
         assert_eq!(process.wait(DEADLINE).expect("it ends").code(), Some(code), "{}", process.stderr());
