@@ -33,7 +33,8 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
 #[derive(Debug, Default)]
 pub(in crate::command) struct Warned {
     at: Option<Duration>,
-    lost: u64,
+    /// Of each kind.
+    lost: [u64; 3],
     /// Whether each connection is told by itself: then those that are in sums alone are lost, too.
     one_by_one: bool,
 }
@@ -44,17 +45,21 @@ impl Warned {
         Self { one_by_one: true, ..Self::default() }
     }
 
-    /// What is to be said now: the first time that something is lost, then only after a while, and when it is more.
+    /// What is to be said now: the first time that something of a kind is lost, then only after a while, and when it is more.
     pub(in crate::command) fn texts(&mut self, now: Duration, counts: &Counts, way: &Way) -> Vec<String> {
+        let is_new = self.lost(counts).iter().zip(self.lost).any(|(lost, before)| *lost > 0 && before == 0);
         let is_due = self.at.is_none_or(|at| now.saturating_sub(at) >= AGAIN);
-        if is_due { self.rest(now, counts, way) } else { Vec::new() }
+        if is_new || is_due { self.rest(now, counts, way) } else { Vec::new() }
+    }
+
+    fn lost(&self, counts: &Counts) -> [u64; 3] {
+        [counts.map_full, counts.events_lost, if self.one_by_one { counts.folded } else { 0 }]
     }
 
     /// What is to be said at the end: when more is lost than was said.
     pub(in crate::command) fn rest(&mut self, now: Duration, counts: &Counts, way: &Way) -> Vec<String> {
-        let folded = if self.one_by_one { counts.folded } else { 0 };
-        let lost = counts.map_full.saturating_add(counts.events_lost).saturating_add(folded);
-        if lost <= self.lost {
+        let lost @ [.., folded] = self.lost(counts);
+        if lost.iter().zip(self.lost).all(|(lost, before)| *lost <= before) {
             return Vec::new();
         }
         (self.at, self.lost) = (Some(now), lost);
@@ -95,6 +100,16 @@ mod tests {
         assert_eq!([said(1, 0), said(2, 5), said(3, 6), said(601, 7)], [false, true, false, false]);
         assert_eq!([said(602, 7), said(1_500, 7), said(1_501, 7)], [true, false, false], "nothing is lost any more");
         assert!(said(1_502, 8));
+    }
+
+    #[test]
+    fn what_is_lost_for_the_first_time_is_told_at_once_also_after_a_warning_of_something_else() {
+        let mut warned = Warned::default();
+        let mut said = |seconds, map_full, events_lost| {
+            let counts = Counts { map_full, events_lost, ..Counts::default() };
+            warned.texts(Duration::from_secs(seconds), &counts, &way(64)).len()
+        };
+        assert_eq!([said(1, 5, 0), said(2, 6, 0), said(3, 6, 7), said(4, 6, 8), said(700, 6, 8)], [1, 0, 2, 0, 2]);
     }
 
     #[test]
