@@ -7,6 +7,7 @@ pub mod agent;
 #[cfg(target_os = "linux")]
 pub mod confine;
 pub mod decode;
+mod hash;
 pub mod memory;
 pub mod metrics;
 pub mod names;

@@ -3,7 +3,6 @@
 mod groups;
 mod place;
 
-use std::collections::HashMap;
 use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +10,7 @@ use std::time::Duration;
 use self::groups::Groups;
 pub use self::place::Place;
 use crate::decode::{Command, Owner, ProcessId};
+use crate::hash::HashMap;
 
 /// Control groups and processes remembered at most; then it begins anew.
 const REMEMBERED: usize = 4096;

@@ -9,7 +9,6 @@ mod service;
 mod sums;
 mod traffic;
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +21,7 @@ pub use self::service::service;
 pub use self::sums::{Rate, Sums};
 use self::traffic::Traffic;
 use crate::decode::{ConnectionId, End, Folded, Owner, ProcessId, Record, State, Step};
+use crate::hash::{HashMap, HashSet};
 
 /// How long a process that is dead, or a remote that nobody uses, is kept: so long that whoever reads every 15 or 30
 /// seconds has seen the last of it.
@@ -149,21 +149,21 @@ impl Table {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            connections: HashMap::new(),
-            processes: HashMap::new(),
-            remotes: HashMap::new(),
+            connections: HashMap::default(),
+            processes: HashMap::default(),
+            remotes: HashMap::default(),
             totals: Sums::default(),
             commands: Labels::new(limits.labels),
             places: Labels::new(limits.labels),
-            ports: HashMap::new(),
-            ends: HashMap::new(),
+            ports: HashMap::default(),
+            ends: HashMap::default(),
             times: Times::default(),
             survey: 0,
             overflow: Overflow::default(),
             refused: Default::default(),
             last_tick: None,
             open: Open::default(),
-            newest: HashMap::new(),
+            newest: HashMap::default(),
             remotes_busy: Duration::ZERO,
             processes_busy: Duration::ZERO,
         }

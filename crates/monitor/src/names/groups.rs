@@ -3,13 +3,13 @@
 //! Anybody can start processes that end at once, so a look takes a bounded part of each second, and a walk through all
 //! directories is not begun for each of them.
 
-use std::collections::HashMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::Place;
+use crate::hash::HashMap;
 
 /// Directories that are looked at in a second.
 const A_SECOND: usize = 2_000;

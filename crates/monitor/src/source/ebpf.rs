@@ -18,6 +18,7 @@ use self::attach::Attached;
 use self::ends::Ends;
 use super::{Counts, Options, Source, SourceError, Way, rights};
 use crate::decode::{self, Folded, PROCESS, ProcessId, RECORD, Record, SUMS};
+use crate::hash;
 use crate::memory;
 use crate::names;
 
@@ -57,7 +58,7 @@ pub struct Ebpf {
     counts: PerCpuArray<MapData, [u64; COUNTS]>,
     folded: HashMap<MapData, [u8; PROCESS], [u8; SUMS]>,
     /// What was taken of that already and when there was more last, and the count of all then.
-    taken: std::collections::HashMap<ProcessId, (Folded, Instant)>,
+    taken: hash::HashMap<ProcessId, (Folded, Instant)>,
     folded_count: u64,
     attached: Attached,
     undecoded: u64,
@@ -149,7 +150,7 @@ impl Ebpf {
             later,
             counts,
             folded,
-            taken: std::collections::HashMap::new(),
+            taken: hash::HashMap::default(),
             folded_count: 0,
             attached,
             undecoded: 0,

@@ -2,11 +2,11 @@
 //! nothing was heard of for a while gives its own to the next one. Its sums go with it: whoever reads them has counted
 //! them under the name already, and would count them twice if `other` took them over.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::{OTHER, Sums, UNKNOWN};
+use crate::hash::HashMap;
 
 /// When there is no room, a name that is not used for so long must go: two looks of a scraper have seen it.
 const IDLE: Duration = Duration::from_secs(60);
@@ -40,7 +40,7 @@ impl Label {
 
 impl Labels {
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, all: HashMap::new(), other: OTHER.into(), unknown: UNKNOWN.into() }
+        Self { limit, all: HashMap::default(), other: OTHER.into(), unknown: UNKNOWN.into() }
     }
 
     /// The name that is counted under: this one, or `other`. `user` is the one who brings it, where he may bring a part
