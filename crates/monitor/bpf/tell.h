@@ -201,7 +201,7 @@ static __noinline int fold(const struct kept *kept)
  * got the processor.
  *
  * Since 6.1 (`nests`) the kernel holds back a second change of state until the first is done, whoever it interrupts. There
- * changes of state have the ring for themselves, and all others use the kernel's.
+ * changes of state have the ring for themselves, and all others use the kernel's; `busy` says there that nobody reads it.
  *
  * Elsewhere two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
  * sure, and he does not go in. Who is let in says `busy` before he counts himself out, so that whoever comes after sees
@@ -237,7 +237,7 @@ static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_soc
 	struct record *record = NULL;
 	__u64 written;
 
-	if (!turn || every_step || !(nests ? enter_ring(turn) : by_change))
+	if (!turn || every_step || !(nests ? enter_ring(turn) : by_change && !turn->busy))
 		return 0;
 	written = turn->written;
 	if (written - *(volatile __u64 *)&turn->read <= last_end) {
