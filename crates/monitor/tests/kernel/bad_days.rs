@@ -243,7 +243,9 @@ fn old_connections_without_room_are_not_counted_again_at_each_look() {
         survey(&mut *source, port).len() <= 128 && after.seen_late <= 128 + (after.closed - before.closed),
         "{after:?}"
     );
-    assert_eq!(after.map_full - before.map_full, 0, "{after:?}");
+    // New ones of others may have found none meanwhile; five looks at the old ones would be many more.
+    let others = after.opened + after.incoming - before.opened - before.incoming;
+    assert!(after.map_full - before.map_full <= others, "{before:?} {after:?}");
     drop(all);
 }
 
