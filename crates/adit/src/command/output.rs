@@ -259,7 +259,7 @@ mod tests {
                     let output = filled.wait();
                     (0..=LINES).for_each(|at| output.put(Line::Data(at.to_string()), Weight::Full));
                 } else {
-                    let _ = over.send(());
+                    let _ = over.try_send(());
                 }
             }
             Line::Flush(done) => done.send(()).expect("it waits"),
