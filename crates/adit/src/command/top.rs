@@ -399,7 +399,11 @@ async fn stream(
 fn not_taken(lines: u64) -> Failure {
     let (noun, limit) = (if lines == 1 { "line was" } else { "lines were" }, PATIENCE.as_secs());
     let message = format!("{lines} {noun} not written: nobody has read them within {limit} seconds of the end");
-    Failure::new(Fault::Internal, message, "what was printed before that is not the whole")
+    Failure::new(
+        Fault::Internal,
+        message,
+        "to have all of them, let the reader read to the end, or write them to a file",
+    )
 }
 
 /// Waits until nobody reads any more, or nothing can be written.

@@ -1,5 +1,5 @@
-//! A monitor whose programs in the kernel are switched off and on by its standard input: a line `off` or `on`, each
-//! answered by the same line once it is so. For `bench monitor`, which measures what they cost connections. Needs root.
+//! A monitor whose programs in the kernel are switched off and on by its standard input: a line that begins
+//! with `off` or `on`, each answered by the same line once it is so. For `bench monitor`, which measures what they cost connections. Needs root.
 
 fn main() -> std::process::ExitCode {
     match switched::run() {
@@ -79,8 +79,8 @@ mod switched {
         let working = thread::spawn(move || agent.run());
         for line in stdin().lock().lines() {
             let line = line?;
-            match line.as_str() {
-                "on" | "off" => hold(&source).switch(line == "on")?,
+            match line.split(' ').next().unwrap_or_default() {
+                word @ ("on" | "off") => hold(&source).switch(word == "on")?,
                 other => return Err(format!("no such word: {other}").into()),
             }
             let mut answer = stdout().lock();

@@ -1,10 +1,9 @@
 //! A monitor in a process of its own, and connections in this one.
 
 use std::fs;
-use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::thread::{NanosleepRelativeResult, Timespec, nanosleep};
@@ -130,12 +129,9 @@ impl Stand {
     pub(super) fn switched(&self) -> Result<Switched, String> {
         let mut program = std::env::current_exe().map_err(told)?;
         program.set_file_name(SWITCHED);
-        let started = Command::new(&program).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
-        let mut process = started.map_err(|error| format!("{}: {error}; ./dev bench builds it", program.display()))?;
-        let (Some(words), Some(answers)) = (process.stdin.take(), process.stdout.take()) else {
-            return Err("it has no pipes".to_owned());
-        };
-        Ok(Switched { process, words: Some(words), answers: BufReader::new(answers) })
+        let process = Process::start(&mut Command::new(&program))
+            .map_err(|error| format!("{}: {error}; ./dev bench builds it", program.display()))?;
+        Ok(Switched { process, switches: 0 })
     }
 
     fn get(&self, address: SocketAddr, path: &str) -> Result<(u16, String), String> {
@@ -154,25 +150,23 @@ impl Stand {
 
 /// A monitor whose programs can be switched off and on.
 pub(super) struct Switched {
-    process: Child,
-    words: Option<ChildStdin>,
-    answers: BufReader<ChildStdout>,
+    process: Process,
+    switches: usize,
 }
 
 impl Switched {
     /// Returns once it is so.
     pub(super) fn switch(&mut self, on: bool) -> Result<(), String> {
-        let word = if on { "on\n" } else { "off\n" };
-        let asked = self.words.as_mut().map(|words| words.write_all(word.as_bytes()));
-        let mut answer = String::new();
-        asked.transpose().and_then(|_| self.answers.read_line(&mut answer)).map_err(told)?;
-        if answer == word { Ok(()) } else { Err("the monitor that is switched has ended".to_owned()) }
+        self.switches += 1;
+        let asked = format!("{} {}", if on { "on" } else { "off" }, self.switches);
+        self.process.write_stdin(format!("{asked}\n").as_bytes()).map_err(told)?;
+        self.process.wait_line(DEADLINE, |line| line == asked).map(drop).map_err(told)
     }
 
     /// Ends it.
-    pub(super) fn end(mut self) -> Result<(), String> {
-        drop(self.words.take());
-        let status = self.process.wait().map_err(told)?;
+    pub(super) fn end(self) -> Result<(), String> {
+        self.process.close_stdin();
+        let status = self.process.wait(DEADLINE).map_err(told)?;
         if status.success() { Ok(()) } else { Err(format!("the monitor that is switched: {status}")) }
     }
 }
