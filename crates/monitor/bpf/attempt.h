@@ -61,7 +61,7 @@ static __inline int exit_seen(struct sock *sk, const int typed)
 /* The place in `in_call` of a socket. */
 static __inline __u32 in_call_at(__u64 number)
 {
-	return (number * 0x9e3779b97f4a7c15ULL >> 32) % IN_CALL;
+	return (low_of(number) * 0x9e3779b97f4a7c15ULL >> 32) % IN_CALL;
 }
 
 /* It is connect that fails. */

@@ -84,7 +84,6 @@ struct kept {
 	__u64 opened;
 	__u64 established;
 	__u64 ended;
-	struct owner owner;
 	__u16 local_port;
 	__u16 error;
 	/* Its state; once it has ended, the one before as well, in the upper half. */
@@ -109,6 +108,8 @@ struct kept {
 		/* Both: there are no operations with a lock on less. */
 		__u32 counts;
 	};
+	/* Last: each change of state looks at what is before it, and only some at this. */
+	struct owner owner;
 };
 
 /* What userspace reads. The layout is known to src/decode.rs. No holes. */
@@ -336,23 +337,21 @@ static __inline __u16 swapped(__be16 port)
 /* ---- what is kept ---- */
 
 /*
- * The address of a socket as a number. Where its type is known the verifier lets nobody compute with it. It forgets what is
- * on the stack when it does not know at which of two places it was put (since 5.12).
+ * The address of a socket as a number: to compare and to keep, not to compute with (`low_of`). Where the type of the socket
+ * is known it is a pointer to the verifier all the way; who may read the kernel's memory may write it down, too.
  */
-static __inline __u64 number_of(struct sock *sk, const int typed)
+static __inline __u64 number_of(struct sock *sk)
 {
-	__u64 either[2] = {}, number, at = *(volatile __u32 *)&accept_seen & 8;
+	return (__u64)sk;
+}
 
-	if (!typed)
-		return (__u64)sk;
-	asm volatile("%0 = %1\n\t"
-		     "%0 += %2\n\t"
-		     "*(u64 *)(%0 + 0) = %3\n\t"
-		     "%0 = *(u64 *)(%0 + 0)"
-		     : "=&r"(number)
-		     : "r"(either), "r"(at), "r"(sk)
-		     : "memory");
-	return number;
+/* The lower half of it, which is a number to the verifier, too. */
+static __inline __u32 low_of(__u64 number)
+{
+	__u32 low;
+
+	asm("%0 = %1" : "=w"(low) : "w"((__u32)number));
+	return low;
 }
 
 /* So many places may be a socket's, one after another. With half of all taken, one row in 65,536 has none that is free. */
@@ -363,7 +362,7 @@ static __inline __u64 number_of(struct sock *sk, const int typed)
 
 static __inline __u32 nth_at(__u64 number, __u32 nth)
 {
-	__u64 mixed = number * 0x9e3779b97f4a7c15ULL;
+	__u64 mixed = low_of(number) * 0x9e3779b97f4a7c15ULL;
 
 	return ((__u32)(mixed >> 32) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
 }
@@ -486,6 +485,15 @@ static __inline void in_order(void)
 	bpf_map_delete_elem(&waiting, &nobody);
 }
 #endif
+
+/* The connection of the socket waits from now on, unless it does already. It is rare, so it is not in line. */
+static __noinline int wait_for(__u64 number)
+{
+	if (!enter(number))
+		return 0;
+	__sync_fetch_and_add(&waiting_now, 1);
+	return 1;
+}
 
 /* Whether this is the one who tells of a connection that was waiting. */
 static __inline int waited(__u64 number)

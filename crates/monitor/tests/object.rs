@@ -72,3 +72,41 @@ fn without_a_mirror_the_tests_on_other_kernels_are_skipped_loudly_and_do_not_fai
     }
     run(directory.path());
 }
+
+/// With 64 bytes and more the kernel gives a program another stack, whose memory is cold (since 6.13); it counts in steps of 16.
+const STACK: i16 = 48;
+
+#[test]
+fn the_program_that_all_connections_pass_has_a_small_stack() {
+    let object = std::fs::read("bpf/prebuilt/tcp.x86_64.bpf.o").expect("the kept object");
+    let program = section(&object, "tp_btf/inet_sock_set_state").expect("the program");
+    // An instruction has eight bytes: what it does, two registers, an offset, a number. The tenth register is the stack's end,
+    // and classes 1 to 3 load from memory and store there.
+    let stack = program.chunks_exact(8).filter_map(|bytes| {
+        let offset = i16::from_le_bytes([bytes[2], bytes[3]]);
+        let base = if bytes[0] & 7 == 1 { bytes[1] >> 4 } else { bytes[1] & 15 };
+        (matches!(bytes[0] & 7, 1..=3) && base == 10).then_some(-offset)
+    });
+    let deepest = stack.max().expect("it has something there");
+    assert!(deepest <= STACK, "it has {deepest} bytes of stack");
+    assert!(deepest >= 8, "its spilled registers were not found");
+}
+
+/// The bytes of a section of an ELF file of 64 bits and little-endian numbers.
+fn section<'a>(elf: &'a [u8], wanted: &str) -> Option<&'a [u8]> {
+    let number = |at: usize, bytes: usize| {
+        let mut number = [0; 8];
+        number[..bytes].copy_from_slice(&elf[at..at + bytes]);
+        usize::try_from(u64::from_le_bytes(number)).expect("a place in the file")
+    };
+    let (headers, size, count, names) = (number(0x28, 8), number(0x3a, 2), number(0x3c, 2), number(0x3e, 2));
+    let bytes = |nth: usize| {
+        let header = headers + nth * size;
+        &elf[number(header + 0x18, 8)..][..number(header + 0x20, 8)]
+    };
+    let is_wanted = |nth: &usize| {
+        let name = &bytes(names)[number(headers + nth * size, 4)..];
+        name.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
+    };
+    (0..count).find(is_wanted).map(bytes)
+}

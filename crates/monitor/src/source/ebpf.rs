@@ -470,12 +470,12 @@ mod tests {
         // As it is left when the end of a connection was missed, in a place that is free: there is no socket any more.
         let map = MapData::from_fd(source.kept.try_clone().expect("a descriptor")).expect("the map");
         let mut places: Array<_, [u8; KEPT]> = Map::Array(map).try_into().expect("an array");
-        let free = |place: &[u8; KEPT]| place[76] == 0;
+        let free = |place: &[u8; KEPT]| place[36] == 0;
         let at = (0..places.len()).find(|at| free(&places.get(at, 0).expect("a place"))).expect("a free place");
         let mut left = [0; KEPT];
         left[0] = 8;
         left[8] = 7;
-        left[76] = 1;
+        left[36] = 1;
         places.set(at, left, 0).expect("a place");
         let mut look = || {
             let mut found = (0, 0);
@@ -500,8 +500,8 @@ mod tests {
         let look = || {
             let all = (0..places.len()).map(|at| places.get(&at, 0).expect("a place"));
             all.fold((0, 0), |(further, counted), place| {
-                let is_further = place[76] != 0 && place[81] != 0;
-                (further + u32::from(is_further), counted + u32::from(u16::from_ne_bytes([place[86], place[87]])))
+                let is_further = place[36] != 0 && place[41] != 0;
+                (further + u32::from(is_further), counted + u32::from(u16::from_ne_bytes([place[46], place[47]])))
             })
         };
         // The places are not read all at the same moment, so the two are alike once others rest.
@@ -516,7 +516,7 @@ mod tests {
         // Of the accepted sides; others may have connections at any time.
         let ours = || {
             let all = (0..places.len()).map(|at| places.get(&at, 0).expect("a place"));
-            all.filter(|place| place[76] != 0 && place[72..74] == address.port().to_ne_bytes()).count()
+            all.filter(|place| place[36] != 0 && place[32..34] == address.port().to_ne_bytes()).count()
         };
         let pair = |_| {
             let client = std::net::TcpStream::connect(address);
