@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ::monitor::agent::{Agent, Shared};
-use ::monitor::source::Source;
+use ::monitor::source::{Source, Way};
 use ::monitor::table::Limits;
 use adit_core::diagnose::Fault;
 use clap::Args;
@@ -223,6 +223,9 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     let wanted = arguments.events.unwrap_or(Events::All);
     let every_step = matches!(form, Form::Steps | Form::Lines) && wanted.has_beginnings();
     let (source, _) = open_source(&arguments.source.options(every_step)?, user)?;
+    if matches!(form, Form::Steps | Form::Lines) && wanted == Events::Failed {
+        sees_failures(source.way())?;
+    }
     // After that, as its thread is to have no more rights than the others.
     say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
@@ -264,6 +267,23 @@ async fn show(
         Form::Live => live(&scope, source, every, view, asked, signals).await,
         Form::Table | Form::Object => once(&scope, source, every, view, asked, signals, (form, lines)).await,
     }
+}
+
+/// Refuses to tell of failures alone where none is ever seen.
+fn sees_failures(way: &Way) -> Result<(), Failure> {
+    if way.sees_failures() {
+        return Ok(());
+    }
+    let (fault, hint) = match &way.reason {
+        Some(reason) => (Fault::NotPermitted, reason.hint.clone()),
+        None => (Fault::Usage, "leave --source out, or --events failed".to_owned()),
+    };
+    let why = way.reason.as_ref().map(|reason| format!(": {}", reason.message)).unwrap_or_default();
+    Err(Failure::new(
+        fault,
+        format!("--events failed would never tell anything, as a poll sees no attempt that fails{why}"),
+        hint,
+    ))
 }
 
 /// Of a signal that came before anything was shown.

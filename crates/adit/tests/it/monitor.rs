@@ -646,6 +646,10 @@ fn what_would_be_ignored_is_refused_with_what_to_do_instead() {
             ["--attach is for programs in the kernel", "leave it out"],
         ),
         (
+            &["top", "--events", "failed", "--source", "sock-diag"],
+            ["--events failed would never tell anything, as a poll", "leave --source out"],
+        ),
+        (
             &["monitor", "--source", "sock-diag", "--accept", "close"],
             ["--accept is for programs in the kernel", "leave it out"],
         ),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 /// The upper ends of its buckets in microseconds: from a loopback's round trip to a day's connection. A handshake whose first
 /// packet was lost once, twice or three times takes 1, 3 or 7 s more.
-const BOUNDS: [u64; 19] = [
+const BOUNDS: [u64; 21] = [
     50,
     100,
     250,
@@ -14,8 +14,10 @@ const BOUNDS: [u64; 19] = [
     5_000,
     10_000,
     25_000,
+    50_000,
     100_000,
     250_000,
+    500_000,
     1_000_000,
     2_000_000,
     3_500_000,
@@ -77,7 +79,7 @@ mod tests {
             histogram.observe(Duration::from_micros(micros));
         }
         let counts: Vec<u64> = histogram.buckets().iter().map(|(_, count)| *count).collect();
-        assert_eq!((counts[0], counts[1], counts[19]), (1, 1, 1));
+        assert_eq!((counts[0], counts[1], counts[21]), (1, 1, 1));
         assert_eq!(histogram.count(), 3);
         let lost = |seconds: u64| {
             let mut histogram = Histogram::default();

@@ -148,7 +148,7 @@ const STEP: usize = 11;
 /// The time of day alone, for a terminal that has no room for the date.
 const TIME_OF_DAY: usize = 13;
 /// What a narrow terminal does without, in this order; the date goes before all of them.
-const LEAST: [&str; 7] = ["RTT", "WAY", "FORWARD", "LOCAL", "RECEIVED", "SENT", "DURATION"];
+const LEAST: [&str; 10] = ["RTT", "WAY", "FORWARD", "LOCAL", "RECEIVED", "SENT", "DURATION", "PID", "TIME", "COMMAND"];
 
 /// Makes the lines; knows how wide each column is by now.
 pub(super) struct Lines {
@@ -304,7 +304,7 @@ mod tests {
             let found: String = line.chars().skip(at).collect();
             assert!(found.starts_with(text), "{titles}\n{line}");
         }
-        assert!(line.contains(" failed ") && line.contains(" 4.9K ") && line.contains(" 1s "), "{line}");
+        assert!(line.contains(" failed ") && line.contains(" 4.9K ") && line.contains(" 1.5s "), "{line}");
         assert!(!line.contains('\x1b'), "{line}");
         // A longer address moves what is after it, from then on.
         let remote = "[2001:db8:1111:2222:3333:4444:5555:6666]:443".parse().unwrap();
@@ -324,6 +324,14 @@ mod tests {
             assert!(titles.contains(title), "{titles}");
         }
         assert!(lines.hidden().contains(&"LOCAL") && line.contains("Z failed "), "{line}");
+        for (width, left) in
+            [(72, "TIME EVENT COMMAND REMOTE ERROR"), (60, "EVENT COMMAND REMOTE ERROR"), (45, "EVENT REMOTE ERROR")]
+        {
+            let mut lines = Lines::new(Events::Ends, width);
+            let titles = lines.titles();
+            assert_eq!(titles.split_whitespace().collect::<Vec<_>>().join(" "), left, "{width}");
+            assert!(lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None).chars().count() <= width);
+        }
         assert!(Lines::new(Events::All, usize::MAX).hidden().is_empty());
     }
 
@@ -334,6 +342,6 @@ mod tests {
         assert!(opened.contains(" opened ") && !opened.contains("4.9K"), "{opened}");
         let late = Record { seen_late: true, ..record(Step::Ended, true, Some(End::Reset)) };
         let late = lines.step(&late, None);
-        assert!(late.contains(" reset ") && late.contains(" ECONNRESET ") && !late.contains(" 1s "), "{late}");
+        assert!(late.contains(" reset ") && late.contains(" ECONNRESET ") && !late.contains(" 1.5s "), "{late}");
     }
 }

@@ -364,7 +364,7 @@ impl Nobodys {
             Cell::Bytes(self.sums.received),
             Cell::Count(self.sums.retransmits),
             Cell::Word(""),
-            Cell::Word(""),
+            Cell::Unknown,
         ]
     }
 
@@ -392,7 +392,7 @@ fn of_process(process: &Process, seen: Seen, forwards: &[String]) -> Row {
         Cell::Bytes(sums.received),
         Cell::Count(sums.retransmits),
         Cell::Text(forwards.join(",")),
-        process.place.as_ref().map_or(Cell::Word(""), |place| Cell::Name(Arc::clone(place))),
+        process.place.as_ref().map_or(Cell::Unknown, |place| Cell::Name(Arc::clone(place))),
     ]
 }
 
@@ -481,7 +481,8 @@ pub(super) fn short(time: Duration) -> String {
     match micros {
         0..1_000 => format!("{micros}us"),
         1_000..1_000_000 => format!("{:.1}ms", time.as_secs_f64() * 1e3),
-        1_000_000..60_000_000 => format!("{:.0}s", time.as_secs_f64().floor()),
+        1_000_000..10_000_000 => format!("{}.{}s", micros / 1_000_000, micros / 100_000 % 10),
+        10_000_000..60_000_000 => format!("{}s", time.as_secs()),
         60_000_000..3_600_000_000 => format!("{}m{:02}s", time.as_secs() / 60, time.as_secs() % 60),
         3_600_000_000..86_400_000_000 => format!("{}h{:02}m", time.as_secs() / 3600, time.as_secs() / 60 % 60),
         _ => format!("{}d{:02}h", time.as_secs() / 86_400, time.as_secs() / 3600 % 24),
@@ -497,6 +498,8 @@ mod tests {
         let times = [
             (80, "80us"),
             (1_500, "1.5ms"),
+            (1_590_000, "1.5s"),
+            (9_999_999, "9.9s"),
             (59_900_000, "59s"),
             (61_000_000, "1m01s"),
             (7_260_000_000, "2h01m"),

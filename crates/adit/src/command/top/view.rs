@@ -346,6 +346,8 @@ impl View {
         let Some(look) = &self.look else { return "looking".to_owned() };
         let counts = &look.counts;
         let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
+        // In whole seconds: it is to stand still between two looks.
+        let watched = Duration::from_secs(watched.as_secs());
         let known = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| count.to_string());
         let [opened, incoming, _, failed, _] = counts.seen(way).map(|(_, count)| known(count));
         let (open, watched) = (look.connections.len(), short(watched));
@@ -357,7 +359,10 @@ impl View {
     /// What is said where there is no line.
     fn none(&self) -> String {
         if self.filter.is_empty() {
-            return format!("no {} yet", self.by.as_str());
+            return match self.by {
+                By::Connection => "no connection is open now".to_owned(),
+                by => format!("no {} yet", by.as_str()),
+            };
         }
         format!("nothing fits the filter \"{}\"", printable::part(&self.filter, 40))
     }

@@ -75,7 +75,7 @@ impl Layout {
                 line.push_str(&cell);
                 line.push_str(&" ".repeat(GAP));
             }
-            clip(line.trim_end(), width)
+            cut(line.trim_end(), width)
         };
         let titles = line(&|at| columns[at].title.to_owned());
         let lines = cells.iter().map(|row| line(&|at| row.get(at).cloned().unwrap_or_default())).collect();
@@ -139,6 +139,14 @@ fn sorted(columns: &[Column], places: &[(usize, usize)], sort: usize) -> (usize,
 /// Numbers stand at the right of their column.
 fn is_number(column: Column) -> bool {
     column.is_figure() || matches!(column.title, "PID" | "PORT")
+}
+
+/// The same with a mark where something is left out: a number is not to be read as a shorter one.
+fn cut(text: &str, width: usize) -> String {
+    if text.chars().count() <= width {
+        return text.to_owned();
+    }
+    format!("{}…", clip(text, width.saturating_sub(1)))
 }
 
 pub(super) fn clip(text: &str, width: usize) -> String {
