@@ -168,7 +168,8 @@ impl Screen {
     /// has no room, for ever when nobody reads it.
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn begin(&self) {
-        show("\x1b[?1049h\x1b[?25l\x1b[2J");
+        // What is wider than it seems, as some letters are, stays in its line.
+        show("\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J");
     }
 
     /// Lets others have it for a while; what was typed for them is theirs.
@@ -187,7 +188,7 @@ impl Screen {
         if !self.is_taken.replace(false) {
             return;
         }
-        show("\x1b[?25h\x1b[?1049l");
+        show("\x1b[?7h\x1b[?25h\x1b[?1049l");
         // In the background that would stop us; there the shell has set its own modes.
         if !is_behind() {
             let _ = set(when, &self.before.0);

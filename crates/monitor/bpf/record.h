@@ -410,8 +410,8 @@ static __inline struct kept *known(__u64 number)
 	return first->socket == number ? first : NULL;
 }
 
-/* Only one of all who call this for a socket at the same time is let in, until he leaves. */
-static __inline int enter(__u64 number)
+/* Only one of all who call this for a socket at the same time is let in, until he leaves. Not in line, for its stack. */
+static __noinline int enter(__u64 number)
 {
 	__u8 one = 1;
 
@@ -486,8 +486,8 @@ static __inline void in_order(void)
 }
 #endif
 
-/* The connection of the socket waits from now on, unless it does already. It is rare, so it is not in line. */
-static __noinline int wait_for(__u64 number)
+/* The connection of the socket waits from now on, unless it does already. */
+static __inline int wait_for(__u64 number)
 {
 	if (!enter(number))
 		return 0;

@@ -101,12 +101,33 @@ static __inline void crossed(struct sock *sk, const int typed)
 }
 
 /*
- * Whether a packet or a timer ends the connection, and no process: for both the kernel has read the clock. In LAST-ACK a
- * process has closed before; from FIN-WAIT-2 the peer's FIN leads at once.
+ * Whether a packet or a timer ends the connection, and no process: for both the kernel has read the clock. A socket in
+ * LAST-ACK that is closed already has no process any more; from FIN-WAIT-2 the peer's FIN leads at once.
  */
 static __inline int by_packet(int last, unsigned long socket)
 {
-	return last == LAST_ACK || (last == FIN_WAIT2 && (socket & (1UL << SOCK_DONE)));
+	return (last == LAST_ACK && (socket & (1UL << SOCK_DEAD))) || (last == FIN_WAIT2 && (socket & (1UL << SOCK_DONE)));
+}
+
+/*
+ * Whether the process cuts it off, where there is no error: closed with data unread, without lingering, or disconnected. Once
+ * this side is shut, what has come from the other side says so, as long as the socket is not closed.
+ */
+static __inline int cut_off(struct tcp_sock *tcp, int last, unsigned long socket, const int typed)
+{
+	__u32 acknowledged = 0, written = 0;
+
+	if (last == ESTABLISHED || last == CLOSE_WAIT)
+		return 1;
+	if (socket & (1UL << SOCK_DEAD))
+		return 0;
+	if (last == FIN_WAIT2)
+		return !(socket & (1UL << SOCK_DONE));
+	if (last != LAST_ACK)
+		return last == FIN_WAIT1;
+	READ(typed, acknowledged, tcp->snd_una);
+	READ(typed, written, tcp->write_seq);
+	return acknowledged != written;
 }
 
 static __inline void ended(struct sock *sk, int last, const int typed)
@@ -149,8 +170,8 @@ static __inline void ended(struct sock *sk, int last, const int typed)
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
 		last = SYN_SENT;
-	} else if (!error && (last == ESTABLISHED || last == CLOSE_WAIT)) {
-		/* Closed with data unread or without lingering: in the context of the process that closed. */
+	} else if (!error && cut_off(tcp, last, socket, typed)) {
+		/* In the context of the process that closes. */
 		kept->flags |= ABORTED;
 		if (!kept->owner.pid && !kept->by)
 			own(kept, BY_CLOSE, typed);
@@ -250,7 +271,7 @@ int connect_probe(struct pt_regs *ctx)
 	struct sock *sk = (struct sock *)FIRST(ctx);
 	struct kept kept = {};
 
-	kept.socket = (__u64)sk;
+	kept.socket = number_of(sk);
 	kept.opened = bpf_ktime_get_ns();
 	READ(0, kept.local_port, sk->__sk_common.skc_num);
 	own(&kept, 0, 0);
@@ -369,7 +390,7 @@ int connect6_exit(__u64 *ctx)
 /* The process that runs has it. If it has ended already, this is told when it is closed. */
 static __inline int claim(struct sock *sk, const enum flag by)
 {
-	__u64 number = (__u64)sk;
+	__u64 number = number_of(sk);
 	unsigned char state = 0;
 	struct kept *kept;
 

@@ -260,6 +260,44 @@ fn times_are_right(options: &Options) {
     drop(served);
 }
 
+/// Both sides have said all they will say, but what this one said has not arrived, when it is closed with data unread.
+fn what_is_cut_off_at_last_ends_then(options: &Options) {
+    let Some(mut source) = open(options) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let (client, served) = pair(&listener);
+    (&client).write_all(b"unread").unwrap();
+    client.shutdown(std::net::Shutdown::Write).unwrap();
+    served.peek(&mut [0]).unwrap();
+    served.set_nonblocking(true).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    // Until there is no more room at both sides.
+    while (&served).write(&[0; 65_536]).is_ok() {
+        assert!(Instant::now() < deadline, "it takes everything");
+    }
+    served.shutdown(std::net::Shutdown::Write).unwrap();
+    let is_last = |record: &Record| record.incoming && record.state == State::LastAck;
+    while !survey(&mut *source, port).iter().any(is_last) {
+        assert!(Instant::now() < deadline, "{:#?}", survey(&mut *source, port));
+    }
+    let closing = monitor::agent::now();
+    drop(served);
+    let closed = monitor::agent::now();
+    let found = ends(&mut *source, port, 2);
+    let (at, end) = found.iter().find(|record| record.incoming).and_then(|record| record.ended).unwrap();
+    assert!(closing <= at && at <= closed, "{closing:?} {at:?} {closed:?}");
+    assert_eq!(end, End::Aborted);
+}
+
+#[test]
+fn what_is_cut_off_at_last_ends_then_by_the_best_way() {
+    what_is_cut_off_at_last_ends_then(&Options::default());
+}
+
+#[test]
+fn what_is_cut_off_at_last_ends_then_by_raw_tracepoint() {
+    what_is_cut_off_at_last_ends_then(&by("raw_tracepoint"));
+}
+
 #[test]
 fn times_are_right_by_the_best_way() {
     times_are_right(&Options::default());

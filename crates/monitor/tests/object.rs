@@ -78,18 +78,20 @@ const STACK: i16 = 48;
 
 #[test]
 fn the_program_that_all_connections_pass_has_a_small_stack() {
-    let object = std::fs::read("bpf/prebuilt/tcp.x86_64.bpf.o").expect("the kept object");
-    let program = section(&object, "tp_btf/inet_sock_set_state").expect("the program");
-    // An instruction has eight bytes: what it does, two registers, an offset, a number. The tenth register is the stack's end,
-    // and classes 1 to 3 load from memory and store there.
-    let stack = program.chunks_exact(8).filter_map(|bytes| {
-        let offset = i16::from_le_bytes([bytes[2], bytes[3]]);
-        let base = if bytes[0] & 7 == 1 { bytes[1] >> 4 } else { bytes[1] & 15 };
-        (matches!(bytes[0] & 7, 1..=3) && base == 10).then_some(-offset)
-    });
-    let deepest = stack.max().expect("it has something there");
-    assert!(deepest <= STACK, "it has {deepest} bytes of stack");
-    assert!(deepest >= 8, "its spilled registers were not found");
+    for arch in ["x86_64", "aarch64"] {
+        let object = std::fs::read(format!("bpf/prebuilt/tcp.{arch}.bpf.o")).expect("the kept object");
+        let program = section(&object, "tp_btf/inet_sock_set_state").expect("the program");
+        // An instruction has eight bytes: what it does, two registers, an offset, a number. The tenth register is the
+        // stack's end, and classes 1 to 3 load from memory and store there.
+        let stack = program.chunks_exact(8).filter_map(|bytes| {
+            let offset = i16::from_le_bytes([bytes[2], bytes[3]]);
+            let base = if bytes[0] & 7 == 1 { bytes[1] >> 4 } else { bytes[1] & 15 };
+            (matches!(bytes[0] & 7, 1..=3) && base == 10).then_some(-offset)
+        });
+        let deepest = stack.max().expect("it has something there");
+        assert!(deepest <= STACK, "{arch}: it has {deepest} bytes of stack");
+        assert!(deepest >= 8, "{arch}: its spilled registers were not found");
+    }
 }
 
 /// The bytes of a section of an ELF file of 64 bits and little-endian numbers.

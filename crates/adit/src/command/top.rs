@@ -274,16 +274,9 @@ fn sees_failures(way: &Way) -> Result<(), Failure> {
     if way.sees_failures() {
         return Ok(());
     }
-    let (fault, hint) = match &way.reason {
-        Some(reason) => (Fault::NotPermitted, reason.hint.clone()),
-        None => (Fault::Usage, "leave --source out, or --events failed".to_owned()),
-    };
-    let why = way.reason.as_ref().map(|reason| format!(": {}", reason.message)).unwrap_or_default();
-    Err(Failure::new(
-        fault,
-        format!("--events failed would never tell anything, as a poll sees no attempt that fails{why}"),
-        hint,
-    ))
+    let how = if way.source == "ebpf" { "in the way that was taken" } else { "by polling" };
+    let text = format!("--events failed would never tell anything: attempts that fail are not seen {how}");
+    Err(Failure::new(Fault::Usage, text, "take --events ends; `adit doctor` says what takes more to be seen"))
 }
 
 /// Of a signal that came before anything was shown.

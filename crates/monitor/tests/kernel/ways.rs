@@ -38,6 +38,9 @@ impl Play {
         let (listener, port) = listen("127.0.0.1:0");
         half_close(&listener, |first| !sees_states || half_closed(source, port) == first);
         ports.push(("half closed", port));
+        let (listener, port) = listen("127.0.0.1:0");
+        cut_off(&listener);
+        ports.push(("cut off", port));
         let (listener, port) = listen("[::1]:0");
         exchange(&listener, 10, 20);
         ports.push(("ipv6", port));
@@ -83,6 +86,21 @@ fn half_close(listener: &TcpListener, mut is_seen: impl FnMut([(bool, State); 2]
     assert_eq!((&client).read(&mut [0]).unwrap(), 0);
 }
 
+/// The client has said all, and does not read what it is told.
+fn cut_off(listener: &TcpListener) {
+    let (client, mut served) = pair(listener);
+    client.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(served.read(&mut [0]).unwrap(), 0);
+    served.write_all(b"unread").unwrap();
+    client.peek(&mut [0]).unwrap();
+    drop(client);
+    // That it was reset is told in its own time.
+    let deadline = Instant::now() + DEADLINE;
+    while served.write(b"more").is_ok() {
+        assert!(Instant::now() < deadline, "it is not reset");
+    }
+}
+
 fn half_closed(source: &mut dyn Source, port: u16) -> [(bool, State); 2] {
     let found = survey(source, port);
     let state =
@@ -101,6 +119,8 @@ fn all(server: u32) -> BTreeSet<Told> {
         ("reset", true, aborted, true, this),
         ("half closed", false, closed, true, this),
         ("half closed", true, closed, true, this),
+        ("cut off", false, aborted, true, this),
+        ("cut off", true, reset, true, this),
         ("ipv6", false, closed, false, this),
         ("ipv6", true, closed, false, this),
         ("mapped", false, closed, true, this),

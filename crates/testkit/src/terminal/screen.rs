@@ -13,6 +13,8 @@ pub struct Screen {
     pub cursor_hidden: bool,
     /// Whether the screen is another one than that of the shell.
     pub alternate: bool,
+    /// Whether a line that is too wide ends at the edge.
+    pub keeps_lines: bool,
     /// Sequences that are not understood here.
     pub unknown: Vec<String>,
     /// Of a character or a sequence that has not come whole.
@@ -30,6 +32,7 @@ impl Screen {
             broken: 0,
             cursor_hidden: false,
             alternate: false,
+            keeps_lines: false,
             unknown: Vec::new(),
             rest: Vec::new(),
         }
@@ -76,8 +79,12 @@ impl Screen {
             c => {
                 if self.column >= self.columns {
                     self.broken += 1;
-                    self.column = 0;
-                    self.down();
+                    if self.keeps_lines {
+                        self.column = self.columns - 1;
+                    } else {
+                        self.column = 0;
+                        self.down();
+                    }
                 }
                 let row = &mut self.rows[self.row];
                 row.resize(row.len().max(self.column + 1), ' ');
@@ -120,6 +127,7 @@ impl Screen {
             ('m', _) => {}
             ('h' | 'l', "?25") => self.cursor_hidden = last == 'l',
             ('h' | 'l', "?1049") => self.alternate = last == 'h',
+            ('h' | 'l', "?7") => self.keeps_lines = last == 'l',
             _ => self.unknown.push(text[..=end].to_owned()),
         }
         Some(end + 1)

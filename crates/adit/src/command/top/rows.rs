@@ -480,7 +480,7 @@ pub(super) fn short(time: Duration) -> String {
     let micros = time.as_micros();
     match micros {
         0..1_000 => format!("{micros}us"),
-        1_000..1_000_000 => format!("{:.1}ms", time.as_secs_f64() * 1e3),
+        1_000..1_000_000 => format!("{}.{}ms", micros / 1_000, micros / 100 % 10),
         1_000_000..10_000_000 => format!("{}.{}s", micros / 1_000_000, micros / 100_000 % 10),
         10_000_000..60_000_000 => format!("{}s", time.as_secs()),
         60_000_000..3_600_000_000 => format!("{}m{:02}s", time.as_secs() / 60, time.as_secs() % 60),
@@ -498,6 +498,7 @@ mod tests {
         let times = [
             (80, "80us"),
             (1_500, "1.5ms"),
+            (999_960, "999.9ms"),
             (1_590_000, "1.5s"),
             (9_999_999, "9.9s"),
             (59_900_000, "59s"),

@@ -346,11 +346,13 @@ impl View {
         let Some(look) = &self.look else { return "looking".to_owned() };
         let counts = &look.counts;
         let watched = look.at.saturating_sub(self.begun).max(Duration::from_secs(1));
-        // In whole seconds: it is to stand still between two looks.
-        let watched = Duration::from_secs(watched.as_secs());
         let known = |count: Option<u64>| count.map_or_else(|| "–".to_owned(), |count| count.to_string());
         let [opened, incoming, _, failed, _] = counts.seen(way).map(|(_, count)| known(count));
-        let (open, watched) = (look.connections.len(), short(watched));
+        let open = look.connections.len();
+        let watched = match watched.as_secs() {
+            seconds @ 0..60 => format!("{seconds}s"),
+            _ => short(watched),
+        };
         // A filter chooses lines: these figures are not of what it chose.
         let whole = if self.filter.is_empty() { "" } else { "of the whole machine: " };
         format!("{whole}{open} open; in {watched}: {opened} opened, {incoming} incoming, {failed} failed")

@@ -195,12 +195,22 @@ pub(super) fn shortened(texts: &[String], width: usize, most: usize) -> Vec<Stri
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::command::top::rows::Cell;
 
     #[test]
     fn a_text_is_broken_between_words_and_set_in() {
         assert_eq!(wrap("not seen: one thing; another", 14), ["not seen: one", "  thing;", "  another"]);
         assert_eq!(wrap("a-very-long-word b", 6), ["a-very", "  b"]);
         assert_eq!(wrap("", 10), [""]);
+    }
+
+    #[test]
+    fn what_is_cut_off_a_line_leaves_a_mark() {
+        assert_eq!(cut("10.0.0.1:8080", 13), "10.0.0.1:8080");
+        assert_eq!(cut("10.0.0.1:8080", 11), "10.0.0.1:8…");
+        let rows: Vec<Row> = vec![By::Remote.columns().iter().map(|_| Cell::Count(123_456_789)).collect()];
+        let drawn = Layout::default().draw(By::Remote, &rows.iter().collect::<Vec<_>>(), 0, 20);
+        assert!(drawn.lines[0].ends_with('…') && drawn.lines[0].chars().count() == 20, "{drawn:#?}");
     }
 
     #[test]

@@ -474,3 +474,21 @@ fn a_table_has_ages_only_where_some_are_known_and_a_screen_always() {
     assert!(by_age([false, false], Some("age")), "it was asked for");
     assert!(!view().table(usize::MAX, 10).is_empty(), "processes have no age");
 }
+
+#[test]
+fn where_nothing_is_open_it_is_said_and_an_unknown_place_has_a_mark() {
+    let mut view = View::new(By::Connection, "", SECOND);
+    view.look(look_at(&[], true));
+    let lines = screen(&mut view, 100, 24);
+    assert!(lines.iter().any(|line| line == "no connection is open now"), "{lines:#?}");
+    assert!(lines[1].contains("in 12s: "), "{lines:#?}");
+    let records = busy();
+    let mut look = look_at(&records, true);
+    for process in &mut look.processes {
+        process.place = None;
+    }
+    let mut view = View::new(By::Process, "", SECOND);
+    view.look(look);
+    let lines = screen(&mut view, 200, 24);
+    assert!(lines.iter().any(|line| line.contains("nginx") && line.ends_with('–')), "{lines:#?}");
+}
