@@ -544,6 +544,16 @@ static __noinline int just_ended(__u64 number)
 	return 0;
 }
 
+/* It was over before anybody was seen to own it, and a process still has the socket. Who closes it meanwhile tells it. */
+static __noinline int tell_waiting(struct kept *kept, struct sock *sk, __u64 number)
+{
+	struct tcp_sock *tcp = tcp_of(sk, 1);
+
+	if (kept && tcp && waited(number))
+		tell_end(kept, sk, tcp, 0, 1);
+	return 0;
+}
+
 static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 {
 	__u8 state = sk->__sk_common.skc_state, flags = SEEN_LATE;
@@ -556,6 +566,8 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 		owned_by(kept, task);
 		if (!kept->ended)
 			tell_step(kept, sk, CLAIMED, 1);
+		else
+			tell_waiting(kept, sk, number);
 		return 0;
 	}
 	if (state == CLOSE || state == LISTEN || state == SYN_SENT || state == SYN_RECV || just_ended(number))

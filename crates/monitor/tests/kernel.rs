@@ -318,6 +318,32 @@ fn times_are_right_by_kprobe_where_the_kernel_has_them() {
     times_are_right(&by("kprobe"));
 }
 
+#[test]
+fn a_reset_connection_whose_socket_is_kept_is_told_once_it_is_found_among_files() {
+    let options = Options { accept: Some("close".to_owned()), ..Options::default() };
+    let Some(mut source) = open(&options) else { return };
+    if source.way().chosen("owners").is_none() {
+        eprintln!("SKIPPED: there is no look through files: {:?}", source.way().parts);
+        return;
+    }
+    let (listener, port) = listen("127.0.0.1:0");
+    let (client, served) = pair(&listener);
+    (&served).write_all(b"unread").unwrap();
+    client.peek(&mut [0]).unwrap();
+    drop(client);
+    (&served).read(&mut [0]).unwrap_err();
+    source.reconcile().unwrap();
+    let found = ends(&mut *source, port, 2);
+    let told = found.iter().find(|record| record.incoming).unwrap();
+    assert_eq!(told.ended.unwrap().1, End::Reset);
+    assert_eq!(told.owner.map(|owner| (owner.process.pid, owner.by)), Some((std::process::id(), OwnedBy::File)));
+    drop(served);
+    // Nor is it told again.
+    let mut again = 0;
+    source.events(&mut |record| again += usize::from(record.step == Step::Ended && has_port(&record, port))).unwrap();
+    assert_eq!(again, 0);
+}
+
 /// The process that accepts is another one, and packets of the client change the states of its sockets.
 fn an_accepted_connection_is_its_servers(accept: Option<&str>, by: &[OwnedBy]) {
     let options = Options { accept: accept.map(str::to_owned), ..Options::default() };

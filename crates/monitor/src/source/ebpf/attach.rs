@@ -181,8 +181,11 @@ fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static st
     if way.sees_attempts_alone() {
         missing.push("ends, failures and bytes of connections, and incoming ones");
     }
-    if way.chosen("accept").is_none() && way.chosen("owners").is_none() {
-        missing.push("the processes of incoming connections before they close them");
+    match (way.chosen("accept"), way.chosen("owners")) {
+        (Some(_), _) => {}
+        // It is looked for, or who closes it is taken for it.
+        (None, Some(_)) => missing.push("at once: which process has accepted a connection"),
+        (None, None) => missing.push("the processes of incoming connections before they close them"),
     }
     if way.chosen("owners").is_none() {
         missing.push("connections that are older than the monitor");
@@ -340,6 +343,16 @@ mod tests {
         ];
         assert_eq!(missing_of(&way(UNREACHABLE[1].way), true, false), over_ipv6);
         assert!(missing_of(&way(UNREACHABLE[1].way), false, false).is_empty(), "there is no IPv6");
+    }
+
+    #[test]
+    fn that_it_is_not_seen_who_accepts_is_said() {
+        let mut without = way(UNREACHABLE[0].way);
+        without.parts.retain(|part| part.purpose != "accept");
+        assert_eq!(missing_of(&without, true, false), ["at once: which process has accepted a connection"]);
+        without.parts.retain(|part| part.purpose != "owners");
+        let said = missing_of(&without, true, false);
+        assert_eq!(said[0], "the processes of incoming connections before they close them");
     }
 
     #[test]

@@ -6,8 +6,10 @@ use adit_core::printable;
 use crate::command::top::rows::{By, Column, Row};
 
 /// Columns that a narrow screen does without, in this order.
-const LEAST: [&str; 10] =
-    ["RETRANS", "PLACE", "RTT", "INCOMING", "STATE", "AGE", "FAILED", "RECEIVED", "SENT", "LOCAL"];
+const LEAST: [&str; 16] = [
+    "RETRANS", "PLACE", "RTT", "INCOMING", "STATE", "AGE", "FAILED", "RECEIVED", "SENT", "LOCAL", "WAY", "OPENED",
+    "OPEN", "PID", "FORWARD", "COMMAND",
+];
 /// Between two columns.
 const GAP: usize = 2;
 

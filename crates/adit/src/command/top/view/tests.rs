@@ -492,3 +492,20 @@ fn where_nothing_is_open_it_is_said_and_an_unknown_place_has_a_mark() {
     let lines = screen(&mut view, 200, 24);
     assert!(lines.iter().any(|line| line.contains("nginx") && line.ends_with('–')), "{lines:#?}");
 }
+
+#[test]
+fn what_is_sorted_by_is_whole_on_a_very_narrow_screen() {
+    let of = |number| Record { sent: 500_000, ..connection(number, 100_000, "a-long-command") };
+    for (by, width, who) in [(By::Connection, 40, "REMOTE"), (By::Remote, 32, "REMOTE"), (By::Process, 24, "COMMAND")] {
+        let mut view = View::new(by, "", SECOND);
+        view.look(look_at(&[of(1), of(2)], true));
+        let lines = screen(&mut view, width, 24);
+        let titles =
+            lines.iter().find(|line| line.trim_end().ends_with("RATE")).unwrap_or_else(|| panic!("{lines:#?}"));
+        assert!(titles.contains(who), "{lines:#?}");
+        assert!(
+            lines.iter().any(|line| line.contains("K/s")) && !lines.iter().any(|line| line.ends_with('…')),
+            "{lines:#?}"
+        );
+    }
+}
