@@ -168,8 +168,7 @@ impl Screen {
     /// has no room, for ever when nobody reads it.
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn begin(&self) {
-        // What is wider than it seems, as some letters are, stays in its line.
-        show("\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J");
+        show("\x1b[?1049h\x1b[?25l\x1b[2J");
     }
 
     /// Lets others have it for a while; what was typed for them is theirs.
@@ -188,7 +187,7 @@ impl Screen {
         if !self.is_taken.replace(false) {
             return;
         }
-        show("\x1b[?7h\x1b[?25h\x1b[?1049l");
+        show("\x1b[?25h\x1b[?1049l");
         // In the background that would stop us; there the shell has set its own modes.
         if !is_behind() {
             let _ = set(when, &self.before.0);
@@ -198,7 +197,8 @@ impl Screen {
     /// Draws it anew, line by line over what was there, so that nothing flickers.
     #[expect(clippy::unused_self, reason = "only who has the screen may draw on it")]
     pub(crate) fn draw(&self, lines: &[String]) {
-        let mut text = String::from("\x1b[H");
+        // What is wider than it seems, as some letters are, stays in its line meanwhile.
+        let mut text = String::from("\x1b[?7l\x1b[H");
         for (at, line) in lines.iter().enumerate() {
             if at > 0 {
                 text.push_str("\r\n");
@@ -207,6 +207,7 @@ impl Screen {
             text.push_str("\x1b[K");
             text.push_str(line);
         }
+        text.push_str("\x1b[?7h");
         show(&text);
     }
 

@@ -11,9 +11,9 @@
  *
  * Who writes what of a place: a change of state writes everything but the owner, and the kernel lets one such change
  * happen at a time for a socket. Who claims a connection writes `by` and the owner, the number of the process last: with
- * it the owner is whole, so it is read first. Only the end (`ended`, `destroyed`) tells that a connection is over, never a
- * claim. A connection that waits to be closed may be told by several: it is told by him who takes it out of `waiting`, as
- * only one can. So none is told twice, and none is left untold.
+ * it the owner is whole, so it is read first. The end (`ended`) tells that a connection is over, or lets it wait until its
+ * owner is known or it is closed. Then it may be told by several: it is told by him who takes it out of `waiting`, as only
+ * one can. So none is told twice, and none is left untold.
  */
 #ifndef ADIT_RECORD_H
 #define ADIT_RECORD_H

@@ -123,7 +123,8 @@ static __inline int cut_off(struct tcp_sock *tcp, int last, unsigned long socket
 		return 0;
 	if (last == FIN_WAIT2)
 		return !(socket & (1UL << SOCK_DONE));
-	if (last != LAST_ACK)
+	/* A packet leads out of these two only when all is acknowledged. */
+	if (last != LAST_ACK && last != CLOSING)
 		return last == FIN_WAIT1;
 	READ(typed, acknowledged, tcp->snd_una);
 	READ(typed, written, tcp->write_seq);
@@ -387,7 +388,7 @@ int connect6_exit(__u64 *ctx)
 
 /* ---- who has accepted ---- */
 
-/* The process that runs has it. If it has ended already, this is told when it is closed. */
+/* The process that runs has it. What has ended already waited for that. */
 static __inline int claim(struct sock *sk, const enum flag by)
 {
 	__u64 number = number_of(sk);
@@ -413,6 +414,8 @@ static __inline int claim(struct sock *sk, const enum flag by)
 	own(kept, by, 0);
 	if (!kept->ended)
 		tell_step(kept, sk, CLAIMED, 0);
+	else if (waited(number))
+		tell_end(kept, sk, (struct tcp_sock *)sk, 0, 0);
 	return 0;
 }
 
@@ -544,12 +547,18 @@ static __noinline int just_ended(__u64 number)
 	return 0;
 }
 
-/* It was over before anybody was seen to own it, and a process still has the socket. Who closes it meanwhile tells it. */
+/*
+ * It was over before anybody was seen to own it, and a process still has the socket. Who closes it meanwhile tells it. An
+ * attempt that waits for what connect says is told by that; its error stands there before its state does.
+ */
 static __noinline int tell_waiting(struct kept *kept, struct sock *sk, __u64 number)
 {
 	struct tcp_sock *tcp = tcp_of(sk, 1);
 
-	if (kept && tcp && waited(number))
+	if (!kept || !tcp || (*(volatile __u8 *)&kept->state & 15) != CLOSE)
+		return 0;
+	barrier();
+	if (kept->error != ERROR_UNKNOWN && waited(number))
 		tell_end(kept, sk, tcp, 0, 1);
 	return 0;
 }
@@ -561,12 +570,16 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	struct kept *kept = known(number);
 
 	if (kept && kept->state) {
-		if (!is_kept(kept) || kept->owner.pid || kept->by)
+		/* What has ended is not of this socket, when that is not over. */
+		if (!is_kept(kept) || (kept->ended && state != CLOSE))
 			return 0;
-		owned_by(kept, task);
-		if (!kept->ended)
-			tell_step(kept, sk, CLAIMED, 1);
-		else
+		if (!kept->owner.pid && !kept->by) {
+			owned_by(kept, task);
+			if (!kept->ended)
+				tell_step(kept, sk, CLAIMED, 1);
+		}
+		/* Also of one that had begun to wait when its owner was found. */
+		if (kept->ended && kept->owner.pid)
 			tell_waiting(kept, sk, number);
 		return 0;
 	}

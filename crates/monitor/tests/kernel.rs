@@ -260,25 +260,31 @@ fn times_are_right(options: &Options) {
     drop(served);
 }
 
-/// Both sides have said all they will say, but what this one said has not arrived, when it is closed with data unread.
-fn what_is_cut_off_at_last_ends_then(options: &Options) {
+/// Both sides have said all they will say, this one first or last, but that has not arrived when it closes with data unread.
+fn what_is_cut_off_at_last_ends_then(options: &Options, is_last: bool) {
     let Some(mut source) = open(options) else { return };
     let (listener, port) = listen("127.0.0.1:0");
     let (client, served) = pair(&listener);
     (&client).write_all(b"unread").unwrap();
-    client.shutdown(std::net::Shutdown::Write).unwrap();
-    served.peek(&mut [0]).unwrap();
-    served.set_nonblocking(true).unwrap();
     let deadline = Instant::now() + DEADLINE;
+    let mut until = |wanted: State| {
+        let is_so = |record: &Record| record.incoming && record.state == wanted;
+        while !survey(&mut *source, port).iter().any(is_so) {
+            assert!(Instant::now() < deadline, "{:#?}", survey(&mut *source, port));
+        }
+    };
+    served.set_nonblocking(true).unwrap();
     // Until there is no more room at both sides.
     while (&served).write(&[0; 65_536]).is_ok() {
         assert!(Instant::now() < deadline, "it takes everything");
     }
-    served.shutdown(std::net::Shutdown::Write).unwrap();
-    let is_last = |record: &Record| record.incoming && record.state == State::LastAck;
-    while !survey(&mut *source, port).iter().any(is_last) {
-        assert!(Instant::now() < deadline, "{:#?}", survey(&mut *source, port));
-    }
+    let ways = [(&client, State::CloseWait, State::LastAck), (&served, State::FinWait1, State::Closing)];
+    let (first, between, at_last) = ways[usize::from(!is_last)];
+    first.shutdown(std::net::Shutdown::Write).unwrap();
+    until(between);
+    let second = if is_last { &served } else { &client };
+    second.shutdown(std::net::Shutdown::Write).unwrap();
+    until(at_last);
     let closing = monitor::agent::now();
     drop(served);
     let closed = monitor::agent::now();
@@ -290,12 +296,16 @@ fn what_is_cut_off_at_last_ends_then(options: &Options) {
 
 #[test]
 fn what_is_cut_off_at_last_ends_then_by_the_best_way() {
-    what_is_cut_off_at_last_ends_then(&Options::default());
+    for is_last in [true, false] {
+        what_is_cut_off_at_last_ends_then(&Options::default(), is_last);
+    }
 }
 
 #[test]
 fn what_is_cut_off_at_last_ends_then_by_raw_tracepoint() {
-    what_is_cut_off_at_last_ends_then(&by("raw_tracepoint"));
+    for is_last in [true, false] {
+        what_is_cut_off_at_last_ends_then(&by("raw_tracepoint"), is_last);
+    }
 }
 
 #[test]
@@ -342,6 +352,27 @@ fn a_reset_connection_whose_socket_is_kept_is_told_once_it_is_found_among_files(
     let mut again = 0;
     source.events(&mut |record| again += usize::from(record.step == Step::Ended && has_port(&record, port))).unwrap();
     assert_eq!(again, 0);
+}
+
+/// It is reset before it is accepted, and then kept.
+#[test]
+fn a_connection_that_is_over_before_it_is_accepted_is_told_with_who_accepts_it() {
+    let options = Options { accept: Some("sys_exit".to_owned()), ..Options::default() };
+    let Some(mut source) = open(&options) else { return };
+    if source.way().chosen("accept").is_none() {
+        eprintln!("SKIPPED: {:?}", source.way().parts);
+        return;
+    }
+    let (listener, port) = listen("127.0.0.1:0");
+    let client = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+    drop(client);
+    let served = listener.accept().unwrap().0;
+    let found = ends(&mut *source, port, 2);
+    let told = found.iter().find(|record| record.incoming).unwrap();
+    assert_eq!(told.ended.unwrap().1, End::Reset);
+    assert_eq!(told.owner.map(|owner| (owner.process.pid, owner.by)), Some((std::process::id(), OwnedBy::Accept)));
+    drop(served);
 }
 
 /// The process that accepts is another one, and packets of the client change the states of its sockets.

@@ -276,7 +276,12 @@ fn sees_failures(way: &Way) -> Result<(), Failure> {
     }
     let how = if way.source == "ebpf" { "in the way that was taken" } else { "by polling" };
     let text = format!("--events failed would never tell anything: attempts that fail are not seen {how}");
-    Err(Failure::new(Fault::Usage, text, "take --events ends; `adit doctor` says what takes more to be seen"))
+    Err(match &way.reason {
+        Some(reason) => {
+            Failure::new(Fault::NotPermitted, format!("{text}, as {}", reason.message), reason.hint.clone())
+        }
+        None => Failure::new(Fault::Usage, text, "take --events ends; `adit doctor` says what takes more to be seen"),
+    })
 }
 
 /// Of a signal that came before anything was shown.

@@ -183,6 +183,7 @@ fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static st
     }
     match (way.chosen("accept"), way.chosen("owners")) {
         (Some(_), _) => {}
+        _ if way.sees_attempts_alone() => {}
         // It is looked for, or who closes it is taken for it.
         (None, Some(_)) => missing.push("at once: which process has accepted a connection"),
         (None, None) => missing.push("the processes of incoming connections before they close them"),

@@ -64,7 +64,7 @@ impl Layout {
         for row in &cells {
             widths.iter_mut().zip(row).for_each(|(wide, cell)| *wide = (*wide).max(cell.chars().count()));
         }
-        let shown = self.choose(columns, &widths, sort, width);
+        let shown = self.choose(by, &widths, sort, width);
         // Nothing is hidden in a column of forwards while there are none.
         let is_hidden = |at: &usize| !shown.contains(at) && (self.forwards || columns[*at].title != "FORWARD");
         let hidden = (0..columns.len()).filter(is_hidden).map(|at| columns[at].title).collect();
@@ -85,14 +85,17 @@ impl Layout {
     }
 
     /// The columns for which there is room: those that say least go first, so that what a process is and which forward
-    /// it uses stays. What is sorted by stays as well.
-    fn choose(&self, columns: &[Column], widths: &[usize], sort: usize, width: usize) -> Vec<usize> {
+    /// it uses stays longest. What is sorted by stays in any case.
+    fn choose(&self, by: By, widths: &[usize], sort: usize, width: usize) -> Vec<usize> {
+        let columns = by.columns();
         let mut shown: Vec<usize> = (0..columns.len()).collect();
         if self.is_ageless {
             shown.retain(|at| columns[*at].title != "AGE" || *at == sort);
         }
         let unused = (!self.forwards).then_some("FORWARD");
-        for title in unused.into_iter().chain(LEAST) {
+        // A line for a process says which.
+        let least = LEAST.into_iter().filter(|title| by != By::Process || *title != "COMMAND");
+        for title in unused.into_iter().chain(least) {
             let wanted: usize = shown.iter().map(|at| tight(columns[*at], widths[*at]) + GAP).sum();
             if wanted <= width.saturating_add(GAP) {
                 break;
