@@ -388,6 +388,12 @@ int connect6_exit(__u64 *ctx)
 
 /* ---- who has accepted ---- */
 
+/* What is kept has ended and this socket has not: it is of one that had its address before, and whose end was missed. */
+static __inline int is_anothers(const struct kept *kept, const __u8 state)
+{
+	return kept->ended && state != CLOSE;
+}
+
 /* The process that runs has it. What has ended already waited for that. */
 static __inline int claim(struct sock *sk, const enum flag by)
 {
@@ -409,7 +415,7 @@ static __inline int claim(struct sock *sk, const enum flag by)
 		kept->state = SYN_RECV;
 		return 0;
 	}
-	if (!kept || !is_kept(kept) || kept->owner.pid || kept->by)
+	if (!kept || !is_kept(kept) || kept->owner.pid || kept->by || is_anothers(kept, state))
 		return 0;
 	own(kept, by, 0);
 	if (!kept->ended)
@@ -570,8 +576,7 @@ static __inline int owned_by_file(struct sock *sk, struct task_struct *task)
 	struct kept *kept = known(number);
 
 	if (kept && kept->state) {
-		/* What has ended is not of this socket, when that is not over. */
-		if (!is_kept(kept) || (kept->ended && state != CLOSE))
+		if (!is_kept(kept) || is_anothers(kept, state))
 			return 0;
 		if (!kept->owner.pid && !kept->by) {
 			owned_by(kept, task);
