@@ -12,8 +12,12 @@ use crate::names::{self, Names};
 use crate::source::{Counts, Source, SourceError, Way};
 use crate::table::{Limits, Table};
 
-/// How often events are taken when nobody wakes us.
+/// How often events are taken when nobody wakes us, where few happen, and where many do.
 const TAKE: Duration = Duration::from_millis(100);
+const TAKE_OFTEN: Duration = Duration::from_millis(5);
+/// So many are to be found each time at most, where many happen. The ring of a processor has room for some thousands of ends
+/// (fewer where there are many processors), and what finds none there goes a way that costs connections much more.
+const TAKE_AT_ONCE: u32 = 512;
 /// How often dead processes are looked for, and how often when there is soon no room for more.
 const EXPIRE: Duration = Duration::from_secs(10);
 const EXPIRE_TIGHT: Duration = Duration::from_secs(1);
@@ -111,6 +115,8 @@ pub struct Agent {
     listener: Option<Listener>,
     /// Connections that were over and of whose owner the source has told nobody but who did its work.
     disowned: u64,
+    /// Events that were found at the last look.
+    found: u32,
 }
 
 impl Agent {
@@ -128,7 +134,8 @@ impl Agent {
             beat: AtomicU64::new(0),
             kept: AtomicUsize::new(0),
         };
-        Self { source, shared: Arc::new(shared), names: Names::default(), every, listener: None, disowned: 0 }
+        let (shared, names) = (Arc::new(shared), Names::default());
+        Self { source, shared, names, every, listener: None, disowned: 0, found: 0 }
     }
 
     /// The same, with somebody who hears of every record that is no survey's, and of each end.
@@ -150,7 +157,7 @@ impl Agent {
     /// When the source fails.
     pub fn run(mut self) -> Result<(), SourceError> {
         come_first();
-        let (mut surveyed, mut expired, mut reconciled) = (None::<Duration>, now(), now());
+        let (mut surveyed, mut expired, mut reconciled, mut taken) = (None::<Duration>, now(), now(), now());
         let mut owners_every = self.every;
         while !self.shared.is_stopped() {
             self.shared.beat();
@@ -173,7 +180,8 @@ impl Agent {
                 self.expire(at);
                 expired = at;
             }
-            self.source.wait(TAKE.min(self.every));
+            let since = now().saturating_sub(std::mem::replace(&mut taken, now()));
+            self.source.wait(until_next(since, self.found).min(self.every));
         }
         self.take()?;
         self.take_folded(now())
@@ -184,11 +192,16 @@ impl Agent {
     /// # Errors
     /// When the source fails.
     pub fn take(&mut self) -> Result<(), SourceError> {
-        let Self { source, shared, names, listener, disowned, .. } = self;
+        let Self { source, shared, names, listener, disowned, found, .. } = self;
         let mut batch = Batch::new(shared, names, listener.as_mut());
-        source.events(&mut |record| batch.push(record))?;
+        let mut all = 0_u32;
+        source.events(&mut |record| {
+            all = all.saturating_add(1);
+            batch.push(record);
+        })?;
         batch.flush();
         *disowned += batch.disowned;
+        *found = all;
         let mut counts = source.counts()?;
         counts.unowned += *disowned;
         *shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
@@ -275,6 +288,12 @@ impl Agent {
     pub fn source(&mut self) -> &mut dyn Source {
         &mut *self.source
     }
+}
+
+/// How long to wait until events are taken again, by how many were found and how long after those before.
+fn until_next(since: Duration, found: u32) -> Duration {
+    let wait = since.checked_mul(TAKE_AT_ONCE).and_then(|time| time.checked_div(found));
+    wait.unwrap_or(TAKE).clamp(TAKE_OFTEN, TAKE)
 }
 
 /// Records on their way into the table: names are looked up before it is taken hold of.
@@ -451,6 +470,19 @@ mod tests {
         }
 
         fn wait(&self, _: Duration) {}
+    }
+
+    #[test]
+    fn events_are_taken_so_often_that_few_are_found_each_time() {
+        let after = |millis: u64, found| until_next(Duration::from_millis(millis), found);
+        assert_eq!(after(100, 0), TAKE);
+        assert_eq!(after(100, 512), TAKE);
+        // 40,000 a second: both ends of 20,000 connections.
+        assert_eq!(after(100, 4_000), Duration::from_micros(12_800));
+        assert_eq!(after(12, 480), Duration::from_micros(12_800));
+        assert_eq!(after(100, u32::MAX), TAKE_OFTEN);
+        assert_eq!(after(3_600_000, 1), TAKE);
+        assert_eq!(until_next(Duration::MAX, 1), TAKE, "a clock that has gone far");
     }
 
     #[test]
