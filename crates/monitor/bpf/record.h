@@ -84,20 +84,6 @@ struct kept {
 	__u64 opened;
 	__u64 established;
 	__u64 ended;
-	__u16 local_port;
-	__u16 error;
-	/* Its state; once it has ended, the one before as well, in the upper half. */
-	__u8 state;
-	__u8 flags;
-	/* How its owner was found, as a flag; of an outgoing one it is none. */
-	__u8 by;
-	/* Whether userspace has heard of it. */
-	__u8 told;
-	/* Whether a survey has not found its socket. */
-	__u8 missed;
-	/* Which place of its socket's row it is. */
-	__u8 nth;
-	__u8 spare[2];
 	union {
 		struct {
 			/* How many try to take the place at this moment. */
@@ -108,34 +94,48 @@ struct kept {
 		/* Both: there are no operations with a lock on less. */
 		__u32 counts;
 	};
+	/* Its state; once it has ended, the one before as well, in the upper half. */
+	__u8 state;
+	/* Which place of its socket's row it is. */
+	__u8 nth;
+	/* Whether userspace has heard of it. */
+	__u8 told;
+	/* Whether a survey has not found its socket. */
+	__u8 missed;
+	__u16 local_port;
+	__u16 error;
+	__u8 flags;
+	/* How its owner was found, as a flag; of an outgoing one it is none. */
+	__u8 by;
+	__u8 spare[2];
 	/* Last: each change of state looks at what is before it, and only some at this. */
 	struct owner owner;
 };
 
-/* What userspace reads. The layout is known to src/decode.rs. No holes. */
+/*
+ * What userspace reads: what is kept, and what the kernel has at the socket, as it is there. The layout is known to
+ * src/decode.rs.
+ */
 struct record {
-	__u64 socket;
-	__u64 opened;
-	__u64 established;
-	__u64 ended;
+	/* Without what is of the place alone, which may be anything. */
+	struct kept kept;
 	__u64 sent;
 	__u64 received;
-	struct owner owner;
 	__u32 netns;
+	/* In eighths of a microsecond. */
 	__u32 srtt;
+	/* All bits set: not measured. */
 	__u32 min_rtt;
 	__u32 retransmits;
+	/* Of IPv4 the first of each; the others may be anything. */
 	__u32 local[4];
 	__u32 remote[4];
-	__u16 local_port;
-	__u16 remote_port;
-	__u16 error;
-	__u8 family;
-	__u8 state;
-	__u8 last_state;
+	__be16 remote_port;
+	__u16 family;
+	/* The lower ones of the socket's flags. */
+	__u16 socket_flags;
 	__u8 kind;
-	__u8 flags;
-	__u8 spare[5];
+	__u8 spare;
 };
 
 /* A process, and what was added up for it. The layout is known to src/decode.rs. */
@@ -426,8 +426,8 @@ static __inline int leave(__u64 number)
 #ifdef ADIT_ARCH_x86_64
 /*
  * Whether the place stood free with this address and is taken now. Of two who want it at once neither has it: whoever sees
- * himself alone among the takers looks at the place after the one before has written it, and the next one sees two. For
- * that the number of takers is read before the place, and left after it is written.
+ * himself alone among the takers looks at the place after the one before has written it, and the next one sees two
+ * (`take_usual` takes it only while there is none). For that the number of takers is read before the place, and left after it is written.
  */
 static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 nth)
 {

@@ -6,19 +6,22 @@
  * established, and whose it is (`record.h`). The rest is read from the socket when it is told, at the end or when
  * userspace asks. The owner is the process that called connect or accept; a change of state that a packet causes runs in
  * the context of whichever process was interrupted, so it never says who owns what. Every way to attach ends in
- * `on_state` and `claim`, so that each gives the same.
+ * `on_state` and `claim`, so that each gives the same; the usual way of usual.h does, too.
  *
  * Where the kernel knows the type of the socket (`typed`) its fields are plain loads, elsewhere they are copied out. (What
  * is kept could hang on the socket itself then; measured, that costs twice as much as the map.)
  *
  * Whatever a change of state runs comes cold into a busy processor: a call costs as much as some twenty lines of its own,
  * and with 64 bytes of stack or more the kernel gives a program a stack elsewhere, which is cold as well. So the way of
- * all connections is in line, what is rare is not, and `state_typed` has 48 bytes.
+ * all connections is in line, what is rare is not, and `state_typed` and `state_usual` have 48 bytes.
  *
  * What does not fit is counted in `counts`, never lost in silence.
  */
 #include "attempt.h"
 #include "tell.h"
+#ifdef ADIT_ARCH_x86_64
+#include "usual.h"
+#endif
 
 char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
 
@@ -30,10 +33,8 @@ char licence_of_programs[] SEC("license") = "Dual MIT/GPL";
  */
 static __inline __u64 time_of_packet(struct tcp_sock *tcp, const int typed)
 {
-	__u64 time = 0;
+	__u64 time = packet_time(tcp, typed);
 
-	if (__builtin_preserve_field_info(tcp->tcp_clock_cache, FIELD_EXISTS))
-		READ(typed, time, tcp->tcp_clock_cache);
 	return time ? time : bpf_ktime_get_ns();
 }
 
@@ -50,6 +51,7 @@ static __inline void opened(struct sock *sk, const int typed)
 	}
 	begin(kept, bpf_ktime_get_ns(), 0);
 	own(kept, 0, typed);
+	barrier();
 	kept->state = SYN_SENT;
 	tell_step(kept, sk, OPENED, typed);
 }
@@ -98,15 +100,6 @@ static __inline void crossed(struct sock *sk, const int typed)
 
 	if (kept && kept->state == SYN_SENT)
 		kept->state = SYN_RECV;
-}
-
-/*
- * Whether a packet or a timer ends the connection, and no process: for both the kernel has read the clock. A socket in
- * LAST-ACK that is closed already has no process any more; from FIN-WAIT-2 the peer's FIN leads at once.
- */
-static __inline int by_packet(int last, unsigned long socket)
-{
-	return (last == LAST_ACK && (socket & (1UL << SOCK_DEAD))) || (last == FIN_WAIT2 && (socket & (1UL << SOCK_DONE)));
 }
 
 /*
@@ -243,6 +236,23 @@ int state_typed(__u64 *ctx)
 	return on_state((struct sock *)ctx[0], (int)ctx[1], (int)ctx[2], 1);
 }
 
+#ifdef ADIT_ARCH_x86_64
+static __noinline int unusual(struct sock *sk, int last, int state)
+{
+	return sk ? on_state(sk, last, state, 1) : 0;
+}
+
+/* The same, where changes of state do not interrupt each other and only ends are told. */
+SEC("tp_btf/inet_sock_set_state")
+int state_usual(__u64 *ctx)
+{
+	struct sock *sk = (struct sock *)ctx[0];
+	int last = (int)ctx[1], state = (int)ctx[2];
+
+	return usual(sk, last, state) ? 0 : unusual(sk, last, state);
+}
+#endif
+
 SEC("raw_tp/inet_sock_set_state")
 int state_raw(__u64 *ctx)
 {
@@ -320,7 +330,7 @@ static __inline int unreachable(struct sock *sk, int error, __u16 port, __u16 fa
 	if (record) {
 		fill(record, &kept, sk, (struct tcp_sock *)sk, ENDED, 0);
 		record->family = family;
-		record->remote_port = swapped(port);
+		record->remote_port = port;
 		if (family == AF_INET) {
 			record->remote[0] = to[0];
 		} else {
@@ -666,10 +676,10 @@ static __inline int is_gone(const struct record *record, struct sock *sk)
 
 	if (record->family != AF_INET && record->family != AF_INET6)
 		return 1;
-	if (record->state == CLOSE || record->state == LISTEN)
+	if (record->kept.state == CLOSE || record->kept.state == LISTEN)
 		return 1;
 	READ(0, port, sk->__sk_common.skc_num);
-	return record->local_port && port != record->local_port;
+	return record->kept.local_port && port != record->kept.local_port;
 }
 
 /* What was written before is seen by all before what is read after: an operation with a lock is the only means to say so. */
@@ -714,7 +724,7 @@ int live(struct map_elem_context *ctx)
 	struct seq_file *seq = ctx->meta->seq;
 	struct kept *kept = ctx->value, copy;
 	const struct owner *owner;
-	struct record record;
+	struct record record = {};
 	struct sock *sk;
 	unsigned char state = 0;
 	__u32 pid;
@@ -733,12 +743,12 @@ int live(struct map_elem_context *ctx)
 	fill(&record, &copy, sk, (struct tcp_sock *)sk, LIVE, 0);
 	if (!copy.ended) {
 		READ(0, state, sk->__sk_common.skc_state);
-		record.state = state;
+		record.kept.state = state;
 		if (is_gone(&record, sk)) {
-			record.flags |= GONE;
+			record.kept.flags |= GONE;
 			/* Its memory may be anything by now, and the record is to be read. */
 			record.family = AF_INET;
-			record.state = CLOSE;
+			record.kept.state = CLOSE;
 		}
 	} else if (bpf_ktime_get_ns() > copy.ended + patience) {
 		record.kind = ENDED;
@@ -766,7 +776,7 @@ int live(struct map_elem_context *ctx)
 	/* Without room in this reading it comes again in the next. */
 	if (bpf_seq_write(seq, &record, sizeof(record)) || record.kind == ENDED)
 		return 0;
-	if (record.flags & GONE)
+	if (record.kept.flags & GONE)
 		give_up(kept, &copy);
 	else
 		kept->missed = 0;

@@ -10,23 +10,18 @@
 
 static __inline void read_ends(struct record *record, struct sock *sk, const int typed)
 {
-	__be16 port = 0;
 	__u16 family = 0;
 	struct net *net = NULL;
 
 	READ(typed, family, sk->__sk_common.skc_family);
 	record->family = family;
-	READ(typed, port, sk->__sk_common.skc_dport);
-	record->remote_port = swapped(port);
+	READ(typed, record->remote_port, sk->__sk_common.skc_dport);
 	READ(typed, net, sk->__sk_common.skc_net.net);
 	READ(typed, record->netns, net->ns.inum);
 	/* A kernel without IPv6 has none of the fields for it. */
 	if (family == AF_INET || !__builtin_preserve_field_info(sk->__sk_common.skc_v6_daddr, FIELD_EXISTS)) {
 		READ(typed, record->local[0], sk->__sk_common.skc_rcv_saddr);
 		READ(typed, record->remote[0], sk->__sk_common.skc_daddr);
-#pragma unroll
-		for (int i = 1; i < 4; i++)
-			record->local[i] = record->remote[i] = 0;
 		return;
 	}
 #pragma unroll
@@ -36,49 +31,56 @@ static __inline void read_ends(struct record *record, struct sock *sk, const int
 	}
 }
 
-static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
+/* What a connection has carried, without what was sent again: that is looked at last, as more may be sent meanwhile. */
+static __inline __u64 sent_of(struct tcp_sock *tcp, __u32 *retransmits, const int typed)
 {
-	__u64 sent = 0, again = 0, received = 0;
-	unsigned long flags = 0;
-	__u32 srtt = 0, min = 0, packets = 0;
+	__u64 sent = 0, again = 0;
+	__u32 packets = 0;
 
 	READ(typed, sent, tcp->bytes_sent);
-	READ(typed, again, tcp->bytes_retrans);
-	READ(typed, received, tcp->bytes_received);
-	READ(typed, flags, sk->__sk_common.skc_flags);
-	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
-	if (received && (flags & (1UL << SOCK_DONE)))
-		received--;
-	record->sent = sent - again;
-	record->received = received;
-	READ(typed, srtt, tcp->srtt_us);
-	record->srtt = srtt >> 3;
-	READ(typed, min, tcp->rtt_min.s[0].v);
-	record->min_rtt = min == ~0U ? 0 : min;
 	READ(typed, packets, tcp->total_retrans);
-	record->retransmits = packets;
+	if (packets)
+		READ(typed, again, tcp->bytes_retrans);
+	*retransmits = packets;
+	return sent - again;
 }
 
-/* The whole record, into memory that may hold anything. */
+static __inline void read_traffic(struct record *record, struct sock *sk, struct tcp_sock *tcp, const int typed)
+{
+	unsigned long flags = 0;
+	__u32 packets;
+
+	record->sent = sent_of(tcp, &packets, typed);
+	record->retransmits = packets;
+	READ(typed, record->received, tcp->bytes_received);
+	READ(typed, flags, sk->__sk_common.skc_flags);
+	record->socket_flags = flags;
+	READ(typed, record->srtt, tcp->srtt_us);
+	READ(typed, record->min_rtt, tcp->rtt_min.s[0].v);
+}
+
+/*
+ * The whole record, into memory that may hold anything. Of what was written a moment ago each field is read by itself: a
+ * load of several waits until all of them are out of the processor's buffer of stores.
+ */
 static __inline void fill(struct record *record, const struct kept *kept, struct sock *sk, struct tcp_sock *tcp,
 			  const enum kind kind, const int typed)
 {
 	const struct owner *owner;
 	__u32 pid = pid_of(kept, &owner);
 
-	record->owner = *owner;
-	record->owner.pid = pid;
-	record->socket = kept->socket;
-	record->opened = kept->opened;
-	record->established = kept->established;
-	record->ended = kept->ended;
-	record->local_port = kept->local_port;
-	record->error = kept->error;
-	record->state = kept->state & 15;
-	record->last_state = kept->state >> 4;
+	record->kept.owner = *owner;
+	record->kept.owner.pid = pid;
+	record->kept.socket = kept->socket;
+	record->kept.opened = kept->opened;
+	record->kept.established = kept->established;
+	record->kept.ended = kept->ended;
+	record->kept.local_port = kept->local_port;
+	record->kept.error = kept->error;
+	record->kept.state = kept->state;
+	record->kept.flags = kept->flags;
+	record->kept.by = kept->by;
 	record->kind = kind;
-	record->flags = kept->flags | kept->by;
-	__builtin_memset(record->spare, 0, sizeof(record->spare));
 	read_ends(record, sk, typed);
 	read_traffic(record, sk, tcp, typed);
 }
@@ -103,7 +105,7 @@ static __inline int write(const struct kept *kept, struct sock *sk, struct tcp_s
 		return 0;
 	fill(record, kept, sk, tcp, kind, typed);
 	/* It has ended while it was claimed: then its end, which may be before this in the ring, tells the owner or has none. */
-	if (kind == CLAIMED && record->ended) {
+	if (kind == CLAIMED && record->kept.ended) {
 		bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
 		return 1;
 	}
@@ -143,7 +145,7 @@ static __inline void tell_step(struct kept *kept, struct sock *sk, const enum ki
 /* The end of a connection that finds no room elsewhere. There are few, so they wait one by one. */
 static __noinline int tell_later(const struct kept *kept)
 {
-	struct record record;
+	struct record record = {};
 
 	if (!kept)
 		return 0;
@@ -160,8 +162,11 @@ static __noinline int tell_later(const struct kept *kept)
 static __noinline int fold(const struct kept *kept)
 {
 	struct process process = {};
-	struct record record = {};
 	struct sums zero = {}, *sums;
+	struct tcp_sock *tcp;
+	unsigned long flags = 0;
+	__u64 sent, received = 0;
+	__u32 retransmits;
 
 	if (!kept)
 		return 0;
@@ -178,16 +183,41 @@ static __noinline int fold(const struct kept *kept)
 		if (!sums)
 			return 0;
 	}
-	read_traffic(&record, (struct sock *)kept->socket, (struct tcp_sock *)kept->socket, 0);
+	tcp = (struct tcp_sock *)kept->socket;
+	sent = sent_of(tcp, &retransmits, 0);
+	READ(0, received, tcp->bytes_received);
+	READ(0, flags, ((struct sock *)tcp)->__sk_common.skc_flags);
+	/* The peer's FIN has a number of its own, and the kernel counts it as a byte. */
+	if (received && flags & (1UL << SOCK_DONE))
+		received--;
 	if (!(kept->flags & SEEN_LATE))
 		__sync_fetch_and_add(kept->flags & INCOMING ? &sums->incoming : &sums->opened, 1);
 	__sync_fetch_and_add(kept->state >> 4 == SYN_SENT ? &sums->failed : &sums->closed, 1);
-	__sync_fetch_and_add(&sums->sent, record.sent);
-	__sync_fetch_and_add(&sums->received, record.received);
-	__sync_fetch_and_add(&sums->retransmits, record.retransmits);
+	__sync_fetch_and_add(&sums->sent, sent);
+	__sync_fetch_and_add(&sums->received, received);
+	__sync_fetch_and_add(&sums->retransmits, retransmits);
 	/* Last: who sees it looks for the sums. */
 	count(COUNT_FOLDED);
 	return 1;
+}
+
+/* When the packet was handled that is handled now; 0 where the kernel does not say so. */
+static __inline __u64 packet_time(struct tcp_sock *tcp, const int typed)
+{
+	__u64 time = 0;
+
+	if (__builtin_preserve_field_info(tcp->tcp_clock_cache, FIELD_EXISTS))
+		READ(typed, time, tcp->tcp_clock_cache);
+	return time;
+}
+
+/*
+ * Whether a packet or a timer ends the connection, and no process: for both the kernel has read the clock. A socket in
+ * LAST-ACK that is closed already has no process any more; from FIN-WAIT-2 the peer's FIN leads at once.
+ */
+static __inline int by_packet(int last, unsigned long socket)
+{
+	return (last == LAST_ACK && (socket & (1UL << SOCK_DEAD))) || (last == FIN_WAIT2 && (socket & (1UL << SOCK_DONE)));
 }
 
 #ifdef ADIT_ARCH_x86_64
@@ -201,7 +231,8 @@ static __noinline int fold(const struct kept *kept)
  * got the processor.
  *
  * Since 6.1 (`nests`) the kernel holds back a second change of state until the first is done, whoever it interrupts. There
- * changes of state have the ring for themselves, and all others use the kernel's; `busy` says there that nobody reads it.
+ * changes of state (here and in usual.h) have the ring for themselves, and all others use the kernel's; `busy` says there
+ * that nobody reads it.
  *
  * Elsewhere two are never let in. Whoever comes counts himself, then looks: with another comer who has not gone on yet neither is
  * sure, and he does not go in. Who is let in says `busy` before he counts himself out, so that whoever comes after sees
@@ -221,6 +252,25 @@ static __inline int enter_ring(struct turn *turn)
 	return alone;
 }
 
+/* The next record of the ring of a processor, if there is room. Whoever is given it has the ring for himself. */
+static __inline struct record *next_end(const struct turn *turn, const __u32 processor)
+{
+	__u64 written = turn->written;
+	__u32 at = processor * (last_end + 1) + ((__u32)written & last_end);
+
+	if (written - *(volatile __u64 *)&turn->read > last_end)
+		return NULL;
+	return bpf_map_lookup_elem(&ends, &at);
+}
+
+/* Userspace may read it from now on. */
+static __inline void end_written(struct turn *turn)
+{
+	barrier();
+	*(volatile __u64 *)&turn->written = turn->written + 1;
+	barrier();
+}
+
 /*
  * The end of a connection, into the ring of this processor. The memory of a record has not been used for long, so between
  * its first store and the last there is nothing that has to wait for all of them.
@@ -232,22 +282,16 @@ static __inline int enter_ring(struct turn *turn)
 static __inline int put(const struct kept *kept, struct sock *sk, struct tcp_sock *tcp, const int by_change,
 			const int typed)
 {
-	__u32 processor = bpf_get_smp_processor_id(), at;
+	__u32 processor = bpf_get_smp_processor_id();
 	struct turn *turn = bpf_map_lookup_elem(&turns, &processor);
-	struct record *record = NULL;
-	__u64 written;
+	struct record *record;
 
 	if (!turn || every_step || !(nests ? enter_ring(turn) : by_change && !turn->busy))
 		return 0;
-	written = turn->written;
-	if (written - *(volatile __u64 *)&turn->read <= last_end) {
-		at = processor * (last_end + 1) + ((__u32)written & last_end);
-		record = bpf_map_lookup_elem(&ends, &at);
-	}
+	record = next_end(turn, processor);
 	if (record) {
 		fill(record, kept, sk, tcp, ENDED, typed);
-		barrier();
-		*(volatile __u64 *)&turn->written = written + 1;
+		end_written(turn);
 	}
 	barrier();
 	if (nests)

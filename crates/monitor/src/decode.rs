@@ -8,7 +8,7 @@ use std::time::Duration;
 use adit_core::printable;
 
 /// Bytes of a record.
-pub const RECORD: usize = 152;
+pub const RECORD: usize = 160;
 
 /// Nanoseconds in a hundredth of a second, the unit of /proc.
 const TICK: u64 = 10_000_000;
@@ -23,6 +23,9 @@ const BY_ACCEPT: u8 = 8;
 const BY_CLOSE: u8 = 16;
 const BY_FILE: u8 = 32;
 const ABORTED: u8 = 64;
+
+/// Of the flags of a socket: its peer has sent FIN (`SOCK_DONE` of `include/net/sock.h`).
+const DONE: u8 = 2;
 
 /// The number of "connection reset by peer" and of "broken pipe" on Linux.
 const RESETS: [u16; 2] = [104, 32];
@@ -414,7 +417,7 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
     let long = |at: usize| u64::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
     let word = |at: usize| u32::from_ne_bytes(std::array::from_fn(|i| bytes[at + i]));
     let half = |at: usize| u16::from_ne_bytes([bytes[at], bytes[at + 1]]);
-    let family = bytes[142];
+    let family = bytes[154];
     let address = |at: usize, port: u16| -> Result<SocketAddr, DecodeError> {
         let ip = match family {
             AF_INET => IpAddr::V4(Ipv4Addr::new(bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3])),
@@ -424,7 +427,7 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
         Ok(SocketAddr::new(ip, port))
     };
     let state = |number: u8| State::from_number(number).ok_or(DecodeError::State(number));
-    let step = match bytes[145] {
+    let step = match bytes[158] {
         1 => Step::Opened,
         2 => Step::Established,
         3 => Step::Claimed,
@@ -432,35 +435,37 @@ pub fn record(bytes: &[u8]) -> Result<Record, DecodeError> {
         5 => Step::Live,
         other => return Err(DecodeError::Kind(other)),
     };
-    let flags = bytes[146];
+    let flags = bytes[44] | bytes[45];
     let ended = long(24);
     let ended = match (step, ended) {
         (Step::Ended, at) => {
-            let end = end(state(bytes[144])?, half(140), flags);
+            let end = end(state(bytes[36] >> 4)?, half(42), flags);
             Some((Duration::from_nanos(at), end))
         }
         _ => None,
     };
+    // The peer's FIN has a number of its own, and the kernel counts it as a byte.
+    let received = long(96).saturating_sub(u64::from(bytes[156] & DONE != 0));
     let micros = |value: u32| (value > 0).then(|| Duration::from_micros(value.into()));
     let moment = |value: u64| (value > 0).then(|| Duration::from_nanos(value));
     Ok(Record {
         id: ConnectionId { socket: long(0), opened: long(8) },
         step,
-        local: address(104, half(136))?,
-        remote: address(120, half(138))?,
+        local: address(120, half(40))?,
+        remote: address(136, u16::from_be_bytes([bytes[152], bytes[153]]))?,
         incoming: flags & INCOMING != 0,
         seen_late: flags & SEEN_LATE != 0,
         gone: flags & GONE != 0,
         owner: owner(word(64), long(48), word(68), long(56), flags, bytes),
-        netns: word(88),
-        state: state(bytes[143])?,
+        netns: word(104),
+        state: state(bytes[36] & 15)?,
         established: moment(long(16)),
         ended,
-        sent: long(32),
-        received: long(40),
-        rtt: micros(word(92)),
-        min_rtt: micros(word(96)),
-        retransmits: word(100),
+        sent: long(88),
+        received,
+        rtt: micros(word(108) >> 3),
+        min_rtt: micros(if word(112) == u32::MAX { 0 } else { word(112) }),
+        retransmits: word(116),
     })
 }
 

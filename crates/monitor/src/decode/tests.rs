@@ -8,10 +8,10 @@ pub(crate) struct Written(pub(crate) [u8; RECORD]);
 impl Written {
     pub(crate) fn new(step: u8, family: u8) -> Self {
         let mut bytes = [0; RECORD];
-        bytes[142] = family;
-        bytes[143] = 1;
-        bytes[144] = 1;
-        bytes[145] = step;
+        // What it is and what it was: established.
+        bytes[36] = 0x11;
+        bytes[154] = family;
+        bytes[158] = step;
         Self(bytes)
     }
 
@@ -28,28 +28,31 @@ fn a_record_of_an_outgoing_connection_is_read() {
         .put(8, &1_000_u64.to_ne_bytes())
         .put(16, &3_000_u64.to_ne_bytes())
         .put(24, &9_000_u64.to_ne_bytes())
-        .put(32, &11_u64.to_ne_bytes())
-        .put(40, &12_u64.to_ne_bytes())
+        .put(36, &[0x97])
+        .put(40, &40_000_u16.to_ne_bytes())
         .put(48, &20_000_001_u64.to_ne_bytes())
         .put(56, &5_u64.to_ne_bytes())
         .put(64, &42_u32.to_ne_bytes())
         .put(68, &1000_u32.to_ne_bytes())
-        .put(92, &250_u32.to_ne_bytes())
-        .put(100, &3_u32.to_ne_bytes())
-        .put(104, &[127, 0, 0, 1])
-        .put(120, &[10, 0, 0, 9])
-        .put(136, &40_000_u16.to_ne_bytes())
-        .put(138, &443_u16.to_ne_bytes())
-        .put(144, &[9])
-        .put(72, b"curl\0");
+        .put(72, b"curl\0")
+        .put(88, &11_u64.to_ne_bytes())
+        .put(96, &12_u64.to_ne_bytes())
+        .put(108, &2_007_u32.to_ne_bytes())
+        .put(112, &[0xff; 4])
+        .put(116, &3_u32.to_ne_bytes())
+        // What stands behind an address of IPv4 may be anything.
+        .put(120, &[127, 0, 0, 1, 9, 9, 9, 9])
+        .put(136, &[10, 0, 0, 9, 9, 9, 9, 9])
+        .put(152, &443_u16.to_be_bytes());
     let record = record(&written.0).unwrap();
     assert_eq!(record.local.to_string(), "127.0.0.1:40000");
     assert_eq!(record.remote.to_string(), "10.0.0.9:443");
     assert_eq!(record.handshake(), Some(Duration::from_nanos(2_000)));
     assert_eq!(record.duration(Duration::ZERO), Duration::from_nanos(8_000));
     assert_eq!((record.sent, record.received, record.retransmits), (11, 12, 3));
-    assert_eq!(record.rtt, Some(Duration::from_micros(250)));
-    assert_eq!(record.min_rtt, None, "zero says that it is not known");
+    assert_eq!(record.rtt, Some(Duration::from_micros(250)), "it is in eighths");
+    assert_eq!(record.min_rtt, None, "it was not measured");
+    assert_eq!(record.state, State::Closed);
     assert_eq!(record.ended.unwrap().1, End::Closed);
     let owner = record.owner.unwrap();
     assert_eq!((owner.process, owner.user), (ProcessId { pid: 42, start: 2 }, Some(1000)));
@@ -57,10 +60,26 @@ fn a_record_of_an_outgoing_connection_is_read() {
 }
 
 #[test]
+fn the_fin_of_the_peer_is_no_byte() {
+    for (has_ended, received, expected) in [(0, 12_u64, 12), (2, 12, 11), (3, 12, 11), (1, 12, 12), (2, 0, 0)] {
+        let written = Written::new(4, AF_INET).put(96, &received.to_ne_bytes()).put(156, &[has_ended]);
+        assert_eq!(record(&written.0).unwrap().received, expected);
+    }
+}
+
+#[test]
+fn how_an_owner_was_found_and_what_else_is_marked_are_read_together() {
+    let written = Written::new(4, AF_INET).put(44, &[INCOMING | ABORTED, BY_CLOSE]).put(64, &1_u32.to_ne_bytes());
+    let record = record(&written.0).unwrap();
+    assert!(record.incoming && !record.seen_late && !record.gone);
+    assert_eq!((record.owner.unwrap().by, record.ended.unwrap().1), (OwnedBy::Close, End::Aborted));
+}
+
+#[test]
 fn an_ipv4_address_in_ipv6_clothes_is_shown_as_what_it_is() {
     let mut mapped = [0; 16];
     mapped[10..].copy_from_slice(&[0xff, 0xff, 192, 0, 2, 1]);
-    let written = Written::new(5, AF_INET6).put(120, &mapped).put(104, &Ipv6Addr::LOCALHOST.octets());
+    let written = Written::new(5, AF_INET6).put(136, &mapped).put(120, &Ipv6Addr::LOCALHOST.octets());
     let record = record(&written.0).unwrap();
     assert_eq!(record.remote.ip().to_string(), "192.0.2.1");
     assert_eq!(record.local.ip().to_string(), "::1");
@@ -91,7 +110,8 @@ fn what_is_not_known_is_refused() {
     assert_eq!(record(&[0; 3]), Err(DecodeError::Length(3)));
     assert_eq!(record(&[0; RECORD]), Err(DecodeError::Kind(0)));
     assert_eq!(record(&Written::new(5, 3).0), Err(DecodeError::Family(3)));
-    assert_eq!(record(&Written::new(5, AF_INET).put(143, &[99]).0), Err(DecodeError::State(99)));
+    assert_eq!(record(&Written::new(4, AF_INET).put(36, &[0xe7]).0), Err(DecodeError::State(14)));
+    assert_eq!(record(&Written::new(5, AF_INET).put(36, &[0x0e]).0), Err(DecodeError::State(14)));
 }
 
 proptest! {

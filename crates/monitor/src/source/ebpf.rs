@@ -93,6 +93,7 @@ impl Ebpf {
         let every_step = u32::from(options.every_step);
         let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
         let places = places(capacity);
+        let nests = may_nest();
         let processors = aya::util::nr_cpus().map_err(|(_, error)| obstacle(&error))?;
         let ends_of_each = ends::records_of_each(ring, processors);
         let by_processor = |each: u32| each.saturating_mul(u32::try_from(processors).unwrap_or(u32::MAX));
@@ -101,7 +102,7 @@ impl Ebpf {
             .override_global("every_step", &every_step, true)
             .override_global("patience", &patience, true)
             .override_global("last_place", &(places - 1), true)
-            .override_global("nests", &u32::from(may_nest()), true)
+            .override_global("nests", &u32::from(nests), true)
             .override_global("last_end", &(ends_of_each - 1), true)
             .map_max_entries("connections", places)
             .map_max_entries("waiting", places / 4)
@@ -114,7 +115,7 @@ impl Ebpf {
         let ends = ends(&mut programs, processors, ends_of_each as usize, rings)?;
         // More of them find room mostly, but not always.
         let mut way = Way { source: "ebpf", capacity: places as usize / 2, ..Way::default() };
-        let attached = attach::attach(&mut programs, &btf, options, &mut way.parts);
+        let attached = attach::attach(&mut programs, &btf, options, nests, &mut way.parts);
         if way.chosen("state").is_none() {
             let state = way.parts.iter().filter(|part| part.purpose == "state");
             let said: Vec<String> =
@@ -500,8 +501,8 @@ mod tests {
         let look = || {
             let all = (0..places.len()).map(|at| places.get(&at, 0).expect("a place"));
             all.fold((0, 0), |(further, counted), place| {
-                let is_further = place[36] != 0 && place[41] != 0;
-                (further + u32::from(is_further), counted + u32::from(u16::from_ne_bytes([place[46], place[47]])))
+                let is_further = place[36] != 0 && place[37] != 0;
+                (further + u32::from(is_further), counted + u32::from(u16::from_ne_bytes([place[34], place[35]])))
             })
         };
         // The places are not read all at the same moment, so the two are alike once others rest.
@@ -516,7 +517,7 @@ mod tests {
         // Of the accepted sides; others may have connections at any time.
         let ours = || {
             let all = (0..places.len()).map(|at| places.get(&at, 0).expect("a place"));
-            all.filter(|place| place[36] != 0 && place[32..34] == address.port().to_ne_bytes()).count()
+            all.filter(|place| place[36] != 0 && place[40..42] == address.port().to_ne_bytes()).count()
         };
         let pair = |_| {
             let client = std::net::TcpStream::connect(address);
@@ -547,6 +548,15 @@ mod tests {
             source.events(&mut keep).expect("events");
         }
         assert_eq!(told, 2);
+    }
+
+    #[test]
+    fn the_quick_program_is_used_where_only_ends_are_told_and_changes_do_not_nest() {
+        for every_step in [false, true] {
+            let Some(source) = opened(&Options { every_step, ..Options::default() }) else { return };
+            let is_quick = source.attached.hooks.iter().any(|hook| hook.program == "state_usual");
+            assert_eq!(is_quick, cfg!(target_arch = "x86_64") && !every_step && !may_nest());
+        }
     }
 
     #[test]

@@ -230,7 +230,7 @@ mod tests {
         let mut bytes = [0_u8; ::monitor::decode::RECORD];
         bytes[64..68].copy_from_slice(&pid.to_ne_bytes());
         bytes[72..72 + command.len()].copy_from_slice(command.as_bytes());
-        bytes[88..92].copy_from_slice(&netns.to_ne_bytes());
+        bytes[104..108].copy_from_slice(&netns.to_ne_bytes());
         let mut record = ::monitor::decode::record(&with_ends(bytes)).unwrap();
         record.incoming = incoming;
         let (entrance, client) = (address("127.0.0.1:5432"), address("127.0.0.1:40000"));
@@ -240,7 +240,7 @@ mod tests {
 
     /// A family, a state and a kind that there are.
     fn with_ends(mut bytes: [u8; ::monitor::decode::RECORD]) -> [u8; ::monitor::decode::RECORD] {
-        bytes[142..146].copy_from_slice(&[2, 1, 1, 5]);
+        (bytes[154], bytes[36], bytes[158]) = (2, 1, 5);
         bytes
     }
 

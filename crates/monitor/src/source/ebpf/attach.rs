@@ -22,7 +22,7 @@ pub(super) struct Attached {
 
 /// A program that the kernel runs when something happens.
 pub(super) struct Hook {
-    program: &'static str,
+    pub(super) program: &'static str,
     kind: Kind,
     /// To ask the kernel about it.
     pub(super) descriptor: OwnedFd,
@@ -69,7 +69,13 @@ enum Kind {
     Exit(&'static str),
 }
 
-const STATE: [Try; 5] = [
+/// The first where changes of state do not interrupt each other and only ends are told: quicker than the second, and else the same.
+const STATE: [Try; 6] = [
+    Try {
+        name: "tp_btf",
+        way: "tp_btf inet_sock_set_state",
+        programs: &[("state_usual", Kind::Typed("inet_sock_set_state"))],
+    },
     Try {
         name: "tp_btf",
         way: "tp_btf inet_sock_set_state",
@@ -133,7 +139,13 @@ const UNREACHABLE: [Try; 2] = [
 ];
 
 /// Attaches all that can be, and notes what was tried.
-pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &mut Vec<Part>) -> Attached {
+pub(super) fn attach(
+    programs: &mut Ebpf,
+    btf: &Btf,
+    options: &Options,
+    nests: bool,
+    parts: &mut Vec<Part>,
+) -> Attached {
     let mut hooks = Vec::new();
     let mut first = |purpose, tries: &[Try], only| first_of(programs, btf, (purpose, tries, only), parts, &mut hooks);
     // The end first: from the first change of state on, none must be missed.
@@ -143,7 +155,9 @@ pub(super) fn attach(programs: &mut Ebpf, btf: &Btf, options: &Options, parts: &
         Some("sys_exit") => first("accept", &ACCEPT_CALLS, None),
         only => first("accept", &ACCEPT, only),
     }
-    first("state", &STATE, options.state.as_deref());
+    let is_quick = cfg!(target_arch = "x86_64") && !nests && !options.every_step;
+    let state = if is_quick { &STATE[..] } else { &STATE[1..] };
+    first("state", state, options.state.as_deref());
     first("unreachable", &UNREACHABLE, None);
     let mut iterator = |purpose, program: &str, over: &'static str, way| {
         let loaded = load_iterator(programs, btf, program, over);
