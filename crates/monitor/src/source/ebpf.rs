@@ -92,8 +92,7 @@ impl Ebpf {
         let capacity = options.capacity.unwrap_or(CAPACITY);
         let every_step = u32::from(options.every_step);
         let patience = u64::try_from(options.patience.unwrap_or(PATIENCE).as_nanos()).unwrap_or(u64::MAX);
-        let places = places(capacity);
-        let nests = may_nest();
+        let (places, nests) = (places(capacity), may_nest());
         let processors = aya::util::nr_cpus().map_err(|(_, error)| obstacle(&error))?;
         let ends_of_each = ends::records_of_each(ring, processors);
         let by_processor = |each: u32| each.saturating_mul(u32::try_from(processors).unwrap_or(u32::MAX));
