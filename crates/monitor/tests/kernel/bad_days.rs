@@ -682,12 +682,18 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
         let (out, inn) = counted_by_the_system();
         (out - out_before, inn - in_before)
     };
-    while by_programs() != by_the_system() && Instant::now() < deadline {
+    // The kernel does not run a program that it has interrupted, and says how often: seldom, and for some packets at once.
+    let agree = || {
+        let (seen, there, missed) = (by_programs(), by_the_system(), shared.counts().hook_missed);
+        let near = |seen: u64, there: u64| seen <= there && seen + missed >= there;
+        (near(seen.0, there.0) && near(seen.1, there.1), seen, there)
+    };
+    while !agree().0 && Instant::now() < deadline {
         std::thread::yield_now();
     }
-    let (seen, there) = (by_programs(), by_the_system());
+    let (agreed, seen, there) = agree();
     let wanted = processes as u64 * each.0;
-    assert!(seen == there && there.0 >= wanted && there.1 >= wanted, "{seen:?} of {there:?}");
+    assert!(agreed && there.0 >= wanted && there.1 >= wanted, "{seen:?} of {there:?}: {:?}", shared.counts());
     shared.stop();
     working.join().unwrap().unwrap();
     done.store(true, Ordering::Relaxed);
