@@ -2,8 +2,8 @@
 //!
 //! `bench [ROW…]` prints one table a row; `bench k8s [ROW…]` compares `adit forward` with kubectl,
 //! `bench gateway [ROW…]` compares `adit up` with nginx and HAProxy, `bench daemon [ROW…]` the daemon and its SSH with
-//! `ssh -L`, `bench monitor [ROW…]` measures what the monitor costs. `bench origin`, `bench hello` and `bench cluster`
-//! are the child processes with the services behind it all.
+//! `ssh -L`, `bench monitor [ROW…]` measures what the monitor costs. `bench origin`, `bench hello`, `bench
+//! cluster` and `bench closer` are the child processes with the services behind it all.
 //! Rates and latencies on a shared machine are only good for ratios within one run; CPU seconds per unit are steady.
 
 use std::process::ExitCode;
@@ -32,6 +32,7 @@ fn main() -> ExitCode {
         Some((word, rest)) if word == "daemon" => daemon::run(rest),
         Some((word, rest)) if word == "gateway" => gateway::run(rest),
         Some((word, rest)) if word == "k8s" => k8s::run(rest),
+        Some((word, rest)) if word == monitor::between::WORD => monitor::between::run(rest),
         Some((word, rest)) if word == "monitor" => monitor::run(rest),
         _ if arguments.iter().any(|word| word == "--help" || word == "-h") => {
             table::print(&options::help());

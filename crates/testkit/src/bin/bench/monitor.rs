@@ -1,9 +1,11 @@
 //! `bench monitor`: what `adit monitor` costs the connections of the machine, and what it takes itself. Needs root.
 //!
-//! Connections are made in one thread of this process and their processor time is that thread's. Blocks with and without
-//! the monitor take turns, and each block with it is compared with those before and after it: so what else the machine
-//! does falls on both.
+//! Connections are made in one thread of this process and their processor time is that thread's; in `added` the other end is
+//! in another process, and both count. Blocks with and without the monitor take turns, and each block with it is compared
+//! with those before and after it: so what else the machine does falls on both.
 
+mod alone;
+pub(crate) mod between;
 mod bulk;
 mod cost;
 mod idle;
@@ -14,6 +16,8 @@ mod switched;
 
 use testkit::process::raise_descriptor_limit;
 
+use self::alone::Alone;
+use self::between::Between;
 use self::stand::Stand;
 use super::asked::{Group, Options};
 use super::figures::{self, Contender, Rounds};
@@ -59,14 +63,21 @@ struct Row {
 const ROWS: &[Row] = &[
     Row {
         name: "added",
-        title: "connect, accept and two closes in one thread, with the monitor's programs off and on in turns: processor time",
+        title: "A client and a server in two processes, with the monitor's programs off and on in turns: processor time of both",
         figures: switched::FIGURES,
         peers: &[Peer::Adit],
-        measure: |stand, _, options| switched::measure(stand, options),
+        measure: |stand, _, options| switched::measure(stand, options, &mut Between::build()?),
+    },
+    Row {
+        name: "least",
+        title: "The same with both ends in one thread, the least that a connection can cost",
+        figures: switched::FIGURES,
+        peers: &[Peer::Adit],
+        measure: |stand, _, options| switched::measure(stand, options, &mut Alone::build()?),
     },
     Row {
         name: "cost",
-        title: "The same with somebody who looks and after he has gone, each time started anew",
+        title: "Both ends in one thread, with somebody who looks and after he has gone, each time started anew",
         figures: cost::FIGURES,
         peers: &[Peer::Tcplife, Peer::Adit],
         measure: cost::measure,

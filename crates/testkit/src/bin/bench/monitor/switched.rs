@@ -2,18 +2,14 @@
 //!
 //! A shared machine is a tenth slower or faster from one moment to the next, and for some hundredths of a second after a
 //! program was attached everything is (half a microsecond a connection, also with programs that return at once). So there
-//! is a pause after each switch, and beside each connection two that no program sees, of local sockets, are made: what is
+//! is a pause after each switch, and beside the connections others that no program sees, of local sockets, are made: what is
 //! compared is how many of these a connection costs.
 
-use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
-use tempfile::TempDir;
 
-use super::stand::{BEAT, RATE, Stand, rest, spent, usual};
+use super::stand::{BEAT, RATE, Stand, rest, usual};
 use super::{Figure, told};
 use crate::asked::Options;
 use crate::k8s::figures::median;
@@ -38,16 +34,38 @@ pub(super) const FIGURES: &[Figure] = &[
     Figure::lower("as fast as it goes: its standard error, %", 2),
 ];
 
+/// Who makes connections, and beside them as many others that the programs do not see.
+pub(super) trait Load {
+    /// How many of each in one step.
+    const STEP: usize;
+
+    /// One step: what one of each has taken.
+    fn step(&mut self) -> Result<Taken, String>;
+}
+
+/// What one connection has taken and one of the others, in microseconds of processor time.
+#[derive(Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) connection: f64,
+    pub(super) other: f64,
+}
+
+impl Taken {
+    /// How many of the others a connection costs.
+    fn others(self) -> f64 {
+        self.connection / self.other
+    }
+}
+
 /// One round.
-pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
-    let load = Load::build()?;
+pub(super) fn measure<L: Load>(stand: &Stand, options: &Options, load: &mut L) -> Result<Vec<f64>, String> {
     let mut watcher = stand.switched()?;
     let mut values = Vec::new();
     for paced in [true, false] {
         let mut one = |on: bool| {
             watcher.switch(on)?;
             runtimes::pass(PAUSE)?;
-            load.block(paced)
+            block(load, paced)
         };
         let (mut without, mut added) = (Vec::new(), Vec::new());
         let mut before = one(false)?;
@@ -66,6 +84,23 @@ pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, Stri
     Ok(values)
 }
 
+/// One block, at the pace or as fast as it goes.
+fn block<L: Load>(load: &mut L, paced: bool) -> Result<Taken, String> {
+    let steps = BLOCK / L::STEP;
+    let (mut connections, mut others) = (Vec::with_capacity(steps), Vec::with_capacity(steps));
+    let start = Instant::now();
+    for done in 1..=steps {
+        let taken = load.step()?;
+        connections.push(taken.connection);
+        others.push(taken.other);
+        let due = Duration::from_secs_f64((done * L::STEP) as f64 / RATE as f64);
+        if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
+            rest(early);
+        }
+    }
+    Ok(Taken { connection: usual(connections), other: usual(others) })
+}
+
 /// The standard error of the median, from the middle half as if it were normal: single blocks are far off.
 fn error_of_median(values: &mut [f64]) -> f64 {
     values.sort_by(f64::total_cmp);
@@ -74,80 +109,32 @@ fn error_of_median(values: &mut [f64]) -> f64 {
     1.253 * middle / 1.349 / (count as f64).sqrt()
 }
 
-/// Connections that the programs see, and others.
-struct Load {
-    seen: TcpListener,
-    others: UnixListener,
-    path: PathBuf,
-    /// Where the thread may run otherwise: it keeps to one processor meanwhile.
-    processors: CpuSet,
-    _directory: TempDir,
+/// A thread that keeps to one processor meanwhile.
+pub(super) struct Kept {
+    /// Where it may run otherwise.
+    before: CpuSet,
 }
 
-/// What one of each has taken, in microseconds.
-#[derive(Clone, Copy)]
-struct Taken {
-    connection: f64,
-    other: f64,
+/// The processors that this thread may use.
+pub(super) fn processors() -> Result<Vec<usize>, String> {
+    let all = sched_getaffinity(None).map_err(told)?;
+    Ok((0..CpuSet::MAX_CPU).filter(|one| all.is_set(*one)).collect())
 }
 
-impl Taken {
-    /// How many of the others a connection costs.
-    fn others(self) -> f64 {
-        self.connection / self.other
+impl Kept {
+    /// Keeps this thread to a processor.
+    pub(super) fn to(processor: usize) -> Result<Self, String> {
+        let before = sched_getaffinity(None).map_err(told)?;
+        let mut one = CpuSet::new();
+        one.set(processor);
+        sched_setaffinity(None, &one).map_err(told)?;
+        Ok(Self { before })
     }
 }
 
-impl Load {
-    fn build() -> Result<Self, String> {
-        let directory = tempfile::tempdir().map_err(told)?;
-        let path = directory.path().join("other");
-        let others = UnixListener::bind(&path).map_err(told)?;
-        let seen = TcpListener::bind("127.0.0.1:0").map_err(told)?;
-        let processors = sched_getaffinity(None).map_err(told)?;
-        let mut last = CpuSet::new();
-        last.set((0..CpuSet::MAX_CPU).rev().find(|one| processors.is_set(*one)).unwrap_or_default());
-        sched_setaffinity(None, &last).map_err(told)?;
-        Ok(Self { seen, others, path, processors, _directory: directory })
-    }
-
-    /// One block, at the pace or as fast as it goes.
-    fn block(&self, paced: bool) -> Result<Taken, String> {
-        let address = self.seen.local_addr().map_err(told)?;
-        let (mut connections, mut others) = (Vec::with_capacity(BLOCK), Vec::with_capacity(BLOCK));
-        let start = Instant::now();
-        for done in 0..BLOCK {
-            let first = spent();
-            let client = TcpStream::connect(address).map_err(told)?;
-            let served = self.seen.accept().map_err(told)?;
-            drop(client);
-            drop(served);
-            let second = spent();
-            other(&self.others, &self.path)?;
-            other(&self.others, &self.path)?;
-            connections.push(second - first);
-            others.push((spent() - second) / 2.0);
-            let due = Duration::from_secs_f64((done + 1) as f64 / RATE as f64);
-            if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
-                rest(early);
-            }
-        }
-        Ok(Taken { connection: usual(connections), other: usual(others) })
-    }
-}
-
-impl Drop for Load {
+impl Drop for Kept {
     fn drop(&mut self) {
-        // Of this thread, which goes on to other rows.
-        let _ = sched_setaffinity(None, &self.processors);
+        // It goes on to other rows.
+        let _ = sched_setaffinity(None, &self.before);
     }
-}
-
-/// A connection of local sockets: the same four calls.
-fn other(listener: &UnixListener, path: &Path) -> Result<(), String> {
-    let client = UnixStream::connect(path).map_err(told)?;
-    let served = listener.accept().map_err(told)?;
-    drop(client);
-    drop(served);
-    Ok(())
 }
