@@ -53,6 +53,11 @@ pub trait Source: Send {
     /// When the system does not tell any more.
     fn counts(&mut self) -> Result<Counts, SourceError>;
 
+    /// How many events there is room for until they are taken, if all come from one processor.
+    fn room(&self) -> u32 {
+        u32::MAX
+    }
+
     /// Waits for events, at most so long.
     fn wait(&self, up_to: Duration);
 }

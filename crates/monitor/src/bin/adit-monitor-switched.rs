@@ -64,6 +64,10 @@ mod switched {
             hold(&self.source).counts()
         }
 
+        fn room(&self) -> u32 {
+            hold(&self.source).room()
+        }
+
         fn wait(&self, up_to: Duration) {
             // Not with the source, which would wait to be switched meanwhile. Ends wake nobody.
             thread::park_timeout(up_to);

@@ -214,6 +214,10 @@ impl Source for Ebpf {
         &self.way
     }
 
+    fn room(&self) -> u32 {
+        self.ends.as_ref().map_or(u32::MAX, Ends::room)
+    }
+
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
         let Self { ends, events, ring, later, undecoded, .. } = self;
         let mut read = |bytes: &[u8]| match decode::record(bytes) {

@@ -72,6 +72,19 @@ impl SockDiag {
         })
     }
 
+    /// Every socket there is. The kernel tells them in parts, from a bucket of its table and a number within it: when sockets
+    /// before that go meanwhile, or one is replaced by the smaller one that waits for the peer's FIN, another is left out. So
+    /// whoever was there at the survey before and is not now is looked for once more.
+    fn look_well(&mut self) -> io::Result<Vec<Socket>> {
+        let mut sockets = self.look()?;
+        let here: HashSet<u64> = sockets.iter().map(|socket| socket.cookie).collect();
+        if self.known.keys().any(|cookie| !here.contains(cookie)) {
+            sockets.extend(self.look()?.into_iter().filter(|socket| !here.contains(&socket.cookie)));
+        }
+        Ok(sockets)
+    }
+
+    /// As the kernel tells them.
     fn look(&mut self) -> io::Result<Vec<Socket>> {
         let mut sockets = Vec::new();
         let mut listening = HashSet::new();
@@ -160,11 +173,11 @@ impl Source for SockDiag {
 
     fn survey(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
         let at = now();
-        let sockets = self.look().or_else(|error| {
+        let sockets = self.look_well().or_else(|error| {
             // What is left of a broken answer must not be taken for the next one's. It may have been for the moment.
             tracing::debug!(%error, "sock_diag is asked once more");
             self.kernel = open()?;
-            self.look()
+            self.look_well()
         });
         let sockets = sockets.map_err(|error| SourceError::broken("sock_diag", &error))?;
         self.find_owners(&sockets);

@@ -661,17 +661,23 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
     let count = || {
         let table = shared.table();
         let ours = table.processes().filter(|process| pids.contains(&process.id.pid));
-        ours.map(|process| (process.sums.opened, process.sums.closed - process.sums.incoming, process.open))
+        ours.map(|process| (process.sums.opened, process.sums.closed - process.sums.incoming, process.open as u64))
             .collect::<Vec<_>>()
     };
     // (A client that is being forked may hold, and so close, a socket that the server accepted: those are not counted.)
-    let each = (each as u64, each as u64, 0);
-    while count() != vec![each; processes] && Instant::now() < deadline {
+    let each = each as u64;
+    // The kernel does not run a program that it has interrupted, and says how often: seldom, and for some packets at once. What is
+    // not seen of a connection is not counted, and if that is its end, it stays open until a survey.
+    let off = |found: &[(u64, u64, u64)]| {
+        let of_one = |one: &(u64, u64, u64)| one.0.abs_diff(each) + one.1.abs_diff(each) + one.2;
+        found.iter().map(of_one).sum::<u64>() + (processes - found.len()) as u64 * 2 * each
+    };
+    let allowed = || 2 * shared.counts().hook_missed;
+    while off(&count()) > allowed() && Instant::now() < deadline {
         std::thread::yield_now();
     }
     let (found, counts) = (count(), shared.counts());
-    assert_eq!(found.len(), processes, "{counts:?}");
-    assert!(found.iter().all(|one| *one == each), "{counts:?} {found:?}");
+    assert!(off(&found) <= allowed(), "{counts:?} {found:?}");
     assert_eq!((counts.events_lost, counts.map_full), (0, 0));
     // And by what the programs have counted themselves, against what the system has.
     let by_programs = || {
@@ -682,7 +688,6 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
         let (out, inn) = counted_by_the_system();
         (out - out_before, inn - in_before)
     };
-    // The kernel does not run a program that it has interrupted, and says how often: seldom, and for some packets at once.
     let agree = || {
         let (seen, there, missed) = (by_programs(), by_the_system(), shared.counts().hook_missed);
         let near = |seen: u64, there: u64| seen <= there && seen + missed >= there;
@@ -692,7 +697,7 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
         std::thread::yield_now();
     }
     let (agreed, seen, there) = agree();
-    let wanted = processes as u64 * each.0;
+    let wanted = processes as u64 * each;
     assert!(agreed && there.0 >= wanted && there.1 >= wanted, "{seen:?} of {there:?}: {:?}", shared.counts());
     shared.stop();
     working.join().unwrap().unwrap();

@@ -44,6 +44,11 @@ impl Ends {
         Ok(Self { turns, records, processors, each })
     }
 
+    /// Records that the ring of a processor has room for.
+    pub(super) fn room(&self) -> u32 {
+        u32::try_from(self.each).unwrap_or(u32::MAX)
+    }
+
     /// Takes what there is, of each processor no more than its ring has room for: the rest is for the next turn.
     pub(super) fn take(&mut self, mut record: impl FnMut(&[u8; RECORD])) {
         for processor in 0..self.processors {
