@@ -422,11 +422,17 @@ fn with_hidden(title: &str, seen: &str, hidden: &[&str], width: usize) -> String
     let whole = format!("{title}; {seen}");
     let columns = if hidden.len() == 1 { "column" } else { "columns" };
     let count = format!("{} {columns} hidden", hidden.len());
-    let named = format!("{whole}; no room for {}", hidden.join(", "));
-    let fits = |line: &String| line.chars().count() <= width;
+    let shorter = [
+        format!("{whole}; no room for {}", hidden.join(", ")),
+        format!("{whole}; {count}"),
+        format!("{title}; {count}"),
+    ];
     match hidden.len() {
         0 => whole,
-        _ => [named, format!("{whole}; {count}")].into_iter().find(fits).unwrap_or_else(|| format!("{title}; {count}")),
+        hidden => shorter
+            .into_iter()
+            .find(|line| line.chars().count() <= width)
+            .unwrap_or_else(|| format!("{title}; {hidden} hidden")),
     }
 }
 

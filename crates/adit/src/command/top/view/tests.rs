@@ -416,6 +416,8 @@ fn the_first_line_says_for_which_columns_there_is_no_room_by_their_names_or_how_
         let first = screen(&mut view, width, 24)[0].clone();
         assert!(first.ends_with(" columns hidden"), "{first}");
     }
+    let narrow = screen(&mut view, 40, 24)[0].clone();
+    assert!(narrow.ends_with(" hidden") && !narrow.contains("column"), "{narrow}");
     press(&mut view, "p");
     assert!(screen(&mut view, 70, 24)[0].starts_with("adit top PAUSED (p goes on)"));
 }
