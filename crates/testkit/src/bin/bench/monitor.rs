@@ -66,14 +66,14 @@ const ROWS: &[Row] = &[
         title: "A client and a server in two processes, with the monitor's programs off and on in turns: processor time of both",
         figures: switched::FIGURES,
         peers: &[Peer::Adit],
-        measure: |stand, _, options| switched::measure(stand, options, &mut Between::build()?),
+        measure: |stand, _, options| switched::measure(stand, options, Between::build),
     },
     Row {
         name: "least",
         title: "The same with both ends in one thread, the least that a connection can cost",
         figures: switched::FIGURES,
         peers: &[Peer::Adit],
-        measure: |stand, _, options| switched::measure(stand, options, &mut Alone::build()?),
+        measure: |stand, _, options| switched::measure(stand, options, Alone::build),
     },
     Row {
         name: "cost",

@@ -1,20 +1,18 @@
 //! Both ends of each connection in one thread: `connect`, `accept` and two `close`, and nothing else. It is the least that
 //! a connection can cost, so the most that the monitor can add to it.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::stand::spent;
+use super::stand::{Services, spent};
 use super::switched::{Kept, Load, Taken, processors};
 use super::told;
 
 /// The thread, its listeners, and what it is kept to.
 pub(super) struct Alone {
-    seen: TcpListener,
-    address: SocketAddr,
+    seen: Services,
     others: UnixListener,
     path: PathBuf,
     _kept: Kept,
@@ -27,10 +25,9 @@ impl Alone {
         let directory = tempfile::tempdir().map_err(told)?;
         let path = directory.path().join("other");
         let others = UnixListener::bind(&path).map_err(told)?;
-        let seen = TcpListener::bind("127.0.0.1:0").map_err(told)?;
-        let address = seen.local_addr().map_err(told)?;
+        let seen = Services::bind()?;
         let kept = Kept::to(processors()?.last().copied().unwrap_or_default())?;
-        Ok(Self { seen, address, others, path, _kept: kept, _directory: directory })
+        Ok(Self { seen, others, path, _kept: kept, _directory: directory })
     }
 
     /// A connection of local sockets: the same four calls.
@@ -48,10 +45,7 @@ impl Load for Alone {
 
     fn step(&mut self) -> Result<Taken, String> {
         let first = spent();
-        let client = TcpStream::connect(self.address).map_err(told)?;
-        let served = self.seen.accept().map_err(told)?;
-        drop(client);
-        drop(served);
+        self.seen.one()?;
         let second = spent();
         self.other()?;
         self.other()?;

@@ -1,20 +1,21 @@
 //! A client and a server in processes of their own, on two processors: who connects and closes, and who accepts and closes.
-//! The client waits for the server's end before its own, so there is one connection at a time.
+//! The client waits for the server after each step, so no more than a step's connections wait to be accepted.
 //!
-//! The server makes as many of each kind as a step has, over and over, and writes after each what it has taken of the
+//! The server takes as many of each kind as a step has, over and over, and writes after each what it has taken of the
 //! processor until then. So the two agree without a word about what comes next.
 
 use std::fmt::Display;
-use std::io::{self, BufRead as _, BufReader, Read, Write as _};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
 use std::thread;
 
 use tempfile::TempDir;
 
-use super::stand::spent;
+use super::stand::{Services, Turns, spent};
 use super::switched::{Kept, Load, Taken, processors};
 use super::told;
 
@@ -23,7 +24,7 @@ pub(crate) const WORD: &str = "closer";
 
 /// The client: this thread.
 pub(super) struct Between {
-    address: SocketAddr,
+    turns: Turns,
     path: PathBuf,
     server: Server,
     /// What the server had taken when it last said so.
@@ -70,16 +71,16 @@ impl Between {
         let directory = tempfile::tempdir().map_err(told)?;
         let path = directory.path().join("other");
         let mut server = Server::start(&path)?;
-        let address = server.word()?;
+        let turns = Turns::new(server.word()?);
         let kept = Kept::to(processors()?.last().copied().unwrap_or_default())?;
-        Ok(Self { address, path, server, until: 0.0, _kept: kept, _directory: directory })
+        Ok(Self { turns, path, server, until: 0.0, _kept: kept, _directory: directory })
     }
 
     /// What one connection of some has taken, at both ends.
-    fn each(&mut self, connect: impl Fn(&Self) -> Result<(), String>) -> Result<f64, String> {
+    fn each(&mut self, connect: impl Fn(&mut Self) -> io::Result<()>) -> Result<f64, String> {
         let first = spent();
         for _ in 0..Self::STEP {
-            connect(self)?;
+            connect(self).map_err(told)?;
         }
         let here = spent() - first;
         let until: f64 = self.server.word()?;
@@ -90,41 +91,35 @@ impl Between {
 }
 
 impl Load for Between {
-    const STEP: usize = 10;
+    const STEP: usize = 20;
 
     fn step(&mut self) -> Result<Taken, String> {
-        let connection = self.each(|this| until_closed(TcpStream::connect(this.address)))?;
-        let other = self.each(|this| until_closed(UnixStream::connect(&this.path)))?;
+        let connection = self.each(|this| TcpStream::connect(this.turns.next()).map(drop))?;
+        let other = self.each(|this| UnixStream::connect(&this.path).map(drop))?;
         Ok(Taken { connection, other })
-    }
-}
-
-/// The other side closes first, as a service does that has given its answer.
-fn until_closed<S: Read>(stream: io::Result<S>) -> Result<(), String> {
-    let mut stream = stream.map_err(told)?;
-    match stream.read(&mut [0]).map_err(told)? {
-        0 => Ok(()),
-        _ => Err("the server that closes has sent something".to_owned()),
     }
 }
 
 /// The server's own main: until its standard input ends, which it does with the bench.
 pub(crate) fn run(arguments: &[String]) -> Result<(), String> {
     let path = arguments.first().ok_or("where are local sockets to be accepted?")?;
-    let seen = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+    let seen = Services::bind()?;
     let others = UnixListener::bind(path).map_err(told)?;
-    say(&seen.local_addr().map_err(told)?)?;
-    let serving = thread::spawn(move || serve(&seen, &others));
-    io::stdin().read_to_end(&mut Vec::new()).map_err(told)?;
-    if serving.is_finished() { serving.join().map_err(|_| "it has panicked")? } else { Ok(()) }
+    say(&seen.port())?;
+    // Room for what both have to say: neither waits.
+    let (end, ended) = mpsc::sync_channel(2);
+    let no_more = end.clone();
+    thread::spawn(move || end.send(serve(seen, &others)));
+    thread::spawn(move || no_more.send(io::stdin().read_to_end(&mut Vec::new()).map(drop).map_err(told)));
+    ended.recv().map_err(told)?
 }
 
 /// Accepts and closes, and says after each step what that has taken until then.
-fn serve(seen: &TcpListener, others: &UnixListener) -> Result<(), String> {
+fn serve(mut seen: Services, others: &UnixListener) -> Result<(), String> {
     let _kept = Kept::to(processors()?.first().copied().unwrap_or_default())?;
     loop {
         for _ in 0..Between::STEP {
-            drop(seen.accept().map_err(told)?);
+            drop(seen.next().0.accept().map_err(told)?);
         }
         say(&spent())?;
         for _ in 0..Between::STEP {

@@ -2,9 +2,8 @@
 //! blocks. On a shared machine a second is enough for it to be another, so single rounds say little; see [`super::switched`].
 
 use std::fs;
-use std::net::TcpListener;
 
-use super::stand::{Stand, block, end, programs};
+use super::stand::{Services, Stand, block, end, programs};
 use super::{Figure, Peer, told};
 use crate::asked::Options;
 use crate::k8s::figures::median;
@@ -30,18 +29,18 @@ pub(super) const FIGURES: &[Figure] = &[
 
 /// One round.
 pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Vec<f64>, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+    let mut services = Services::bind()?;
     let mut values = Vec::new();
     for paced in [true, false] {
         let (mut without, mut added) = (Vec::new(), Vec::new());
-        block(&listener, BLOCK, paced)?;
-        let mut before = block(&listener, BLOCK, paced)?;
+        block(&mut services, BLOCK, paced)?;
+        let mut before = block(&mut services, BLOCK, paced)?;
         for _ in 0..options.count(PAIRS) {
             let watcher = stand.watcher(peer)?;
-            block(&listener, BLOCK / 20, paced)?;
-            let with = block(&listener, BLOCK, paced)?;
+            block(&mut services, BLOCK / 20, paced)?;
+            let with = block(&mut services, BLOCK, paced)?;
             end(&watcher)?;
-            let after = block(&listener, BLOCK, paced)?;
+            let after = block(&mut services, BLOCK, paced)?;
             added.push(with - before.midpoint(after));
             without.push(before.midpoint(after));
             before = after;
@@ -49,17 +48,17 @@ pub(super) fn measure(stand: &Stand, peer: Peer, options: &Options) -> Result<Ve
         let (without, added) = (median(without).unwrap_or(f64::NAN), median(added).unwrap_or(f64::NAN));
         values.extend([without, added, added / without * 100.0]);
     }
-    values.extend(counted(stand, peer, &listener)?);
+    values.extend(counted(stand, peer, &mut services)?);
     Ok(values)
 }
 
 /// What the kernel counts of the programs' runs itself.
-fn counted(stand: &Stand, peer: Peer, listener: &TcpListener) -> Result<[f64; 2], String> {
+fn counted(stand: &Stand, peer: Peer, services: &mut Services) -> Result<[f64; 2], String> {
     let watcher = stand.watcher(peer)?;
     let was = fs::read_to_string(STATS).map_err(told)?;
     fs::write(STATS, "1").map_err(told)?;
     let before = programs(&watcher);
-    let done = block(listener, BLOCK, false);
+    let done = block(services, BLOCK, false);
     let after = programs(&watcher);
     fs::write(STATS, was.trim()).map_err(told)?;
     end(&watcher)?;

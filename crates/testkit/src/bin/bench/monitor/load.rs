@@ -1,9 +1,8 @@
 //! What the monitor takes while connections come and go.
 
-use std::net::TcpListener;
 use std::time::Instant;
 
-use super::stand::{RATE, Stand, block};
+use super::stand::{RATE, Services, Stand, block};
 use super::{Figure, told};
 use crate::asked::Options;
 
@@ -23,12 +22,12 @@ pub(super) const FIGURES: &[Figure] = &[
 
 /// One round.
 pub(super) fn measure(stand: &Stand, options: &Options) -> Result<Vec<f64>, String> {
-    let listener = TcpListener::bind("127.0.0.1:0").map_err(told)?;
+    let mut services = Services::bind()?;
     let monitor = stand.monitor()?;
-    block(&listener, RATE / 20, true)?;
+    block(&mut services, RATE / 20, true)?;
     let count = RATE * usize::try_from(options.window(WINDOW).as_millis()).map_err(told)? / 1_000;
     let (start, before) = (Instant::now(), monitor.process.usage().cpu);
-    block(&listener, count, true)?;
+    block(&mut services, count, true)?;
     let (time, cpu) = (start.elapsed().as_secs_f64(), (monitor.process.usage().cpu - before).as_secs_f64());
     let rate = count as f64 / time;
     let part = cpu / time * 100.0;

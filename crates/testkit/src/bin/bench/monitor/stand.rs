@@ -23,7 +23,7 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(20);
 /// Connections a second, where there is a pace.
 pub(super) const RATE: usize = 20_000;
 /// So often connections are made, as many as are due.
-pub(super) const BEAT: Duration = Duration::from_millis(1);
+const BEAT: Duration = Duration::from_millis(1);
 
 /// A program of the crate `monitor`, beside this one.
 const SWITCHED: &str = "adit-monitor-switched";
@@ -219,21 +219,77 @@ pub(super) fn usual(mut each: Vec<f64>) -> f64 {
     each.iter().sum::<f64>() / each.len() as f64
 }
 
-/// Makes and ends so many connections, at the pace or as fast as it goes. Gives what each has taken of the processor, in
-/// microseconds.
-pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result<f64, String> {
-    let address = listener.local_addr().map_err(told)?;
-    let (start, mut before) = (Instant::now(), spent());
-    let mut each = Vec::with_capacity(count);
-    for done in 0..count {
+/// So many addresses of this machine.
+const ADDRESSES: u8 = 250;
+
+/// Addresses of services, in turn. Who makes 20,000 connections a second to a single one spends most of the time in the
+/// kernel's search for a free port, and does not get to as many.
+pub(super) struct Turns {
+    port: u16,
+    last: u8,
+}
+
+impl Turns {
+    /// All have the same port.
+    pub(super) fn new(port: u16) -> Self {
+        Self { port, last: 0 }
+    }
+
+    /// The next one.
+    pub(super) fn next(&mut self) -> SocketAddr {
+        self.last = self.last % ADDRESSES + 1;
+        SocketAddr::from(([127, 1, 0, self.last], self.port))
+    }
+}
+
+/// A listener at each of them.
+pub(super) struct Services {
+    turns: Turns,
+    listeners: Vec<TcpListener>,
+}
+
+impl Services {
+    /// At a port that is free.
+    pub(super) fn bind() -> Result<Self, String> {
+        let first = TcpListener::bind(Turns::new(0).next()).map_err(told)?;
+        let port = first.local_addr().map_err(told)?.port();
+        let mut turns = Turns { last: 1, ..Turns::new(port) };
+        let more = (1..ADDRESSES).map(|_| TcpListener::bind(turns.next()).map_err(told));
+        let listeners = std::iter::once(Ok(first)).chain(more).collect::<Result<Vec<_>, _>>()?;
+        Ok(Self { turns: Turns::new(port), listeners })
+    }
+
+    /// The port of all.
+    pub(super) fn port(&self) -> u16 {
+        self.turns.port
+    }
+
+    /// The listener whose turn it is, and where it is.
+    pub(super) fn next(&mut self) -> (&TcpListener, SocketAddr) {
+        let address = self.turns.next();
+        (&self.listeners[usize::from(self.turns.last) - 1], address)
+    }
+
+    /// One connection, from its beginning to its end at both sides.
+    pub(super) fn one(&mut self) -> Result<(), String> {
+        let (listener, address) = self.next();
         let client = TcpStream::connect(address).map_err(told)?;
         let served = listener.accept().map_err(told)?;
         drop(client);
         drop(served);
-        let due = Duration::from_secs_f64((done + 1) as f64 / RATE as f64);
-        // Early by more than a beat: sleeping costs no time of the processor.
-        if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| paced && *early >= BEAT) {
-            rest(early);
+        Ok(())
+    }
+}
+
+/// Makes and ends so many connections, at the pace or as fast as it goes. Gives what each has taken of the processor, in
+/// microseconds.
+pub(super) fn block(services: &mut Services, count: usize, paced: bool) -> Result<f64, String> {
+    let (start, mut before) = (Instant::now(), spent());
+    let mut each = Vec::with_capacity(count);
+    for done in 1..=count {
+        services.one()?;
+        if paced {
+            keep_pace(start, done);
         }
         // With what waking up has cost.
         let now = spent();
@@ -243,8 +299,16 @@ pub(super) fn block(listener: &TcpListener, count: usize, paced: bool) -> Result
     Ok(usual(each))
 }
 
+/// Waits, where more was done since the start than is due by a beat: sleeping costs no time of the processor.
+pub(super) fn keep_pace(start: Instant, done: usize) {
+    let due = Duration::from_secs_f64(done as f64 / RATE as f64);
+    if let Some(early) = due.checked_sub(start.elapsed()).filter(|early| *early >= BEAT) {
+        rest(early);
+    }
+}
+
 /// The thread that is measured waits by itself: a runtime would add its own time.
-pub(super) fn rest(time: Duration) {
+fn rest(time: Duration) {
     let Ok(mut left) = Timespec::try_from(time) else { return };
     while let NanosleepRelativeResult::Interrupted(more) = nanosleep(&left) {
         left = more;
