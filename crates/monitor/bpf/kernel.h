@@ -25,6 +25,8 @@ typedef __u32 __be32;
 #define FIELD_EXISTS 2
 /* What is written before is not moved behind it by the compiler. */
 #define barrier() asm volatile("" ::: "memory")
+/* What the compiler has derived from it before, it does not know any more. */
+#define barrier_of(value) asm volatile("" : "+r"(value))
 
 enum {
 	BPF_MAP_TYPE_HASH = 1,
@@ -166,6 +168,10 @@ struct css_set {
 	struct cgroup *dfl_cgrp;
 };
 
+struct nsproxy {
+	struct net *net_ns;
+};
+
 typedef struct {
 	__u32 val;
 } kuid_t;
@@ -181,6 +187,7 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct files_struct *files;
 	struct css_set *cgroups;
+	struct nsproxy *nsproxy;
 	char comm[16];
 };
 

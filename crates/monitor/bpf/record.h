@@ -112,6 +112,12 @@ struct kept {
 	struct owner owner;
 };
 
+/* Two lines of memory for each: no other connection is in them, and all but the number of the owner and his name is in one. */
+struct place {
+	struct kept kept;
+	__u64 spare[5];
+};
+
 /*
  * What userspace reads: what is kept, and what the kernel has at the socket, as it is there. The layout is known to
  * src/decode.rs.
@@ -176,9 +182,11 @@ enum count {
 /* A power of two, at least twice as many as connections are to be kept: then a row with no room at all is rare (`ROW`). */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
+	/* Nobody maps it. But then the first place begins with a line of memory; else it is somewhere within one. */
+	__uint(map_flags, BPF_F_MMAPABLE);
 	__uint(max_entries, 131072);
 	__type(key, __u32);
-	__type(value, struct kept);
+	__type(value, struct place);
 } connections SEC(".maps");
 
 /*
@@ -293,6 +301,14 @@ __u64 waiting_now = 0;
 /* Whether accept itself is seen: then nobody need be looked for at close. */
 __u32 accept_seen = 0;
 
+/*
+ * The network namespace of the monitor, and its number; while the monitor is in it, no other has this address. Most sockets are
+ * in it, and beside its number the kernel counts who uses it, at each socket that comes and goes: to read it there is to wait
+ * for another processor.
+ */
+__u64 own_net = 0;
+__u32 own_netns = 0;
+
 static __inline __u64 *count_of(const enum count which, const __u32 whose)
 {
 	__u32 key = whose;
@@ -360,11 +376,14 @@ static __inline __u32 low_of(__u64 number)
 /* What the first place of a row has in `counts` for each socket that is further on. */
 #define ONE_FURTHER 0x10000
 
+/* The power of two below the size of a TCP socket: those that the kernel has beside each other have places beside each other. */
+#define SOCKET_SHIFT 11
+
 static __inline __u32 nth_at(__u64 number, __u32 nth)
 {
 	__u64 mixed = low_of(number) * 0x9e3779b97f4a7c15ULL;
 
-	return ((__u32)(mixed >> 32) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
+	return ((low_of(number) >> SOCKET_SHIFT) + nth * ((__u32)(mixed >> 8) | 1)) & last_place;
 }
 
 static __inline struct kept *nth_place(__u64 number, __u32 nth)
@@ -459,9 +478,12 @@ static __inline void in_order(void)
  */
 static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 nth)
 {
-	__u32 at = nth_at(number, nth);
 	int taken = 0;
+	__u32 at;
 
+	/* Found anew: to keep it from before would take more of the stack. */
+	barrier_of(number);
+	at = nth_at(number, nth);
 	if (!enter(at))
 		return 0;
 	if (*(volatile __u8 *)&kept->state == NO_STATE && *(volatile __u64 *)&kept->socket == address) {

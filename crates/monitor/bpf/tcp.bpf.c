@@ -649,6 +649,18 @@ int files(struct task_file_context *ctx)
 	return sk ? owned_by_file(sk, task) : 0;
 }
 
+/* Programs of this kind run in the process that reads what they find: the monitor. */
+static __inline void know_own_net(void)
+{
+	struct net *net = bpf_get_current_task_btf()->nsproxy->net_ns;
+
+	if (own_net || !net)
+		return;
+	own_netns = net->ns.inum;
+	barrier();
+	own_net = (__u64)net;
+}
+
 /* Every open file once before that: who listens where. */
 SEC("iter/task_file")
 int listening(struct task_file_context *ctx)
@@ -658,6 +670,7 @@ int listening(struct task_file_context *ctx)
 	__u8 one = 1;
 	__u64 key;
 
+	know_own_net();
 	if (!ctx->task || !file)
 		return 0;
 	sk = tcp_of_file(file);

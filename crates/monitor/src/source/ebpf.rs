@@ -450,7 +450,7 @@ mod tests {
     use super::*;
 
     /// Bytes of `struct kept` in `bpf/record.h`.
-    const KEPT: usize = 88;
+    const KEPT: usize = 128;
 
     /// The source, unless this process may not have it, which is said.
     fn opened(options: &Options) -> Option<Ebpf> {
