@@ -15,8 +15,8 @@ use crate::table::{Limits, Table};
 /// How often events are taken when nobody wakes us, where few happen, and where many do.
 const TAKE: Duration = Duration::from_millis(100);
 const TAKE_OFTEN: Duration = Duration::from_millis(5);
-/// So many are to be found each time at most, where many happen, and no more than half of what the ring of a processor has
-/// room for: what finds none there goes a way that costs connections much more.
+/// So many are to be found each time at most, where many happen, and in the ring of a processor no more than half of what it
+/// has room for: what finds none there goes a way that costs connections much more.
 const TAKE_AT_ONCE: u32 = 512;
 /// How often dead processes are looked for, and how often when there is soon no room for more.
 const EXPIRE: Duration = Duration::from_secs(10);
@@ -181,8 +181,8 @@ impl Agent {
                 expired = at;
             }
             let since = now().saturating_sub(std::mem::replace(&mut taken, now()));
-            let at_once = (self.source.room() / 2).min(TAKE_AT_ONCE);
-            self.source.wait(until_next(since, self.found, at_once).min(self.every));
+            let wait = until_next(since, self.found, self.source.fill());
+            self.source.wait(wait.min(self.every));
         }
         self.take()?;
         self.take_folded(now())
@@ -291,11 +291,12 @@ impl Agent {
     }
 }
 
-/// How long to wait until events are taken again, by how many were found and how long after those before, and how many are
-/// to be found at most.
-fn until_next(since: Duration, found: u32, at_once: u32) -> Duration {
-    let wait = since.checked_mul(at_once).and_then(|time| time.checked_div(found));
-    wait.unwrap_or(TAKE).clamp(TAKE_OFTEN, TAKE)
+/// How long to wait until events are taken again, by how many were found and how long after those before; and how many in the
+/// fullest of several places, and for how many each has room.
+fn until_next(since: Duration, found: u32, (fullest, room): (u32, u32)) -> Duration {
+    let until = |at_once: u32, found: u32| since.checked_mul(at_once).and_then(|time| time.checked_div(found));
+    let wait = until(TAKE_AT_ONCE, found).unwrap_or(TAKE).min(until(room / 2, fullest).unwrap_or(TAKE));
+    wait.clamp(TAKE_OFTEN, TAKE)
 }
 
 /// Records on their way into the table: names are looked up before it is taken hold of.
@@ -476,7 +477,7 @@ mod tests {
 
     #[test]
     fn events_are_taken_so_often_that_few_are_found_each_time() {
-        let after = |millis: u64, found| until_next(Duration::from_millis(millis), found, 512);
+        let after = |millis: u64, found| until_next(Duration::from_millis(millis), found, (0, u32::MAX));
         assert_eq!(after(100, 0), TAKE);
         assert_eq!(after(100, 512), TAKE);
         // 40,000 a second: both ends of 20,000 connections.
@@ -484,8 +485,9 @@ mod tests {
         assert_eq!(after(12, 480), Duration::from_micros(12_800));
         assert_eq!(after(100, u32::MAX), TAKE_OFTEN);
         assert_eq!(after(3_600_000, 1), TAKE);
-        assert_eq!(until_next(Duration::from_millis(100), 512, 64), Duration::from_micros(12_500), "a small ring");
-        assert_eq!(until_next(Duration::MAX, 1, 512), TAKE, "a clock that has gone far");
+        let small = |fullest| until_next(Duration::from_millis(100), 400, (fullest, 128));
+        assert_eq!((small(512), small(64)), (Duration::from_micros(12_500), TAKE), "one of several small rings");
+        assert_eq!(until_next(Duration::MAX, 1, (1, 128)), TAKE, "a clock that has gone far");
     }
 
     #[test]

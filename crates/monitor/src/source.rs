@@ -53,9 +53,10 @@ pub trait Source: Send {
     /// When the system does not tell any more.
     fn counts(&mut self) -> Result<Counts, SourceError>;
 
-    /// How many events there is room for until they are taken, if all come from one processor.
-    fn room(&self) -> u32 {
-        u32::MAX
+    /// Where events wait in several places: how many were found in the fullest when they were taken last, and for how many
+    /// each has room.
+    fn fill(&self) -> (u32, u32) {
+        (0, u32::MAX)
     }
 
     /// Waits for events, at most so long.

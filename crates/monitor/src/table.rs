@@ -266,7 +266,6 @@ impl Table {
             self.connections.iter().filter(|(_, one)| one.survey + MISSED <= survey).map(|(id, _)| *id).collect();
         let mut ends = Vec::with_capacity(lost.len());
         for mut connection in lost.into_iter().filter_map(|id| self.take(id)).collect::<Vec<_>>() {
-            self.overflow.unseen += 1;
             let ended = Some((now, End::Unseen));
             connection.record = Record { step: Step::Ended, state: State::Closed, ended, ..connection.record };
             self.end(now, &connection, End::Unseen);
@@ -547,6 +546,7 @@ impl Table {
 
     fn end(&mut self, now: Duration, connection: &Connection, end: End) {
         let record = &connection.record;
+        self.overflow.unseen += u64::from(end == End::Unseen);
         *self.ends.entry((end.as_str(), end.error().unwrap_or_default())).or_default() += 1;
         let finish = |sums: &mut Sums| sums.end(end);
         finish(&mut self.totals);

@@ -64,8 +64,8 @@ mod switched {
             hold(&self.source).counts()
         }
 
-        fn room(&self) -> u32 {
-            hold(&self.source).room()
+        fn fill(&self) -> (u32, u32) {
+            hold(&self.source).fill()
         }
 
         fn wait(&self, up_to: Duration) {

@@ -78,7 +78,9 @@ impl Groups {
             let directories = entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()));
             let more = directories.map(|entry| (mount.clone(), path.join(entry.file_name())));
             let more = more.filter(|(_, path)| path.as_os_str().len() <= LONGEST);
-            self.todo.extend(more.take(REMEMBERED));
+            // With one too many it is given up below.
+            let room = (REMEMBERED + 1).saturating_sub(self.todo.len());
+            self.todo.extend(more.take(room));
         }
         if self.places.len() >= REMEMBERED || self.todo.len() > REMEMBERED {
             self.todo.clear();

@@ -214,8 +214,8 @@ impl Source for Ebpf {
         &self.way
     }
 
-    fn room(&self) -> u32 {
-        self.ends.as_ref().map_or(u32::MAX, Ends::room)
+    fn fill(&self) -> (u32, u32) {
+        self.ends.as_ref().map_or((0, u32::MAX), Ends::fill)
     }
 
     fn events(&mut self, each: &mut dyn FnMut(Record)) -> Result<(), SourceError> {
@@ -262,12 +262,13 @@ impl Source for Ebpf {
     }
 
     fn folded(&mut self, each: &mut dyn FnMut(Folded)) -> Result<(), SourceError> {
+        let (now, is_tight) = (Instant::now(), self.taken.len() >= FOLDED_MANY);
         let count = self.counts()?.folded;
-        if count == self.folded_count {
+        // Where there is soon no room for more, what is over has to go, also when nothing could be added for lack of it.
+        if count == self.folded_count && !is_tight {
             return Ok(());
         }
         self.folded_count = count;
-        let (now, is_tight) = (Instant::now(), self.taken.len() >= FOLDED_MANY);
         let mut dead = Vec::new();
         for entry in self.folded.iter() {
             // One that went while it was looked for is no failure.

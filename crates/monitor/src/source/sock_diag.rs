@@ -177,6 +177,7 @@ impl Source for SockDiag {
         self.known.retain(|_, known| {
             if !std::mem::take(&mut known.seen) {
                 counts.closed += 1;
+                counts.unowned += u64::from(known.record.owner.is_none());
                 events.push(Record {
                     step: Step::Ended,
                     state: State::Closed,
@@ -332,6 +333,21 @@ mod tests {
             assert!(after.rtt.is_some(), "{after:#?}");
             return;
         }
+    }
+
+    #[test]
+    fn a_connection_that_is_gone_and_was_nobodys_is_counted() {
+        let mut source = SockDiag::open(None).expect("the kernel has sock_diag");
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let record = Record { owner: None, ..survey(&mut source)[0] };
+        // The kernel gives no socket this number.
+        source.known.insert(u64::MAX, Known { record, seen: false, told: true });
+        let before = source.counts().unwrap();
+        survey(&mut source);
+        let counts = source.counts().unwrap();
+        assert!(counts.unowned > before.unowned && counts.closed > before.closed, "{counts:?}");
+        drop(client);
     }
 
     #[test]

@@ -144,6 +144,10 @@ fn a_connection_that_several_surveys_do_not_find_is_gone() {
     let end = ended(live(1, 7), End::Unseen);
     assert_eq!(lost, [(end, None)]);
     assert_eq!((table.overflow().unseen, only(&table).open), (1, 0));
+    // A poll tells it so itself.
+    table.handle_record(SECOND, &live(2, 7), None);
+    table.handle_record(SECOND, &ended(live(2, 7), End::Unseen), None);
+    assert_eq!((table.overflow().unseen, only(&table).open), (2, 0));
 }
 
 #[test]

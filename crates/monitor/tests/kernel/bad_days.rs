@@ -678,6 +678,7 @@ fn are_counted_exactly(processes: usize, each: usize, every: Duration, options: 
     }
     let (found, counts) = (count(), shared.counts());
     assert!(off(&found) <= allowed(), "{counts:?} {found:?}");
+    assert!(found.iter().all(|one| one.0 <= each && one.1 <= each), "never too many: {counts:?} {found:?}");
     assert_eq!((counts.events_lost, counts.map_full), (0, 0));
     // And by what the programs have counted themselves, against what the system has.
     let by_programs = || {

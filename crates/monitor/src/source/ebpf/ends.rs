@@ -29,6 +29,8 @@ pub(super) struct Ends {
     processors: usize,
     /// Records of a ring: a power of two.
     each: usize,
+    /// Records of the fullest, when they were taken last.
+    fullest: usize,
 }
 
 impl Ends {
@@ -41,20 +43,23 @@ impl Ends {
     ) -> io::Result<Self> {
         let turns = Mapped::new(turns, processors * TURN)?;
         let records = Mapped::new(records, processors * each * RECORD)?;
-        Ok(Self { turns, records, processors, each })
+        Ok(Self { turns, records, processors, each, fullest: 0 })
     }
 
-    /// Records that the ring of a processor has room for.
-    pub(super) fn room(&self) -> u32 {
-        u32::try_from(self.each).unwrap_or(u32::MAX)
+    /// How many records were found in the fullest ring at the last time, and for how many each has room.
+    pub(super) fn fill(&self) -> (u32, u32) {
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        (number(self.fullest), number(self.each))
     }
 
     /// Takes what there is, of each processor no more than its ring has room for: the rest is for the next turn.
     pub(super) fn take(&mut self, mut record: impl FnMut(&[u8; RECORD])) {
+        self.fullest = 0;
         for processor in 0..self.processors {
             let written = self.turns.count(processor * TURN).load(Ordering::Acquire);
             let read = self.turns.count(processor * TURN + READ);
             let mut next = read.load(Ordering::Relaxed);
+            self.fullest = self.fullest.max(usize::try_from(written.wrapping_sub(next)).unwrap_or(self.each));
             for taken in 1..=self.each {
                 if next == written {
                     break;
