@@ -13,9 +13,10 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tempfile::TempDir;
 
-use super::stand::{Services, Turns, spent};
+use super::stand::{DEADLINE, Services, Turns, spent};
 use super::switched::{Kept, Load, Taken, processors};
 use super::told;
 
@@ -52,6 +53,13 @@ impl Server {
     /// Its next word.
     fn word<W: std::str::FromStr>(&mut self) -> Result<W, String> {
         let mut line = String::new();
+        if self.said.buffer().is_empty() {
+            let mut output = [PollFd::new(self.said.get_ref(), PollFlags::IN)];
+            let limit = Timespec::try_from(DEADLINE).map_err(told)?;
+            if poll(&mut output, Some(&limit)).map_err(told)? == 0 {
+                return Err("the server that closes has said nothing for 20 s: measure again".to_owned());
+            }
+        }
         self.said.read_line(&mut line).map_err(told)?;
         line.trim().parse().map_err(|_| format!("the server that closes said {line:?}"))
     }
