@@ -74,7 +74,7 @@ pub(crate) struct SourceArguments {
     #[arg(long, value_name = "WAY", value_parser = ["fexit", "kretprobe", "sys_exit", "close"])]
     accept: Option<String>,
     /// Connections that the kernel keeps for us at the same time [default: 65536]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(64..=i64::from(room::MOST)))]
+    #[arg(long, value_name = "N", value_parser = connections, allow_negative_numbers = true)]
     max_connections: Option<u32>,
 }
 
@@ -131,7 +131,10 @@ impl SourceArguments {
         if let Some(unmet) = &way.unmet {
             return Some(format!("{}; hint: {}", unmet.message, unmet.hint));
         }
-        let unused = self.of_programs();
+        let mut unused = self.of_programs();
+        // What it polls for is told with the reason.
+        let is_reason = |option: &str| way.reason.as_ref().is_some_and(|reason| reason.message.starts_with(option));
+        unused.retain(|option| !is_reason(option));
         let is_unused = way.source != "ebpf" && !unused.is_empty();
         is_unused.then(|| format!("not used, as it polls: {}", unused.join(", ")))
     }
@@ -142,6 +145,13 @@ pub(super) fn refuse_config(global: &Global, command: &str) -> Result<(), Failur
     let Some(path) = &global.config else { return Ok(()) };
     let message = format!("--config {} has no meaning for adit {command}", path.display());
     Err(Failure::new(Fault::Usage, message, "leave it out: all that can be set is an option"))
+}
+
+/// How many connections are kept.
+fn connections(text: &str) -> Result<u32, String> {
+    const LEAST: u32 = 64;
+    let known = text.parse().ok().filter(|number| (LEAST..=room::MOST).contains(number));
+    known.ok_or_else(|| format!("it takes a whole number from {LEAST} to {}", room::MOST))
 }
 
 /// An address to listen on, in the short forms that adit's files take.
@@ -222,7 +232,7 @@ pub(super) fn interval(text: &str) -> Result<Duration, Failure> {
         _ if interval < LEAST_INTERVAL => Err(usage("less than 100ms", "as in 1s or 500ms")),
         _ if interval > MOST_INTERVAL => Err(usage(
             "more than 60s",
-            "what is open, and whether it works at all, is known by looking: as in 5s or 1m",
+            "take 60s or less: what is open, and whether it works at all, is known by looking",
         )),
         _ => Ok(interval),
     }
@@ -487,6 +497,8 @@ fn who_else(option: &str, port: u16) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ::monitor::source::Obstacle;
+
     use super::*;
 
     fn answers(readiness: &Readiness) -> [(u16, String); 3] {
@@ -569,6 +581,9 @@ mod tests {
         let way = |source| Way { source, ..Way::default() };
         assert_eq!(best.unused(&way("sock_diag")).unwrap(), "not used, as it polls: --accept, --max-connections");
         assert_eq!(best.unused(&way("ebpf")), None);
+        let reason = Obstacle { message: "--accept close is not to be had: no".into(), hint: String::new() };
+        let said = best.unused(&Way { reason: Some(reason), ..way("sock_diag") }).unwrap();
+        assert_eq!(said, "not used, as it polls: --max-connections", "it polls because of the other");
     }
 
     #[test]

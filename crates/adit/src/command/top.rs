@@ -79,17 +79,26 @@ pub(crate) struct TopArguments {
     /// The column to sort by [default: rate]
     #[arg(long, value_name = "COLUMN", long_help = rows::sort_help())]
     sort: Option<String>,
-    /// Show only lines with this text in a name, an address, a port or the number of a process
+    /// Show only lines with this text, in capitals or not, in a name, an address, a port or the number of a process
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     filter: String,
     /// Lines at most, with --once; all of them when it is left out
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = lines, allow_negative_numbers = true)]
     lines: Option<usize>,
     /// Time between two looks: 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "1s")]
     interval: String,
     #[command(flatten)]
     source: SourceArguments,
+}
+
+/// A number of lines: none of them would be no table.
+fn lines(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(0) => Err("a table has one line at least".to_owned()),
+        Ok(lines) => Ok(lines),
+        Err(_) => Err("it takes a whole number, as in 20".to_owned()),
+    }
 }
 
 /// The daemon that is asked, and what it tells of its forwards and tunnels.
@@ -229,10 +238,10 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     // After that, as its thread is to have no more rights than the others.
     say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
-        if form == Form::Live {
-            view.note(unused);
-        } else {
-            tracing::warn!("{unused}");
+        match form {
+            Form::Live => view.note(unused),
+            Form::Table | Form::Lines => view::wrap(&unused, room()).iter().for_each(|line| terminal::say(line)),
+            Form::Object | Form::Steps => tracing::warn!("{unused}"),
         }
     }
     let place = match &behind {
@@ -261,7 +270,7 @@ async fn show(
     match form {
         Form::Steps => stream(&scope, source, every, Teller::steps(wanted, view.filter()), asked, signals).await,
         Form::Lines => {
-            let teller = Teller::lines(wanted, view.filter(), room());
+            let teller = Teller::lines(wanted, view.filter(), room(), !asked.uses().is_empty());
             stream(&scope, source, every, teller, asked, signals).await
         }
         Form::Live => live(&scope, source, every, view, asked, signals).await,
@@ -341,8 +350,9 @@ fn print(look: Look, shared: &Shared, mut view: View, form: Form, lines: Option<
         return;
     }
     let lacking = lacks(&shared.counts(), shared.way());
-    for note in view::notes(shared.way(), &lacking) {
-        terminal::say(&note);
+    let notes = view::notes(shared.way(), &lacking);
+    for line in notes.iter().flat_map(|note| view::wrap(note, room())) {
+        terminal::say(&line);
     }
     // Before the table, where both are read in one place.
     let _ = terminal::said(ORDER);

@@ -116,17 +116,16 @@ impl Ebpf {
         let mut way = Way { source: "ebpf", capacity: places as usize / 2, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, nests, &mut way.parts);
         if way.chosen("state").is_none() {
-            let state = way.parts.iter().filter(|part| part.purpose == "state");
-            let said: Vec<String> =
-                state.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
-            return Err(SourceError::NotPermitted(rights::judge(&facts, &said.join("; "))));
+            let said = refused(&way, "state");
+            return Err(SourceError::NotPermitted(match &options.state {
+                Some(asked) => rights::judge_asked(&facts, &format!("--attach {asked}"), &said),
+                None => rights::judge(&facts, &said),
+            }));
         }
         say_exits(&mut programs, &way).map_err(|error| SourceError::broken("a map of the kernel", &error))?;
         if let Some(asked) = options.accept.as_deref().filter(|asked| *asked != "close") {
-            let refused = way.parts.iter().filter(|part| part.purpose == "accept");
-            let said = refused.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?)));
-            let (said, is_unmet) = (said.collect::<Vec<_>>().join("; "), way.chosen("accept").is_none());
-            way.unmet = is_unmet.then(|| rights::judge_one(&facts, &format!("--accept {asked}"), &said));
+            let (said, is_unmet) = (refused(&way, "accept"), way.chosen("accept").is_none());
+            way.unmet = is_unmet.then(|| rights::judge_asked(&facts, &format!("--accept {asked}"), &said));
         }
         way.missing = attach::missing(&way);
         way.missing.extend(super::unseen_processes());
@@ -207,6 +206,13 @@ impl Ebpf {
         self.refused_looks += 1;
         tracing::warn!(%error, "open files could not be looked through");
     }
+}
+
+/// What the kernel said of the ways to one purpose that it refused.
+fn refused(way: &Way, purpose: &str) -> String {
+    let parts = way.parts.iter().filter(|part| part.purpose == purpose);
+    let said = parts.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?)));
+    said.collect::<Vec<_>>().join("; ")
 }
 
 impl Source for Ebpf {

@@ -93,15 +93,18 @@ pub fn judge(facts: &Facts, said: &str) -> Obstacle {
     })
 }
 
-/// The same for one way that was asked for by an option, where the rest works without.
+/// The same for a way that was asked for by an option, where another would do.
 #[must_use]
-pub fn judge_one(facts: &Facts, option: &str, said: &str) -> Obstacle {
+pub fn judge_asked(facts: &Facts, option: &str, said: &str) -> Obstacle {
+    if let Some(obstacle) = foresee(facts) {
+        return obstacle;
+    }
     let (why, hint) = if said.contains("tracefs") && !facts.tracefs {
-        ("tracefs is missing or may not be read", TRACEFS.to_owned())
+        ("tracefs is missing or may not be read", format!("{TRACEFS}; or leave {option} out"))
     } else {
         (said, format!("leave {option} out: the best way that the kernel permits is taken then"))
     };
-    Obstacle { message: format!("{option} is not to be had, and goes unused: {why}"), hint }
+    Obstacle { message: format!("{option} is not to be had: {why}"), hint }
 }
 
 /// What the system's answer tells together with the facts.
@@ -251,13 +254,15 @@ mod tests {
     #[test]
     fn one_way_that_cannot_be_had_is_told_with_its_option_and_what_to_do() {
         let unmet =
-            judge_one(&Facts { tracefs: false, ..root() }, "--accept sys_exit", "a tracepoint: tracefs not found");
+            judge_asked(&Facts { tracefs: false, ..root() }, "--accept sys_exit", "a tracepoint: tracefs not found");
         assert!(unmet.message.starts_with("--accept sys_exit is not to be had") && unmet.message.contains("tracefs"));
         assert!(unmet.hint.starts_with("mount -t tracefs"), "{unmet:?}");
-        let unmet = judge_one(&root(), "--accept fexit", "fexit inet_csk_accept: no");
+        let unmet = judge_asked(&root(), "--accept fexit", "fexit inet_csk_accept: no");
         assert!(
             unmet.message.ends_with("fexit inet_csk_accept: no") && unmet.hint.starts_with("leave --accept fexit out")
         );
+        let unmet = judge_asked(&Facts { capabilities: 0, ..root() }, "--attach kprobe", "EPERM");
+        assert!(unmet.message.starts_with("CAP_BPF and"), "without rights no other way would do: {unmet:?}");
     }
 
     #[test]

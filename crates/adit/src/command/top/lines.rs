@@ -8,11 +8,10 @@ use adit_core::{printable, timestamp};
 use serde_json::json;
 
 use super::event::{self, when};
-use super::rows::short;
+use super::rows::{amount, short};
 use super::view;
 use crate::command::monitor::{lacks, way as source};
 use crate::command::output::Line;
-use crate::command::up::table::bytes;
 
 /// Which events are told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -65,8 +64,8 @@ impl Teller {
     }
 
     /// For people, in lines of so many columns at most.
-    pub(super) fn lines(wanted: Events, filter: &str, width: usize) -> Self {
-        Self { lines: Some(Lines::new(wanted, width)), ..Self::steps(wanted, filter) }
+    pub(super) fn lines(wanted: Events, filter: &str, width: usize, has_forwards: bool) -> Self {
+        Self { lines: Some(Lines::new(wanted, width, has_forwards)), ..Self::steps(wanted, filter) }
     }
 
     /// What is said of lines that found no room.
@@ -89,8 +88,9 @@ impl Teller {
         let hidden = lines.hidden();
         let narrow = format!("no room on this terminal for {}; a pipe or a file has all", hidden.join(", "));
         let notes = view::notes(way, &lacks(&Counts::default(), way));
-        let said = notes.into_iter().chain((!hidden.is_empty()).then_some(narrow)).map(Line::Say);
-        said.chain([Line::Data(lines.titles())]).collect()
+        let said = notes.into_iter().chain((!hidden.is_empty()).then_some(narrow));
+        let width = lines.width;
+        said.flat_map(|text| view::wrap(&text, width)).map(Line::Say).chain([Line::Data(lines.titles())]).collect()
     }
 
     /// The line of a step, when it is wanted.
@@ -147,34 +147,44 @@ const COLUMNS: [Column; 13] = [
 const STEP: usize = 11;
 /// The time of day alone, for a terminal that has no room for the date.
 const TIME_OF_DAY: usize = 13;
-/// What a narrow terminal does without, in this order; the date goes before all of them.
-const LEAST: [&str; 10] = ["RTT", "WAY", "FORWARD", "LOCAL", "RECEIVED", "SENT", "DURATION", "PID", "TIME", "COMMAND"];
+/// As wide as 127.0.0.1 with its port: addresses begin with that where there is no room for the longest.
+const ADDRESS: usize = 15;
+/// What a narrow terminal does without, in this order; the date goes before all of them. Of a connection that came in the local
+/// address says to which service, so it stays longer than the figures.
+const LEAST: [&str; 9] = ["RTT", "RECEIVED", "SENT", "DURATION", "LOCAL", "PID", "TIME", "WAY", "COMMAND"];
 
 /// Makes the lines; knows how wide each column is by now.
 pub(super) struct Lines {
     columns: Vec<Column>,
     has_date: bool,
+    /// So wide all of them may become.
+    width: usize,
 }
 
 impl Lines {
-    /// For a terminal of so many columns; there is no limit for a pipe and a file.
-    pub(super) fn new(events: Events, width: usize) -> Self {
+    /// For a terminal of so many columns; there is no limit for a pipe and a file. Forwards have their column to the last where
+    /// there are some.
+    pub(super) fn new(events: Events, width: usize, has_forwards: bool) -> Self {
         let mut columns = COLUMNS.to_vec();
         if events.has_beginnings() {
             columns[1].wide = STEP;
         }
-        let all = |columns: &[Column]| columns.iter().map(|column| column.wide + 1).sum::<usize>() - 1;
-        let has_date = all(&columns) <= width;
+        let has_date = whole(&columns) <= width;
         if !has_date {
             columns[0].wide = TIME_OF_DAY;
         }
-        for title in LEAST {
-            if all(&columns) <= width {
+        if whole(&columns) > width {
+            let addresses = columns.iter_mut().filter(|column| matches!(column.title, "LOCAL" | "REMOTE"));
+            addresses.for_each(|column| column.wide = ADDRESS);
+        }
+        let unused = (!has_forwards).then_some("FORWARD");
+        for title in unused.into_iter().chain(LEAST) {
+            if whole(&columns) <= width {
                 break;
             }
             columns.retain(|column| column.title != title);
         }
-        Self { columns, has_date }
+        Self { columns, has_date, width }
     }
 
     /// The titles.
@@ -199,15 +209,25 @@ impl Lines {
 
     fn line(&mut self, cell: impl Fn(&str) -> String) -> String {
         let mut line = String::new();
+        let (mut room, mut over) = (self.width.saturating_sub(whole(&self.columns)), 0_usize);
         for column in &mut self.columns {
             let text = printable::part(&cell(column.title), usize::MAX);
-            column.wide = column.wide.max(text.chars().count());
-            let wide = column.wide;
+            let length = text.chars().count();
+            // Where there is room the column has it from now on; else this line alone is moved, as far as need be.
+            let more = Some(length.saturating_sub(column.wide)).filter(|more| *more <= room).unwrap_or_default();
+            (column.wide, room) = (column.wide + more, room - more);
+            let wide = column.wide.saturating_sub(over);
             let text = if column.is_figure { format!("{text:>wide$} ") } else { format!("{text:<wide$} ") };
+            over = (over + length.max(wide)).saturating_sub(column.wide);
             line.push_str(&text);
         }
         line.trim_end().to_owned()
     }
+}
+
+/// How wide a line of these is.
+fn whole(columns: &[Column]) -> usize {
+    columns.iter().map(|column| column.wide + 1).sum::<usize>().saturating_sub(1)
 }
 
 /// What is in a column. `–` is what is not known, and what there is not.
@@ -224,8 +244,8 @@ fn cell(title: &str, record: &Record, forward: Option<&str>, has_date: bool) -> 
         // The port is chosen while it connects.
         "LOCAL" => known((record.local.port() != 0).then(|| record.local.to_string())),
         "REMOTE" => record.remote.to_string(),
-        "SENT" => known(end.map(|_| bytes(record.sent))),
-        "RECEIVED" => known(end.map(|_| bytes(record.received))),
+        "SENT" => known(end.map(|_| amount(record.sent))),
+        "RECEIVED" => known(end.map(|_| amount(record.received))),
         "DURATION" => known(end.filter(|_| !record.seen_late).map(|_| short(record.duration(Duration::ZERO)))),
         "RTT" => known(record.rtt.map(short)),
         "ERROR" => known(end.and_then(End::error).map(str::to_owned)),
@@ -294,7 +314,7 @@ mod tests {
 
     #[test]
     fn lines_stand_below_their_titles_with_whole_addresses_and_harmless_names() {
-        let mut lines = Lines::new(Events::Ends, usize::MAX);
+        let mut lines = Lines::new(Events::Ends, usize::MAX, false);
         let titles = lines.titles();
         let line = lines.step(&record(Step::Ended, false, Some(End::Failed(111))), Some("web\x1b"));
         for (title, text) in
@@ -317,27 +337,52 @@ mod tests {
 
     #[test]
     fn a_narrow_terminal_keeps_who_where_and_why() {
-        let mut lines = Lines::new(Events::Ends, 80);
+        let mut lines = Lines::new(Events::Ends, 80, false);
         let (titles, line) = (lines.titles(), lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None));
         assert!(line.chars().count() <= 80 && titles.len() <= 80, "{titles}\n{line}");
         for title in ["TIME", "EVENT", "PID", "COMMAND", "REMOTE", "ERROR"] {
             assert!(titles.contains(title), "{titles}");
         }
         assert!(lines.hidden().contains(&"LOCAL") && line.contains("Z failed "), "{line}");
-        for (width, left) in
-            [(72, "TIME EVENT COMMAND REMOTE ERROR"), (60, "EVENT COMMAND REMOTE ERROR"), (45, "EVENT REMOTE ERROR")]
-        {
-            let mut lines = Lines::new(Events::Ends, width);
+        for (width, left) in [
+            (120, "TIME EVENT PID COMMAND WAY LOCAL REMOTE SENT RECEIVED DURATION ERROR"),
+            (80, "TIME EVENT PID COMMAND WAY REMOTE ERROR"),
+            (72, "TIME EVENT COMMAND WAY REMOTE ERROR"),
+            (60, "EVENT COMMAND WAY REMOTE ERROR"),
+            (45, "EVENT REMOTE ERROR"),
+        ] {
+            let mut lines = Lines::new(Events::Ends, width, false);
             let titles = lines.titles();
             assert_eq!(titles.split_whitespace().collect::<Vec<_>>().join(" "), left, "{width}");
             assert!(lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None).chars().count() <= width);
         }
-        assert!(Lines::new(Events::All, usize::MAX).hidden().is_empty());
+        assert!(Lines::new(Events::All, usize::MAX, false).hidden().is_empty());
+        assert_eq!(Lines::new(Events::Ends, 120, true).hidden(), ["RECEIVED", "RTT"], "a forward that is used is told");
+    }
+
+    #[test]
+    fn on_a_terminal_a_long_address_moves_its_own_line_alone() {
+        let mut lines = Lines::new(Events::Ends, 80, false);
+        let titles = lines.titles();
+        let usual = lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None);
+        let remote = "[2001:db8:1111:2222:3333:4444:5555:6666]:443".parse().unwrap();
+        let long = lines.step(&Record { remote, ..record(Step::Ended, false, Some(End::Failed(111))) }, None);
+        assert!(long.contains(":6666]:443 ECONNREFUSED"), "{long}");
+        assert_eq!(lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None), usual);
+        // What is after it stands in its place again as soon as there is room.
+        let mut lines = Lines::new(Events::Ends, 120, false);
+        lines.titles();
+        let local = "192.168.100.200:54321".parse().unwrap();
+        let moved = lines.step(&Record { local, ..record(Step::Ended, false, Some(End::Failed(111))) }, None);
+        let place = |line: &str| line.split("1.5s").next().unwrap_or_default().chars().count();
+        let usual = lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None);
+        assert!(moved.chars().count() <= 120 && usual.chars().count() <= 120, "{titles}\n{moved}\n{usual}");
+        assert_eq!(place(&moved), place(&usual), "{moved}\n{usual}");
     }
 
     #[test]
     fn what_is_not_over_has_no_figures_and_what_is_older_no_age() {
-        let mut lines = Lines::new(Events::All, usize::MAX);
+        let mut lines = Lines::new(Events::All, usize::MAX, false);
         let opened = lines.step(&record(Step::Opened, false, None), None);
         assert!(opened.contains(" opened ") && !opened.contains("4.9K"), "{opened}");
         let late = Record { seen_late: true, ..record(Step::Ended, true, Some(End::Reset)) };

@@ -56,7 +56,7 @@ const SENT_OF_ONE: Column = column("SENT", 5, "all bytes sent, from its beginnin
 const RECEIVED: Column = column("RECEIVED", 8, "all bytes received, counted as those sent");
 const RETRANS: Column = column("RETRANS", 7, "packets sent again, counted as the bytes");
 const RTT: Column = column("RTT", 7, "smoothed round-trip time");
-const FORWARD: Column = column("FORWARD", 7, "forward or tunnel of adit that is used");
+const FORWARD: Column = column("FORWARD", 7, "forward or tunnel of adit that is used; while there are none it is the first to go where room is short");
 const PORT: Column = column("PORT", 5, "port of the service: there, or here when they came in");
 const WAY: Column = column("WAY", 3, "out: asked for here; in: asked for there");
 
@@ -152,6 +152,11 @@ pub(super) fn sort_help() -> String {
     )
 }
 
+/// Bytes as they are shown; none is a plain nothing.
+pub(super) fn amount(number: u64) -> String {
+    if number == 0 { "0".to_owned() } else { bytes(number) }
+}
+
 /// A cell: kept as what it is, and made a text when it is seen.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Cell {
@@ -183,8 +188,8 @@ impl Cell {
             Self::Ip(ip, Some(netns)) => format!("{ip}%{netns}"),
             Self::Address(address) => address.to_string(),
             Self::Count(number) => number.to_string(),
-            Self::Bytes(0) | Self::Rate(0) => "0".to_owned(),
-            Self::Bytes(number) => bytes(*number),
+            Self::Bytes(number) => amount(*number),
+            Self::Rate(0) => amount(0),
             Self::Rate(number) => format!("{}/s", bytes(*number)),
             Self::Time(time) => short(*time),
         }

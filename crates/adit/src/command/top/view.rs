@@ -9,6 +9,7 @@ use std::time::Duration;
 use ::monitor::source::Way;
 use adit_core::printable;
 
+pub(super) use self::layout::wrap;
 use self::layout::{Layout, clip, shortened};
 use super::keys::Key;
 use super::look::Look;
@@ -287,14 +288,16 @@ impl View {
         self.first = self.first.min(self.order.len().saturating_sub(self.page));
         let sort = self.sort[self.by as usize];
         let shown: Vec<&Row> = self.shown(self.first, self.page);
-        let drawn = self.layout.draw(self.by, &shown, sort, width);
+        // Where nothing fits the filter, columns stand as they would without it.
+        let measured = if shown.is_empty() { self.rows.iter().take(self.page).collect() } else { shown };
+        let drawn = self.layout.draw(self.by, &measured, sort, width);
         let seen = if way.source == "ebpf" { "seen by eBPF" } else { "seen by polling" };
         lines[0] = clip(&with_hidden(&self.title(), seen, &drawn.hidden, width), width);
         if self.paused {
             lines[0] = lines[0].replacen("PAUSED", "\x1b[7mPAUSED\x1b[0m", 1);
         }
         lines.push(drawn.titles_marked(width));
-        lines.extend(drawn.lines);
+        lines.extend(drawn.lines.into_iter().take(self.order.len()));
         self.layout.widths = drawn.widths;
         if self.order.is_empty() {
             lines.push(clip(&self.none(), width));

@@ -511,3 +511,17 @@ fn what_is_sorted_by_is_whole_on_a_very_narrow_screen() {
         );
     }
 }
+
+#[test]
+fn a_filter_that_nothing_fits_leaves_the_columns_where_they_are() {
+    let mut view = view_of(&[connection(1, 3_000_000, "a-long-command"), connection(2, 20, "nginx")]);
+    let titles = |view: &mut View| screen(view, 80, 24).into_iter().find(|line| line.contains("COMMAND")).unwrap();
+    let before = titles(&mut view);
+    for key in "/no such thing".chars() {
+        view.handle_key(Key::Letter(key));
+    }
+    assert_eq!(titles(&mut view), before);
+    let screen = screen(&mut view, 80, 24);
+    assert!(screen.iter().any(|line| line.starts_with("nothing fits the filter")), "{screen:#?}");
+    assert!(!screen.iter().any(|line| line.contains("nginx")), "{screen:#?}");
+}
