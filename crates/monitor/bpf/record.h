@@ -472,6 +472,22 @@ static __inline void in_order(void)
 	barrier();
 }
 #else
+/* Places that somebody takes at this moment: a few for each processor. By themselves, as `waiting` may be full. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u8);
+} wanted SEC(".maps");
+
+/* Only one at a time is let in for a place, until he deletes it. Not in line, for its stack. */
+static __noinline int wants(__u32 at)
+{
+	__u8 one = 1;
+
+	return !bpf_map_update_elem(&wanted, &at, &one, BPF_NOEXIST);
+}
+
 /*
  * The same where stores and loads are seen in any order, and programs have no operations that say otherwise (since 5.18):
  * the kernel's own locks do. Who is let in for the place is alone with it.
@@ -484,7 +500,7 @@ static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 n
 	/* Found anew: to keep it from before would take more of the stack. */
 	barrier_of(number);
 	at = nth_at(number, nth);
-	if (!enter(at))
+	if (!wants(at))
 		return 0;
 	if (*(volatile __u8 *)&kept->state == NO_STATE && *(volatile __u64 *)&kept->socket == address) {
 		kept->socket = number;
@@ -493,18 +509,18 @@ static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 n
 		kept->state = BEGUN;
 		taken = 1;
 	}
-	leave(at);
+	bpf_map_delete_elem(&wanted, &at);
 	return taken;
 }
 
 /* What was written before is seen by all before what is written after: a lock was given back, and one taken, between. */
 static __inline void in_order(void)
 {
-	/* No socket and no place. */
-	__u64 nobody = 1ULL << 40 | bpf_get_smp_processor_id();
+	/* There are fewer places. */
+	__u32 nobody = 1U << 31 | bpf_get_smp_processor_id();
 
-	bpf_map_delete_elem(&waiting, &nobody);
-	bpf_map_delete_elem(&waiting, &nobody);
+	bpf_map_delete_elem(&wanted, &nobody);
+	bpf_map_delete_elem(&wanted, &nobody);
 }
 #endif
 

@@ -56,7 +56,11 @@ const SENT_OF_ONE: Column = column("SENT", 5, "all bytes sent, from its beginnin
 const RECEIVED: Column = column("RECEIVED", 8, "all bytes received, counted as those sent");
 const RETRANS: Column = column("RETRANS", 7, "packets sent again, counted as the bytes");
 const RTT: Column = column("RTT", 7, "smoothed round-trip time");
-const FORWARD: Column = column("FORWARD", 7, "forward or tunnel of adit that is used; while there are none it is the first to go where room is short");
+const FORWARD: Column = column(
+    "FORWARD",
+    7,
+    "forward or tunnel of adit that is used; while there are none it is the first to go where room is short",
+);
 const PORT: Column = column("PORT", 5, "port of the service: there, or here when they came in");
 const WAY: Column = column("WAY", 3, "out: asked for here; in: asked for there");
 

@@ -281,7 +281,10 @@ impl View {
         let mut lines = vec![String::new()];
         if is_roomy {
             lines.push(clip(&self.counts(way), width));
-            lines.extend(shortened(&notes(way, &self.lacking(way)), width, (height / NOTES).max(2)));
+            let lacking = self.lacking(way);
+            // What programs in the kernel do not see is little; of a poll it is what its user has to know.
+            let most = if way.source == "ebpf" && lacking.is_empty() { 1 } else { (height / NOTES).max(2) };
+            lines.extend(shortened(&notes(way, &lacking), width, most));
             lines.push(String::new());
         }
         self.page = height.saturating_sub(lines.len() + 2).max(1);

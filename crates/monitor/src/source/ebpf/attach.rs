@@ -199,7 +199,7 @@ fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static st
         (Some(_), _) => {}
         _ if way.sees_attempts_alone() => {}
         // It is looked for, or who closes it is taken for it.
-        (None, Some(_)) => missing.push("at once: which process has accepted a connection"),
+        (None, Some(_)) => missing.push("who has accepted a connection, until it closes or is looked for"),
         (None, None) => missing.push("the processes of incoming connections before they close them"),
     }
     if way.chosen("owners").is_none() {
@@ -209,7 +209,7 @@ fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static st
         missing.push("connections of Multipath TCP that are older than the monitor");
     }
     if way.chosen("close").is_none() {
-        missing.push("at once: connections that were reset before their process was known");
+        missing.push("until they are looked for: connections that were reset before their process was known");
     }
     match way.chosen("unreachable") {
         None => {
@@ -364,7 +364,10 @@ mod tests {
     fn that_it_is_not_seen_who_accepts_is_said() {
         let mut without = way(UNREACHABLE[0].way);
         without.parts.retain(|part| part.purpose != "accept");
-        assert_eq!(missing_of(&without, true, false), ["at once: which process has accepted a connection"]);
+        assert_eq!(
+            missing_of(&without, true, false),
+            ["who has accepted a connection, until it closes or is looked for"]
+        );
         without.parts.retain(|part| part.purpose != "owners");
         let said = missing_of(&without, true, false);
         assert_eq!(said[0], "the processes of incoming connections before they close them");

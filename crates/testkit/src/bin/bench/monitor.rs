@@ -28,6 +28,8 @@ use super::table::{self, print};
 enum Peer {
     /// `tcplife` of libbpf-tools: one tracepoint, a line for each connection that ends.
     Tcplife,
+    /// bpftrace, with a script that tells what tcplife tells: its own ones are for kprobes, which not every kernel has.
+    Bpftrace,
     /// adit.
     Adit,
 }
@@ -38,6 +40,7 @@ impl Contender for Peer {
     fn name(self) -> &'static str {
         match self {
             Self::Tcplife => "tcplife",
+            Self::Bpftrace => "bpftrace",
             Self::Adit => "adit",
         }
     }
@@ -79,14 +82,14 @@ const ROWS: &[Row] = &[
         name: "cost",
         title: "Both ends in one thread, with somebody who looks and after he has gone, each time started anew",
         figures: cost::FIGURES,
-        peers: &[Peer::Tcplife, Peer::Adit],
+        peers: &[Peer::Tcplife, Peer::Bpftrace, Peer::Adit],
         measure: cost::measure,
     },
     Row {
         name: "bulk",
         title: "One stream over loopback, with and without somebody who looks",
         figures: bulk::FIGURES,
-        peers: &[Peer::Tcplife, Peer::Adit],
+        peers: &[Peer::Tcplife, Peer::Bpftrace, Peer::Adit],
         measure: bulk::measure,
     },
     Row {
@@ -140,7 +143,7 @@ fn group() -> Group {
     Group {
         name: "monitor",
         rows: ROWS.iter().map(|row| (row.name, row.title)).collect(),
-        peers: vec![Peer::Tcplife.name(), Peer::Adit.name()],
+        peers: vec![Peer::Tcplife.name(), Peer::Bpftrace.name(), Peer::Adit.name()],
         about: "`adit monitor`: what it costs the machine's connections, and what it takes itself. Needs root.",
         programs: "adit is $ADIT_BIN or target/release/adit",
     }

@@ -13,6 +13,7 @@ use testkit::raw;
 use tokio::runtime::Runtime;
 
 use super::{Peer, told};
+use crate::figures::Contender as _;
 use crate::runtimes;
 use crate::table::note;
 
@@ -28,14 +29,27 @@ const BEAT: Duration = Duration::from_millis(1);
 /// A program of the crate `monitor`, beside this one.
 const SWITCHED: &str = "adit-monitor-switched";
 
-/// tcplife wants the kernel's tracing files, which are not everywhere: it gets them for itself.
-const TCPLIFE: &str = "mount -t tracefs none /sys/kernel/tracing; exec tcplife >/dev/null";
+/// Other tools want the kernel's tracing files, which are not everywhere: they get them for themselves.
+const TRACEFS: &str = "mount -t tracefs none /sys/kernel/tracing; exec \"$@\" >/dev/null";
+/// What tcplife does, for bpftrace.
+const LIFE_OF_TCP: &str = "\
+tracepoint:sock:inet_sock_set_state /args->protocol == 6/ {
+    if (args->newstate < 4) { @birth[args->skaddr] = nsecs; }
+    if (args->newstate == 2 || args->newstate == 9) { @pid[args->skaddr] = pid; @comm[args->skaddr] = comm; }
+    if (args->newstate == 7 && @birth[args->skaddr]) {
+        $tcp = (struct tcp_sock *)args->skaddr;
+        printf(\"%d %s %d %d %d %d %d\\n\", @pid[args->skaddr], @comm[args->skaddr], args->sport, args->dport,
+            $tcp->bytes_acked, $tcp->bytes_received, (nsecs - @birth[args->skaddr]) / 1000000);
+        delete(@birth[args->skaddr]); delete(@pid[args->skaddr]); delete(@comm[args->skaddr]);
+    }
+}";
 
 /// The programs, and where they are asked from.
 pub(super) struct Stand {
     adit: PathBuf,
     runtime: Runtime,
-    has_tcplife: bool,
+    /// Who cannot be measured here.
+    missing: Vec<Peer>,
 }
 
 /// A monitor that is ready.
@@ -56,12 +70,11 @@ impl Stand {
         if !rustix::process::geteuid().is_root() {
             return Err("programs in the kernel need root: run it with sudo".to_owned());
         }
-        let mut stand = Self { adit, runtime: runtimes::apart(1)?, has_tcplife: true };
-        match stand.tcplife().and_then(|process| end(&process)) {
-            Ok(()) => {}
-            Err(error) => {
-                note(&format!("skipped: tcplife (libbpf-tools) cannot be measured ({error})"));
-                stand.has_tcplife = false;
+        let mut stand = Self { adit, runtime: runtimes::apart(1)?, missing: Vec::new() };
+        for (peer, package) in [(Peer::Tcplife, "libbpf-tools"), (Peer::Bpftrace, "bpftrace")] {
+            if let Err(error) = stand.watcher(peer).and_then(|process| end(&process)) {
+                note(&format!("skipped: {} ({package}) cannot be measured ({error})", peer.name()));
+                stand.missing.push(peer);
             }
         }
         Ok(stand)
@@ -69,37 +82,23 @@ impl Stand {
 
     /// Whether it can be measured here.
     pub(super) fn has(&self, peer: Peer) -> bool {
-        peer != Peer::Tcplife || self.has_tcplife
+        !self.missing.contains(&peer)
     }
 
     /// What is measured, and where.
     pub(super) fn description(&self) -> String {
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-        format!("adit monitor beside tcplife on Linux {}; {cores} cores; medians", kernel.trim())
+        format!("adit monitor beside tcplife and bpftrace on Linux {}; {cores} cores; medians", kernel.trim())
     }
 
     /// Starts somebody who looks, and waits until his programs are there.
     pub(super) fn watcher(&self, peer: Peer) -> Result<Process, String> {
         match peer {
             Peer::Adit => Ok(self.monitor()?.process),
-            Peer::Tcplife => self.tcplife(),
+            Peer::Tcplife => other(&["tcplife"]),
+            Peer::Bpftrace => other(&["bpftrace", "-e", LIFE_OF_TCP]),
         }
-    }
-
-    fn tcplife(&self) -> Result<Process, String> {
-        let process = Process::start(Command::new("unshare").args(["-m", "sh", "-c", TCPLIFE])).map_err(told)?;
-        let start = Instant::now();
-        // It says nothing when it is ready.
-        while programs(&process).2 == 0 {
-            if !process.is_running() || start.elapsed() > DEADLINE {
-                let said = process.output();
-                return Err(said.lines().last().unwrap_or("it says nothing").to_owned());
-            }
-            runtimes::pass(Duration::from_millis(20))?;
-        }
-        runtimes::pass(Duration::from_millis(100))?;
-        if process.is_running() { Ok(process) } else { Err("it has ended".to_owned()) }
     }
 
     /// Starts a monitor, and waits until it says that it is ready.
@@ -146,6 +145,24 @@ impl Stand {
         let of_name = text.lines().filter(|line| line.starts_with(name)).filter(wanted);
         Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
+}
+
+/// Starts another tool, and waits until its programs are there.
+fn other(command: &[&str]) -> Result<Process, String> {
+    let mut shell = Command::new("unshare");
+    shell.args(["-m", "sh", "-c", TRACEFS, "sh"]).args(command);
+    let process = Process::start(&mut shell).map_err(told)?;
+    let start = Instant::now();
+    // It says nothing when it is ready.
+    while programs(&process).2 == 0 {
+        if !process.is_running() || start.elapsed() > DEADLINE {
+            let said = process.output();
+            return Err(said.lines().last().unwrap_or("it says nothing").to_owned());
+        }
+        runtimes::pass(Duration::from_millis(20))?;
+    }
+    runtimes::pass(Duration::from_millis(100))?;
+    if process.is_running() { Ok(process) } else { Err("it has ended".to_owned()) }
 }
 
 /// A monitor whose programs can be switched off and on.
