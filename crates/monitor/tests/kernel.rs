@@ -445,3 +445,42 @@ fn the_owner_of_an_open_accepted_connection_is_found_among_files() {
     drop(client);
     server.stop();
 }
+
+/// Each side has its end when it is there: who closes first leaves nothing but a small thing for the kernel to wait with, and the
+/// other closes later.
+fn ends_have_their_times(options: &Options) {
+    let Some(mut source) = open(options) else { return };
+    let (listener, port) = listen("127.0.0.1:0");
+    let begin = Instant::now();
+    let (client, mut served) = pair(&listener);
+    let paired = begin.elapsed();
+    std::thread::sleep(Duration::from_millis(150));
+    let before = begin.elapsed();
+    drop(client);
+    assert_eq!(served.read(&mut [0]).unwrap(), 0);
+    let after = begin.elapsed();
+    std::thread::sleep(Duration::from_millis(300));
+    let last = begin.elapsed();
+    drop(served);
+    let found = ends(&mut *source, port, 2);
+    assert_eq!(found.len(), 2, "{found:#?}");
+    for record in &found {
+        let (least, most) = if record.incoming {
+            (last - paired, last + DEADLINE)
+        } else {
+            (before - paired, after + Duration::from_millis(200))
+        };
+        let took = record.duration(Duration::ZERO);
+        assert!((least..most).contains(&took), "{took:?} is not within {least:?} and {most:?}: {record:#?}");
+    }
+}
+
+#[test]
+fn each_side_has_the_time_of_its_own_end_by_the_best_way() {
+    ends_have_their_times(&Options::default());
+}
+
+#[test]
+fn each_side_has_the_time_of_its_own_end_by_typed_tracepoint() {
+    ends_have_their_times(&by("tp_btf"));
+}
