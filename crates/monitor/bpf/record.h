@@ -336,6 +336,15 @@ static __inline void count_change(const enum count which)
 		*count += 1;
 }
 
+/* As one of a change of state, in its program or elsewhere. */
+static __inline void count_of_change(const enum count which, const int by_change)
+{
+	if (by_change)
+		count_change(which);
+	else
+		count(which);
+}
+
 /* Reads a field: a plain load where the type is known, permitted even where reading kernel memory is not. */
 #define READ(typed, to, field)                                                                           \
 	do {                                                                                             \
@@ -509,7 +518,9 @@ static __inline int take(struct kept *kept, __u64 address, __u64 number, __u32 n
 		kept->state = BEGUN;
 		taken = 1;
 	}
-	bpf_map_delete_elem(&wanted, &at);
+	/* Once more, if the kernel was busy with it: nobody else gives it back. */
+	if (bpf_map_delete_elem(&wanted, &at))
+		bpf_map_delete_elem(&wanted, &at);
 	return taken;
 }
 
@@ -542,6 +553,15 @@ static __inline int waited(__u64 number)
 	return 1;
 }
 
+/* The end of a connection was missed, and its socket is gone with what it has carried: it is over, and never told. */
+static __inline void is_missed(const struct kept *kept)
+{
+	count(kept->state == SYN_SENT ? COUNT_FAILED : COUNT_CLOSED);
+	/* A survey has told of it: then the next ones miss it, and it is told by that. */
+	if (!kept->told)
+		count(COUNT_RING_FULL);
+}
+
 /* The place still has a connection whose socket is gone, as its end was missed or nobody was seen to close it. */
 static __inline struct kept *left_over(struct kept *kept, __u64 number)
 {
@@ -560,6 +580,7 @@ static __inline struct kept *left_over(struct kept *kept, __u64 number)
 	}
 	if (!enter(number))
 		return NULL;
+	is_missed(kept);
 	kept->state = BEGUN;
 	leave(number);
 	return kept;

@@ -245,6 +245,8 @@ pub struct Options {
     pub ring: Option<u32>,
     /// Whether every step of a connection is told, or its end alone.
     pub every_step: bool,
+    /// Whether connections go the general way also where the usual one would do: to test it.
+    pub general: bool,
     /// How long a connection that a packet has ended waits for its process to close it, in the place of 90 seconds.
     pub patience: Option<Duration>,
 }

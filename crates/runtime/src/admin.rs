@@ -37,6 +37,8 @@ const BESIDE: usize = 8;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer unread.
 const UNREAD: Duration = Duration::from_secs(30);
+/// How often it is looked whether all is drained.
+const DRAIN_LOOKS: Duration = Duration::from_millis(5);
 /// Enough for any head a scraper or browser sends to this machine.
 const HEAD_MAX: usize = 16 * 1024;
 
@@ -107,6 +109,20 @@ impl AdminServer {
     #[must_use]
     pub fn local_addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Takes nobody new, answers those who have begun to ask, and ends: after `limit` at the latest, or when the future is
+    /// dropped.
+    pub async fn drain(self, limit: Duration) {
+        self.scope.drain();
+        let drained = async {
+            while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+                tokio::time::sleep(DRAIN_LOOKS).await;
+            }
+        };
+        // What is left then is told nothing.
+        let _ = tokio::time::timeout(limit, drained).await;
+        self.stop();
     }
 
     /// Ends it and waits for its thread, at most for the answer that is being made.
@@ -240,11 +256,11 @@ async fn serve(listener: BoundListener, places: Places, scope: Scope, service: S
     let tasks = scope.clone();
     let accepting = listener.accept_loop(scope.clone(), move |stream, _| {
         let Some(place) = places.take().map(Arc::new) else { return };
-        let service = service.clone();
+        let (service, scope) = (service.clone(), tasks.clone());
         tasks.spawn("admin connection", async move {
             tokio::select! {
                 biased;
-                () = serve_connection(stream, service, &place) => {}
+                () = serve_connection(stream, service, &place, scope.drained()) => {}
                 () = place.given_away() => {}
             }
         });
@@ -255,7 +271,7 @@ async fn serve(listener: BoundListener, places: Places, scope: Scope, service: S
     scope.idle().await;
 }
 
-async fn serve_connection<S>(stream: S, service: Service, place: &Arc<Place>)
+async fn serve_connection<S>(stream: S, service: Service, place: &Arc<Place>, drained: impl Future<Output = ()>)
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -267,7 +283,17 @@ where
         let answer = service.answer(&request);
         async move { Ok::<_, Infallible>(answer.into_response()) }
     });
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), answering).await {
+    let serving = builder.serve_connection(TokioIo::new(stream), answering);
+    tokio::pin!(serving, drained);
+    let served = tokio::select! {
+        served = &mut serving => served,
+        () = drained => {
+            // One that asks for nothing ends, and one that has begun to ask has its answer.
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = served {
         tracing::debug!(%error, "an admin connection ended early");
     }
 }
@@ -461,7 +487,7 @@ mod tests {
         let begun = tokio::time::Instant::now();
         client.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await.unwrap();
         let serving = async {
-            serve_connection(server, service, &place).await;
+            serve_connection(server, service, &place, std::future::pending()).await;
             begun.elapsed()
         };
         let reading = async {
@@ -491,6 +517,40 @@ mod tests {
         // This test's runtime has one thread, which is busy here: nothing else of it can run.
         assert!(get(&server, "/metrics", "localhost").starts_with("HTTP/1.1 200 "));
         server.stop();
+    }
+
+    #[tokio::test]
+    async fn who_has_begun_to_ask_has_an_answer_while_it_drains_and_nobody_else_holds_it_up() {
+        let server = start_with(DEADLINE);
+        let address = server.local_addr();
+        let [_silent, mut asks] = [(), ()].map(|()| TcpStream::connect(address).unwrap());
+        asks.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
+        // It is read by then: what is asked next is answered after it.
+        get(&server, "/metrics", "localhost");
+        let begin = std::time::Instant::now();
+        let asking = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            asks.write_all(b"alhost\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            asks.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        server.drain(DEADLINE).await;
+        assert!(begin.elapsed() < DEADLINE / 2, "{:?}", begin.elapsed());
+        assert!(asking.join().unwrap().starts_with("HTTP/1.1 200 "));
+        TcpStream::connect(address).unwrap_err();
+    }
+
+    #[tokio::test]
+    async fn who_never_finds_an_end_holds_up_a_drain_no_longer_than_it_may_take() {
+        let server = start_with(DEADLINE * 2);
+        let mut asks = TcpStream::connect(server.local_addr()).unwrap();
+        asks.write_all(b"GET /metrics HTTP/1.1\r\nHost: loc").unwrap();
+        get(&server, "/metrics", "localhost");
+        let begin = std::time::Instant::now();
+        server.drain(Duration::from_millis(200)).await;
+        assert!(begin.elapsed() < DEADLINE, "{:?}", begin.elapsed());
+        assert!(begin.elapsed() >= Duration::from_millis(200), "{:?}", begin.elapsed());
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl SourceArguments {
     /// What is to be said of options that the way that was taken has no use for, or that the kernel does not permit.
     pub(super) fn unused(&self, way: &Way) -> Option<String> {
         if let Some(unmet) = &way.unmet {
-            return Some(format!("{}; hint: {}", unmet.message, unmet.hint));
+            return Some(format!("{}; all else goes on without it; hint: {}", unmet.message, unmet.hint));
         }
         let mut unused = self.of_programs();
         // What it polls for is told with the reason.
@@ -149,9 +149,8 @@ pub(super) fn refuse_config(global: &Global, command: &str) -> Result<(), Failur
 
 /// How many connections are kept.
 fn connections(text: &str) -> Result<u32, String> {
-    const LEAST: u32 = 64;
-    let known = text.parse().ok().filter(|number| (LEAST..=room::MOST).contains(number));
-    known.ok_or_else(|| format!("it takes a whole number from {LEAST} to {}", room::MOST))
+    let known = text.parse().ok().filter(|number| (room::LEAST..=room::MOST).contains(number));
+    known.ok_or_else(|| format!("it takes a whole number from {} to {}", room::LEAST, room::MOST))
 }
 
 /// An address to listen on, in the short forms that adit's files take.
@@ -281,12 +280,15 @@ async fn serve(
         signals.next().await;
     }
     readiness.drain();
+    // First who has asked already, then what is attached: a last scrape has all that was seen.
+    tokio::select! {
+        _ = async { tokio::join!(metrics.drain(DRAIN), health.drain(DRAIN)) } => {}
+        _ = signals.next() => tracing::warn!("those who still ask have no answer: it was told to end once more"),
+    }
     shared.stop();
     if !failed && tokio::time::timeout(DRAIN, working).await.is_err() {
         tracing::warn!("the source does not end");
     }
-    metrics.stop();
-    health.stop();
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -417,7 +419,8 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         for (what, count) in counts.seen(shared.way()) {
             value["connections"][what] = count.into();
         }
-        value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost });
+        value["lost"] =
+            json!({ "connections": counts.map_full, "events": counts.events_lost, "steps": counts.hook_missed });
     }
     value
 }
@@ -581,9 +584,19 @@ mod tests {
         let way = |source| Way { source, ..Way::default() };
         assert_eq!(best.unused(&way("sock_diag")).unwrap(), "not used, as it polls: --accept, --max-connections");
         assert_eq!(best.unused(&way("ebpf")), None);
-        let reason = Obstacle { message: "--accept close is not to be had: no".into(), hint: String::new() };
-        let said = best.unused(&Way { reason: Some(reason), ..way("sock_diag") }).unwrap();
+        let reason = Obstacle { message: "--attach kprobe is not to be had: no".into(), hint: String::new() };
+        let asked = SourceArguments { attach: Some("kprobe".into()), accept: None, ..best };
+        let said = asked.unused(&Way { reason: Some(reason), ..way("sock_diag") }).unwrap();
         assert_eq!(said, "not used, as it polls: --max-connections", "it polls because of the other");
+    }
+
+    #[test]
+    fn how_many_connections_are_kept_is_a_number_within_bounds() {
+        assert_eq!(connections("64").unwrap(), 64);
+        assert_eq!(connections("4194304").unwrap(), room::MOST);
+        for text in ["63", "4194305", "-1", "", "many", "99999999999"] {
+            assert_eq!(connections(text).unwrap_err(), "it takes a whole number from 64 to 4194304", "{text}");
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub(crate) struct TopArguments {
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
     filter: String,
     /// Lines at most, with --once; all of them when it is left out
-    #[arg(long, value_name = "N", value_parser = lines, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = at_most, allow_negative_numbers = true)]
     lines: Option<usize>,
     /// Time between two looks: 100ms to 60s
     #[arg(long, value_name = "TIME", default_value = "1s")]
@@ -92,13 +92,10 @@ pub(crate) struct TopArguments {
     source: SourceArguments,
 }
 
-/// A number of lines: none of them would be no table.
-fn lines(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(0) => Err("a table has one line at least".to_owned()),
-        Ok(lines) => Ok(lines),
-        Err(_) => Err("it takes a whole number, as in 20".to_owned()),
-    }
+/// So many lines at most: with none there would be no table.
+fn at_most(text: &str) -> Result<usize, String> {
+    let count = text.parse().ok().filter(|count| *count > 0);
+    count.ok_or_else(|| "it takes a whole number from 1 on, as in 20".to_owned())
 }
 
 /// The daemon that is asked, and what it tells of its forwards and tunnels.
@@ -238,10 +235,10 @@ pub(crate) fn run(global: &Global, arguments: &TopArguments) -> Result<ExitCode,
     // After that, as its thread is to have no more rights than the others.
     say_aside()?;
     if let Some(unused) = arguments.source.unused(source.way()) {
-        match form {
-            Form::Live => view.note(unused),
-            Form::Table | Form::Lines => view::wrap(&unused, room()).iter().for_each(|line| terminal::say(line)),
-            Form::Object | Form::Steps => tracing::warn!("{unused}"),
+        if form == Form::Live {
+            view.note(unused);
+        } else {
+            tracing::warn!("{unused}");
         }
     }
     let place = match &behind {
@@ -350,9 +347,8 @@ fn print(look: Look, shared: &Shared, mut view: View, form: Form, lines: Option<
         return;
     }
     let lacking = lacks(&shared.counts(), shared.way());
-    let notes = view::notes(shared.way(), &lacking);
-    for line in notes.iter().flat_map(|note| view::wrap(note, room())) {
-        terminal::say(&line);
+    for note in view::notes(shared.way(), &lacking) {
+        terminal::say(&note);
     }
     // Before the table, where both are read in one place.
     let _ = terminal::said(ORDER);
@@ -575,6 +571,14 @@ fn draw(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_table_has_one_line_at_least() {
+        assert_eq!(at_most("1").unwrap(), 1);
+        for text in ["0", "-5", "x", "", "99999999999999999999999"] {
+            assert!(at_most(text).unwrap_err().contains("from 1 on"), "{text}");
+        }
+    }
 
     #[test]
     fn the_one_behind_sudo_is_found_with_his_home() {

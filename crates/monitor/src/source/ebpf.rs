@@ -116,18 +116,18 @@ impl Ebpf {
         let mut way = Way { source: "ebpf", capacity: places as usize / 2, ..Way::default() };
         let attached = attach::attach(&mut programs, &btf, options, nests, &mut way.parts);
         if way.chosen("state").is_none() {
-            let said = refused(&way, "state");
-            return Err(SourceError::NotPermitted(match &options.state {
-                Some(asked) => rights::judge_asked(&facts, &format!("--attach {asked}"), &said),
-                None => rights::judge(&facts, &said),
+            let said = refusals(&way, "state");
+            return Err(SourceError::NotPermitted(match (rights::foresee(&facts), &options.state) {
+                (None, Some(asked)) => rights::judge_asked(&facts, &format!("--attach {asked}"), &said),
+                _ => rights::judge(&facts, &said),
             }));
         }
         say_exits(&mut programs, &way).map_err(|error| SourceError::broken("a map of the kernel", &error))?;
         if let Some(asked) = options.accept.as_deref().filter(|asked| *asked != "close") {
-            let (said, is_unmet) = (refused(&way, "accept"), way.chosen("accept").is_none());
+            let (said, is_unmet) = (refusals(&way, "accept"), way.chosen("accept").is_none());
             way.unmet = is_unmet.then(|| rights::judge_asked(&facts, &format!("--accept {asked}"), &said));
         }
-        way.missing = attach::missing(&way);
+        way.missing = attach::missing(&way, facts.release);
         way.missing.extend(super::unseen_processes());
         let broken = |error: &dyn std::fmt::Display| SourceError::broken("a map of the kernel", error);
         let mut map = |name: &'static str| {
@@ -209,10 +209,12 @@ impl Ebpf {
 }
 
 /// What the kernel said of the ways to one purpose that it refused.
-fn refused(way: &Way, purpose: &str) -> String {
+fn refusals(way: &Way, purpose: &str) -> String {
     let parts = way.parts.iter().filter(|part| part.purpose == purpose);
-    let said = parts.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?)));
-    said.collect::<Vec<_>>().join("; ")
+    let mut said: Vec<_> = parts.filter_map(|part| Some(format!("{}: {}", part.way, part.refused.as_ref()?))).collect();
+    // A way may have two programs, and the kernel the same to say of both.
+    said.dedup();
+    said.join("; ")
 }
 
 impl Source for Ebpf {
@@ -500,6 +502,49 @@ mod tests {
         };
         assert_eq!([look(), look(), look()], [(1, 1), (1, 1), (1, 0)]);
         assert!(free(&places.get(&at, 0).expect("a place")));
+        assert_eq!(source.counts().expect("counts").events_lost, 1, "its end is told by nobody");
+    }
+
+    #[test]
+    fn an_end_that_the_kernel_has_told_no_program_of_is_told_when_the_socket_goes() {
+        for options in [Options::default(), Options { general: true, ..Options::default() }, raw()] {
+            let Some(mut source) = opened(&options) else { return };
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+            let address = listener.local_addr().expect("an address");
+            let pair = || {
+                let client = std::net::TcpStream::connect(address).expect("a connection");
+                (client, listener.accept().expect("a connection").0)
+            };
+            let (mut orderly, reset) = (pair(), pair());
+            std::io::Write::write_all(&mut orderly.0, b"12345").expect("room");
+            Read::read_exact(&mut orderly.1, &mut [0; 5]).expect("what was sent");
+            source.attached.detach_state();
+            drop(orderly);
+            rustix::net::sockopt::set_socket_linger(&reset.1, Some(Duration::ZERO)).expect("an option");
+            drop(reset.1);
+            let _ = Read::read(&mut &reset.0, &mut [0]);
+            drop(reset.0);
+            let mut found = Vec::new();
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while found.len() < 4 && Instant::now() < deadline {
+                let mut keep = |record: Record| {
+                    if record.ended.is_some() && (record.local == address || record.remote == address) {
+                        found.push((record.incoming, record.sent, record.owner.is_some()));
+                    }
+                };
+                source.events(&mut keep).expect("events");
+            }
+            found.sort_unstable();
+            // Who has accepted is known at its close, of which nothing was heard.
+            let outgoing: Vec<_> = found.iter().filter(|(incoming, ..)| !incoming).copied().collect();
+            assert_eq!(outgoing, [(false, 0, true), (false, 5, true)], "{options:?}");
+            assert_eq!(found.len(), 4, "{found:?}");
+            assert!(source.counts().expect("counts").closed >= 4);
+        }
+    }
+
+    fn raw() -> Options {
+        Options { state: Some("raw_tracepoint".into()), ..Options::default() }
     }
 
     #[test]

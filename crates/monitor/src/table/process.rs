@@ -45,11 +45,13 @@ impl Table {
     pub(super) fn process(&mut self, now: Duration, owner: &Owner, place: Option<Arc<str>>) -> Option<&mut Process> {
         let id = owner.process;
         if !self.processes.contains_key(&id) {
-            self.supersede(id);
+            let is_newest = self.supersede(id);
             if !self.has_room_for_process(now) {
                 return None;
             }
-            self.newest.insert(id.pid, id);
+            if is_newest {
+                self.newest.insert(id.pid, id);
+            }
         }
         let process = self.processes.entry(id).or_insert_with(|| Process {
             id,
@@ -72,12 +74,15 @@ impl Table {
         Some(process)
     }
 
-    /// The number belongs to another process now: what had it before is dead.
-    fn supersede(&mut self, id: ProcessId) {
-        let Some(before) = self.newest.get(&id.pid).copied().filter(|before| *before != id) else { return };
-        if self.processes.get(&before).is_some_and(|process| process.open == 0) {
+    /// The number belongs to another process now: what had it before is dead. Not so where what is told late is of the one
+    /// before; whether it is the newest.
+    fn supersede(&mut self, id: ProcessId) -> bool {
+        let Some(before) = self.newest.get(&id.pid).copied().filter(|before| *before != id) else { return true };
+        let is_newest = before.start <= id.start || !self.processes.contains_key(&before);
+        if is_newest && self.processes.get(&before).is_some_and(|process| process.open == 0) {
             self.processes.remove(&before);
         }
+        is_newest
     }
 
     /// Room for one more process; when there is none, those that are dead go, or else the one that is idle longest.

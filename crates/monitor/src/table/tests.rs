@@ -113,6 +113,21 @@ fn a_number_that_is_used_again_is_another_process() {
 }
 
 #[test]
+fn what_is_told_late_of_a_process_does_not_take_the_number_from_the_one_that_has_it_now() {
+    let mut table = Table::default();
+    let of = |start, number| Record { owner: Some(owner(7, start)), ..live(number, 7) };
+    table.handle_record(SECOND, &ended(of(99, 2), End::Closed), None);
+    table.handle_record(SECOND, &ended(of(50, 1), End::Closed), None);
+    let mut kept: Vec<u64> = table.processes().map(|one| one.id.start).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [50, 99], "the newest has its sums");
+    table.handle_record(SECOND, &ended(of(100, 3), End::Closed), None);
+    let mut kept: Vec<u64> = table.processes().map(|one| one.id.start).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, [50, 100], "which another one takes over");
+}
+
+#[test]
 fn a_dead_process_is_kept_for_a_while_and_then_dropped_and_sums_by_name_stay() {
     let mut table = Table::default();
     table.handle_record(SECOND, &ended(live(1, 7), End::Closed), None);

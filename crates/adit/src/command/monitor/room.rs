@@ -6,6 +6,8 @@ use ::monitor::source::{Counts, Way};
 
 /// After a warning the next one, should more be lost, comes no sooner.
 const AGAIN: Duration = Duration::from_secs(600);
+/// The least number of connections that `--max-connections` takes.
+pub(super) const LEAST: u32 = 64;
 /// The greatest number of connections that `--max-connections` takes.
 pub(super) const MOST: u32 = 4_194_304;
 
@@ -26,6 +28,10 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
         texts
             .push(format!("{count} ends or steps were lost, as adit got too little of the processor to take them all"));
     }
+    if counts.hook_missed > 0 {
+        let count = counts.hook_missed;
+        texts.push(format!("{count} steps were not seen: the kernel runs no program that interrupts itself"));
+    }
     texts
 }
 
@@ -34,7 +40,7 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
 pub(in crate::command) struct Warned {
     at: Option<Duration>,
     /// Of each kind.
-    lost: [u64; 3],
+    lost: [u64; 4],
     /// Whether each connection is told by itself: then those that are in sums alone are lost, too.
     one_by_one: bool,
 }
@@ -52,8 +58,8 @@ impl Warned {
         if is_new || is_due { self.rest(now, counts, way) } else { Vec::new() }
     }
 
-    fn lost(&self, counts: &Counts) -> [u64; 3] {
-        [counts.map_full, counts.events_lost, if self.one_by_one { counts.folded } else { 0 }]
+    fn lost(&self, counts: &Counts) -> [u64; 4] {
+        [counts.map_full, counts.events_lost, counts.hook_missed, if self.one_by_one { counts.folded } else { 0 }]
     }
 
     /// What is to be said at the end: when more is lost than was said.
@@ -87,6 +93,9 @@ mod tests {
         assert!(texts[0].starts_with("7 connections found no room in the kernel"), "{texts:?}");
         assert!(texts[0].ends_with("it has 131072 places; --max-connections 131072 makes 262144"), "{texts:?}");
         assert!(texts[1].starts_with("3 ends or steps were lost"), "{texts:?}");
+        let missed = Counts { hook_missed: 2, ..Counts::default() };
+        assert!(lacks(&missed, &way(64))[0].starts_with("2 steps were not seen"));
+        assert_eq!(Warned::default().texts(Duration::from_secs(1), &missed, &way(64)).len(), 1);
         assert!(!lacks(&counts(7, 0), &way(MOST as usize))[0].contains("--max"), "there are no more");
     }
 

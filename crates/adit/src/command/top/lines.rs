@@ -88,9 +88,8 @@ impl Teller {
         let hidden = lines.hidden();
         let narrow = format!("no room on this terminal for {}; a pipe or a file has all", hidden.join(", "));
         let notes = view::notes(way, &lacks(&Counts::default(), way));
-        let said = notes.into_iter().chain((!hidden.is_empty()).then_some(narrow));
-        let width = lines.width;
-        said.flat_map(|text| view::wrap(&text, width)).map(Line::Say).chain([Line::Data(lines.titles())]).collect()
+        let said = notes.into_iter().chain((!hidden.is_empty()).then_some(narrow)).map(Line::Say);
+        said.chain([Line::Data(lines.titles())]).collect()
     }
 
     /// The line of a step, when it is wanted.
@@ -114,7 +113,7 @@ impl Teller {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Column {
     title: &'static str,
-    /// So wide at least; a cell that needs more has it, and so have all lines after it.
+    /// So wide at least; a cell that needs more has it. So have all lines after it, where there is room.
     wide: usize,
     is_figure: bool,
 }
@@ -141,15 +140,17 @@ const COLUMNS: [Column; 13] = [
     figure("DURATION", 8),
     figure("RTT", 7),
     text("ERROR", 12),
-    text("FORWARD", 7),
+    text(FORWARD, 7),
 ];
+/// The column that only some have something in.
+const FORWARD: &str = "FORWARD";
 /// The longest name of a step that is no end.
 const STEP: usize = 11;
 /// The time of day alone, for a terminal that has no room for the date.
 const TIME_OF_DAY: usize = 13;
 /// As wide as 127.0.0.1 with its port: addresses begin with that where there is no room for the longest.
 const ADDRESS: usize = 15;
-/// What a narrow terminal does without, in this order; the date goes before all of them. Of a connection that came in the local
+/// What a narrow terminal does without, in this order. Forwards go before all of them while there are none, then the date. Of a connection that came in the local
 /// address says to which service, so it stays longer than the figures.
 const LEAST: [&str; 9] = ["RTT", "RECEIVED", "SENT", "DURATION", "LOCAL", "PID", "TIME", "WAY", "COMMAND"];
 
@@ -157,6 +158,7 @@ const LEAST: [&str; 9] = ["RTT", "RECEIVED", "SENT", "DURATION", "LOCAL", "PID",
 pub(super) struct Lines {
     columns: Vec<Column>,
     has_date: bool,
+    events: Events,
     /// So wide all of them may become.
     width: usize,
 }
@@ -169,6 +171,9 @@ impl Lines {
         if events.has_beginnings() {
             columns[1].wide = STEP;
         }
+        if !has_forwards && whole(&columns) > width {
+            columns.retain(|column| column.title != FORWARD);
+        }
         let has_date = whole(&columns) <= width;
         if !has_date {
             columns[0].wide = TIME_OF_DAY;
@@ -177,14 +182,13 @@ impl Lines {
             let addresses = columns.iter_mut().filter(|column| matches!(column.title, "LOCAL" | "REMOTE"));
             addresses.for_each(|column| column.wide = ADDRESS);
         }
-        let unused = (!has_forwards).then_some("FORWARD");
-        for title in unused.into_iter().chain(LEAST) {
+        for title in LEAST {
             if whole(&columns) <= width {
                 break;
             }
             columns.retain(|column| column.title != title);
         }
-        Self { columns, has_date, width }
+        Self { columns, has_date, events, width }
     }
 
     /// The titles.
@@ -197,10 +201,15 @@ impl Lines {
         COLUMNS.iter().map(|column| column.title).filter(|title| !self.shows(title)).collect()
     }
 
-    /// A step of a connection.
+    /// A step of a connection. The first one of a forward brings its column, with titles of their own.
     pub(super) fn step(&mut self, record: &Record, forward: Option<&str>) -> String {
+        let mut text = String::new();
+        if forward.is_some() && !self.shows(FORWARD) {
+            *self = Self::new(self.events, self.width, true);
+            text = format!("{}\n", self.titles());
+        }
         let has_date = self.has_date;
-        self.line(|title| cell(title, record, forward, has_date))
+        text + &self.line(|title| cell(title, record, forward, has_date))
     }
 
     fn shows(&self, title: &str) -> bool {
@@ -358,6 +367,23 @@ mod tests {
         }
         assert!(Lines::new(Events::All, usize::MAX, false).hidden().is_empty());
         assert_eq!(Lines::new(Events::Ends, 120, true).hidden(), ["RECEIVED", "RTT"], "a forward that is used is told");
+        // One more column than the date has room for.
+        let titles = Lines::new(Events::Ends, 150, false).titles();
+        assert!(titles.starts_with("TIME                     EVENT") && !titles.contains(FORWARD), "{titles}");
+    }
+
+    #[test]
+    fn the_first_forward_brings_its_column_with_titles() {
+        let mut lines = Lines::new(Events::Ends, 120, false);
+        assert!(!lines.titles().contains(FORWARD));
+        let ended = record(Step::Ended, false, Some(End::Closed));
+        let without = lines.step(&ended, None);
+        let first = lines.step(&ended, Some("db"));
+        let (titles, line) = first.split_once('\n').expect("titles");
+        assert!(titles.ends_with(FORWARD) && line.ends_with("db") && line.chars().count() <= 120, "{first}");
+        assert!(!without.contains('\n') && !lines.step(&ended, Some("db")).contains('\n'));
+        let mut wide = Lines::new(Events::Ends, usize::MAX, false);
+        assert!(!wide.step(&ended, Some("db")).contains('\n'), "it is there from the beginning");
     }
 
     #[test]

@@ -9,7 +9,6 @@ use std::time::Duration;
 use ::monitor::source::Way;
 use adit_core::printable;
 
-pub(super) use self::layout::wrap;
 use self::layout::{Layout, clip, shortened};
 use super::keys::Key;
 use super::look::Look;
@@ -282,8 +281,9 @@ impl View {
         if is_roomy {
             lines.push(clip(&self.counts(way), width));
             let lacking = self.lacking(way);
-            // What programs in the kernel do not see is little; of a poll it is what its user has to know.
-            let most = if way.source == "ebpf" && lacking.is_empty() { 1 } else { (height / NOTES).max(2) };
+            // Where programs see how connections end, what they do not see is little; else it is what one has to know.
+            let is_little = way.source == "ebpf" && !way.sees_attempts_alone() && lacking.is_empty();
+            let most = if is_little { 1 } else { (height / NOTES).max(2) };
             lines.extend(shortened(&notes(way, &lacking), width, most));
             lines.push(String::new());
         }
@@ -291,8 +291,7 @@ impl View {
         self.first = self.first.min(self.order.len().saturating_sub(self.page));
         let sort = self.sort[self.by as usize];
         let shown: Vec<&Row> = self.shown(self.first, self.page);
-        // Where nothing fits the filter, columns stand as they would without it.
-        let measured = if shown.is_empty() { self.rows.iter().take(self.page).collect() } else { shown };
+        let measured = if shown.is_empty() { self.unfiltered() } else { shown };
         let drawn = self.layout.draw(self.by, &measured, sort, width);
         let seen = if way.source == "ebpf" { "seen by eBPF" } else { "seen by polling" };
         lines[0] = clip(&with_hidden(&self.title(), seen, &drawn.hidden, width), width);
@@ -322,6 +321,14 @@ impl View {
     /// The lines that are seen.
     fn shown(&self, first: usize, most: usize) -> Vec<&Row> {
         self.order.iter().skip(first).take(most).map(|at| &self.rows[*at]).collect()
+    }
+
+    /// The first lines that are seen without a filter: where nothing fits it, columns stand as they would then.
+    fn unfiltered(&self) -> Vec<&Row> {
+        let mut all: Vec<&Row> = self.rows.iter().collect();
+        all.sort_by(|a, b| self.compare(self.by, a, b));
+        all.truncate(self.page);
+        all
     }
 
     fn title(&self) -> String {

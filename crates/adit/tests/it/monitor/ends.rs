@@ -1,6 +1,8 @@
 //! How `adit top` and `adit monitor` end, and with which exit code.
 
 use std::collections::HashSet;
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -76,7 +78,7 @@ fn left_in_the_kernel((programs, maps): &(HashSet<u32>, HashSet<u32>)) -> (usize
 async fn a_monitor_that_is_told_to_end_leaves_nothing_in_the_kernel() {
     let home = home();
     // Of a hangup it ends by the signal, as its documentation says.
-    for (signal, code) in [(Signal::INT, Some(0)), (Signal::TERM, Some(0)), (Signal::HUP, None)] {
+    for (signal, code) in [(Signal::INT, Some(0)), (Signal::TERM, Some(0)), (Signal::HUP, None), (Signal::KILL, None)] {
         let monitor = Monitor::start(home.path(), &[]);
         if !monitor.sees_all().await {
             eprintln!("SKIPPED: programs in the kernel are not permitted here");
@@ -90,6 +92,60 @@ async fn a_monitor_that_is_told_to_end_leaves_nothing_in_the_kernel() {
         // The kernel frees them a moment after their last descriptor is gone.
         let gone = || async { Some(()).filter(|()| left_in_the_kernel(&held) == (0, 0)) };
         eventually(DEADLINE, "nothing left in the kernel", gone).await;
+    }
+}
+
+#[tokio::test]
+async fn who_asks_while_it_ends_hears_that_it_is_not_ready_and_a_scrape_is_whole() {
+    let home = home();
+    let monitor = Monitor::start(home.path(), &[]);
+    let ready = || async { (monitor.get("/readiness").await.0 == 200).then_some(()) };
+    eventually(DEADLINE, "ready", ready).await;
+    let begun = [(monitor.health, "/readiness"), (monitor.metrics, "/metrics")].map(|(address, path)| {
+        let mut asks = TcpStream::connect(address).unwrap();
+        asks.set_read_timeout(Some(DEADLINE)).unwrap();
+        asks.write_all(format!("GET {path} HTTP/1.1\r\nHost: loc").as_bytes()).unwrap();
+        asks
+    });
+    // They are read by then: who asks after them has his answer.
+    monitor.metrics().await;
+    monitor.get("/readiness").await;
+    monitor.process.terminate().unwrap();
+    let is_closed = || async { Some(()).filter(|()| TcpStream::connect(monitor.health).is_err()) };
+    eventually(DEADLINE, "nobody new is taken", is_closed).await;
+    let [ready, metrics] = begun.map(|mut asks| {
+        asks.write_all(b"alhost\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        asks.read_to_string(&mut answer).unwrap();
+        answer
+    });
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("Not ready"), "{ready}");
+    assert!(metrics.starts_with("HTTP/1.1 200 ") && metrics.contains("adit_monitor_info"), "{metrics}");
+    assert_eq!(monitor.process.wait(DEADLINE).expect("it ends").code(), Some(0));
+}
+
+#[tokio::test]
+async fn two_monitors_on_one_machine_see_the_same_and_each_says_in_its_log_how() {
+    let home = home();
+    let monitors = [(); 2].map(|()| Monitor::start(home.path(), &[]));
+    if !monitors[0].sees_all().await {
+        eprintln!("SKIPPED: programs in the kernel are not permitted here");
+        return;
+    }
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    for _ in 0..20 {
+        drop((TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap()));
+    }
+    for monitor in &monitors {
+        let series = format!("tcp_connects_by_pid{{pid=\"{}\"", std::process::id());
+        let counted = || async {
+            let metrics = monitor.metrics().await;
+            let line = metrics.lines().find(|line| line.starts_with(&series))?;
+            line.rsplit(' ').next()?.parse::<u64>().ok().filter(|count| *count >= 20)
+        };
+        eventually(DEADLINE, "both count", counted).await;
+        let log = monitor.process.output();
+        assert!(log.contains("attached: tp_btf inet_sock_set_state"), "{log}");
     }
 }
 

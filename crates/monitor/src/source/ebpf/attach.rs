@@ -39,6 +39,12 @@ impl Attached {
         self.hooks.iter_mut().for_each(|hook| hook.link = None);
     }
 
+    /// The same for changes of state alone: as if the kernel ran no program there.
+    #[cfg(test)]
+    pub(super) fn detach_state(&mut self) {
+        self.hooks.iter_mut().filter(|hook| hook.program.starts_with("state_")).for_each(|hook| hook.link = None);
+    }
+
     /// Attaches them again, in the order of the first time.
     pub(super) fn attach_again(&mut self, programs: &mut Ebpf) -> Result<(), String> {
         for hook in self.hooks.iter_mut().filter(|hook| hook.link.is_none()) {
@@ -155,7 +161,7 @@ pub(super) fn attach(
         Some("sys_exit") => first("accept", &ACCEPT_CALLS, None),
         only => first("accept", &ACCEPT, only),
     }
-    let is_quick = cfg!(target_arch = "x86_64") && !nests && !options.every_step;
+    let is_quick = cfg!(target_arch = "x86_64") && !nests && !options.every_step && !options.general;
     let state = if is_quick { &STATE[..] } else { &STATE[1..] };
     first("state", state, options.state.as_deref());
     first("unreachable", &UNREACHABLE, None);
@@ -175,10 +181,19 @@ pub(super) fn attach(
 }
 
 /// What cannot be told with what was attached.
-pub(super) fn missing(way: &Way) -> Vec<&'static str> {
+pub(super) fn missing(way: &Way, release: (u32, u32)) -> Vec<&'static str> {
     let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
     let has_ipv6 = std::path::Path::new("/proc/net/if_inet6").exists();
-    missing_of(way, has_ipv6, has_multipath(&protocols))
+    let mut missing = missing_of(way, has_ipv6, has_multipath(&protocols));
+    missing.extend(uncounted(way, release));
+    missing
+}
+
+/// What is left out is counted by the kernel, but for tracepoints and probes of the older kind before 6.7.
+fn uncounted(way: &Way, release: (u32, u32)) -> Option<&'static str> {
+    let is_older_kind = |way: &str| way.starts_with("tracepoint") || way.starts_with("kprobe");
+    let is_silent = release < (6, 7) && way.chosen("state").is_some_and(|part| is_older_kind(part.way));
+    is_silent.then_some("how many steps the kernel leaves out while another program runs on the processor")
 }
 
 /// Whether somebody here has sockets of Multipath TCP: what is said of them is of no use to all others.
@@ -382,6 +397,19 @@ mod tests {
         none.parts[0].way = CONNECTS;
         let said = missing_of(&none, true, false);
         assert!(said.contains(&"attempts for which there is no route") && said.len() == 2, "{said:?}");
+    }
+
+    #[test]
+    fn what_the_kernel_leaves_out_without_counting_is_said() {
+        let mut old = way(UNREACHABLE[0].way);
+        assert_eq!(uncounted(&old, (6, 1)), None);
+        for (name, is_said) in
+            [("tracepoint sock/inet_sock_set_state", true), ("kprobe tcp_set_state", true), ("tp_btf", false)]
+        {
+            old.parts[0].way = name;
+            assert_eq!(uncounted(&old, (6, 6)).is_some(), is_said, "{name}");
+            assert_eq!(uncounted(&old, (6, 7)), None, "{name}");
+        }
     }
 
     #[test]

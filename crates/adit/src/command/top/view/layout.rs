@@ -159,7 +159,7 @@ pub(super) fn clip(text: &str, width: usize) -> String {
 }
 
 /// A text in lines no wider than there is room, broken between words; all but the first are set in.
-pub(in crate::command::top) fn wrap(text: &str, width: usize) -> Vec<String> {
+pub(super) fn wrap(text: &str, width: usize) -> Vec<String> {
     const INDENT: &str = "  ";
     let (mut lines, mut line) = (Vec::new(), String::new());
     for word in text.split_whitespace() {

@@ -513,6 +513,23 @@ fn what_is_sorted_by_is_whole_on_a_very_narrow_screen() {
 }
 
 #[test]
+fn what_programs_in_the_kernel_do_not_see_takes_one_line_and_what_had_no_room_has_its_own() {
+    let missing = vec!["one thing that is not seen, with many words to say so"; 5];
+    let way = Way { missing, ..kernel() };
+    let mut view = view();
+    let notes = |view: &mut View, way: &Way| {
+        let lines = view.draw(way, 80, 24);
+        lines.into_iter().skip(2).take_while(|line| !line.is_empty()).collect::<Vec<_>>()
+    };
+    let said = notes(&mut view, &way);
+    assert!(said.len() == 1 && said[0].ends_with("… (? shows all)"), "{said:#?}");
+    let poll = Way { source: "sock_diag", ..way.clone() };
+    assert!(notes(&mut view, &poll).len() > 1);
+    view.note("something else");
+    assert!(notes(&mut view, &way).len() > 1);
+}
+
+#[test]
 fn a_filter_that_nothing_fits_leaves_the_columns_where_they_are() {
     let mut view = view_of(&[connection(1, 3_000_000, "a-long-command"), connection(2, 20, "nginx")]);
     let titles = |view: &mut View| screen(view, 80, 24).into_iter().find(|line| line.contains("COMMAND")).unwrap();
