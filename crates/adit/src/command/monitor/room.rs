@@ -6,6 +6,8 @@ use ::monitor::source::{Counts, Way};
 
 /// After a warning the next one, should more be lost, comes no sooner.
 const AGAIN: Duration = Duration::from_secs(600);
+/// So many times the room there is, at most, is recommended.
+const AT_ONCE: usize = 8;
 /// The least number of connections that `--max-connections` takes.
 pub(super) const LEAST: u32 = 64;
 /// The greatest number of connections that `--max-connections` takes.
@@ -18,8 +20,10 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
         // Room is promised for half of the places alone.
         let (count, places) = (counts.map_full, way.capacity.saturating_mul(2));
         let room = format!("{count} connections found no room in the kernel and are not seen: it has {places} places");
-        // There are at least twice as many places as are asked for.
-        let more = places.min(MOST as usize);
+        // There are at least twice as many places as are asked for. What found no room in all this time did not need it all at once.
+        let wanted = way.capacity.saturating_add(usize::try_from(count).unwrap_or(usize::MAX));
+        let wanted = wanted.checked_next_power_of_two().unwrap_or(usize::MAX);
+        let more = wanted.clamp(places, places.saturating_mul(AT_ONCE)).min(MOST as usize);
         let is_most = places >= MOST as usize * 2;
         texts.push(if is_most { room } else { format!("{room}; --max-connections {more} makes {}", more * 2) });
     }
@@ -92,6 +96,12 @@ mod tests {
         let texts = lacks(&counts(7, 3), &way(65_536));
         assert!(texts[0].starts_with("7 connections found no room in the kernel"), "{texts:?}");
         assert!(texts[0].ends_with("it has 131072 places; --max-connections 131072 makes 262144"), "{texts:?}");
+        let more = |lost| {
+            lacks(&counts(lost, 0), &way(64))[0].rsplit_once("--max-connections ").map(|(_, more)| more.to_owned())
+        };
+        assert_eq!(more(873).as_deref(), Some("1024 makes 2048"), "as many as would have had room");
+        assert_eq!(more(1).as_deref(), Some("128 makes 256"));
+        assert_eq!(more(1_000_000).as_deref(), Some("1024 makes 2048"), "of a long time");
         assert!(texts[1].starts_with("3 ends or steps were lost"), "{texts:?}");
         let missed = Counts { hook_missed: 2, ..Counts::default() };
         assert!(lacks(&missed, &way(64))[0].starts_with("2 steps were not seen"));

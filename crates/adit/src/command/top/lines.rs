@@ -42,6 +42,15 @@ impl Events {
         }
     }
 
+    /// Whether there can be something in a column, of some of them.
+    fn has_use_for(self, title: &str) -> bool {
+        match self {
+            Self::Ends | Self::All => true,
+            Self::Failed => !matches!(title, "SENT" | "RECEIVED" | "RTT"),
+            Self::Opened => !matches!(title, "SENT" | "RECEIVED" | "DURATION" | "ERROR"),
+        }
+    }
+
     /// Whether steps before the end are among them.
     pub(super) const fn has_beginnings(self) -> bool {
         matches!(self, Self::Opened | Self::All)
@@ -139,20 +148,23 @@ const COLUMNS: [Column; 13] = [
     figure("RECEIVED", 8),
     figure("DURATION", 8),
     figure("RTT", 7),
-    text("ERROR", 12),
+    text(ERROR, WIDE_ERROR),
     text(FORWARD, 7),
 ];
 /// The column that only some have something in.
 const FORWARD: &str = "FORWARD";
+const ERROR: &str = "ERROR";
 /// The longest name of a step that is no end.
 const STEP: usize = 11;
 /// The time of day alone, for a terminal that has no room for the date.
 const TIME_OF_DAY: usize = 13;
 /// As wide as 127.0.0.1 with its port: addresses begin with that where there is no room for the longest.
 const ADDRESS: usize = 15;
-/// What a narrow terminal does without, in this order. Forwards go before all of them while there are none, then the date. Of a connection that came in the local
-/// address says to which service, so it stays longer than the figures.
-const LEAST: [&str; 9] = ["RTT", "RECEIVED", "SENT", "DURATION", "LOCAL", "PID", "TIME", "WAY", "COMMAND"];
+/// What a narrow terminal does without, in this order. Forwards go before all of them while there are none, then the date. Who has
+/// no column for an error has it in the place of the event. At 80 columns there is what tcplife shows.
+const LEAST: [&str; 10] = ["RTT", ERROR, "LOCAL", "TIME", "RECEIVED", "SENT", "DURATION", "PID", "WAY", "COMMAND"];
+/// As wide as most names of errors.
+const WIDE_ERROR: usize = 12;
 
 /// Makes the lines; knows how wide each column is by now.
 pub(super) struct Lines {
@@ -167,7 +179,7 @@ impl Lines {
     /// For a terminal of so many columns; there is no limit for a pipe and a file. Forwards have their column to the last where
     /// there are some.
     pub(super) fn new(events: Events, width: usize, has_forwards: bool) -> Self {
-        let mut columns = COLUMNS.to_vec();
+        let mut columns: Vec<Column> = COLUMNS.into_iter().filter(|column| events.has_use_for(column.title)).collect();
         if events.has_beginnings() {
             columns[1].wide = STEP;
         }
@@ -187,6 +199,10 @@ impl Lines {
                 break;
             }
             columns.retain(|column| column.title != title);
+            if title == ERROR {
+                let event = columns.iter_mut().find(|column| column.title == "EVENT");
+                event.into_iter().for_each(|column| column.wide = WIDE_ERROR);
+            }
         }
         Self { columns, has_date, events, width }
     }
@@ -198,7 +214,9 @@ impl Lines {
 
     /// What there is no room for.
     pub(super) fn hidden(&self) -> Vec<&'static str> {
-        COLUMNS.iter().map(|column| column.title).filter(|title| !self.shows(title)).collect()
+        let all = COLUMNS.iter().map(|column| column.title).filter(|title| self.events.has_use_for(title));
+        // An error has its place all the same.
+        all.filter(|title| !self.shows(title) && *title != ERROR).collect()
     }
 
     /// A step of a connection. The first one of a forward brings its column, with titles of their own.
@@ -209,7 +227,11 @@ impl Lines {
             text = format!("{}\n", self.titles());
         }
         let has_date = self.has_date;
-        text + &self.line(|title| cell(title, record, forward, has_date))
+        let error = record.ended.and_then(|(_, end)| end.error()).filter(|_| !self.shows(ERROR)).map(str::to_owned);
+        text + &self.line(|title| match (title, &error) {
+            ("EVENT", Some(error)) => error.clone(),
+            _ => cell(title, record, forward, has_date),
+        })
     }
 
     fn shows(&self, title: &str) -> bool {
@@ -349,16 +371,16 @@ mod tests {
         let mut lines = Lines::new(Events::Ends, 80, false);
         let (titles, line) = (lines.titles(), lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None));
         assert!(line.chars().count() <= 80 && titles.len() <= 80, "{titles}\n{line}");
-        for title in ["TIME", "EVENT", "PID", "COMMAND", "REMOTE", "ERROR"] {
-            assert!(titles.contains(title), "{titles}");
-        }
-        assert!(lines.hidden().contains(&"LOCAL") && line.contains("Z failed "), "{line}");
+        assert_eq!(lines.hidden(), ["TIME", "LOCAL", "RTT", "FORWARD"]);
+        assert!(line.starts_with("ECONNREFUSED    4711 cu"), "{line}");
         for (width, left) in [
             (120, "TIME EVENT PID COMMAND WAY LOCAL REMOTE SENT RECEIVED DURATION ERROR"),
-            (80, "TIME EVENT PID COMMAND WAY REMOTE ERROR"),
-            (72, "TIME EVENT COMMAND WAY REMOTE ERROR"),
-            (60, "EVENT COMMAND WAY REMOTE ERROR"),
-            (45, "EVENT REMOTE ERROR"),
+            (100, "TIME EVENT PID COMMAND WAY REMOTE SENT RECEIVED DURATION"),
+            (80, "EVENT PID COMMAND WAY REMOTE SENT RECEIVED DURATION"),
+            (72, "EVENT PID COMMAND WAY REMOTE SENT DURATION"),
+            (60, "EVENT PID COMMAND WAY REMOTE"),
+            (45, "EVENT COMMAND REMOTE"),
+            (40, "EVENT REMOTE"),
         ] {
             let mut lines = Lines::new(Events::Ends, width, false);
             let titles = lines.titles();
@@ -366,7 +388,11 @@ mod tests {
             assert!(lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None).chars().count() <= width);
         }
         assert!(Lines::new(Events::All, usize::MAX, false).hidden().is_empty());
-        assert_eq!(Lines::new(Events::Ends, 120, true).hidden(), ["RECEIVED", "RTT"], "a forward that is used is told");
+        assert_eq!(Lines::new(Events::Ends, 120, true).hidden(), ["RTT"], "a forward that is used is told");
+        let whole =
+            |events| Lines::new(events, usize::MAX, true).titles().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(whole(Events::Opened), "TIME EVENT PID COMMAND WAY LOCAL REMOTE RTT FORWARD");
+        assert_eq!(whole(Events::Failed), "TIME EVENT PID COMMAND WAY LOCAL REMOTE DURATION ERROR FORWARD");
         // One more column than the date has room for.
         let titles = Lines::new(Events::Ends, 150, false).titles();
         assert!(titles.starts_with("TIME                     EVENT") && !titles.contains(FORWARD), "{titles}");
@@ -393,7 +419,7 @@ mod tests {
         let usual = lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None);
         let remote = "[2001:db8:1111:2222:3333:4444:5555:6666]:443".parse().unwrap();
         let long = lines.step(&Record { remote, ..record(Step::Ended, false, Some(End::Failed(111))) }, None);
-        assert!(long.contains(":6666]:443 ECONNREFUSED"), "{long}");
+        assert!(long.contains(":6666]:443 4.9K "), "{long}");
         assert_eq!(lines.step(&record(Step::Ended, false, Some(End::Failed(111))), None), usual);
         // What is after it stands in its place again as soon as there is room.
         let mut lines = Lines::new(Events::Ends, 120, false);

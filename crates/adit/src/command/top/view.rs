@@ -40,7 +40,8 @@ pub(super) struct View {
     by: By,
     /// The column that is sorted by, of each kind.
     sort: [usize; 3],
-    reverse: bool,
+    /// Whether it is turned round, of each kind.
+    reverse: [bool; 3],
     filter: String,
     /// While the filter is typed: what it was before.
     typing: Option<String>,
@@ -72,7 +73,7 @@ impl View {
         Self {
             by,
             sort,
-            reverse: false,
+            reverse: [false; 3],
             filter: filter.to_owned(),
             typing: None,
             paused: false,
@@ -121,7 +122,7 @@ impl View {
         let order = at(column);
         // What is not known is last in both directions.
         let is_known = |row: &Row| row.get(column).is_some_and(|cell| !cell.is_unknown());
-        let order = if self.reverse && is_known(a) && is_known(b) { order.reverse() } else { order };
+        let order = if self.reverse[by as usize] && is_known(a) && is_known(b) { order.reverse() } else { order };
         order.then_with(|| (0..a.len()).map(at).find(|order| order.is_ne()).unwrap_or(Ordering::Equal))
     }
 
@@ -209,7 +210,7 @@ impl View {
                 self.resort();
             }
             Key::Letter('r') => {
-                self.reverse = !self.reverse;
+                self.reverse[self.by as usize] ^= true;
                 self.resort();
             }
             // What was typed and kept is taken back, too.
@@ -292,7 +293,8 @@ impl View {
         let sort = self.sort[self.by as usize];
         let shown: Vec<&Row> = self.shown(self.first, self.page);
         let measured = if shown.is_empty() { self.unfiltered() } else { shown };
-        let drawn = self.layout.draw(self.by, &measured, sort, width);
+        let ages = self.layout.ages || self.has_ages(&measured);
+        let drawn = Layout { ages, ..self.layout.clone() }.draw(self.by, &measured, sort, width);
         let seen = if way.source == "ebpf" { "seen by eBPF" } else { "seen by polling" };
         lines[0] = clip(&with_hidden(&self.title(), seen, &drawn.hidden, width), width);
         if self.paused {
@@ -300,7 +302,7 @@ impl View {
         }
         lines.push(drawn.titles_marked(width));
         lines.extend(drawn.lines.into_iter().take(self.order.len()));
-        self.layout.widths = drawn.widths;
+        (self.layout.widths, self.layout.ages) = (drawn.widths, ages);
         if self.order.is_empty() {
             lines.push(clip(&self.none(), width));
         }
@@ -323,6 +325,12 @@ impl View {
         self.order.iter().skip(first).take(most).map(|at| &self.rows[*at]).collect()
     }
 
+    /// Whether the age of one of these is known, or they have none at all.
+    fn has_ages(&self, rows: &[&Row]) -> bool {
+        let age = self.by.columns().iter().position(|one| one.title == "AGE");
+        age.is_none_or(|at| rows.iter().any(|row| row.get(at).is_some_and(|cell| !cell.is_unknown())))
+    }
+
     /// The first lines that are seen without a filter: where nothing fits it, columns stand as they would then.
     fn unfiltered(&self) -> Vec<&Row> {
         let mut all: Vec<&Row> = self.rows.iter().collect();
@@ -334,7 +342,7 @@ impl View {
     fn title(&self) -> String {
         let columns = self.by.columns();
         let column = columns.get(self.sort[self.by as usize]).map_or("", |one| one.title);
-        let turned = if self.reverse { ", turned round" } else { "" };
+        let turned = if self.reverse[self.by as usize] { ", turned round" } else { "" };
         let paused = if self.paused { " PAUSED (p goes on)" } else { "" };
         let filter = match &*self.filter {
             "" => String::new(),
@@ -400,9 +408,9 @@ impl View {
     /// Titles and lines for a reader that is no screen: so many lines at most.
     pub(super) fn table(&mut self, width: usize, lines: usize) -> Vec<String> {
         self.arrange();
-        let age = self.by.columns().iter().position(|one| one.title == "AGE");
-        let has_none = |row: &&Row| age.and_then(|at| row.get(at)).is_some_and(Cell::is_unknown);
-        self.layout.is_ageless = !self.order.is_empty() && self.shown(0, lines).iter().all(has_none);
+        let ages = self.has_ages(&self.shown(0, lines));
+        self.layout.is_ageless = !self.order.is_empty() && !ages;
+        self.layout.ages = ages;
         let shown: Vec<&Row> = self.shown(0, lines);
         let hidden = self.order.len() - shown.len();
         let drawn = self.layout.draw(self.by, &shown, self.sort[self.by as usize], width);

@@ -14,12 +14,14 @@ const LEAST: [&str; 16] = [
 const GAP: usize = 2;
 
 /// What is kept from one drawing to the next.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Layout {
     /// Whether there were forwards: from then on they have their column.
     pub(super) forwards: bool,
     /// Whether ages have no column: of a table that is printed once, where nothing is known of any.
     pub(super) is_ageless: bool,
+    /// Whether some age was known of what is shown.
+    pub(super) ages: bool,
     /// How wide cells were, by column.
     pub(super) widths: Vec<usize>,
 }
@@ -52,6 +54,7 @@ impl Layout {
     /// Something else is shown.
     pub(super) fn forget(&mut self) {
         self.widths.clear();
+        self.ages = false;
     }
 
     /// Draws titles and lines, no wider than there is room.
@@ -92,10 +95,11 @@ impl Layout {
         if self.is_ageless {
             shown.retain(|at| columns[*at].title != "AGE" || *at == sort);
         }
-        let unused = (!self.forwards).then_some("FORWARD");
+        let unused = [("FORWARD", self.forwards), ("AGE", self.ages)];
+        let unused = unused.into_iter().filter_map(|(title, is_used)| (!is_used).then_some(title));
         // A line for a process says which.
         let least = LEAST.into_iter().filter(|title| by != By::Process || *title != "COMMAND");
-        for title in unused.into_iter().chain(least) {
+        for title in unused.chain(least) {
             let wanted: usize = shown.iter().map(|at| tight(columns[*at], widths[*at]) + GAP).sum();
             if wanted <= width.saturating_add(GAP) {
                 break;

@@ -542,3 +542,20 @@ fn a_filter_that_nothing_fits_leaves_the_columns_where_they_are() {
     assert!(screen.iter().any(|line| line.starts_with("nothing fits the filter")), "{screen:#?}");
     assert!(!screen.iter().any(|line| line.contains("nginx")), "{screen:#?}");
 }
+
+#[test]
+fn ages_that_nobody_knows_make_room_first_and_each_view_is_turned_round_by_itself() {
+    let late = |number, pid| Record { seen_late: true, ..connection(number, pid, "a-long-command") };
+    let mut view = view_of(&[late(1, 3_000_000), late(2, 20)]);
+    let titles = |view: &mut View| screen(view, 100, 24).into_iter().find(|line| line.contains("COMMAND")).unwrap();
+    view.handle_key(Key::Letter('2'));
+    assert!(!titles(&mut view).contains("AGE") && titles(&mut view).contains("STATE"), "{}", titles(&mut view));
+    view.handle_key(Key::Letter('r'));
+    assert!(screen(&mut view, 100, 24)[0].contains("turned round"));
+    view.handle_key(Key::Letter('1'));
+    assert!(!screen(&mut view, 100, 24)[0].contains("turned round"));
+    // With one age they have their column as before.
+    let mut view = view_of(&[late(1, 3_000_000), connection(2, 20, "nginx")]);
+    view.handle_key(Key::Letter('2'));
+    assert!(titles(&mut view).contains("AGE"), "{}", titles(&mut view));
+}
