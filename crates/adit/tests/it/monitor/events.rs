@@ -152,7 +152,7 @@ async fn a_narrow_terminal_is_told_for_which_columns_it_has_no_room() {
     let begun = || async { Some(()).filter(|()| terminal.screen().text().contains("REMOTE")) };
     eventually(DEADLINE, "the titles", begun).await;
     let text = terminal.screen().text();
-    assert!(text.contains("no room on this terminal for ") && text.contains("ERROR"), "{text}");
+    assert!(text.contains("no room on this terminal for TIME, LOCAL") && text.contains("DURATION"), "{text}");
     program.signal(Signal::INT).expect("it is told");
     let program = std::sync::Mutex::new(&mut program);
     let end = || async { program.lock().expect("no panic").ended().expect("the system says") };
