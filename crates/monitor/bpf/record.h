@@ -66,6 +66,8 @@ enum flag {
 	BY_CLOSE = 16,
 	BY_FILE = 32,
 	ABORTED = 64,
+	/* It is over, and nobody saw how. */
+	UNSEEN = 128,
 };
 
 /* The process that has a connection. */
@@ -176,6 +178,8 @@ enum count {
 	COUNT_SEEN_LATE,
 	COUNT_FOLDED,
 	COUNT_LISTENERS_FULL,
+	/* Connections that were over and told by nobody when their socket was gone. */
+	COUNT_UNSEEN,
 	COUNTS,
 };
 
@@ -553,13 +557,22 @@ static __inline int waited(__u64 number)
 	return 1;
 }
 
+/* Whether what is kept was an attempt: an outgoing one that nobody has seen established. */
+static __inline int is_attempt(const struct kept *kept)
+{
+	return kept->state == SYN_SENT || (kept->state == SYN_RECV && !(kept->flags & INCOMING));
+}
+
 /* The end of a connection was missed, and its socket is gone with what it has carried: it is over, and never told. */
 static __inline void is_missed(const struct kept *kept)
 {
-	count(kept->state == SYN_SENT ? COUNT_FAILED : COUNT_CLOSED);
-	/* A survey has told of it: then the next ones miss it, and it is told by that. */
+	if (is_attempt(kept))
+		count(COUNT_FAILED);
+	else if (kept->state != SYN_RECV)
+		count(COUNT_CLOSED);
+	/* If a survey has told of it the next ones miss it, and it is told by that. */
 	if (!kept->told)
-		count(COUNT_RING_FULL);
+		count(COUNT_UNSEEN);
 }
 
 /* The place still has a connection whose socket is gone, as its end was missed or nobody was seen to close it. */

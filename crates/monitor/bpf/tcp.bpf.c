@@ -126,7 +126,8 @@ static __inline int cut_off(struct tcp_sock *tcp, int last, unsigned long socket
 
 /*
  * `by_change`: in the program of changes of state. Else the socket is destroyed, and that it was closed was missed: a packet has
- * ended it, as only what interrupts a program is not run.
+ * ended it, as only what interrupts a program is not run. Whether that was the peer's FIN is known, and any error that the
+ * process was not told yet; else nobody has seen how.
  */
 static __inline void ended(struct sock *sk, int last, const int by_change, const int typed)
 {
@@ -171,6 +172,9 @@ static __inline void ended(struct sock *sk, int last, const int by_change, const
 		READ(0, port, ((struct inet_sock *)sk)->inet_sport);
 		kept->local_port = swapped(port);
 		last = SYN_SENT;
+	} else if (!by_change) {
+		if (!error && !(socket & (1UL << SOCK_DONE)))
+			kept->flags |= UNSEEN;
 	} else if (!error && cut_off(tcp, last, socket, typed)) {
 		/* In the context of the process that closes. */
 		kept->flags |= ABORTED;
@@ -496,18 +500,30 @@ int accept4_call(struct sys_exit_context *ctx)
 	return accept_returned(ctx->ret);
 }
 
-static __noinline int end_late_typed(struct sock *sk, int last)
+/* A look that finds the socket gone frees its place as well, so one at a time is let in. */
+static __inline int end_late(struct sock *sk, const int typed)
 {
-	if (sk)
-		ended(sk, last, 0, 1);
+	__u64 number = number_of(sk);
+	struct kept *kept;
+
+	if (!enter(number))
+		return 0;
+	kept = known(number);
+	/* What it was last is not known, but for what was never established. */
+	if (kept && is_kept(kept) && !kept->ended)
+		ended(sk, kept->state == SYN_SENT || kept->state == SYN_RECV ? kept->state : LAST_ACK, 0, typed);
+	leave(number);
 	return 0;
 }
 
-static __noinline int end_late_copied(struct sock *sk, int last)
+static __noinline int end_late_typed(struct sock *sk)
 {
-	if (sk)
-		ended(sk, last, 0, 0);
-	return 0;
+	return sk ? end_late(sk, 1) : 0;
+}
+
+static __noinline int end_late_copied(struct sock *sk)
+{
+	return sk ? end_late(sk, 0) : 0;
 }
 
 /*
@@ -517,18 +533,17 @@ static __noinline int end_late_copied(struct sock *sk, int last)
 static __inline int destroyed(struct sock *sk, const int typed)
 {
 	__u64 number = number_of(sk);
-	struct kept *kept = known(number);
+	struct kept *kept = nth_place(number, 0);
 	struct tcp_sock *tcp;
-	__u8 last;
 
+	/* Mostly its end was told, and nobody is kept there any more. */
+	if (!kept || (!kept->state && !kept->further))
+		return 0;
+	kept = known(number);
 	if (!kept || !is_kept(kept))
 		return 0;
-	last = kept->state;
-	if (!kept->ended) {
-		/* What it was last is not known, but for what was never established. */
-		last = last == SYN_SENT || last == SYN_RECV ? last : LAST_ACK;
-		return typed ? end_late_typed(sk, last) : end_late_copied(sk, last);
-	}
+	if (!kept->ended)
+		return typed ? end_late_typed(sk) : end_late_copied(sk);
 	tcp = tcp_of(sk, typed);
 	if (!waiting_now || !tcp || !kept->ended || !waited(number))
 		return 0;

@@ -23,6 +23,7 @@ const BY_ACCEPT: u8 = 8;
 const BY_CLOSE: u8 = 16;
 const BY_FILE: u8 = 32;
 const ABORTED: u8 = 64;
+const UNSEEN: u8 = 128;
 
 /// Of the flags of a socket: its peer has sent FIN (`SOCK_DONE` of `include/net/sock.h`).
 const DONE: u8 = 2;
@@ -492,6 +493,9 @@ const fn end(last: State, error: u16, flags: u8) -> End {
     }
     if flags & ABORTED != 0 {
         return End::Aborted;
+    }
+    if flags & UNSEEN != 0 {
+        return End::Unseen;
     }
     if error == RESETS[0] || error == RESETS[1] {
         return End::Reset;

@@ -290,7 +290,7 @@ fn of_monitor(registry: &mut Registry, table: &Snapshot, counts: &Counts, way: &
         ("table_connection", overflow.connections),
         ("table_process", overflow.processes),
         ("table_remote", overflow.remotes),
-        ("end_unseen", overflow.unseen),
+        ("end_unseen", overflow.unseen + counts.unseen),
         ("owner_unknown", counts.unowned),
         ("hook_missed", counts.hook_missed),
         ("listener_no_room", counts.listeners_full),

@@ -153,6 +153,8 @@ pub struct Counts {
     pub listeners_full: u64,
     /// Changes that the kernel did not tell a program of, because one ran already on that processor.
     pub hook_missed: u64,
+    /// Connections that were over and told by nobody when their socket was gone.
+    pub unseen: u64,
     /// Looks through open files that the system has refused.
     pub refused_looks: u64,
 }

@@ -19,6 +19,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::oneshot;
 
 use crate::listener::{BindError, BoundListener};
 use crate::places::{Place, Places};
@@ -37,8 +38,6 @@ const BESIDE: usize = 8;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may leave an answer unread.
 const UNREAD: Duration = Duration::from_secs(30);
-/// How often it is looked whether all is drained.
-const DRAIN_LOOKS: Duration = Duration::from_millis(5);
 /// Enough for any head a scraper or browser sends to this machine.
 const HEAD_MAX: usize = 16 * 1024;
 
@@ -62,6 +61,8 @@ pub struct AdminServer {
     address: SocketAddr,
     scope: Scope,
     thread: Option<JoinHandle<()>>,
+    /// Resolves when all is served.
+    ended: oneshot::Receiver<Infallible>,
 }
 
 impl AdminServer {
@@ -98,11 +99,15 @@ impl AdminServer {
         let scope = Scope::root();
         let service = Service { routes, bound: address.ip(), header_timeout, is_open };
         let serving = scope.clone();
+        let (ends, ended) = oneshot::channel::<Infallible>();
         let thread = std::thread::Builder::new()
             .name("admin".into())
-            .spawn(move || runtime.block_on(serve(listener, Places::new(connections), serving, service)))
+            .spawn(move || {
+                runtime.block_on(serve(listener, Places::new(connections), serving, service));
+                drop(ends);
+            })
             .map_err(system)?;
-        Ok(Self { address, scope, thread: Some(thread) })
+        Ok(Self { address, scope, thread: Some(thread), ended })
     }
 
     /// The address with the actual port.
@@ -113,15 +118,10 @@ impl AdminServer {
 
     /// Takes nobody new, answers those who have begun to ask, and ends: after `limit` at the latest, or when the future is
     /// dropped.
-    pub async fn drain(self, limit: Duration) {
+    pub async fn drain(mut self, limit: Duration) {
         self.scope.drain();
-        let drained = async {
-            while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
-                tokio::time::sleep(DRAIN_LOOKS).await;
-            }
-        };
-        // What is left then is told nothing.
-        let _ = tokio::time::timeout(limit, drained).await;
+        // What is left then is told nothing. Its end is told by dropping the other half.
+        let _ = tokio::time::timeout(limit, &mut self.ended).await;
         self.stop();
     }
 
@@ -286,6 +286,8 @@ where
     let serving = builder.serve_connection(TokioIo::new(stream), answering);
     tokio::pin!(serving, drained);
     let served = tokio::select! {
+        // What was asked already is read first.
+        biased;
         served = &mut serving => served,
         () = drained => {
             // One that asks for nothing ends, and one that has begun to ask has its answer.
@@ -529,7 +531,9 @@ mod tests {
         get(&server, "/metrics", "localhost");
         let begin = std::time::Instant::now();
         let asking = std::thread::spawn(move || {
-            std::thread::sleep(Duration::from_millis(50));
+            while TcpStream::connect(address).is_ok() {
+                std::thread::yield_now();
+            }
             asks.write_all(b"alhost\r\n\r\n").unwrap();
             let mut answer = String::new();
             asks.read_to_string(&mut answer).unwrap();

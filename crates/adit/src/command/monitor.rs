@@ -30,6 +30,8 @@ use crate::terminal;
 
 /// How long what is in flight may take at the end.
 const DRAIN: Duration = Duration::from_secs(10);
+/// And who has asked by then has an answer within this.
+const ANSWERS: Duration = Duration::from_secs(8);
 /// Looking more often than this keeps the machine busy.
 const LEAST_INTERVAL: Duration = Duration::from_millis(100);
 /// Looking less often than this leaves figures without a value for long, and an agent that hangs unnoticed.
@@ -266,7 +268,7 @@ async fn serve(
     let warning = keep_warning(&shared, interval, &mut warned);
     tokio::pin!(announcing, working, warning);
     component.ready();
-    let failed = tokio::select! {
+    let mut failed = tokio::select! {
         never = &mut announcing => match never {},
         never = &mut warning => match never {},
         signal = signals.next() => {
@@ -281,12 +283,21 @@ async fn serve(
     }
     readiness.drain();
     // First who has asked already, then what is attached: a last scrape has all that was seen.
-    tokio::select! {
-        _ = async { tokio::join!(metrics.drain(DRAIN), health.drain(DRAIN)) } => {}
-        _ = signals.next() => tracing::warn!("those who still ask have no answer: it was told to end once more"),
+    let until = tokio::time::Instant::now() + DRAIN;
+    let answers = async { tokio::join!(metrics.drain(ANSWERS), health.drain(ANSWERS)) };
+    tokio::pin!(answers);
+    loop {
+        tokio::select! {
+            _ = &mut answers => break,
+            () = &mut working, if !failed => failed = true,
+            _ = signals.next() => {
+                tracing::warn!("those who still ask have no answer: it was told to end once more");
+                break;
+            }
+        }
     }
     shared.stop();
-    if !failed && tokio::time::timeout(DRAIN, working).await.is_err() {
+    if !failed && tokio::time::timeout_at(until, working).await.is_err() {
         tracing::warn!("the source does not end");
     }
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -419,8 +430,7 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         for (what, count) in counts.seen(shared.way()) {
             value["connections"][what] = count.into();
         }
-        value["lost"] =
-            json!({ "connections": counts.map_full, "events": counts.events_lost, "steps": counts.hook_missed });
+        value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost, "ends": counts.unseen, "steps": counts.hook_missed });
     }
     value
 }

@@ -32,9 +32,11 @@ pub(in crate::command) fn lacks(counts: &Counts, way: &Way) -> Vec<String> {
         texts
             .push(format!("{count} ends or steps were lost, as adit got too little of the processor to take them all"));
     }
-    if counts.hook_missed > 0 {
-        let count = counts.hook_missed;
-        texts.push(format!("{count} steps were not seen: the kernel runs no program that interrupts itself"));
+    if counts.unseen > 0 {
+        let count = counts.unseen;
+        texts.push(format!(
+            "{count} connections are over of which nobody saw the end: they are in no line and no sum of a process"
+        ));
     }
     texts
 }
@@ -63,7 +65,7 @@ impl Warned {
     }
 
     fn lost(&self, counts: &Counts) -> [u64; 4] {
-        [counts.map_full, counts.events_lost, counts.hook_missed, if self.one_by_one { counts.folded } else { 0 }]
+        [counts.map_full, counts.events_lost, counts.unseen, if self.one_by_one { counts.folded } else { 0 }]
     }
 
     /// What is to be said at the end: when more is lost than was said.
@@ -103,8 +105,8 @@ mod tests {
         assert_eq!(more(1).as_deref(), Some("128 makes 256"));
         assert_eq!(more(1_000_000).as_deref(), Some("1024 makes 2048"), "of a long time");
         assert!(texts[1].starts_with("3 ends or steps were lost"), "{texts:?}");
-        let missed = Counts { hook_missed: 2, ..Counts::default() };
-        assert!(lacks(&missed, &way(64))[0].starts_with("2 steps were not seen"));
+        let missed = Counts { unseen: 2, ..Counts::default() };
+        assert!(lacks(&missed, &way(64))[0].starts_with("2 connections are over"));
         assert_eq!(Warned::default().texts(Duration::from_secs(1), &missed, &way(64)).len(), 1);
         assert!(!lacks(&counts(7, 0), &way(MOST as usize))[0].contains("--max"), "there are no more");
     }

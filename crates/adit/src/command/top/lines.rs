@@ -160,8 +160,8 @@ const STEP: usize = 11;
 const TIME_OF_DAY: usize = 13;
 /// As wide as 127.0.0.1 with its port: addresses begin with that where there is no room for the longest.
 const ADDRESS: usize = 15;
-/// What a narrow terminal does without, in this order. Forwards go before all of them while there are none, then the date. Who has
-/// no column for an error has it in the place of the event. At 80 columns there is what tcplife shows.
+/// What a narrow terminal does without, in this order. Forwards go before all of them while there are none, then the date. The
+/// error of an attempt stands in the place of the event then. At 80 columns there is what tcplife shows.
 const LEAST: [&str; 10] = ["RTT", ERROR, "LOCAL", "TIME", "RECEIVED", "SENT", "DURATION", "PID", "WAY", "COMMAND"];
 /// As wide as most names of errors.
 const WIDE_ERROR: usize = 12;
@@ -198,8 +198,9 @@ impl Lines {
             if whole(&columns) <= width {
                 break;
             }
+            let before = columns.len();
             columns.retain(|column| column.title != title);
-            if title == ERROR {
+            if title == ERROR && columns.len() < before {
                 let event = columns.iter_mut().find(|column| column.title == "EVENT");
                 event.into_iter().for_each(|column| column.wide = WIDE_ERROR);
             }
@@ -227,7 +228,9 @@ impl Lines {
             text = format!("{}\n", self.titles());
         }
         let has_date = self.has_date;
-        let error = record.ended.and_then(|(_, end)| end.error()).filter(|_| !self.shows(ERROR)).map(str::to_owned);
+        // Of an attempt: what else went wrong has a name of its own.
+        let failed = record.ended.map(|(_, end)| end).filter(|end| matches!(end, End::Failed(_)) && !self.shows(ERROR));
+        let error = failed.and_then(End::error).filter(|name| name.starts_with('E')).map(str::to_owned);
         text + &self.line(|title| match (title, &error) {
             ("EVENT", Some(error)) => error.clone(),
             _ => cell(title, record, forward, has_date),

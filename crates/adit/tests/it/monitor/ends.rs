@@ -9,7 +9,7 @@ use std::process::Command;
 use testkit::process::{self, Process, Signal};
 use testkit::terminal::Terminal;
 
-use super::Monitor;
+use super::{Monitor, value};
 use crate::cli::home;
 use crate::support::{DEADLINE, adit, eventually};
 
@@ -133,19 +133,19 @@ async fn two_monitors_on_one_machine_see_the_same_and_each_says_in_its_log_how()
         return;
     }
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    for _ in 0..20 {
-        drop((TcpStream::connect(listener.local_addr().unwrap()).unwrap(), listener.accept().unwrap()));
-    }
+    let port = listener.local_addr().unwrap().port();
+    let script = format!("IO::Socket::INET->new('127.0.0.1:{port}') for 1..20");
+    let client = Process::start(Command::new("perl").args(["-MIO::Socket::INET", "-e", &script])).expect("perl");
+    let pid = client.pid();
+    let accepted: Vec<_> = (0..20).map(|_| listener.accept().unwrap()).collect();
+    assert!(client.wait(DEADLINE).expect("it ends").success());
+    drop(accepted);
     for monitor in &monitors {
-        let series = format!("tcp_connects_by_pid{{pid=\"{}\"", std::process::id());
-        let counted = || async {
-            let metrics = monitor.metrics().await;
-            let line = metrics.lines().find(|line| line.starts_with(&series))?;
-            line.rsplit(' ').next()?.parse::<u64>().ok().filter(|count| *count >= 20)
-        };
-        eventually(DEADLINE, "both count", counted).await;
+        let series = format!("tcp_connects_by_pid{{pid=\"{pid}\",comm=\"perl\"}}");
+        let counted = || async { value(&monitor.metrics().await, &series).filter(|count| *count >= 20) };
+        assert_eq!(eventually(DEADLINE, "both count", counted).await, 20);
         let log = monitor.process.output();
-        assert!(log.contains("attached: tp_btf inet_sock_set_state"), "{log}");
+        assert!(log.lines().any(|line| line.contains("attached: ") && line.contains("purpose=\"state\"")), "{log}");
     }
 }
 

@@ -165,6 +165,11 @@ pub(super) fn attach(
     let state = if is_quick { &STATE[..] } else { &STATE[1..] };
     first("state", state, options.state.as_deref());
     first("unreachable", &UNREACHABLE, None);
+    if parts.iter().any(|part| part.way == CONNECTS && part.refused.is_none()) {
+        // Where no change of state is seen, the end of a socket says nothing of how its connection ended.
+        hooks.retain(|hook| !hook.program.starts_with("destroy_"));
+        parts.retain(|part| part.purpose != "close");
+    }
     let mut iterator = |purpose, program: &str, over: &'static str, way| {
         let loaded = load_iterator(programs, btf, program, over);
         let (fd, refused) = match loaded {
@@ -223,7 +228,7 @@ fn missing_of(way: &Way, has_ipv6: bool, has_multipath: bool) -> Vec<&'static st
         // Their sockets are in no file.
         missing.push("connections of Multipath TCP that are older than the monitor");
     }
-    if way.chosen("close").is_none() {
+    if way.chosen("close").is_none() && !way.sees_attempts_alone() {
         missing.push("until they are looked for: connections that were reset before their process was known");
     }
     match way.chosen("unreachable") {
