@@ -531,8 +531,9 @@ mod tests {
             let deadline = Instant::now() + Duration::from_secs(10);
             while found.len() < 4 && Instant::now() < deadline {
                 let mut keep = |record: Record| {
-                    if record.ended.is_some() && (record.local == address || record.remote == address) {
-                        let end = record.ended.expect("an end").1;
+                    if let Some((_, end)) = record.ended
+                        && (record.local == address || record.remote == address)
+                    {
                         found.push((record.incoming, record.sent, record.owner.is_some(), end));
                     }
                 };

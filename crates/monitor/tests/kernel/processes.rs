@@ -9,7 +9,7 @@ use monitor::source::Options;
 use monitor::table::Table;
 
 use super::child::Child;
-use super::{ends, listen, open};
+use super::{ends, listen, open, pass};
 
 /// The system gives the number after this one next, where it lets that be said.
 const LAST_PID: &str = "/proc/sys/kernel/ns_last_pid";
@@ -26,7 +26,7 @@ fn comes_and_goes(listener: &TcpListener) -> u32 {
 }
 
 /// The ends of outgoing connections of a process with this number.
-fn of<'a>(found: &'a [Record], pid: u32) -> Vec<&'a Record> {
+fn of(found: &[Record], pid: u32) -> Vec<&Record> {
     found.iter().filter(|one| !one.incoming && one.owner.is_some_and(|owner| owner.process.pid == pid)).collect()
 }
 
@@ -49,7 +49,7 @@ fn two_processes_that_have_the_same_number_one_after_the_other_are_told_apart() 
     let (listener, port) = listen("127.0.0.1:0");
     let pid = comes_and_goes(&listener);
     // The system counts in hundredths of a second when a process began.
-    std::thread::sleep(Duration::from_millis(50));
+    pass(Duration::from_millis(50));
     let mut count = 1;
     let is_again = (0..TRIES).any(|_| {
         if let Err(error) = std::fs::write(LAST_PID, (pid - 1).to_string()) {
