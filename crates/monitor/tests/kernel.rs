@@ -35,7 +35,9 @@ fn open(options: &Options) -> Option<Box<dyn Source>> {
             let parts = &source.way().parts;
             for purpose in ["close", "state", "owners", "survey"] {
                 let is_said = || !source.way().missing.is_empty() && !looks_through_files();
-                let is_there = source.way().chosen(purpose).is_some() || purpose == "owners" && is_said();
+                let is_of_no_use = purpose == "close" && source.way().sees_attempts_alone();
+                let is_missed = || purpose == "owners" && is_said();
+                let is_there = source.way().chosen(purpose).is_some() || is_of_no_use || is_missed();
                 assert!(is_there, "nothing was found for {purpose}: {parts:#?}");
             }
             // Where one exit of a function is seen, so are others.
