@@ -208,7 +208,7 @@ static __inline void give_up(struct kept *kept, const struct kept *copy)
 	if (!enter(copy->socket))
 		return;
 	if (is_still(kept, copy)) {
-		is_missed(kept);
+		count_missed(kept);
 		set_free(kept);
 	}
 	leave(copy->socket);

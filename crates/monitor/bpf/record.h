@@ -564,7 +564,7 @@ static __inline int is_attempt(const struct kept *kept)
 }
 
 /* The end of a connection was missed, and its socket is gone with what it has carried: it is over, and never told. */
-static __inline void is_missed(const struct kept *kept)
+static __inline void count_missed(const struct kept *kept)
 {
 	if (is_attempt(kept))
 		count(COUNT_FAILED);
@@ -593,7 +593,7 @@ static __inline struct kept *left_over(struct kept *kept, __u64 number)
 	}
 	if (!enter(number))
 		return NULL;
-	is_missed(kept);
+	count_missed(kept);
 	kept->state = BEGUN;
 	leave(number);
 	return kept;

@@ -531,8 +531,9 @@ mod tests {
         get(&server, "/metrics", "localhost");
         let begin = std::time::Instant::now();
         let asking = std::thread::spawn(move || {
+            // Until the drain has begun, which ends by itself; not so fast that others take the place.
             while TcpStream::connect(address).is_ok() {
-                std::thread::yield_now();
+                std::thread::park_timeout(Duration::from_millis(5));
             }
             asks.write_all(b"alhost\r\n\r\n").unwrap();
             let mut answer = String::new();

@@ -430,7 +430,10 @@ fn health(ready: bool, alive: bool, readiness: &Readiness, told: &Told) -> Value
         for (what, count) in counts.seen(shared.way()) {
             value["connections"][what] = count.into();
         }
-        value["lost"] = json!({ "connections": counts.map_full, "events": counts.events_lost, "ends": counts.unseen, "steps": counts.hook_missed });
+        value["lost"] = json!({
+            "connections": counts.map_full, "events": counts.events_lost, "ends": counts.unseen,
+            "steps": counts.hook_missed,
+        });
     }
     value
 }
